@@ -1,0 +1,89 @@
+"""Randomness inside the model as a pure function of a key: the same drops on any rank, in any order, when recomputed.
+
+A key is an int64 that stands for (seed, epoch, sample); each module adds its own name and, where needed, the clip. No
+generator state exists, so nothing has to be saved, restored or kept in step between processes.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor, nn
+
+_MASK_31 = (1 << 31) - 1
+
+
+def _signed(value: int) -> int:
+    """An unsigned 64-bit constant as the int64 that torch can hold."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_FACTOR_1 = _signed(0xBF58476D1CE4E5B9)
+_FACTOR_2 = _signed(0x94D049BB133111EB)
+
+
+def mix(keys: Tensor, salt: int | Tensor) -> Tensor:
+    """Hash int64 `keys` with `salt`, 0 <= salt < 2**32, to int64 (SplitMix64's finalizer, in wrapping arithmetic)."""
+    z = keys + (torch.as_tensor(salt, device=keys.device) + 1) * _GOLDEN
+    z = (z ^ _shift_right(z, 30)) * _FACTOR_1
+    z = (z ^ _shift_right(z, 27)) * _FACTOR_2
+    return z ^ _shift_right(z, 31)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def uniform(keys: Tensor, name: str) -> Tensor:
+    """One float32 in [0, 1) for each int64 key, different for each `name`."""
+    bits = _shift_right(mix(mix(keys, zlib.crc32(name.encode())), 0), 33) & _MASK_31
+    return (bits >> 7).to(torch.float32) * 2.0**-24
+
+
+def clip_keys(keys: Tensor, clips: int) -> Tensor:
+    """Keys of the clips of each sample: int64 [batch] -> [batch x clips]."""
+    return mix(keys[:, None], torch.arange(clips, device=keys.device)).flatten()
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch for whole rows of the batch, and scale the kept ones by 1 / (1 - rate).
+
+    `name` must be unique in the model. Without keys, or with rate 0, the branch passes unchanged.
+    """
+
+    def __init__(self, rate: float, name: str):
+        super().__init__()
+        self.rate = rate
+        self.name = name
+
+    def forward(self, branch: Tensor, keys: Tensor | None) -> Tensor:
+        """branch: [rows, ...]; keys: int64 [rows], or None."""
+        if keys is None or self.rate == 0.0:
+            return branch
+        keep = (uniform(keys, self.name) >= self.rate).to(branch.dtype) / (1.0 - self.rate)
+        return branch * keep.view(-1, *[1] * (branch.dim() - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class ChannelDropout(nn.Module):
+    """Drop whole channels of a sample (torch's Dropout1d), drawn from keys."""
+
+    def __init__(self, rate: float, name: str):
+        super().__init__()
+        self.rate = rate
+        self.name = name
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """x: [batch, channels, length]; keys: int64 [batch], or None."""
+        if keys is None or self.rate == 0.0:
+            return x
+        channels = mix(keys[:, None], torch.arange(x.shape[1], device=keys.device))
+        keep = (uniform(channels, self.name) >= self.rate).to(x.dtype) / (1.0 - self.rate)
+        return x * keep[..., None]
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"

@@ -1,0 +1,287 @@
+"""The experiment file as typed sections: every key, its default, its unit and its meaning.
+
+Paths are strings, relative to the directory a command is started in. Sections are frozen pydantic models that
+refuse unknown keys; `adatad.spec.load` reads them from YAML.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class WindowSpec(Section):
+    """How a video becomes windows: a grid of positions, each `stride_frames` video frames apart."""
+
+    size_grid: Size = 768
+    """Positions of a window; the detector's time axis."""
+    frames_per_position: Size = 1
+    """Frames decoded for one position (OpenTAD's scale_factor)."""
+    stride_frames: Size = 4
+    """Video frames from one position to the next (OpenTAD's snippet stride)."""
+    overlap: Rate = 0.5
+    """Share of a window that the next one repeats, at evaluation."""
+    min_visible: Fraction = 0.5
+    """In training, an instance cut by the window stays if at least this share of it is inside."""
+    crop_ratio: tuple[Fraction, Fraction] | None = None
+    """In training, videos shorter than a window are cut to a random share of their length between these two."""
+
+
+class DataSpec(Section):
+    """Which videos, which labels, and how they become batches."""
+
+    annotations: str
+    """JSON file in the ActivityNet / OpenTAD form."""
+    classes: str | tuple[str, ...] | None = None
+    """Text file with one label a line, or the list itself; null: sorted labels of the annotation file."""
+    videos: str
+    """Folder of the video files."""
+    pattern: str = "{name}.mp4"
+    """File name of a video in that folder; {name} is its name in the annotation file."""
+    train_subset: str = "training"
+    """Subset of the annotation file that is trained on."""
+    validation_subset: str = "validation"
+    """Subset of the annotation file that is evaluated."""
+    fps: Positive | None = None
+    """Frames per second of every video; null: `frame` / `duration` of the annotation file."""
+    window: WindowSpec = WindowSpec()
+    size_pixels: Size = 160
+    """Height and width of a frame: the short side is resized to it and the centre cut out."""
+    decoder: Literal["pyav"] = "pyav"
+    """Library that decodes the videos."""
+    workers: Count = 2
+    """Loader processes of each rank; 0 decodes in the training process."""
+
+
+class AdapterSpec(Section):
+    """Temporal-informative adapters (TIA), or plain ones without the temporal convolution."""
+
+    blocks: Literal["all"] | tuple[Count, ...] = "all"
+    """Blocks, counted from 0, that carry an adapter."""
+    ratio: Positive = 0.25
+    """Width of the bottleneck as a share of the backbone's width."""
+    kernel: Size = 3
+    """Tubelets that the temporal convolution sees; odd."""
+    dilation: Size = 1
+    """Distance of those tubelets."""
+
+
+class BackboneSpec(Section):
+    """The video transformer (VideoMAE) and what is trained in it. Null sizes are the preset's."""
+
+    preset: Literal["tiny", "small", "base", "large", "huge", "giant"] = "small"
+    """tiny is the demo's; small to huge are VideoMAE-S to H; giant is VideoMAEv2-g."""
+    width: Size | None = None
+    depth: Size | None = None
+    heads: Size | None = None
+    patch: Size | None = None
+    """Height and width of a patch in pixels."""
+    mlp_ratio: Positive | None = None
+    position_grid: Size | None = None
+    """Rows and columns of the fixed position table; null: those of a 224 pixel frame (64 for tiny)."""
+    tubelet: Size = 2
+    """Frames of one token."""
+    clip_frames: Size = 16
+    """Frames that attend to one another; attention never leaves a clip."""
+    mode: Literal["adapter", "plain", "side", "frozen", "full"] = "adapter"
+    """adapter: TIA in the blocks; plain: adapters without temporal convolution; side: TIA beside a frozen backbone
+    (AdaTAD-dagger); frozen: only the detector is trained; full: everything is trained."""
+    adapter: AdapterSpec = AdapterSpec()
+    drop_path: Rate = 0.1
+    """Stochastic depth of the last block; earlier ones rise to it linearly. Drawn for each clip; off in mode side."""
+    weights: str | None = None
+    """Safetensors file of pretrained backbone weights; null: random weights from `train.seed`."""
+
+
+class DetectorSpec(Section):
+    """ActionFormer: projection, neck, head and losses."""
+
+    width: Size = 512
+    heads: Size = 4
+    embed_convs: Size = 2
+    """Convolutions before the transformer."""
+    embed_kernel: Size = 3
+    split_width: tuple[Size, ...] | None = None
+    """Width of each 1x1-projected stream if the input holds several; null: one stream, not projected."""
+    stem_blocks: Count = 2
+    """Transformer blocks at full length."""
+    branch_blocks: Count = 5
+    """Transformer blocks that each halve the length; levels = 1 + branch_blocks."""
+    attention_window: int | tuple[int, ...] = -1
+    """-1: global; n: a position sees n // 2 to each side; a list gives level 0, 1, ..."""
+    absolute_positions: bool = False
+    """Add the sine position table after the embedding convolutions."""
+    max_length: Size = 2304
+    """Features are padded to this length; with absolute positions also the table's length."""
+    input_dropout: Rate = 0.0
+    """Whole feature channels dropped for a sample."""
+    drop_path: Rate = 0.1
+    """Stochastic depth of the detector's blocks, drawn for each sample."""
+    layer_scale: bool = True
+    """Learned scale of each residual branch, 1e-4 at the start."""
+    neck: Literal["identity", "fpn"] = "identity"
+    neck_norm: bool = False
+    """Layer norms inside the FPN (the identity neck always has them)."""
+    head_convs: Count = 2
+    regression_ranges: tuple[tuple[NonNegative, NonNegative], ...] = (
+        (0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000),
+    )  # fmt: skip
+    """Distances, in grid positions, that each level's offsets are responsible for."""
+    point_offset: bool = False
+    """Put points half a stride to the right."""
+    center_sampling: Literal["radius", "none"] = "radius"
+    center_radius: Positive = 1.5
+    """In strides of the level."""
+    similar_segments_only: bool = True
+    """A point takes the labels of the shortest segment around it and of its copies; false: of all."""
+    class_agnostic: bool = False
+    """Find segments without telling classes apart."""
+    label_smoothing: Fraction = 0.0
+    focal_alpha: Fraction = 0.25
+    focal_gamma: NonNegative = 2.0
+    regression_loss: Literal["diou", "giou"] = "diou"
+    regression_weight: NonNegative = 1.0
+    """Weight of the regression loss; 0: the ratio of the two losses."""
+    normalizer_start: Positive = 100.0
+    """Start of the running count of positive points that both losses are divided by."""
+    normalizer_momentum: Rate = 0.9
+
+
+class ModelSpec(Section):
+    backbone: BackboneSpec = BackboneSpec()
+    detector: DetectorSpec = DetectorSpec()
+
+
+class ParameterGroup(Section):
+    """Backbone parameters whose name contains `name`."""
+
+    name: str
+    lr: NonNegative
+    weight_decay: NonNegative = 0.05
+
+
+class BackboneOptimizerSpec(Section):
+    lr: NonNegative = 0.0
+    """Rate of the trained backbone parameters that no `custom` entry takes."""
+    weight_decay: NonNegative = 0.05
+    custom: tuple[ParameterGroup, ...] = ()
+    """Groups of their own; a parameter belongs to the first entry whose name its own name contains."""
+
+
+class OptimizerSpec(Section):
+    """AdamW. `lr` and `weight_decay` are the detector's."""
+
+    lr: Positive = 1e-4
+    weight_decay: NonNegative = 0.05
+    backbone: BackboneOptimizerSpec | None = None
+    """Must be given if anything in the backbone is trained."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Backbone rates fall by this factor for each block below the top (mode full)."""
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+
+class ScheduleSpec(Section):
+    """Linear warm-up and cosine, stepped after every optimizer step."""
+
+    warmup_epochs: Count = 5
+    epochs: Size = 100
+    """Where the cosine ends."""
+    end_epoch: Size | None = None
+    """Where training ends; null: with the cosine."""
+    eta_min: NonNegative = 1e-8
+    """Rate at the end of the cosine, of every group."""
+
+
+class EmaSpec(Section):
+    decay: Rate = 0.999
+    """Of the exponential moving average of the trained parameters, which evaluation uses."""
+
+
+class TrainSpec(Section):
+    global_batch: Size = 2
+    """Windows of one optimizer step, over all ranks."""
+    accumulation: Size = 1
+    """Micro-batches that a rank splits its share of the global batch into."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 autocast on a GPU that has it, fp16 on one that hasn't, fp32 on a CPU."""
+    clip_norm: Positive | None = 1.0
+    """Largest joint L2 norm of all gradients; null: not clipped."""
+    evaluate_every_epochs: Size = 2
+    evaluate_from_epoch: Count = 0
+    """First epoch, counted from 0, after which an evaluation may run; the last epoch always has one."""
+    checkpoint_every_steps: Size | None = None
+    """Optimizer steps between checkpoints; null: one after each epoch."""
+    keep_checkpoints: Size = 2
+    """Newest checkpoints that are kept beside the best one."""
+    seed: Count = 42
+
+
+class ParallelSpec(Section):
+    engine: Literal["auto", "ddp"] = "auto"
+    """How ranks share the work; auto is ddp."""
+
+
+class NmsSpec(Section):
+    kind: Literal["soft", "hard"] = "soft"
+    sigma: Positive = 0.7
+    """Soft NMS: width of the Gaussian."""
+    iou_threshold: Fraction = 0.1
+    """Hard NMS: overlap from which a segment is removed."""
+    min_score: NonNegative = 0.001
+    max_segments: Size = 2000
+    """Kept for each class, and of all."""
+    multiclass: bool = True
+    """Each class alone; false: all together."""
+    voting_threshold: Fraction | None = None
+    """Overlap from which segments vote on a kept one's borders; only with `multiclass: false`."""
+
+
+class PostprocessSpec(Section):
+    pre_nms_threshold: NonNegative = 0.001
+    pre_nms_topk: Size = 2000
+    """Best candidates of a window that enter NMS."""
+    nms: NmsSpec = NmsSpec()
+
+
+class EvaluateSpec(Section):
+    tious: tuple[Fraction, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+class RunSpec(Section):
+    root: str = "runs"
+    id: Count = 0
+    """A run lives in `<root>/<spec name>/id<id>/`."""
+
+
+class Spec(Section):
+    """One experiment."""
+
+    name: str
+    """Taken from the file's path if the file doesn't say: configs/demo/tia.yaml is demo/tia."""
+    data: DataSpec
+    model: ModelSpec = ModelSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    ema: EmaSpec = EmaSpec()
+    train: TrainSpec = TrainSpec()
+    parallel: ParallelSpec = ParallelSpec()
+    postprocess: PostprocessSpec = PostprocessSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    compat: Literal["mended", "reference"] = "mended"
+    """reference: repeat the reference implementation's quirks too (docs/compat.md)."""
+    run: RunSpec = RunSpec()
+    published: dict[str, float] = {}
+    """Figures that the paper or the reference reports for this experiment."""
