@@ -1,0 +1,160 @@
+"""Windows as samples and batches: decoded, resized, stacked; in an order that depends on (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from adatad.data.annotations import Video
+from adatad.data.decode import open_video
+from adatad.data.draws import epoch_order, generator, model_key
+from adatad.data.windows import Window, WindowPlace, random_window, sliding_window
+from adatad.spec.schema import DataSpec
+
+
+class Sample(NamedTuple):
+    """frames: uint8 [3, frames, height, width]; mask: bool [window]; segments_grid: float32 [n, 2]; labels: int64 [n];
+    key: of the model's draws; window: where the frames come from."""
+
+    frames: Tensor
+    mask: Tensor
+    segments_grid: Tensor
+    labels: Tensor
+    key: int
+    window: Window
+
+
+class Batch(NamedTuple):
+    """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b]; the rest by sample."""
+
+    frames: Tensor
+    mask: Tensor
+    keys: Tensor
+    segments_grid: list[Tensor]
+    labels: list[Tensor]
+    windows: list[Window]
+
+
+class TrainingWindows(Dataset):
+    """Random windows, one of each training video an epoch, addressed by (epoch, number of the video)."""
+
+    def __init__(self, videos: tuple[Video, ...], spec: DataSpec, seed: int):
+        self.videos, self.spec, self.seed = videos, spec, seed
+
+    def __getitem__(self, address: tuple[int, int]) -> Sample:
+        epoch, number = address
+        video = self.videos[number]
+        with open_video(video_path(self.spec, video.name)) as reader:
+            draw = generator(self.seed, epoch, number, "window")
+            window = random_window(video, reader.frame_count, self.spec.window, draw)
+            return _sample(reader.frames(window.indices), window, self.spec, model_key(self.seed, epoch, number))
+
+
+class ValidationWindows(Dataset):
+    """Sliding windows over whole videos, in order.
+
+    `shuffle_clips` permutes the frames inside each clip of that many frames at random: what is then still found needs
+    no order in time.
+    """
+
+    def __init__(self, places: list[WindowPlace], spec: DataSpec, shuffle_clips: int = 0):
+        self.places, self.spec, self.shuffle_clips = places, spec, shuffle_clips
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> Sample:
+        place = self.places[number]
+        with open_video(video_path(self.spec, place.video.name)) as reader:
+            window = sliding_window(place, reader.frame_count, self.spec.window)
+            images = reader.frames(window.indices)
+        if self.shuffle_clips:
+            draw = generator(0, 0, number, "shuffle clips")
+            clips = images.reshape(-1, self.shuffle_clips, *images.shape[1:])
+            images = np.concatenate([clip[draw.permutation(self.shuffle_clips)] for clip in clips])
+        return _sample(images, window, self.spec, key=0)
+
+
+def video_path(spec: DataSpec, name: str) -> Path:
+    """The file of the video that annotations call `name`."""
+    return Path(spec.videos) / spec.pattern.format(name=name)
+
+
+def _sample(images: np.ndarray, window: Window, spec: DataSpec, key: int) -> Sample:
+    mask = torch.arange(spec.window.size_grid) < window.valid_grid
+    segments, labels = torch.from_numpy(window.segments_grid), torch.from_numpy(window.labels)
+    return Sample(fit_frames(images, spec.size_pixels), mask, segments, labels, key, window)
+
+
+def fit_frames(images: np.ndarray, size_pixels: int) -> Tensor:
+    """Short side to `size_pixels` (bilinear, no antialiasing), centre cut out.
+
+    images: uint8 [n, height, width, 3] -> uint8 [3, n, size_pixels, size_pixels].
+    """
+    frames = torch.from_numpy(images).permute(3, 0, 1, 2)
+    height, width = frames.shape[2:]
+    if (height, width) != (size_pixels, size_pixels):
+        scale = size_pixels / min(height, width)
+        new_size = (int(height * scale + 0.5), int(width * scale + 0.5))
+        resized = F.interpolate(frames.float(), size=new_size, mode="bilinear", align_corners=False)
+        top, left = ((side - size_pixels) // 2 for side in new_size)
+        frames = resized[..., top : top + size_pixels, left : left + size_pixels].round().clamp(0, 255).byte()
+    return frames.contiguous()
+
+
+def collate(samples: list[Sample]) -> Batch:
+    frames, masks, segments, labels, keys, windows = zip(*samples, strict=True)
+    return Batch(
+        torch.stack(frames), torch.stack(masks), torch.tensor(keys), list(segments), list(labels), list(windows)
+    )
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each global batch that one rank works on, in micro-batches."""
+
+    rank: int
+    world: int
+    accumulation: int
+    global_batch: int
+
+    @property
+    def micro_batch(self) -> int:
+        """Windows of one micro-batch of one rank."""
+        return self.global_batch // (self.world * self.accumulation)
+
+
+class EpochBatches:
+    """Addresses (epoch, number) of this rank's micro-batches, from a position to the end of training.
+
+    The last partial global batch of an epoch is left out. One object for all epochs lets loader processes live, and
+    read ahead, across their borders.
+    """
+
+    def __init__(self, count: int, share: Share, seed: int, epochs: int, start: tuple[int, int]):
+        self.count, self.share, self.seed, self.epochs, self.start = count, share, seed, epochs, start
+        self.steps_per_epoch = count // share.global_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first_epoch, first_step = self.start
+        for epoch in range(first_epoch, self.epochs):
+            order = epoch_order(self.seed, epoch, self.count)
+            for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
+                first = step * self.share.global_batch + self.share.rank * self.share.micro_batch
+                for micro in range(self.share.accumulation):
+                    begin = first + micro * self.share.micro_batch * self.share.world
+                    yield [(epoch, int(number)) for number in order[begin : begin + self.share.micro_batch]]
+
+
+def build_loader(dataset: Dataset, batches: object, workers: int) -> DataLoader:
+    """A loader over explicit lists of addresses, a few batches ahead if it has processes of its own."""
+    pin = torch.cuda.is_available()
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)

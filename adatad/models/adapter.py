@@ -1,0 +1,85 @@
+"""The temporal-informative adapter (TIA): a bottleneck that mixes neighbouring tubelets of the whole window.
+
+    d = GELU(down(x));   t = pointwise(depthwise(d) along time);   delta = gamma * up(d + t)
+
+AdaTAD section 3.2. Attention never leaves a clip; this convolution is what joins clips.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adatad.models.timm_layers import trunc_normal_
+
+
+class Adapter(nn.Module):
+    """Bottleneck adapter of one block; with `temporal=False` a plain one, without the convolution over time.
+
+    `clip_tubelets` is the number of tubelets in a clip, which gives tokens their place in time. At the start `up` is zero, so the adapter changes nothing and only `up` gets a gradient in the first step.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, clip_tubelets: int, kernel: int = 3, dilation: int = 1, temporal: bool = True
+    ):
+        super().__init__()
+        self.clip_tubelets = clip_tubelets
+        self.dilation = dilation
+        self.down = nn.Linear(width, hidden)
+        if temporal:
+            self.depthwise = nn.Conv1d(hidden, hidden, kernel, groups=hidden)
+            self.pointwise = nn.Conv1d(hidden, hidden, 1)
+        else:
+            self.depthwise = self.pointwise = None
+        self.up = nn.Linear(hidden, width)
+        self.gamma = nn.Parameter(torch.ones(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        trunc_normal_(self.down.weight, std=0.02)
+        nn.init.zeros_(self.down.bias)
+        if self.depthwise is not None:
+            nn.init.normal_(self.depthwise.weight, std=math.sqrt(2.0 / self.depthwise.kernel_size[0]))
+            nn.init.zeros_(self.depthwise.bias)
+            nn.init.normal_(self.pointwise.weight, std=math.sqrt(2.0 / self.pointwise.in_channels))
+            nn.init.zeros_(self.pointwise.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, tokens: Tensor, batch: int) -> Tensor:
+        """What the adapter adds to `tokens`.
+
+        tokens: [batch x clips, tubelets x positions, width], the clips of one window next to each other.
+        """
+        bottleneck = F.gelu(self.down(tokens))
+        if self.depthwise is not None:
+            bottleneck = bottleneck + self.mix_time(bottleneck, batch)
+        return self.gamma * self.up(bottleneck)
+
+    def mix_time(self, bottleneck: Tensor, batch: int) -> Tensor:
+        """Convolve along the tubelets of each window, every spatial position on its own, zeros beyond its ends.
+
+        bottleneck: [batch x clips, tubelets x positions, hidden] -> the same shape.
+        """
+        clips, tokens, hidden = bottleneck.shape
+        window = bottleneck.reshape(batch, -1, tokens // self.clip_tubelets, hidden)
+        mixed = depthwise_over_time(window, self.depthwise.weight, self.depthwise.bias, self.dilation)
+        return F.linear(mixed, self.pointwise.weight[..., 0], self.pointwise.bias).reshape(clips, tokens, hidden)
+
+
+def depthwise_over_time(window: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """Depthwise convolution along axis 1 as a sum of shifted planes: no permuted copy of the window.
+
+    window: [batch, tubelets, positions, hidden]; weight: [hidden, 1, kernel]; bias: [hidden].
+    """
+    length, kernel = window.shape[1], weight.shape[-1]
+    reach = dilation * (kernel - 1) // 2
+    taps = weight[:, 0].to(window.dtype)
+    padded = F.pad(window, (0, 0, 0, 0, reach, reach))
+    mixed = bias.to(window.dtype)
+    for tap in range(kernel):
+        mixed = torch.addcmul(mixed, padded[:, tap * dilation : tap * dilation + length], taps[:, tap])
+    return mixed

@@ -1,0 +1,124 @@
+"""The video backbone: clips of a window through a ViT, with or without temporal adapters, to features over time.
+
+Shapes: b windows, n clips of all windows (clips of one window next to each other), l tokens of a clip, c width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adatad.models.adapter import Adapter
+from adatad.models.draws import clip_keys
+from adatad.models.vit import Block, resize_positions, sine_table
+from adatad.spec.presets import BackboneSizes, resolve_backbone
+from adatad.spec.schema import BackboneSpec
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class VideoBackbone(nn.Module):
+    """VideoMAE's encoder over every clip of a window, averaged over space and joined in time.
+
+    `mode` says what is trained in it: see `adatad.spec.schema.BackboneSpec` and `adatad.models.trained`.
+    """
+
+    def __init__(self, spec: BackboneSpec):
+        super().__init__()
+        sizes = resolve_backbone(spec)
+        self.mode = spec.mode
+        self.width, self.patch = sizes.width, sizes.patch
+        self.tubelet, self.clip_frames = spec.tubelet, spec.clip_frames
+        self.clip_tubelets = spec.clip_frames // spec.tubelet
+        self.position_grid = sizes.position_grid
+        self.adapter_blocks = adapter_blocks(spec, sizes.depth)
+        self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+        self.blocks = nn.ModuleList(self._build_block(spec, sizes, index) for index in range(sizes.depth))
+        if spec.mode == "side":
+            self.side_adapters = nn.ModuleList(self._build_adapter(spec) for _ in self.adapter_blocks)
+        table = sine_table(self.clip_tubelets * self.position_grid**2, sizes.width)
+        self.register_buffer("position_table", table, persistent=False)
+        for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
+            self.register_buffer(name, torch.tensor(value).view(3, 1, 1, 1), persistent=False)
+
+    def _build_adapter(self, spec: BackboneSpec) -> Adapter:
+        adapter = spec.adapter
+        hidden = int(self.width * adapter.ratio)
+        temporal = spec.mode != "plain"
+        return Adapter(self.width, hidden, self.clip_tubelets, adapter.kernel, adapter.dilation, temporal)
+
+    def _build_block(self, spec: BackboneSpec, sizes: BackboneSizes, index: int) -> Block:
+        inside = spec.mode in ("adapter", "plain") and index in self.adapter_blocks
+        adapter = self._build_adapter(spec) if inside else None
+        drop_path = spec.drop_path * index / max(sizes.depth - 1, 1)
+        return Block(sizes.width, sizes.heads, sizes.mlp_width, drop_path, f"backbone/{index}", adapter)
+
+    def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
+        """Features of whole windows.
+
+        frames: uint8 [b, 3, frames, height, width], frames a multiple of `clip_frames`; window_grid: positions of the
+        window; keys: int64 [b] for stochastic depth, None for none. Returns float32 [b, c, window_grid].
+        """
+        batch = frames.shape[0]
+        clips = self.cut_clips(frames)
+        if self.mode == "side":
+            with torch.no_grad():
+                listed = self._outputs_of_listed_blocks(self.embed(clips), batch)
+            tokens = listed[-1]
+            for adapter, output in zip(self.side_adapters, listed, strict=True):
+                tokens = tokens + adapter(output, batch)
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen"):
+                tokens = self.embed(clips)
+                row_keys = None if keys is None else clip_keys(keys, len(clips) // batch)
+                for block in self.blocks:
+                    tokens = block(tokens, batch, row_keys)
+        return self.pool(tokens, batch, window_grid)
+
+    def _outputs_of_listed_blocks(self, tokens: Tensor, batch: int) -> list[Tensor]:
+        """Outputs of the blocks that side adapters read; blocks after the last of them aren't run."""
+        listed = []
+        for index, block in enumerate(self.blocks[: max(self.adapter_blocks) + 1]):
+            tokens = block(tokens, batch)
+            if index in self.adapter_blocks:
+                listed.append(tokens)
+        return listed
+
+    def cut_clips(self, frames: Tensor) -> Tensor:
+        """uint8 [b, 3, frames, height, width] -> [n, 3, clip_frames, height, width]."""
+        batch, channels, length, height, width = frames.shape
+        if length % self.clip_frames:
+            raise ValueError(f"a window of {length} frames isn't whole clips of {self.clip_frames} frames")
+        clips = frames.reshape(batch, channels, -1, self.clip_frames, height, width)
+        return clips.transpose(1, 2).flatten(0, 1)
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Tokens with their positions: uint8 [n, 3, clip_frames, height, width] -> [n, l, c].
+
+        The patch convolution (stride = kernel) as one matrix product; rows and columns that don't fill a patch are
+        dropped.
+        """
+        n, patch, tubelet = len(clips), self.patch, self.tubelet
+        rows, columns = clips.shape[-2] // patch, clips.shape[-1] // patch
+        pixels = (clips[..., : rows * patch, : columns * patch].float() - self.pixel_mean) / self.pixel_std
+        patches = pixels.reshape(n, 3, self.clip_tubelets, tubelet, rows, patch, columns, patch)
+        patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(n, self.clip_tubelets * rows * columns, -1)
+        tokens = F.linear(patches, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
+        grid = (self.position_grid, self.position_grid)
+        return tokens + resize_positions(self.position_table, self.clip_tubelets, grid, rows, columns)
+
+    def pool(self, tokens: Tensor, batch: int, window_grid: int) -> Tensor:
+        """Mean over space, clips joined in time, resized to the window: [n, l, c] -> float32 [b, c, window_grid]."""
+        n, l, c = tokens.shape
+        means = tokens.float().reshape(n, self.clip_tubelets, l // self.clip_tubelets, c).mean(2)
+        timeline = means.reshape(batch, -1, c).transpose(1, 2)
+        return F.interpolate(timeline, size=window_grid, mode="linear", align_corners=False)
+
+
+def adapter_blocks(spec: BackboneSpec, depth: int) -> tuple[int, ...]:
+    """Numbers of the blocks that carry (or, in mode side, feed) an adapter, ascending."""
+    if spec.mode in ("frozen", "full"):
+        return ()
+    return tuple(range(depth)) if spec.adapter.blocks == "all" else tuple(sorted(spec.adapter.blocks))

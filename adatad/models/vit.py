@@ -1,0 +1,75 @@
+"""The parts of VideoMAE's vision transformer: position table, attention and block.
+
+Shapes: n clips (of all windows of a batch), l tokens of a clip (time, then row, then column), c width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adatad.models.adapter import Adapter
+from adatad.models.draws import DropPath
+from adatad.models.timm_layers import Mlp
+
+
+def sine_table(positions: int, width: int) -> Tensor:
+    """Fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
+    channel = torch.arange(width)
+    rate = 10000.0 ** ((channel - channel % 2).double() / width)
+    angle = torch.arange(positions).double()[:, None] / rate
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
+
+
+def resize_positions(table: Tensor, tubelets: int, grid: tuple[int, int], rows: int, columns: int) -> Tensor:
+    """Fit a table [1, tubelets x grid, c] to rows x columns, each time slice alone: bicubic, without antialiasing."""
+    if grid == (rows, columns):
+        return table
+    planes = table.reshape(tubelets, *grid, -1).permute(0, 3, 1, 2)
+    planes = F.interpolate(planes, size=(rows, columns), mode="bicubic", align_corners=False)
+    return planes.permute(0, 2, 3, 1).reshape(1, tubelets * rows * columns, -1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention inside a clip. Queries and values have a bias, keys have none."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_nlc: Tensor) -> Tensor:
+        n, l, c = x_nlc.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x_nlc, self.qkv.weight, bias)
+        q, k, v = qkv.reshape(n, l, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).reshape(n, l, c))
+
+
+class Block(nn.Module):
+    """Attention, MLP and, where the block carries one, an adapter; each added to the tokens."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, drop_path: float, name: str, adapter: Adapter | None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, mlp_width)
+        self.drop_attention = DropPath(drop_path, f"{name}/attention")
+        self.drop_mlp = DropPath(drop_path, f"{name}/mlp")
+        self.adapter = adapter
+
+    def forward(self, x_nlc: Tensor, batch: int, keys: Tensor | None = None) -> Tensor:
+        """x_nlc: tokens of all clips; batch: windows among them; keys: int64 [n], or None to drop nothing."""
+        x_nlc = self.transform(x_nlc, keys)
+        return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch)
+
+    def transform(self, x_nlc: Tensor, keys: Tensor | None = None) -> Tensor:
+        """The block without its adapter: acts on each clip alone."""
+        x_nlc = x_nlc + self.drop_attention(self.attn(self.norm1(x_nlc)), keys)
+        return x_nlc + self.drop_mlp(self.mlp(self.norm2(x_nlc)), keys)

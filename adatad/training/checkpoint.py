@@ -1,0 +1,200 @@
+"""Checkpoints: a directory that is written beside its final name and renamed when whole, so that none is ever half-made.
+
+    step-00000480/  parameters.safetensors  ema.safetensors  optimizer.safetensors  state.json  spec.yaml  manifest.json
+
+The manifest holds size and SHA-256 of every file. Frozen weights aren't copied: their fingerprint stands in state.json.
+Names are the model's own parameter names, whatever engine trained them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+MANIFEST = "manifest.json"
+BEST = "best"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be used; the message names it and says why."""
+
+
+@dataclass
+class Checkpoint:
+    """parameters, ema: trained tensors by name; optimizer: their AdamW tensors by name and key; state: everything else
+    (position, schedule, scaler, normalizer, best result, fingerprint of the frozen weights)."""
+
+    parameters: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+    spec_yaml: str
+
+    def snapshot(self) -> Checkpoint:
+        """A copy on the host that training can't change while it is being written."""
+        copy = {name: {key: _to_host(t) for key, t in tensors.items()} for name, tensors in self.optimizer.items()}
+        parameters = {name: _to_host(t) for name, t in self.parameters.items()}
+        ema = {name: _to_host(t) for name, t in self.ema.items()}
+        return Checkpoint(parameters, ema, copy, json.loads(json.dumps(self.state)), self.spec_yaml)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write to `path`, which appears only when every file is whole and on the disk."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    save_file(checkpoint.parameters, unfinished / "parameters.safetensors")
+    save_file(checkpoint.ema, unfinished / "ema.safetensors")
+    flat = {f"{name}/{key}": t for name, tensors in checkpoint.optimizer.items() for key, t in tensors.items()}
+    save_file(flat, unfinished / "optimizer.safetensors")
+    (unfinished / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
+    (unfinished / "spec.yaml").write_text(checkpoint.spec_yaml)
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(unfinished.iterdir())
+    }
+    (unfinished / MANIFEST).write_text(json.dumps(files, indent=1))
+    for file in unfinished.iterdir():
+        _flush(file)
+    shutil.rmtree(path, ignore_errors=True)
+    unfinished.rename(path)
+    _flush(path.parent)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def why_broken(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if every file is as its manifest says."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST} can't be read: {error}"
+    for name, facts in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != facts["bytes"] or _sha256(file) != facts["sha256"]:
+            return f"{name} isn't what was written ({facts['bytes']} bytes, by its checksum)"
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a whole checkpoint; raises CheckpointError if anything is missing or was changed."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint directory")
+    reason = why_broken(path)
+    if reason:
+        raise CheckpointError(f"{path}: {reason}")
+    optimizer: dict[str, dict[str, Tensor]] = {}
+    for flat, tensor in load_file(path / "optimizer.safetensors").items():
+        name, key = flat.rsplit("/", 1)
+        optimizer.setdefault(name, {})[key] = tensor
+    return Checkpoint(
+        load_file(path / "parameters.safetensors"),
+        load_file(path / "ema.safetensors"),
+        optimizer,
+        json.loads((path / "state.json").read_text()),
+        (path / "spec.yaml").read_text(),
+    )
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, and a line for each newer one that was skipped."""
+    skipped = []
+    for path in reversed(all_checkpoints(folder)):
+        reason = why_broken(path)
+        if reason is None:
+            return path, skipped
+        skipped.append(f"skipped {path}: {reason}")
+    return None, skipped
+
+
+def mark_best(folder: Path, path: Path) -> None:
+    """Let `folder`/best point to a checkpoint."""
+    link = folder / f".{BEST}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    link.replace(folder / BEST)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    best = (folder / BEST).resolve()
+    for path in all_checkpoints(folder)[:-keep]:
+        if path.resolve() != best:
+            shutil.rmtree(path)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the frozen parameters, by name: tells whether a checkpoint meets the backbone it was trained on."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside training, one at a time."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+
+    def submit(self, step: int, checkpoint: Checkpoint) -> Path:
+        """Copy the checkpoint now, write it in the background; waits for the one before."""
+        self.wait()
+        path = checkpoint_path(self.folder, step)
+        self._pending = self._thread.submit(self._write, path, checkpoint.snapshot())
+        return path
+
+    def _write(self, path: Path, checkpoint: Checkpoint) -> None:
+        write_checkpoint(path, checkpoint)
+        prune(self.folder, self.keep)
+
+    def wait(self) -> None:
+        """Until the last one is on the disk; raises what writing it raised."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def close(self) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()

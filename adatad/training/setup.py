@@ -1,0 +1,123 @@
+"""From a spec to the parts that training and testing are made of, in the one order that is right.
+
+Model, pretrained weights, the list of what is trained, optimizer groups, engine, moving average: the list is fixed
+before any optimizer or engine sees the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from adatad.convert.backbone import load_backbone_weights
+from adatad.data.annotations import Annotations, read_annotations
+from adatad.data.dataset import EpochBatches, Share, TrainingWindows, ValidationWindows, build_loader
+from adatad.data.windows import sliding_windows
+from adatad.models.detector import TemporalActionDetector, build_model
+from adatad.models.losses import RunningNormalizer
+from adatad.models.trained import freeze
+from adatad.parallel.engine import Engine, prepare
+from adatad.parallel.processes import Processes
+from adatad.spec import Spec
+from adatad.training.ema import Ema
+from adatad.training.optimizer import parameter_groups
+
+
+class SetupError(ValueError):
+    """A spec that can't run on these processes or these data; the message names the key and what to do."""
+
+
+@dataclass
+class Parts:
+    """What the training loop works with."""
+
+    spec: Spec
+    processes: Processes
+    annotations: Annotations
+    model: TemporalActionDetector
+    trained: list[str]
+    engine: Engine
+    ema: Ema
+    normalizer: RunningNormalizer
+
+    @property
+    def num_classes(self) -> int:
+        return number_of_classes(self.spec, self.annotations)
+
+    @property
+    def share(self) -> Share:
+        train = self.spec.train
+        return Share(self.processes.rank, self.processes.world, train.accumulation, train.global_batch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.annotations.train) // self.spec.train.global_batch
+
+    @property
+    def end_epoch(self) -> int:
+        return self.spec.schedule.end_epoch or self.spec.schedule.epochs
+
+
+def number_of_classes(spec: Spec, annotations: Annotations) -> int:
+    return 1 if spec.model.detector.class_agnostic else len(annotations.classes)
+
+
+def build_parts(spec: Spec, processes: Processes) -> Parts:
+    """Everything of a fresh run. Raises SetupError, AnnotationError or WeightsError before anything is written."""
+    annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+    _check_batch(spec, processes, annotations)
+    model = build_initial_model(spec, annotations)
+    trained = freeze(model, spec.model.backbone)
+    engine = prepare(model, parameter_groups(model, spec.optimizer), spec, processes)
+    detector = spec.model.detector
+    normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
+    return Parts(spec, processes, annotations, model, trained, engine, Ema(model, spec.ema.decay), normalizer)
+
+
+def build_initial_model(spec: Spec, annotations: Annotations) -> TemporalActionDetector:
+    """The model at step 0: random from `train.seed`, the backbone from its file if the spec names one."""
+    torch.manual_seed(spec.train.seed)
+    model = build_model(spec.model, number_of_classes(spec, annotations))
+    if spec.model.backbone.weights:
+        load_backbone_weights(model.backbone, spec.model.backbone.weights)
+    return model
+
+
+def _check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> None:
+    train, world = spec.train, processes.world
+    if train.global_batch % (world * train.accumulation):
+        raise SetupError(
+            f"train.global_batch {train.global_batch} can't be divided by {world} ranks x train.accumulation "
+            f"{train.accumulation}"
+        )
+    if len(annotations.train) < train.global_batch:
+        raise SetupError(
+            f"{spec.data.annotations}: {len(annotations.train)} training videos are fewer than train.global_batch "
+            f"{train.global_batch}"
+        )
+    if spec.model.detector.regression_weight == 0 and world > 1:
+        raise SetupError("model.detector.regression_weight 0 follows the losses of one rank: run it on one process")
+
+
+def training_loader(parts: Parts, start: tuple[int, int]) -> torch.utils.data.DataLoader:
+    """This rank's micro-batches from (epoch, step) on."""
+    spec = parts.spec
+    dataset = TrainingWindows(parts.annotations.train, spec.data, spec.train.seed)
+    batches = EpochBatches(len(dataset.videos), parts.share, spec.train.seed, parts.end_epoch, start)
+    return build_loader(dataset, batches, spec.data.workers)
+
+
+def validation_loader(
+    spec: Spec, annotations: Annotations, processes: Processes, shuffle_clips: bool = False
+) -> torch.utils.data.DataLoader:
+    """This rank's sliding windows over the validation videos: every `world`-th window, none twice."""
+    repeat_last = spec.compat == "reference"
+    places = [
+        place for video in annotations.validation for place in sliding_windows(video, spec.data.window, repeat_last)
+    ]
+    dataset = ValidationWindows(places, spec.data, spec.model.backbone.clip_frames if shuffle_clips else 0)
+    batch = max(1, spec.train.global_batch // (processes.world * spec.train.accumulation))
+    mine = list(range(processes.rank, len(places), processes.world))
+    batches = [mine[first : first + batch] for first in range(0, len(mine), batch)]
+    return build_loader(dataset, batches, spec.data.workers)

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets everything up and runs the tests; arguments go to pytest. ADATAD_SHARED: folder of the reference's goldens.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash launch/setup.sh dev
+# Two test processes of one thread each share a small machine better than one of two threads.
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+exec .venv/bin/python -m pytest --numprocesses "${ADATAD_TEST_PROCESSES:-2}" "$@"
