@@ -8,15 +8,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from adatad.errors import UserError
 from adatad.models.backbone import VideoBackbone
 
 
-class WeightsError(RuntimeError):
+class WeightsError(UserError):
     """A weight file that doesn't fit; the message names the file and what differs."""
 
 
 def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> None:
-    """Copy a file's weights into the backbone's own parameters; adapters keep theirs. Nothing is changed on an error."""
+    """Copy a file's weights into the backbone; adapters keep theirs. Nothing is changed on an error."""
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from adatad.errors import UserError
 from adatad.spec.schema import DataSpec
 
 AMBIGUOUS = "Ambiguous"
 """THUMOS-14's label for parts that are neither action nor background."""
 
 
-class AnnotationError(ValueError):
+class AnnotationError(UserError):
     """An annotation file that can't be used; the message names the file, the video and what was expected."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """One annotated video. segments_seconds: float64 [n, 2]; segments_frames: the same in whole frames, cut towards zero
-    as the reference does; labels: int64 [n], numbers in the class list."""
+    """One annotated video. segments_seconds: float64 [n, 2]; segments_frames: the same in whole frames, cut towards
+    zero as the reference does; labels: int64 [n], numbers in the class list."""
 
     name: str
     duration_seconds: float

@@ -10,8 +10,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from adatad.errors import UserError
 
-class VideoError(RuntimeError):
+
+class VideoError(UserError):
     """A video that can't be read; the message names the file."""
 
 

@@ -19,7 +19,8 @@ from adatad.models.timm_layers import trunc_normal_
 class Adapter(nn.Module):
     """Bottleneck adapter of one block; with `temporal=False` a plain one, without the convolution over time.
 
-    `clip_tubelets` is the number of tubelets in a clip, which gives tokens their place in time. At the start `up` is zero, so the adapter changes nothing and only `up` gets a gradient in the first step.
+    `clip_tubelets` is the number of tubelets in a clip, which gives tokens their place in time.
+    At the start `up` is zero, so the adapter changes nothing and only `up` gets a gradient in the first step.
     """
 
     def __init__(

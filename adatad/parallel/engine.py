@@ -16,7 +16,7 @@ from adatad.spec.schema import Spec
 
 
 class Engine(Protocol):
-    """`model` is what forward passes call; states are by parameter name, whole and in fp32 (float64 if the model is)."""
+    """`model` is what forward passes call; states are by parameter name, whole and in fp32."""
 
     model: nn.Module
     groups: list[dict[str, Any]]

@@ -222,6 +222,8 @@ class TrainSpec(Section):
     evaluate_every_epochs: Size = 2
     evaluate_from_epoch: Count = 0
     """First epoch, counted from 0, after which an evaluation may run; the last epoch always has one."""
+    evaluate_untrained: bool = False
+    """Evaluate once before the first step, to have something to compare with."""
     checkpoint_every_steps: Size | None = None
     """Optimizer steps between checkpoints; null: one after each epoch."""
     keep_checkpoints: Size = 2

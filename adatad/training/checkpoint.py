@@ -1,4 +1,4 @@
-"""Checkpoints: a directory that is written beside its final name and renamed when whole, so that none is ever half-made.
+"""Checkpoints: a directory, written beside its final name and renamed when whole, so that none is ever half-made.
 
     step-00000480/  parameters.safetensors  ema.safetensors  optimizer.safetensors  state.json  spec.yaml  manifest.json
 
@@ -21,11 +21,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from adatad.errors import UserError
+
 MANIFEST = "manifest.json"
 BEST = "best"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint that can't be used; the message names it and says why."""
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of training: epoch, step, loss, rate, memory and time left; a line an epoch where there is no terminal."""
+"""The progress bar of training: epoch, step, loss, rate, memory, time left; a line an epoch without a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory of a run: `<root>/<spec name>/id<N>/`, its files, and the rule that no run is overwritten by accident."""
+"""The directory of a run: `<root>/<spec name>/id<N>/`, its files, and that none is overwritten by accident."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
+from adatad.errors import UserError
 from adatad.spec import Spec
 
 
-class RunDirectoryError(RuntimeError):
+class RunDirectoryError(UserError):
     """A run that can't be started here; the message says what to do."""
 
 

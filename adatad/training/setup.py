@@ -14,6 +14,7 @@ from adatad.convert.backbone import load_backbone_weights
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import EpochBatches, Share, TrainingWindows, ValidationWindows, build_loader
 from adatad.data.windows import sliding_windows
+from adatad.errors import UserError
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
 from adatad.models.trained import freeze
@@ -24,7 +25,7 @@ from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
 
 
-class SetupError(ValueError):
+class SetupError(UserError):
     """A spec that can't run on these processes or these data; the message names the key and what to do."""
 
 

@@ -1,0 +1,6 @@
+"""What a user can mend, as opposed to a defect of the program."""
+
+
+class UserError(Exception):
+    """Bad input: the message names the file, key or video, what was expected, and what to do. Commands print it alone
+    and leave with exit code 2."""

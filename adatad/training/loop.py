@@ -1,0 +1,233 @@
+"""The training loop: steps, checkpoints, evaluations, and leaving in good order when asked to stop.
+
+A run is a pure function of its spec: every draw follows from (seed, epoch, sample, purpose), so that a run resumed from
+any checkpoint ends with the same weights, bit for bit, as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from logging import Logger
+from typing import Any
+
+from rich.console import Console
+
+from adatad.data.dataset import Batch
+from adatad.models.losses import detection_losses
+from adatad.models.targets import Targets, assign_targets
+from adatad.spec import Spec, to_yaml
+from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, fingerprint, mark_best
+from adatad.training.metrics import Metrics
+from adatad.training.progress import ProgressBar
+from adatad.training.run_directory import RunDirectory
+from adatad.training.schedule import learning_rate
+from adatad.training.setup import Parts, training_loader, validation_loader
+from adatad.training.signals import Stopped, StopRequest
+from adatad.training.validation import classes_of, detect, score, summary
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    evaluated_epochs: int = 0
+    """Epochs that were complete at the last evaluation."""
+    best_mAP: float = -1.0  # noqa: N815, the field's name for it
+    untrained_mAP: float | None = None  # noqa: N815
+    seconds: float = 0.0
+    """Training and evaluation so far."""
+
+
+@dataclass
+class Training:
+    """One run: its parts, where it stands, and where it writes."""
+
+    parts: Parts
+    run: RunDirectory
+    progress: Progress
+    logger: Logger
+    console: Console
+    stop: StopRequest
+    after_evaluation: Any = None
+    """Called with (metrics, detections, step) on the first rank after each evaluation: draws the timelines."""
+
+    def __post_init__(self) -> None:
+        self.spec: Spec = self.parts.spec
+        self.processes = self.parts.processes
+        self.fingerprint = fingerprint(self.parts.model)
+        self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints)
+        self.metrics = Metrics(self.run.path, self.progress.step) if self.processes.is_main else None
+        self.started = time.monotonic() - self.progress.seconds
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end; returns what result.json holds. Raises Stopped when asked to stop."""
+        parts, progress = self.parts, self.progress
+        if progress.step == 0 and self.spec.train.evaluate_untrained and progress.untrained_mAP is None:
+            progress.untrained_mAP = self.evaluate()["average_mAP"]
+        batches = iter(training_loader(parts, (progress.epoch, progress.step_in_epoch)))
+        bar = ProgressBar(self.console, parts.steps_per_epoch, parts.end_epoch, progress.step)
+        try:
+            with bar:
+                while progress.epoch < parts.end_epoch:
+                    self.train_epoch(batches, bar)
+                    self.evaluate_if_due()
+            self.evaluate_if_due()
+            self.writer.wait()
+        finally:
+            self.writer.close()
+            if self.metrics:
+                self.metrics.close()
+        return self.result
+
+    def train_epoch(self, batches: Iterator[Batch], bar: ProgressBar) -> None:
+        """From the present position to the end of the epoch."""
+        parts, progress, every = self.parts, self.progress, self.spec.train.checkpoint_every_steps
+        # An epoch that ended but wasn't evaluated yet is evaluated before the next begins.
+        self.evaluate_if_due()
+        parts.model.train()
+        epoch = progress.epoch
+        while progress.epoch == epoch:
+            waiting = time.monotonic()
+            micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
+            waited = time.monotonic() - waiting
+            values = train_step(parts, micro_batches, progress.step)
+            self.advance()
+            self.write(epoch, values, waited, bar)
+            stopping = self.processes.any(self.stop.signal_name is not None)
+            if stopping or progress.epoch > epoch or (every and progress.step % every == 0):
+                self.save()
+            if stopping:
+                self.writer.wait()
+                self.processes.barrier()
+                self.logger.info("asked to stop: saved after step %d; --resume auto continues", progress.step)
+                raise Stopped
+
+    def advance(self) -> None:
+        progress = self.progress
+        progress.step += 1
+        progress.step_in_epoch += 1
+        if progress.step_in_epoch == self.parts.steps_per_epoch:
+            progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+
+    def write(self, epoch: int, values: dict[str, Any], waited: float, bar: ProgressBar) -> None:
+        if self.metrics:
+            memory = self.parts.engine.memory_bytes()
+            values = {**values, "memory_bytes": memory, "data_wait_seconds": waited}
+            self.metrics.write("train", self.progress.step, epoch, values)
+            bar.show(self.progress.step, epoch, values["cost"], max(values["lr"].values()), memory)
+
+    def save(self) -> None:
+        """Hand a checkpoint of this moment to the writer (first rank; engines give whole tensors to every rank)."""
+        parts, progress = self.parts, self.progress
+        progress.seconds = time.monotonic() - self.started
+        engine = parts.engine.state()
+        state = {
+            "progress": asdict(progress),
+            "normalizer": parts.normalizer.value,
+            "scaler": engine["scaler"],
+            "frozen_fingerprint": self.fingerprint,
+        }
+        if self.processes.is_main:
+            checkpoint = Checkpoint(
+                engine["parameters"], parts.ema.state(), engine["optimizer"], state, to_yaml(self.spec)
+            )
+            self.writer.submit(progress.step, checkpoint)
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate a just completed epoch if the spec wants it and it wasn't done before."""
+        train, done = self.spec.train, self.progress.epoch
+        last = done == self.parts.end_epoch
+        due = last or (done > train.evaluate_from_epoch and done % train.evaluate_every_epochs == 0)
+        if self.progress.step_in_epoch or not due or done <= self.progress.evaluated_epochs:
+            return
+        values = self.evaluate()
+        self.progress.evaluated_epochs = done
+        if values["average_mAP"] > self.progress.best_mAP and self.processes.is_main:
+            self.writer.wait()
+            mark_best(self.run.checkpoints, checkpoint_path(self.run.checkpoints, self.progress.step))
+        self.progress.best_mAP = max(self.progress.best_mAP, values["average_mAP"])
+
+    def evaluate(self) -> dict[str, Any]:
+        """Detect and score with the averaged weights; writes detections, result and metrics."""
+        parts, progress = self.parts, self.progress
+        loader = validation_loader(self.spec, parts.annotations, self.processes)
+        with parts.ema.applied(parts.model):
+            classes = classes_of(self.spec, parts.annotations)
+            detections = detect(parts.engine.model, loader, self.spec, classes, self.processes)
+        values = summary(score(detections, self.spec))
+        self.logger.info("epoch %d: average mAP %.2f %%", progress.epoch, 100 * values["average_mAP"])
+        self.result = {
+            **values,
+            "untrained_average_mAP": progress.untrained_mAP,
+            "best_average_mAP": max(progress.best_mAP, values["average_mAP"]),
+            "epochs": progress.epoch,
+            "seconds": time.monotonic() - self.started,
+        }
+        if self.metrics:
+            self.metrics.write("evaluation", progress.step, progress.epoch, values)
+            self.run.write_json("detections.json", {"results": detections})
+            self.run.write_json("result.json", self.result)
+            if self.after_evaluation:
+                self.after_evaluation(self.metrics, detections, progress.step)
+        return values
+
+
+def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str, Any]:
+    """One optimizer step over the global batch; returns what is logged of it.
+
+    Targets need no forward pass, so positives are counted over all ranks and micro-batches first: the losses are sums
+    over the global batch divided by one global count, whatever the number of ranks.
+    """
+    spec, engine, processes = parts.spec, parts.engine, parts.processes
+    rates = set_rates(parts, step)
+    targets = [batch_targets(parts, batch) for batch in micro_batches]
+    positives = processes.sum(sum(int(target.positive.sum()) for target in targets))
+    normalizer = parts.normalizer.update(positives)
+    sums = {"cls_loss": 0.0, "reg_loss": 0.0, "cost": 0.0}
+    for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
+        with engine.micro_batch(last=index == len(micro_batches) - 1):
+            predictions = engine.model(*to_device(batch, processes.device))
+            losses = detection_losses(predictions, target, normalizer, spec.model.detector)
+            engine.backward(losses["cost"])
+        for name in sums:
+            sums[name] += float(losses[name])
+    norm = engine.clip(spec.train.clip_norm)
+    engine.step()
+    parts.ema.update(parts.model)
+    values = dict(zip(sums, processes.sum_floats(list(sums.values())), strict=True))
+    return {**values, "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates}
+
+
+def set_rates(parts: Parts, step: int) -> dict[str, float]:
+    """Write this step's learning rate into every optimizer group; returns them by group name."""
+    schedule, steps = parts.spec.schedule, parts.steps_per_epoch
+    rates = {}
+    for group in parts.engine.groups:
+        rate = learning_rate(
+            step, group["base_lr"], schedule.warmup_epochs * steps, schedule.epochs * steps, schedule.eta_min
+        )
+        group["lr"] = rates[group["name"]] = rate
+    return rates
+
+
+def batch_targets(parts: Parts, batch: Batch) -> Targets:
+    detector, device = parts.model.detector, parts.processes.device
+    mask = batch.mask.to(device)
+    masks = detector.level_masks(mask)
+    return assign_targets(
+        detector.points(mask.shape[1]),
+        masks,
+        [segments.to(device) for segments in batch.segments_grid],
+        [labels.to(device) for labels in batch.labels],
+        parts.num_classes,
+        parts.spec.model.detector,
+    )
+
+
+def to_device(batch: Batch, device: Any) -> tuple[Any, Any, Any]:
+    return tuple(tensor.to(device, non_blocking=True) for tensor in (batch.frames, batch.mask, batch.keys))

@@ -1,0 +1,128 @@
+"""A whole run: set up, take over a checkpoint, train, and draw the report."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from adatad.parallel.processes import Processes, start_processes
+from adatad.report.page import write_report
+from adatad.report.timelines import save_timelines, validation_timelines
+from adatad.spec import Spec, to_yaml
+from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, newest_checkpoint, read_checkpoint
+from adatad.training.loop import Progress, Training
+from adatad.training.metrics import Metrics
+from adatad.training.run_directory import RunDirectory, log_to, open_run
+from adatad.training.setup import Parts, build_parts
+from adatad.training.signals import StopRequest
+from adatad.training.validation import Detections
+
+BOARD_TIMELINES = 4
+"""Validation videos whose timelines TensorBoard shows after each evaluation."""
+
+
+def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dict[str, Any]:
+    """Train a spec on the processes there are; returns the content of result.json, and leaves report.html in the run.
+
+    resume: "auto" for the newest whole checkpoint of the run (or a fresh start), a checkpoint's path, or None.
+    """
+    stop = StopRequest().install()
+    with start_processes() as processes:
+        console = Console(quiet=not processes.is_main)
+        parts = build_parts(spec, processes)
+        run = _open_on_main(spec, processes, resume, overwrite)
+        logger = log_to(run, console) if processes.is_main else logging.getLogger("adatad.silent")
+        progress = _restore(parts, run, resume, logger) if resume else Progress()
+        if processes.is_main:
+            _describe(parts, run, logger)
+        training = Training(parts, run, progress, logger, console, stop, _board_timelines(spec))
+        result = training.train()
+        if processes.is_main:
+            save_timelines(run.path, spec)
+            write_report(run.path, spec)
+        processes.barrier()
+    return result
+
+
+def _open_on_main(spec: Spec, processes: Processes, resume: str | None, overwrite: bool) -> RunDirectory:
+    """The first rank makes the directory; what stops it stops every rank."""
+    run, error = None, None
+    if processes.is_main:
+        try:
+            run = open_run(spec, resume is not None, overwrite)
+        except Exception as caught:
+            error = caught
+    run, error = processes.gather((run, error))[0]
+    if error is not None:
+        raise error
+    return run
+
+
+def _restore(parts: Parts, run: RunDirectory, resume: str, logger: logging.Logger) -> Progress:
+    """Load the checkpoint that `resume` names into the parts; a fresh start if "auto" finds none."""
+    path = Path(resume)
+    if resume == "auto":
+        found, skipped = newest_checkpoint(run.checkpoints)
+        # Every rank must take the same one, also while files change.
+        path, skipped = parts.processes.gather((found, skipped))[0]
+        for line in skipped:
+            logger.warning(line)
+        if path is None:
+            logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
+            return Progress()
+    checkpoint = read_checkpoint(path)
+    load_training_state(parts, checkpoint, path)
+    progress = Progress(**checkpoint.state["progress"])
+    logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
+    return progress
+
+
+def load_training_state(parts: Parts, checkpoint: Checkpoint, path: Path) -> None:
+    """Put a checkpoint's tensors and states into the parts. Raises CheckpointError if it is of another model."""
+    different = set(parts.trained) ^ checkpoint.parameters.keys()
+    if different:
+        raise CheckpointError(
+            f"{path}: trains other parameters than this spec ({len(different)} differ, such as {min(different)})"
+        )
+    if checkpoint.state["frozen_fingerprint"] != fingerprint(parts.model):
+        raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
+    scaler = checkpoint.state["scaler"]
+    parts.engine.load_state({"parameters": checkpoint.parameters, "optimizer": checkpoint.optimizer, "scaler": scaler})
+    parts.ema.load_state(checkpoint.ema)
+    parts.normalizer.value = checkpoint.state["normalizer"]
+
+
+def _describe(parts: Parts, run: RunDirectory, logger: logging.Logger) -> None:
+    """Say what is trained and on what; the same stands in the run's files."""
+    run.write_text("spec.yaml", to_yaml(parts.spec))
+    run.write_text("trained.txt", "\n".join(parts.trained) + "\n")
+    sizes = {name: parameter.numel() for name, parameter in parts.model.named_parameters()}
+    backbone = [name for name in parts.trained if name.startswith("backbone.")]
+    annotations = parts.annotations
+    logger.info("run %s (tensorboard --logdir %s)", run.path, run.path / "tensorboard")
+    logger.info(
+        "%d training and %d validation videos, %d classes; %d steps an epoch",
+        len(annotations.train), len(annotations.validation), len(annotations.classes), parts.steps_per_epoch,
+    )  # fmt: skip
+    logger.info(
+        "trained: %s of %s parameters (%s in the backbone, %s in the detector); the list: %s",
+        f"{sum(sizes[name] for name in parts.trained):,}", f"{sum(sizes.values()):,}",
+        f"{sum(sizes[name] for name in backbone):,}",
+        f"{sum(sizes[name] for name in parts.trained) - sum(sizes[name] for name in backbone):,}",
+        run.path / "trained.txt",
+    )  # fmt: skip
+
+
+def _board_timelines(spec: Spec) -> Any:
+    """What to do after an evaluation: timelines of the first validation videos as TensorBoard images."""
+
+    def draw(metrics: Metrics, detections: Detections, step: int) -> None:
+        metrics.text("spec", to_yaml(spec))
+        for name, image in validation_timelines(spec, detections, limit=BOARD_TIMELINES):
+            metrics.image(f"timelines/{name}", np.asarray(image), step)
+
+    return draw

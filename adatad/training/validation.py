@@ -1,0 +1,79 @@
+"""From a model to detections and mAP over the validation videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from adatad.data.annotations import Annotations, load_database
+from adatad.data.windows import Window
+from adatad.evaluation.detection_map import MapResult, evaluate
+from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections
+from adatad.models.detections import decode
+from adatad.parallel.engine import autocast_dtype
+from adatad.parallel.processes import Processes
+from adatad.spec import Spec
+
+Detections = dict[str, list[dict[str, Any]]]
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module, loader: DataLoader, spec: Spec, classes: tuple[str, ...], processes: Processes
+) -> Detections:
+    """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds."""
+    training = model.training
+    model.eval()
+    dtype = autocast_dtype(spec.train.precision, processes.device)
+    found: list[tuple[str, int, list[dict[str, Any]]]] = []
+    for batch in loader:
+        frames = batch.frames.to(processes.device, non_blocking=True)
+        mask = batch.mask.to(processes.device, non_blocking=True)
+        with torch.autocast(processes.device.type, dtype, enabled=dtype != torch.float32):
+            predictions = model(frames, mask)
+        for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
+            detections = window_detections(
+                segments_grid.cpu().numpy(), scores.cpu().numpy(), window_meta(window, spec), classes, spec.postprocess
+            )
+            found.append((window.video.name, window.start_frame, detections))
+    model.train(training)
+    by_video: dict[str, list[list[dict[str, Any]]]] = {}
+    everything = [item for part in processes.gather(found) for item in part]
+    for name, _, detections in sorted(everything, key=lambda item: item[:2]):
+        by_video.setdefault(name, []).append(detections)
+    return merge_windows(by_video, spec.postprocess)
+
+
+def window_meta(window: Window, spec: Spec) -> WindowMeta:
+    """What turns grid positions of a window into seconds of its video."""
+    video = window.video
+    return WindowMeta(video.name, video.duration_seconds, video.fps, spec.data.window.stride_frames, window.start_frame)
+
+
+def score(detections: Detections, spec: Spec) -> MapResult:
+    """mAP of detections against the annotation file of the spec."""
+    ground_truth = {"database": load_database(spec.data.annotations)}
+    return evaluate(ground_truth, {"results": detections}, spec.data.validation_subset, spec.evaluate.tious)
+
+
+def summary(result: MapResult) -> dict[str, Any]:
+    """A result as it stands in files: mAP by tIoU, and AP by class and tIoU."""
+    return {
+        "average_mAP": result.average_mAP,
+        "mAP": {f"{tiou:g}": value for tiou, value in result.mAP.items()},
+        "ap_per_class": {label: list(values) for label, values in result.ap_per_class.items()},
+    }
+
+
+def write_detections(path: Path, detections: Detections) -> None:
+    path.write_text(json.dumps({"results": detections}))
+
+
+def classes_of(spec: Spec, annotations: Annotations) -> tuple[str, ...]:
+    """Names of the model's outputs: one if it doesn't tell classes apart."""
+    return ("action",) if spec.model.detector.class_agnostic else annotations.classes

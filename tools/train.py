@@ -1,0 +1,38 @@
+"""Train the experiment of a spec, alone or under torchrun.
+
+python tools/train.py configs/demo/tia.yaml
+torchrun --nproc-per-node 2 tools/train.py configs/demo/tia.yaml --set train.seed=1 --id 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from adatad.spec import add_spec_arguments, spec_from_arguments
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_spec_arguments(parser)
+    parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on from the newest or a named checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="delete what the run directory holds")
+    args = parser.parse_args()
+    spec = spec_from_arguments(args)
+
+    from adatad.report.summary import print_summary
+
+    from adatad.errors import UserError
+    from adatad.training.run import train
+
+    try:
+        result = train(spec, args.resume, args.overwrite)
+    except UserError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+    print_summary(spec, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
