@@ -1,0 +1,58 @@
+"""Draws inside the model: uniform, independent, and a function of the key alone."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adatad.models.draws import ChannelDropout, DropPath, clip_keys, uniform
+
+KEYS = torch.arange(20_000)
+
+
+def test_uniform_is_uniform_and_differs_by_name():
+    first, second = uniform(KEYS, "a"), uniform(KEYS, "b")
+    assert first.min() >= 0
+    assert first.max() < 1
+    counts = torch.histc(first, bins=20, min=0, max=1)
+    assert (counts - 1000).abs().max() < 5 * 1000**0.5
+    correlation = torch.corrcoef(torch.stack([first, second]))[0, 1]
+    assert abs(correlation) < 0.03
+
+
+def test_neighbouring_keys_are_uncorrelated():
+    drawn = uniform(KEYS, "a")
+    assert abs(torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]))[0, 1]) < 0.03
+
+
+@given(st.permutations(range(12)))
+def test_a_row_draws_the_same_wherever_it_stands(order):
+    keys = torch.arange(12) * 7919
+    assert torch.equal(uniform(keys[list(order)], "x"), uniform(keys, "x")[list(order)])
+
+
+def test_clips_of_a_sample_differ_and_samples_do_not_share_them():
+    keys = clip_keys(torch.tensor([3, 4]), 6)
+    assert len(keys.unique()) == 12
+    assert torch.equal(keys[:6], clip_keys(torch.tensor([3]), 6))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_drop_path_drops_whole_rows_and_keeps_the_mean(rate):
+    dropped = DropPath(rate, "d")(torch.ones(20_000, 2), KEYS)
+    assert torch.equal(dropped[:, 0], dropped[:, 1])
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
+    assert dropped.mean() == pytest.approx(1.0, abs=0.03)
+
+
+def test_channel_dropout_drops_whole_channels_of_a_sample():
+    dropped = ChannelDropout(0.3, "c")(torch.ones(50, 100, 4), KEYS[:50])
+    assert torch.equal(dropped[..., 0], dropped[..., 3])
+    assert (dropped[..., 0] == 0).float().mean() == pytest.approx(0.3, abs=0.04)
+    assert not torch.equal(dropped[0], dropped[1])
+
+
+def test_without_keys_nothing_is_dropped():
+    x = torch.randn(4, 3, 2)
+    assert torch.equal(DropPath(0.9, "d")(x, None), x)
+    assert torch.equal(ChannelDropout(0.9, "c")(x, None), x)
