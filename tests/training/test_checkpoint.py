@@ -1,0 +1,132 @@
+"""Checkpoints: whole or absent, never half-made; broken ones are noticed and skipped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from adatad.training.checkpoint import (
+    BEST,
+    Checkpoint,
+    CheckpointError,
+    CheckpointWriter,
+    all_checkpoints,
+    checkpoint_path,
+    mark_best,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+
+def some_checkpoint(step: int = 0) -> Checkpoint:
+    weights = {"backbone.blocks.0.adapter.up.weight": torch.randn(3, 2), "detector.head.scales.0": torch.tensor(1.5)}
+    moments = {name: {"exp_avg": t * 0.1, "step": torch.tensor(float(step))} for name, t in weights.items()}
+    ema = {name: t + 1 for name, t in weights.items()}
+    return Checkpoint(weights, ema, moments, {"progress": {"step": step}, "normalizer": 76.15}, "name: x\n")
+
+
+def test_what_is_written_is_read(tmp_path):
+    written = some_checkpoint(7)
+    write_checkpoint(tmp_path / "step-00000007", written)
+    read = read_checkpoint(tmp_path / "step-00000007")
+    assert read.state == written.state
+    assert read.spec_yaml == written.spec_yaml
+    for name, tensor in written.parameters.items():
+        assert torch.equal(read.parameters[name], tensor)
+        assert torch.equal(read.ema[name], written.ema[name])
+        assert {key: t.tolist() for key, t in read.optimizer[name].items()} == {
+            key: t.tolist() for key, t in written.optimizer[name].items()
+        }
+
+
+@pytest.mark.parametrize("name", ["parameters.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_damage_is_noticed_and_the_one_before_is_taken(tmp_path, name, damage):
+    for step in (1, 2):
+        write_checkpoint(checkpoint_path(tmp_path, step), some_checkpoint(step))
+    file = checkpoint_path(tmp_path, 2) / name
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content if damage == "flipped" else content[:-1])
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        read_checkpoint(checkpoint_path(tmp_path, 2))
+    newest, skipped = newest_checkpoint(tmp_path)
+    assert newest == checkpoint_path(tmp_path, 1)
+    assert len(skipped) == 1
+    assert "step-00000002" in skipped[0]
+    assert name in skipped[0]
+
+
+def test_a_manifest_that_is_gone_is_noticed(tmp_path):
+    write_checkpoint(checkpoint_path(tmp_path, 1), some_checkpoint(1))
+    (checkpoint_path(tmp_path, 1) / "manifest.json").unlink()
+    assert newest_checkpoint(tmp_path)[0] is None
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    writer = CheckpointWriter(tmp_path, keep=2)
+    for step in range(1, 7):
+        path = writer.submit(step, some_checkpoint(step))
+        if step == 3:
+            writer.wait()
+            mark_best(tmp_path, path)
+    writer.close()
+    assert [path.name for path in all_checkpoints(tmp_path)] == ["step-00000003", "step-00000005", "step-00000006"]
+    assert read_checkpoint(tmp_path / BEST).state["progress"]["step"] == 3
+
+
+def test_training_may_go_on_while_a_checkpoint_is_written(tmp_path):
+    checkpoint = some_checkpoint(1)
+    before = {name: tensor.clone() for name, tensor in checkpoint.parameters.items()}
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.submit(1, checkpoint)
+    for tensor in checkpoint.parameters.values():
+        tensor.add_(1)
+    writer.close()
+    for name, tensor in read_checkpoint(checkpoint_path(tmp_path, 1)).parameters.items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_failed_write_is_reported(tmp_path):
+    writer = CheckpointWriter(tmp_path, keep=1)
+    (tmp_path / ".step-00000001.unfinished").write_text("a file where the directory should be")
+    with pytest.raises(OSError, match="unfinished"):
+        writer.submit(1, some_checkpoint(1))
+        writer.close()
+
+
+ENDLESS_WRITER = """
+import sys, torch
+from pathlib import Path
+from adatad.training.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
+weights = {str(i): torch.full((100_000,), float(i)) for i in range(8)}
+for step in range(10_000):
+    state = {"progress": {"step": step}}
+    write_checkpoint(checkpoint_path(Path(sys.argv[1]), step), Checkpoint(weights, weights, {}, state, ""))
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_only_whole_checkpoints(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS_WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    for _ in range(3):
+        assert process.stdout.readline()
+    time.sleep(0.013)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    found = all_checkpoints(tmp_path)
+    assert len(found) >= 3
+    for path in found:
+        assert json.loads((path / "state.json").read_text())["progress"]["step"] == int(path.name[5:])
+        assert set(read_checkpoint(path).parameters) == {str(i) for i in range(8)}
