@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from adatad.data.annotations import Annotations
 from adatad.data.dataset import Batch
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
@@ -23,7 +24,7 @@ from adatad.training.metrics import Metrics
 from adatad.training.progress import ProgressBar
 from adatad.training.run_directory import RunDirectory
 from adatad.training.schedule import learning_rate
-from adatad.training.setup import Parts, training_loader, validation_loader
+from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
 from adatad.training.signals import Stopped, StopRequest
 from adatad.training.validation import classes_of, detect, score, summary
 
@@ -48,6 +49,7 @@ class Training:
     """One run: its parts, where it stands, and where it writes."""
 
     parts: Parts
+    annotations: Annotations
     run: RunDirectory
     progress: Progress
     logger: Logger
@@ -59,6 +61,7 @@ class Training:
     def __post_init__(self) -> None:
         self.spec: Spec = self.parts.spec
         self.processes = self.parts.processes
+        self.end_epoch = end_epoch(self.spec)
         self.fingerprint = fingerprint(self.parts.model)
         self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints)
         self.metrics = Metrics(self.run.path, self.progress.step) if self.processes.is_main else None
@@ -69,11 +72,12 @@ class Training:
         parts, progress = self.parts, self.progress
         if progress.step == 0 and self.spec.train.evaluate_untrained and progress.untrained_mAP is None:
             progress.untrained_mAP = self.evaluate()["average_mAP"]
-        batches = iter(training_loader(parts, (progress.epoch, progress.step_in_epoch)))
-        bar = ProgressBar(self.console, parts.steps_per_epoch, parts.end_epoch, progress.step)
+        start = (progress.epoch, progress.step_in_epoch)
+        batches = iter(training_loader(self.spec, self.annotations, self.processes, start))
+        bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
         try:
             with bar:
-                while progress.epoch < parts.end_epoch:
+                while progress.epoch < self.end_epoch:
                     self.train_epoch(batches, bar)
                     self.evaluate_if_due()
             self.evaluate_if_due()
@@ -141,7 +145,7 @@ class Training:
     def evaluate_if_due(self) -> None:
         """Evaluate a just completed epoch if the spec wants it and it wasn't done before."""
         train, done = self.spec.train, self.progress.epoch
-        last = done == self.parts.end_epoch
+        last = done == self.end_epoch
         due = last or (done > train.evaluate_from_epoch and done % train.evaluate_every_epochs == 0)
         if self.progress.step_in_epoch or not due or done <= self.progress.evaluated_epochs:
             return
@@ -155,9 +159,9 @@ class Training:
     def evaluate(self) -> dict[str, Any]:
         """Detect and score with the averaged weights; writes detections, result and metrics."""
         parts, progress = self.parts, self.progress
-        loader = validation_loader(self.spec, parts.annotations, self.processes)
+        loader = validation_loader(self.spec, self.annotations, self.processes)
         with parts.ema.applied(parts.model):
-            classes = classes_of(self.spec, parts.annotations)
+            classes = classes_of(self.spec, self.annotations)
             detections = detect(parts.engine.model, loader, self.spec, classes, self.processes)
         values = summary(score(detections, self.spec))
         self.logger.info("epoch %d: average mAP %.2f %%", progress.epoch, 100 * values["average_mAP"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from adatad.data.annotations import Annotations, read_annotations
 from adatad.parallel.processes import Processes, start_processes
 from adatad.report.page import write_report
 from adatad.report.timelines import save_timelines, validation_timelines
@@ -33,13 +34,14 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
     stop = StopRequest().install()
     with start_processes() as processes:
         console = Console(quiet=not processes.is_main)
-        parts = build_parts(spec, processes)
+        annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+        parts = build_parts(spec, annotations, processes)
         run = _open_on_main(spec, processes, resume, overwrite)
         logger = log_to(run, console) if processes.is_main else logging.getLogger("adatad.silent")
         progress = _restore(parts, run, resume, logger) if resume else Progress()
         if processes.is_main:
-            _describe(parts, run, logger)
-        training = Training(parts, run, progress, logger, console, stop, _board_timelines(spec))
+            _describe(parts, annotations, run, logger)
+        training = Training(parts, annotations, run, progress, logger, console, stop, _board_timelines(spec))
         result = training.train()
         if processes.is_main:
             save_timelines(run.path, spec)
@@ -96,13 +98,12 @@ def load_training_state(parts: Parts, checkpoint: Checkpoint, path: Path) -> Non
     parts.normalizer.value = checkpoint.state["normalizer"]
 
 
-def _describe(parts: Parts, run: RunDirectory, logger: logging.Logger) -> None:
+def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger: logging.Logger) -> None:
     """Say what is trained and on what; the same stands in the run's files."""
     run.write_text("spec.yaml", to_yaml(parts.spec))
     run.write_text("trained.txt", "\n".join(parts.trained) + "\n")
     sizes = {name: parameter.numel() for name, parameter in parts.model.named_parameters()}
     backbone = [name for name in parts.trained if name.startswith("backbone.")]
-    annotations = parts.annotations
     logger.info("run %s (tensorboard --logdir %s)", run.path, run.path / "tensorboard")
     logger.info(
         "%d training and %d validation videos, %d classes; %d steps an epoch",

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from adatad.convert.backbone import load_backbone_weights
-from adatad.data.annotations import Annotations, read_annotations
+from adatad.data.annotations import Annotations
 from adatad.data.dataset import EpochBatches, Share, TrainingWindows, ValidationWindows, build_loader
 from adatad.data.windows import sliding_windows
 from adatad.errors import UserError
@@ -31,49 +32,40 @@ class SetupError(UserError):
 
 @dataclass
 class Parts:
-    """What the training loop works with."""
+    """What a training step works with. steps_per_epoch: optimizer steps."""
 
     spec: Spec
     processes: Processes
-    annotations: Annotations
-    model: TemporalActionDetector
+    model: nn.Module
     trained: list[str]
     engine: Engine
     ema: Ema
     normalizer: RunningNormalizer
-
-    @property
-    def num_classes(self) -> int:
-        return number_of_classes(self.spec, self.annotations)
-
-    @property
-    def share(self) -> Share:
-        train = self.spec.train
-        return Share(self.processes.rank, self.processes.world, train.accumulation, train.global_batch)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.annotations.train) // self.spec.train.global_batch
-
-    @property
-    def end_epoch(self) -> int:
-        return self.spec.schedule.end_epoch or self.spec.schedule.epochs
+    num_classes: int
+    steps_per_epoch: int
 
 
 def number_of_classes(spec: Spec, annotations: Annotations) -> int:
     return 1 if spec.model.detector.class_agnostic else len(annotations.classes)
 
 
-def build_parts(spec: Spec, processes: Processes) -> Parts:
-    """Everything of a fresh run. Raises SetupError, AnnotationError or WeightsError before anything is written."""
-    annotations = read_annotations(spec.data, reference=spec.compat == "reference")
-    _check_batch(spec, processes, annotations)
+def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> Parts:
+    """Everything of a fresh run. Raises SetupError or WeightsError before anything is written."""
+    check_batch(spec, processes, annotations)
     model = build_initial_model(spec, annotations)
+    steps_per_epoch = len(annotations.train) // spec.train.global_batch
+    return assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
+
+
+def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: int, steps_per_epoch: int) -> Parts:
+    """Freeze, group, prepare and average a model, in that order."""
     trained = freeze(model, spec.model.backbone)
-    engine = prepare(model, parameter_groups(model, spec.optimizer), spec, processes)
+    groups = parameter_groups(model, spec.optimizer)
+    engine = prepare(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
-    return Parts(spec, processes, annotations, model, trained, engine, Ema(model, spec.ema.decay), normalizer)
+    ema = Ema(model, spec.ema.decay)
+    return Parts(spec, processes, model, trained, engine, ema, normalizer, num_classes, steps_per_epoch)
 
 
 def build_initial_model(spec: Spec, annotations: Annotations) -> TemporalActionDetector:
@@ -85,7 +77,8 @@ def build_initial_model(spec: Spec, annotations: Annotations) -> TemporalActionD
     return model
 
 
-def _check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> None:
+def check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> None:
+    """Refuse a global batch that these ranks, or these videos, can't make."""
     train, world = spec.train, processes.world
     if train.global_batch % (world * train.accumulation):
         raise SetupError(
@@ -101,12 +94,20 @@ def _check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> 
         raise SetupError("model.detector.regression_weight 0 follows the losses of one rank: run it on one process")
 
 
-def training_loader(parts: Parts, start: tuple[int, int]) -> torch.utils.data.DataLoader:
-    """This rank's micro-batches from (epoch, step) on."""
-    spec = parts.spec
-    dataset = TrainingWindows(parts.annotations.train, spec.data, spec.train.seed)
-    batches = EpochBatches(len(dataset.videos), parts.share, spec.train.seed, parts.end_epoch, start)
+def training_loader(
+    spec: Spec, annotations: Annotations, processes: Processes, start: tuple[int, int]
+) -> torch.utils.data.DataLoader:
+    """This rank's micro-batches from (epoch, step) to the end of training."""
+    train = spec.train
+    share = Share(processes.rank, processes.world, train.accumulation, train.global_batch)
+    dataset = TrainingWindows(annotations.train, spec.data, train.seed)
+    batches = EpochBatches(len(annotations.train), share, train.seed, end_epoch(spec), start)
     return build_loader(dataset, batches, spec.data.workers)
+
+
+def end_epoch(spec: Spec) -> int:
+    """Epochs that are trained."""
+    return spec.schedule.end_epoch or spec.schedule.epochs
 
 
 def validation_loader(

@@ -1,0 +1,105 @@
+"""From a window's scores to detections in seconds, and from a video's windows to one list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adatad.evaluation.nms import apply_nms
+from adatad.spec.schema import PostprocessSpec
+
+Detection = dict[str, Any]
+"""{"segment": [start, end] in seconds, "label": name, "score": number}."""
+Labeller = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, list[str]]]
+"""segments in seconds, scores, class numbers -> segments, scores, names."""
+
+
+@dataclass(frozen=True)
+class WindowMeta:
+    """Where a window lies in its video. resize_grid: its length, if it is the whole video resized to that many positions;
+    otherwise position x is video frame x * stride_frames + start_frame."""
+
+    video: str
+    duration_seconds: float
+    fps: float = 0.0
+    stride_frames: int = 1
+    start_frame: int = 0
+    resize_grid: int | None = None
+
+
+def candidates(
+    segments_grid: np.ndarray, scores: np.ndarray, spec: PostprocessSpec
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best (segment, class) pairs of a window: segments [k, 2], scores [k], class numbers [k].
+
+    segments_grid: [n, 2]; scores: [n, classes]. One class alone passes without threshold or limit, as in the reference.
+    """
+    if scores.shape[1] == 1:
+        return segments_grid, scores[:, 0], np.zeros(len(scores), np.int64)
+    flat = scores.ravel()
+    above = np.flatnonzero(flat > np.float32(spec.pre_nms_threshold))
+    best = above[np.argsort(-flat[above], kind="stable")[: spec.pre_nms_topk]]
+    return segments_grid[best // scores.shape[1]], flat[best], best % scores.shape[1]
+
+
+def to_seconds(segments_grid: np.ndarray, meta: WindowMeta) -> np.ndarray:
+    """Grid units of a window to seconds of its video, cut to the video: float32 [n, 2]."""
+    if meta.resize_grid is not None:
+        seconds = segments_grid / np.float32(meta.resize_grid) * np.float32(meta.duration_seconds)
+    else:
+        frames = segments_grid * np.float32(meta.stride_frames) + np.float32(meta.start_frame)
+        seconds = frames / np.float32(meta.fps)
+    return np.clip(seconds, 0.0, np.float32(meta.duration_seconds)).astype(np.float32)
+
+
+def window_detections(
+    segments_grid: np.ndarray,
+    scores: np.ndarray,
+    meta: WindowMeta,
+    classes: Sequence[str],
+    spec: PostprocessSpec,
+    sliding: bool = True,
+    labeller: Labeller | None = None,
+) -> list[Detection]:
+    """Detections of one window, rounded to 2 decimals of a second and 4 of the score.
+
+    segments_grid: float32 [n, 2]; scores: float32 [n, classes]. NMS runs here only if the window is a whole video
+    (`sliding` false); otherwise over all windows of a video, in `merge_windows`. labeller: gives the names instead of
+    `classes`, for an external classifier.
+    """
+    segments, values, numbers = candidates(segments_grid, scores, spec)
+    if not sliding:
+        segments, values, numbers = apply_nms(segments, values, numbers, spec.nms)
+    seconds = to_seconds(segments, meta)
+    if labeller is not None:
+        seconds, values, names = labeller(seconds, values, numbers)
+    else:
+        names = [classes[number] for number in numbers]
+    return _rounded(seconds, values, names)
+
+
+def merge_windows(windows: dict[str, list[list[Detection]]], spec: PostprocessSpec) -> dict[str, list[Detection]]:
+    """One list for each video out of its sliding windows: NMS in seconds over the rounded values, rounded again."""
+    merged = {}
+    for video, lists in windows.items():
+        items = [item for detections in lists for item in detections]
+        names = list(dict.fromkeys(item["label"] for item in items))
+        numbers = {name: number for number, name in enumerate(names)}
+        segments, scores, labels = apply_nms(
+            np.array([item["segment"] for item in items], np.float32).reshape(-1, 2),
+            np.array([item["score"] for item in items], np.float32),
+            np.array([numbers[item["label"]] for item in items], np.int64),
+            spec.nms,
+        )
+        merged[video] = _rounded(segments, scores, [names[label] for label in labels])
+    return merged
+
+
+def _rounded(seconds: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> list[Detection]:
+    return [
+        {"segment": [round(start, 2), round(end, 2)], "label": name, "score": round(score, 4)}
+        for (start, end), score, name in zip(seconds.tolist(), scores.tolist(), names, strict=True)
+    ]

@@ -1,0 +1,18 @@
+"""From predictions to candidate segments with scores, before any threshold or NMS."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adatad.models.detector import Predictions
+
+
+def decode(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
+    """By sample: segments float32 [n, 2] in grid units, scores float32 [n, classes]; valid points only, levels joined."""
+    points, valid = torch.cat(predictions.points), torch.cat(predictions.masks, dim=1)
+    scores = torch.cat(predictions.logits, dim=2).transpose(1, 2).float().sigmoid()
+    offsets = torch.cat(predictions.offsets, dim=2).transpose(1, 2).float()
+    position, stride = points[:, 0], points[:, 3]
+    segments = torch.stack([position - offsets[..., 0] * stride, position + offsets[..., 1] * stride], dim=2)
+    return [(s[mask], c[mask]) for s, c, mask in zip(segments, scores, valid, strict=True)]

@@ -1,0 +1,160 @@
+"""Layers for feature sequences [batch, channels, time] with a validity mask: conv unit, attention, transformer block.
+
+Shapes: b batch, c channels, t positions of a level, h heads, d channels of a head. Masks are bool [b, t].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adatad.models.draws import DropPath
+
+MASKED = -1e4
+"""Added to the scores of masked keys in windowed attention, as the reference does."""
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [b, c, t]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvUnit(nn.Module):
+    """Convolution, mask, optional norm, optional ReLU, mask. A stride keeps every stride-th position of the mask."""
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool | None = None,
+        norm: bool = False,
+        relu: bool = False,
+    ):
+        super().__init__()
+        bias = not norm if bias is None else bias
+        self.conv = nn.Conv1d(in_width, width, kernel, stride, kernel // 2, groups=groups, bias=bias)
+        self.norm = ChannelNorm(width, eps=1e-6) if norm else None
+        self.relu = relu
+        self.stride = stride
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x: [b, c, t]; returns the result [b, width, t / stride] and its mask."""
+        mask = mask[:, :: self.stride]
+        valid = mask[:, None].to(x.dtype)
+        x = self.conv(x) * valid
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.relu:
+            x = F.relu(x)
+        return x * valid, mask
+
+
+class SequenceAttention(nn.Module):
+    """Multi-head attention over time; queries, keys and values each through a depthwise convolution and a norm.
+
+    window: a position sees window // 2 to each side; -1: all. A stride shortens queries, keys and values alike.
+    """
+
+    def __init__(self, width: int, heads: int, stride: int, window: int):
+        super().__init__()
+        self.heads, self.window = heads, window
+        for name in ("query", "key", "value"):
+            depthwise = ConvUnit(width, width, 3, stride, groups=width, bias=False)
+            setattr(self, f"{name}_conv", depthwise)
+            setattr(self, f"{name}_norm", ChannelNorm(width, eps=1e-5))
+            setattr(self, name, nn.Conv1d(width, width, 1))
+        self.proj = nn.Conv1d(width, width, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        query, short_mask = self.query_conv(x, mask)
+        key, value = self.key_conv(x, mask)[0], self.value_conv(x, mask)[0]
+        q = self._split(self.query(self.query_norm(query)))
+        k = self._split(self.key(self.key_norm(key)))
+        v = self._split(self.value(self.value_norm(value)))
+        mixed = (
+            global_attention(q, k, v, short_mask) if self.window < 0 else
+            windowed_attention(q, k, v, short_mask, self.window // 2)
+        )  # fmt: skip
+        out = self.proj(mixed.transpose(2, 3).flatten(1, 2))
+        return out * short_mask[:, None].to(out.dtype), short_mask
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[b, c, t] -> [b, h, t, d]."""
+        return x.unflatten(1, (self.heads, -1)).transpose(2, 3)
+
+
+def global_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention to every valid position; a sample without one gives zeros. q, k, v: [b, h, t, d]."""
+    # The reference gives NaN where nothing is valid; letting such a sample see its zeroed values gives zeros.
+    seen = mask | ~mask.any(1, keepdim=True)
+    v = v * mask[:, None, :, None].to(v.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+
+
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, reach: int) -> Tensor:
+    """Attention to positions at most `reach` away, in chunks: memory grows with t x reach, not with t x t.
+
+    q, k, v: [b, h, t, d]; mask: bool [b, t]. Masked queries give zeros.
+    """
+    length, chunk = q.shape[2], max(reach, 32)
+    short = -length % chunk
+    q_chunks = F.pad(q, (0, 0, 0, short)).unflatten(2, (-1, chunk))
+    k_chunks, v_chunks = (_overlapping(x, chunk, reach, short) for x in (k, v))
+    bias = _window_bias(mask, chunk, reach, short).to(q.dtype)
+    mixed = F.scaled_dot_product_attention(q_chunks, k_chunks, v_chunks, attn_mask=bias[:, None])
+    return mixed.flatten(2, 3)[:, :, :length] * mask[:, None, :, None].to(q.dtype)
+
+
+def _overlapping(x: Tensor, chunk: int, reach: int, short: int) -> Tensor:
+    """Each chunk with `reach` positions to both sides: [b, h, t, d] -> [b, h, chunks, chunk + 2 reach, d]."""
+    padded = F.pad(x, (0, 0, reach, reach + short))
+    return padded.unfold(2, chunk + 2 * reach, chunk).transpose(3, 4)
+
+
+def _window_bias(mask: Tensor, chunk: int, reach: int, short: int) -> Tensor:
+    """What is added to the scores: float32 [b, chunks, chunk, chunk + 2 reach]."""
+    query = torch.arange(chunk, device=mask.device)[:, None] + reach
+    key = torch.arange(chunk + 2 * reach, device=mask.device)[None]
+    far = (query - key).abs() > reach
+    exists = F.pad(torch.ones_like(mask), (reach, reach + short)).unfold(1, chunk + 2 * reach, chunk)
+    valid = F.pad(mask, (reach, reach + short)).unfold(1, chunk + 2 * reach, chunk)
+    bias = torch.where(valid, 0.0, MASKED)[:, :, None]
+    # A query beyond the end has no neighbour; it sees itself, so that no row is empty, and is cut off afterwards.
+    hidden = far | (~exists[:, :, None] & (query != key))
+    return bias.masked_fill(hidden, float("-inf"))
+
+
+class SequenceBlock(nn.Module):
+    """A transformer block that may halve the length; residual branches have a learned scale and stochastic depth."""
+
+    def __init__(
+        self, width: int, heads: int, stride: int, window: int, layer_scale: bool, drop_path: float, name: str
+    ):
+        super().__init__()
+        self.ln1 = ChannelNorm(width, eps=1e-5)
+        self.ln2 = ChannelNorm(width, eps=1e-5)
+        self.attn = SequenceAttention(width, heads, stride, window)
+        self.mlp = nn.Sequential(nn.Conv1d(width, 4 * width, 1), nn.GELU(), nn.Conv1d(4 * width, width, 1))
+        self.pool = nn.Identity() if stride == 1 else nn.MaxPool1d(3, stride, 1)
+        for branch in ("attn", "mlp"):
+            scale = nn.Parameter(torch.full((1, width, 1), 1e-4)) if layer_scale else None
+            self.register_parameter(f"{branch}_scale", scale)
+        self.drop_attn = DropPath(drop_path, f"{name}/attention")
+        self.drop_mlp = DropPath(drop_path, f"{name}/mlp")
+
+    def forward(self, x: Tensor, mask: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+        update, mask = self.attn(self.ln1(x), mask)
+        valid = mask[:, None].to(x.dtype)
+        x = self.pool(x) * valid + self.drop_attn(_scaled(update, self.attn_scale), keys)
+        update = self.mlp(self.ln2(x)) * valid
+        return x + self.drop_mlp(_scaled(update, self.mlp_scale), keys), mask
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale

@@ -1,0 +1,69 @@
+"""One comparison as a row: the largest error of a quantity, in the unit of its tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+TOLERANCES = {
+    "activation": 1e-4,  # of the array's largest value
+    "loss": 1e-4,  # relative
+    "proposal": 1e-5,  # relative
+    "gradient": 1e-4,  # L2 of the difference, of the joint norm
+    "gradient_tensor": 1.0,  # L2 of the difference, of 1e-3 of the tensor's own norm + 1e-5 of the joint one
+    "rate": 1e-8,  # relative
+    "change": 2e-3,  # of the change's L2 norm
+    "seconds": 0.011,
+    "score": 2e-4,
+    "exact": 0.0,
+}
+"""What the golden cases' description allows; the unit stands beside each."""
+
+
+class Row(NamedTuple):
+    case: str
+    quantity: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        # Not `error > tolerance`, which NaN would pass.
+        return self.error <= self.tolerance
+
+
+def largest(errors: Iterable[float]) -> float:
+    """The largest of some errors; NaN if one is, 0 of none."""
+    return float(np.max(np.fromiter(errors, np.float64), initial=0.0))
+
+
+def of_largest(ours: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference, as a share of the largest expected value; infinite where shapes differ."""
+    if ours.shape != expected.shape:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    difference = float(np.abs(ours.astype(np.float64) - expected).max())
+    return difference / max(float(np.abs(expected).max()), 1e-12)
+
+
+def relative(ours: float, expected: float) -> float:
+    return abs(ours - expected) / max(abs(expected), 1e-12)
+
+
+def relative_to_value(ours: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference relative to max(1, value)."""
+    if ours.shape != expected.shape:
+        return float("inf")
+    return largest((np.abs(ours.astype(np.float64) - expected) / np.maximum(1.0, np.abs(expected))).ravel())
+
+
+def norm(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array.astype(np.float64)))
+
+
+def mismatch(ours: object, expected: object) -> float:
+    """0 where two things are equal, otherwise 1."""
+    return float(ours != expected)

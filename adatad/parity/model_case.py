@@ -1,0 +1,351 @@
+"""Run one golden case through the project's own pieces, and compare every quantity that it holds.
+
+Activations are read by hooks on the model's modules; losses, gradients and the trajectory come from the very functions
+that training uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adatad.convert.opentad import is_dropped, our_name
+from adatad.evaluation.postprocess import merge_windows, window_detections
+from adatad.models.detections import decode
+from adatad.models.detector import Predictions
+from adatad.models.losses import detection_losses
+from adatad.models.targets import Targets
+from adatad.parallel.processes import Processes
+from adatad.parity.cases import Case
+from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, norm, of_largest, relative, relative_to_value
+from adatad.parity.translate import batch_of, labeller_of, metas_of, model_of, spec_of
+from adatad.spec.schema import Spec
+from adatad.training.loop import batch_targets, train_step
+from adatad.training.schedule import learning_rate
+from adatad.training.setup import Parts, assemble
+
+LOSSES = ("cls_loss", "reg_loss", "cost")
+
+
+def run_case(case: Case) -> list[Row]:
+    """Every comparison of a case, on the CPU in float32."""
+    spec = spec_of(case)
+    checks = Checks(case)
+    parts = fresh_parts(case, spec)
+    targets = first_steps(checks, parts)
+    evaluation(checks, parts, targets)
+    detections(checks, parts)
+    optimizer_groups(checks, parts)
+    trajectory(checks, fresh_parts(case, spec))
+    return checks.rows
+
+
+class Checks:
+    """Collects the rows of a case."""
+
+    def __init__(self, case: Case):
+        self.case, self.rows = case, []
+
+    def add(self, quantity: str, error: float, kind: str) -> None:
+        self.rows.append(Row(self.case.name, quantity, error, TOLERANCES[kind]))
+
+    def arrays(self, name: str, ours: dict[str, np.ndarray]) -> None:
+        """Compare all expected arrays `name` or `name`/i with ours of the same keys; one row, if there are any."""
+        wanted = {key: a for key, a in self.case.arrays.items() if key == name or key.startswith(f"{name}/")}
+        if wanted:
+            errors = [of_largest(ours[key], a) if key in ours else float("inf") for key, a in wanted.items()]
+            self.add(name, largest(errors), "activation")
+
+    def losses(self, quantity: str, ours: dict[str, Any], expected: dict[str, float]) -> None:
+        self.add(quantity, largest(relative(float(ours[name]), expected[name]) for name in LOSSES), "loss")
+
+
+def fresh_parts(case: Case, spec: Spec) -> Parts:
+    processes = Processes(0, 1, torch.device("cpu"))
+    classes, steps = case.facts["detector"]["classes"], case.facts["schedule"]["steps_per_epoch"]
+    return assemble(spec, processes, model_of(case, spec), classes, steps)
+
+
+def first_steps(checks: Checks, parts: Parts) -> Targets:
+    """Activations, targets, losses of both calls, and gradients, without any update."""
+    case, expected = checks.case, checks.case.expected
+    batch, model = batch_of(case), parts.model
+    model.train()
+    with recorded(model) as seen:
+        predictions = model(batch.frames, batch.mask)
+    for name in ("block_input", "block", "side_output", "features", "projection", "neck"):
+        checks.arrays(f"train/{name}", seen)
+    checks.arrays("train/logits", by_level("train/logits", predictions.logits))
+    checks.arrays("train/offsets", by_level("train/offsets", predictions.offsets))
+    checks.arrays("train/points", {"train/points": torch.cat(predictions.points).numpy()})
+    compare_level_masks(checks, predictions)
+    targets = batch_targets(parts, batch)
+    compare_targets(checks, targets)
+    detector = parts.spec.model.detector
+    for call in ("first", "second"):
+        normalizer = parts.normalizer.update(int(targets.positive.sum()))
+        losses = detection_losses(predictions, targets, normalizer, detector)
+        checks.losses(f"losses of the {call} call", losses, expected[f"train_losses_{call}_call"])
+        checks.add(
+            f"normalizer after the {call} call",
+            relative(normalizer, expected[f"normalizer_after_{call}_call"]),
+            "loss",
+        )
+        if call == "first":
+            losses["cost"].backward(retain_graph=True)
+            compare_gradients(checks, model)
+    return targets
+
+
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
+    """Outputs of the model's modules under the names that cases use, filled in by a forward pass."""
+    seen: dict[str, np.ndarray] = {}
+
+    def keep(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        levels = output[0] if isinstance(output, tuple) else output
+        for index, tensor in enumerate(levels if isinstance(levels, list) else [levels]):
+            key = f"{name}/{index}" if isinstance(levels, list) else name
+            seen[key] = tensor.detach().numpy()
+
+    def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen["train/block_input"] = inputs[0].detach().numpy()
+
+    hooks = [
+        model.detector.projection.register_forward_hook(partial(keep, "train/projection")),
+        model.detector.neck.register_forward_hook(partial(keep, "train/neck")),
+    ]
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        hooks.append(backbone.register_forward_hook(partial(keep, "train/features")))
+        hooks.append(backbone.blocks[0].register_forward_pre_hook(keep_input))
+        for index, block in enumerate(backbone.blocks):
+            hooks.append(block.register_forward_hook(partial(keep, f"train/block/{index}")))
+        if backbone.mode == "side":
+            hooks += _side_hooks(backbone, seen)
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _side_hooks(backbone: nn.Module, seen: dict[str, np.ndarray]) -> list[Any]:
+    """The side output: the last listed block's, and what every side adapter adds to it."""
+
+    def base(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen["train/side_output"] = output.detach().numpy()
+
+    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen["train/side_output"] = seen["train/side_output"] + output.detach().numpy()
+
+    last = backbone.blocks[max(backbone.adapter_blocks)]
+    return [last.register_forward_hook(base), *(a.register_forward_hook(add) for a in backbone.side_adapters)]
+
+
+def by_level(name: str, levels: list[Tensor]) -> dict[str, np.ndarray]:
+    return {f"{name}/{level}": tensor.detach().numpy() for level, tensor in enumerate(levels)}
+
+
+def compare_level_masks(checks: Checks, predictions: Predictions) -> None:
+    expected = [checks.case.arrays[f"train/level_mask/{level}"] for level in range(len(predictions.masks))]
+    same = all(np.array_equal(mask.numpy(), e) for mask, e in zip(predictions.masks, expected, strict=True))
+    checks.add("train/level_mask", mismatch(same, True), "exact")
+
+
+def compare_targets(checks: Checks, targets: Targets) -> None:
+    arrays, expected = checks.case.arrays, checks.case.expected
+    classes, offsets = [], []
+    for index, (ours, distances) in enumerate(zip(targets.classes.numpy(), targets.offsets.numpy(), strict=True)):
+        wanted = arrays[f"train/target_class/{index}"]
+        with_class = wanted.sum(1) > 0
+        classes.append(of_largest(ours, wanted))
+        offsets.append(of_largest(distances[with_class], arrays[f"train/target_offset/{index}"][with_class]))
+    checks.add("train/target_class", largest(classes), "exact")
+    checks.add("train/target_offset", largest(offsets), "proposal")
+    checks.add("positives", mismatch(int(targets.positive.sum()), expected["positives"]), "exact")
+
+
+def compare_gradients(checks: Checks, model: nn.Module) -> None:
+    case, expected = checks.case, checks.case.expected
+    joint, noise = expected["gradient_norm"], set(expected["rounding_noise_gradients"])
+    wanted = {
+        our_name(key.removeprefix("gradient/")): array
+        for key, array in case.arrays.items()
+        if key.startswith("gradient/") and key.removeprefix("gradient/") not in noise
+    }
+    got = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    differences = {name: norm(got[name] - array) if name in got else float("inf") for name, array in wanted.items()}
+    checks.add("gradients, joint", norm(np.array(list(differences.values()))) / joint, "gradient")
+    own = (difference / (1e-3 * norm(wanted[name]) + 1e-5 * joint) for name, difference in differences.items())
+    checks.add("gradients, each", largest(own), "gradient_tensor")
+    ours_joint = norm(np.array([norm(array) for array in got.values()]))
+    checks.add("gradient norm", relative(ours_joint, joint), "loss")
+    with_gradient = set(expected["requires_gradient_after_forward"]) - set(
+        expected["requires_gradient_but_never_gets_one"]
+    )
+    checks.add("what gets a gradient", mismatch(set(got), {our_name(name) for name in with_gradient}), "exact")
+    model.zero_grad()
+
+
+@torch.no_grad()
+def evaluation(checks: Checks, parts: Parts, targets: Targets) -> None:
+    """Losses in evaluation mode, where the normalizer is the count itself and stays out of the running one."""
+    losses = evaluation_losses(checks.case, parts, targets)
+    checks.losses("losses in evaluation", losses, checks.case.expected["eval_losses"])
+
+
+@torch.no_grad()
+def evaluation_losses(case: Case, parts: Parts, targets: Targets) -> dict[str, Tensor]:
+    batch = batch_of(case)
+    parts.model.eval()
+    predictions = parts.model(batch.frames, batch.mask)
+    return detection_losses(
+        predictions, targets, max(int(targets.positive.sum()), 1), parts.spec.model.detector
+    )
+
+
+@torch.no_grad()
+def detections(checks: Checks, parts: Parts) -> None:
+    """Proposals and scores of every sample, and the detections that come of them."""
+    case, inputs = checks.case, checks.case.inputs
+    parts.model.eval()
+    batch = batch_of(case)
+    frames, mask = batch.frames, batch.mask
+    if "eval_features" in inputs:
+        frames, mask = torch.from_numpy(inputs["eval_features"]), torch.from_numpy(inputs["eval_masks"])
+    decoded = [(s.numpy(), c.numpy()) for s, c in decode(parts.model(frames, mask))]
+    for position, name in enumerate(("proposals", "scores")):
+        errors = [
+            relative_to_value(sample[position], case.arrays[f"eval/{name}/{index}"])
+            for index, sample in enumerate(decoded)
+        ]
+        checks.add(f"eval/{name}", largest(errors), "proposal")
+    compare_detections(checks, parts.spec, decoded)
+
+
+def compare_detections(checks: Checks, spec: Spec, decoded: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    case, expected = checks.case, checks.case.expected
+    sliding = case.facts["postprocess"]["sliding_window"]
+    by_video: dict[str, list[Any]] = {}
+    for (segments, scores), meta in zip(decoded, metas_of(case), strict=True):
+        labeller = labeller_of(case, meta.video)
+        found = window_detections(
+            segments, scores, meta, case.facts["class_names"], spec.postprocess, sliding, labeller
+        )
+        by_video.setdefault(meta.video, []).append(found)
+    joined = {video: [item for window in windows for item in window] for video, windows in by_video.items()}
+    per_window = expected.get("detections_per_window")
+    if per_window:
+        _compare_lists(checks, "detections per window", joined, per_window)
+        # The merge reads rounded numbers: start from the reference's, so that a last digit doesn't change the order.
+        joined = merge_windows({video: [items] for video, items in per_window.items()}, spec.postprocess)
+    elif sliding:
+        joined = merge_windows(by_video, spec.postprocess)
+    _compare_lists(checks, "detections", joined, expected["detections"])
+
+
+def _compare_lists(checks: Checks, quantity: str, ours: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Seconds and scores of detections, paired by label in the order of score; equal scores in any order."""
+    seconds, scores = [], []
+    for video, wanted in expected.items():
+        got = ours.get(video, [])
+        if sorted(item["label"] for item in got) != sorted(item["label"] for item in wanted):
+            seconds.append(float("inf"))
+            continue
+        for one, other in pair_up(got, wanted):
+            seconds += [abs(a - b) for a, b in zip(one["segment"], other["segment"], strict=True)]
+            scores.append(abs(one["score"] - other["score"]))
+    checks.add(f"{quantity}, seconds", largest(seconds), "seconds")
+    checks.add(f"{quantity}, scores", largest(scores), "score")
+
+
+def pair_up(ours: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Each expected detection with the nearest of ours of the same label that is still free."""
+    free = list(ours)
+    for other in expected:
+        same = [item for item in free if item["label"] == other["label"]]
+        nearest = min(same, key=partial(_distance, other))
+        free.remove(nearest)
+        yield nearest, other
+
+
+def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
+    ends = sum(abs(a - b) for a, b in zip(one["segment"], other["segment"], strict=True))
+    return ends + abs(one["score"] - other["score"])
+
+
+def optimizer_groups(checks: Checks, parts: Parts) -> None:
+    """Which parameters are in which group, with which rate and decay."""
+    expected = checks.case.expected["optimizer_groups"]
+    wanted = []
+    for group in expected:
+        names = {our_name(name) for name in group["parameters"] if not is_dropped(name)}
+        # Parameters that never get a gradient aren't in our groups.
+        names &= set(parts.trained)
+        if names:
+            wanted.append((names, round(group["base_lr"], 12), group["weight_decay"]))
+    ours = [(set(g["parameter_names"]), round(g["base_lr"], 12), g["weight_decay"]) for g in parts.engine.groups]
+    checks.add("optimizer groups", mismatch(ours, wanted), "exact")
+
+
+def trajectory(checks: Checks, parts: Parts) -> None:
+    """The recorded training steps on the same batch, by the trainer's own step."""
+    case, expected = checks.case, checks.case.expected
+    batch, schedule = batch_of(case), parts.spec.schedule
+    before = {name: p.detach().clone().numpy() for name, p in parts.model.named_parameters()}
+    parts.model.train()
+    losses, norms, rates, normalizers = [], [], [], []
+    for step, wanted in enumerate(expected["trajectory"]):
+        values = train_step(parts, [batch], step)
+        losses += [relative(values[name], wanted["losses"][name]) for name in LOSSES]
+        norms.append(relative(values["gradient_norm"], wanted["gradient_norm"]))
+        rates += [relative(a, b) for a, b in zip(values["lr"].values(), wanted["group_lrs"], strict=True) if b or a]
+        normalizers.append(relative(values["normalizer"], wanted["normalizer"]))
+    for name, errors in (("losses", losses), ("gradient norms", norms), ("normalizer", normalizers)):
+        checks.add(f"trajectory: {name}", largest(errors), "loss")
+    steps, last = parts.steps_per_epoch, len(expected["trajectory"])
+    following = [
+        learning_rate(last, g["base_lr"], schedule.warmup_epochs * steps, schedule.epochs * steps, schedule.eta_min)
+        for g in parts.engine.groups
+    ]
+    rates += [relative(a, b) for a, b in zip(following, expected["lr_after_last_step"], strict=True)]
+    checks.add("trajectory: rates", largest(rates), "rate")
+    after = {name: p.detach().numpy() for name, p in parts.model.named_parameters()}
+    averages = {name: tensor.numpy() for name, tensor in parts.ema.averages.items()}
+    compare_changes(checks, "weight", before, after)
+    compare_changes(checks, "ema", before, before | averages)
+    moved = {name for name, array in after.items() if not np.array_equal(array, before[name])}
+    still = {our_name(name) for name in expected["unchanged_tensors"] if not is_dropped(name)}
+    checks.add("trajectory: unchanged tensors", mismatch(sorted(still & moved), []), "exact")
+    targets = batch_targets(parts, batch)
+    checks.losses(
+        "losses in evaluation, trained",
+        evaluation_losses(case, parts, targets),
+        expected["eval_losses_after_trajectory"],
+    )
+
+
+def compare_changes(checks: Checks, kind: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Size of every tensor's change, and the recorded tensors themselves, relative to the change."""
+    case, expected = checks.case, checks.case.expected
+    noise = set(expected["rounding_noise_gradients"])
+    changes = {our_name(k): v[0] for k, v in expected[f"{kind}_change_l2_and_sum"].items() if k not in noise}
+    sizes = [relative(norm(after[name] - before[name]), change) for name, change in changes.items()]
+    checks.add(f"trajectory: {kind} changes", largest(sizes), "change")
+    prefix = "final/" if kind == "weight" else "ema_final/"
+    finals = {
+        our_name(key.removeprefix(prefix)): array
+        for key, array in case.arrays.items()
+        if key.startswith(prefix) and key.removeprefix(prefix) not in noise
+    }
+    errors = [norm(after[name] - array) / max(changes.get(name, 0.0), 1e-9) for name, array in finals.items()]
+    checks.add(f"trajectory: final {kind} tensors", largest(errors), "change")
+
+

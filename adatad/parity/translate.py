@@ -1,0 +1,192 @@
+"""A golden case in the project's own terms: its spec, and its model with the reference's weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adatad.convert.opentad import name_map
+from adatad.data.dataset import Batch
+from adatad.evaluation.classifiers import fuse
+from adatad.evaluation.postprocess import Labeller, WindowMeta
+from adatad.models.detector import ActionFormer, Predictions, build_model
+from adatad.parity.cases import Case, CaseError
+from adatad.spec.schema import (
+    AdapterSpec,
+    BackboneOptimizerSpec,
+    BackboneSpec,
+    DataSpec,
+    DetectorSpec,
+    EmaSpec,
+    ModelSpec,
+    NmsSpec,
+    OptimizerSpec,
+    ParameterGroup,
+    PostprocessSpec,
+    ScheduleSpec,
+    Spec,
+    TrainSpec,
+)
+
+
+class FeatureDetector(nn.Module):
+    """A detector alone, called like the whole model."""
+
+    def __init__(self, detector: ActionFormer):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, features: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
+        return self.detector(features, mask, keys)
+
+
+def spec_of(case: Case) -> Spec:
+    facts = case.facts
+    return Spec(
+        name=case.name,
+        data=DataSpec(annotations="", videos=""),
+        model=ModelSpec(backbone=_backbone(facts), detector=_detector(facts["detector"])),
+        optimizer=_optimizer(facts["optimizer"]),
+        schedule=ScheduleSpec(
+            warmup_epochs=facts["schedule"]["warmup_epochs"],
+            epochs=facts["schedule"]["epochs"],
+            eta_min=facts["schedule"]["eta_min"],
+        ),
+        ema=EmaSpec(decay=facts["ema_decay"]),
+        train=TrainSpec(clip_norm=facts["clip_norm"], precision="fp32", global_batch=facts["input"]["batch"]),
+        postprocess=_postprocess(facts["postprocess"]),
+        compat="reference",
+    )
+
+
+def _backbone(facts: dict[str, Any]) -> BackboneSpec:
+    backbone = facts["backbone"]
+    if backbone is None:
+        return BackboneSpec(mode="frozen")
+    if backbone["norm_eps"] != 1e-6:
+        raise CaseError(f"case {facts['name']}: backbone.norm_eps {backbone['norm_eps']} isn't 1e-6, the model's own")
+    adapter = AdapterSpec(
+        blocks=tuple(backbone["adapter_blocks"]),
+        ratio=backbone["adapter_ratio"],
+        kernel=backbone["adapter_kernel"],
+        dilation=backbone["adapter_dilation"],
+    )
+    same = ("width", "depth", "heads", "patch", "mlp_ratio", "position_grid", "tubelet", "clip_frames")
+    return BackboneSpec(**{name: backbone[name] for name in same}, mode=facts["kind"], adapter=adapter, drop_path=0.0)
+
+
+def _detector(facts: dict[str, Any]) -> DetectorSpec:
+    same = (
+        "width", "heads", "embed_convs", "embed_kernel", "stem_blocks", "branch_blocks", "layer_scale",
+        "absolute_positions", "max_length", "neck", "neck_norm", "head_convs", "point_offset", "center_sampling",
+        "center_radius", "similar_segments_only", "label_smoothing", "focal_alpha", "focal_gamma", "regression_loss",
+        "normalizer_start", "normalizer_momentum",
+    )  # fmt: skip
+    values = {name: facts[name] for name in same}
+    window, split = facts["attention_window"], facts["in_split_width"]
+    return DetectorSpec(
+        **values,
+        attention_window=tuple(window) if isinstance(window, list) else window,
+        split_width=None if split is None else tuple(split),
+        regression_ranges=tuple(tuple(bounds) for bounds in facts["regression_ranges"]),
+        regression_weight=facts["regression_loss_weight"],
+        class_agnostic=facts["classes"] == 1,
+        drop_path=0.0,
+    )
+
+
+def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
+    backbone = None
+    match facts["kind"]:
+        case "adapter":
+            group = ParameterGroup(
+                name="adapter", lr=facts["adapter_lr"], weight_decay=facts["adapter_weight_decay"]
+            )
+            backbone = BackboneOptimizerSpec(custom=(group,))
+        case "full":
+            backbone = BackboneOptimizerSpec(lr=facts["backbone_lr"], weight_decay=facts["backbone_weight_decay"])
+    layer_decay = facts["layer_decay"] if facts["kind"] == "layer_decay" else None
+    return OptimizerSpec(
+        lr=facts["detector_lr"], weight_decay=facts["weight_decay"], backbone=backbone, layer_decay=layer_decay
+    )
+
+
+def _postprocess(facts: dict[str, Any]) -> PostprocessSpec:
+    nms = facts["nms"]
+    multiclass = nms.get("multiclass", True)
+    return PostprocessSpec(
+        pre_nms_threshold=0.001 if facts["pre_nms_thresh"] is None else facts["pre_nms_thresh"],
+        pre_nms_topk=2000 if facts["pre_nms_topk"] is None else facts["pre_nms_topk"],
+        nms=NmsSpec(
+            kind="soft" if nms.get("use_soft_nms", True) else "hard",
+            sigma=nms.get("sigma", 0.5),
+            iou_threshold=nms.get("iou_threshold", 0.0),
+            min_score=nms.get("min_score", 0.0),
+            max_segments=nms.get("max_seg_num", 100),
+            multiclass=multiclass,
+            # The reference ignores the threshold where classes are treated alone.
+            voting_threshold=None if multiclass else nms.get("voting_thresh") or None,
+        ),
+    )
+
+
+def model_of(case: Case, spec: Spec) -> nn.Module:
+    """The model with the case's weights; entries without a place and parameters without an entry are errors."""
+    facts = case.facts["detector"]
+    if case.facts["backbone"] is None:
+        in_width = facts["in_width"]
+        widths = tuple(in_width) if isinstance(in_width, list) else in_width
+        model: nn.Module = FeatureDetector(ActionFormer(spec.model.detector, widths, facts["classes"]))
+    else:
+        model = build_model(spec.model, facts["classes"])
+    try:
+        names = name_map(case.weights)
+    except KeyError as error:
+        raise CaseError(f"{case.folder / 'weights.npz'}: {error}") from error
+    weights = {ours: torch.from_numpy(case.weights[theirs]) for theirs, ours in names.items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CaseError(f"{case.folder / 'weights.npz'}: {error}") from error
+    return model
+
+
+def batch_of(case: Case) -> Batch:
+    """The training batch; for a detector alone, features stand in place of frames."""
+    inputs = case.inputs
+    frames = torch.from_numpy(inputs["frames"][:, 0] if "frames" in inputs else inputs["features"])
+    mask = torch.from_numpy(inputs["masks"])
+    labels = [label.long() for label in case.samples("gt_labels")]
+    keys = torch.zeros(len(mask), dtype=torch.int64)
+    return Batch(frames, mask, keys, case.samples("gt_segments"), labels, windows=[])
+
+
+def metas_of(case: Case) -> list[WindowMeta]:
+    metas = []
+    for meta in case.facts["metas"]:
+        if "resize_length" in meta:
+            metas.append(WindowMeta(meta["video_name"], meta["duration"], resize_grid=meta["resize_length"]))
+        else:
+            start = meta.get("window_start_frame", 0) + meta.get("offset_frames", 0)
+            metas.append(
+                WindowMeta(meta["video_name"], meta["duration"], meta["fps"], meta["snippet_stride"], start)
+            )
+    return metas
+
+
+def labeller_of(case: Case, video: str) -> Labeller | None:
+    """The case's external classifier for one video."""
+    classifier = case.facts["external_classifier"]
+    if classifier is None:
+        return None
+    names = classifier["classes"]
+
+    def label(segments: np.ndarray, scores: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        class_scores = np.array(classifier["scores"][video], np.float64)
+        fused = fuse(segments, scores, class_scores, classifier["top"], classifier["fusion"], classifier["softmax"])
+        return fused[0], fused[1], [names[number] for number in fused[2]]
+
+    return label

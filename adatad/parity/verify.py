@@ -1,0 +1,49 @@
+"""All golden cases under a folder, as a table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from adatad.parity.cases import CaseError, find_cases, read_case
+from adatad.parity.compare import Row
+from adatad.parity.model_case import run_case
+
+
+def verify(folder: Path, failures_only: bool = False) -> int:
+    """Print a row a case and quantity. Returns 0 if all are within tolerance, 1 if not, 2 if there is no case."""
+    if not folder.is_dir():
+        print(f"{folder}: no such folder", file=sys.stderr)
+        return 2
+    cases = find_cases(folder)
+    if not cases:
+        print(f"{folder}: holds no case, a folder with case.json, weights.npz, inputs.npz, ...", file=sys.stderr)
+        return 2
+    rows, unreadable = [], []
+    for case in cases:
+        try:
+            rows += run_case(read_case(case))
+        except (CaseError, KeyError, ValueError) as error:
+            unreadable.append(f"{case}: can't be run: {type(error).__name__}: {error}")
+    console = Console()
+    console.print(table(rows, failures_only))
+    for line in unreadable:
+        console.print(line, style="red", markup=False)
+    over = [row for row in rows if not row.passed]
+    console.print(
+        f"{len(cases)} cases, {len(rows)} comparisons, {len(over)} over tolerance, {len(unreadable)} unreadable"
+    )
+    return 1 if over or unreadable else 0
+
+
+def table(rows: list[Row], failures_only: bool) -> Table:
+    table = Table("case", "quantity", "largest error", "tolerance", "")
+    for row in rows:
+        if not (failures_only and row.passed):
+            style = None if row.passed else "red"
+            verdict = "ok" if row.passed else "OVER"
+            table.add_row(row.case, row.quantity, f"{row.error:.2e}", f"{row.tolerance:.0e}", verdict, style=style)
+    return table

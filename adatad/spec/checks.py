@@ -1,0 +1,172 @@
+"""What no single key can say: settings that contradict one another, and files that aren't there.
+
+Each check yields the key it is about and what is wrong; all are reported at once, before anything is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from adatad.spec.document import Key
+from adatad.spec.presets import resolve_backbone
+from adatad.spec.schema import DetectorSpec, Spec
+
+Problem = tuple[Key, str]
+
+
+def cross_checks(spec: Spec) -> list[Problem]:
+    checks = (_window, _backbone, _detector, _levels, _optimizer, _schedule, _postprocess)
+    return [problem for check in checks for problem in check(spec)]
+
+
+def file_checks(spec: Spec) -> list[Problem]:
+    """Files and folders that a run reads."""
+    data, problems = spec.data, []
+    files = [(("data", "annotations"), data.annotations), (("model", "backbone", "weights"), spec.model.backbone.weights)]
+    if isinstance(data.classes, str):
+        files.append((("data", "classes"), data.classes))
+    for key, path in files:
+        if path is not None and not Path(path).is_file():
+            problems.append((key, f"there is no file {path}"))
+    if not Path(data.videos).is_dir():
+        problems.append((("data", "videos"), f"there is no folder {data.videos}"))
+    return problems
+
+
+def _window(spec: Spec) -> Iterator[Problem]:
+    window, backbone = spec.data.window, spec.model.backbone
+    frames = window.size_grid * window.frames_per_position
+    if frames % backbone.clip_frames:
+        text = f"{window.size_grid} x {window.frames_per_position} frames a position aren't whole clips of "
+        yield ("data", "window", "size_grid"), f"{text}{backbone.clip_frames} frames"
+    if window.stride_frames % window.frames_per_position:
+        text = f"{window.stride_frames} can't be divided by frames_per_position {window.frames_per_position}"
+        yield ("data", "window", "stride_frames"), text
+    if int(window.size_grid * (1 - window.overlap)) < 1:
+        yield ("data", "window", "overlap"), f"{window.overlap} leaves no step from one window to the next"
+    if window.crop_ratio and window.crop_ratio[0] > window.crop_ratio[1]:
+        yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]"
+    if "{name}" not in spec.data.pattern:
+        yield ("data", "pattern"), f"{spec.data.pattern!r} doesn't hold {{name}}, the video's name"
+    classes = spec.data.classes
+    if isinstance(classes, tuple) and (not classes or len(set(classes)) < len(classes)):
+        yield ("data", "classes"), "is empty or names a class twice"
+
+
+def _backbone(spec: Spec) -> Iterator[Problem]:
+    backbone, key = spec.model.backbone, ("model", "backbone")
+    sizes = resolve_backbone(backbone)
+    if sizes.width % sizes.heads:
+        yield (*key, "heads"), f"the width {sizes.width} can't be divided by {sizes.heads} heads"
+    if backbone.clip_frames % backbone.tubelet:
+        text = f"{backbone.clip_frames} frames can't be divided into tubelets of {backbone.tubelet}"
+        yield (*key, "clip_frames"), text
+    if spec.data.size_pixels < sizes.patch:
+        text = f"{spec.data.size_pixels} pixels are less than one patch of {sizes.patch}"
+        yield ("data", "size_pixels"), text
+    if backbone.mode not in ("adapter", "plain", "side"):
+        return
+    adapter = backbone.adapter
+    if adapter.blocks != "all":
+        outside = [block for block in adapter.blocks if block >= sizes.depth]
+        if outside:
+            text = f"block {outside[0]} is outside the backbone, whose {sizes.depth} blocks count from 0"
+            yield (*key, "adapter", "blocks"), text
+        if not adapter.blocks or len(set(adapter.blocks)) < len(adapter.blocks):
+            yield (*key, "adapter", "blocks"), f"is empty or names a block twice, in mode {backbone.mode}"
+    if adapter.kernel % 2 == 0:
+        yield (*key, "adapter", "kernel"), f"expected an odd number, got {adapter.kernel}"
+    if int(sizes.width * adapter.ratio) < 1:
+        yield (*key, "adapter", "ratio"), f"{adapter.ratio} of the width {sizes.width} is less than one channel"
+
+
+def _detector(spec: Spec) -> Iterator[Problem]:
+    detector, key = spec.model.detector, ("model", "detector")
+    if detector.width % detector.heads:
+        yield (*key, "width"), f"{detector.width} can't be divided by {detector.heads} heads"
+    if detector.embed_kernel % 2 == 0:
+        yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}"
+    if detector.absolute_positions and spec.data.window.size_grid > detector.max_length:
+        text = f"{detector.max_length} positions are fewer than a window's {spec.data.window.size_grid}"
+        yield (*key, "max_length"), text
+    if detector.split_width is not None:
+        yield (*key, "split_width"), "needs an input of several streams; a backbone gives one"
+    if detector.regression_weight == 0 and spec.train.accumulation > 1:
+        text = "0 follows the losses of a whole batch, which train.accumulation splits; set accumulation to 1"
+        yield (*key, "regression_weight"), text
+
+
+def _levels(spec: Spec) -> Iterator[Problem]:
+    detector, key = spec.model.detector, ("model", "detector")
+    levels = detector.branch_blocks + 1
+    if len(detector.regression_ranges) != levels:
+        text = f"{len(detector.regression_ranges)} ranges for {levels} levels (1 + branch_blocks)"
+        yield (*key, "regression_ranges"), text
+    for index, (low, high) in enumerate(detector.regression_ranges):
+        if low > high:
+            yield (*key, "regression_ranges", index), f"[{low:g}, {high:g}] isn't [low, high]"
+    windows = detector.attention_window
+    if isinstance(windows, tuple) and len(windows) != levels:
+        yield (*key, "attention_window"), f"{len(windows)} windows for {levels} levels (1 + branch_blocks)"
+        return
+    each = windows if isinstance(windows, tuple) else (windows,) * levels
+    wrong = [window for window in each if window != -1 and window < 4]
+    if wrong:
+        yield (*key, "attention_window"), f"expected -1 (global) or 4 and more, got {wrong[0]}"
+        return
+    yield from _max_length(detector, each)
+
+
+def _max_length(detector: DetectorSpec, windows: tuple[int, ...]) -> Iterator[Problem]:
+    """As in ActionFormer, every level must divide into whole double half-windows."""
+    for level, window in enumerate(windows):
+        step = 2**level * (2 * (window // 2) if window > 1 else 1)
+        if detector.max_length % step:
+            larger = -(-detector.max_length // step) * step
+            text = f"level {level} (stride {2**level}, window {window}) needs a multiple of {step}, such as {larger}"
+            yield ("model", "detector", "max_length"), f"{detector.max_length}: {text}"
+            return
+
+
+def _optimizer(spec: Spec) -> Iterator[Problem]:
+    optimizer, mode = spec.optimizer, spec.model.backbone.mode
+    if optimizer.layer_decay is not None:
+        if mode != "full":
+            yield ("optimizer", "layer_decay"), f"is for model.backbone.mode full; the mode is {mode}"
+        return
+    backbone = optimizer.backbone
+    if mode == "frozen":
+        if backbone is not None:
+            yield ("optimizer", "backbone"), "is without effect: nothing in the backbone is trained in mode frozen"
+        return
+    if backbone is None:
+        yield ("optimizer", "backbone"), f"is missing: mode {mode} trains parameters of the backbone"
+        return
+    names = [group.name for group in backbone.custom]
+    if len(set(names)) < len(names):
+        yield ("optimizer", "backbone", "custom"), "names a group twice"
+    if mode != "full" and backbone.lr == 0 and not any(name in "blocks.0.side_adapter.adapter" for name in names):
+        text = "no group takes the adapters (name: adapter), and optimizer.backbone.lr is 0"
+        yield ("optimizer", "backbone", "custom"), text
+
+
+def _schedule(spec: Spec) -> Iterator[Problem]:
+    schedule, train = spec.schedule, spec.train
+    if schedule.end_epoch is not None and schedule.end_epoch > schedule.epochs:
+        yield ("schedule", "end_epoch"), f"{schedule.end_epoch} is after the last of {schedule.epochs} epochs"
+    if schedule.warmup_epochs > schedule.epochs:
+        text = f"{schedule.warmup_epochs} are more than all {schedule.epochs} epochs"
+        yield ("schedule", "warmup_epochs"), text
+    if train.global_batch % train.accumulation:
+        text = f"{train.global_batch} can't be divided by accumulation {train.accumulation}"
+        yield ("train", "global_batch"), text
+
+
+def _postprocess(spec: Spec) -> Iterator[Problem]:
+    nms = spec.postprocess.nms
+    if nms.multiclass and nms.voting_threshold is not None and spec.compat != "reference":
+        text = "is without effect while multiclass is true; remove it (compat: reference allows and ignores it)"
+        yield ("postprocess", "nms", "voting_threshold"), text
+    if not spec.evaluate.tious:
+        yield ("evaluate", "tious"), "is empty"

@@ -1,0 +1,88 @@
+"""AdamW's parameter groups, in the reference's order: what learns at which rate, and what decays.
+
+Every trained parameter is in exactly one group. Groups carry the names of their parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from adatad.errors import UserError
+from adatad.spec.schema import OptimizerSpec
+
+Group = dict[str, Any]
+
+
+class OptimizerError(UserError):
+    """A trained parameter that no group of the spec takes; the message names it and the key that would."""
+
+
+def parameter_groups(model: nn.Module, spec: OptimizerSpec) -> list[Group]:
+    """Groups over the parameters of `model.backbone` and `model.detector` that require a gradient.
+
+    The backbone's rest, one group for each `custom` entry, then the detector with and without decay. In the backbone
+    everything in a group decays, biases and norms too, as in the reference.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    backbone = {name: p for name, p in trained.items() if name.startswith("backbone.")}
+    groups = _backbone_groups(model, backbone, spec)
+    decaying = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv1d))
+    }
+    rest = sorted(trained.keys() - backbone.keys())
+    for name, decays, weight_decay in (("detector", True, spec.weight_decay), ("detector_no_decay", False, 0.0)):
+        names = [parameter for parameter in rest if (parameter in decaying) == decays]
+        groups.append(_group(name, names, trained, spec.lr, weight_decay))
+    return [group for group in groups if group["params"]]
+
+
+def _backbone_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec: OptimizerSpec) -> list[Group]:
+    if not trained:
+        return []
+    if spec.layer_decay is not None:
+        return _layer_decay_groups(model, trained, spec)
+    if spec.backbone is None:
+        raise OptimizerError(f"optimizer.backbone is missing, but {next(iter(trained))} is trained")
+    custom: dict[str, list[str]] = {entry.name: [] for entry in spec.backbone.custom}
+    rest: list[str] = []
+    for name in trained:
+        taker = next((entry for entry in custom if entry in name), None)
+        (rest if taker is None else custom[taker]).append(name)
+    if rest and spec.backbone.lr == 0:
+        raise OptimizerError(
+            f"{rest[0]} is trained, but no entry of optimizer.backbone.custom names it and optimizer.backbone.lr is 0"
+        )
+    groups = [_group("backbone", rest, trained, spec.backbone.lr, spec.backbone.weight_decay)]
+    for entry in spec.backbone.custom:
+        groups.append(_group(entry.name, custom[entry.name], trained, entry.lr, entry.weight_decay))
+    return groups
+
+
+def _layer_decay_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec: OptimizerSpec) -> list[Group]:
+    """Rates fall by `layer_decay` with every block below the top; norms inside blocks don't decay. In the order in
+    which the model names them."""
+    depth = len(model.backbone.blocks)
+    groups: dict[str, Group] = {}
+    for name, parameter in trained.items():
+        block = re.match(r"backbone\.blocks\.(\d+)\.", name)
+        layer = int(block[1]) + 1 if block else 0 if name.startswith("backbone.patch_embed.") else depth + 1
+        decays = not (block and "norm" in name)
+        scale = spec.layer_decay ** (depth + 1 - layer)
+        key = f"layer_{layer}" + ("" if decays else "_no_decay")
+        decay = spec.weight_decay if decays else 0.0
+        group = groups.setdefault(key, _group(key, [], trained, spec.lr * scale, decay))
+        group["params"].append(parameter)
+        group["parameter_names"].append(name)
+    return list(groups.values())
+
+
+def _group(name: str, names: list[str], trained: dict[str, nn.Parameter], lr: float, weight_decay: float) -> Group:
+    """`base_lr` is what the schedule scales; `lr` is what the optimizer uses next."""
+    params = [trained[parameter] for parameter in names]
+    return {
+        "name": name, "params": params, "parameter_names": list(names),
+        "lr": lr, "base_lr": lr, "weight_decay": weight_decay,
+    }  # fmt: skip

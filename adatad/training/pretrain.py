@@ -1,0 +1,151 @@
+"""Pretraining of the demo's tiny backbone: where a sprite is and how it moves, regressed from generated clips.
+
+The small sibling of what real backbones are, which were fine-tuned on Kinetics before they are frozen. No video, seed or
+label of the built-in data set is used.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adatad.data.demo import BRIGHT, DIM, distractor
+from adatad.data.draws import generator
+from adatad.data.synthetic import SIZE, WEAK, Sprite, background, render, slow_drift, sprite_look
+from adatad.models.backbone import VideoBackbone
+from adatad.spec.schema import BackboneSpec
+
+FRAMES = 16
+TARGETS = ("x", "y", "velocity_x", "velocity_y", "growth", "brightness")
+PURPOSE = "pretraining"
+"""Of the random draws: keeps them apart from the detection videos'."""
+
+
+def draw_clip(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """One clip and what its actor does: uint8 [FRAMES, SIZE, SIZE, 3], float32 [tubelets, len(TARGETS)]."""
+    draw = generator(seed, 0, number, PURPOSE)
+    x, y = (draw.uniform(16, 48) + draw.uniform(-0.8, 0.8) * np.arange(FRAMES) + _swing(draw, 0.7) for _ in range(2))
+    log_size = draw.uniform(-0.4, 0.4) + slow_drift(draw, FRAMES, 0.1)
+    if draw.uniform() < 0.4:
+        log_size = log_size + np.log1p(draw.uniform(0.2, 0.55)) * _wave(draw, 6, 16)
+    wave = _wave(draw, 6, 12) if draw.uniform() < 0.25 else np.full(FRAMES, draw.uniform(-1, 1))
+    bright = np.tanh(4 * wave)
+    alpha = (BRIGHT + DIM) / 2 + (BRIGHT - DIM) / 2 * bright
+    angle = draw.uniform(0, 2 * np.pi) + slow_drift(draw, FRAMES, 1.5)
+    sprites = [Sprite(**sprite_look(draw, WEAK), x=x, y=y, log_size=log_size, angle=angle, alpha=alpha)]
+    sprites += [distractor(draw, WEAK, FRAMES) for _ in range(draw.integers(0, 3))]
+    order = draw.permutation(len(sprites))
+    clip = render(background(draw, WEAK), [sprites[index] for index in order], draw)
+    half = SIZE / 2
+    # Scaled so that every target's spread is about one.
+    by_frame = [
+        (x - half) / half, (y - half) / half, 8 * np.gradient(x) / half, 8 * np.gradient(y) / half,
+        5 * np.gradient(log_size), bright,
+    ]  # fmt: skip
+    return clip, np.stack(by_frame, 1).reshape(-1, 2, len(TARGETS)).mean(1).astype(np.float32)
+
+
+def _swing(draw: np.random.Generator, chance: float) -> np.ndarray:
+    """With some chance a sine of 4 to 14 pixels and a period of 6 to 16 frames, otherwise rest."""
+    return draw.uniform(4, 14) * _wave(draw, 6, 16) if draw.uniform() < chance else np.zeros(FRAMES)
+
+
+def _wave(draw: np.random.Generator, shortest: float, longest: float) -> np.ndarray:
+    return np.sin(2 * np.pi * (np.arange(FRAMES) / draw.uniform(shortest, longest) + draw.uniform()))
+
+
+def draw_clips(seed: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Clips uint8 [count, 3, FRAMES, SIZE, SIZE] and targets [count, tubelets, len(TARGETS)], drawn by all cores."""
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        drawn = list(pool.map(partial(draw_clip, seed), range(first, first + count), chunksize=64))
+    clips = torch.stack([torch.from_numpy(clip) for clip, _ in drawn]).permute(0, 4, 1, 2, 3).contiguous()
+    return clips, torch.stack([torch.from_numpy(targets) for _, targets in drawn])
+
+
+def augment(clips: Tensor, targets: Tensor, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Flips, transposition and time reversal of a whole batch, targets with it."""
+    targets = targets.clone()
+    x, y, velocity_x, velocity_y, growth = range(5)
+    flip_x, flip_y, transpose, reverse = draw.uniform(size=4) < 0.5
+    if flip_x:
+        clips, targets[..., [x, velocity_x]] = clips.flip(4), -targets[..., [x, velocity_x]]
+    if flip_y:
+        clips, targets[..., [y, velocity_y]] = clips.flip(3), -targets[..., [y, velocity_y]]
+    if transpose:
+        clips = clips.transpose(3, 4)
+        targets = targets[..., [y, x, velocity_y, velocity_x, growth, 5]]
+    if reverse:
+        clips, targets = clips.flip(2), targets.flip(1)
+        targets[..., [velocity_x, velocity_y, growth]] *= -1
+    return clips, targets
+
+
+class MotionRegressor(nn.Module):
+    """The backbone without adapters, and one linear layer on its spatial mean at each tubelet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = VideoBackbone(BackboneSpec(preset="tiny", mode="full", drop_path=0.0))
+        self.head = nn.Linear(self.backbone.width, len(TARGETS))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        features = self.backbone(clips, self.backbone.clip_tubelets)
+        return self.head(features.transpose(1, 2))
+
+
+def pretrain(
+    path: Path,
+    clips: int = 12_000,
+    steps: int = 1_100,
+    seed: int = 1_000,
+    batch: int = 64,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> dict[str, float]:
+    """Train, write the backbone in 16 bits, return the explained variance of each target on 512 unseen clips.
+
+    progress: called with (step, steps, loss).
+    """
+    torch.manual_seed(seed)
+    model = MotionRegressor()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    images, targets = draw_clips(seed, 0, clips)
+    draw = generator(seed, 0, 0, "pretraining batches")
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-3 * _rate(step, steps)
+        chosen = torch.from_numpy(draw.choice(clips, batch, replace=False))
+        seen, wanted = augment(images[chosen], targets[chosen], draw)
+        loss = F.smooth_l1_loss(model(seen), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if progress:
+            progress(step + 1, steps, float(loss))
+    explained = explained_variance(model, *draw_clips(seed, clips, 512))
+    facts = {"clips": clips, "steps": steps, "seed": seed, "batch": batch, **explained}
+    weights = {name: parameter.detach().half() for name, parameter in model.backbone.named_parameters()}
+    save_file(weights, path, metadata={name: f"{value:g}" for name, value in facts.items()})
+    return explained
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the full rate: 50 steps of warm-up, constant, cosine to 0 from 30 % on."""
+    done = max(0.0, (step / steps - 0.3) / 0.7)
+    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def explained_variance(model: nn.Module, clips: Tensor, targets: Tensor) -> dict[str, float]:
+    """1 - residual variance / variance, by target."""
+    predicted = torch.cat([model(part) for part in clips.split(64)])
+    residual = ((predicted - targets) ** 2).mean((0, 1)) / targets.var((0, 1))
+    return {name: 1 - float(value) for name, value in zip(TARGETS, residual, strict=True)}
