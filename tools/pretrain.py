@@ -1,6 +1,6 @@
 """Pretrain the demo's tiny backbone on generated clips of known motion; about ten minutes on two cores.
 
-    python tools/pretrain.py --output configs/demo/tiny_backbone.safetensors
+python tools/pretrain.py --output configs/demo/tiny_backbone.safetensors
 """
 
 from __future__ import annotations

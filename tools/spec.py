@@ -1,6 +1,6 @@
 """Print an experiment with all its settings, and where each one comes from.
 
-    python tools/spec.py configs/demo/tia.yaml --set train.seed=1
+python tools/spec.py configs/demo/tia.yaml --set train.seed=1
 """
 
 from __future__ import annotations

@@ -65,7 +65,10 @@ def act(action: Action) -> State:
     # Full amplitude but for a short rise and fall, so that it starts and ends where the label says.
     envelope = np.clip(np.minimum(time + 1, frames - time) / (FADE_FRAMES + 1), 0, 1)
     reach = action.amplitude * envelope
-    rest_x, rest_y = action.amplitude * np.cos(2 * np.pi * action.rest), action.amplitude * np.sin(2 * np.pi * action.rest)
+    rest_x, rest_y = (
+        action.amplitude * np.cos(2 * np.pi * action.rest),
+        action.amplitude * np.sin(2 * np.pi * action.rest),
+    )
     state = State(frames)
     state.log_size += LOG_SIZE_SWING * np.sin(2 * np.pi * action.rest_size)
     state.alpha *= _brightness(np.sin(2 * np.pi * action.rest_bright))
@@ -184,9 +187,7 @@ def plan_videos(train_videos: int, validation_videos: int, seed: int, difficulty
             number = len(plans)
             draw = generator(seed, 0, number, "plan")
             frames = int(draw.uniform(14, 30) * FPS)
-            actors = tuple(
-                tuple(plan_actions(draw, frames, labels)) for _ in range(2 if difficulty == "hard" else 1)
-            )
+            actors = tuple(tuple(plan_actions(draw, frames, labels)) for _ in range(2 if difficulty == "hard" else 1))
             name = f"demo_{subset}_{index:03d}"
             plans.append(VideoPlan(name, subset, seed, number, frames, actors, difficulty))
     return plans
@@ -239,7 +240,7 @@ def make_demo(
     difficulty: Difficulty = "easy",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the data set to `folder`; returns its annotation file. A finished one of the same settings is left as it is.
+    """Write the data set to `folder`; returns its annotation file. A finished one of the same settings stays.
 
     It is made in a folder beside it and renamed when whole. progress: called with (videos done, videos in all).
     """

@@ -87,7 +87,7 @@ def slow_drift(draw: np.random.Generator, frames: int, amplitude: float) -> np.n
 def render(image: np.ndarray, sprites: list[Sprite], draw: np.random.Generator, noise: float = 3.0) -> np.ndarray:
     """Paint sprites, in order, over a background, with pixel noise.
 
-    image: float32 [size, size, 3], or [frames, size, size, 3] under a moving camera. Returns uint8 [frames, size, size, 3].
+    image: float32 [size, size, 3], or [frames, size, size, 3] under a moving camera. Returns uint8, for every frame.
     """
     frames, size = len(sprites[0].x), image.shape[-2]
     rows, columns = np.mgrid[:size, :size].astype(np.float32)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-Fusion = Literal["product", "sqrt", "constant"]
+Fusion = Literal["product", "sqrt"]
 
 
 def fuse(
@@ -14,8 +14,8 @@ def fuse(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Repeat all segments for each of the `top` classes of the video, best class first.
 
-    segments: [n, 2]; scores: [n]; class_scores: [classes]. A segment's new score is score x class score (product), its
-    square root (sqrt), or unchanged (constant). Returns segments [top x n, 2], scores and class numbers [top x n].
+    segments: [n, 2]; scores: [n]; class_scores: [classes]. New scores are score x class score (product) or
+    the square root of it (sqrt). Returns segments [top x n, 2], scores and class numbers [top x n].
     """
     if softmax:
         powers = np.exp(class_scores - class_scores.max())
@@ -24,6 +24,6 @@ def fuse(
     fused = []
     for number in best:
         product = scores * class_scores[number]
-        fused.append(scores if fusion == "constant" else np.sqrt(product) if fusion == "sqrt" else product)
+        fused.append(np.sqrt(product) if fusion == "sqrt" else product)
     labels = np.repeat(best, len(scores))
     return np.tile(segments, (len(best), 1)), np.concatenate(fused), labels

@@ -19,7 +19,7 @@ Labeller = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.n
 
 @dataclass(frozen=True)
 class WindowMeta:
-    """Where a window lies in its video. resize_grid: its length, if it is the whole video resized to that many positions;
+    """Where a window lies in its video. resize_grid: its length, if it is the whole video resized to so many positions;
     otherwise position x is video frame x * stride_frames + start_frame."""
 
     video: str

@@ -9,7 +9,7 @@ from adatad.models.detector import Predictions
 
 
 def decode(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
-    """By sample: segments float32 [n, 2] in grid units, scores float32 [n, classes]; valid points only, levels joined."""
+    """By sample: segments float32 [n, 2] in grid units, scores float32 [n, classes]; valid points, levels joined."""
     points, valid = torch.cat(predictions.points), torch.cat(predictions.masks, dim=1)
     scores = torch.cat(predictions.logits, dim=2).transpose(1, 2).float().sigmoid()
     offsets = torch.cat(predictions.offsets, dim=2).transpose(1, 2).float()

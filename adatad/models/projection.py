@@ -1,4 +1,4 @@
-"""ActionFormer's projection: embedding convolutions, a stem of transformer blocks, and branches that halve the length."""
+"""ActionFormer's projection: embedding convolutions, a transformer stem, and branches that halve the length."""
 
 from __future__ import annotations
 

@@ -102,9 +102,7 @@ def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
     backbone = None
     match facts["kind"]:
         case "adapter":
-            group = ParameterGroup(
-                name="adapter", lr=facts["adapter_lr"], weight_decay=facts["adapter_weight_decay"]
-            )
+            group = ParameterGroup(name="adapter", lr=facts["adapter_lr"], weight_decay=facts["adapter_weight_decay"])
             backbone = BackboneOptimizerSpec(custom=(group,))
         case "full":
             backbone = BackboneOptimizerSpec(lr=facts["backbone_lr"], weight_decay=facts["backbone_weight_decay"])
@@ -171,9 +169,7 @@ def metas_of(case: Case) -> list[WindowMeta]:
             metas.append(WindowMeta(meta["video_name"], meta["duration"], resize_grid=meta["resize_length"]))
         else:
             start = meta.get("window_start_frame", 0) + meta.get("offset_frames", 0)
-            metas.append(
-                WindowMeta(meta["video_name"], meta["duration"], meta["fps"], meta["snippet_stride"], start)
-            )
+            metas.append(WindowMeta(meta["video_name"], meta["duration"], meta["fps"], meta["snippet_stride"], start))
     return metas
 
 
@@ -182,6 +178,8 @@ def labeller_of(case: Case, video: str) -> Labeller | None:
     classifier = case.facts["external_classifier"]
     if classifier is None:
         return None
+    if classifier["fusion"] == "constant":
+        return lambda segments, scores, _: (segments, scores, [classifier["label"]] * len(scores))
     names = classifier["classes"]
 
     def label(segments: np.ndarray, scores: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:

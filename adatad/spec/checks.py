@@ -23,7 +23,10 @@ def cross_checks(spec: Spec) -> list[Problem]:
 def file_checks(spec: Spec) -> list[Problem]:
     """Files and folders that a run reads."""
     data, problems = spec.data, []
-    files = [(("data", "annotations"), data.annotations), (("model", "backbone", "weights"), spec.model.backbone.weights)]
+    files = [
+        (("data", "annotations"), data.annotations),
+        (("model", "backbone", "weights"), spec.model.backbone.weights),
+    ]
     if isinstance(data.classes, str):
         files.append((("data", "classes"), data.classes))
     for key, path in files:

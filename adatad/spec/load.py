@@ -122,7 +122,9 @@ def _explain(error: dict[str, Any], document: Document, path: Path) -> str:
             return f"{where}: {dotted(error['loc'])}: is missing and has no default"
         case "literal_error":
             allowed = error["ctx"]["expected"]
-            near = _nearest(str(error["input"]), [word.strip("'") for word in allowed.replace(" or ", ", ").split(", ")])
+            near = _nearest(
+                str(error["input"]), [word.strip("'") for word in allowed.replace(" or ", ", ").split(", ")]
+            )
             return f"{where}: {dotted(key)}: expected {allowed}, got {error['input']!r}{near}"
         case _:
             return f"{where}: {dotted(key)}: {error['msg']}, got {error['input']!r}"
@@ -136,9 +138,9 @@ def _known_part(key: Key, values: Any) -> Key:
     """The part of a key that stands in the document."""
     known: list[str | int] = []
     for part in key:
-        if isinstance(values, dict) and part in values:
-            values = values[part]
-        elif isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values):
+        if (isinstance(values, dict) and part in values) or (
+            isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)
+        ):
             values = values[part]
         else:
             break
@@ -172,5 +174,3 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     if typing.get_origin(annotation) in (Union, types.UnionType, tuple, typing.Annotated):
         return next((found for part in typing.get_args(annotation) if (found := _section_in(part))), None)
     return None
-
-

@@ -21,7 +21,9 @@ class Ema:
         """After an optimizer step: average = decay x average + (1 - decay) x parameter."""
         trained = _trained(model)
         averages = list(self.averages.values())
-        torch._foreach_lerp_(averages, [trained[name].detach() for name in self.averages], 1 - self.decay)
+        # Not lerp: changes are near the rounding of fp32, and the reference multiplies and adds.
+        torch._foreach_mul_(averages, self.decay)
+        torch._foreach_add_(averages, [trained[name].detach() for name in self.averages], alpha=1 - self.decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -199,7 +199,7 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
             losses = detection_losses(predictions, target, normalizer, spec.model.detector)
             engine.backward(losses["cost"])
         for name in sums:
-            sums[name] += float(losses[name])
+            sums[name] += float(losses[name].detach())
     norm = engine.clip(spec.train.clip_norm)
     engine.step()
     parts.ema.update(parts.model)

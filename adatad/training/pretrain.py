@@ -1,7 +1,7 @@
 """Pretraining of the demo's tiny backbone: where a sprite is and how it moves, regressed from generated clips.
 
-The small sibling of what real backbones are, which were fine-tuned on Kinetics before they are frozen. No video, seed or
-label of the built-in data set is used.
+The small sibling of what real backbones are, which were fine-tuned on Kinetics before they are frozen. No video, seed
+or label of the built-in data set is used.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def pretrain(
         loss.backward()
         optimizer.step()
         if progress:
-            progress(step + 1, steps, float(loss))
+            progress(step + 1, steps, float(loss.detach()))
     explained = explained_variance(model, *draw_clips(seed, clips, 512))
     facts = {"clips": clips, "steps": steps, "seed": seed, "batch": batch, **explained}
     weights = {name: parameter.detach().half() for name, parameter in model.backbone.named_parameters()}

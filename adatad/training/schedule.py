@@ -8,7 +8,7 @@ import math
 def learning_rate(step: int, base: float, warmup_steps: int, total_steps: int, eta_min: float) -> float:
     """Rate of the 0-based optimizer step `step` of a group with rate `base`.
 
-    The warm-up starts at 0, so that the first step changes nothing, and reaches `base` at its last step, whose number is
+    The warm-up starts at 0, so that the first step changes nothing, and reaches `base` at its last step, number
     warmup_steps - 1. The cosine ends at `eta_min`, the same for all groups.
     """
     if step < warmup_steps:

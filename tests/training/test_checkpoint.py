@@ -97,10 +97,10 @@ def test_training_may_go_on_while_a_checkpoint_is_written(tmp_path):
 
 
 def test_a_failed_write_is_reported(tmp_path):
-    writer = CheckpointWriter(tmp_path, keep=1)
-    (tmp_path / ".step-00000001.unfinished").write_text("a file where the directory should be")
-    with pytest.raises(OSError, match="unfinished"):
-        writer.submit(1, some_checkpoint(1))
+    writer = CheckpointWriter(tmp_path / "gone", keep=1)
+    (tmp_path / "gone").write_text("a file where the directory should be")
+    writer.submit(1, some_checkpoint(1))
+    with pytest.raises(OSError, match="gone"):
         writer.close()
 
 
