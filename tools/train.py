@@ -20,17 +20,18 @@ def main() -> int:
     args = parser.parse_args()
     spec = spec_from_arguments(args)
 
-    from adatad.report.summary import print_summary
-
     from adatad.errors import UserError
+    from adatad.report.summary import print_summary
     from adatad.training.run import train
+    from adatad.training.run_directory import run_directory
 
     try:
         result = train(spec, args.resume, args.overwrite)
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2
-    print_summary(spec, result)
+    if result:
+        print_summary(spec, result, run_directory(spec).path)
     return 0
 
 

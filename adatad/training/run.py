@@ -6,13 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.parallel.processes import Processes, start_processes
 from adatad.report.page import write_report
-from adatad.report.timelines import save_timelines, validation_timelines
+from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, newest_checkpoint, read_checkpoint
 from adatad.training.loop import Progress, Training
@@ -44,7 +43,6 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
         training = Training(parts, annotations, run, progress, logger, console, stop, _board_timelines(spec))
         result = training.train()
         if processes.is_main:
-            save_timelines(run.path, spec)
             write_report(run.path, spec)
         processes.barrier()
     return result
@@ -122,8 +120,7 @@ def _board_timelines(spec: Spec) -> Any:
     """What to do after an evaluation: timelines of the first validation videos as TensorBoard images."""
 
     def draw(metrics: Metrics, detections: Detections, step: int) -> None:
-        metrics.text("spec", to_yaml(spec))
-        for name, image in validation_timelines(spec, detections, limit=BOARD_TIMELINES):
-            metrics.image(f"timelines/{name}", np.asarray(image), step)
+        for name, figure in validation_timelines(spec, detections, limit=BOARD_TIMELINES):
+            metrics.image(f"timelines/{name}", to_image(figure), step)
 
     return draw

@@ -1,0 +1,33 @@
+"""What a run prints at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from adatad.spec import Spec
+
+
+def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> None:
+    """Average mAP, mAP by tIoU, what was published or reached without training, and where to look."""
+    console = Console()
+    untrained = result.get("untrained_average_mAP")
+    table = Table("mAP", "%", title=f"{spec.name}: {result['epochs']} epochs")
+    table.add_row("average", f"{100 * result['average_mAP']:.2f}", style="bold")
+    for tiou, value in result["mAP"].items():
+        table.add_row(f"tIoU {tiou}", f"{100 * value:.2f}")
+    if untrained is not None:
+        table.add_row("untrained, average", f"{100 * untrained:.2f}")
+    for name, value in spec.published.items():
+        table.add_row(f"published, {name}", f"{value:.2f}")
+    console.print(table)
+    for what, name in (
+        ("report", "report.html"),
+        ("timelines", "timelines"),
+        ("detections", "detections.json"),
+        ("TensorBoard", "tensorboard"),
+    ):
+        console.print(f"{what:12} {run_directory / name}", highlight=False, soft_wrap=True)

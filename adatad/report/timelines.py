@@ -1,0 +1,176 @@
+"""Timelines of videos: what is annotated above, what was detected below, thumbnails along the time axis."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from adatad.data.annotations import Annotations, Video, read_annotations
+from adatad.data.dataset import video_path
+from adatad.data.decode import open_video
+from adatad.errors import UserError
+from adatad.spec import Spec
+
+Detection = dict[str, Any]
+Thumbnail = tuple[float, np.ndarray]
+"""Seconds, uint8 [height, width, 3]."""
+
+THUMBNAILS = 14
+MAX_DETECTIONS = 40
+"""Of a video, the best by score."""
+LEAST_SHARE = 0.25
+"""Detections below this share of the video's best score aren't drawn."""
+# Paul Tol's "bright" and "muted" schemes: told apart also by readers who don't see all colours.
+COLOURS = (
+    "#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377",
+    "#332288", "#DDCC77", "#117733", "#882255", "#44AA99", "#999933",
+)  # fmt: skip
+HATCHES = ("", "//", "xx", "..")
+
+
+def class_style(classes: Sequence[str], label: str) -> tuple[str, str]:
+    """Colour and hatching of a class, by its place in the class list."""
+    number = classes.index(label) if label in classes else len(classes)
+    return COLOURS[number % len(COLOURS)], HATCHES[number // len(COLOURS) % len(HATCHES)]
+
+
+def pack_lanes(segments: Sequence[Sequence[float]], gap_seconds: float = 0.0) -> list[int]:
+    """A lane for each segment, so that none overlap in a lane: first come, lowest lane."""
+    ends: list[float] = []
+    lanes = [0] * len(segments)
+    for index in sorted(range(len(segments)), key=lambda i: segments[i][0]):
+        start, end = segments[index]
+        lane = next((lane for lane, last in enumerate(ends) if last + gap_seconds <= start), len(ends))
+        if lane == len(ends):
+            ends.append(end)
+        ends[lane] = end
+        lanes[index] = lane
+    return lanes
+
+
+def shown_detections(detections: Sequence[Detection]) -> list[Detection]:
+    """The detections that a timeline draws: the best ones, as far as they come near the best of all."""
+    best = sorted(detections, key=lambda item: -item["score"])[:MAX_DETECTIONS]
+    return [item for item in best if item["score"] >= LEAST_SHARE * best[0]["score"]]
+
+
+def draw_timeline(
+    name: str,
+    duration_seconds: float,
+    truth: Sequence[Detection],
+    detections: Sequence[Detection],
+    thumbnails: Sequence[Thumbnail],
+    classes: Sequence[str],
+) -> Figure:
+    """One video: rows of annotated segments, rows of detections (fainter where the score is low), thumbnails below."""
+    shown = shown_detections(detections)
+    lanes_above = pack_lanes([item["segment"] for item in truth])
+    lanes_below = pack_lanes([item["segment"] for item in shown])
+    rows_above, rows_below = max(lanes_above, default=0) + 1, max(lanes_below, default=0) + 1
+    height = 1.0 + 0.3 * (rows_above + rows_below) + 0.75
+    figure = Figure(figsize=(11, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    bars, strip = figure.subplots(2, 1, sharex=True, height_ratios=[rows_above + rows_below + 0.6, 2.2])
+    _draw_rows(bars, truth, lanes_above, 0.0, classes, faint=False)
+    _draw_rows(bars, shown, lanes_below, rows_above + 0.6, classes, faint=True)
+    bars.set_ylim(rows_above + rows_below + 0.6, 0)
+    bars.set_yticks([rows_above / 2, rows_above + 0.6 + rows_below / 2], ["annotated", "detected"])
+    bars.axhline(rows_above + 0.3, color="0.8", linewidth=0.8)
+    if not shown:
+        middle = rows_above + 0.6 + rows_below / 2
+        bars.text(duration_seconds / 2, middle, "nothing detected", ha="center", va="center", color="0.5", fontsize=8)
+    _draw_thumbnails(strip, thumbnails, duration_seconds)
+    strip.set_xlim(0, duration_seconds)
+    for axes in (bars, strip):
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0, labelsize=8)
+    strip.set_xlabel("seconds", fontsize=8)
+    bars.set_title(f"{name}   {duration_seconds:.1f} s", fontsize=9, loc="left")
+    return figure
+
+
+def _draw_rows(
+    axes: Axes, items: Sequence[Detection], lanes: Sequence[int], top: float, classes: Sequence[str], faint: bool
+) -> None:
+    best = max((item.get("score", 1.0) for item in items), default=1.0)
+    for item, lane in zip(items, lanes, strict=True):
+        start, end = item["segment"]
+        colour, hatch = class_style(classes, item["label"])
+        strength = 0.25 + 0.75 * item["score"] / best if faint else 1.0
+        # Mixed with white rather than transparent: the text on it stays readable.
+        face = tuple(1 - strength * (1 - channel) for channel in to_rgb(colour))
+        axes.broken_barh([(start, end - start)], (top + lane + 0.06, 0.88), facecolor=face, hatch=hatch, edgecolor="w")
+        text = item["label"] + (f" {item['score']:.2f}" if faint else "")
+        bright = 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] > 0.55
+        axes.text(
+            start + 0.08, top + lane + 0.52, text, fontsize=7, va="center", clip_on=True,
+            color="black" if bright else "white",
+        ).set_clip_path(axes.patches[-1] if axes.patches else axes.patch)  # fmt: skip
+
+
+def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_seconds: float) -> None:
+    axes.set_yticks([])
+    axes.set_ylim(0, 1)
+    if not thumbnails:
+        axes.text(
+            duration_seconds / 2, 0.5, "no pictures: unreadable video", ha="center", fontsize=8, color="0.5"
+        )
+    width = duration_seconds / max(len(thumbnails), 1)
+    for seconds, image in thumbnails:
+        axes.imshow(image, extent=(seconds - 0.48 * width, seconds + 0.48 * width, 0, 1), aspect="auto")
+
+
+def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Thumbnail]:
+    """Pictures from the middle of equal parts of a video; none if it can't be read."""
+    seconds = (np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * duration_seconds
+    try:
+        with open_video(path) as reader:
+            last = min(frames, reader.frame_count) - 1
+            indices = np.minimum((seconds / duration_seconds * frames).astype(int), last)
+            return list(zip(seconds.tolist(), reader.frames(indices), strict=True))
+    except (UserError, av.FFmpegError):
+        return []
+
+
+def to_image(figure: Figure) -> np.ndarray:
+    """uint8 [height, width, 3]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def to_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def validation_timelines(
+    spec: Spec, detections: dict[str, list[Detection]], limit: int | None = None
+) -> Iterator[tuple[str, Figure]]:
+    """(name, timeline) of the validation videos, in the order of the annotation file."""
+    annotations = read_annotations(spec.data)
+    for video in annotations.validation[:limit]:
+        thumbnails = read_thumbnails(video_path(spec.data, video.name), video.duration_seconds, video.frames)
+        found = detections.get(video.name, [])
+        truth = _truth(video, annotations)
+        yield (
+            video.name,
+            draw_timeline(video.name, video.duration_seconds, truth, found, thumbnails, annotations.classes),
+        )
+
+
+def _truth(video: Video, annotations: Annotations) -> list[Detection]:
+    return [
+        {"segment": segment.tolist(), "label": annotations.classes[label]}
+        for segment, label in zip(video.segments_seconds, video.labels, strict=True)
+    ]

@@ -1,0 +1,38 @@
+"""Make the built-in data set: short H.264 videos with exact labels, drawn from a seed.
+
+python tools/make_demo.py --output data/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("data/demo"), metavar="FOLDER")
+    parser.add_argument("--train-videos", type=int, default=48, metavar="N")
+    parser.add_argument("--validation-videos", type=int, default=20, metavar="N")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--difficulty", choices=("easy", "hard"), default="easy")
+    args = parser.parse_args()
+
+    from rich.progress import Progress
+
+    from adatad.data.demo import make_demo
+
+    with Progress() as bar:
+        task = bar.add_task("drawing videos", total=args.train_videos + args.validation_videos)
+        path = make_demo(
+            args.output, args.train_videos, args.validation_videos, args.seed, args.difficulty,
+            progress=lambda done, total: bar.update(task, completed=done),
+        )  # fmt: skip
+        bar.update(task, completed=args.train_videos + args.validation_videos)
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
