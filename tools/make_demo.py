@@ -19,18 +19,13 @@ def main() -> int:
     parser.add_argument("--difficulty", choices=("easy", "hard"), default="easy")
     args = parser.parse_args()
 
-    from rich.progress import Progress
+    from adatad.data.demo import make_demo_with_progress
 
-    from adatad.data.demo import make_demo
-
-    with Progress() as bar:
-        task = bar.add_task("drawing videos", total=args.train_videos + args.validation_videos)
-        path = make_demo(
-            args.output, args.train_videos, args.validation_videos, args.seed, args.difficulty,
-            progress=lambda done, total: bar.update(task, completed=done),
-        )  # fmt: skip
-        bar.update(task, completed=args.train_videos + args.validation_videos)
-    print(path)
+    print(
+        make_demo_with_progress(
+            args.output, args.train_videos, args.validation_videos, seed=args.seed, difficulty=args.difficulty
+        )
+    )
     return 0
 
 

@@ -270,3 +270,21 @@ def make_demo(
 
 def _make_video(folder: Path, plan: VideoPlan) -> None:
     write_video(folder / f"{plan.name}.mp4", draw_video(plan))
+
+
+def make_demo_with_progress(folder: Path, train_videos: int, validation_videos: int, **settings: Any) -> Path:
+    """make_demo with a progress bar on the terminal."""
+    from rich.progress import Progress
+
+    total = train_videos + validation_videos
+    with Progress() as bar:
+        task = bar.add_task("drawing videos", total=total)
+        path = make_demo(
+            folder,
+            train_videos,
+            validation_videos,
+            progress=lambda done, _: bar.update(task, completed=done),
+            **settings,
+        )
+        bar.update(task, completed=total)
+    return path

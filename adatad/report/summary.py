@@ -11,11 +11,10 @@ from rich.table import Table
 from adatad.spec import Spec
 
 
-def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> None:
-    """Average mAP, mAP by tIoU, what was published or reached without training, and where to look."""
-    console = Console()
+def print_scores(spec: Spec, result: dict[str, Any]) -> None:
+    """mAP, average and by tIoU, beside what is published or was reached without training."""
     untrained = result.get("untrained_average_mAP")
-    table = Table("mAP", "%", title=f"{spec.name}: {result['epochs']} epochs")
+    table = Table("mAP", "%", title=spec.name)
     table.add_row("average", f"{100 * result['average_mAP']:.2f}", style="bold")
     for tiou, value in result["mAP"].items():
         table.add_row(f"tIoU {tiou}", f"{100 * value:.2f}")
@@ -23,7 +22,13 @@ def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> No
         table.add_row("untrained, average", f"{100 * untrained:.2f}")
     for name, value in spec.published.items():
         table.add_row(f"published, {name}", f"{value:.2f}")
-    console.print(table)
+    Console().print(table)
+
+
+def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> None:
+    """The scores, and where to look."""
+    print_scores(spec, result)
+    console = Console()
     for what, name in (
         ("report", "report.html"),
         ("timelines", "timelines"),

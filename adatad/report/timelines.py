@@ -121,9 +121,7 @@ def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_secon
     axes.set_yticks([])
     axes.set_ylim(0, 1)
     if not thumbnails:
-        axes.text(
-            duration_seconds / 2, 0.5, "no pictures: unreadable video", ha="center", fontsize=8, color="0.5"
-        )
+        axes.text(duration_seconds / 2, 0.5, "no pictures: unreadable video", ha="center", fontsize=8, color="0.5")
     width = duration_seconds / max(len(thumbnails), 1)
     for seconds, image in thumbnails:
         axes.imshow(image, extent=(seconds - 0.48 * width, seconds + 0.48 * width, 0, 1), aspect="auto")

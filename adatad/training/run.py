@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
 from adatad.data.annotations import Annotations, read_annotations
+from adatad.models.trained import freeze
 from adatad.parallel.processes import Processes, start_processes
 from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
@@ -17,9 +19,9 @@ from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint,
 from adatad.training.loop import Progress, Training
 from adatad.training.metrics import Metrics
 from adatad.training.run_directory import RunDirectory, log_to, open_run
-from adatad.training.setup import Parts, build_parts
+from adatad.training.setup import Parts, build_initial_model, build_parts, validation_loader
 from adatad.training.signals import StopRequest
-from adatad.training.validation import Detections
+from adatad.training.validation import Detections, classes_of, detect, score, summary, write_detections
 
 BOARD_TIMELINES = 4
 """Validation videos whose timelines TensorBoard shows after each evaluation."""
@@ -46,6 +48,27 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
             write_report(run.path, spec)
         processes.barrier()
     return result
+
+
+def score_checkpoint(
+    spec: Spec, checkpoint: Path, detections: Path | None = None, shuffle_clips: bool = False
+) -> dict[str, Any]:
+    """Score the averaged weights of a checkpoint on the validation videos; optionally write the detections.
+
+    shuffle_clips: frames permuted at random inside every clip.
+    """
+    with start_processes() as processes:
+        annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+        model = build_initial_model(spec, annotations).to(processes.device)
+        trained = freeze(model, spec.model.backbone)
+        saved = read_checkpoint(checkpoint)
+        check_same_model(model, trained, saved, checkpoint)
+        model.load_state_dict(saved.ema, strict=False)
+        loader = validation_loader(spec, annotations, processes, shuffle_clips)
+        found = detect(model, loader, spec, classes_of(spec, annotations), processes)
+        if detections and processes.is_main:
+            write_detections(detections, found)
+        return summary(score(found, spec))
 
 
 def _open_on_main(spec: Spec, processes: Processes, resume: str | None, overwrite: bool) -> RunDirectory:
@@ -83,17 +106,26 @@ def _restore(parts: Parts, run: RunDirectory, resume: str, logger: logging.Logge
 
 def load_training_state(parts: Parts, checkpoint: Checkpoint, path: Path) -> None:
     """Put a checkpoint's tensors and states into the parts. Raises CheckpointError if it is of another model."""
-    different = set(parts.trained) ^ checkpoint.parameters.keys()
-    if different:
-        raise CheckpointError(
-            f"{path}: trains other parameters than this spec ({len(different)} differ, such as {min(different)})"
-        )
-    if checkpoint.state["frozen_fingerprint"] != fingerprint(parts.model):
-        raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
+    check_same_model(parts.model, parts.trained, checkpoint, path)
     scaler = checkpoint.state["scaler"]
     parts.engine.load_state({"parameters": checkpoint.parameters, "optimizer": checkpoint.optimizer, "scaler": scaler})
     parts.ema.load_state(checkpoint.ema)
     parts.normalizer.value = checkpoint.state["normalizer"]
+
+
+def check_same_model(model: nn.Module, trained: list[str], checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse a checkpoint of other trained parameters or other frozen weights."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    different = set(trained) ^ checkpoint.parameters.keys()
+    different |= {
+        name for name in checkpoint.parameters.keys() & shapes if checkpoint.parameters[name].shape != shapes[name]
+    }
+    if different:
+        raise CheckpointError(
+            f"{path}: trains other parameters than this spec ({len(different)} differ, such as {min(different)})"
+        )
+    if checkpoint.state["frozen_fingerprint"] != fingerprint(model):
+        raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
 
 
 def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger: logging.Logger) -> None:

@@ -1,0 +1,40 @@
+"""Evaluate a checkpoint on the validation videos of a spec.
+
+python tools/test.py configs/demo/tia.yaml --checkpoint runs/demo/tia/id0/checkpoints/best
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from adatad.spec import add_spec_arguments, spec_from_arguments
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_spec_arguments(parser)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint directory; its averages are used")
+    parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections to a JSON file")
+    parser.add_argument(
+        "--shuffle-clips", action="store_true", help="shuffle the frames inside every clip: what is left needs no order"
+    )
+    args = parser.parse_args()
+    spec = spec_from_arguments(args)
+
+    from adatad.errors import UserError
+    from adatad.report.summary import print_scores
+    from adatad.training.run import score_checkpoint
+
+    try:
+        result = score_checkpoint(spec, args.checkpoint, args.detections, args.shuffle_clips)
+    except UserError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+    print_scores(spec, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
