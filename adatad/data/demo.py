@@ -279,12 +279,10 @@ def make_demo_with_progress(folder: Path, train_videos: int, validation_videos: 
     total = train_videos + validation_videos
     with Progress() as bar:
         task = bar.add_task("drawing videos", total=total)
-        path = make_demo(
-            folder,
-            train_videos,
-            validation_videos,
-            progress=lambda done, _: bar.update(task, completed=done),
-            **settings,
-        )
+
+        def show(done: int, _: int) -> None:
+            bar.update(task, completed=done)
+
+        path = make_demo(folder, train_videos, validation_videos, progress=show, **settings)
         bar.update(task, completed=total)
     return path

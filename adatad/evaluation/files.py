@@ -17,7 +17,7 @@ class FileError(UserError):
 
 
 def evaluate_files(ground_truth: Path, detections: Path, subset: str, tious: Sequence[float]) -> MapResult:
-    """mAP of a detections file {"results": {video: [{"segment", "label", "score"}]}} on a subset of an annotation file."""
+    """mAP of a detections file on a subset of an annotation file. Raises FileError before anything is scored."""
     truth = _read(ground_truth, "database", '{"database": {video: {"subset", "annotations"}}}')
     found = _read(detections, "results", '{"results": {video: [{"segment", "label", "score"}]}}')
     subsets = sorted({str(entry.get("subset")) for entry in truth["database"].values()})

@@ -117,9 +117,8 @@ def check_same_model(model: nn.Module, trained: list[str], checkpoint: Checkpoin
     """Refuse a checkpoint of other trained parameters or other frozen weights."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     different = set(trained) ^ checkpoint.parameters.keys()
-    different |= {
-        name for name in checkpoint.parameters.keys() & shapes if checkpoint.parameters[name].shape != shapes[name]
-    }
+    same = checkpoint.parameters.keys() & shapes
+    different |= {name for name in same if checkpoint.parameters[name].shape != shapes[name]}
     if different:
         raise CheckpointError(
             f"{path}: trains other parameters than this spec ({len(different)} differ, such as {min(different)})"
