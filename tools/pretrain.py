@@ -1,4 +1,4 @@
-"""Pretrain the demo's tiny backbone on generated clips of known motion; about ten minutes on two cores.
+"""Pretrain the demo's tiny backbone on generated clips of known motion; a quarter of an hour on two cores.
 
 python tools/pretrain.py --output configs/demo/tiny_backbone.safetensors
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file to write")
-    parser.add_argument("--clips", type=int, default=12_000, help="generated clips (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=1_100, help="optimizer steps (default %(default)s)")
+    parser.add_argument("--clips", type=int, default=20_000, help="generated clips (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=2_400, help="optimizer steps (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1_000, help="of clips and weights (default %(default)s)")
     args = parser.parse_args()
     if not args.output.parent.is_dir():

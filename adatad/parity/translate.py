@@ -131,23 +131,23 @@ def _postprocess(facts: dict[str, Any]) -> PostprocessSpec:
     )
 
 
+def build_case_model(case: Case, spec: Spec) -> nn.Module:
+    """The case's model with weights of its own."""
+    facts = case.facts["detector"]
+    if case.facts["backbone"] is not None:
+        return build_model(spec.model, facts["classes"])
+    in_width = facts["in_width"]
+    widths = tuple(in_width) if isinstance(in_width, list) else in_width
+    return FeatureDetector(ActionFormer(spec.model.detector, widths, facts["classes"]))
+
+
 def model_of(case: Case, spec: Spec) -> nn.Module:
     """The model with the case's weights; entries without a place and parameters without an entry are errors."""
-    facts = case.facts["detector"]
-    if case.facts["backbone"] is None:
-        in_width = facts["in_width"]
-        widths = tuple(in_width) if isinstance(in_width, list) else in_width
-        model: nn.Module = FeatureDetector(ActionFormer(spec.model.detector, widths, facts["classes"]))
-    else:
-        model = build_model(spec.model, facts["classes"])
+    model = build_case_model(case, spec)
     try:
         names = name_map(case.weights)
-    except KeyError as error:
-        raise CaseError(f"{case.folder / 'weights.npz'}: {error}") from error
-    weights = {ours: torch.from_numpy(case.weights[theirs]) for theirs, ours in names.items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        model.load_state_dict({ours: torch.from_numpy(case.weights[theirs]) for theirs, ours in names.items()})
+    except (KeyError, RuntimeError) as error:
         raise CaseError(f"{case.folder / 'weights.npz'}: {error}") from error
     return model
 

@@ -36,9 +36,9 @@ def draw_clip(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     draw = generator(seed, 0, number, PURPOSE)
     x, y = (draw.uniform(16, 48) + draw.uniform(-0.8, 0.8) * np.arange(FRAMES) + _swing(draw, 0.7) for _ in range(2))
     log_size = draw.uniform(-0.4, 0.4) + slow_drift(draw, FRAMES, 0.1)
-    if draw.uniform() < 0.4:
+    if draw.uniform() < 0.5:
         log_size = log_size + np.log1p(draw.uniform(0.2, 0.55)) * _wave(draw, 6, 16)
-    wave = _wave(draw, 6, 12) if draw.uniform() < 0.25 else np.full(FRAMES, draw.uniform(-1, 1))
+    wave = _wave(draw, 6, 12) if draw.uniform() < 0.35 else np.full(FRAMES, draw.uniform(-1, 1))
     bright = np.tanh(4 * wave)
     alpha = (BRIGHT + DIM) / 2 + (BRIGHT - DIM) / 2 * bright
     angle = draw.uniform(0, 2 * np.pi) + slow_drift(draw, FRAMES, 1.5)
@@ -105,8 +105,8 @@ class MotionRegressor(nn.Module):
 
 def pretrain(
     path: Path,
-    clips: int = 12_000,
-    steps: int = 1_100,
+    clips: int = 20_000,
+    steps: int = 2_400,
     seed: int = 1_000,
     batch: int = 64,
     progress: Callable[[int, int, float], None] | None = None,
