@@ -17,9 +17,7 @@ def test_every_parameter_has_its_own_name_there_and_comes_back(mode, neck):
     detector = DetectorSpec(width=8, neck=neck, neck_norm=True)
     backbone = BackboneSpec(**BACKBONE, mode=mode, adapter=blocks)
     with torch.device("meta"):
-        model = build_model(
-            ModelSpec(backbone=backbone, detector=detector), 3
-        )
+        model = build_model(ModelSpec(backbone=backbone, detector=detector), 3)
     ours = [name for name, _ in model.named_parameters()]
     theirs = [opentad_name(name) for name in ours]
     assert len(set(theirs)) == len(ours)
