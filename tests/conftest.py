@@ -1,0 +1,81 @@
+"""What many tests share: a few seconds of built-in videos, and a spec that trains on them in a moment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# One thread a process, whatever the machine: results must not depend on it, and tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parents[1]
+Run = Callable[..., subprocess.CompletedProcess]
+
+TINY_SPEC = """
+data:
+  annotations: {data}/annotations.json
+  videos: {data}/videos
+  window: {{size_grid: 32, stride_frames: 2, frames_per_position: 1}}
+  size_pixels: 32
+  workers: 0
+model:
+  backbone: {{width: 16, depth: 2, heads: 2, patch: 16, mlp_ratio: 2, position_grid: 2, mode: adapter, drop_path: 0.2}}
+  detector:
+    width: 16
+    heads: 2
+    stem_blocks: 1
+    branch_blocks: 2
+    max_length: 32
+    input_dropout: 0.1
+    regression_ranges: [[0, 4], [4, 8], [8, 10000]]
+optimizer:
+  lr: 1e-3
+  backbone: {{custom: [{{name: adapter, lr: 2e-3}}]}}
+schedule: {{warmup_epochs: 1, epochs: 3}}
+ema: {{decay: 0.9}}
+train: {{evaluate_every_epochs: 1, checkpoint_every_steps: 1}}
+run: {{root: {runs}}}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a data set of six training and two validation videos."""
+    from adatad.data.demo import make_demo
+
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    make_demo(folder, train_videos=6, validation_videos=2, seed=5)
+    return folder
+
+
+@pytest.fixture
+def tiny_spec(tiny_data: Path, tmp_path: Path) -> Path:
+    """A spec file of three epochs of three steps; its runs lie in tmp_path/runs/tiny/id<N>."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_SPEC.format(data=tiny_data, runs=tmp_path / "runs"))
+    return path
+
+
+@pytest.fixture
+def run_tool() -> Run:
+    """run_tool("train.py", ...) runs a command of tools/ and returns the finished process, its output as text."""
+
+    def run(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+    return run
+
+
+@pytest.fixture
+def shared_folder() -> Path:
+    """The folder that ADATAD_SHARED names: goldens of the reference."""
+    folder = os.environ.get("ADATAD_SHARED")
+    if folder is None:
+        pytest.skip("ADATAD_SHARED, the folder of the reference's goldens, isn't set")
+    return Path(folder)

@@ -1,0 +1,159 @@
+"""Whole runs on a tiny spec: stopped, killed and resumed, they end as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import adatad.training.loop as loop
+from adatad.spec import load
+from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
+from adatad.training.run import score_checkpoint, train
+from adatad.training.run_directory import RunDirectoryError, run_directory
+from adatad.training.signals import EXIT_CODE_RESUME
+
+ROOT = Path(__file__).parents[2]
+LAST_STEP = 9
+
+
+def last_checkpoint(spec) -> Checkpoint:
+    path = all_checkpoints(run_directory(spec).checkpoints)[-1]
+    assert path.name == f"step-{LAST_STEP:08d}"
+    return read_checkpoint(path)
+
+
+def assert_same(ours: Checkpoint, expected: Checkpoint) -> None:
+    """Bit for bit."""
+    for mine, theirs in ((ours.parameters, expected.parameters), (ours.ema, expected.ema)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    for name, tensors in expected.optimizer.items():
+        assert all(torch.equal(ours.optimizer[name][key], tensor) for key, tensor in tensors.items())
+    assert ours.state["normalizer"] == expected.state["normalizer"]
+
+
+def signal_in_step(monkeypatch, step: int, number: signal.Signals) -> None:
+    """Let the process receive a signal while it computes a step (counted from 0)."""
+    real = loop.train_step
+
+    def interrupted(parts, batches, at):
+        if at == step:
+            signal.raise_signal(number)
+        return real(parts, batches, at)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_data, tmp_path_factory) -> Checkpoint:
+    from conftest import TINY_SPEC
+
+    folder = tmp_path_factory.mktemp("whole")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY_SPEC.format(data=tiny_data, runs=folder / "runs"))
+    spec = load(path)
+    train(spec)
+    return last_checkpoint(spec)
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [(1, signal.SIGTERM), (2, signal.SIGUSR1), (3, signal.SIGTERM), (LAST_STEP - 1, signal.SIGTERM)],
+    ids=["middle of an epoch", "end of an epoch", "after an epoch", "last step"],
+)
+def test_a_stopped_run_saves_leaves_with_75_and_resumes_exactly(tiny_spec, whole_run, monkeypatch, step, number):
+    spec = load(tiny_spec)
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, step, number)
+        with pytest.raises(SystemExit) as left:
+            train(spec)
+    assert left.value.code == EXIT_CODE_RESUME
+    saved = read_checkpoint(all_checkpoints(run_directory(spec).checkpoints)[-1])
+    assert saved.state["progress"]["step"] == step + 1
+    train(spec, resume="auto")
+    assert_same(last_checkpoint(spec), whole_run)
+
+
+def test_what_a_run_leaves(tiny_spec):
+    spec = load(tiny_spec, ["train.evaluate_untrained=true", "train.keep_checkpoints=1"])
+    result = train(spec)
+    run = run_directory(spec)
+    on_disk = json.loads(run.result.read_text())
+    assert on_disk == result
+    assert {"average_mAP", "untrained_average_mAP", "mAP", "seconds"} <= result.keys()
+    assert list(result["mAP"]) == ["0.3", "0.4", "0.5", "0.6", "0.7"]
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, LAST_STEP + 1))
+    assert [line["epoch"] for line in lines if line["kind"] == "evaluation"] == [0, 1, 2, 3]
+    assert {"cost", "gradient_norm", "lr", "memory_bytes", "data_wait_seconds"} <= lines[1].keys()
+    assert lines[1]["lr"] == {"adapter": 0.0, "detector": 0.0, "detector_no_decay": 0.0}
+    assert load(run.path / "spec.yaml") == spec
+    trained = (run.path / "trained.txt").read_text().split()
+    assert all(name.startswith("detector.") or ".adapter." in name for name in trained)
+    assert len(list((run.path / "timelines").glob("*.png"))) == 2
+    assert (run.path / "report.html").is_file()
+    assert list((run.path / "tensorboard").iterdir())
+    kept = {path.name for path in all_checkpoints(run.checkpoints)}
+    best = (run.checkpoints / BEST).resolve().name
+    assert kept == {f"step-{LAST_STEP:08d}", best}
+    assert not list(run.checkpoints.glob(".*"))
+    last = score_checkpoint(spec, run.checkpoints / f"step-{LAST_STEP:08d}")
+    assert last["average_mAP"] == result["average_mAP"]
+
+
+def test_a_run_is_not_overwritten_by_accident(tiny_spec):
+    spec = load(tiny_spec, ["schedule.epochs=1"])
+    train(spec)
+    with pytest.raises(RunDirectoryError, match="--resume auto continues it, --id N starts another"):
+        train(spec)
+    train(spec, overwrite=True)
+
+
+def test_another_model_s_checkpoint_is_refused(tiny_spec, tmp_path):
+    spec = load(tiny_spec, ["schedule.epochs=1"])
+    train(spec)
+    checkpoint = run_directory(spec).checkpoints / BEST
+    other = load(tiny_spec, ["model.backbone.mode=plain"])
+    with pytest.raises(Exception, match=r"trains other parameters than this spec \(8 differ"):
+        score_checkpoint(other, checkpoint)
+    frozen = load(tiny_spec, ["train.seed=7"])
+    with pytest.raises(Exception, match="other frozen weights"):
+        score_checkpoint(frozen, checkpoint)
+
+
+def test_accumulation_gives_the_same_run(tiny_spec, tmp_path):
+    """Not bit for bit: sums are made in another order, and from a batch of one."""
+    whole, split = (load(tiny_spec, [f"train.accumulation={n}", f"run.id={n}", "train.global_batch=3"]) for n in (1, 3))
+    lasts = []
+    for spec in (whole, split):
+        train(spec)
+        lasts.append(read_checkpoint(all_checkpoints(run_directory(spec).checkpoints)[-1]))
+    for name, tensor in lasts[0].parameters.items():
+        torch.testing.assert_close(lasts[1].parameters[name], tensor, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_exactly(tiny_spec, whole_run):
+    """SIGKILL at random moments, in training, evaluation or while a checkpoint is written."""
+    spec = load(tiny_spec)
+    moments = random.Random(os.environ.get("ADATAD_TEST_SEED", time.time_ns()))
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(tiny_spec), "--resume", "auto"]
+    for _ in range(int(os.environ.get("ADATAD_TEST_KILLS", 3))):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        log = run_directory(spec).metrics
+        lines = len(log.read_text().splitlines()) if log.exists() else 0
+        target = lines + moments.randint(1, 3)
+        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < target):
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+    assert_same(last_checkpoint(spec), whole_run)
