@@ -1,0 +1,169 @@
+"""Loading: inheritance, overrides, sources, and errors that say all that is wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adatad.spec import SpecError, load, to_yaml
+from adatad.spec.document import Document, merge, parse_value
+from adatad.spec.load import load_with_sources
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "base" not in path.relative_to(ROOT).parts]
+MINIMAL = "data: {annotations: a.json, videos: v}\noptimizer: {backbone: {custom: [{name: adapter, lr: 1e-4}]}}\n"
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load(path, overrides, check_files=False)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_shipped_spec_loads_and_comes_back(path, tmp_path):
+    spec = load(path, check_files=False)
+    assert spec.name == str(path.relative_to(ROOT / "configs").with_suffix(""))
+    assert load(write(tmp_path, "again.yaml", to_yaml(spec)), check_files=False) == spec
+
+
+def test_base_files_merge_deeply_and_lists_replace(tmp_path):
+    write(tmp_path, "a.yaml", "train: {seed: 1, global_batch: 4}\nevaluate: {tious: [0.1, 0.2]}\n")
+    write(tmp_path, "b.yaml", "base: a.yaml\ntrain: {seed: 2}\n")
+    path = write(tmp_path, "c.yaml", "base: b.yaml\nevaluate: {tious: [0.5]}\n" + MINIMAL)
+    spec, document = load_with_sources(path, ["train.clip_norm=null"], check_files=False)
+    assert (spec.train.seed, spec.train.global_batch, spec.evaluate.tious) == (2, 4, (0.5,))
+    assert document.source(("train", "seed")).endswith("b.yaml:2")
+    assert document.source(("train", "global_batch")).endswith("a.yaml:1")
+    assert document.source(("train", "clip_norm")) == "--set train.clip_norm=null"
+    assert document.source(("train", "precision")) is None
+
+
+values = st.recursive(st.integers() | st.lists(st.integers(), max_size=2), lambda inner: st.dictionaries(
+    st.sampled_from("abc"), inner, max_size=3), max_leaves=8)  # fmt: skip
+mappings = st.dictionaries(st.sampled_from("abc"), values, max_size=3)
+
+
+def merged(*layers):
+    document = Document()
+    for layer in layers:
+        merge(document, Document(values=yaml.safe_load(yaml.safe_dump(layer))))
+    return document.values
+
+
+@given(mappings, mappings, mappings)
+def test_merging_is_associative_and_the_last_word_counts(a, b, c):
+    assert merged(a, b, c) == merged(merged(a, b), c)
+    assert merged(a, a) == a
+    assert all(merged(a, b)[key] == value for key, value in b.items() if not isinstance(value, dict))
+
+
+def test_overrides_reach_into_lists_and_make_missing_sections(tmp_path):
+    path = write(tmp_path, "s.yaml", MINIMAL)
+    spec = load(
+        path, ["optimizer.backbone.custom.0.lr=3e-4", "model.backbone.adapter.blocks=[1, 2]"], check_files=False
+    )
+    assert spec.optimizer.backbone.custom[0].lr == 3e-4
+    assert spec.model.backbone.adapter.blocks == (1, 2)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("-2E3", -2e3), ("0.5", 0.5), ("7", 7), ("a", "a")])
+def test_numbers_without_a_point_are_numbers(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+def test_all_errors_at_once_with_place_and_nearest_word(tmp_path):
+    text = MINIMAL + "model:\n  backbone: {mod: plain, preset: gaint}\ntrain:\n  seed: x\n"
+    found = problems(write(tmp_path, "s.yaml", text), "optimizer.lr=-1", "train.presicion=fp16")
+    assert len(found) == 5
+    text = "\n".join(found)
+    assert "s.yaml:4: model.backbone.mod: no such key; did you mean mode?" in text
+    assert "s.yaml:4: model.backbone.preset: expected 'tiny'" in text
+    assert "did you mean giant?" in text
+    assert "s.yaml:6: train.seed: " in text
+    assert "--set optimizer.lr=-1: optimizer.lr: Input should be greater than 0, got -1" in text
+    assert "train.presicion: no such key; did you mean precision?" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.seed", "expected KEY=VALUE"),
+        ("optimizer.backbone.custom.2.lr=1", "optimizer.backbone.custom is a list of 1, which has no item 2"),
+        ("train.seed.low=1", "train.seed is a single value"),
+        ("train.seed=[1", "isn't a YAML value"),
+    ],
+)
+def test_bad_overrides(tmp_path, override, message):
+    path = write(tmp_path, "s.yaml", MINIMAL + "train: {seed: 1}\n")
+    assert message in "\n".join(problems(path, override))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a mapping"),
+        ("- 1", "expected a mapping"),
+        ("train: {seed: 1}\ntrain: {}", "s.yaml:2: train stands twice"),
+        ("train:\n\tseed: 1", "not valid YAML"),
+        ("base: gone.yaml", "gone.yaml: no such file"),
+        ("base: s.yaml", "its base files lead back to it"),
+        ("base: [3]", "expected a path"),
+        ("train: {}", "data: is missing"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    assert message in "\n".join(problems(write(tmp_path, "s.yaml", text)))
+
+
+def test_missing_files_are_named(tmp_path):
+    path = write(tmp_path, "s.yaml", MINIMAL)
+    with pytest.raises(SpecError, match=r"there is no file a\.json") as caught:
+        load(path, ["data.classes=c.txt", "model.backbone.weights=w.safetensors"])
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.window.size_grid=100"], "data.window.size_grid: 100 x 1 frames a position aren't whole clips of 16"),
+        (["data.window.frames_per_position=3"], "data.window.stride_frames: 4 can't be divided by"),
+        (["data.window.crop_ratio=[0.9,0.5]"], "isn't [low, high]"),
+        (["data.pattern=x.mp4"], "doesn't hold {name}"),
+        (["data.classes=[a,a]"], "names a class twice"),
+        (["model.backbone.heads=5"], "the width 384 can't be divided by 5 heads"),
+        (["model.backbone.adapter.blocks=[11,12]"], "block 12 is outside the backbone, whose 12 blocks count from 0"),
+        (["model.backbone.adapter.blocks=[]"], "is empty"),
+        (["model.backbone.adapter.kernel=4"], "expected an odd number, got 4"),
+        (["model.detector.max_length=1000"], "needs a multiple of"),
+        (["model.detector.attention_window=3"], "expected -1 (global) or 4 and more, got 3"),
+        (["model.detector.attention_window=[-1,-1]"], "2 windows for 6 levels"),
+        (["model.detector.branch_blocks=3"], "6 ranges for 4 levels"),
+        (["model.detector.heads=7"], "512 can't be divided by 7 heads"),
+        (["optimizer.backbone=null"], "is missing: mode adapter trains parameters of the backbone"),
+        (["optimizer.backbone.custom=[]"], "no group takes the adapters"),
+        (["model.backbone.mode=frozen"], "is without effect: nothing in the backbone is trained"),
+        (["optimizer.layer_decay=0.8"], "is for model.backbone.mode full; the mode is adapter"),
+        (["schedule.end_epoch=200"], "200 is after the last of 100 epochs"),
+        (["schedule.epochs=3"], "5 are more than all 3 epochs"),
+        (["train.accumulation=4"], "2 can't be divided by accumulation 4"),
+        (["postprocess.nms.voting_threshold=0.7"], "is without effect while multiclass is true"),
+        (["model.detector.regression_weight=0", "train.accumulation=2"], "follows the losses of a whole batch"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path, overrides, message):
+    assert message in "\n".join(problems(write(tmp_path, "s.yaml", MINIMAL), *overrides))
+
+
+def test_contradictions_are_reported_together(tmp_path):
+    overrides = ["data.window.size_grid=100", "schedule.end_epoch=200", "model.backbone.heads=5"]
+    assert len(problems(write(tmp_path, "s.yaml", MINIMAL), *overrides)) == 3

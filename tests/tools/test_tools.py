@@ -1,0 +1,104 @@
+"""The commands: help at once, clear errors with exit code 2, and no torch where none is needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
+def test_help_imports_no_torch(tool):
+    code = f"""
+import runpy, sys
+sys.argv = [{str(tool)!r}, "--help"]
+try:
+    runpy.run_path({str(tool)!r}, run_name="__main__")
+except SystemExit as left:
+    assert left.code == 0
+heavy = {{"torch", "timm", "matplotlib", "av", "tensorboard"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("usage: ")
+
+
+def test_spec_prints_every_value_with_its_source(run_tool):
+    run = run_tool("spec.py", "configs/demo/plain.yaml", "--set", "train.seed=3", "--id", 4)
+    assert run.returncode == 0, run.stderr
+    lines = {line.split("#")[0].strip(): line.split("# ")[1] for line in run.stdout.splitlines() if "# " in line}
+    assert lines["mode: plain"] == "configs/demo/plain.yaml:5"
+    assert lines["preset: tiny"].startswith("configs/demo/tia.yaml:")
+    assert lines["seed: 3"] == "--set train.seed=3"
+    assert lines["id: 4"] == "--set run.id=4"
+    assert lines["tubelet: 2"] == "default"
+
+
+@pytest.mark.parametrize("tool", ["spec.py", "train.py"])
+def test_a_bad_spec_is_explained_and_leaves_with_2(run_tool, tool):
+    run = run_tool(tool, "configs/demo/tia.yaml", "--cfg-options", "optimizer.lr=fast", "train.sed=1")
+    assert run.returncode == 2
+    assert "optimizer.lr: Input should be a valid number" in run.stderr
+    assert "train.sed: no such key; did you mean seed?" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.fixture
+def files(tmp_path):
+    truth = {"database": {"v": {"subset": "validation", "annotations": [
+        {"segment": [0, 10], "label": "a"}, {"segment": [20, 30], "label": "b"}]}}}  # fmt: skip
+    found = {"results": {"v": [{"segment": [0, 10], "label": "a", "score": 0.9},
+                               {"segment": [21, 40], "label": "b", "score": 0.5}]}}  # fmt: skip
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    return tmp_path
+
+
+def test_evaluate_scores_files(run_tool, files):
+    run = run_tool(
+        "evaluate.py", files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--json", files / "r.json"
+    )
+    assert run.returncode == 0, run.stderr
+    result = json.loads((files / "r.json").read_text())
+    assert result["mAP"] == {"0.4": 1.0, "0.6": 0.5}
+    assert result["average_mAP"] == 0.75
+    assert result["ap_per_class"] == {"a": [1.0, 1.0], "b": [1.0, 0.0]}
+    assert "75.00" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a readable JSON file"),
+        ("[]", 'expected {"results"'),
+        ('{"results": {"v": {}}}', "video 'v': expected a list"),
+        ('{"results": {"v": [{"segment": [1, 2], "label": "a"}]}}', "video 'v', detection 0: expected segment, label"),
+        ('{"results": {"v": [{"segment": [2, 1], "label": "a", "score": 1}]}}', "ends before it starts"),
+        ('{"results": {"v": [{"segment": [NaN, 1], "label": "a", "score": 1}]}}', "finite numbers"),
+    ],
+)
+def test_evaluate_explains_a_bad_file(run_tool, files, content, message):
+    (files / "found.json").write_text(content)
+    run = run_tool("evaluate.py", files / "gt.json", files / "found.json", "--json", files / "r.json")
+    assert run.returncode == 2
+    assert "found.json" in run.stderr
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (files / "r.json").exists()
+
+
+def test_evaluate_names_the_subsets_there_are(run_tool, files):
+    run = run_tool("evaluate.py", files / "gt.json", files / "found.json", "--subset", "test")
+    assert run.returncode == 2
+    assert "no video of subset 'test'; the file has validation" in run.stderr
+
+
+def test_verify_golden_without_cases(run_tool, tmp_path):
+    run = run_tool("verify_golden.py", tmp_path)
+    assert run.returncode == 2
+    assert "holds no case" in run.stderr
