@@ -46,8 +46,8 @@ class Annotations:
 def read_annotations(spec: DataSpec, reference: bool = False) -> Annotations:
     """Read the annotation file of a spec.
 
-    Duplicate, empty and "Ambiguous" segments are left out; with `reference`, empty ones stay. Training videos without a
-    segment are left out.
+    Duplicate, empty and "Ambiguous" segments are left out, and training videos without a segment. `reference`: the
+    reference's quirks; empty segments stay, and frames are cut without regard to rounding.
     """
     database = load_database(spec.annotations)
     classes = read_classes(spec, database)
@@ -55,7 +55,7 @@ def read_annotations(spec: DataSpec, reference: bool = False) -> Annotations:
     subsets: dict[str, list[Video]] = {spec.train_subset: [], spec.validation_subset: []}
     for name, entry in database.items():
         if entry.get("subset") in subsets:
-            video = _read_video(spec, name, entry, numbers, keep_empty=reference)
+            video = _read_video(spec, name, entry, numbers, reference)
             subsets[entry["subset"]].append(video)
     for subset, videos in subsets.items():
         if not videos:
@@ -88,7 +88,7 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]]) -> tuple[s
     return tuple(sorted(labels - {AMBIGUOUS}))
 
 
-def _read_video(spec: DataSpec, name: str, entry: dict[str, Any], numbers: dict[str, int], keep_empty: bool) -> Video:
+def _read_video(spec: DataSpec, name: str, entry: dict[str, Any], numbers: dict[str, int], reference: bool) -> Video:
     where = f"{spec.annotations}: video {name!r}"
     try:
         duration = float(entry["duration"])
@@ -103,11 +103,12 @@ def _read_video(spec: DataSpec, name: str, entry: dict[str, Any], numbers: dict[
     for item in entry.get("annotations", ()):
         start, end, number = _read_instance(where, item, numbers)
         known = (start, end, number) in {(*segment, label) for segment, label in zip(segments, labels, strict=True)}
-        if number is not None and not known and (end > start or keep_empty):
+        if number is not None and not known and (end > start or reference):
             segments.append((start, end))
             labels.append(number)
     seconds = np.array(segments, np.float64).reshape(-1, 2)
-    in_frames = np.trunc(seconds * fps if spec.fps else seconds / duration * frames)
+    # A label that lies on a frame must not fall to the one before by rounding, which the reference lets happen.
+    in_frames = np.trunc((seconds * fps if spec.fps else seconds / duration * frames) + (0.0 if reference else 1e-6))
     return Video(name, duration, fps, frames, seconds, in_frames, np.array(labels, np.int64))
 
 

@@ -215,10 +215,11 @@ def draw_video(plan: VideoPlan) -> np.ndarray:
 
 
 def write_video(path: Path, video: np.ndarray) -> None:
-    """H.264 in mp4, one encoder thread so that the bytes repeat. video: uint8 [frames, height, width, 3]."""
+    """H.264 in mp4. video: uint8 [frames, height, width, 3]."""
     with av.open(str(path), "w") as container:
-        options = {"crf": "18", "g": "16", "threads": "1"}
-        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "g": "16"})
+        # With more threads the bytes differ from run to run.
+        stream.codec_context.thread_count = 1
         stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
         for image in video:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
