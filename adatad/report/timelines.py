@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from adatad.data.annotations import Annotations, Video, read_annotations
 from adatad.data.dataset import video_path
@@ -108,13 +109,13 @@ def _draw_rows(
         strength = 0.25 + 0.75 * item["score"] / best if faint else 1.0
         # Mixed with white rather than transparent: the text on it stays readable.
         face = tuple(1 - strength * (1 - channel) for channel in to_rgb(colour))
-        axes.broken_barh([(start, end - start)], (top + lane + 0.06, 0.88), facecolor=face, hatch=hatch, edgecolor="w")
+        bar = Rectangle((start, top + lane + 0.06), end - start, 0.88, facecolor=face, hatch=hatch, edgecolor="w")
+        axes.add_patch(bar)
         text = item["label"] + (f" {item['score']:.2f}" if faint else "")
         bright = 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] > 0.55
-        axes.text(
-            start + 0.08, top + lane + 0.52, text, fontsize=7, va="center", clip_on=True,
-            color="black" if bright else "white",
-        ).set_clip_path(axes.patches[-1] if axes.patches else axes.patch)  # fmt: skip
+        label = axes.text(start + 0.1, top + lane + 0.52, text, fontsize=7, va="center", clip_on=True)
+        label.set_color("black" if bright else "white")
+        label.set_clip_path(bar)
 
 
 def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_seconds: float) -> None:
