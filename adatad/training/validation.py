@@ -58,7 +58,11 @@ def window_meta(window: Window, spec: Spec) -> WindowMeta:
 def score(detections: Detections, spec: Spec) -> MapResult:
     """mAP of detections against the annotation file of the spec."""
     ground_truth = {"database": load_database(spec.data.annotations)}
-    return evaluate(ground_truth, {"results": detections}, spec.data.validation_subset, spec.evaluate.tious)
+    keep_ambiguous = spec.compat == "reference"
+    return evaluate(
+        ground_truth, {"results": detections}, spec.data.validation_subset, spec.evaluate.tious,
+        keep_ambiguous=keep_ambiguous,
+    )  # fmt: skip
 
 
 def summary(result: MapResult) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""The documents' commands exist, with the options that they name, and their links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands(document: Path) -> list[list[str]]:
+    """Words of every command in the bash blocks of a document."""
+    blocks = re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_name_files_and_options_that_exist(document):
+    for words in commands(document):
+        script = next((word for word in words if word.endswith((".py", ".sh"))), None)
+        if script is None:
+            continue
+        assert (ROOT / script).is_file(), script
+        specs = [word for word in words if word.startswith("configs/") and "=" not in word]
+        assert all((ROOT / spec).exists() for spec in specs), specs
+        if script.endswith(".py"):
+            command = [sys.executable, str(ROOT / script), "--help"]
+            helped = subprocess.run(command, capture_output=True, text=True).stdout
+            after = words[words.index(script) :]
+            options = [word for word in after if word.startswith("--")]
+            assert all(option in helped for option in options), (script, options)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_pages_are_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"docs/{page.name}" in readme for page in (ROOT / "docs").glob("*.md"))
