@@ -111,7 +111,7 @@ def _draw_rows(
         face = tuple(1 - strength * (1 - channel) for channel in to_rgb(colour))
         bar = Rectangle((start, top + lane + 0.06), end - start, 0.88, facecolor=face, hatch=hatch, edgecolor="w")
         axes.add_patch(bar)
-        text = item["label"] + (f" {item['score']:.2f}" if faint else "")
+        text = (f"{item['score']:.2f} " if faint else "") + item["label"]
         bright = 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] > 0.55
         label = axes.text(start + 0.1, top + lane + 0.52, text, fontsize=7, va="center", clip_on=True)
         label.set_color("black" if bright else "white")

@@ -65,6 +65,8 @@ class Training:
         self.fingerprint = fingerprint(self.parts.model)
         self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints)
         self.metrics = Metrics(self.run.path, self.progress.step) if self.processes.is_main else None
+        if self.metrics:
+            self.metrics.text("spec", to_yaml(self.spec))
         self.started = time.monotonic() - self.progress.seconds
 
     def train(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class Metrics:
     def __init__(self, run_directory: Path, first_step: int):
         self._lines = (run_directory / "metrics.jsonl").open("a", encoding="utf-8")
         # A resumed run repeats the steps after its checkpoint: TensorBoard drops what it had of them.
-        self._board = SummaryWriter(run_directory / "tensorboard", purge_step=first_step or None)
+        self._board = SummaryWriter(run_directory / "tensorboard", purge_step=first_step + 1 if first_step else None)
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
         """Scalars, or dictionaries of scalars, of one moment; lists go to the JSON lines alone."""

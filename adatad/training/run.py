@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
         annotations = read_annotations(spec.data, reference=spec.compat == "reference")
         parts = build_parts(spec, annotations, processes)
         run = _open_on_main(spec, processes, resume, overwrite)
-        logger = log_to(run, console) if processes.is_main else logging.getLogger("adatad.silent")
+        logger = log_to(run, console) if processes.is_main else _silent_logger()
         progress = _restore(parts, run, resume, logger) if resume else Progress()
         if processes.is_main:
             _describe(parts, annotations, run, logger)
@@ -98,10 +101,18 @@ def _restore(parts: Parts, run: RunDirectory, resume: str, logger: logging.Logge
             logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
             return Progress()
     checkpoint = read_checkpoint(path)
+    for line in spec_changes(checkpoint.spec_yaml, to_yaml(parts.spec)):
+        logger.warning("the spec has changed since %s: %s", path.name, line)
     load_training_state(parts, checkpoint, path)
     progress = Progress(**checkpoint.state["progress"])
     logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
     return progress
+
+
+def spec_changes(before: str, now: str) -> list[str]:
+    """Lines of a saved spec that aren't those of this run's, as "- old" and "+ new"; where a run lies doesn't count."""
+    lines = difflib.ndiff(before.partition("\nrun:")[0].splitlines(), now.partition("\nrun:")[0].splitlines())
+    return [line for line in lines if line[0] in "+-"]
 
 
 def load_training_state(parts: Parts, checkpoint: Checkpoint, path: Path) -> None:
@@ -127,24 +138,36 @@ def check_same_model(model: nn.Module, trained: list[str], checkpoint: Checkpoin
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
 
 
+def _silent_logger() -> logging.Logger:
+    """For ranks other than the first."""
+    logger = logging.getLogger("adatad.other_ranks")
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+    return logger
+
+
 def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger: logging.Logger) -> None:
     """Say what is trained and on what; the same stands in the run's files."""
     run.write_text("spec.yaml", to_yaml(parts.spec))
     run.write_text("trained.txt", "\n".join(parts.trained) + "\n")
-    sizes = {name: parameter.numel() for name, parameter in parts.model.named_parameters()}
-    backbone = [name for name in parts.trained if name.startswith("backbone.")]
     logger.info("run %s (tensorboard --logdir %s)", run.path, run.path / "tensorboard")
-    logger.info(
-        "%d training and %d validation videos, %d classes; %d steps an epoch",
-        len(annotations.train), len(annotations.validation), len(annotations.classes), parts.steps_per_epoch,
-    )  # fmt: skip
-    logger.info(
-        "trained: %s of %s parameters (%s in the backbone, %s in the detector); the list: %s",
-        f"{sum(sizes[name] for name in parts.trained):,}", f"{sum(sizes.values()):,}",
-        f"{sum(sizes[name] for name in backbone):,}",
-        f"{sum(sizes[name] for name in parts.trained) - sum(sizes[name] for name in backbone):,}",
-        run.path / "trained.txt",
-    )  # fmt: skip
+    counts = len(annotations.train), len(annotations.validation), len(annotations.classes), parts.steps_per_epoch
+    logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
+    sizes = {name: parameter.numel() for name, parameter in parts.model.named_parameters()}
+    for group in parts.engine.groups:
+        numbers = sum(sizes[name] for name in group["parameter_names"])
+        rate, decay = group["base_lr"], group["weight_decay"]
+        logger.info("trained, %s: %s numbers, rate %g, decay %g", group["name"], f"{numbers:,}", rate, decay)
+        for line in collapsed(group["parameter_names"]):
+            logger.info("  %s", line)
+    trained = sum(sizes[name] for name in parts.trained)
+    logger.info("trained in all: %s of %s numbers", f"{trained:,}", f"{sum(sizes.values()):,}")
+
+
+def collapsed(names: list[str]) -> list[str]:
+    """Parameter names with those that differ in a number alone on one line: blocks.*.adapter.gamma (4)."""
+    counts = Counter(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names)
+    return [f"{pattern} ({count})" for pattern, count in counts.items()]
 
 
 def _board_timelines(spec: Spec) -> Any:

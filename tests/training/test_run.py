@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import adatad.training.loop as loop
-from adatad.spec import load
+from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import collapsed, score_checkpoint, spec_changes, train
 from adatad.training.run_directory import RunDirectoryError, run_directory
 from adatad.training.signals import EXIT_CODE_RESUME
 
@@ -99,7 +100,12 @@ def test_what_a_run_leaves(tiny_spec):
     assert all(name.startswith("detector.") or ".adapter." in name for name in trained)
     assert len(list((run.path / "timelines").glob("*.png"))) == 2
     assert (run.path / "report.html").is_file()
-    assert list((run.path / "tensorboard").iterdir())
+    board = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train/cost")] == list(range(1, LAST_STEP + 1))
+    wanted = {"train/gradient_norm", "train/lr/adapter", "train/memory_bytes", "train/data_wait_seconds"}
+    assert wanted | {"evaluation/average_mAP", "evaluation/mAP/0.5"} <= set(board.Tags()["scalars"])
+    assert len(board.Tags()["images"]) == 2
+    assert "annotations:" in board.Tensors("spec/text_summary")[0].tensor_proto.string_val[0].decode()
     kept = {path.name for path in all_checkpoints(run.checkpoints)}
     best = (run.checkpoints / BEST).resolve().name
     assert kept == {f"step-{LAST_STEP:08d}", best}
@@ -126,6 +132,18 @@ def test_another_model_s_checkpoint_is_refused(tiny_spec, tmp_path):
     frozen = load(tiny_spec, ["train.seed=7"])
     with pytest.raises(Exception, match="other frozen weights"):
         score_checkpoint(frozen, checkpoint)
+
+
+def test_names_are_printed_without_their_numbers():
+    names = ["blocks.0.up.weight", "blocks.11.up.weight", "head.scales.3", "head.bias"]
+    assert collapsed(names) == ["blocks.*.up.weight (2)", "head.scales.* (1)", "head.bias (1)"]
+
+
+def test_a_changed_spec_is_said_when_resuming(tiny_spec):
+    before = to_yaml(load(tiny_spec))
+    assert spec_changes(before, to_yaml(load(tiny_spec, ["run.id=3"]))) == []
+    lines = spec_changes(before, to_yaml(load(tiny_spec, ["train.seed=3"])))
+    assert [line.split() for line in lines] == [["-", "seed:", "42"], ["+", "seed:", "3"]]
 
 
 def test_accumulation_gives_the_same_run(tiny_spec, tmp_path):
