@@ -89,34 +89,37 @@ def class_rows(result: dict[str, Any], tious: Sequence[float]) -> list[dict[str,
 def curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> list[Figure]:
     """Losses, mAP and learning rates over the steps of training."""
     figures = []
+    at = [line["step"] for line in steps]
     if steps:
-        at = [line["step"] for line in steps]
-        losses = {name: [line[f"{name}_loss"] for line in steps] for name in ("cls", "reg")}
-        figures.append(_curve("losses", at, {"classes": losses["cls"], "segments": losses["reg"]}, smooth=True))
+        losses = {"classes": "cls_loss", "segments": "reg_loss"}
+        series = {label: (at, [line[key] for line in steps]) for label, key in losses.items()}
+        figures.append(curve("losses", series, smooth=True))
     if evaluations:
-        at = [line["step"] for line in evaluations]
-        series = {"average": [100 * line["average_mAP"] for line in evaluations]}
+        evaluated = [line["step"] for line in evaluations]
+        series = {"average": (evaluated, [100 * line["average_mAP"] for line in evaluations])}
         for tiou in evaluations[-1]["mAP"]:
-            series[f"tIoU {tiou}"] = [100 * line["mAP"].get(tiou, float("nan")) for line in evaluations]
-        figures.append(_curve("mAP on validation, %", at, series, marker="o"))
+            series[f"tIoU {tiou}"] = (evaluated, [100 * line["mAP"].get(tiou, float("nan")) for line in evaluations])
+        figures.append(curve("mAP on validation, %", series, marker="o"))
     if steps:
-        at = [line["step"] for line in steps]
-        rates = {group: [line["lr"].get(group, float("nan")) for line in steps] for group in steps[-1]["lr"]}
-        figures.append(_curve("learning rates", at, rates))
+        groups = steps[-1]["lr"]
+        series = {group: (at, [line["lr"].get(group, float("nan")) for line in steps]) for group in groups}
+        figures.append(curve("learning rates", series))
     return figures
 
 
-def _curve(
-    title: str, at: Sequence[int], series: dict[str, Sequence[float]], smooth: bool = False, marker: str = ""
+def curve(
+    title: str, series: dict[str, tuple[Sequence[int], Sequence[float]]], smooth: bool = False, marker: str = ""
 ) -> Figure:
+    """Lines over optimizer steps. series: {label: (steps, values)}; smooth: a running mean over the faint values."""
     figure = Figure(figsize=(5.2, 3.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for (label, values), colour in zip(series.items(), COLOURS * (1 + len(series) // len(COLOURS)), strict=False):
+    for number, (label, (steps, values)) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
         if smooth:
-            axes.plot(at, values, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             values = _running_mean(values)
-        axes.plot(at, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
+        axes.plot(steps, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("optimizer steps", fontsize=8)
     axes.tick_params(labelsize=8)

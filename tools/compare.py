@@ -1,0 +1,31 @@
+"""Draw the mAP curves of several runs into one picture, and print where they ended.
+
+python tools/compare.py runs/demo/tia/id0 runs/demo/tia/id1 --output curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
+    args = parser.parse_args()
+
+    from adatad.errors import UserError
+    from adatad.report.compare import compare
+
+    try:
+        compare(args.runs, args.output)
+    except UserError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
