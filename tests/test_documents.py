@@ -14,7 +14,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 def commands(document: Path) -> list[list[str]]:
     """Words of every command in the bash blocks of a document."""
-    blocks = re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", document.read_text().replace("\\\n", " "), re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
 
 
