@@ -55,7 +55,10 @@ class Adapter(nn.Module):
 
         tokens: [batch x clips, tubelets x positions, width], the clips of one window next to each other.
         """
-        bottleneck = F.gelu(self.down(tokens))
+        return self.expand(F.gelu(self.down(tokens)), batch)
+
+    def expand(self, bottleneck: Tensor, batch: int) -> Tensor:
+        """Everything behind the activation: [batch x clips, tubelets x positions, hidden] -> [.., .., width]."""
         if self.depthwise is not None:
             bottleneck = bottleneck + self.mix_time(bottleneck, batch)
         return self.gamma * self.up(bottleneck)

@@ -56,11 +56,16 @@ class VideoBackbone(nn.Module):
         return Block(sizes.width, sizes.heads, sizes.mlp_width, drop_path, f"backbone/{index}", adapter)
 
     def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
-        """Features of whole windows.
+        """Features of whole windows, resized along time to the window's positions.
 
         frames: uint8 [b, 3, frames, height, width], frames a multiple of `clip_frames`; window_grid: positions of the
         window; keys: int64 [b] for stochastic depth, None for none. Returns float32 [b, c, window_grid].
         """
+        timeline = self.timeline(frames, keys).transpose(1, 2)
+        return F.interpolate(timeline, size=window_grid, mode="linear", align_corners=False)
+
+    def timeline(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Mean over space at every tubelet, clips joined in time: float32 [b, tubelets, c]."""
         batch = frames.shape[0]
         clips = self.cut_clips(frames)
         if self.mode == "side":
@@ -75,7 +80,7 @@ class VideoBackbone(nn.Module):
                 row_keys = None if keys is None else clip_keys(keys, len(clips) // batch)
                 for block in self.blocks:
                     tokens = block(tokens, batch, row_keys)
-        return self.pool(tokens, batch, window_grid)
+        return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
 
     def _outputs_of_listed_blocks(self, tokens: Tensor, batch: int) -> list[Tensor]:
         """Outputs of the blocks that side adapters read; blocks after the last of them aren't run."""
@@ -105,16 +110,15 @@ class VideoBackbone(nn.Module):
         pixels = (clips[..., : rows * patch, : columns * patch].float() - self.pixel_mean) / self.pixel_std
         patches = pixels.reshape(n, 3, self.clip_tubelets, tubelet, rows, patch, columns, patch)
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(n, self.clip_tubelets * rows * columns, -1)
-        tokens = F.linear(patches, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
+        weight = self.patch_embed.weight.flatten(1)
+        tokens = F.linear(patches.to(weight.dtype), weight, self.patch_embed.bias)
         grid = (self.position_grid, self.position_grid)
         return tokens + resize_positions(self.position_table, self.clip_tubelets, grid, rows, columns)
 
-    def pool(self, tokens: Tensor, batch: int, window_grid: int) -> Tensor:
-        """Mean over space, clips joined in time, resized to the window: [n, l, c] -> float32 [b, c, window_grid]."""
-        n, l, c = tokens.shape
-        means = tokens.float().reshape(n, self.clip_tubelets, l // self.clip_tubelets, c).mean(2)
-        timeline = means.reshape(batch, -1, c).transpose(1, 2)
-        return F.interpolate(timeline, size=window_grid, mode="linear", align_corners=False)
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Mean over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
+        planes = tokens.unflatten(1, (self.clip_tubelets, -1))
+        return planes.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
 
 def adapter_blocks(spec: BackboneSpec, depth: int) -> tuple[int, ...]:

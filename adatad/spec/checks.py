@@ -16,7 +16,7 @@ Problem = tuple[Key, str]
 
 
 def cross_checks(spec: Spec) -> list[Problem]:
-    checks = (_window, _backbone, _detector, _levels, _optimizer, _schedule, _postprocess)
+    checks = (_window, _backbone, _detector, _levels, _optimizer, _schedule, _memory, _postprocess)
     return [problem for check in checks for problem in check(spec)]
 
 
@@ -164,6 +164,40 @@ def _schedule(spec: Spec) -> Iterator[Problem]:
     if train.global_batch % train.accumulation:
         text = f"{train.global_batch} can't be divided by accumulation {train.accumulation}"
         yield ("train", "global_batch"), text
+
+
+def _memory(spec: Spec) -> Iterator[Problem]:
+    memory, mode, key = spec.memory, spec.model.backbone.mode, ("memory",)
+    if isinstance(memory.policy, tuple):
+        depth, expected = resolve_backbone(spec.model.backbone).depth, 0
+        for index, blocks in enumerate(memory.policy):
+            if blocks.first != expected or blocks.last < blocks.first:
+                text = (
+                    f"blocks {blocks.first} to {blocks.last}: the ranges must follow one another, here from {expected}"
+                )
+                yield (*key, "policy", index), text
+            expected = blocks.last + 1
+        if expected != depth:
+            yield (*key, "policy"), f"the ranges cover {expected} blocks of the backbone's {depth}"
+        if mode == "side":
+            yield (*key, "policy"), "mode side takes one policy, not ranges: its backbone runs without a graph"
+    policies = [memory.policy] if isinstance(memory.policy, str) else [blocks.policy for blocks in memory.policy]
+    if "tile" not in policies:
+        defaults = type(memory)()
+        for name in ("tile_clips", "segment_blocks", "recompute", "order", "weight_dtype", "residual_dtype"):
+            if getattr(memory, name) != getattr(defaults, name):
+                yield (*key, name), f"is without effect under policy {memory.policy}; it belongs to tile"
+        return
+    backbone = spec.model.backbone
+    reach, planes = (
+        backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2,
+        backbone.clip_frames // backbone.tubelet,
+    )
+    if mode == "adapter" and reach > planes:
+        text = (
+            f"the adapters reach {reach} tubelets to each side, further than one clip of {planes}: tile can't do that"
+        )
+        yield (*key, "policy"), text
 
 
 def _postprocess(spec: Spec) -> Iterator[Problem]:

@@ -231,6 +231,39 @@ class TrainSpec(Section):
     seed: Count = 42
 
 
+Policy = Literal["none", "selective", "block", "tile"]
+TileDtype = Literal["auto", "bf16", "fp16", "fp32", "fp64"]
+
+
+class PolicyRange(Section):
+    """Blocks `first` to `last`, counted from 0, the last included, under one policy."""
+
+    first: Count
+    last: Count
+    policy: Policy
+
+
+class MemorySpec(Section):
+    """What a training step keeps of the backbone's activations. Changes memory and time, not results
+    (docs/memory.md)."""
+
+    policy: Policy | tuple[PolicyRange, ...] = "none"
+    """none: all activations; selective: attention and MLP values of each block; block: the input of each block; tile:
+    the wave. Or a list of ranges that cover all blocks in order."""
+    tile_clips: Size | None = None
+    """tile: clips that are worked on at a time; null: about three million numbers."""
+    segment_blocks: Size | None = None
+    """tile: blocks between two kept rows of tokens; null: where kept and held together are least."""
+    recompute: Literal["hold", "rebuild"] = "hold"
+    """tile: hold keeps the graphs of a segment's blocks until their turn, rebuild runs them once more instead."""
+    order: Literal["tiles", "blocks"] = "tiles"
+    """tile: forward as one stream of tiles, or block by block (for weights that come one block at a time)."""
+    weight_dtype: TileDtype = "auto"
+    """tile: dtype of frozen weights and of arithmetic; auto: that of `train.precision`."""
+    residual_dtype: TileDtype = "auto"
+    """tile: dtype of the tokens between blocks; auto: `weight_dtype`."""
+
+
 class ParallelSpec(Section):
     engine: Literal["auto", "ddp"] = "auto"
     """How ranks share the work; auto is ddp."""
@@ -279,6 +312,7 @@ class Spec(Section):
     schedule: ScheduleSpec = ScheduleSpec()
     ema: EmaSpec = EmaSpec()
     train: TrainSpec = TrainSpec()
+    memory: MemorySpec = MemorySpec()
     parallel: ParallelSpec = ParallelSpec()
     postprocess: PostprocessSpec = PostprocessSpec()
     evaluate: EvaluateSpec = EvaluateSpec()

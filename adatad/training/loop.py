@@ -19,7 +19,7 @@ from adatad.data.dataset import Batch
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
 from adatad.spec import Spec, to_yaml
-from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, fingerprint, mark_best
+from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.metrics import Metrics
 from adatad.training.progress import ProgressBar
 from adatad.training.run_directory import RunDirectory
@@ -62,7 +62,6 @@ class Training:
         self.spec: Spec = self.parts.spec
         self.processes = self.parts.processes
         self.end_epoch = end_epoch(self.spec)
-        self.fingerprint = fingerprint(self.parts.model)
         self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints)
         self.metrics = Metrics(self.run.path, self.progress.step) if self.processes.is_main else None
         if self.metrics:
@@ -136,7 +135,7 @@ class Training:
             "progress": asdict(progress),
             "normalizer": parts.normalizer.value,
             "scaler": engine["scaler"],
-            "frozen_fingerprint": self.fingerprint,
+            "frozen_fingerprint": self.parts.frozen_fingerprint,
         }
         if self.processes.is_main:
             checkpoint = Checkpoint(

@@ -13,7 +13,9 @@ from rich.console import Console
 from torch import nn
 
 from adatad.data.annotations import Annotations, read_annotations
+from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
+from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes, start_processes
 from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
@@ -65,8 +67,10 @@ def score_checkpoint(
         model = build_initial_model(spec, annotations).to(processes.device)
         trained = freeze(model, spec.model.backbone)
         saved = read_checkpoint(checkpoint)
-        check_same_model(model, trained, saved, checkpoint)
+        check_same_model(model, trained, fingerprint(model), saved, checkpoint)
         model.load_state_dict(saved.ema, strict=False)
+        arithmetic = autocast_dtype(spec.train.precision, processes.device)
+        apply_policy(model.backbone, spec.memory, spec.data, arithmetic)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         found = detect(model, loader, spec, classes_of(spec, annotations), processes)
         if detections and processes.is_main:
@@ -117,14 +121,16 @@ def spec_changes(before: str, now: str) -> list[str]:
 
 def load_training_state(parts: Parts, checkpoint: Checkpoint, path: Path) -> None:
     """Put a checkpoint's tensors and states into the parts. Raises CheckpointError if it is of another model."""
-    check_same_model(parts.model, parts.trained, checkpoint, path)
+    check_same_model(parts.model, parts.trained, parts.frozen_fingerprint, checkpoint, path)
     scaler = checkpoint.state["scaler"]
     parts.engine.load_state({"parameters": checkpoint.parameters, "optimizer": checkpoint.optimizer, "scaler": scaler})
     parts.ema.load_state(checkpoint.ema)
     parts.normalizer.value = checkpoint.state["normalizer"]
 
 
-def check_same_model(model: nn.Module, trained: list[str], checkpoint: Checkpoint, path: Path) -> None:
+def check_same_model(
+    model: nn.Module, trained: list[str], frozen_fingerprint: str, checkpoint: Checkpoint, path: Path
+) -> None:
     """Refuse a checkpoint of other trained parameters or other frozen weights."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     different = set(trained) ^ checkpoint.parameters.keys()
@@ -134,7 +140,7 @@ def check_same_model(model: nn.Module, trained: list[str], checkpoint: Checkpoin
         raise CheckpointError(
             f"{path}: trains other parameters than this spec ({len(different)} differ, such as {min(different)})"
         )
-    if checkpoint.state["frozen_fingerprint"] != fingerprint(model):
+    if checkpoint.state["frozen_fingerprint"] != frozen_fingerprint:
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
 
 

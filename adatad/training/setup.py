@@ -16,12 +16,14 @@ from adatad.data.annotations import Annotations
 from adatad.data.dataset import EpochBatches, Share, TrainingWindows, ValidationWindows, build_loader
 from adatad.data.windows import sliding_windows
 from adatad.errors import UserError
+from adatad.memory.policy import apply_policy
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
 from adatad.models.trained import freeze
-from adatad.parallel.engine import Engine, prepare
+from adatad.parallel.engine import Engine, autocast_dtype, prepare
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
 
@@ -43,6 +45,8 @@ class Parts:
     normalizer: RunningNormalizer
     num_classes: int
     steps_per_epoch: int
+    frozen_fingerprint: str
+    """Of the frozen weights as they were loaded, before any policy casts them."""
 
 
 def number_of_classes(spec: Spec, annotations: Annotations) -> int:
@@ -58,14 +62,18 @@ def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> P
 
 
 def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: int, steps_per_epoch: int) -> Parts:
-    """Freeze, group, prepare and average a model, in that order."""
+    """Freeze, group, apply the memory policy, prepare and average a model, in that order."""
     trained = freeze(model, spec.model.backbone)
     groups = parameter_groups(model, spec.optimizer)
+    frozen_fingerprint = fingerprint(model)
+    apply_policy(model.backbone, spec.memory, spec.data, autocast_dtype(spec.train.precision, processes.device))
     engine = prepare(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
     ema = Ema(model, spec.ema.decay)
-    return Parts(spec, processes, model, trained, engine, ema, normalizer, num_classes, steps_per_epoch)
+    return Parts(
+        spec, processes, model, trained, engine, ema, normalizer, num_classes, steps_per_epoch, frozen_fingerprint
+    )
 
 
 def build_initial_model(spec: Spec, annotations: Annotations) -> TemporalActionDetector:

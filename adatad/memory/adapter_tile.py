@@ -1,0 +1,199 @@
+"""The adapter on one tile, forward and backward by hand, with what the neighbouring tiles contribute.
+
+With x the tokens behind the block's frozen part, z = GELU(x D + d) and w the K taps of the temporal convolution,
+
+    v[t] = b + sum_k w[k] z[t + k dilation - reach];   u = z + v P + q;   y = x + gamma (u U + c)
+
+Only v sees other tiles: `reach` = dilation (K - 1) / 2 planes of z to each side (a plane: one tubelet, all positions).
+Going back, z's gradient needs as many planes of v's gradient from each side.
+
+Shapes: planes [t, positions, hidden]; tokens [tile clips, l, width]. Arithmetic is in the dtype of the casts; gradients
+of weights are returned in fp32 (fp64 if the casts are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatad.models.adapter import Adapter
+
+Add = Callable[[str, Tensor], None]
+"""Takes a weight's name in `Adapter` and a tile's part of its gradient."""
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """An adapter's weights for one step: cast to the dtype of the tiles, gamma folded into `up`.
+
+    `masters` are the uncast weights by their names in `Adapter`.
+    """
+
+    masters: dict[str, Tensor]
+    down: Tensor
+    down_bias: Tensor
+    up: Tensor
+    up_bias: Tensor
+    taps: Tensor | None
+    """[hidden, K]; None: no convolution over time."""
+    taps_bias: Tensor | None
+    pointwise: Tensor | None
+    pointwise_bias: Tensor | None
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """Planes that the convolution sees to each side of its own."""
+        return 0 if self.taps is None else self.dilation * (self.taps.shape[1] - 1) // 2
+
+    @property
+    def exact(self) -> torch.dtype:
+        """Dtype of weight gradients."""
+        return torch.promote_types(self.down.dtype, torch.float32)
+
+
+def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtype) -> AdapterWeights:
+    """masters: the adapter's weights by name, as the weight module gave them."""
+    masters = {name: weight.detach() for name, weight in masters.items()}
+    gamma = masters["gamma"]
+    temporal = adapter.depthwise is not None
+    return AdapterWeights(
+        masters=masters,
+        down=masters["down.weight"].to(dtype),
+        down_bias=masters["down.bias"].to(dtype),
+        up=(masters["up.weight"] * gamma).to(dtype),
+        up_bias=(masters["up.bias"] * gamma).to(dtype),
+        taps=masters["depthwise.weight"][:, 0].to(dtype) if temporal else None,
+        taps_bias=masters["depthwise.bias"].to(dtype) if temporal else None,
+        pointwise=masters["pointwise.weight"][..., 0].to(dtype) if temporal else None,
+        pointwise_bias=masters["pointwise.bias"].to(dtype) if temporal else None,
+        dilation=adapter.dilation,
+    )
+
+
+def squeeze(tokens: Tensor, weights: AdapterWeights, planes: int) -> tuple[Tensor, Tensor]:
+    """z and the value before its GELU: [planes, positions, hidden] and [tokens, hidden]."""
+    before = F.linear(tokens.flatten(0, 1).to(weights.down.dtype), weights.down, weights.down_bias)
+    return F.gelu(before).view(planes, -1, before.shape[-1]), before
+
+
+def with_neighbours(own: Tensor, left: Tensor | None, right: Tensor | None, reach: int) -> Tensor:
+    """Planes with `reach` planes of the neighbours to each side, zeros where there is none."""
+    if not reach:
+        return own
+    nothing = own.new_zeros(reach, *own.shape[1:])
+    return torch.cat([nothing if left is None else left, own, nothing if right is None else right])
+
+
+def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
+    """v of `planes` planes from z with its neighbours."""
+    mixed = torch.addcmul(weights.taps_bias, padded[:planes], weights.taps[:, 0])
+    for tap in range(1, weights.taps.shape[1]):
+        first = tap * weights.dilation
+        mixed.addcmul_(padded[first : first + planes], weights.taps[:, tap])
+    return mixed
+
+
+def mix_(z: Tensor, padded: Tensor | None, weights: AdapterWeights) -> Tensor:
+    """u in place of z; padded: z with its neighbours, None without a convolution."""
+    if padded is not None:
+        z.add_(F.linear(convolve(padded, weights, len(z)), weights.pointwise, weights.pointwise_bias))
+    return z
+
+
+def add_adapter_(tokens: Tensor, z: Tensor, left: Tensor | None, right: Tensor | None, weights: AdapterWeights) -> None:
+    """tokens += gamma (u U + c); z is used up."""
+    padded = None if weights.taps is None else with_neighbours(z, left, right, weights.reach)
+    u = mix_(z, padded, weights).view(-1, z.shape[-1])
+    del padded
+    tokens.view(-1, tokens.shape[-1]).add_(F.linear(u, weights.up, weights.up_bias))
+
+
+def through_up_and_pointwise(gradient: Tensor, weights: AdapterWeights) -> Tensor:
+    """v's gradient from y's: [planes, positions, width] -> [planes, positions, hidden]."""
+    return gradient.to(weights.up.dtype) @ weights.up @ weights.pointwise
+
+
+@dataclass
+class Borders:
+    """What a tile needs of its neighbours to go back: planes of z and of v's gradient, None at a window's ends."""
+
+    z_left: Tensor | None
+    z_right: Tensor | None
+    gv_left: Tensor | None
+    gv_right: Tensor | None
+
+
+def adapter_backward(
+    tokens: Tensor, gradient: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add, pass_on: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of one tile.
+
+    tokens: x behind the frozen part; gradient: of y. Hands each weight's part of the gradient to `add`. Returns x's
+    gradient (None unless `pass_on`) and the last planes of v's gradient, which the right neighbour needs.
+    """
+    width = tokens.shape[-1]
+    low = weights.down.dtype
+    x, gy = tokens.view(-1, width).to(low), gradient.reshape(-1, width).to(low)
+    z, before = squeeze(tokens, weights, planes)
+    padded = None if weights.taps is None else with_neighbours(z, borders.z_left, borders.z_right, weights.reach)
+    v = None if padded is None else convolve(padded, weights, planes)
+    u = z if v is None else F.linear(v, weights.pointwise, weights.pointwise_bias).add_(z)
+    _add_up(u.view(-1, u.shape[-1]), gy, weights, add)
+    del u, z
+    gz = gy @ weights.up
+    gv_last = None
+    if padded is not None:
+        gz, gv_last = _through_convolution(gz, v, padded, borders, weights, planes, add)
+    del padded, v
+    gp = torch.ops.aten.gelu_backward(gz, before)
+    del gz, before
+    add("down.weight", product(gp.t(), x, weights.exact))
+    add("down.bias", gp.sum(0, dtype=weights.exact))
+    if not pass_on:
+        return None, gv_last
+    gx = torch.addmm(gy, gp, weights.down).view_as(tokens)
+    return gx.to(tokens.dtype), gv_last
+
+
+def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
+    """Of up and gamma, from one product: y's dependence on gamma is <u U + c, gy> = <U, gy^T u> + <c, sum gy>."""
+    exact, masters = weights.exact, weights.masters
+    outer, total = product(gy.t(), u, exact), gy.sum(0, dtype=exact)
+    add("gamma", (outer * masters["up.weight"]).sum().view(1) + (total * masters["up.bias"]).sum())
+    add("up.weight", outer.mul_(masters["gamma"]))
+    add("up.bias", total.mul_(masters["gamma"]))
+
+
+def _through_convolution(
+    gu: Tensor, v: Tensor, padded: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add
+) -> tuple[Tensor, Tensor]:
+    """z's gradient from u's (in its place), and the last planes of v's gradient."""
+    hidden, exact, reach, dilation = v.shape[-1], weights.exact, weights.reach, weights.dilation
+    add("pointwise.weight", product(gu.t(), v.view(-1, hidden), exact)[..., None])
+    add("pointwise.bias", gu.sum(0, dtype=exact))
+    gv = (gu @ weights.pointwise).view(planes, -1, hidden)
+    add("depthwise.bias", gv.sum((0, 1), dtype=exact))
+    taps = weights.taps.shape[1]
+    shifted = (padded[tap * dilation : tap * dilation + planes] for tap in range(taps))
+    add("depthwise.weight", torch.stack([(gv * z).sum((0, 1), dtype=exact) for z in shifted], 1)[:, None])
+    # A plane of z went into v through tap k at the plane k x dilation - reach to its left: back, the taps are mirrored.
+    gv_padded = with_neighbours(gv, borders.gv_left, borders.gv_right, reach)
+    gz = gu.view(planes, -1, hidden)
+    for tap in range(taps):
+        first = (taps - 1 - tap) * dilation
+        gz.addcmul_(gv_padded[first : first + planes], weights.taps[:, tap])
+    return gz.view(-1, hidden), gv[planes - reach :].clone()
+
+
+def product(a: Tensor, b: Tensor, exact: torch.dtype) -> Tensor:
+    """a @ b in `exact`; a GPU writes 16-bit products in fp32 at once."""
+    if a.dtype == exact:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=exact)
+    return (a @ b).to(exact)

@@ -1,0 +1,129 @@
+"""What a training step keeps of the backbone's activations, applied to a model from outside.
+
+none: everything autograd wants. selective: of every block its input, the attention's output and the MLP's value before
+its activation; the rest is computed again in backward. block: of every block its input. tile: the wave
+(`adatad.memory.wave`). No policy changes what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from adatad.memory.side import SideTimeline
+from adatad.memory.tiled import BlockRange, TiledTimeline
+from adatad.memory.tiles import default_segment_blocks, default_tile_clips
+from adatad.memory.wave import WaveSettings
+from adatad.models.backbone import VideoBackbone
+from adatad.spec.schema import DataSpec, MemorySpec
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+
+ATTENTION = (
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+
+
+def apply_policy(backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype) -> None:
+    """Make `backbone` run under the spec's policy. What is trained must be fixed; before any engine wraps the model.
+
+    arithmetic: dtype of the run (autocast's), which is that of tiles unless the spec says otherwise.
+    """
+    ranges = policy_ranges(memory, len(backbone.blocks))
+    if backbone.mode == "side":
+        _apply_to_side(backbone, memory, data, arithmetic)
+        return
+    tiled = [BlockRange(first, last, None) for first, last, _ in ranges]
+    for blocks, (first, last, policy) in zip(tiled, ranges, strict=True):
+        if policy == "tile":
+            blocks.wave = wave_settings(backbone, memory, data, arithmetic, first, last)
+            cast_frozen_(backbone, blocks.wave)
+        elif policy != "none":
+            for block in backbone.blocks[first : last + 1]:
+                _recompute(block, _keeps_of(block) if policy == "selective" else None)
+    if any(blocks.wave for blocks in tiled):
+        backbone.timeline = TiledTimeline(backbone, tiled)
+
+
+def policy_ranges(memory: MemorySpec, depth: int) -> list[tuple[int, int, str]]:
+    """(first block, last block, policy) of consecutive ranges that cover the backbone."""
+    if isinstance(memory.policy, str):
+        return [(0, depth - 1, memory.policy)]
+    return [(blocks.first, blocks.last, blocks.policy) for blocks in memory.policy]
+
+
+def wave_settings(
+    backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype, first: int, last: int
+) -> WaveSettings:
+    """The spec's settings, with the best tile and segment for this backbone and window where it leaves them open."""
+    positions = (data.size_pixels // backbone.patch) ** 2
+    clips = data.window.size_grid * data.window.frames_per_position // backbone.clip_frames
+    tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width)
+    hold = memory.recompute == "hold"
+    trained = [i for i in range(first, last + 1) if any(p.requires_grad for p in backbone.blocks[i].parameters())]
+    span = last + 1 - min(trained, default=first)
+    mlp_ratio = backbone.blocks[0].mlp.fc1.out_features / backbone.width
+    dtype = DTYPES.get(memory.weight_dtype, arithmetic)
+    return WaveSettings(
+        first=first,
+        last=last,
+        tile_clips=min(tile_clips, clips),
+        segment_blocks=memory.segment_blocks or default_segment_blocks(span, clips, tile_clips, mlp_ratio, hold),
+        hold=hold,
+        block_by_block=memory.order == "blocks",
+        dtype=dtype,
+        residual=DTYPES.get(memory.residual_dtype, dtype),
+    )
+
+
+def cast_frozen_(backbone: VideoBackbone, wave: WaveSettings) -> None:
+    """Frozen weights of a range to the dtype of its tiles; trained ones keep theirs."""
+    modules: list[nn.Module] = list(backbone.blocks[wave.first : wave.last + 1])
+    if wave.first == 0:
+        modules.append(backbone.patch_embed)
+    for parameter in (p for module in modules for p in module.parameters() if not p.requires_grad):
+        parameter.data = parameter.data.to(wave.dtype)
+
+
+def _apply_to_side(backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype) -> None:
+    """The backbone runs without a graph; what can be computed again is the adapters beside it."""
+    if memory.policy == "tile":
+        settings = wave_settings(backbone, memory, data, arithmetic, 0, max(backbone.adapter_blocks))
+        cast_frozen_(backbone, settings)
+        backbone.timeline = SideTimeline(backbone, settings)
+    elif memory.policy != "none":
+        for adapter in backbone.side_adapters:
+            _recompute(adapter, None)
+
+
+def _recompute(module: nn.Module, keep: Callable | None) -> None:
+    """Keep the module's inputs, and what `keep` says; compute the rest again in backward."""
+    run = module.forward
+    # Nothing in the model draws from a generator, so there is no random state to put back.
+    again = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+    if keep is not None:
+        again = partial(again, context_fn=partial(create_selective_checkpoint_contexts, keep))
+
+    def forward(*inputs: Any) -> Tensor:
+        return again(*inputs) if torch.is_grad_enabled() else run(*inputs)
+
+    module.forward = forward
+
+
+def _keeps_of(block: nn.Module) -> Callable:
+    """Selective checkpointing's rule for a block: which operators' results stay."""
+    mlp_shape = block.mlp.fc1.weight.shape
+
+    def keep(_: Any, operator: Any, *inputs: Any, **__: Any) -> CheckpointPolicy:
+        into_mlp = operator is torch.ops.aten.addmm.default and tuple(inputs[2].shape) == (mlp_shape[1], mlp_shape[0])
+        return CheckpointPolicy.MUST_SAVE if into_mlp or operator in ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return keep

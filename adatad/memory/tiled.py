@@ -1,0 +1,213 @@
+"""A backbone's timeline computed by waves: what autograd sees of them, and how frames go in and means come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adatad.memory.labels import label
+from adatad.memory.tiles import Tile
+from adatad.memory.wave import Rows, Wave, WaveSettings, Weights
+from adatad.models.backbone import VideoBackbone
+from adatad.models.draws import clip_keys
+
+FP16_GRADIENT = 64.0
+"""Where fp16 gradients start from: their largest value is brought near this before they enter the blocks."""
+
+
+class TrainedWeights(nn.Module):
+    """Called once a step: the trained parameters as tensors that autograd knows, for use outside their own modules.
+
+    What calls a module before and after (gradient hooks, gathers of sharded weights) works on this one as on any other.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter]):
+        super().__init__()
+        self.names = list(parameters)
+        # In a list, not registered: the parameters keep their one name in the model.
+        self._parameters_used = list(parameters.values())
+
+    def forward(self) -> tuple[Tensor, ...]:
+        return tuple(parameter.view_as(parameter) for parameter in self._parameters_used)
+
+
+@dataclass
+class BlockRange:
+    """Consecutive blocks under one policy; `wave` is None where they run as ordinary modules."""
+
+    first: int
+    last: int
+    wave: WaveSettings | None
+
+
+class TiledTimeline:
+    """Takes the place of `VideoBackbone.timeline` where a policy says `tile`."""
+
+    def __init__(self, backbone: VideoBackbone, ranges: list[BlockRange]):
+        self.backbone, self.ranges = backbone, ranges
+        depth = len(backbone.blocks)
+        self.passes = []
+        for blocks in ranges:
+            prefixes = tuple(f"blocks.{index}." for index in range(blocks.first, blocks.last + 1))
+            if blocks.first == 0:
+                prefixes += ("patch_embed.",)
+            names = {n: p for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)}
+            pooled = blocks.last == depth - 1
+            self.passes.append(blocks.wave and WavePass(backbone, blocks.wave, TrainedWeights(names), pooled))
+
+    def __call__(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
+        """See `VideoBackbone.timeline`."""
+        batch, backbone = len(frames), self.backbone
+        clip_count = frames.shape[2] // backbone.clip_frames
+        row_keys = None if keys is None else clip_keys(keys, clip_count)
+        tokens = None
+        for blocks, wave_pass in zip(self.ranges, self.passes, strict=True):
+            if wave_pass is not None:
+                tokens = wave_pass(frames if tokens is None else tokens, batch, clip_count, row_keys)
+                continue
+            tokens = backbone.embed(backbone.cut_clips(frames)) if tokens is None else tokens
+            for block in backbone.blocks[blocks.first : blocks.last + 1]:
+                tokens = block(tokens, batch, row_keys)
+        if self.passes[-1] is not None:
+            return tokens
+        return backbone.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
+
+
+@dataclass
+class WavePass:
+    """One range of blocks as one differentiable function of frames (the first range) or tokens, and of the trained
+    weights, to tokens or (the last range) to means over space [b, tubelets, c]."""
+
+    backbone: VideoBackbone
+    settings: WaveSettings
+    trained_weights: TrainedWeights
+    pooled: bool
+
+    def __call__(self, source: Tensor, windows: int, clips: int, keys: Tensor | None) -> Tensor:
+        """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; keys: int64 [n]."""
+        weights = self.trained_weights()
+        keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
+        if keep:
+            return _WaveFunction.apply(self, source, windows, clips, keys, *weights)
+        with torch.no_grad(), plain_arithmetic(source.device):
+            return self.run(self.wave(source, windows, clips, keys, weights, keep), source)
+
+    def wave(
+        self, source: Tensor, windows: int, clips: int, keys: Tensor | None, tensors: tuple[Tensor, ...], keep: bool
+    ) -> Wave:
+        names = self.trained_weights.names
+        below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
+        weights = Weights(self.backbone, self.settings, names, tensors)
+        return Wave(self.backbone, self.settings, windows, clips, keys, weights, keep, keep and below)
+
+    def positions(self, source: Tensor) -> int:
+        """Spatial positions of a tubelet."""
+        if source.dtype != torch.uint8:
+            return source.shape[1] // self.backbone.clip_tubelets
+        return (source.shape[-2] // self.backbone.patch) * (source.shape[-1] // self.backbone.patch)
+
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
+        return self.settings.dtype, self.settings.residual
+
+    def run(self, wave: Wave, source: Tensor) -> Tensor:
+        rows = wave.forward(self.rows_of(source, wave.tiles))
+        with label("features"):
+            return self.pool(rows, wave, source) if self.pooled else self.join(rows, wave)
+
+    # Ends of the stream
+
+    def rows_of(self, source: Tensor, tiles: list[list[Tile]]) -> Rows:
+        for tile in (tile for window in tiles for tile in window):
+            yield tile, self.first_row(source, tile)
+
+    def first_row(self, source: Tensor, tile: Tile) -> Tensor:
+        with label("tile"):
+            if source.dtype == torch.uint8:
+                return self.embed(source, tile).to(self.settings.residual)
+            return tile.of(source).to(self.settings.residual, copy=True)
+
+    def embed(self, frames: Tensor, tile: Tile) -> Tensor:
+        """Tokens of a tile from its frames, which stay uint8 outside of it."""
+        size = self.backbone.clip_frames
+        first = tile.start * size - tile.window * frames.shape[2]
+        clips = frames[tile.window : tile.window + 1, :, first : first + (tile.stop - tile.start) * size]
+        return self.backbone.embed(self.backbone.cut_clips(clips))
+
+    def pool(self, rows: Rows, wave: Wave, source: Tensor) -> Tensor:
+        """Every tile's mean over space as soon as it comes: no token of the last block outlives its tile."""
+        dtype = torch.promote_types(self.settings.residual, torch.float32)
+        clips = wave.tiles[-1][-1].stop
+        timeline = source.new_empty(clips, self.backbone.clip_tubelets, self.backbone.width, dtype=dtype)
+        for tile, x in rows:
+            tile.of(timeline).copy_(self.backbone.pool(x))
+        return timeline.view(len(wave.tiles), -1, timeline.shape[-1])
+
+    def join(self, rows: Rows, wave: Wave) -> Tensor:
+        return torch.cat([x for _, x in rows])
+
+    # Gradients
+
+    def gradient_rows(self, gradient: Tensor, wave: Wave, positions: int) -> Callable[[Tile], Tensor]:
+        """Of the output's gradient, a tile's share as tokens. A mean's gradient is spread over its positions."""
+        residual = self.settings.residual
+        if not self.pooled:
+            return lambda tile: tile.of(gradient).to(residual)
+        per_clip = (gradient / positions).to(residual).view(-1, self.backbone.clip_tubelets, 1, gradient.shape[-1])
+        return lambda tile: tile.of(per_clip).expand(-1, -1, positions, -1).flatten(1, 2)
+
+    def source_gradient(self, below: dict[Tile, Tensor], wave: Wave, frames: Tensor | None) -> Tensor | None:
+        """The gradient of tokens that came in; where frames did, the patch embedding's gradients are summed instead."""
+        if frames is None:
+            return torch.cat([below.pop(tile) for tile in list(below)]) if below else None
+        named = {n: p for n, p in self.backbone.named_parameters() if n.startswith("patch_embed.") and p.requires_grad}
+        for tile in list(below):
+            with label("tile"):
+                with torch.enable_grad():
+                    tokens = self.embed(frames, tile)
+                parts = torch.autograd.grad(tokens, list(named.values()), below.pop(tile).to(tokens.dtype))
+            for name, part in zip(named, parts, strict=True):
+                wave.weights.add(name, part)
+        return None
+
+
+class _WaveFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, keys: Tensor | None, *weights):
+        with plain_arithmetic(source.device):
+            ctx.wave = wave_pass.wave(source, windows, clips, keys, weights, keep=True)
+            out = wave_pass.run(ctx.wave, source)
+        ctx.wave_pass = wave_pass
+        ctx.frames = source if source.dtype == torch.uint8 else None
+        ctx.positions = wave_pass.positions(source)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        wave, wave_pass = ctx.wave, ctx.wave_pass
+        with plain_arithmetic(gradient.device):
+            scale = fp16_scale(gradient, ctx.positions) if torch.float16 in wave_pass.dtypes() else None
+            scaled = gradient if scale is None else gradient * scale
+            rows = wave_pass.gradient_rows(scaled, wave, ctx.positions)
+            below = wave.backward(rows)
+            into = wave_pass.source_gradient(below, wave, ctx.frames)
+            sums = wave.weights.sums
+            if scale is not None:
+                torch._foreach_div_(list(sums.values()), scale)
+                into = None if into is None else into / scale
+        return None, into, None, None, None, *(sums.get(name) for name in wave.weights.names)
+
+
+def fp16_scale(gradient: Tensor, divisor: int) -> Tensor:
+    """A power of two, on the gradient's device, that brings the largest value of gradient / divisor near
+    FP16_GRADIENT: gradients of pooled features are far below fp16's smallest numbers."""
+    largest = (gradient.abs().amax() / divisor).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.exp2(torch.floor(torch.log2(FP16_GRADIENT / largest.float())))
+
+
+def plain_arithmetic(device: torch.device) -> AbstractContextManager:
+    """No autocast: tiles say themselves what they compute in."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

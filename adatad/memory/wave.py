@@ -1,0 +1,343 @@
+"""The wave: exact training through a range of blocks, tile by tile, without a tensor for the whole video.
+
+The frozen part of a block sees one clip at a time; only the narrow bottleneck of an adapter crosses clips, by a few
+planes. So forward is one stream of tiles, each adapter one tile behind the one before it, and what is kept is one row
+of tokens per tile at every k-th block, and the bottleneck planes at the borders of tiles ("halos").
+
+Backward goes segment by segment (k blocks), from the last to the first, and inside a segment as a skewed wave: tile t
+at block i comes right after tile t + 1 at block i + 1. Then both neighbours' gradients are known when they are needed,
+and no gradient exists for the whole video at more than one level. docs/memory.md explains it with pictures.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adatad.memory.adapter_tile import (
+    AdapterWeights,
+    Borders,
+    adapter_backward,
+    add_adapter_,
+    cast_adapter,
+    squeeze,
+    through_up_and_pointwise,
+)
+from adatad.memory.labels import label
+from adatad.memory.tiles import Tile, cut_tiles
+from adatad.memory.transform import Graph, Transform
+from adatad.models.backbone import VideoBackbone
+from adatad.models.vit import Block
+
+Rows = Iterator[tuple[Tile, Tensor]]
+
+
+@dataclass(frozen=True)
+class WaveSettings:
+    """How a range of blocks is executed; `adatad.memory.policy` makes it from the spec."""
+
+    first: int
+    last: int
+    """Blocks of the range, last included."""
+    tile_clips: int
+    segment_blocks: int
+    """k: blocks between two kept rows."""
+    hold: bool
+    """Keep the graphs of blocks that were run again until their turn comes; else run them once more."""
+    block_by_block: bool
+    """Run every block over all tiles before the next (for weights that come one block at a time)."""
+    dtype: torch.dtype
+    """Of arithmetic."""
+    residual: torch.dtype
+    """Of the tokens between blocks, and so of kept rows."""
+
+
+class Weights:
+    """The trained weights of a range of blocks, and the sums of their gradients (fp32, or fp64 of fp64 weights).
+
+    `tensors`, in the order of `names`, come from the weight module: they are what autograd sees of the parameters.
+    """
+
+    def __init__(self, backbone: VideoBackbone, settings: WaveSettings, names: list[str], tensors: tuple[Tensor, ...]):
+        self.names = names
+        self.sums: dict[str, Tensor] = {}
+        by_name = dict(zip(names, tensors, strict=True))
+        self.adapters: dict[int, AdapterWeights] = {}
+        with label("adapter casts"):
+            for index in range(settings.first, settings.last + 1):
+                adapter, prefix = backbone.blocks[index].adapter, f"blocks.{index}.adapter."
+                if adapter is not None:
+                    masters = {n.removeprefix(prefix): t for n, t in by_name.items() if n.startswith(prefix)}
+                    self.adapters[index] = cast_adapter(adapter, masters, settings.dtype)
+
+    def add(self, name: str, gradient: Tensor) -> None:
+        if name in self.sums:
+            self.sums[name].add_(gradient)
+        else:
+            with label("gradients"):
+                exact = torch.promote_types(gradient.dtype, torch.float32)
+                self.sums[name] = gradient.to(exact, copy=True, memory_format=torch.contiguous_format)
+
+
+class Wave:
+    """One forward and one backward of one batch through a range of blocks. All state belongs to this one call."""
+
+    def __init__(
+        self,
+        backbone: VideoBackbone,
+        settings: WaveSettings,
+        windows: int,
+        clips: int,
+        keys: Tensor | None,
+        weights: Weights,
+        keep: bool,
+        input_gradient: bool,
+    ):
+        """keys: int64 [windows x clips] for stochastic depth; keep: a backward will follow."""
+        self.backbone, self.settings, self.weights = backbone, settings, weights
+        self.transform = Transform(backbone, settings.dtype, keys)
+        self.adapters = weights.adapters
+        self.tiles = cut_tiles(windows, clips, settings.tile_clips)
+        self.keep = keep
+        self.trained = {index: _trained(block) for index, block in self._blocks()}
+        self.input_gradient = input_gradient
+        starts = [] if not keep else range(self._first_kept(), settings.last + 1, settings.segment_blocks)
+        self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
+        self.rows: dict[int, dict[Tile, Tensor]] = {start: {} for start in starts}
+        self.halos: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        self.spent = False
+
+    def _blocks(self) -> Iterator[tuple[int, Block]]:
+        settings = self.settings
+        return ((index, self.backbone.blocks[index]) for index in range(settings.first, settings.last + 1))
+
+    def _first_kept(self) -> int:
+        """The first block with anything to differentiate; those before it run without a graph."""
+        if self.input_gradient:
+            return self.settings.first
+        return next(index for index, _ in self._blocks() if self.trained[index] or index in self.adapters)
+
+    def differentiates(self, index: int) -> bool:
+        """Whether the frozen part of a block needs its backward: for its own weights, or for what is below it."""
+        return bool(self.trained[index]) or self.input_gradient or index > self.segments[0][0]
+
+    # Forward
+
+    def forward(self, rows: Rows) -> Rows:
+        """Tiles of tokens (the wave's own from now on) through all blocks, as one stream; draw it under no_grad."""
+        for index, _ in self._blocks():
+            if index in self.rows:
+                rows = self._kept(rows, index)
+            rows = self._through(rows, index)
+            if self.settings.block_by_block:
+                rows = _drain(deque(rows))
+        return rows
+
+    def _kept(self, rows: Rows, index: int) -> Rows:
+        for tile, x in rows:
+            with label("saved rows"):
+                self.rows[index][tile] = x.clone()
+            yield tile, x
+
+    def _through(self, rows: Rows, index: int) -> Rows:
+        """Every tile through one block, in place. Where an adapter sees its neighbours, a tile waits for the next."""
+        adapter = self.adapters.get(index)
+        waiting: list[tuple[Tile, Tensor, Tensor]] = []
+        for tile, x in rows:
+            with label("tile"):
+                self.transform.in_place(index, tile, x)
+                z = None if adapter is None else squeeze(x, adapter, self.planes(tile))[0]
+            if adapter is None:
+                yield tile, x
+                continue
+            self._put_halo(index, tile, z)
+            if waiting:
+                yield self._finish(index, *waiting.pop())
+            waiting.append((tile, x, z))
+        if waiting:
+            yield self._finish(index, *waiting.pop())
+
+    def _finish(self, index: int, tile: Tile, x: Tensor, z: Tensor) -> tuple[Tile, Tensor]:
+        with label("tile"):
+            add_adapter_(x, z, *self.neighbours(index, tile), self.adapters[index])
+            if not self.keep:
+                self.halos.pop((index, tile.window, tile.index - 1), None)
+        return tile, x
+
+    def planes(self, tile: Tile) -> int:
+        return (tile.stop - tile.start) * self.backbone.clip_tubelets
+
+    def _put_halo(self, index: int, tile: Tile, z: Tensor) -> None:
+        reach = self.adapters[index].reach
+        if reach:
+            with label("halos"):
+                ends = z[:reach].clone(), z[len(z) - reach :].clone()
+                self.halos[index, tile.window, tile.index] = ends
+
+    def neighbours(self, index: int, tile: Tile) -> tuple[Tensor | None, Tensor | None]:
+        """Planes of z next to a tile: the left neighbour's last and the right one's first."""
+        left = self.halos.get((index, tile.window, tile.index - 1))
+        right = self.halos.get((index, tile.window, tile.index + 1))
+        return left and left[1], right and right[0]
+
+    # Backward
+
+    def backward(self, gradient_of: Callable[[Tile], Tensor]) -> dict[Tile, Tensor]:
+        """Sums up all weight gradients, in `weights`, and returns the gradient of the input, by tile, if it has one.
+
+        gradient_of: makes a tile's gradient of the output, in the residual dtype.
+        """
+        if self.spent:
+            raise RuntimeError("the wave went back through this forward pass before; its rows are gone")
+        self.spent = True
+        below: dict[Tile, Tensor] = {}
+        for number, (start, stop) in reversed(list(enumerate(self.segments))):
+            wanted = number > 0 or self.input_gradient
+            below = {}
+            for tiles in self.tiles:
+                SegmentWave(self, start, stop, tiles, gradient_of, below if wanted else None).run()
+            gradient_of = below.pop
+        self.halos.clear()
+        return below
+
+
+class SegmentWave:
+    """The wave through blocks `start` to `stop` - 1 of one window. `t` counts its tiles."""
+
+    def __init__(
+        self,
+        wave: Wave,
+        start: int,
+        stop: int,
+        tiles: list[Tile],
+        gradient_of: Callable[[Tile], Tensor],
+        below: dict[Tile, Tensor] | None,
+    ):
+        self.wave, self.start, self.stop, self.tiles = wave, start, stop, tiles
+        self.gradient_of, self.below = gradient_of, below
+        self.rows = wave.rows[start]
+        self.waiting: dict[tuple[int, int], Tensor | Graph] = {}
+        """(t, block): what backward will start from there; see `enter`."""
+        self.gradients: dict[int, Tensor] = {}
+        """t: gradient at the level that this tile has come down to."""
+        self.gv_left: dict[int, Tensor] = {}
+        """Block: v's gradient at the last planes of the tile that was there before."""
+
+    def run(self) -> None:
+        depth = self.stop - self.start
+        for step in range(len(self.tiles) + depth - 1):
+            if step < len(self.tiles):
+                self.rebuild(step)
+            for level in range(min(depth, step + 1)):
+                if step - level < len(self.tiles):
+                    self.descend(self.stop - 1 - level, step - level)
+
+    def rebuild(self, t: int) -> None:
+        """The inputs of all blocks of the segment for one tile, from its kept row and the halos."""
+        tile = self.tiles[t]
+        x = self.rows.pop(tile)
+        for index in range(self.start, self.stop):
+            above = None if index == self.stop - 1 else index + 1
+            x = self.enter(index, t, tile, x, above is not None)
+
+    def enter(self, index: int, t: int, tile: Tile, x: Tensor, go_on: bool) -> Tensor | None:
+        """Put down what backward of this block starts from: its input, its graph (hold), or, where nothing flows
+        through its frozen part, that part's output. Returns the next block's input if it is wanted."""
+        wave, adapter = self.wave, self.wave.adapters.get(index)
+        following = None
+        if not wave.differentiates(index):
+            with label("tile"):
+                wave.transform.in_place(index, tile, x)
+            self.waiting[t, index] = x
+            following = _copy(x) if go_on else None
+        elif go_on and wave.settings.hold:
+            with label("held graphs"):
+                self.waiting[t, index] = graph = wave.transform.graph(index, tile, x)
+            following = graph[1].detach() if adapter is None else _copy(graph[1])
+        else:
+            self.waiting[t, index] = x
+            if go_on:
+                following = _copy(x)
+                with label("tile"):
+                    wave.transform.in_place(index, tile, following)
+        if go_on and adapter is not None:
+            with label("tile"):
+                z, _ = squeeze(following, adapter, wave.planes(tile))
+                add_adapter_(following, z, *wave.neighbours(index, tile), adapter)
+        return following
+
+    def descend(self, index: int, t: int) -> None:
+        """Backward of one block for one tile."""
+        tile = self.tiles[t]
+        for known in (t, t + 1):
+            if known < len(self.tiles) and known not in self.gradients:
+                with label("gradient rows"):
+                    self.gradients[known] = self.gradient_of(self.tiles[known])
+        with label("tile"):
+            gradient = self.through_block(index, t, tile, self.gradients.pop(t))
+        if index > self.start:
+            self.gradients[t] = gradient
+        elif self.below is not None:
+            self.below[tile] = gradient
+
+    def through_block(self, index: int, t: int, tile: Tile, gradient: Tensor) -> Tensor | None:
+        wave = self.wave
+        waiting, adapter = self.waiting.pop((t, index)), wave.adapters.get(index)
+        flows = wave.differentiates(index)
+        if flows and isinstance(waiting, Tensor):
+            waiting = wave.transform.graph(index, tile, waiting)
+        behind = waiting[1].detach() if flows else waiting
+        if adapter is not None:
+            gradient = self.through_adapter(index, t, tile, behind, gradient, flows)
+        if not flows:
+            return None
+        del behind
+        return self.through_transform(index, waiting, gradient)
+
+    def through_adapter(
+        self, index: int, t: int, tile: Tile, behind: Tensor, gradient: Tensor, flows: bool
+    ) -> Tensor | None:
+        wave, adapter = self.wave, self.wave.adapters[index]
+        borders = Borders(*wave.neighbours(index, tile), self.gv_left.pop(index, None), None)
+        if adapter.reach and t + 1 < len(self.tiles):
+            right = self.gradients[t + 1]
+            positions = right.shape[1] // wave.backbone.clip_tubelets
+            first_planes = right.view(-1, positions, right.shape[-1])[: adapter.reach]
+            borders.gv_right = through_up_and_pointwise(first_planes, adapter)
+
+        def add(name: str, part: Tensor) -> None:
+            wave.weights.add(f"blocks.{index}.adapter.{name}", part)
+
+        gradient, gv_last = adapter_backward(behind, gradient, borders, adapter, wave.planes(tile), add, flows)
+        if gv_last is not None and t + 1 < len(self.tiles):
+            self.gv_left[index] = gv_last
+        return gradient
+
+    def through_transform(self, index: int, graph: Graph, gradient: Tensor) -> Tensor:
+        trained = self.wave.trained[index]
+        into, out = graph
+        into_gradient, *parts = torch.autograd.grad(out, [into, *trained.values()], gradient)
+        for name, part in zip(trained, parts, strict=True):
+            self.wave.weights.add(f"blocks.{index}.{name}", part)
+        return into_gradient
+
+
+def _trained(block: Block) -> dict[str, Tensor]:
+    """Trained parameters of a block outside its adapter."""
+    named = block.named_parameters()
+    return {name: p for name, p in named if p.requires_grad and not name.startswith("adapter.")}
+
+
+def _copy(x: Tensor) -> Tensor:
+    with label("window"):
+        return x.detach().clone()
+
+
+def _drain(rows: deque[tuple[Tile, Tensor]]) -> Rows:
+    """The items of a queue, none of which stays referenced here."""
+    while rows:
+        yield rows.popleft()
