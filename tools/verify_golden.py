@@ -1,6 +1,7 @@
 """Run every golden case under a folder and compare each quantity with what the reference computed.
 
     python tools/verify_golden.py tests/golden
+    python tools/verify_golden.py tests/golden --policy tile --tile-clips 1 --segment-blocks 2
 
 A row a case and quantity, with the largest error and its tolerance. Exit code 1 if any is over, 2 if there is no case.
 """
@@ -16,11 +17,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that holds cases, at any depth")
     parser.add_argument("--failures", action="store_true", help="print only rows that are over their tolerance")
+    parser.add_argument(
+        "--policy", choices=("none", "selective", "block", "tile"), default="none", help="memory policy"
+    )
+    parser.add_argument("--tile-clips", type=int, metavar="M", help="policy tile: clips of a tile")
+    parser.add_argument("--segment-blocks", type=int, metavar="K", help="policy tile: blocks of a segment")
+    parser.add_argument("--recompute", choices=("hold", "rebuild"), default="hold", help="policy tile")
     args = parser.parse_args()
 
     from adatad.parity.verify import verify
+    from adatad.spec.schema import MemorySpec
 
-    return verify(args.folder, failures_only=args.failures)
+    memory = MemorySpec(
+        policy=args.policy, tile_clips=args.tile_clips, segment_blocks=args.segment_blocks, recompute=args.recompute
+    )
+    return verify(args.folder, args.failures, memory)
 
 
 if __name__ == "__main__":

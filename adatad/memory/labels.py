@@ -11,6 +11,11 @@ def current_label() -> str:
     return _names[-1]
 
 
+def place() -> str:
+    """What is being done, from outside in."""
+    return " > ".join(_names[1:])
+
+
 class label:  # noqa: N801, used as a statement
     """`with label("saved rows"):` new tensors belong to the saved rows. Costs nothing worth mentioning."""
 

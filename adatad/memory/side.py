@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatad.memory.adapter_tile import product
+from adatad.memory.arithmetic import no_autocast
 from adatad.memory.labels import label
-from adatad.memory.tiled import TrainedWeights, WavePass, fp16_scale, plain_arithmetic
+from adatad.memory.tiled import TrainedWeights, WavePass, fp16_scale
 from adatad.memory.tiles import Tile, cut_tiles
 from adatad.memory.transform import Transform
 from adatad.memory.wave import WaveSettings
@@ -42,7 +43,7 @@ class SideTimeline:
         batch, backbone = len(frames), self.backbone
         base, *means = _SideFunction.apply(self, frames, *self.squeezing())
         timeline = base.flatten(0, 1)
-        with plain_arithmetic(frames.device):
+        with no_autocast(frames.device):
             for adapter, mean in zip(backbone.side_adapters, means, strict=True):
                 expanded = adapter.expand(mean.view(-1, backbone.clip_tubelets, mean.shape[-1]), batch)
                 timeline = timeline + expanded.flatten(0, 1)
@@ -81,7 +82,7 @@ class _SideFunction(torch.autograd.Function):
         widths = [backbone.width, *(len(bias) for bias in ctx.casts[1::2])]
         with label("features"):
             outputs = [frames.new_empty(clips, backbone.clip_tubelets, width, dtype=exact) for width in widths]
-        with plain_arithmetic(frames.device):
+        with no_autocast(frames.device):
             for number, tile, x in side.visits(frames):
                 with label("tile"):
                     z = F.gelu(squeeze_before(x, *ctx.casts[2 * number : 2 * number + 2]))
@@ -98,9 +99,9 @@ class _SideFunction(torch.autograd.Function):
         with label("gradients"):
             sums = [torch.zeros_like(cast, dtype=exact) for cast in ctx.casts]
         scales = [fp16_scale(g, positions) if low == torch.float16 else g.new_ones(()) for g in gradients]
-        per_clip = [(g * scale / positions).to(low).view(-1, tubelets, 1, g.shape[-1])
+        per_clip = [(g * scale / positions).to(low).reshape(-1, tubelets, 1, g.shape[-1])
                     for g, scale in zip(gradients, scales, strict=True)]  # fmt: skip
-        with plain_arithmetic(frames.device):
+        with no_autocast(frames.device):
             for number, tile, x in side.visits(frames):
                 with label("tile"):
                     before = squeeze_before(x, *ctx.casts[2 * number : 2 * number + 2])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from adatad.memory.arithmetic import no_autocast
 from adatad.memory.labels import label
 from adatad.memory.tiles import Tile
 from adatad.memory.wave import Rows, Wave, WaveSettings, Weights
@@ -93,7 +93,7 @@ class WavePass:
         keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
         if keep:
             return _WaveFunction.apply(self, source, windows, clips, keys, *weights)
-        with torch.no_grad(), plain_arithmetic(source.device):
+        with torch.no_grad(), no_autocast(source.device):
             return self.run(self.wave(source, windows, clips, keys, weights, keep), source)
 
     def wave(
@@ -156,7 +156,7 @@ class WavePass:
         residual = self.settings.residual
         if not self.pooled:
             return lambda tile: tile.of(gradient).to(residual)
-        per_clip = (gradient / positions).to(residual).view(-1, self.backbone.clip_tubelets, 1, gradient.shape[-1])
+        per_clip = (gradient / positions).to(residual).reshape(-1, self.backbone.clip_tubelets, 1, gradient.shape[-1])
         return lambda tile: tile.of(per_clip).expand(-1, -1, positions, -1).flatten(1, 2)
 
     def source_gradient(self, below: dict[Tile, Tensor], wave: Wave, frames: Tensor | None) -> Tensor | None:
@@ -177,7 +177,7 @@ class WavePass:
 class _WaveFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, keys: Tensor | None, *weights):
-        with plain_arithmetic(source.device):
+        with no_autocast(source.device):
             ctx.wave = wave_pass.wave(source, windows, clips, keys, weights, keep=True)
             out = wave_pass.run(ctx.wave, source)
         ctx.wave_pass = wave_pass
@@ -188,7 +188,7 @@ class _WaveFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         wave, wave_pass = ctx.wave, ctx.wave_pass
-        with plain_arithmetic(gradient.device):
+        with no_autocast(gradient.device):
             scale = fp16_scale(gradient, ctx.positions) if torch.float16 in wave_pass.dtypes() else None
             scaled = gradient if scale is None else gradient * scale
             rows = wave_pass.gradient_rows(scaled, wave, ctx.positions)
@@ -206,8 +206,3 @@ def fp16_scale(gradient: Tensor, divisor: int) -> Tensor:
     FP16_GRADIENT: gradients of pooled features are far below fp16's smallest numbers."""
     largest = (gradient.abs().amax() / divisor).clamp(min=torch.finfo(torch.float32).tiny)
     return torch.exp2(torch.floor(torch.log2(FP16_GRADIENT / largest.float())))
-
-
-def plain_arithmetic(device: torch.device) -> AbstractContextManager:
-    """No autocast: tiles say themselves what they compute in."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -36,10 +36,16 @@ def default_tile_clips(clip_tokens: int, width: int) -> int:
     return max(1, round(3_000_000 / (clip_tokens * width)))
 
 
-def default_segment_blocks(adapter_span: int, clips: int, tile_clips: int, mlp_ratio: float, hold: bool) -> int:
+def default_segment_blocks(span: int, clips: int, tile_clips: int, mlp_ratio: float, hold: bool) -> int:
     """The k at which kept rows (they shrink with k) and the wave's window (it grows) take least together.
 
-    adapter_span: blocks from the first trained one to the last.
+    span: blocks from the first trained one to the last; clips: of all windows of a micro-batch.
     """
-    unit = tile_clips * (7 + mlp_ratio if hold else 1)
-    return max(1, min(adapter_span, round((adapter_span * clips / unit) ** (1 / 3))))
+    held = 7 + mlp_ratio if hold else 1
+
+    def clip_rows(k: int) -> float:
+        rows = -(-span // k) * clips
+        waiting = (k - 1) * (k + 2) / 2 * held + k + 1
+        return rows + tile_clips * waiting
+
+    return min(range(1, span + 1), key=clip_rows)

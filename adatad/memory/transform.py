@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adatad.memory.arithmetic import autocast
 from adatad.memory.tiles import Tile
 from adatad.models.backbone import VideoBackbone
 
@@ -45,4 +46,4 @@ class Transform:
         weight = self.backbone.blocks[index].norm1.weight
         if weight.dtype == self.dtype:
             return nullcontext()
-        return torch.autocast(weight.device.type, self.dtype, cache_enabled=False)
+        return autocast(weight.device, self.dtype, cache=False)

@@ -199,7 +199,8 @@ class Wave:
             wanted = number > 0 or self.input_gradient
             below = {}
             for tiles in self.tiles:
-                SegmentWave(self, start, stop, tiles, gradient_of, below if wanted else None).run()
+                with label(f"blocks {start} to {stop - 1}"):
+                    SegmentWave(self, start, stop, tiles, gradient_of, below if wanted else None).run()
             gradient_of = below.pop
         self.halos.clear()
         return below

@@ -36,12 +36,13 @@ def detection_losses(
     wanted = targets.classes
     if spec.label_smoothing:
         wanted = wanted * (1 - spec.label_smoothing) + spec.label_smoothing / (wanted.shape[-1] + 1)
-    focal = sigmoid_focal_loss(logits[targets.valid], wanted[targets.valid], spec.focal_alpha, spec.focal_gamma)
-    cls_loss = focal.sum() / normalizer
+    # Every point is computed and the wrong ones are weighted out: no shape depends on the data, so a GPU never waits.
+    focal = sigmoid_focal_loss(logits, wanted, spec.focal_alpha, spec.focal_gamma)
+    cls_loss = (focal * targets.valid[..., None]).sum() / normalizer
     overlap_loss = diou_loss if spec.regression_loss == "diou" else giou_loss
-    # Of no positive point this is a sum of nothing, which still reaches every parameter, with zero gradients.
-    distances = overlap_loss(offsets[targets.positive], targets.offsets[targets.positive]).sum()
-    reg_loss = distances / normalizer + 0.0 * offsets.sum()
+    positive = targets.positive[..., None]
+    distances = overlap_loss(torch.where(positive, offsets, 1.0), torch.where(positive, targets.offsets, 1.0))
+    reg_loss = (distances * targets.positive).sum() / normalizer
     weight = spec.regression_weight or cls_loss.detach() / reg_loss.detach().clamp(min=0.01)
     return {"cls_loss": cls_loss, "reg_loss": weight * reg_loss, "cost": cls_loss + weight * reg_loss}
 
@@ -55,9 +56,9 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: flo
 
 
 def diou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """1 - DIoU of segments around the same point, given as distances to their ends: [n, 2] each -> [n]."""
+    """1 - DIoU of segments around the same point, given as distances to their ends: [..., 2] each -> [...]."""
     intersection, union, hull = _overlap(predicted, wanted)
-    centre_distance = 0.5 * ((predicted[:, 1] - predicted[:, 0]) - (wanted[:, 1] - wanted[:, 0]))
+    centre_distance = 0.5 * ((predicted[..., 1] - predicted[..., 0]) - (wanted[..., 1] - wanted[..., 0]))
     iou = intersection / union.clamp(min=1e-7)
     return 1 - iou + centre_distance**2 / (hull**2).clamp(min=1e-7)
 
@@ -71,6 +72,6 @@ def giou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 def _overlap(predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Lengths of intersection, union and hull of segments that share an inner point."""
-    intersection = torch.minimum(predicted, wanted).sum(1)
-    union = predicted.sum(1) + wanted.sum(1) - intersection
-    return intersection, union, torch.maximum(predicted, wanted).sum(1)
+    intersection = torch.minimum(predicted, wanted).sum(-1)
+    union = predicted.sum(-1) + wanted.sum(-1) - intersection
+    return intersection, union, torch.maximum(predicted, wanted).sum(-1)

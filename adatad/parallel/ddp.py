@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from adatad.memory.arithmetic import autocast
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import Spec
@@ -29,7 +30,9 @@ class DdpEngine:
             self.model = DistributedDataParallel(
                 self.bare_model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-        self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps)
+        # On a GPU one fused kernel, which needs no temporary copies of the moments.
+        fused = processes.device.type == "cuda" or None
+        self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=fused)
         self.groups = self.optimizer.param_groups
         self.dtype = autocast_dtype(spec.train.precision, processes.device)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
@@ -38,8 +41,7 @@ class DdpEngine:
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
         quiet = isinstance(self.model, DistributedDataParallel) and not last
-        device, low = self.processes.device.type, self.dtype != torch.float32
-        with self.model.no_sync() if quiet else nullcontext(), torch.autocast(device, self.dtype, enabled=low):
+        with self.model.no_sync() if quiet else nullcontext(), autocast(self.processes.device, self.dtype):
             yield
 
     def backward(self, loss: Tensor) -> None:

@@ -48,6 +48,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     match precision:
         case "auto" if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        case "auto" if device.type == "meta":
+            return torch.bfloat16
         case "bf16":
             return torch.bfloat16
         case "fp16":

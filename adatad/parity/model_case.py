@@ -25,7 +25,7 @@ from adatad.parallel.processes import Processes
 from adatad.parity.cases import Case
 from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, norm, of_largest, relative, relative_to_value
 from adatad.parity.translate import batch_of, labeller_of, metas_of, model_of, spec_of
-from adatad.spec.schema import Spec
+from adatad.spec.schema import MemorySpec, Spec
 from adatad.training.loop import batch_targets, train_step
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, assemble
@@ -33,9 +33,13 @@ from adatad.training.setup import Parts, assemble
 LOSSES = ("cls_loss", "reg_loss", "cost")
 
 
-def run_case(case: Case) -> list[Row]:
-    """Every comparison of a case, on the CPU in float32."""
-    spec = spec_of(case)
+INSIDE_THE_BACKBONE = ("block_input", "block", "side_output")
+
+
+def run_case(case: Case, memory: MemorySpec | None = None) -> list[Row]:
+    """Every comparison of a case, on the CPU in float32. Under policy tile no activation inside the backbone is ever
+    whole, so those aren't compared."""
+    spec = spec_of(case).model_copy(update={"memory": memory or MemorySpec()})
     checks = Checks(case)
     parts = fresh_parts(case, spec)
     targets = first_steps(checks, parts)
@@ -83,7 +87,8 @@ def first_steps(checks: Checks, parts: Parts) -> Targets:
     model.train()
     with recorded(model) as seen:
         predictions = model(batch.frames, batch.mask)
-    for name in ("block_input", "block", "side_output", "features", "projection", "neck"):
+    inside = () if parts.spec.memory.policy == "tile" else INSIDE_THE_BACKBONE
+    for name in (*inside, "features", "projection", "neck"):
         checks.arrays(f"train/{name}", seen)
     checks.arrays("train/logits", by_level("train/logits", predictions.logits))
     checks.arrays("train/offsets", by_level("train/offsets", predictions.offsets))

@@ -11,10 +11,14 @@ from rich.table import Table
 from adatad.parity.cases import CaseError, find_cases, read_case
 from adatad.parity.compare import Row
 from adatad.parity.model_case import run_case
+from adatad.spec.schema import MemorySpec
 
 
-def verify(folder: Path, failures_only: bool = False) -> int:
-    """Print a row a case and quantity. Returns 0 if all are within tolerance, 1 if not, 2 if there is no case."""
+def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None = None) -> int:
+    """Print a row a case and quantity, computed under a memory policy (default: none).
+
+    Returns 0 if all are within tolerance, 1 if not, 2 if there is no case.
+    """
     if not folder.is_dir():
         print(f"{folder}: no such folder", file=sys.stderr)
         return 2
@@ -25,7 +29,7 @@ def verify(folder: Path, failures_only: bool = False) -> int:
     rows, unreadable = [], []
     for case in cases:
         try:
-            rows += run_case(read_case(case))
+            rows += run_case(read_case(case), memory)
         except (CaseError, KeyError, ValueError) as error:
             unreadable.append(f"{case}: can't be run: {type(error).__name__}: {error}")
     console = Console()

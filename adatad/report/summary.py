@@ -20,7 +20,7 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
         table.add_row(f"tIoU {tiou}", f"{100 * value:.2f}")
     if untrained is not None:
         table.add_row("untrained, average", f"{100 * untrained:.2f}")
-    for name, value in spec.published.items():
+    for name, value in (spec.published or {}).items():
         table.add_row(f"published, {name}", f"{value:.2f}")
     Console().print(table)
 

@@ -319,5 +319,5 @@ class Spec(Section):
     compat: Literal["mended", "reference"] = "mended"
     """reference: repeat the reference implementation's quirks too (docs/compat.md)."""
     run: RunSpec = RunSpec()
-    published: dict[str, float] = {}
+    published: dict[str, float] | None = None
     """Figures that the paper or the reference reports for this experiment."""

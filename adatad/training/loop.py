@@ -13,9 +13,11 @@ from logging import Logger
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import Batch
+from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
 from adatad.spec import Spec, to_yaml
@@ -196,16 +198,28 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
     sums = {"cls_loss": 0.0, "reg_loss": 0.0, "cost": 0.0}
     for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
         with engine.micro_batch(last=index == len(micro_batches) - 1):
-            predictions = engine.model(*to_device(batch, processes.device))
-            losses = detection_losses(predictions, target, normalizer, spec.model.detector)
-            engine.backward(losses["cost"])
+            losses = forward(parts, batch, target, normalizer)
+            with label("backward"):
+                engine.backward(losses["cost"])
         for name in sums:
             sums[name] += float(losses[name].detach())
     norm = engine.clip(spec.train.clip_norm)
-    engine.step()
+    with label("optimizer state"):
+        engine.step()
     parts.ema.update(parts.model)
     values = dict(zip(sums, processes.sum_floats(list(sums.values())), strict=True))
     return {**values, "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates}
+
+
+def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:
+    device = parts.processes.device
+    with label("frames"):
+        frames = batch.frames.to(device, non_blocking=True)
+    with label("detector"):
+        mask, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.mask, batch.keys))
+        predictions = parts.engine.model(frames, mask, keys)
+        targets = Targets(*(tensor.to(device, non_blocking=True) for tensor in targets))
+        return detection_losses(predictions, targets, normalizer, parts.spec.model.detector)
 
 
 def set_rates(parts: Parts, step: int) -> dict[str, float]:
@@ -221,18 +235,13 @@ def set_rates(parts: Parts, step: int) -> dict[str, float]:
 
 
 def batch_targets(parts: Parts, batch: Batch) -> Targets:
-    detector, device = parts.model.detector, parts.processes.device
-    mask = batch.mask.to(device)
-    masks = detector.level_masks(mask)
+    """Targets of every point, on the CPU: counting positives then waits for no GPU."""
+    detector = parts.model.detector
     return assign_targets(
-        detector.points(mask.shape[1]),
-        masks,
-        [segments.to(device) for segments in batch.segments_grid],
-        [labels.to(device) for labels in batch.labels],
+        detector.points(batch.mask.shape[1]),
+        detector.level_masks(batch.mask),
+        batch.segments_grid,
+        batch.labels,
         parts.num_classes,
         parts.spec.model.detector,
     )
-
-
-def to_device(batch: Batch, device: Any) -> tuple[Any, Any, Any]:
-    return tuple(tensor.to(device, non_blocking=True) for tensor in (batch.frames, batch.mask, batch.keys))

@@ -66,7 +66,8 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     trained = freeze(model, spec.model.backbone)
     groups = parameter_groups(model, spec.optimizer)
     frozen_fingerprint = fingerprint(model)
-    apply_policy(model.backbone, spec.memory, spec.data, autocast_dtype(spec.train.precision, processes.device))
+    if hasattr(model, "backbone"):
+        apply_policy(model.backbone, spec.memory, spec.data, autocast_dtype(spec.train.precision, processes.device))
     engine = prepare(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)

@@ -14,6 +14,7 @@ from adatad.data.annotations import Annotations, load_database
 from adatad.data.windows import Window
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections
+from adatad.memory.arithmetic import autocast
 from adatad.models.detections import decode
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
@@ -34,7 +35,7 @@ def detect(
     for batch in loader:
         frames = batch.frames.to(processes.device, non_blocking=True)
         mask = batch.mask.to(processes.device, non_blocking=True)
-        with torch.autocast(processes.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(processes.device, dtype):
             predictions = model(frames, mask)
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
             detections = window_detections(

@@ -1,0 +1,49 @@
+"""Autocast, on and off, for every device; also for meta tensors, which torch's own doesn't know.
+
+`adatad.memory.meta` does on meta tensors what torch's autocast does on a GPU; it asks here whether it is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class MetaAutocast:
+    """An autocast region: its dtype (None: off), and the casts of trained weights, which live as long as it does."""
+
+    dtype: torch.dtype | None
+    casts: dict[int, Tensor] = field(default_factory=dict)
+
+
+_meta_regions = [MetaAutocast(None)]
+
+
+def meta_autocast() -> MetaAutocast:
+    return _meta_regions[-1]
+
+
+def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> AbstractContextManager:
+    """Arithmetic in a 16-bit dtype where that is safe; fp32 and fp64 mean no autocast."""
+    low = dtype if dtype in (torch.bfloat16, torch.float16) else None
+    if device.type == "meta":
+        return _meta_region(low)
+    return torch.autocast(device.type, low, enabled=low is not None, cache_enabled=cache)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    return autocast(device, torch.float32)
+
+
+@contextmanager
+def _meta_region(dtype: torch.dtype | None) -> Iterator[None]:
+    _meta_regions.append(MetaAutocast(dtype))
+    try:
+        yield
+    finally:
+        _meta_regions.pop()

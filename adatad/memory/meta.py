@@ -1,0 +1,153 @@
+"""Meta tensors that behave as tensors of a GPU would: its attention kernels, its autocast, and numbers for the host.
+
+Nothing has a value on the meta device, but every tensor has a size and a lifetime, which is all that a count of memory
+needs. Without this, attention would be counted by its naive formula, and autocast would do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatad.memory.arithmetic import meta_autocast
+
+LOW = ("linear", "conv1d", "conv3d")
+"""Of torch.nn.functional, what autocast computes in its own dtype."""
+EXACT = ("layer_norm", "binary_cross_entropy_with_logits")
+"""What autocast computes in float32."""
+
+
+@contextmanager
+def gpu_like_meta() -> Iterator[None]:
+    """While active, meta tensors take the operators that CUDA tensors would. A torch function mode would be the usual
+    way, but it is off during backward, where policies run blocks again."""
+    with ExitStack() as stack:
+        for name in LOW + EXACT:
+            stack.enter_context(patch.object(F, name, partial(_under_autocast, getattr(F, name), name in LOW)))
+        naive = F.scaled_dot_product_attention
+        stack.enter_context(patch.object(F, "scaled_dot_product_attention", partial(_attention, naive)))
+        number = Tensor.__float__
+        stack.enter_context(patch.object(Tensor, "__float__", lambda x: 1.0 if x.is_meta else number(x)))
+        yield
+
+
+def _under_autocast(function: Callable, low: bool, *args: Any, **kwargs: Any) -> Any:
+    region = meta_autocast()
+    if region.dtype is not None:
+        dtype = region.dtype if low else torch.float32
+        args = tuple(_cast(arg, dtype, region.casts) for arg in args)
+        kwargs = {name: _cast(value, dtype, region.casts) for name, value in kwargs.items()}
+    return function(*args, **kwargs)
+
+
+def _cast(value: Any, dtype: torch.dtype, casts: dict[int, Tensor]) -> Any:
+    """As autocast does: casts of trained weights stay until the region ends, all others are made anew at every use."""
+    if not isinstance(value, Tensor) or not value.is_meta or not value.is_floating_point() or value.dtype == dtype:
+        return value
+    if not (value.is_leaf and value.requires_grad):
+        return value.to(dtype)
+    if id(value) not in casts:
+        casts[id(value)] = value.to(dtype)
+    return casts[id(value)]
+
+
+def _attention(naive: Callable, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """Flash attention in 16 bits without a mask, else the memory-efficient kernel."""
+    if not q.is_meta:
+        return naive(q, k, v, attn_mask=attn_mask)
+    dtype = meta_autocast().dtype or q.dtype
+    q, k, v = (tensor.to(dtype) for tensor in (q, k, v))
+    if attn_mask is None and dtype in (torch.bfloat16, torch.float16):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)[0]
+    if attn_mask is not None:
+        attn_mask = attn_mask.to(dtype).expand(*q.shape[:-1], k.shape[-2])
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
+    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, needs_gradient)[0]
+
+
+class MetaResults:
+    """Runs operators on meta tensors, and remembers what shapes come of what shapes.
+
+    Most meta kernels are Python and take 100 us; a step of a large model calls the same few a million times.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple, Any] = {}
+
+    def __call__(self, operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if operator in IN_PLACE and args[0].is_meta:
+            return args[0]
+        if operator.namespace != "aten" or operator._schema.is_mutable:
+            return operator(*args, **kwargs)
+        try:
+            key = operator, _described(args), _described(tuple(kwargs.items()))
+            known = self._known.get(key)
+        except TypeError:
+            return operator(*args, **kwargs)
+        if known is not None and known is not ALIAS:
+            return _made(known)
+        result = operator(*args, **kwargs)
+        if known is None:
+            anew = _shares(result, args) or not all(tensor.is_meta for tensor in _tensors(result))
+            self._known[key] = ALIAS if anew else _described(result)
+        return result
+
+
+ALIAS = object()
+"""Known to be a view of what came in, or to have a value: must be made anew each time."""
+
+IN_PLACE = {
+    getattr(torch.ops.aten, name).__getattr__(overload)
+    for name, overloads in {
+        "add_": ("Tensor", "Scalar"), "mul_": ("Tensor", "Scalar"), "div_": ("Tensor", "Scalar"),
+        "addcmul_": ("default",), "addcdiv_": ("default",), "copy_": ("default",), "zero_": ("default",),
+        "lerp_": ("Scalar",), "sqrt_": ("default",), "fill_": ("Scalar",),
+    }.items()
+    for overload in overloads
+}  # fmt: skip
+"""Change values, which nothing has here, and nothing else."""
+
+
+class _Described(tuple):
+    """A meta tensor's shape, strides, dtype."""
+
+
+def _described(value: Any) -> Any:
+    """A hashable description of operator arguments or results. Raises TypeError for what can't be remembered."""
+    if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise TypeError("a tensor with values")
+        return _Described((value.shape, value.stride(), value.dtype))
+    if isinstance(value, (tuple, list)):
+        return tuple(_described(part) for part in value)
+    return value
+
+
+def _made(description: Any) -> Any:
+    if isinstance(description, _Described):
+        shape, strides, dtype = description
+        return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+    if isinstance(description, tuple):
+        return tuple(_made(part) for part in description)
+    return description
+
+
+def _shares(result: Any, args: Any) -> bool:
+    """Whether a result lies in the memory of an argument."""
+    storages = {id(tensor.untyped_storage()) for tensor in _tensors(args)}
+    return any(id(tensor.untyped_storage()) in storages for tensor in _tensors(result))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)

@@ -1,0 +1,94 @@
+"""Counts the bytes of every live tensor storage while code runs: in all, by label, and where the peak was.
+
+On meta tensors no memory is used and no GPU is needed; on CPU tensors the count can be held against resident memory.
+Not counted: the CUDA context, workspaces of libraries, scratch inside kernels, and rounding and gaps of the allocator.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from adatad.memory.labels import current_label, place
+from adatad.memory.meta import MetaResults
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest number of bytes that were alive at once, what they were, and what was being done."""
+
+    bytes: int
+    by_label: dict[str, int]
+    place: str
+
+
+class Meter(TorchDispatchMode):
+    """Counts storages on one type of device that are made, or registered, while it is active."""
+
+    def __init__(self, device_type: str):
+        super().__init__()
+        self.device_type = device_type
+        self._run = MetaResults() if device_type == "meta" else _run
+        self.live: dict[int, tuple[int, str]] = {}
+        self.by_label: dict[str, int] = {}
+        self.current_bytes = 0
+        self.reset_peak()
+
+    def reset_peak(self) -> None:
+        self._peak_bytes, self._peak_labels, self._peak_place = self.current_bytes, dict(self.by_label), place()
+
+    @property
+    def peak(self) -> Peak:
+        by_label = {name: size for name, size in self._peak_labels.items() if size}
+        return Peak(self._peak_bytes, dict(sorted(by_label.items(), key=lambda item: -item[1])), self._peak_place)
+
+    def register(self, tensors: Iterable[Tensor], name: str) -> None:
+        """Count tensors under a label, whatever they were counted under before. A view counts as its whole storage."""
+        for tensor in tensors:
+            key = id(tensor.untyped_storage())
+            if key in self.live:
+                size, old = self.live[key]
+                self.live[key] = size, name
+                self.by_label[old] -= size
+                self.by_label[name] = self.by_label.get(name, 0) + size
+            else:
+                self._count(tensor, name)
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = self._run(operator, args, kwargs or {})
+        if isinstance(result, Tensor):
+            self._count(result, current_label())
+        elif isinstance(result, (tuple, list)):
+            for part in result:
+                if isinstance(part, Tensor):
+                    self._count(part, current_label())
+        return result
+
+    def _count(self, tensor: Tensor, name: str) -> None:
+        if tensor.device.type != self.device_type:
+            return
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self.live:
+            return
+        size = storage.nbytes()
+        self.live[key] = size, name
+        self.by_label[name] = self.by_label.get(name, 0) + size
+        self.current_bytes += size
+        weakref.finalize(storage, self._forget, key).atexit = False
+        if self.current_bytes > self._peak_bytes:
+            self.reset_peak()
+
+    def _forget(self, key: int) -> None:
+        size, name = self.live.pop(key)
+        self.by_label[name] -= size
+        self.current_bytes -= size
+
+
+def _run(operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    return operator(*args, **kwargs)

@@ -1,0 +1,68 @@
+"""One training step of a spec, counted byte by byte: the training code itself, on the meta device, with nothing run."""
+
+from __future__ import annotations
+
+import torch
+
+from adatad.data.dataset import Batch
+from adatad.memory.labels import label
+from adatad.memory.meta import gpu_like_meta
+from adatad.memory.meter import Meter, Peak
+from adatad.models.detector import build_model
+from adatad.parallel.processes import Processes
+from adatad.spec import Spec
+from adatad.training.loop import train_step
+from adatad.training.setup import Parts, assemble
+
+META = torch.device("meta")
+
+
+def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -> Peak:
+    """Peak of a training step on one GPU, after a first step has made the optimizer's state.
+
+    windows: of one micro-batch; null: all of the spec's global batch. Precision `auto` means bf16, as on a GPU.
+    """
+    batch = random_batch(spec, windows or spec.train.global_batch // spec.train.accumulation, num_classes)
+    meter = Meter("meta")
+    with meter, gpu_like_meta():
+        parts = metered_parts(spec, meter, num_classes)
+        make_optimizer_state(parts)
+        meter.reset_peak()
+        meter.register([batch.frames], "frames")
+        train_step(parts, [batch] * spec.train.accumulation, step=1)
+    return meter.peak
+
+
+def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> Parts:
+    """A model without values, its engine and its moving average, counted by what they are."""
+    with META:
+        model = build_model(spec.model, num_classes)
+    parts = assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
+    meter.register((p for p in model.parameters() if not p.requires_grad), "frozen weights")
+    meter.register((p for p in model.parameters() if p.requires_grad), "trained weights")
+    meter.register(model.buffers(), "buffers")
+    meter.register(parts.ema.averages.values(), "moving average")
+    return parts
+
+
+def make_optimizer_state(parts: Parts) -> None:
+    """As a first step leaves it."""
+    for group in parts.engine.groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    with label("optimizer state"):
+        parts.engine.step()
+
+
+def random_batch(spec: Spec, windows: int, num_classes: int) -> Batch:
+    """Windows full of valid frames with one action each."""
+    window, side = spec.data.window, spec.data.size_pixels
+    frames = window.size_grid * window.frames_per_position
+    return Batch(
+        frames=torch.empty(windows, 3, frames, side, side, dtype=torch.uint8, device=META),
+        mask=torch.ones(windows, window.size_grid, dtype=torch.bool),
+        keys=torch.arange(windows),
+        segments_grid=[torch.tensor([[1.0, 9.0]])] * windows,
+        labels=[torch.tensor([num_classes - 1])] * windows,
+        windows=[],
+    )
