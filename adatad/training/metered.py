@@ -22,7 +22,8 @@ def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -
 
     windows: of one micro-batch; null: all of the spec's global batch. Precision `auto` means bf16, as on a GPU.
     """
-    batch = random_batch(spec, windows or spec.train.global_batch // spec.train.accumulation, num_classes)
+    windows = windows or spec.train.global_batch // spec.train.accumulation
+    batch = random_batch(spec, windows, num_classes, META)
     meter = Meter("meta")
     with meter, gpu_like_meta():
         parts = metered_parts(spec, meter, num_classes)
@@ -54,12 +55,12 @@ def make_optimizer_state(parts: Parts) -> None:
         parts.engine.step()
 
 
-def random_batch(spec: Spec, windows: int, num_classes: int) -> Batch:
-    """Windows full of valid frames with one action each."""
+def random_batch(spec: Spec, windows: int, num_classes: int, device: torch.device) -> Batch:
+    """Windows full of valid frames of any content, with one action each."""
     window, side = spec.data.window, spec.data.size_pixels
     frames = window.size_grid * window.frames_per_position
     return Batch(
-        frames=torch.empty(windows, 3, frames, side, side, dtype=torch.uint8, device=META),
+        frames=torch.empty(windows, 3, frames, side, side, dtype=torch.uint8, device=device),
         mask=torch.ones(windows, window.size_grid, dtype=torch.bool),
         keys=torch.arange(windows),
         segments_grid=[torch.tensor([[1.0, 9.0]])] * windows,

@@ -1,0 +1,36 @@
+"""Measure memory and time against the bars that this project sets itself.
+
+python tools/benchmark.py --suite memory --check
+
+memory: peak of a training step for every model, counted on the meta device (five minutes, no GPU needed).
+cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+TITLES = {"memory": "training step, one window, peak in GiB", "cpu": "training step on one CPU thread, as ratios"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=TITLES, required=True)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar isn't met")
+    args = parser.parse_args()
+
+    from adatad.benchmarks.table import show, verdict
+
+    if args.suite == "memory":
+        from adatad.benchmarks.memory import run
+    else:
+        from adatad.benchmarks.cpu import run
+    results = run()
+    show(TITLES[args.suite], results)
+    failed = verdict(results)
+    return failed if args.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
