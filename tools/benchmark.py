@@ -4,6 +4,7 @@ python tools/benchmark.py --suite memory --check
 
 memory: peak of a training step for every model, counted on the meta device (five minutes, no GPU needed).
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
+gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes).
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-TITLES = {"memory": "training step, one window, peak in GiB", "cpu": "training step on one CPU thread, as ratios"}
+TITLES = {
+    "memory": "training step, one window, peak in GiB",
+    "cpu": "training step on one CPU thread, as ratios",
+    "gpu": "training step on one GPU, as ratios",
+}
 
 
 def main() -> int:
@@ -21,12 +26,20 @@ def main() -> int:
     args = parser.parse_args()
 
     from adatad.benchmarks.table import show, verdict
+    from adatad.errors import UserError
 
-    if args.suite == "memory":
-        from adatad.benchmarks.memory import run
-    else:
-        from adatad.benchmarks.cpu import run
-    results = run()
+    match args.suite:
+        case "memory":
+            from adatad.benchmarks.memory import run
+        case "cpu":
+            from adatad.benchmarks.cpu import run
+        case "gpu":
+            from adatad.benchmarks.gpu import run
+    try:
+        results = run()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     show(TITLES[args.suite], results)
     failed = verdict(results)
     return failed if args.check else 0

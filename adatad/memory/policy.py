@@ -45,8 +45,10 @@ def apply_policy(backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, ar
     for blocks, (first, last, policy) in zip(tiled, ranges, strict=True):
         if policy == "tile":
             blocks.wave = wave_settings(backbone, memory, data, arithmetic, first, last)
-            cast_frozen_(backbone, blocks.wave)
-        elif policy != "none":
+            cast_frozen_(backbone, first, last, blocks.wave.dtype)
+            continue
+        cast_for_autocast_(backbone, first, last, memory, arithmetic)
+        if policy != "none":
             for block in backbone.blocks[first : last + 1]:
                 _recompute(block, _keeps_of(block) if policy == "selective" else None)
     if any(blocks.wave for blocks in tiled):
@@ -84,22 +86,34 @@ def wave_settings(
     )
 
 
-def cast_frozen_(backbone: VideoBackbone, wave: WaveSettings) -> None:
-    """Frozen weights of a range to the dtype of its tiles; trained ones keep theirs."""
-    modules: list[nn.Module] = list(backbone.blocks[wave.first : wave.last + 1])
-    if wave.first == 0:
+def cast_frozen_(backbone: VideoBackbone, first: int, last: int, dtype: torch.dtype, norms: bool = True) -> None:
+    """Frozen weights of a range of blocks, and of the patch embedding before the first, to `dtype`; trained ones keep
+    theirs."""
+    modules: list[nn.Module] = list(backbone.blocks[first : last + 1])
+    if first == 0:
         modules.append(backbone.patch_embed)
-    for parameter in (p for module in modules for p in module.parameters() if not p.requires_grad):
-        parameter.data = parameter.data.to(wave.dtype)
+    for name, parameter in (named for module in modules for named in module.named_parameters()):
+        if not parameter.requires_grad and (norms or not name.startswith("norm")):
+            parameter.data = parameter.data.to(dtype)
+
+
+def cast_for_autocast_(
+    backbone: VideoBackbone, first: int, last: int, memory: MemorySpec, arithmetic: torch.dtype
+) -> None:
+    """Cast once what autocast would cast at every use, to the same bits. Norms stay: autocast computes them in fp32."""
+    if memory.weight_dtype == "auto" and arithmetic in (torch.bfloat16, torch.float16):
+        cast_frozen_(backbone, first, last, arithmetic, norms=False)
 
 
 def _apply_to_side(backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype) -> None:
     """The backbone runs without a graph; what can be computed again is the adapters beside it."""
     if memory.policy == "tile":
         settings = wave_settings(backbone, memory, data, arithmetic, 0, max(backbone.adapter_blocks))
-        cast_frozen_(backbone, settings)
+        cast_frozen_(backbone, settings.first, settings.last, settings.dtype)
         backbone.timeline = SideTimeline(backbone, settings)
-    elif memory.policy != "none":
+        return
+    cast_for_autocast_(backbone, 0, len(backbone.blocks) - 1, memory, arithmetic)
+    if memory.policy != "none":
         for adapter in backbone.side_adapters:
             _recompute(adapter, None)
 

@@ -184,9 +184,11 @@ def _memory(spec: Spec) -> Iterator[Problem]:
     policies = [memory.policy] if isinstance(memory.policy, str) else [blocks.policy for blocks in memory.policy]
     if "tile" not in policies:
         defaults = type(memory)()
-        for name in ("tile_clips", "segment_blocks", "recompute", "order", "weight_dtype", "residual_dtype"):
+        for name in ("tile_clips", "segment_blocks", "recompute", "order", "residual_dtype"):
             if getattr(memory, name) != getattr(defaults, name):
                 yield (*key, name), f"is without effect under policy {memory.policy}; it belongs to tile"
+        if memory.weight_dtype not in ("auto", "fp32"):
+            yield (*key, "weight_dtype"), f"{memory.weight_dtype} needs policy tile; here it can be auto or fp32"
         return
     backbone = spec.model.backbone
     reach, planes = (

@@ -259,7 +259,8 @@ class MemorySpec(Section):
     order: Literal["tiles", "blocks"] = "tiles"
     """tile: forward as one stream of tiles, or block by block (for weights that come one block at a time)."""
     weight_dtype: TileDtype = "auto"
-    """tile: dtype of frozen weights and of arithmetic; auto: that of `train.precision`."""
+    """Dtype of frozen weights, and of a tile's arithmetic; auto: that of `train.precision` (norms outside of tiles stay
+    fp32). Without tiles only fp32 can be asked for instead."""
     residual_dtype: TileDtype = "auto"
     """tile: dtype of the tokens between blocks; auto: `weight_dtype`."""
 

@@ -156,3 +156,16 @@ def test_evaluation_keeps_nothing(mode):
     waved = under(backbone, policy="tile", tile_clips=1)
     with torch.no_grad():
         torch.testing.assert_close(waved.timeline(frames), backbone.timeline(frames), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["none", "block"])
+def test_frozen_weights_cast_once_give_the_bits_of_autocast(policy):
+    backbone, (frames, keys) = build("adapter", torch.float32), batch()
+    results = []
+    for weight_dtype in ("auto", "fp32"):
+        cast = under(backbone, torch.bfloat16, policy=policy, weight_dtype=weight_dtype)
+        assert (cast.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16) == (weight_dtype == "auto")
+        assert cast.blocks[0].norm1.weight.dtype == cast.blocks[0].adapter.down.weight.dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(gradients(cast, frames, keys))
+    assert all(torch.equal(results[0][name], tensor) for name, tensor in results[1].items())
