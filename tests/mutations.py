@@ -45,8 +45,9 @@ MISTAKES = (
     Mistake("average of a wrong decay", "training/ema.py", "torch._foreach_mul_(averages, self.decay)",
             "torch._foreach_mul_(averages, self.decay**2)"),
     Mistake("average updated before the step", "training/loop.py",
-            "    engine.step()\n    parts.ema.update(parts.model)",
-            "    parts.ema.update(parts.model)\n    engine.step()"),
+            '    with label("optimizer state"):\n        norm = engine.update(',
+            '    parts.ema.update(engine.masters())\n    parts.ema.update = lambda _: None\n'
+            '    with label("optimizer state"):\n        norm = engine.update('),
     Mistake("masks of odd positions", "models/sequence.py", "mask = mask[:, :: self.stride]",
             "mask = mask[:, self.stride - 1 :: self.stride]"),
     Mistake("adapter stops at clip borders", "models/adapter.py", "window = bottleneck.reshape(batch, -1,",

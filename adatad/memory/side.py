@@ -35,8 +35,8 @@ class SideTimeline:
     def __post_init__(self) -> None:
         adapters = self.backbone.side_adapters
         names = [f"{number}.{name}" for number in range(len(adapters)) for name in ("down.weight", "down.bias")]
-        self.squeezing = TrainedWeights({name: adapters.get_parameter(name) for name in names})
-        self.stream = WavePass(self.backbone, self.settings, TrainedWeights({}), pooled=True)
+        self.squeezing = TrainedWeights(adapters, names)
+        self.stream = WavePass(self.backbone, self.settings, TrainedWeights(self.backbone, []), pooled=True)
 
     def __call__(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
         """See `VideoBackbone.timeline`; stochastic depth is off in mode side."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial
 
 from adatad.memory.arithmetic import no_autocast
 from adatad.memory.labels import label
+from adatad.memory.residency import AlwaysThere, Residency
 from adatad.memory.tiles import Tile
 from adatad.memory.wave import Rows, Wave, WaveSettings, Weights
 from adatad.models.backbone import VideoBackbone
@@ -20,19 +22,30 @@ FP16_GRADIENT = 64.0
 
 
 class TrainedWeights(nn.Module):
-    """Called once a step: the trained parameters as tensors that autograd knows, for use outside their own modules.
+    """Called once a step: the trained parameters, whole and in their own dtype, as tensors that autograd knows.
 
-    What calls a module before and after (gradient hooks, gathers of sharded weights) works on this one as on any other.
+    What calls a module before and after (gathers of sharded weights, gradient hooks) works on this one as on any other.
+    Parameters are looked up by name in the module that owns them at every call: engines put others in their place.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter]):
+    def __init__(self, owner: nn.Module, names: list[str]):
         super().__init__()
-        self.names = list(parameters)
-        # In a list, not registered: the parameters keep their one name in the model.
-        self._parameters_used = list(parameters.values())
+        self.names = names
+        # In a list, not registered: the owner's modules stay where they are in the model's tree.
+        self._owner = [owner]
+
+    def parameters_used(self) -> list[nn.Parameter]:
+        return [self._owner[0].get_parameter(name) for name in self.names]
 
     def forward(self) -> tuple[Tensor, ...]:
-        return tuple(parameter.view_as(parameter) for parameter in self._parameters_used)
+        return tuple(whole(parameter) for parameter in self.parameters_used())
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """A view of a parameter; of one that torch sharded, all of it, whose gradient is summed over ranks going back."""
+    if isinstance(parameter, DTensor):
+        return parameter.full_tensor(grad_placements=[Partial()] * parameter.device_mesh.ndim)
+    return parameter.view_as(parameter)
 
 
 @dataclass
@@ -55,9 +68,9 @@ class TiledTimeline:
             prefixes = tuple(f"blocks.{index}." for index in range(blocks.first, blocks.last + 1))
             if blocks.first == 0:
                 prefixes += ("patch_embed.",)
-            names = {n: p for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)}
+            names = [n for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)]
             pooled = blocks.last == depth - 1
-            self.passes.append(blocks.wave and WavePass(backbone, blocks.wave, TrainedWeights(names), pooled))
+            self.passes.append(blocks.wave and WavePass(backbone, blocks.wave, TrainedWeights(backbone, names), pooled))
 
     def __call__(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
         """See `VideoBackbone.timeline`."""
@@ -86,6 +99,7 @@ class WavePass:
     settings: WaveSettings
     trained_weights: TrainedWeights
     pooled: bool
+    residency: Residency = field(default_factory=AlwaysThere)
 
     def __call__(self, source: Tensor, windows: int, clips: int, keys: Tensor | None) -> Tensor:
         """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; keys: int64 [n]."""
@@ -102,7 +116,7 @@ class WavePass:
         names = self.trained_weights.names
         below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
         weights = Weights(self.backbone, self.settings, names, tensors)
-        return Wave(self.backbone, self.settings, windows, clips, keys, weights, keep, keep and below)
+        return Wave(self.backbone, self.settings, windows, clips, keys, weights, self.residency, keep, keep and below)
 
     def positions(self, source: Tensor) -> int:
         """Spatial positions of a tubelet."""

@@ -28,6 +28,7 @@ from adatad.memory.adapter_tile import (
     through_up_and_pointwise,
 )
 from adatad.memory.labels import label
+from adatad.memory.residency import Residency
 from adatad.memory.tiles import Tile, cut_tiles
 from adatad.memory.transform import Graph, Transform
 from adatad.models.backbone import VideoBackbone
@@ -94,16 +95,18 @@ class Wave:
         clips: int,
         keys: Tensor | None,
         weights: Weights,
+        residency: Residency,
         keep: bool,
         input_gradient: bool,
     ):
         """keys: int64 [windows x clips] for stochastic depth; keep: a backward will follow."""
+        self.residency = residency
         self.backbone, self.settings, self.weights = backbone, settings, weights
         self.transform = Transform(backbone, settings.dtype, keys)
         self.adapters = weights.adapters
         self.tiles = cut_tiles(windows, clips, settings.tile_clips)
         self.keep = keep
-        self.trained = {index: _trained(block) for index, block in self._blocks()}
+        self.trained = {index for index, block in self._blocks() if _trained(block)}
         self.input_gradient = input_gradient
         starts = [] if not keep else range(self._first_kept(), settings.last + 1, settings.segment_blocks)
         self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
@@ -119,11 +122,11 @@ class Wave:
         """The first block with anything to differentiate; those before it run without a graph."""
         if self.input_gradient:
             return self.settings.first
-        return next(index for index, _ in self._blocks() if self.trained[index] or index in self.adapters)
+        return next(index for index, _ in self._blocks() if index in self.trained or index in self.adapters)
 
     def differentiates(self, index: int) -> bool:
         """Whether the frozen part of a block needs its backward: for its own weights, or for what is below it."""
-        return bool(self.trained[index]) or self.input_gradient or index > self.segments[0][0]
+        return index in self.trained or self.input_gradient or index > self.segments[0][0]
 
     # Forward
 
@@ -134,7 +137,9 @@ class Wave:
                 rows = self._kept(rows, index)
             rows = self._through(rows, index)
             if self.settings.block_by_block:
-                rows = _drain(deque(rows))
+                following = range(index + 1, min(index + 2, self.settings.last + 1))
+                with self.residency.whole(range(index, index + 1), following):
+                    rows = _drain(deque(rows))
         return rows
 
     def _kept(self, rows: Rows, index: int) -> Rows:
@@ -198,8 +203,9 @@ class Wave:
         for number, (start, stop) in reversed(list(enumerate(self.segments))):
             wanted = number > 0 or self.input_gradient
             below = {}
-            for tiles in self.tiles:
-                with label(f"blocks {start} to {stop - 1}"):
+            following = range(*self.segments[number - 1]) if number else range(0)
+            with self.residency.whole(range(start, stop), following), label(f"blocks {start} to {stop - 1}"):
+                for tiles in self.tiles:
                     SegmentWave(self, start, stop, tiles, gradient_of, below if wanted else None).run()
             gradient_of = below.pop
         self.halos.clear()
@@ -319,7 +325,7 @@ class SegmentWave:
         return gradient
 
     def through_transform(self, index: int, graph: Graph, gradient: Tensor) -> Tensor:
-        trained = self.wave.trained[index]
+        trained = _trained(self.wave.backbone.blocks[index])
         into, out = graph
         into_gradient, *parts = torch.autograd.grad(out, [into, *trained.values()], gradient)
         for name, part in zip(trained, parts, strict=True):

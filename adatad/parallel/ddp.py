@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from adatad.memory.arithmetic import autocast
-from adatad.parallel.engine import autocast_dtype
+from adatad.parallel.adamw import load_adamw
+from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import Spec
 
@@ -48,39 +48,41 @@ class DdpEngine:
         # DDP averages over ranks; a sum over the global batch is wanted.
         self.scaler.scale(loss * self.processes.world).backward()
 
-    def clip(self, max_norm: float | None) -> float:
+    def update(self, max_norm: float | None, skip: bool = False) -> float:
         self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.names if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm([p.grad for p in self.names if p.grad is not None])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(list(self.names), max_norm, norm)
-        return float(norm)
-
-    def step(self) -> None:
-        self.scaler.step(self.optimizer)
+        if not skip and (self.scaler.is_enabled() or math.isfinite(norm)):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
 
-    def state(self) -> dict[str, Any]:
-        optimizer = {self.names[p]: dict(tensors) for p, tensors in self.optimizer.state.items()}
-        parameters = {name: parameter.detach() for parameter, name in self.names.items()}
-        return {"parameters": parameters, "optimizer": optimizer, "scaler": self.scaler.state_dict()}
+    def masters(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for parameter, name in self.names.items()}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        for parameter, name in self.names.items():
-            with torch.no_grad():
-                parameter.copy_(state["parameters"][name])
-            if name in state["optimizer"]:
-                self.optimizer.state[parameter] = {
-                    # AdamW's step counter stays on the CPU, as the optimizer itself keeps it.
-                    key: tensor.clone() if key == "step" else tensor.to(parameter, copy=True)
-                    for key, tensor in state["optimizer"][name].items()
-                }
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
+        return swapped(self.masters(), values)
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        return {self.names[p]: dict(tensors) for p, tensors in self.optimizer.state.items()}
+
+    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return parts if self.processes.is_main else {}
+
+    def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        return whole
+
+    def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
+        load_adamw(self.optimizer, self.names, masters, moments)
+
+    def scaler_state(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        if state:
+            self.scaler.load_state_dict(state)
 
     def memory_bytes(self) -> int:
-        if self.processes.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.processes.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return peak_memory_bytes(self.processes.device)

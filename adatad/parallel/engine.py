@@ -5,7 +5,10 @@ The trainer knows this protocol alone and has no branch on the engine.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +19,14 @@ from adatad.spec.schema import Spec
 
 
 class Engine(Protocol):
-    """`model` is what forward passes call; states are by parameter name, whole and in fp32."""
+    """How the trained parameters of a model lie on the ranks, and what happens to them in a step.
+
+    `masters` and what has their layout (moving averages, AdamW's moments) are this rank's parts: whole tensors, shards
+    or partitions, in fp32 and by parameter name. Files hold whole tensors, so no engine's layout reaches them.
+    """
 
     model: nn.Module
+    """What forward passes call."""
     groups: list[dict[str, Any]]
     """Optimizer groups; the schedule writes their "lr" before a step."""
 
@@ -28,16 +36,35 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add gradients of `loss`, this rank's part of a sum over the global batch."""
 
-    def clip(self, max_norm: float | None) -> float:
-        """Joint L2 norm of all gradients, which are then scaled to at most `max_norm`."""
+    def update(self, max_norm: float | None, skip: bool = False) -> float:
+        """Scale the gradients to at most `max_norm`, update the trained parameters, and clear the gradients.
 
-    def step(self) -> None:
-        """Update the trained parameters and clear their gradients."""
+        Returns the joint L2 norm of all gradients before scaling, the same on every rank. If it isn't finite, or with
+        `skip`, nothing but the gradients is changed.
+        """
 
-    def state(self) -> dict[str, Any]:
-        """{"parameters": {name: tensor}, "optimizer": {name: {key: tensor}}, "scaler": {...}}."""
+    def masters(self) -> dict[str, Tensor]:
+        """This rank's parts of the trained parameters, valid until the next update."""
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
+        """Inside, the model has `values`, of the layout of `masters`, in place of its parameters."""
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """AdamW's exp_avg and exp_avg_sq, in the layout of `masters`, and its step; {} before the first update."""
+
+    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the layout of `masters` as whole ones, on the first rank; {} on the others. All ranks call it."""
+
+    def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's parts of whole tensors."""
+
+    def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
+        """Put in parameters and moments of the layout of `masters`."""
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The state of fp16's loss scale; {} without one."""
+
+    def load_scaler(self, state: dict[str, Any]) -> None: ...
 
     def memory_bytes(self) -> int:
         """Peak memory of this rank: of the device's allocator, or resident memory on a CPU."""
@@ -65,3 +92,29 @@ def prepare(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processe
             from adatad.parallel.ddp import DdpEngine
 
             return DdpEngine(model, groups, spec, processes)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of the device's allocator, or resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def swapped(masters: dict[str, Tensor], values: dict[str, Tensor]) -> Iterator[None]:
+    """The values in the masters' place; afterwards both have their own back."""
+    _swap(masters, values)
+    try:
+        yield
+    finally:
+        _swap(masters, values)
+
+
+@torch.no_grad()
+def _swap(ones: dict[str, Tensor], others: dict[str, Tensor]) -> None:
+    for name, one in ones.items():
+        kept = one.clone()
+        one.copy_(others[name])
+        others[name].copy_(kept)

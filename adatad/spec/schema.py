@@ -228,6 +228,8 @@ class TrainSpec(Section):
     """Optimizer steps between checkpoints; null: one after each epoch."""
     keep_checkpoints: Size = 2
     """Newest checkpoints that are kept beside the best one."""
+    stop_after_bad_steps: Size = 10
+    """Steps in a row with a loss or gradients that aren't finite, after which training stops; each is skipped."""
     seed: Count = 42
 
 

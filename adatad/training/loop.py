@@ -6,6 +6,7 @@ any checkpoint ends with the same weights, bit for bit, as one that was never in
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import Batch
+from adatad.errors import UserError
 from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
@@ -30,6 +32,13 @@ from adatad.training.setup import Parts, end_epoch, training_loader, validation_
 from adatad.training.signals import Stopped, StopRequest
 from adatad.training.validation import classes_of, detect, score, summary
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's tensors of a parameter, beside its step."""
+
+
+class TrainingError(UserError):
+    """Training that makes no sense to go on with; the message says why and what to do."""
+
 
 @dataclass
 class Progress:
@@ -42,6 +51,9 @@ class Progress:
     """Epochs that were complete at the last evaluation."""
     best_mAP: float = -1.0  # noqa: N815, the field's name for it
     untrained_mAP: float | None = None  # noqa: N815
+    bad_steps: int = 0
+    """Steps so far whose loss or gradients weren't finite, which changed nothing."""
+    bad_steps_in_a_row: int = 0
     seconds: float = 0.0
     """Training and evaluation so far."""
 
@@ -103,6 +115,7 @@ class Training:
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
             values = train_step(parts, micro_batches, progress.step)
+            self.note_bad(values, micro_batches)
             self.advance()
             self.write(epoch, values, waited, bar)
             stopping = self.processes.any(self.stop.signal_name is not None)
@@ -113,6 +126,23 @@ class Training:
                 self.processes.barrier()
                 self.logger.info("asked to stop: saved after step %d; --resume auto continues", progress.step)
                 raise Stopped
+
+    def note_bad(self, values: dict[str, Any], micro_batches: list[Batch]) -> None:
+        """Count steps in a row that changed nothing, name their videos, and stop the run when there are too many."""
+        progress, most = self.progress, self.spec.train.stop_after_bad_steps
+        progress.bad_steps_in_a_row = 0 if values["applied"] else progress.bad_steps_in_a_row + 1
+        if values["applied"]:
+            return
+        progress.bad_steps += 1
+        mine = [window.video.name for batch in micro_batches for window in batch.windows]
+        videos = ", ".join(name for names in self.processes.gather(mine) for name in names)
+        facts = f"loss {values['cost']:g}, gradient norm {values['gradient_norm']:g}"
+        self.logger.warning("step %d skipped on all ranks: %s; its videos: %s", progress.step, facts, videos)
+        if progress.bad_steps_in_a_row >= most:
+            raise TrainingError(
+                f"{most} steps in a row had a loss or gradients that aren't finite, the last with {facts} on {videos}; "
+                f"lower the rates, set train.precision to fp32, or look at these videos (train.stop_after_bad_steps)"
+            )
 
     def advance(self) -> None:
         progress = self.progress
@@ -132,18 +162,15 @@ class Training:
         """Hand a checkpoint of this moment to the writer (first rank; engines give whole tensors to every rank)."""
         parts, progress = self.parts, self.progress
         progress.seconds = time.monotonic() - self.started
-        engine = parts.engine.state()
         state = {
             "progress": asdict(progress),
             "normalizer": parts.normalizer.value,
-            "scaler": engine["scaler"],
+            "scaler": parts.engine.scaler_state(),
             "frozen_fingerprint": self.parts.frozen_fingerprint,
         }
+        tensors = whole_tensors(parts)
         if self.processes.is_main:
-            checkpoint = Checkpoint(
-                engine["parameters"], parts.ema.state(), engine["optimizer"], state, to_yaml(self.spec)
-            )
-            self.writer.submit(progress.step, checkpoint)
+            self.writer.submit(progress.step, Checkpoint(*tensors, state, to_yaml(self.spec)))
 
     def evaluate_if_due(self) -> None:
         """Evaluate a just completed epoch if the spec wants it and it wasn't done before."""
@@ -163,7 +190,7 @@ class Training:
         """Detect and score with the averaged weights; writes detections, result and metrics."""
         parts, progress = self.parts, self.progress
         loader = validation_loader(self.spec, self.annotations, self.processes)
-        with parts.ema.applied(parts.model):
+        with parts.engine.holding(parts.ema.averages):
             classes = classes_of(self.spec, self.annotations)
             detections = detect(parts.engine.model, loader, self.spec, classes, self.processes)
         values = summary(score(detections, self.spec))
@@ -188,14 +215,15 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
     """One optimizer step over the global batch; returns what is logged of it.
 
     Targets need no forward pass, so positives are counted over all ranks and micro-batches first: the losses are sums
-    over the global batch divided by one global count, whatever the number of ranks.
+    over the global batch divided by one global count, whatever the number of ranks. A step whose loss or gradients
+    aren't finite changes nothing, on all ranks alike ("applied" says so).
     """
     spec, engine, processes = parts.spec, parts.engine, parts.processes
     rates = set_rates(parts, step)
     targets = [batch_targets(parts, batch) for batch in micro_batches]
     positives = processes.sum(sum(int(target.positive.sum()) for target in targets))
     normalizer = parts.normalizer.update(positives)
-    sums = {"cls_loss": 0.0, "reg_loss": 0.0, "cost": 0.0}
+    sums = dict.fromkeys(("cls_loss", "reg_loss", "cost"), 0.0)
     for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
         with engine.micro_batch(last=index == len(micro_batches) - 1):
             losses = forward(parts, batch, target, normalizer)
@@ -203,12 +231,16 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
                 engine.backward(losses["cost"])
         for name in sums:
             sums[name] += float(losses[name].detach())
-    norm = engine.clip(spec.train.clip_norm)
-    with label("optimizer state"):
-        engine.step()
-    parts.ema.update(parts.model)
     values = dict(zip(sums, processes.sum_floats(list(sums.values())), strict=True))
-    return {**values, "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates}
+    with label("optimizer state"):
+        norm = engine.update(spec.train.clip_norm, skip=not math.isfinite(values["cost"]))
+    applied = math.isfinite(values["cost"]) and math.isfinite(norm)
+    if applied:
+        parts.ema.update(engine.masters())
+    return {
+        **values, "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates,
+        "applied": applied,
+    }  # fmt: skip
 
 
 def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:
@@ -220,6 +252,33 @@ def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> 
         predictions = parts.engine.model(frames, mask, keys)
         targets = Targets(*(tensor.to(device, non_blocking=True) for tensor in targets))
         return detection_losses(predictions, targets, normalizer, parts.spec.model.detector)
+
+
+def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Parameters, averages and AdamW's tensors as files hold them, on the first rank; {} on the others."""
+    engine = parts.engine
+    parameters, averages = engine.whole(engine.masters()), engine.whole(parts.ema.averages)
+    local = engine.moments()
+    moments = {key: engine.whole({name: tensors[key] for name, tensors in local.items()}) for key in MOMENTS}
+    optimizer = {
+        name: {"step": local[name]["step"], **{key: tensors[name] for key, tensors in moments.items()}}
+        for name in moments[MOMENTS[0]]
+    }
+    return parameters, averages, optimizer
+
+
+def load_whole_tensors(
+    parts: Parts, parameters: dict[str, Tensor], averages: dict[str, Tensor], optimizer: dict[str, dict[str, Tensor]]
+) -> None:
+    """The reverse, on every rank."""
+    engine = parts.engine
+    moments = {key: engine.parts({name: tensors[key] for name, tensors in optimizer.items()}) for key in MOMENTS}
+    local = {
+        name: {"step": tensors["step"], **{key: moments[key][name] for key in MOMENTS}}
+        for name, tensors in optimizer.items()
+    }
+    engine.load(engine.parts(parameters), local)
+    parts.ema.load(engine.parts(averages))
 
 
 def set_rates(parts: Parts, step: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, newest_checkpoint, read_checkpoint
-from adatad.training.loop import Progress, Training
+from adatad.training.loop import Progress, Training, load_whole_tensors
 from adatad.training.metrics import Metrics
 from adatad.training.run_directory import RunDirectory, log_to, open_run
 from adatad.training.setup import Parts, build_initial_model, build_parts, validation_loader
@@ -122,9 +122,8 @@ def spec_changes(before: str, now: str) -> list[str]:
 def load_training_state(parts: Parts, checkpoint: Checkpoint, path: Path) -> None:
     """Put a checkpoint's tensors and states into the parts. Raises CheckpointError if it is of another model."""
     check_same_model(parts.model, parts.trained, parts.frozen_fingerprint, checkpoint, path)
-    scaler = checkpoint.state["scaler"]
-    parts.engine.load_state({"parameters": checkpoint.parameters, "optimizer": checkpoint.optimizer, "scaler": scaler})
-    parts.ema.load_state(checkpoint.ema)
+    load_whole_tensors(parts, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
+    parts.engine.load_scaler(checkpoint.state["scaler"])
     parts.normalizer.value = checkpoint.state["normalizer"]
 
 

@@ -71,7 +71,7 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     engine = prepare(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
-    ema = Ema(model, spec.ema.decay)
+    ema = Ema(engine.masters(), spec.ema.decay)
     return Parts(
         spec, processes, model, trained, engine, ema, normalizer, num_classes, steps_per_epoch, frozen_fingerprint
     )

@@ -138,7 +138,7 @@ train_step(parts, [random_batch(spec.model_copy(update={"data": spec.data.model_
                                 1, 20, cpu)], 0)
 batch = random_batch(spec, 1, 20, cpu)
 with Meter("cpu") as meter:
-    moments = [t for state in parts.engine.state()["optimizer"].values() for t in state.values()]
+    moments = [t for state in parts.engine.moments().values() for t in state.values()]
     meter.register([*parts.model.parameters(), *parts.ema.averages.values(), *moments, batch.frames], "given")
     floor, given = resident_floor(), meter.current_bytes
     train_step(parts, [batch], 1)

@@ -9,6 +9,7 @@ import torch
 from adatad.errors import UserError
 from adatad.models.detector import build_model
 from adatad.models.trained import freeze
+from adatad.parallel.engine import swapped
 from adatad.spec.schema import (
     BackboneOptimizerSpec,
     BackboneSpec,
@@ -107,28 +108,24 @@ def test_learning_rates_of_the_reference(shared_folder):
             assert ours == pytest.approx(expected, abs=1e-12), step
 
 
-def test_averages_of_trained_parameters_alone():
-    model = torch.nn.Linear(2, 2)
-    model.bias.requires_grad_(False)
-    ema = Ema(model, 0.9)
-    start = model.weight.detach().clone()
-    with torch.no_grad():
-        model.weight.add_(1.0)
-    ema.update(model)
-    ema.update(model)
-    assert set(ema.state()) == {"weight"}
-    torch.testing.assert_close(ema.state()["weight"], start + 1 - 0.9**2)
-    live = model.weight.detach().clone()
-    with ema.applied(model):
-        torch.testing.assert_close(model.weight.detach(), start + 1 - 0.9**2)
-    assert torch.equal(model.weight.detach(), live)
+def test_averages_follow_the_parameters():
+    weight = torch.randn(2, 2)
+    ema, start = Ema({"weight": weight}, 0.9), weight.clone()
+    weight.add_(1.0)
+    ema.update({"weight": weight})
+    ema.update({"weight": weight})
+    torch.testing.assert_close(ema.averages["weight"], start + 1 - 0.9**2)
+    live = weight.clone()
+    with swapped({"weight": weight}, ema.averages):
+        torch.testing.assert_close(weight, start + 1 - 0.9**2)
+    assert torch.equal(weight, live)
 
 
 def test_live_weights_come_back_after_an_error():
-    model = torch.nn.Linear(2, 2)
-    ema, live = Ema(model, 0.5), model.weight.detach().clone()
-    with torch.no_grad():
-        ema.averages["weight"].add_(3)
-    with pytest.raises(RuntimeError), ema.applied(model):
+    weight = torch.randn(2, 2)
+    ema, live = Ema({"weight": weight}, 0.5), weight.clone()
+    ema.averages["weight"].add_(3)
+    with pytest.raises(RuntimeError), swapped({"weight": weight}, ema.averages):
         raise RuntimeError
-    assert torch.equal(model.weight.detach(), live)
+    assert torch.equal(weight, live)
+    torch.testing.assert_close(ema.averages["weight"], live + 3)
