@@ -32,11 +32,16 @@ ATTENTION = (
 )
 
 
-def apply_policy(backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype) -> None:
+def apply_policy(
+    backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype, sharded: bool = False
+) -> None:
     """Make `backbone` run under the spec's policy. What is trained must be fixed; before any engine wraps the model.
 
-    arithmetic: dtype of the run (autocast's), which is that of tiles unless the spec says otherwise.
+    arithmetic: dtype of the run (autocast's), which is that of tiles unless the spec says otherwise. sharded: whether
+    the engine will shard frozen weights.
     """
+    if memory.order == "auto":
+        memory = memory.model_copy(update={"order": "blocks" if sharded else "tiles"})
     ranges = policy_ranges(memory, len(backbone.blocks))
     if backbone.mode == "side":
         _apply_to_side(backbone, memory, data, arithmetic)

@@ -28,7 +28,7 @@ class DdpEngine:
         if processes.world > 1:
             device_ids = [processes.device] if processes.device.type == "cuda" else None
             self.model = DistributedDataParallel(
-                self.bare_model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.bare_model, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
         # On a GPU one fused kernel, which needs no temporary copies of the moments.
         fused = processes.device.type == "cuda" or None

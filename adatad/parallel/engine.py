@@ -92,6 +92,18 @@ def prepare(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processe
             from adatad.parallel.ddp import DdpEngine
 
             return DdpEngine(model, groups, spec, processes)
+        case "fsdp":
+            from adatad.parallel.fsdp import FsdpEngine
+
+            return FsdpEngine(model, groups, spec, processes)
+        case "zero1" | "zero2" | "zero3":
+            from adatad.parallel.zero import ZeroEngine
+
+            return ZeroEngine(model, groups, spec, processes)
+        case "fairscale":
+            from adatad.parallel.fairscale import FairscaleEngine
+
+            return FairscaleEngine(model, groups, spec, processes)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

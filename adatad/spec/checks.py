@@ -10,13 +10,13 @@ from pathlib import Path
 
 from adatad.spec.document import Key
 from adatad.spec.presets import resolve_backbone
-from adatad.spec.schema import DetectorSpec, Spec
+from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, DetectorSpec, Spec
 
 Problem = tuple[Key, str]
 
 
 def cross_checks(spec: Spec) -> list[Problem]:
-    checks = (_window, _backbone, _detector, _levels, _optimizer, _schedule, _memory, _postprocess)
+    checks = (_window, _backbone, _detector, _levels, _optimizer, _schedule, _memory, _parallel, _postprocess)
     return [problem for check in checks for problem in check(spec)]
 
 
@@ -200,6 +200,18 @@ def _memory(spec: Spec) -> Iterator[Problem]:
             f"the adapters reach {reach} tubelets to each side, further than one clip of {planes}: tile can't do that"
         )
         yield (*key, "policy"), text
+
+
+def _parallel(spec: Spec) -> Iterator[Problem]:
+    parallel, key = spec.parallel, ("parallel",)
+    if parallel.deepspeed is not None and not parallel.engine.startswith("zero"):
+        yield (*key, "deepspeed"), f"is without effect with engine {parallel.engine}; it belongs to zero1, zero2, zero3"
+    if parallel.cpu_offload and parallel.engine != "fsdp":
+        text = "DeepSpeed offloads by its own file" if parallel.engine.startswith("zero") else "it belongs to fsdp"
+        yield (*key, "cpu_offload"), f"is without effect with engine {parallel.engine}; {text}"
+    if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
+        text = f"tiles wants all weights at once, which engine {parallel.engine} shards; use auto or blocks"
+        yield ("memory", "order"), text
 
 
 def _postprocess(spec: Spec) -> Iterator[Problem]:

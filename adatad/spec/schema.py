@@ -258,8 +258,9 @@ class MemorySpec(Section):
     """tile: blocks between two kept rows of tokens; null: where kept and held together are least."""
     recompute: Literal["hold", "rebuild"] = "hold"
     """tile: hold keeps the graphs of a segment's blocks until their turn, rebuild runs them once more instead."""
-    order: Literal["tiles", "blocks"] = "tiles"
-    """tile: forward as one stream of tiles, or block by block (for weights that come one block at a time)."""
+    order: Literal["auto", "tiles", "blocks"] = "auto"
+    """tile: forward as one stream of tiles, or block by block (for weights that come one block at a time); auto: blocks
+    where `parallel.engine` shards the frozen weights."""
     weight_dtype: TileDtype = "auto"
     """Dtype of frozen weights, and of a tile's arithmetic; auto: that of `train.precision` (norms outside of tiles stay
     fp32). Without tiles only fp32 can be asked for instead."""
@@ -267,9 +268,21 @@ class MemorySpec(Section):
     """tile: dtype of the tokens between blocks; auto: `weight_dtype`."""
 
 
+EngineKind = Literal["auto", "ddp", "fsdp", "zero1", "zero2", "zero3", "fairscale"]
+SHARDS_FROZEN_WEIGHTS = ("fsdp", "zero3", "fairscale")
+"""Engines that keep only a part of the frozen weights on each rank, and gather them block by block."""
+
+
 class ParallelSpec(Section):
-    engine: Literal["auto", "ddp"] = "auto"
-    """How ranks share the work; auto is ddp."""
+    """How ranks share the work (docs/engines.md). Changes memory and time, not results."""
+
+    engine: EngineKind = "auto"
+    """ddp: every rank holds all; zero1, zero2: AdamW's state (and gradients) of trained parameters are sharded; fsdp,
+    zero3, fairscale: all weights are sharded. auto is ddp."""
+    deepspeed: str | None = None
+    """zero1 to zero3: DeepSpeed's JSON file; null: ds_configs/<engine>.json."""
+    cpu_offload: bool = False
+    """fsdp: keep parameters and AdamW's state in host memory between uses."""
 
 
 class NmsSpec(Section):

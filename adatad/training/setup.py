@@ -23,6 +23,7 @@ from adatad.models.trained import freeze
 from adatad.parallel.engine import Engine, autocast_dtype, prepare
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
@@ -67,7 +68,9 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     groups = parameter_groups(model, spec.optimizer)
     frozen_fingerprint = fingerprint(model)
     if hasattr(model, "backbone"):
-        apply_policy(model.backbone, spec.memory, spec.data, autocast_dtype(spec.train.precision, processes.device))
+        arithmetic = autocast_dtype(spec.train.precision, processes.device)
+        sharded = spec.parallel.engine in SHARDS_FROZEN_WEIGHTS
+        apply_policy(model.backbone, spec.memory, spec.data, arithmetic, sharded)
     engine = prepare(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
