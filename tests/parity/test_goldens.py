@@ -12,15 +12,30 @@ from adatad.parity.cases import CaseError, find_cases, read_case
 from adatad.parity.compare import largest
 from adatad.parity.model_case import run_case
 from adatad.parity.verify import verify
+from adatad.spec.schema import MemorySpec
 
 OWN = Path(__file__).parents[1] / "golden"
 SHARED = os.environ.get("ADATAD_SHARED")
 
 
-def failures(folder: Path) -> list[str]:
+POLICIES = {
+    "selective": MemorySpec(policy="selective"),
+    "block": MemorySpec(policy="block"),
+    "tile": MemorySpec(policy="tile", tile_clips=1, segment_blocks=2),
+    "tile rebuild": MemorySpec(policy="tile", tile_clips=2, segment_blocks=3, recompute="rebuild"),
+}
+
+
+def with_backbone() -> list[Path]:
+    """The reference's cases that have one."""
+    cases = find_cases(Path(SHARED or "/nowhere") / "golden" / "model")
+    return [case for case in cases if json.loads((case / "case.json").read_text())["backbone"]]
+
+
+def failures(folder: Path, memory: MemorySpec | None = None) -> list[str]:
     return [
         f"{row.quantity}: {row.error:.2e} > {row.tolerance:.0e}"
-        for row in run_case(read_case(folder))
+        for row in run_case(read_case(folder), memory)
         if not row.passed
     ]
 
@@ -37,6 +52,14 @@ def test_own_case(folder):
 )
 def test_case_of_the_reference(folder):
     assert failures(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SHARED is None, reason="ADATAD_SHARED, the folder of the reference's goldens, isn't set")
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("folder", with_backbone(), ids=lambda path: path.name)
+def test_case_of_the_reference_under_a_policy(folder, policy):
+    assert failures(folder, POLICIES[policy]) == []
 
 
 def copied_case(tmp_path: Path) -> Path:
