@@ -15,7 +15,10 @@ from adatad.spec import add_spec_arguments, spec_from_arguments
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint directory; its averages are used")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True,
+        help="checkpoint directory (its averages are used), or a file of tools/export.py",
+    )  # fmt: skip
     parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections to a JSON file")
     parser.add_argument(
         "--shuffle-clips", action="store_true", help="shuffle the frames inside every clip: what is left needs no order"

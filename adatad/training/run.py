@@ -21,6 +21,7 @@ from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, newest_checkpoint, read_checkpoint
+from adatad.training.export import load_exported
 from adatad.training.loop import Progress, Training, load_whole_tensors
 from adatad.training.metrics import Metrics
 from adatad.training.run_directory import RunDirectory, log_to, open_run
@@ -58,7 +59,8 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
 def score_checkpoint(
     spec: Spec, checkpoint: Path, detections: Path | None = None, shuffle_clips: bool = False
 ) -> dict[str, Any]:
-    """Score the averaged weights of a checkpoint on the validation videos; optionally write the detections.
+    """Score the averaged weights of a checkpoint, or a file that `tools/export.py` wrote, on the validation videos;
+    optionally write the detections.
 
     shuffle_clips: frames permuted at random inside every clip.
     """
@@ -66,9 +68,7 @@ def score_checkpoint(
         annotations = read_annotations(spec.data, reference=spec.compat == "reference")
         model = build_initial_model(spec, annotations).to(processes.device)
         trained = freeze(model, spec.model.backbone)
-        saved = read_checkpoint(checkpoint)
-        check_same_model(model, trained, fingerprint(model), saved, checkpoint)
-        model.load_state_dict(saved.ema, strict=False)
+        load_for_scoring(model, trained, checkpoint)
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
         apply_policy(model.backbone, spec.memory, spec.data, arithmetic)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
@@ -76,6 +76,16 @@ def score_checkpoint(
         if detections and processes.is_main:
             write_detections(detections, found)
         return summary(score(found, spec))
+
+
+def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> None:
+    """A checkpoint's averages, or an exported file's tensors, into a model with its frozen weights."""
+    if checkpoint.is_file():
+        load_exported(model, trained, checkpoint)
+        return
+    saved = read_checkpoint(checkpoint)
+    check_same_model(model, trained, fingerprint(model), saved, checkpoint)
+    model.load_state_dict(saved.ema, strict=False)
 
 
 def _open_on_main(spec: Spec, processes: Processes, resume: str | None, overwrite: bool) -> RunDirectory:

@@ -1,0 +1,85 @@
+"""Trained weights as one plain safetensors file, for people who have no use for a checkpoint directory.
+
+Names are the model's own. A file holds the trained tensors alone, or (merged) all of the model's parameters, so that it
+needs no backbone file beside it. The file's header says which, and of which checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from adatad.convert.backbone import load_backbone_weights
+from adatad.models.detector import build_model
+from adatad.spec import Spec
+from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint
+
+TRAINED, MERGED = "trained", "merged"
+
+
+def export(spec: Spec, checkpoint: Checkpoint, output: Path, averages: bool = True, merged: bool = False) -> int:
+    """Write a checkpoint's averages (or its last parameters) to `output`, which appears only when whole.
+
+    merged: with the frozen weights of `spec.model.backbone.weights`. Returns the number of tensors.
+    """
+    tensors = dict(checkpoint.ema if averages else checkpoint.parameters)
+    if merged:
+        tensors = merge(spec, checkpoint, tensors)
+    facts = {
+        "content": MERGED if merged else TRAINED,
+        "weights": "moving averages" if averages else "parameters of the last step",
+        "step": str(checkpoint.state["progress"]["step"]),
+        "frozen_fingerprint": checkpoint.state["frozen_fingerprint"],
+    }
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    save_file(tensors, unfinished, metadata=facts)
+    unfinished.replace(output)
+    return len(tensors)
+
+
+def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training."""
+    torch.manual_seed(spec.train.seed)
+    model = build_model(spec.model, classes_in(tensors))
+    if spec.model.backbone.weights:
+        load_backbone_weights(model.backbone, spec.model.backbone.weights)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in tensors)
+    if fingerprint(model) != checkpoint.state["frozen_fingerprint"]:
+        raise CheckpointError(
+            "the frozen weights that model.backbone.weights names aren't those of the training: a merged file can't be "
+            "written"
+        )
+    model.load_state_dict(tensors, strict=False)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def classes_in(tensors: dict[str, Tensor]) -> int:
+    """Outputs of the head that a checkpoint was trained with."""
+    return len(tensors["detector.head.cls_head.bias"])
+
+
+def load_exported(model: nn.Module, trained: list[str], path: Path) -> None:
+    """Put a file that `export` wrote into a model with its frozen weights. Raises CheckpointError if it is of another
+    model or another backbone; nothing is changed then."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    wanted = shapes if facts.get("content") == MERGED else {name: shapes[name] for name in trained}
+    got = {name: tensor.shape for name, tensor in tensors.items()}
+    different = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
+    if different:
+        raise CheckpointError(
+            f"{path}: holds other parameters than this spec trains ({len(different)} differ, such as {different[0]})"
+        )
+    if facts.get("content") == TRAINED and facts["frozen_fingerprint"] != fingerprint(model):
+        raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
+    model.load_state_dict(tensors, strict=False)

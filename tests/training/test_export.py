@@ -1,0 +1,68 @@
+"""Exported files: read back they give what the checkpoint gives; what doesn't fit is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from adatad.spec import load
+from adatad.training.checkpoint import CheckpointError, all_checkpoints, read_checkpoint
+from adatad.training.export import export
+from adatad.training.run import score_checkpoint, train
+from adatad.training.run_directory import run_directory
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data, tmp_path_factory):
+    from conftest import TINY_SPEC
+
+    folder = tmp_path_factory.mktemp("export")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY_SPEC.format(data=tiny_data, runs=folder / "runs"))
+    spec = load(path, ["schedule.epochs=1"])
+    train(spec)
+    return path, spec, all_checkpoints(run_directory(spec).checkpoints)[-1]
+
+
+@pytest.mark.parametrize("options", [[], ["--merged"]])
+def test_an_exported_file_scores_as_its_checkpoint(run, run_tool, tmp_path, options):
+    path, spec, checkpoint = run
+    file = tmp_path / "weights.safetensors"
+    done = run_tool("export.py", checkpoint, "--output", file, *options)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for source in (checkpoint, file):
+        score_checkpoint(spec, source, tmp_path / "found.json")
+        found[source] = json.loads((tmp_path / "found.json").read_text())
+    assert found[checkpoint] == found[file]
+    scored = run_tool("test.py", path, "--checkpoint", file)
+    assert scored.returncode == 0, scored.stderr
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["content"] == ("merged" if options else "trained")
+
+
+def test_last_parameters_instead_of_averages(run, tmp_path):
+    _, spec, checkpoint = run
+    saved = read_checkpoint(checkpoint)
+    export(spec, saved, tmp_path / "last.safetensors", averages=False)
+    tensors = load_file(tmp_path / "last.safetensors")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in saved.parameters.items())
+    assert any(not torch.equal(tensors[name], tensor) for name, tensor in saved.ema.items())
+
+
+def test_files_of_other_models_are_refused(run, tmp_path):
+    path, spec, checkpoint = run
+    file = tmp_path / "weights.safetensors"
+    export(spec, read_checkpoint(checkpoint), file)
+    with pytest.raises(CheckpointError, match="other parameters"):
+        score_checkpoint(load(path, ["model.backbone.adapter.ratio=0.5"]), file)
+    with pytest.raises(CheckpointError, match="other frozen weights"):
+        score_checkpoint(load(path, ["train.seed=1"]), file)
+    with pytest.raises(CheckpointError, match="aren't those of the training"):
+        export(load(path, ["train.seed=1"]), read_checkpoint(checkpoint), tmp_path / "merged.safetensors", merged=True)
+    assert not (tmp_path / "merged.safetensors").exists()
+    file.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        score_checkpoint(spec, file)
