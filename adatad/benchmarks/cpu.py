@@ -24,7 +24,7 @@ OVERRIDES = "data.window.size_grid=128 model.detector.max_length=128 train.preci
 POLICIES = {
     "none": "memory.policy=none",
     "block": "memory.policy=block",
-    "tile": "memory.policy=tile memory.tile_clips=1 memory.segment_blocks=3",
+    "tile": "memory.policy=tile memory.tile_clips=1",
 }
 STEPS = 5
 NOISE = 1.1

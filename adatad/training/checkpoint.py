@@ -42,16 +42,41 @@ class Checkpoint:
     state: dict[str, Any]
     spec_yaml: str
 
-    def snapshot(self) -> Checkpoint:
-        """A copy on the host that training can't change while it is being written."""
-        copy = {name: {key: _to_host(t) for key, t in tensors.items()} for name, tensors in self.optimizer.items()}
-        parameters = {name: _to_host(t) for name, t in self.parameters.items()}
-        ema = {name: _to_host(t) for name, t in self.ema.items()}
-        return Checkpoint(parameters, ema, copy, json.loads(json.dumps(self.state)), self.spec_yaml)
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, by kind and name."""
+        flat = {f"parameters/{name}": t for name, t in self.parameters.items()}
+        flat |= {f"ema/{name}": t for name, t in self.ema.items()}
+        return flat | {f"optimizer/{name}/{key}": t for name, ts in self.optimizer.items() for key, t in ts.items()}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> Checkpoint:
+        """The same checkpoint with others in the place of its tensors."""
+        optimizer = {n: {key: tensors[f"optimizer/{n}/{key}"] for key in ts} for n, ts in self.optimizer.items()}
+        parameters = {name: tensors[f"parameters/{name}"] for name in self.parameters}
+        ema = {name: tensors[f"ema/{name}"] for name in self.ema}
+        return Checkpoint(parameters, ema, optimizer, json.loads(json.dumps(self.state)), self.spec_yaml)
 
 
-def _to_host(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+class HostCopies:
+    """Copies on the host that training can't change. Their memory is allocated once (and pinned beside a GPU): the
+    first use of fresh pages would take longer than the copy."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, Tensor] = {}
+
+    def of(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Good until the next call."""
+        self._copies = {name: self._fitting(name, tensor) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            self._copies[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            torch.cuda.synchronize()
+        return self._copies
+
+    def _fitting(self, name: str, tensor: Tensor) -> Tensor:
+        known = self._copies.get(name)
+        if known is not None and known.shape == tensor.shape and known.dtype == tensor.dtype:
+            return known
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -176,6 +201,7 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
+        self._copies = HostCopies()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
 
@@ -183,7 +209,8 @@ class CheckpointWriter:
         """Copy the checkpoint now, write it in the background; waits for the one before."""
         self.wait()
         path = checkpoint_path(self.folder, step)
-        self._pending = self._thread.submit(self._write, path, checkpoint.snapshot())
+        copy = checkpoint.with_tensors(self._copies.of(checkpoint.tensors()))
+        self._pending = self._thread.submit(self._write, path, copy)
         return path
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
