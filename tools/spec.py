@@ -11,7 +11,8 @@ import sys
 from adatad.spec import SpecError, add_spec_arguments, overrides_from
 from adatad.spec.checks import file_checks
 from adatad.spec.dump import annotated
-from adatad.spec.load import dotted, load_with_sources
+from adatad.spec.explain import dotted
+from adatad.spec.load import load_with_sources
 
 
 def main() -> int:

@@ -5,36 +5,64 @@ Each check yields the key it is about and what is wrong; all are reported at onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from adatad.spec.document import Key
 from adatad.spec.presets import resolve_backbone
-from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, DetectorSpec, Spec
+from adatad.spec.salvage import DoubtError, Undoubted
+from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, DetectorSpec, MemorySpec, Spec
 
 Problem = tuple[Key, str]
 
 
-def cross_checks(spec: Spec) -> list[Problem]:
+Check = Callable[[Spec], Iterator[Problem]]
+
+
+def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
+    """Settings that contradict one another; none that hangs on a doubtful key."""
     checks = (_window, _backbone, _detector, _levels, _optimizer, _schedule, _memory, _parallel, _postprocess)
-    return [problem for check in checks for problem in check(spec)]
+    return _problems(checks, spec, set(doubtful))
 
 
-def file_checks(spec: Spec) -> list[Problem]:
-    """Files and folders that a run reads."""
-    data, problems = spec.data, []
-    files = [
-        (("data", "annotations"), data.annotations),
-        (("model", "backbone", "weights"), spec.model.backbone.weights),
-    ]
-    if isinstance(data.classes, str):
-        files.append((("data", "classes"), data.classes))
-    for key, path in files:
-        if path is not None and not Path(path).is_file():
-            problems.append((key, f"there is no file {path}"))
-    if not Path(data.videos).is_dir():
-        problems.append((("data", "videos"), f"there is no folder {data.videos}"))
+def file_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
+    """Files and folders that a run reads and that aren't there."""
+    return _problems((_annotations, _weights, _classes, _videos), spec, set(doubtful))
+
+
+def _problems(checks: Iterable[Check], spec: Spec, doubtful: set[Key]) -> list[Problem]:
+    seen = Undoubted(spec, doubtful) if doubtful else spec
+    problems = []
+    for check in checks:
+        # A check ends where it reads what is doubtful; what it found before stands.
+        with contextlib.suppress(DoubtError):
+            for problem in check(seen):
+                problems.append(problem)
     return problems
+
+
+def _annotations(spec: Spec) -> Iterator[Problem]:
+    yield from _no_file(("data", "annotations"), spec.data.annotations)
+
+
+def _weights(spec: Spec) -> Iterator[Problem]:
+    yield from _no_file(("model", "backbone", "weights"), spec.model.backbone.weights)
+
+
+def _classes(spec: Spec) -> Iterator[Problem]:
+    classes = spec.data.classes
+    yield from _no_file(("data", "classes"), classes if isinstance(classes, str) else None)
+
+
+def _videos(spec: Spec) -> Iterator[Problem]:
+    if not Path(spec.data.videos).is_dir():
+        yield ("data", "videos"), f"there is no folder {spec.data.videos}"
+
+
+def _no_file(key: Key, path: str | None) -> Iterator[Problem]:
+    if path is not None and not Path(path).is_file():
+        yield key, f"there is no file {path}"
 
 
 def _window(spec: Spec) -> Iterator[Problem]:
@@ -183,7 +211,7 @@ def _memory(spec: Spec) -> Iterator[Problem]:
             yield (*key, "policy"), "mode side takes one policy, not ranges: its backbone runs without a graph"
     policies = [memory.policy] if isinstance(memory.policy, str) else [blocks.policy for blocks in memory.policy]
     if "tile" not in policies:
-        defaults = type(memory)()
+        defaults = MemorySpec()
         for name in ("tile_clips", "segment_blocks", "recompute", "order", "residual_dtype"):
             if getattr(memory, name) != getattr(defaults, name):
                 yield (*key, name), f"is without effect under policy {memory.policy}; it belongs to tile"

@@ -57,15 +57,24 @@ def read_document(path: Path, chain: tuple[Path, ...] = ()) -> Document:
         names = " -> ".join(str(part) for part in (*chain, path))
         raise DocumentError(f"{path}: its base files lead back to it: {names}")
     document = _read_file(path)
+    where = document.source(("base",))
     bases = document.values.pop("base", [])
     document.forget(("base",))
     merged = Document()
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = bases if isinstance(bases, list) else [bases]
+    for base in bases:
         if not isinstance(base, str):
-            raise DocumentError(f"{path}: base: expected a path or a list of paths, got {base!r}")
+            raise DocumentError(f"{where}: base: expected a path or a list of paths, got {base!r}")
         merge(merged, read_document(path.parent / base, (*chain, path.resolve())))
     merge(merged, document)
     return merged
+
+
+def holds(values: Any, part: str | int) -> bool:
+    """Whether plain values have something under a name or at a place of a list."""
+    if isinstance(values, dict):
+        return part in values
+    return isinstance(values, list) and isinstance(part, int) and part < len(values)
 
 
 def merge(under: Document, over: Document) -> None:
@@ -111,8 +120,10 @@ def _construct(loader: _Loader, node: yaml.Node, document: Document, path: Path,
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             name = loader.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(name, str):
+                raise DocumentError(f"{path}:{line}: expected a name as key, got {name!r}; quote it if it is one")
             if name in values:
-                line = key_node.start_mark.line + 1
                 raise DocumentError(f"{path}:{line}: {'.'.join(map(str, (*at, name)))} stands twice")
             values[name] = _construct(loader, value_node, document, path, (*at, name))
         if not values:

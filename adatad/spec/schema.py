@@ -19,7 +19,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class WindowSpec(Section):
@@ -308,7 +308,7 @@ class PostprocessSpec(Section):
 
 
 class EvaluateSpec(Section):
-    tious: tuple[Fraction, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+    tious: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 class RunSpec(Section):

@@ -94,6 +94,76 @@ def test_all_errors_at_once_with_place_and_nearest_word(tmp_path):
     assert "train.presicion: no such key; did you mean precision?" in text
 
 
+def test_a_key_with_a_hyphen_is_named_whole_and_where_it_stands(tmp_path):
+    path = write(tmp_path, "s.yaml", MINIMAL + "\ntrain: {global-batch: 4}\n")
+    assert problems(path) == [f"{path}:4: train.global-batch: no such key; did you mean global_batch?"]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("memory.policy=tiles", "'block' or 'tile', or a list, got 'tiles'; did you mean tile?"),
+        ("data.classes=3", "Input should be a valid string, or a list, got 3"),
+        ("model.backbone.adapter.blocks=[0,-1]", "Input should be greater than or equal to 0, got -1"),
+        ("evaluate.tious=0.5", "expected a list, got 0.5"),
+        ("evaluate.tious=[0]", "Input should be greater than 0, got 0"),
+        ("optimizer.lr=.inf", "Input should be a finite number, got inf"),
+        ("model.detector.regression_weight=.nan", "Input should be a finite number, got nan"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_gives_one_line(tmp_path, override, line):
+    found = problems(write(tmp_path, "s.yaml", MINIMAL), override)
+    assert len(found) == 1
+    assert found[0].startswith(f"--set {override}: {override.partition('=')[0]}")
+    assert found[0].endswith(line)
+
+
+def test_wrong_keys_hide_neither_contradictions_nor_missing_files(tmp_path):
+    overrides = [
+        "foo", "traim.x=1", "train.global_batch=3", "train.accumulation=2", "data.window.size_grid=100",
+        "model.backbone.adapter.blocks=[99]", "data.annotations=nope.json", "optimizer.eps=small",
+    ]  # fmt: skip
+    with pytest.raises(SpecError) as caught:
+        load(write(tmp_path, "s.yaml", MINIMAL.replace("videos: v", f"videos: {tmp_path}")), overrides)
+    wrong = ("foo: expected", "traim: no such", "global_batch: 3", "size_grid: 100", "block 99", "nope.json", "eps: ")
+    assert len(caught.value.problems) == len(wrong)
+    assert all(any(words in line for line in caught.value.problems) for words in wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "override"),
+    [
+        # Each would be a contradiction, or a missing file, if the default stood where the wrong value does.
+        ("model: {backbone: {preset: huge, adapter: {blocks: [31]}}}", "model.backbone.preset=hugh"),
+        ("optimizer: {backbone: null}\nmodel: {backbone: {mode: frozen}}", "model.backbone.mode=froze"),
+        ("optimizer: {}\nmodel: {backbone: {mod: frozen}}", ""),
+        ("optimizer: {bakcbone: {custom: [{name: adapter, lr: 1}]}}", ""),
+        ("train: {accumulation: 2, global_batch: 4}", "train.global_batch=four"),
+        ("traim: {global_batch: 4}\ntrain: {accumulation: 4}", ""),
+        ("optimizer: {backbone: {custom: [{name: adapter, lr: fast}]}}", ""),
+        ("optimizer: {backbone: {custom: [{name: adapter}]}}", ""),
+        ("schedule: 5\ntrain: {seed: 1}", ""),
+        ("train: {accumulation: 4}", "train.global_batch"),
+    ],
+)
+def test_nothing_is_concluded_from_what_is_wrong(tmp_path, text, override):
+    lines = {line.partition(":")[0]: line for line in (MINIMAL + text).splitlines()}
+    lines["data"] = f"data: {{annotations: {tmp_path / 's.yaml'}, videos: {tmp_path}}}"
+    path = write(tmp_path, "s.yaml", "\n".join(lines.values()))
+    with pytest.raises(SpecError) as caught:
+        load(path, [override] if override else [])
+    assert len(caught.value.problems) == 1, caught.value
+
+
+def test_a_missing_key_does_not_hide_the_rest(tmp_path):
+    found = problems(write(tmp_path, "s.yaml", "data: {videos: v}\nmodel: {backbone: {heads: 5}}\n"))
+    text = "\n".join(found)
+    assert "s.yaml:1: data.annotations: is missing" in text
+    assert "384 can't be divided by 5 heads" in text
+    assert "optimizer.backbone: is missing" in text
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -118,6 +188,10 @@ def test_bad_overrides(tmp_path, override, message):
         ("base: gone.yaml", "gone.yaml: no such file"),
         ("base: s.yaml", "its base files lead back to it"),
         ("base: [3]", "expected a path"),
+        ("train: {}\nbase: 5", "s.yaml:2: base: expected a path or a list of paths, got 5"),
+        ("base:", "base: expected a path or a list of paths, got None"),
+        ("base: {a: b}", "base: expected a path or a list of paths, got {'a': 'b'}"),
+        ("train:\n  on: 1", "s.yaml:2: expected a name as key, got True"),
         ("train: {}", "data: is missing"),
     ],
 )

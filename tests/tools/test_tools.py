@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from adatad.spec import load
+
 ROOT = Path(__file__).parents[2]
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
@@ -37,6 +39,26 @@ def test_spec_prints_every_value_with_its_source(run_tool):
     assert lines["seed: 3"] == "--set train.seed=3"
     assert lines["id: 4"] == "--set run.id=4"
     assert lines["tubelet: 2"] == "default"
+
+
+def test_spec_names_the_source_of_every_value_inside_a_list(run_tool, tmp_path):
+    path = tmp_path / "s.yaml"
+    groups = "    custom:\n      - name: adapter\n        lr: 2e-4\n      - {name: norm, lr: 0}\n"
+    path.write_text(
+        f"data: {{annotations: a, videos: v}}\noptimizer:\n  backbone:\n{groups}evaluate: {{tious: [0.3, 0.5]}}\n"
+    )
+    options = ["optimizer.backbone.custom.0.lr=1e-4", "evaluate.tious.1=0.7"]
+    run = run_tool("spec.py", path, "--cfg-options", *options)
+    assert run.returncode == 0, run.stderr
+    rows = [tuple(map(str.strip, line.partition("  # ")[::2])) for line in run.stdout.splitlines()]
+    first = rows.index(("- name: adapter", f"{path}:5"))
+    assert rows[first + 1 : first + 6] == [
+        ("lr: 0.0001", f"--set {options[0]}"), ("weight_decay: 0.05", "default"),
+        ("- name: norm", f"{path}:7"), ("lr: 0.0", f"{path}:7"), ("weight_decay: 0.05", "default"),
+    ]  # fmt: skip
+    assert ("tious: [0.3, 0.7]", f"{path}:8, --set {options[1]}") in rows
+    (tmp_path / "again.yaml").write_text(run.stdout)
+    assert load(tmp_path / "again.yaml", check_files=False) == load(path, options, check_files=False)
 
 
 @pytest.mark.parametrize("tool", ["spec.py", "train.py"])
