@@ -177,10 +177,13 @@ def mark_best(folder: Path, path: Path) -> None:
     link.replace(folder / BEST)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one."""
+def prune(folder: Path, newest: Path, keep: int) -> None:
+    """Remove all but the `keep` checkpoints up to `newest` and the best one.
+
+    Later ones aren't counted: they are broken ones that resuming skipped, and training writes them anew.
+    """
     best = (folder / BEST).resolve()
-    for path in all_checkpoints(folder)[:-keep]:
+    for path in [path for path in all_checkpoints(folder) if path.name <= newest.name][:-keep]:
         if path.resolve() != best:
             shutil.rmtree(path)
 
@@ -215,7 +218,7 @@ class CheckpointWriter:
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         write_checkpoint(path, checkpoint)
-        prune(self.folder, self.keep)
+        prune(self.folder, path, self.keep)
 
     def wait(self) -> None:
         """Until the last one is on the disk; raises what writing it raised."""

@@ -81,6 +81,7 @@ class Training:
         if self.metrics:
             self.metrics.text("spec", to_yaml(self.spec))
         self.started = time.monotonic() - self.progress.seconds
+        self.result: dict[str, Any] | None = None
 
     def train(self) -> dict[str, Any]:
         """Train to the end; returns what result.json holds. Raises Stopped when asked to stop."""
@@ -88,6 +89,10 @@ class Training:
         if progress.step == 0 and self.spec.train.evaluate_untrained and progress.untrained_mAP is None:
             progress.untrained_mAP = self.evaluate()["average_mAP"]
         start = (progress.epoch, progress.step_in_epoch)
+        if start > (self.end_epoch, 0):
+            self.logger.warning(
+                "nothing to train: the run stands at epoch %d, step %d, past its end, epoch %d", *start, self.end_epoch
+            )
         batches = iter(training_loader(self.spec, self.annotations, self.processes, start))
         bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
         try:
@@ -96,6 +101,9 @@ class Training:
                     self.train_epoch(batches, bar)
                     self.evaluate_if_due()
             self.evaluate_if_due()
+            # A run past its end trains nothing, and may have no evaluation due.
+            if self.result is None:
+                self.evaluate()
             self.writer.wait()
         finally:
             self.writer.close()

@@ -6,8 +6,9 @@ import difflib
 import logging
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from torch import nn
@@ -20,15 +21,17 @@ from adatad.parallel.processes import Processes, start_processes
 from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
-from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, newest_checkpoint, read_checkpoint
+from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, read_checkpoint
 from adatad.training.export import load_exported
 from adatad.training.loop import Progress, Training, load_whole_tensors
 from adatad.training.metrics import Metrics
-from adatad.training.run_directory import RunDirectory, log_to, open_run
+from adatad.training.resume import ResumeError, checkpoint_to_resume
+from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
 from adatad.training.setup import Parts, build_initial_model, build_parts, validation_loader
 from adatad.training.signals import StopRequest
 from adatad.training.validation import Detections, classes_of, detect, score, summary, write_detections
 
+T = TypeVar("T")
 BOARD_TIMELINES = 4
 """Validation videos whose timelines TensorBoard shows after each evaluation."""
 
@@ -38,14 +41,14 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
 
     resume: "auto" for the newest whole checkpoint of the run (or a fresh start), a checkpoint's path, or None.
     """
+    if resume is not None and overwrite:
+        raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
     stop = StopRequest().install()
     with start_processes() as processes:
         console = Console(quiet=not processes.is_main)
         annotations = read_annotations(spec.data, reference=spec.compat == "reference")
         parts = build_parts(spec, annotations, processes)
-        run = _open_on_main(spec, processes, resume, overwrite)
-        logger = log_to(run, console) if processes.is_main else _silent_logger()
-        progress = _restore(parts, run, resume, logger) if resume else Progress()
+        run, logger, progress = _open(parts, resume, overwrite, console)
         if processes.is_main:
             _describe(parts, annotations, run, logger)
         training = Training(parts, annotations, run, progress, logger, console, stop, _board_timelines(spec))
@@ -88,36 +91,51 @@ def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> 
     model.load_state_dict(saved.ema, strict=False)
 
 
-def _open_on_main(spec: Spec, processes: Processes, resume: str | None, overwrite: bool) -> RunDirectory:
-    """The first rank makes the directory; what stops it stops every rank."""
-    run, error = None, None
+def _open(
+    parts: Parts, resume: str | None, overwrite: bool, console: Console
+) -> tuple[RunDirectory, logging.Logger, Progress]:
+    """The run's directory, its logger, and where it stands, with the parts as they were there."""
+    spec, processes = parts.spec, parts.processes
+    path, skipped, checkpoint = None, [], None
+    # A checkpoint that can't be used must leave nothing behind: it is read before the directory is made.
+    if resume is not None:
+        path, skipped = _on_main(processes, lambda: checkpoint_to_resume(run_directory(spec), resume))
+    if path is not None:
+        checkpoint = read_checkpoint(path)
+        check_same_model(parts.model, parts.trained, parts.frozen_fingerprint, checkpoint, path)
+    run = _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
+    logger = log_to(run, console) if processes.is_main else _silent_logger()
+    for line in skipped:
+        logger.warning(line)
+    if checkpoint is not None:
+        return run, logger, _restore(parts, checkpoint, path, logger)
+    if resume is not None:
+        logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
+    return run, logger, Progress()
+
+
+def _on_main(processes: Processes, action: Callable[[], T]) -> T:
+    """What the first rank's action returns, on every rank; what stops it stops every rank."""
+    result, error = None, None
     if processes.is_main:
         try:
-            run = open_run(spec, resume is not None, overwrite)
+            result = action()
         except Exception as caught:
             error = caught
-    run, error = processes.gather((run, error))[0]
+    # Every rank must see the same, also while files change.
+    result, error = processes.gather((result, error))[0]
     if error is not None:
         raise error
-    return run
+    return result
 
 
-def _restore(parts: Parts, run: RunDirectory, resume: str, logger: logging.Logger) -> Progress:
-    """Load the checkpoint that `resume` names into the parts; a fresh start if "auto" finds none."""
-    path = Path(resume)
-    if resume == "auto":
-        found, skipped = newest_checkpoint(run.checkpoints)
-        # Every rank must take the same one, also while files change.
-        path, skipped = parts.processes.gather((found, skipped))[0]
-        for line in skipped:
-            logger.warning(line)
-        if path is None:
-            logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
-            return Progress()
-    checkpoint = read_checkpoint(path)
+def _restore(parts: Parts, checkpoint: Checkpoint, path: Path, logger: logging.Logger) -> Progress:
+    """Put a checkpoint's tensors and states into the parts; returns where the run stands."""
     for line in spec_changes(checkpoint.spec_yaml, to_yaml(parts.spec)):
         logger.warning("the spec has changed since %s: %s", path.name, line)
-    load_training_state(parts, checkpoint, path)
+    load_whole_tensors(parts, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
+    parts.engine.load_scaler(checkpoint.state["scaler"])
+    parts.normalizer.value = checkpoint.state["normalizer"]
     progress = Progress(**checkpoint.state["progress"])
     logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
     return progress
@@ -127,14 +145,6 @@ def spec_changes(before: str, now: str) -> list[str]:
     """Lines of a saved spec that aren't those of this run's, as "- old" and "+ new"; where a run lies doesn't count."""
     lines = difflib.ndiff(before.partition("\nrun:")[0].splitlines(), now.partition("\nrun:")[0].splitlines())
     return [line for line in lines if line[0] in "+-"]
-
-
-def load_training_state(parts: Parts, checkpoint: Checkpoint, path: Path) -> None:
-    """Put a checkpoint's tensors and states into the parts. Raises CheckpointError if it is of another model."""
-    check_same_model(parts.model, parts.trained, parts.frozen_fingerprint, checkpoint, path)
-    load_whole_tensors(parts, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
-    parts.engine.load_scaler(checkpoint.state["scaler"])
-    parts.normalizer.value = checkpoint.state["normalizer"]
 
 
 def check_same_model(

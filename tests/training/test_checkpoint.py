@@ -84,6 +84,17 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert read_checkpoint(tmp_path / BEST).state["progress"]["step"] == 3
 
 
+def test_a_broken_later_checkpoint_does_not_push_out_what_is_written(tmp_path):
+    """Training goes on from the whole one before it, and its steps come again."""
+    for step in (4, 9):
+        write_checkpoint(checkpoint_path(tmp_path, step), some_checkpoint(step))
+    (checkpoint_path(tmp_path, 9) / "manifest.json").unlink()
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.submit(5, some_checkpoint(5))
+    writer.close()
+    assert newest_checkpoint(tmp_path)[0] == checkpoint_path(tmp_path, 5)
+
+
 def test_training_may_go_on_while_a_checkpoint_is_written(tmp_path):
     checkpoint = some_checkpoint(1)
     before = {name: tensor.clone() for name, tensor in checkpoint.parameters.items()}

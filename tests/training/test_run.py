@@ -14,8 +14,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import adatad.training.loop as loop
+from adatad.errors import UserError
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
+from adatad.training.resume import ResumeError
 from adatad.training.run import collapsed, score_checkpoint, spec_changes, train
 from adatad.training.run_directory import RunDirectoryError, run_directory
 from adatad.training.signals import EXIT_CODE_RESUME
@@ -120,6 +122,36 @@ def test_a_run_is_not_overwritten_by_accident(tiny_spec):
     with pytest.raises(RunDirectoryError, match="--resume auto continues it, --id N starts another"):
         train(spec)
     train(spec, overwrite=True)
+
+
+def test_resuming_and_overwriting_contradict_one_another(tiny_spec):
+    spec = load(tiny_spec, ["schedule.epochs=1"])
+    train(spec)
+    with pytest.raises(ResumeError, match="--overwrite would delete what --resume goes on from"):
+        train(spec, resume="auto", overwrite=True)
+    assert run_directory(spec).result.is_file()
+
+
+@pytest.mark.parametrize("resume", ["latest", "other model"])
+def test_a_checkpoint_that_cannot_be_used_leaves_no_directory(tiny_spec, resume):
+    if resume == "other model":
+        other = load(tiny_spec, ["schedule.epochs=1", "model.backbone.mode=plain", "run.id=5"])
+        train(other)
+        resume = str(run_directory(other).checkpoints / BEST)
+    spec = load(tiny_spec, ["schedule.epochs=1"])
+    with pytest.raises(UserError, match=r"no such checkpoint directory; expected auto|trains other parameters"):
+        train(spec, resume=resume)
+    assert not run_directory(spec).path.exists()
+
+
+def test_a_run_past_its_end_says_so_and_is_evaluated_as_it_stands(tiny_spec, caplog):
+    spec = load(tiny_spec, ["schedule.epochs=2"])
+    train(spec)
+    shorter = load(tiny_spec, ["schedule.epochs=2", "schedule.end_epoch=1", "train.evaluate_every_epochs=5"])
+    result = train(shorter, resume="auto")
+    assert result["epochs"] == 2
+    assert result == json.loads(run_directory(spec).result.read_text())
+    assert "nothing to train: the run stands at epoch 2, step 0, past its end, epoch 1" in caplog.text
 
 
 def test_another_model_s_checkpoint_is_refused(tiny_spec, tmp_path):
