@@ -1,5 +1,7 @@
 """The demo: make the built-in data set, train on it, evaluate, and draw. About five minutes on two cores.
 
+Works in the checkout, wherever it is started from: data/ and runs/ lie there.
+
 python tools/demo.py
 python tools/demo.py --train-videos 8 --validation-videos 4 --set schedule.epochs=1 schedule.warmup_epochs=0
 """
@@ -7,22 +9,27 @@ python tools/demo.py --train-videos 8 --validation-videos 4 --set schedule.epoch
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from adatad.spec import SpecError, load
 
 ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = Path("configs/demo/tia.yaml")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", type=Path, default=Path("configs/demo/tia.yaml"), help="default: %(default)s")
+    parser.add_argument("--spec", type=Path, default=ROOT / DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
     parser.add_argument("--difficulty", choices=("easy", "hard"), default="easy", help="of the data set")
     parser.add_argument("--train-videos", type=int, default=48, metavar="N")
     parser.add_argument("--validation-videos", type=int, default=20, metavar="N")
     parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[])
     args = parser.parse_args()
+    args.spec = args.spec.resolve()
+    # The paths in the demo's specs are relative to the checkout.
+    os.chdir(ROOT)
 
     from adatad.data.demo import make_demo_with_progress
     from adatad.errors import UserError

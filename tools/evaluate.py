@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from adatad.errors import UserError
 from adatad.evaluation.detection_map import MapResult
@@ -45,7 +45,8 @@ def as_dictionary(result: MapResult) -> dict[str, object]:
 
 
 def show(result: MapResult) -> None:
-    table = Table("class", "average", *(f"tIoU {tiou:g}" for tiou in result.mAP))
+    # Names aren't cut: the headings of the figures are broken into two lines first.
+    table = Table(Column("class", no_wrap=True), "average", *(f"tIoU {tiou:g}" for tiou in result.mAP))
     for label, values in result.ap_per_class.items():
         table.add_row(label, f"{100 * sum(values) / len(values):.2f}", *(f"{100 * value:.2f}" for value in values))
     table.add_section()

@@ -27,6 +27,7 @@ def main() -> int:
     spec = spec_from_arguments(args)
 
     from adatad.errors import UserError
+    from adatad.parallel.processes import is_first_rank
     from adatad.report.summary import print_scores
     from adatad.training.run import score_checkpoint
 
@@ -35,7 +36,8 @@ def main() -> int:
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2
-    print_scores(spec, result)
+    if is_first_rank():
+        print_scores(spec, result)
     return 0
 
 

@@ -21,6 +21,7 @@ def main() -> int:
     spec = spec_from_arguments(args)
 
     from adatad.errors import UserError
+    from adatad.parallel.processes import is_first_rank
     from adatad.report.summary import print_summary
     from adatad.training.run import train
     from adatad.training.run_directory import run_directory
@@ -30,7 +31,7 @@ def main() -> int:
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2
-    if result:
+    if is_first_rank():
         print_summary(spec, result, run_directory(spec).path)
     return 0
 

@@ -57,6 +57,11 @@ class Processes:
             dist.barrier()
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the first that torchrun started, or alone: the one whose results are printed."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextmanager
 def start_processes() -> Iterator[Processes]:
     """Join the process group that torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) describe; alone without them."""

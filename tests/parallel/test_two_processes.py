@@ -33,6 +33,7 @@ def test_two_ranks_train_as_one(tiny_spec):
     for ranks in (1, 2):
         run = subprocess.run(command(ranks, tiny_spec, "--id", str(ranks)), cwd=ROOT, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
+        assert run.stdout.count("report.html") == 1
     alone, together = last_parameters(tiny_spec, 1), last_parameters(tiny_spec, 2)
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-5)

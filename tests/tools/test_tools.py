@@ -1,6 +1,7 @@
 """The commands: help at once, clear errors with exit code 2, and no torch where none is needed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,7 @@ def test_evaluate_scores_files(run_tool, files):
         ('{"results": {"v": [{"segment": [1, 2], "label": "a"}]}}', "video 'v', detection 0: expected segment, label"),
         ('{"results": {"v": [{"segment": [2, 1], "label": "a", "score": 1}]}}', "ends before it starts"),
         ('{"results": {"v": [{"segment": [NaN, 1], "label": "a", "score": 1}]}}', "finite numbers"),
+        ('{"results": {"v": [{"segment": [0, 1], "label": ["a"], "score": 1}]}}', "expected a name as label"),
     ],
 )
 def test_evaluate_explains_a_bad_file(run_tool, files, content, message):
@@ -112,6 +114,24 @@ def test_evaluate_explains_a_bad_file(run_tool, files, content, message):
     assert message in run.stderr
     assert "Traceback" not in run.stderr
     assert not (files / "r.json").exists()
+
+
+def test_evaluate_shows_the_whole_names_of_classes_on_80_columns(run_tool, files):
+    name = "VolleyballSpikingHigh"
+    for file in ("gt.json", "found.json"):
+        (files / file).write_text((files / file).read_text().replace('"a"', f'"{name}"'))
+    run = run_tool("evaluate.py", files / "gt.json", files / "found.json", env={**os.environ, "COLUMNS": "80"})
+    assert run.returncode == 0, run.stderr
+    row = next(line for line in run.stdout.splitlines() if name in line)
+    assert row.count("100.00") == 6
+    assert max(map(len, run.stdout.splitlines())) <= 80
+
+
+def test_the_demo_finds_its_spec_from_anywhere(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--set", "train.sed=1"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2
+    assert "train.sed: no such key" in run.stderr
 
 
 def test_evaluate_names_the_subsets_there_are(run_tool, files):
