@@ -20,7 +20,8 @@ done
   exit 1
 }
 echo "Setting up .venv with pinned versions; this takes some minutes, once."
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+# Without pip it is what an interrupted start left: made anew.
+.venv/bin/python -m pip --version > /dev/null 2>&1 || "$python" -m venv --clear .venv
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt)
 # torch first, pinned: left to the other packages' ranges, pip would take the newest build there is.
 "${pip[@]}" torch==2.13.0 ${ADATAD_TORCH_INDEX:+--index-url "$ADATAD_TORCH_INDEX"}
