@@ -53,6 +53,8 @@ def show(result: MapResult) -> None:
     everything = [f"{100 * value:.2f}" for value in result.mAP.values()]
     table.add_row("mAP", f"{100 * result.average_mAP:.2f}", *everything, style="bold")
     console = Console()
+    # Nor are figures, however many columns there are.
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1_000)).minimum)
     console.print(table)
     console.print(f"{result.num_detections} detections, {result.num_ground_truth} annotated instances, in %")
 

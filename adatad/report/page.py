@@ -110,11 +110,12 @@ def curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]
 def curve(
     title: str, series: dict[str, tuple[Sequence[int], Sequence[float]]], smooth: bool = False, marker: str = ""
 ) -> Figure:
-    """Lines over optimizer steps. series: {label: (steps, values)}; smooth: a running mean over the faint values."""
+    """Lines over optimizer steps, equal ones as one. series: {label: (steps, values)}; smooth: a running mean over the
+    faint values."""
     figure = Figure(figsize=(5.2, 3.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for number, (label, (steps, values)) in enumerate(series.items()):
+    for number, (label, (steps, values)) in enumerate(_merged(series).items()):
         colour = COLOURS[number % len(COLOURS)]
         if smooth:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
@@ -129,6 +130,16 @@ def curve(
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7, frameon=False)
     return figure
+
+
+def _merged(
+    series: dict[str, tuple[Sequence[int], Sequence[float]]],
+) -> dict[str, tuple[Sequence[int], Sequence[float]]]:
+    """Curves that coincide under one label: the last one drawn would hide the others."""
+    labels: dict[tuple, list[str]] = {}
+    for label, (steps, values) in series.items():
+        labels.setdefault((tuple(steps), tuple(values)), []).append(label)
+    return {", ".join(names): curve for curve, names in labels.items()}
 
 
 def _running_mean(values: Sequence[float], share: float = 0.02) -> list[float]:

@@ -10,10 +10,12 @@ from typing import Any
 import av
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from adatad.data.annotations import Annotations, Video, read_annotations
 from adatad.data.dataset import video_path
@@ -99,6 +101,18 @@ def draw_timeline(
     return figure
 
 
+class BarLabel(Text):
+    """A label on a bar, left out if the bar is too short for it: how long it is shows only when it is drawn."""
+
+    def __init__(self, bar: Rectangle, *place_and_text: object, **looks: object):
+        super().__init__(*place_and_text, **looks)
+        self._bar = bar
+
+    def draw(self, renderer: RendererBase) -> None:
+        if self.get_window_extent(renderer).x1 <= self._bar.get_window_extent(renderer).x1:
+            super().draw(renderer)
+
+
 def _draw_rows(
     axes: Axes, items: Sequence[Detection], lanes: Sequence[int], top: float, classes: Sequence[str], faint: bool
 ) -> None:
@@ -113,9 +127,8 @@ def _draw_rows(
         axes.add_patch(bar)
         text = (f"{item['score']:.2f} " if faint else "") + item["label"]
         bright = 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] > 0.55
-        label = axes.text(start + 0.1, top + lane + 0.52, text, fontsize=7, va="center", clip_on=True)
-        label.set_color("black" if bright else "white")
-        label.set_clip_path(bar)
+        colour = "black" if bright else "white"
+        axes.add_artist(BarLabel(bar, start + 0.1, top + lane + 0.52, text, fontsize=7, va="center", color=colour))
 
 
 def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_seconds: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adatad.report.page import by_step, class_rows, read_lines, write_report
+from adatad.report.page import by_step, class_rows, curves, read_lines, write_report
 from adatad.spec import load
 
 
@@ -104,6 +104,13 @@ def test_nan_and_repeated_steps(run):
     assert [line["step"] for line in steps] == list(range(1, 9))
     assert steps[3]["cls_loss"] == 0.25
     write_report(folder, spec)
+
+
+def test_curves_that_coincide_are_one_under_both_names():
+    lines = [{"step": s, "cls_loss": 1, "reg_loss": 2, "lr": {"a": s, "b": s, "c": 2 * s}} for s in (1, 2, 3)]
+    axes = curves(lines, [])[-1].axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a, b", "c"]
+    assert [line.get_ydata().tolist() for line in axes.get_lines()] == [[1, 2, 3], [2, 4, 6]]
 
 
 def test_classes_are_sorted_by_precision():

@@ -1,6 +1,7 @@
 """Timelines: lanes without overlap, pictures of the right kind, videos that can't be read."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +62,15 @@ def test_a_timeline_is_a_picture_that_shows_its_detections():
     colour = np.array([int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)])
     painted = [(np.abs(picture.astype(int) - colour).max(2) < 3).sum() for picture in (empty, image)]
     assert painted[1] > 1.8 * painted[0] > 0
+
+
+@pytest.mark.parametrize(("seconds", "drawn"), [(0.3, False), (3.0, True)])
+def test_a_label_is_drawn_only_on_a_bar_that_it_fits(seconds, drawn):
+    def picture(label):
+        truth = [{"segment": [1.0, 1.0 + seconds], "label": label}]
+        return to_image(draw_timeline("v", 20.0, truth, [], [], [label]))
+
+    assert (picture("Volleyball") != picture("")).any() == drawn
 
 
 def test_a_video_that_cannot_be_read_gives_no_thumbnails(tmp_path):

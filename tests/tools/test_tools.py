@@ -116,15 +116,18 @@ def test_evaluate_explains_a_bad_file(run_tool, files, content, message):
     assert not (files / "r.json").exists()
 
 
-def test_evaluate_shows_the_whole_names_of_classes_on_80_columns(run_tool, files):
+@pytest.mark.parametrize(("tious", "columns"), [(5, 80), (10, 140)])
+def test_evaluate_cuts_neither_names_nor_figures_on_80_columns(run_tool, files, tious, columns):
     name = "VolleyballSpikingHigh"
     for file in ("gt.json", "found.json"):
         (files / file).write_text((files / file).read_text().replace('"a"', f'"{name}"'))
-    run = run_tool("evaluate.py", files / "gt.json", files / "found.json", env={**os.environ, "COLUMNS": "80"})
+    thresholds = [0.5 + 0.05 * number for number in range(tious)]
+    arguments = (files / "gt.json", files / "found.json", "--tiou", *thresholds)
+    run = run_tool("evaluate.py", *arguments, env={**os.environ, "COLUMNS": "80"})
     assert run.returncode == 0, run.stderr
     row = next(line for line in run.stdout.splitlines() if name in line)
-    assert row.count("100.00") == 6
-    assert max(map(len, run.stdout.splitlines())) <= 80
+    assert row.count("100.00") == 1 + tious
+    assert max(map(len, run.stdout.splitlines())) <= columns
 
 
 def test_the_demo_finds_its_spec_from_anywhere(tmp_path):
