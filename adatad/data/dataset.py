@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from adatad.data.annotations import Video
-from adatad.data.decode import open_video
+from adatad.data.decode import VideoError, open_video
 from adatad.data.draws import epoch_order, generator, model_key
 from adatad.data.windows import Window, WindowPlace, random_window, sliding_window
+from adatad.errors import UserError
 from adatad.spec.schema import DataSpec
+
+MISSING_NAMED = 10
+"""Missing videos that a message names; it counts the rest."""
 
 
 class Sample(NamedTuple):
@@ -88,6 +95,18 @@ def video_path(spec: DataSpec, name: str) -> Path:
     return Path(spec.videos) / spec.pattern.format(name=name)
 
 
+def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
+    """Raises VideoError, which lists all files of `videos` that aren't there."""
+    missing = [path for video in videos if not (path := video_path(spec, video.name)).is_file()]
+    if missing:
+        named = ", ".join(path.name for path in missing[:MISSING_NAMED])
+        more = f" and {len(missing) - MISSING_NAMED} more" if len(missing) > MISSING_NAMED else ""
+        raise VideoError(
+            f"{spec.videos}: {len(missing)} of {len(videos)} videos of {spec.annotations} aren't there: {named}{more}; "
+            "add them, take them out of the annotation file, or mend data.videos or data.pattern"
+        )
+
+
 def _sample(images: np.ndarray, window: Window, spec: DataSpec, key: int) -> Sample:
     mask = torch.arange(spec.window.size_grid) < window.valid_grid
     segments, labels = torch.from_numpy(window.segments_grid), torch.from_numpy(window.labels)
@@ -154,7 +173,57 @@ class EpochBatches:
                     yield [(epoch, int(number)) for number in order[begin : begin + self.share.micro_batch]]
 
 
-def build_loader(dataset: Dataset, batches: object, workers: int) -> DataLoader:
-    """A loader over explicit lists of addresses, a few batches ahead if it has processes of its own."""
-    pin = torch.cuda.is_available()
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)
+class Loader:
+    """Batches of a data set, a few ahead if it has processes of its own.
+
+    What a user can mend travels from those as a value and is raised here: an exception would arrive inside another
+    one's traceback.
+    """
+
+    def __init__(self, dataset: Dataset, batches: Any, workers: int):
+        self._loader = DataLoader(
+            _ErrorsAsValues(dataset), batch_sampler=batches, num_workers=workers, collate_fn=_collate_unless_error,
+            pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_stop_signals,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _ErrorsAsValues(Dataset):
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, address: Any) -> Sample | UserError:
+        try:
+            return self.dataset[address]
+        except UserError as error:
+            return error
+
+
+def _collate_unless_error(samples: list[Sample | UserError]) -> Batch | UserError:
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return errors[0] if errors else collate(samples)
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Signals that reach every process of a run are the training process's to answer, which ends its loaders itself.
+
+    A loader process that dies of them would end the run before it has saved. SIGTERM from the training process still
+    counts: Python ends with it what is left when a program leaves, and waits until that is gone.
+    """
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    # Only waiting for a signal tells who sent it; macOS can't.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_the_parent_says_so, daemon=True).start()
+
+
+def _leave_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -28,6 +28,8 @@ class VideoReader:
         self._stream = container.streams.video[0]
         self._stream.thread_type = "NONE"
         self.frame_count = self._stream.frames or self._count_packets()
+        if not self.frame_count:
+            raise VideoError(f"{path}: holds no frames")
 
     def _count_packets(self) -> int:
         count = sum(packet.size > 0 for packet in self._container.demux(self._stream))

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from adatad.data.annotations import Video
+from adatad.errors import UserError
 from adatad.spec.schema import WindowSpec
 
 MAX_TRIES = 200
 """Random windows that are tried for one that holds an instance."""
+
+
+class WindowError(UserError):
+    """A video too short for its annotation; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,17 @@ def frame_list(total_frames: int, spec: WindowSpec) -> np.ndarray:
 def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> Window:
     """Frames of a sliding window; no segments, since windows are evaluated against whole videos.
 
-    total_frames: what the decoder reports, which may differ from the annotation.
+    total_frames: what the decoder reports, which may differ from the annotation. Raises WindowError if it is so much
+    less that no frame is left.
     """
     per_position = spec.frames_per_position
     first, last = place.start_grid * per_position, (place.start_grid + place.length_grid) * per_position
     indices = frame_list(total_frames, spec)[first:last]
     if not len(indices):
-        raise ValueError(
+        raise WindowError(
             f"video {place.video.name!r} has {total_frames} frames, the annotation says {place.video.frames}: "
-            f"its window from frame {place.start_grid * spec.stride_frames} would be empty"
+            f"its window from frame {place.start_grid * spec.stride_frames} would be empty; "
+            "mend the annotation or the file"
         )
     indices, valid = _pad(indices, spec)
     nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)

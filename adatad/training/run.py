@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from adatad.data.annotations import Annotations, read_annotations
+from adatad.data.dataset import check_videos
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
@@ -47,6 +48,7 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
     with start_processes() as processes:
         console = Console(quiet=not processes.is_main)
         annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+        check_videos(spec.data, annotations.train + annotations.validation)
         parts = build_parts(spec, annotations, processes)
         run, logger, progress = _open(parts, resume, overwrite, console)
         if processes.is_main:
@@ -69,6 +71,7 @@ def score_checkpoint(
     """
     with start_processes() as processes:
         annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+        check_videos(spec.data, annotations.validation)
         model = build_initial_model(spec, annotations).to(processes.device)
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint)

@@ -13,7 +13,7 @@ from torch import nn
 
 from adatad.convert.backbone import load_backbone_weights
 from adatad.data.annotations import Annotations
-from adatad.data.dataset import EpochBatches, Share, TrainingWindows, ValidationWindows, build_loader
+from adatad.data.dataset import EpochBatches, Loader, Share, TrainingWindows, ValidationWindows
 from adatad.data.windows import sliding_windows
 from adatad.errors import UserError
 from adatad.memory.policy import apply_policy
@@ -106,15 +106,13 @@ def check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> N
         raise SetupError("model.detector.regression_weight 0 follows the losses of one rank: run it on one process")
 
 
-def training_loader(
-    spec: Spec, annotations: Annotations, processes: Processes, start: tuple[int, int]
-) -> torch.utils.data.DataLoader:
+def training_loader(spec: Spec, annotations: Annotations, processes: Processes, start: tuple[int, int]) -> Loader:
     """This rank's micro-batches from (epoch, step) to the end of training."""
     train = spec.train
     share = Share(processes.rank, processes.world, train.accumulation, train.global_batch)
     dataset = TrainingWindows(annotations.train, spec.data, train.seed)
     batches = EpochBatches(len(annotations.train), share, train.seed, end_epoch(spec), start)
-    return build_loader(dataset, batches, spec.data.workers)
+    return Loader(dataset, batches, spec.data.workers)
 
 
 def end_epoch(spec: Spec) -> int:
@@ -124,7 +122,7 @@ def end_epoch(spec: Spec) -> int:
 
 def validation_loader(
     spec: Spec, annotations: Annotations, processes: Processes, shuffle_clips: bool = False
-) -> torch.utils.data.DataLoader:
+) -> Loader:
     """This rank's sliding windows over the validation videos: every `world`-th window, none twice."""
     repeat_last = spec.compat == "reference"
     places = [
@@ -134,4 +132,4 @@ def validation_loader(
     batch = max(1, spec.train.global_batch // (processes.world * spec.train.accumulation))
     mine = list(range(processes.rank, len(places), processes.world))
     batches = [mine[first : first + batch] for first in range(0, len(mine), batch)]
-    return build_loader(dataset, batches, spec.data.workers)
+    return Loader(dataset, batches, spec.data.workers)

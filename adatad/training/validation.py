@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from adatad.data.annotations import Annotations, load_database
+from adatad.data.dataset import Loader
 from adatad.data.windows import Window
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections
@@ -24,9 +24,7 @@ Detections = dict[str, list[dict[str, Any]]]
 
 
 @torch.no_grad()
-def detect(
-    model: nn.Module, loader: DataLoader, spec: Spec, classes: tuple[str, ...], processes: Processes
-) -> Detections:
+def detect(model: nn.Module, loader: Loader, spec: Spec, classes: tuple[str, ...], processes: Processes) -> Detections:
     """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds."""
     training = model.training
     model.eval()

@@ -190,6 +190,25 @@ def test_accumulation_gives_the_same_run(tiny_spec, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_to_the_whole_process_group_stops_a_run_in_good_order(tiny_spec):
+    """What timeout, Slurm and torchrun do: the loader processes receive it as well."""
+    settings = ["data.workers=1", "schedule.epochs=100000", "train.evaluate_every_epochs=100000"]
+    spec = load(tiny_spec, settings)
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(tiny_spec), "--set", *settings]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    log = run_directory(spec).metrics
+    while process.poll() is None and not (log.exists() and log.read_text()):
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_CODE_RESUME, errors
+    assert "Traceback" not in errors
+    assert all_checkpoints(run_directory(spec).checkpoints)
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(tiny_spec, whole_run):
     """SIGKILL at random moments, in training, evaluation or while a checkpoint is written."""
     spec = load(tiny_spec)

@@ -1,0 +1,309 @@
+"""From videos to windows: which frames, which positions are valid, which segments; for every kind of video."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from adatad.data.annotations import Annotations, Video, read_annotations
+from adatad.data.windows import MAX_TRIES, Window, WindowError, random_window, sliding_window, sliding_windows
+from adatad.evaluation.postprocess import WindowMeta, to_seconds
+from adatad.spec.schema import DataSpec, WindowSpec
+
+FPS = 25.0
+
+
+def make_video(frames: int, *segments_frames: tuple[float, float]) -> Video:
+    """Segments in whole frames; their labels count from 0."""
+    segments = np.array(segments_frames, np.float64).reshape(-1, 2)
+    return Video("v", frames / FPS, FPS, frames, segments / FPS, segments, np.arange(len(segments)))
+
+
+def starts(frames: int, repeat_last: bool = False, **settings: float) -> list[int]:
+    return [place.start_grid for place in sliding_windows(make_video(frames), WindowSpec(**settings), repeat_last)]
+
+
+class Cut:
+    """Stands for a generator of random draws: gives these numbers in turn, the last one for ever."""
+
+    def __init__(self, *numbers: int):
+        self.numbers, self.drawn = list(numbers), 0
+
+    def integers(self, low: int, high: int | None = None) -> int:
+        self.drawn += 1
+        number = self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0]
+        assert (0 if high is None else low) <= number < (low if high is None else high)
+        return number
+
+
+# ---- sliding windows
+
+
+@pytest.mark.parametrize(
+    ("frames", "overlap", "mended", "reference"),
+    [
+        (5, 0.5, [0], [0]),
+        (8, 0.5, [0], [0, 0]),
+        (9, 0.5, [0, 1], [0, 1]),
+        (12, 0.5, [0, 4], [0, 4, 4]),
+        (15, 0.5, [0, 4, 7], [0, 4, 7]),
+        (16, 0.5, [0, 4, 8], [0, 4, 8, 8]),
+        (13, 0.0, [0, 5], [0]),
+        (16, 0.0, [0, 8], [0, 8]),
+        (19, 0.0, [0, 8, 11], [0, 8]),
+        (17, 0.25, [0, 6, 9], [0, 6]),
+    ],
+)
+def test_where_windows_of_eight_lie(frames, overlap, mended, reference):
+    """Differences are the rows "comes twice" and "no window" of docs/compat.md."""
+    settings = {"size_grid": 8, "stride_frames": 1, "overlap": overlap}
+    assert starts(frames, **settings) == mended
+    assert starts(frames, repeat_last=True, **settings) == reference
+
+
+def test_frames_of_a_sliding_window():
+    spec = WindowSpec(size_grid=4, stride_frames=6, frames_per_position=2)
+    whole, last = sliding_windows(make_video(32), spec)
+    assert sliding_window(whole, 32, spec).indices.tolist() == [0, 3, 6, 9, 12, 15, 18, 21]
+    window = sliding_window(last, 32, spec)
+    assert window.indices.tolist() == [12, 15, 18, 21, 24, 27, 30, 30]
+    assert (window.start_frame, window.valid_grid) == (12, 3)
+    assert (window.segments_grid.shape, window.labels.shape) == ((0, 2), (0,))
+
+
+def test_a_file_shorter_than_its_annotation():
+    spec = WindowSpec(size_grid=4, stride_frames=2)
+    first, last = sliding_windows(make_video(16), WindowSpec(size_grid=4, stride_frames=2, overlap=0))
+    assert sliding_window(first, 5, spec).indices.tolist() == [0, 2, 4, 4]
+    assert sliding_window(first, 5, spec).valid_grid == 3
+    with pytest.raises(WindowError, match="'v' has 5 frames, the annotation says 16: its window from frame 8 would be"):
+        sliding_window(last, 5, spec)
+
+
+class Case(NamedTuple):
+    video: Video
+    total_frames: int
+    """What the decoder reports."""
+    spec: WindowSpec
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    per_position = draw(st.integers(1, 3))
+    frames = draw(st.integers(1, 200))
+    ends = st.tuples(st.integers(0, frames), st.integers(0, frames)).map(sorted)
+    crop = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda pair: tuple(sorted(pair)))
+    spec = WindowSpec(
+        size_grid=draw(st.integers(1, 24)),
+        frames_per_position=per_position,
+        stride_frames=per_position * draw(st.integers(1, 4)),
+        overlap=draw(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9])),
+        min_visible=draw(st.sampled_from([0.0, 0.5, 0.75, 1.0])),
+        crop_ratio=draw(st.none() | crop),
+    )
+    assume(int(spec.size_grid * (1 - spec.overlap)) >= 1)
+    return Case(make_video(frames, *draw(st.lists(ends, max_size=4))), frames, spec)
+
+
+def assert_whole(window: Window, case: Case) -> None:
+    """What holds for every window: its length, frames in order and inside the video, padding, the mask's length."""
+    spec, indices = case.spec, window.indices
+    assert len(indices) == spec.size_grid * spec.frames_per_position
+    assert indices.min() >= 0
+    assert indices.max() < case.total_frames
+    assert 0 <= window.valid_grid <= spec.size_grid
+    assert window.start_frame == indices[0]
+    step = spec.stride_frames // spec.frames_per_position
+    real = len(np.unique(indices))
+    assert window.valid_grid == real // spec.frames_per_position
+    assert indices.tolist() == [indices[0] + step * min(number, real - 1) for number in range(len(indices))]
+
+
+@given(cases())
+def test_sliding_windows_cover_every_position(case):
+    places = sliding_windows(case.video, case.spec)
+    seen: set[int] = set()
+    for place in places:
+        window = sliding_window(place, case.total_frames, case.spec)
+        assert_whole(window, case)
+        seen |= set(window.indices.tolist())
+    step = case.spec.stride_frames // case.spec.frames_per_position
+    assert seen == set(range(0, case.total_frames, step))
+    first_grid = [place.start_grid for place in places]
+    assert first_grid == sorted(set(first_grid))
+    ends = [place.start_grid + place.length_grid for place in places]
+    assert ends[-1] == -(-case.video.frames // case.spec.stride_frames)
+    steps = np.diff(first_grid)
+    assert (steps <= max(1, int(case.spec.size_grid * (1 - case.spec.overlap)))).all()
+
+
+@given(cases())
+def test_the_reference_s_windows_are_ours_but_for_repeats_and_tails(case):
+    ours, theirs = (
+        [place.start_grid for place in sliding_windows(case.video, case.spec, repeat_last)]
+        for repeat_last in (False, True)
+    )
+    assert set(theirs) <= set(ours)
+    if case.spec.overlap >= 0.5:
+        assert sorted(set(theirs)) == ours
+
+
+# ---- random windows
+
+
+def test_a_short_video_is_taken_whole_and_padded():
+    spec = WindowSpec(size_grid=6, stride_frames=2)
+    window = random_window(make_video(7, (0, 3), (4, 7)), 7, spec, Cut())
+    assert window.indices.tolist() == [0, 2, 4, 6, 6, 6]
+    assert (window.start_frame, window.valid_grid) == (0, 4)
+    assert window.segments_grid.tolist() == [[0, 1.5], [2, 3.5]]
+
+
+def test_a_long_video_is_cut_and_its_segments_with_it():
+    spec = WindowSpec(size_grid=4, stride_frames=2, min_visible=0.5)
+    video = make_video(40, (0, 8), (6, 14), (9, 11), (16, 30))
+    window = random_window(video, 40, spec, Cut(5))
+    assert window.indices.tolist() == [10, 12, 14, 16]
+    assert (window.start_frame, window.valid_grid) == (10, 4)
+    # The first and the last have too little inside; half of the second and third is enough.
+    assert window.labels.tolist() == [1, 2]
+    assert window.segments_grid.tolist() == [[0, 2], [0, 0.5]]
+
+
+@pytest.mark.parametrize(("min_visible", "labels"), [(0.25, [0, 1]), (0.26, [1]), (0.75, [1]), (0.76, [])])
+def test_how_much_of_an_instance_must_be_visible(min_visible, labels):
+    """One and three of their four frames are inside."""
+    spec = WindowSpec(size_grid=4, stride_frames=1, min_visible=min_visible)
+    assert random_window(make_video(20, (7, 11), (11, 15)), 20, spec, Cut(10)).labels.tolist() == labels
+
+
+def test_it_tries_until_an_instance_is_inside():
+    video, spec = make_video(100, (50, 54)), WindowSpec(size_grid=8, stride_frames=1)
+    draw = Cut(0, 80, 10, 49)
+    assert random_window(video, 100, spec, draw).segments_grid.tolist() == [[1, 5]]
+    assert draw.drawn == 4
+    draw = Cut(90)
+    window = random_window(video, 100, spec, draw)
+    assert (draw.drawn, window.start_frame, len(window.labels)) == (MAX_TRIES, 90, 0)
+
+
+def test_crop_ratio_shortens_short_videos_alone():
+    spec = WindowSpec(size_grid=8, stride_frames=1, crop_ratio=(0.5, 1.0))
+    video = make_video(6, (0, 6))
+    window = random_window(video, 6, spec, Cut(4, 2))
+    assert window.indices.tolist() == [2, 3, 4, 5, 5, 5, 5, 5]
+    assert (window.valid_grid, window.segments_grid.tolist()) == (4, [[0, 4]])
+    lengths = {random_window(video, 6, spec, np.random.default_rng(seed)).valid_grid for seed in range(50)}
+    assert lengths == {3, 4, 5, 6}
+    assert random_window(make_video(20, (0, 20)), 20, spec, Cut(0)).valid_grid == 8
+
+
+@given(cases(), st.integers(0, 2**32))
+def test_random_windows(case, seed):
+    window = random_window(case.video, case.total_frames, case.spec, np.random.default_rng(seed))
+    assert_whole(window, case)
+    assert len(window.segments_grid) == len(window.labels)
+    if case.spec.crop_ratio is None:
+        listed = -(-case.total_frames // (case.spec.stride_frames // case.spec.frames_per_position))
+        assert len(np.unique(window.indices)) == min(listed, len(window.indices))
+
+
+@given(cases(), st.integers(0, 2**32))
+def test_grid_units_turn_back_into_the_annotation_s_seconds(case, seed):
+    """By the function that turns detections into seconds. What the window cuts off ends at the window."""
+    window = random_window(case.video, case.total_frames, case.spec, np.random.default_rng(seed))
+    step = case.spec.stride_frames // case.spec.frames_per_position
+    ends = window.start_frame, window.start_frame + step * len(np.unique(window.indices))
+    meta = WindowMeta("v", case.video.duration_seconds, FPS, case.spec.stride_frames, window.start_frame)
+    seconds = to_seconds(window.segments_grid, meta)
+    expected = np.clip(case.video.segments_seconds[window.labels] * FPS, *ends) / FPS
+    np.testing.assert_allclose(seconds, expected, atol=1e-4)
+    inside = (window.segments_grid >= 0) & (window.segments_grid <= case.spec.size_grid)
+    assert inside.all()
+
+
+# ---- the reference's own windows
+
+
+def runs(indices: dict[str, list]) -> list[int]:
+    if "list" in indices:
+        return indices["list"]
+    return [first + step * number for first, step, count in indices["runs"] for number in range(count)]
+
+
+@pytest.fixture
+def reference_cases(shared_folder, tmp_path) -> list[tuple[dict, Annotations, WindowSpec]]:
+    """The reference's cases of the kinds there are here: whole data sets of sliding, or of random, windows."""
+    cases = json.loads((shared_folder / "golden" / "data" / "windows.json").read_text())["cases"]
+    return [(case, *read_case(case, tmp_path / case["name"])) for case in cases if is_known(case)]
+
+
+def is_known(case: dict) -> bool:
+    settings = case["settings"]
+    plain = not (settings.get("offset_frames") or settings.get("block_list"))
+    return plain and (case["kind"] == "random_trunc" or (case["kind"] == "sliding" and settings["test_mode"]))
+
+
+def read_case(case: dict, path: Path) -> tuple[Annotations, WindowSpec]:
+    settings = case["settings"]
+    path.write_text(json.dumps(case["annotations"]))
+    data = DataSpec(
+        annotations=str(path), videos="", classes=tuple(case["classes"]), train_subset=settings["subset"],
+        validation_subset=settings["subset"], fps=settings["fps"] if settings["fps"] > 0 else None,
+    )  # fmt: skip
+    window = WindowSpec(
+        size_grid=settings.get("window_size") or settings["trunc_len"],
+        frames_per_position=settings["scale_factor"],
+        stride_frames=settings["snippet_stride"],
+        overlap=settings.get("window_overlap_ratio", 0.0),
+        min_visible=settings.get("trunc_thresh", 0.5),
+        crop_ratio=settings.get("crop_ratio"),
+    )
+    return read_annotations(data, reference=True), window
+
+
+def test_sliding_windows_are_the_reference_s(reference_cases):
+    compared = 0
+    for case, data, spec in reference_cases:
+        if case["kind"] != "sliding":
+            continue
+        places = [place for video in data.validation for place in sliding_windows(video, spec, repeat_last=True)]
+        for place, theirs in zip(places, case["windows"], strict=True):
+            ours = sliding_window(place, case["decoder_frames"][place.video.name], spec)
+            meta = theirs["meta"]
+            assert place.video.name == theirs["video"]
+            assert (ours.start_frame, ours.valid_grid) == (meta["window_start_frame"], theirs["valid"])
+            assert ours.indices.tolist() == runs(theirs["frame_inds"])
+            assert (place.video.fps, place.video.duration_seconds) == (meta["fps"], meta["duration"])
+            compared += 1
+        mended = [place for video in data.validation for place in sliding_windows(video, spec)]
+        assert [(place.video.name, place.start_grid * spec.stride_frames, place.length_grid) for place in mended] == [
+            (video, first, count) for video, first, _, count in case["mended_windows"]
+        ]
+    assert compared > 80
+
+
+def test_random_windows_are_the_reference_s(reference_cases):
+    """Its random numbers are fed in; all that follows from them must agree."""
+    compared = 0
+    for case, data, spec in reference_cases:
+        videos = {video.name: video for video in data.train}
+        for theirs in case.get("samples", ()):
+            crop, wanted = theirs["crop"], spec.size_grid * spec.frames_per_position
+            shortened = spec.crop_ratio is not None and crop["sampled_frames"] <= wanted
+            draw = Cut(*([crop["length"]] if shortened else []), crop["start"])
+            frames = case["decoder_frames"][theirs["video"]]
+            ours = random_window(videos[theirs["video"]], frames, spec, draw)
+            assert ours.indices.tolist() == runs(theirs["frame_inds"]), (case["name"], theirs["video"])
+            assert ours.valid_grid == theirs["valid"]
+            expected = np.array(theirs["gt_segments"]).reshape(-1, 2)
+            np.testing.assert_allclose(ours.segments_grid, expected, atol=1e-5)
+            assert ours.labels.tolist() == theirs["gt_labels"]
+            compared += 1
+    assert compared > 40
