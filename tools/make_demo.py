@@ -20,12 +20,16 @@ def main() -> int:
     args = parser.parse_args()
 
     from adatad.data.demo import make_demo_with_progress
+    from adatad.errors import UserError
 
-    print(
-        make_demo_with_progress(
+    try:
+        annotations = make_demo_with_progress(
             args.output, args.train_videos, args.validation_videos, seed=args.seed, difficulty=args.difficulty
         )
-    )
+    except UserError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+    print(annotations)
     return 0
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from adatad.data.draws import generator
 from adatad.data.synthetic import SIZE, STRONG, WEAK, Look, Sprite, background, render, slow_drift, sprite_look
+from adatad.errors import UserError
 
 FPS = 8
 EASY_CLASSES = ("orbit_clockwise", "orbit_counterclockwise", "shake_sideways", "shake_up_down", "pulse", "blink")
@@ -32,6 +33,10 @@ LOG_SIZE_SWING = 0.4
 DIM, BRIGHT = 0.45, 1.0
 
 Difficulty = Literal["easy", "hard"]
+
+
+class DemoError(UserError):
+    """A folder that the data set can't be written to; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -244,14 +249,24 @@ def make_demo(
     """Write the data set to `folder`; returns its annotation file. A finished one of the same settings stays.
 
     It is made in a folder beside it and renamed when whole. progress: called with (videos done, videos in all).
+    Raises DemoError rather than replace anything but an empty folder or another built-in data set.
     """
     settings = {
         "train_videos": train_videos, "validation_videos": validation_videos, "seed": seed,
         "difficulty": difficulty, "version": 1,
     }  # fmt: skip
-    finished = folder / "settings.json"
-    if finished.is_file() and json.loads(finished.read_text()) == settings:
-        return folder / "annotations.json"
+    annotations = folder / "annotations.json"
+    # A link to a folder elsewhere stays one.
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        present = _read_settings(folder)
+        if present == settings:
+            return annotations
+        if present is None or present.keys() != settings.keys():
+            raise DemoError(
+                f"{folder}: holds something else than the built-in data set, which would replace it; "
+                "name another folder, or train on data of your own with tools/train.py"
+            )
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "videos").mkdir(parents=True)
@@ -266,7 +281,16 @@ def make_demo(
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
-    return folder / "annotations.json"
+    return annotations
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    """What a data set was made with; None if the folder holds no such file."""
+    try:
+        settings = json.loads((folder / "settings.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return settings if isinstance(settings, dict) else None
 
 
 def _make_video(folder: Path, plan: VideoPlan) -> None:

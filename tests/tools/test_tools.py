@@ -147,3 +147,63 @@ def test_verify_golden_without_cases(run_tool, tmp_path):
     run = run_tool("verify_golden.py", tmp_path)
     assert run.returncode == 2
     assert "holds no case" in run.stderr
+
+
+@pytest.fixture
+def someone_s_data(tmp_path):
+    """A data set that isn't ours, and a spec of it."""
+    folder = tmp_path / "data"
+    (folder / "videos").mkdir(parents=True)
+    (folder / "annotations.json").write_text("{}")
+    spec = tmp_path / "mine.yaml"
+    spec.write_text(
+        f"base: {ROOT / 'configs' / 'demo' / 'tia.yaml'}\n"
+        f"data: {{annotations: {folder}/annotations.json, videos: {folder}/videos}}\nrun: {{root: {tmp_path / 'runs'}}}"
+    )
+    return folder, spec
+
+
+@pytest.mark.parametrize("tool", ["demo.py", "make_demo.py"])
+def test_the_demo_s_tools_leave_other_data_alone(run_tool, someone_s_data, tool):
+    folder, spec = someone_s_data
+    run = run_tool(tool, *(("--spec", spec) if tool == "demo.py" else ("--output", folder)))
+    assert run.returncode == 2, run.stdout
+    assert f"{folder}: holds something else than the built-in data set" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert {path.name for path in folder.iterdir()} == {"annotations.json", "videos"}
+
+
+@pytest.fixture
+def damaged(tiny_data, tiny_spec, tmp_path):
+    """tiny_spec's runs on a copy of its videos, that a test may damage; the folder and the --set that names it."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for video in (tiny_data / "videos").iterdir():
+        (folder / video.name).symlink_to(video)
+    return folder, f"data.videos={folder}"
+
+
+def test_missing_videos_are_listed_before_a_run_is_made(run_tool, tiny_spec, damaged, tmp_path):
+    folder, setting = damaged
+    names = ["demo_training_001.mp4", "demo_validation_000.mp4"]
+    for name in names:
+        (folder / name).unlink()
+    run = run_tool("train.py", tiny_spec, "--set", setting)
+    assert run.returncode == 2
+    assert "2 of 8 videos of" in run.stderr
+    assert all(name in run.stderr for name in names)
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["demo_training_001.mp4", "demo_validation_001.mp4"])
+def test_a_broken_video_ends_a_run_with_its_name(run_tool, tiny_spec, damaged, name):
+    """In a loader process, of training and of validation."""
+    folder, setting = damaged
+    (folder / name).unlink()
+    (folder / name).write_text("no video")
+    run = run_tool("train.py", tiny_spec, "--set", setting, "data.workers=1")
+    assert run.returncode == 2
+    assert f"{folder / name}: can't be opened as a video" in run.stderr
+    assert "Traceback" not in run.stderr
