@@ -42,6 +42,30 @@ def test_links_lead_to_files(document):
             assert (document.parent / target).exists(), target
 
 
+FOLDERS = ("adatad/", "configs/", "docs/", "ds_configs/", "launch/", "slurm/", "tests/", "tools/")
+
+
+def named_files(document: Path) -> list[list[str]]:
+    """Words of every piece of inline code in which one names a file of the project."""
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    pieces = [code.split() for code in re.findall(r"`([^`]+)`", text)]
+    return [words for words in pieces if any(word.startswith(FOLDERS) for word in words)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_tests_named_in_the_text_exist(document):
+    for words in named_files(document):
+        for word in words:
+            path, _, test = word.partition("::")
+            if word.startswith(FOLDERS) and not set("<{") & set(word):
+                assert list(ROOT.glob(path)), word
+                assert not test or f"def {test}(" in (ROOT / path).read_text(), word
+        if "-k" in words:
+            chosen = words[words.index("-k") + 1]
+            files = [ROOT / word for word in words if word.startswith("tests/")]
+            assert any(re.search(rf"def test_\w*{chosen}", file.read_text()) for file in files), words
+
+
 def test_the_pages_are_linked_from_the_readme():
     readme = (ROOT / "README.md").read_text()
     assert all(f"docs/{page.name}" in readme for page in (ROOT / "docs").glob("*.md"))

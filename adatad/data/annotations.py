@@ -72,7 +72,7 @@ def load_database(path: str) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: not a readable JSON file: {error}") from error
     database = content.get("database") if isinstance(content, dict) else None
-    if not isinstance(database, dict):
+    if not isinstance(database, dict) or not all(isinstance(entry, dict) for entry in database.values()):
         raise AnnotationError(f'{path}: expected an object with a "database" of videos by name')
     return database
 
@@ -84,7 +84,7 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]]) -> tuple[s
         return tuple(line.strip() for line in lines if line.strip())
     if spec.classes is not None:
         return tuple(spec.classes)
-    labels = {item["label"] for entry in database.values() for item in entry.get("annotations", ())}
+    labels = {item["label"] for entry in database.values() for item in entry.get("annotations", ()) if "label" in item}
     return tuple(sorted(labels - {AMBIGUOUS}))
 
 
@@ -93,11 +93,11 @@ def _read_video(spec: DataSpec, name: str, entry: dict[str, Any], numbers: dict[
     try:
         duration = float(entry["duration"])
         fps = spec.fps or float(entry["frame"]) / duration
+        frames = int(entry["frame"]) if spec.fps is None else int(duration * fps)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise AnnotationError(
             f'{where}: expected "duration" in seconds and, unless data.fps is set, "frame" (a count): {error!r}'
         ) from error
-    frames = int(entry["frame"]) if spec.fps is None else int(duration * fps)
     segments: list[tuple[float, float]] = []
     labels: list[int] = []
     for item in entry.get("annotations", ()):
