@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from adatad.memory.side import SideTimeline
-from adatad.memory.tiled import BlockRange, TiledTimeline
+from adatad.memory.tiled import BlockRange, TiledTimeline, WavePass
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.wave import WaveSettings
 from adatad.models.backbone import VideoBackbone
@@ -58,6 +58,17 @@ def apply_policy(
                 _recompute(block, _keeps_of(block) if policy == "selective" else None)
     if any(blocks.wave for blocks in tiled):
         backbone.timeline = TiledTimeline(backbone, tiled)
+
+
+def wave_passes(backbone: VideoBackbone) -> list[WavePass]:
+    """Those that run ranges of the backbone after `apply_policy`: an engine that shards weights sets their residency."""
+    match backbone.timeline:
+        case TiledTimeline(passes=passes):
+            return [wave_pass for wave_pass in passes if wave_pass is not None]
+        case SideTimeline(stream=stream):
+            return [stream]
+        case _:
+            return []
 
 
 def policy_ranges(memory: MemorySpec, depth: int) -> list[tuple[int, int, str]]:

@@ -53,14 +53,28 @@ class SideTimeline:
         """Adapter number, tile, and the tokens it reads, as the tiles come through the backbone."""
         clips = frames.shape[2] // self.backbone.clip_frames
         transform = Transform(self.backbone, self.settings.dtype, keys=None)
-        listed = {index: number for number, index in enumerate(self.backbone.adapter_blocks)}
-        for tile in (tile for tiles in cut_tiles(len(frames), clips, self.settings.tile_clips) for tile in tiles):
-            x = self.stream.first_row(frames, tile)
-            for index in range(self.settings.last + 1):
-                with label("tile"):
-                    transform.in_place(index, tile, x)
-                if index in listed:
-                    yield listed[index], tile, x
+        tiles = [tile for tiles in cut_tiles(len(frames), clips, self.settings.tile_clips) for tile in tiles]
+        blocks = range(self.settings.last + 1)
+        if self.settings.block_by_block:
+            rows = [(tile, self.stream.first_row(frames, tile)) for tile in tiles]
+            for index in blocks:
+                with self.stream.residency.whole(blocks[index : index + 1], blocks[index + 1 : index + 2]):
+                    yield from self.through(transform, index, rows)
+            return
+        for tile in tiles:
+            row = [(tile, self.stream.first_row(frames, tile))]
+            for index in blocks:
+                yield from self.through(transform, index, row)
+
+    def through(
+        self, transform: Transform, index: int, rows: list[tuple[Tile, Tensor]]
+    ) -> Iterator[tuple[int, Tile, Tensor]]:
+        """Rows through one block, in place; those that an adapter reads, with its number."""
+        for tile, x in rows:
+            with label("tile"):
+                transform.in_place(index, tile, x)
+            if index in self.backbone.adapter_blocks:
+                yield self.backbone.adapter_blocks.index(index), tile, x
 
 
 def squeeze_before(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Partial
 
 from adatad.memory.arithmetic import no_autocast
 from adatad.memory.labels import label
 from adatad.memory.residency import AlwaysThere, Residency
+from adatad.memory.sharded import part, whole
 from adatad.memory.tiles import Tile
-from adatad.memory.wave import Rows, Wave, WaveSettings, Weights
+from adatad.memory.wave import Rows, Wave, WaveSettings, Weights, read_from_block
 from adatad.models.backbone import VideoBackbone
 from adatad.models.draws import clip_keys
 
@@ -26,11 +26,13 @@ class TrainedWeights(nn.Module):
 
     What calls a module before and after (gathers of sharded weights, gradient hooks) works on this one as on any other.
     Parameters are looked up by name in the module that owns them at every call: engines put others in their place.
+    Those of `only_parts` are read from the blocks themselves, while these are whole; of these a rank's part is enough
+    here, for the gradient to come back to.
     """
 
-    def __init__(self, owner: nn.Module, names: list[str]):
+    def __init__(self, owner: nn.Module, names: list[str], only_parts: frozenset[str] = frozenset()):
         super().__init__()
-        self.names = names
+        self.names, self.only_parts = names, only_parts
         # In a list, not registered: the owner's modules stay where they are in the model's tree.
         self._owner = [owner]
 
@@ -38,14 +40,8 @@ class TrainedWeights(nn.Module):
         return [self._owner[0].get_parameter(name) for name in self.names]
 
     def forward(self) -> tuple[Tensor, ...]:
-        return tuple(whole(parameter) for parameter in self.parameters_used())
-
-
-def whole(parameter: Tensor) -> Tensor:
-    """A view of a parameter; of one that torch sharded, all of it, whose gradient is summed over ranks going back."""
-    if isinstance(parameter, DTensor):
-        return parameter.full_tensor(grad_placements=[Partial()] * parameter.device_mesh.ndim)
-    return parameter.view_as(parameter)
+        pairs = zip(self.names, self.parameters_used(), strict=True)
+        return tuple(part(parameter) if name in self.only_parts else whole(parameter) for name, parameter in pairs)
 
 
 @dataclass
@@ -69,8 +65,9 @@ class TiledTimeline:
             if blocks.first == 0:
                 prefixes += ("patch_embed.",)
             names = [n for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)]
+            trained = TrainedWeights(backbone, names, frozenset(name for name in names if read_from_block(name)))
             pooled = blocks.last == depth - 1
-            self.passes.append(blocks.wave and WavePass(backbone, blocks.wave, TrainedWeights(backbone, names), pooled))
+            self.passes.append(blocks.wave and WavePass(backbone, blocks.wave, trained, pooled))
 
     def __call__(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
         """See `VideoBackbone.timeline`."""

@@ -29,6 +29,7 @@ from adatad.memory.adapter_tile import (
 )
 from adatad.memory.labels import label
 from adatad.memory.residency import Residency
+from adatad.memory.sharded import part_of_sum
 from adatad.memory.tiles import Tile, cut_tiles
 from adatad.memory.transform import Graph, Transform
 from adatad.models.backbone import VideoBackbone
@@ -64,7 +65,7 @@ class Weights:
     """
 
     def __init__(self, backbone: VideoBackbone, settings: WaveSettings, names: list[str], tensors: tuple[Tensor, ...]):
-        self.names = names
+        self.names, self.backbone = names, backbone
         self.sums: dict[str, Tensor] = {}
         by_name = dict(zip(names, tensors, strict=True))
         self.adapters: dict[int, AdapterWeights] = {}
@@ -82,6 +83,14 @@ class Weights:
             with label("gradients"):
                 exact = torch.promote_types(gradient.dtype, torch.float32)
                 self.sums[name] = gradient.to(exact, copy=True, memory_format=torch.contiguous_format)
+
+    def share(self, blocks: range) -> None:
+        """Of blocks that are done and let go, keep this rank's part of the sums over ranks, where weights are sharded:
+        whole gradients of a whole backbone would be as large as its weights."""
+        prefixes = tuple(f"blocks.{index}." for index in blocks)
+        for name in [name for name in self.sums if name.startswith(prefixes) and read_from_block(name)]:
+            with label("gradients"):
+                self.sums[name] = part_of_sum(self.sums[name], self.backbone.get_parameter(name))
 
 
 class Wave:
@@ -207,6 +216,7 @@ class Wave:
             with self.residency.whole(range(start, stop), following), label(f"blocks {start} to {stop - 1}"):
                 for tiles in self.tiles:
                     SegmentWave(self, start, stop, tiles, gradient_of, below if wanted else None).run()
+            self.weights.share(range(start, stop))
             gradient_of = below.pop
         self.halos.clear()
         return below
@@ -331,6 +341,11 @@ class SegmentWave:
         for name, part in zip(trained, parts, strict=True):
             self.wave.weights.add(f"blocks.{index}.{name}", part)
         return into_gradient
+
+
+def read_from_block(name: str) -> bool:
+    """Whether the wave reads a weight (its name in the backbone) from its block; an adapter's come cast, in Weights."""
+    return name.startswith("blocks.") and ".adapter." not in name
 
 
 def _trained(block: Block) -> dict[str, Tensor]:

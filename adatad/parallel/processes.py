@@ -70,11 +70,23 @@ def start_processes() -> Iterator[Processes]:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    if world == 1:
-        yield Processes(0, 1, device)
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if world > 1:
+        dist.init_process_group(backend_of(device))
     try:
         yield Processes(rank, world, device)
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def backend_of(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def ensure_group(processes: Processes) -> None:
+    """For engines that want a process group even of one process: a group of that one, if there is none.
+
+    It needs no port and no address; `start_processes` takes it down.
+    """
+    if not dist.is_initialized():
+        dist.init_process_group(backend_of(processes.device), store=dist.HashStore(), rank=0, world_size=1)

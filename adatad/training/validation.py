@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from adatad.data.annotations import Annotations, load_database
-from adatad.data.dataset import Loader
+from adatad.data.dataset import Batch, Loader, collate
 from adatad.data.windows import Window
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections
@@ -30,11 +31,13 @@ def detect(model: nn.Module, loader: Loader, spec: Spec, classes: tuple[str, ...
     model.eval()
     dtype = autocast_dtype(spec.train.precision, processes.device)
     found: list[tuple[str, int, list[dict[str, Any]]]] = []
-    for batch in loader:
+    for batch, counts in in_step(loader, processes):
         frames = batch.frames.to(processes.device, non_blocking=True)
         mask = batch.mask.to(processes.device, non_blocking=True)
         with autocast(processes.device, dtype):
             predictions = model(frames, mask)
+        if not counts:
+            continue
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
             detections = window_detections(
                 segments_grid.cpu().numpy(), scores.cpu().numpy(), window_meta(window, spec), classes, spec.postprocess
@@ -46,6 +49,16 @@ def detect(model: nn.Module, loader: Loader, spec: Spec, classes: tuple[str, ...
     for name, _, detections in sorted(everything, key=lambda item: item[:2]):
         by_video.setdefault(name, []).append(detections)
     return merge_windows(by_video, spec.postprocess)
+
+
+def in_step(loader: DataLoader, processes: Processes) -> Iterator[tuple[Batch, bool]]:
+    """This rank's batches, and whether they count: ranks with fewer go on with a window of no account, because ranks
+    that share weights must all run the same number of forward passes."""
+    most = max(processes.gather(len(loader)))
+    yield from ((batch, True) for batch in loader)
+    if len(loader) < most:
+        filler = collate([loader.dataset[0]])
+        yield from ((filler, False) for _ in range(most - len(loader)))
 
 
 def window_meta(window: Window, spec: Spec) -> WindowMeta:

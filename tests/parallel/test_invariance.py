@@ -4,7 +4,7 @@ import pytest
 from ranks import run_ranks
 from steps import POLICIES, Outcome, difference, train_steps
 
-ENGINES = ["ddp"]
+ENGINES = ["ddp", "fsdp"]
 COMMON = ["train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]"]
 
 

@@ -1,0 +1,237 @@
+"""Sharded data parallelism: every weight lies in parts on all ranks (torch's FSDP2, `fully_shard`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+
+from adatad.memory.arithmetic import autocast
+from adatad.memory.policy import wave_passes
+from adatad.models.backbone import VideoBackbone
+from adatad.parallel.adamw import load_adamw, local_of
+from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
+from adatad.parallel.processes import Processes, ensure_group
+from adatad.spec.schema import Spec
+
+
+class FsdpEngine:
+    """One unit per backbone block, and the root: the patch embedding, side adapters and the detector.
+
+    A unit is gathered before its forward and its backward and let go after each; the root stays whole from its forward
+    to the end of backward. Blocks under the wave are gathered by `GatheredBlocks` instead of their hooks.
+
+    Precision is the same autocast as with other engines. Weights are gathered as they are: frozen ones in the dtype
+    that the memory policy gave them, trained ones in fp32, side by side in one unit. Gathering a trained block in 16
+    bits would halve that traffic, but round the weights of its norms, which autocast computes in fp32: another
+    training than on one process. Gradients are summed over ranks in fp32.
+
+    With accumulation, hooks exchange gradients after the last micro-batch only. Not in mode full: whole gradients of
+    all blocks would have to be kept until then. Those of blocks under the wave are exchanged at every micro-batch.
+    """
+
+    def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
+        self.processes = processes
+        names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.shapes = {name: parameter.shape for parameter, name in names.items()}
+        shard(model, processes, spec.parallel.cpu_offload)
+        self.model: FSDPModule = model
+        sharded = dict(model.named_parameters())
+        groups = [{**group, "params": [sharded[names[p]] for p in group["params"]]} for group in groups]
+        self.names: dict[nn.Parameter, str] = {sharded[name]: name for name in names.values()}
+        # Of parameters in host memory, or without values, there is no fused update.
+        fused = processes.device.type == "cuda" and not spec.parallel.cpu_offload or None
+        self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=fused)
+        self.groups = self.optimizer.param_groups
+        self.dtype = autocast_dtype(spec.train.precision, processes.device)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
+        self.exchange_always = spec.model.backbone.mode == "full"
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        self.model.set_requires_gradient_sync(last or self.exchange_always)
+        with autocast(self.processes.device, self.dtype):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def update(self, max_norm: float | None, skip: bool = False) -> float:
+        gradients = [local_of(p.grad) for p in self.names if p.grad is not None]
+        scale = self.scaler.get_scale()
+        norm = self._global_norm(gradients) / scale
+        if not skip and math.isfinite(norm):
+            factor = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
+            torch._foreach_mul_(gradients, factor / scale)
+            self.optimizer.step()
+        self._adjust_scale(norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _global_norm(self, gradients: list[Tensor]) -> float:
+        """Of all ranks' parts together; the same number everywhere, not finite if any part isn't."""
+        norms = torch.stack(torch._foreach_norm(gradients)).double()
+        return math.sqrt(self.processes.sum_floats([float(norms.square().sum())])[0])
+
+    def _adjust_scale(self, norm: float) -> None:
+        """The loss scale grows and shrinks by the global norm, so on all ranks alike; a scaler left to itself would see
+        this rank's parts alone."""
+        if not self.scaler.is_enabled():
+            return
+        probe = nn.Parameter(torch.zeros((), device=self.processes.device))
+        probe.grad = torch.full_like(probe, norm)
+        self.scaler.step(torch.optim.SGD([probe], lr=0.0))
+        self.scaler.update()
+
+    def masters(self) -> dict[str, Tensor]:
+        return {name: local_of(parameter) for parameter, name in self.names.items()}
+
+    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
+        return swapped(self.masters(), values)
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            self.names[p]: {key: local_of(tensor) for key, tensor in tensors.items()}
+            for p, tensors in self.optimizer.state.items()
+        }
+
+    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gathered one parameter at a time, to host memory."""
+        gathered = {}
+        for parameter, name in self.names.items():
+            if name in parts:
+                tensor = _gather(parameter, parts[name])
+                if self.processes.is_main:
+                    gathered[name] = tensor.to("cpu", copy=True).view(self.shapes[name])
+        return gathered
+
+    def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: _part(whole[name], self.processes).to(parameter.device, copy=True)
+            for parameter, name in self.names.items()
+            if name in whole
+        }
+
+    def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
+        load_adamw(self.optimizer, self.names, masters, moments)
+
+    def scaler_state(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        if state:
+            self.scaler.load_state_dict(state)
+
+    def memory_bytes(self) -> int:
+        return peak_memory_bytes(self.processes.device)
+
+
+class GatheredBlocks:
+    """The wave's residency: a range of blocks whole while it is worked on, the following one on its way meanwhile."""
+
+    def __init__(self, blocks: nn.ModuleList):
+        self.blocks = blocks
+
+    @contextmanager
+    def whole(self, blocks: range, following: range) -> Iterator[None]:
+        for handle in [self.blocks[index].unshard(async_op=True) for index in blocks]:
+            handle.wait()
+        for index in following:
+            self.blocks[index].unshard(async_op=True)
+        try:
+            yield
+        finally:
+            for index in blocks:
+                self.blocks[index].reshard()
+
+
+def shard(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
+    """Cut all parameters of a model into one part a rank, in place, and have them gathered when they are needed."""
+    ensure_group(processes)
+    _scalars_to_vectors(model)
+    on_gpu = processes.device.type == "cuda"
+    settings = {
+        "mesh": init_device_mesh(processes.device.type, (processes.world,)),
+        # Norms and losses need the trained weights' own precision; see FsdpEngine.
+        "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
+        "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if cpu_offload else OffloadPolicy(),
+    }
+    backbone: VideoBackbone = model.backbone
+    for block in backbone.blocks:
+        fully_shard(block, **settings)
+    fully_shard(model, **settings)
+    for module in (model, *backbone.blocks):
+        # Plain sums: the losses are parts of a sum over the global batch. A sum and a factor of 1 leave no division.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    for wave_pass in wave_passes(backbone):
+        wave_pass.residency = GatheredBlocks(backbone.blocks)
+    _prefetch_in_backward(model, backbone)
+    model.register_forward_hook(_let_go)
+
+
+def _scalars_to_vectors(model: nn.Module) -> None:
+    """FSDP takes no parameters without dimensions: they get one, of length 1, which broadcasts alike."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0:
+                setattr(module, name, nn.Parameter(parameter.detach().view(1), parameter.requires_grad))
+
+
+def _let_go(model: FSDPModule, _: Any, predictions: Any) -> None:
+    """A forward pass without a backward leaves the root whole; the next one would read weights that are out of date."""
+    if not torch.is_grad_enabled():
+        model.reshard()
+
+
+def _prefetch_in_backward(model: FSDPModule, backbone: VideoBackbone) -> None:
+    """Each module has the next one fetched, if that one's hooks run in backward too.
+
+    Left to itself, FSDP fetches whatever ran before: blocks without a graph, or a block that must wait for a wave.
+    """
+    hooked = _hooked_in_backward(backbone)
+    for index, module in enumerate([*backbone.blocks, model]):
+        before = backbone.blocks[index - 1] if index - 1 in hooked else module
+        # A module that fetches itself, being whole already, fetches nothing.
+        module.set_modules_to_backward_prefetch([before])
+
+
+def _hooked_in_backward(backbone: VideoBackbone) -> set[int]:
+    """Blocks that are called as modules and have a backward: from the first trained one on, less the wave's."""
+    trained = [i for i, block in enumerate(backbone.blocks) if any(p.requires_grad for p in block.parameters())]
+    in_waves = {
+        index
+        for wave_pass in wave_passes(backbone)
+        for index in range(wave_pass.settings.first, wave_pass.settings.last + 1)
+    }
+    return set(range(min(trained, default=len(backbone.blocks)), len(backbone.blocks))) - in_waves
+
+
+def _gather(parameter: DTensor, part: Tensor) -> Tensor:
+    """The whole tensor of parts that lie as a parameter's do, on every rank."""
+    mesh = parameter.device_mesh
+    shards = DTensor.from_local(
+        part.to(mesh.device_type), mesh, parameter.placements, run_check=False,
+        shape=parameter.shape, stride=parameter.stride(),
+    )  # fmt: skip
+    return shards.full_tensor()
+
+
+def _part(tensor: Tensor, processes: Processes) -> Tensor:
+    """Cut along dimension 0 as `fully_shard` does: parts of equal length, the last ones shorter or empty."""
+    tensor = tensor.view(1) if tensor.ndim == 0 else tensor
+    chunks = tensor.chunk(processes.world)
+    return chunks[processes.rank] if processes.rank < len(chunks) else tensor[:0]
