@@ -61,7 +61,7 @@ def apply_policy(
 
 
 def wave_passes(backbone: VideoBackbone) -> list[WavePass]:
-    """Those that run ranges of the backbone after `apply_policy`: an engine that shards weights sets their residency."""
+    """Those that run ranges of the backbone after `apply_policy`; engines that shard set their residency."""
     match backbone.timeline:
         case TiledTimeline(passes=passes):
             return [wave_pass for wave_pass in passes if wave_pass is not None]

@@ -23,7 +23,7 @@ def whole(parameter: Tensor) -> Tensor:
     return shards.full_tensor(grad_placements=[Partial()] * mesh.ndim)
 
 
-def part(parameter: Tensor) -> Tensor:
+def part_of(parameter: Tensor) -> Tensor:
     """This rank's part of a parameter, as autograd knows it: takes the gradient that `part_of_sum` makes."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter.view_as(parameter)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adatad.memory.arithmetic import no_autocast
 from adatad.memory.labels import label
 from adatad.memory.residency import AlwaysThere, Residency
-from adatad.memory.sharded import part, whole
+from adatad.memory.sharded import part_of, whole
 from adatad.memory.tiles import Tile
 from adatad.memory.wave import Rows, Wave, WaveSettings, Weights, read_from_block
 from adatad.models.backbone import VideoBackbone
@@ -41,7 +41,7 @@ class TrainedWeights(nn.Module):
 
     def forward(self) -> tuple[Tensor, ...]:
         pairs = zip(self.names, self.parameters_used(), strict=True)
-        return tuple(part(parameter) if name in self.only_parts else whole(parameter) for name, parameter in pairs)
+        return tuple(part_of(parameter) if name in self.only_parts else whole(parameter) for name, parameter in pairs)
 
 
 @dataclass

@@ -53,7 +53,7 @@ class FsdpEngine:
         groups = [{**group, "params": [sharded[names[p]] for p in group["params"]]} for group in groups]
         self.names: dict[nn.Parameter, str] = {sharded[name]: name for name in names.values()}
         # Of parameters in host memory, or without values, there is no fused update.
-        fused = processes.device.type == "cuda" and not spec.parallel.cpu_offload or None
+        fused = (processes.device.type == "cuda" and not spec.parallel.cpu_offload) or None
         self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=fused)
         self.groups = self.optimizer.param_groups
         self.dtype = autocast_dtype(spec.train.precision, processes.device)
@@ -179,7 +179,7 @@ def shard(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
         module.set_force_sum_reduction_for_comms(True)
     for wave_pass in wave_passes(backbone):
         wave_pass.residency = GatheredBlocks(backbone.blocks)
-    _prefetch_in_backward(model, backbone)
+    _prefetch_one_ahead(model, backbone)
     model.register_forward_hook(_let_go)
 
 
@@ -197,27 +197,31 @@ def _let_go(model: FSDPModule, _: Any, predictions: Any) -> None:
         model.reshard()
 
 
-def _prefetch_in_backward(model: FSDPModule, backbone: VideoBackbone) -> None:
-    """Each module has the next one fetched, if that one's hooks run in backward too.
+def _prefetch_one_ahead(model: FSDPModule, backbone: VideoBackbone) -> None:
+    """While a block works, the next one's weights are on their way, if its hooks will run.
 
-    Left to itself, FSDP fetches whatever ran before: blocks without a graph, or a block that must wait for a wave.
+    Left to itself, FSDP keeps each gather's buffer until the one after the next, and in backward fetches whatever ran
+    before: blocks without a graph, or a block that must wait for a wave.
     """
-    hooked = _hooked_in_backward(backbone)
+    called, differentiated = _called(backbone)
     for index, module in enumerate([*backbone.blocks, model]):
-        before = backbone.blocks[index - 1] if index - 1 in hooked else module
+        module._set_unshard_async_op(True)
+        if module is not model and index + 1 in called:
+            module.set_modules_to_forward_prefetch([backbone.blocks[index + 1]])
         # A module that fetches itself, being whole already, fetches nothing.
+        before = backbone.blocks[index - 1] if index - 1 in differentiated else module
         module.set_modules_to_backward_prefetch([before])
 
 
-def _hooked_in_backward(backbone: VideoBackbone) -> set[int]:
-    """Blocks that are called as modules and have a backward: from the first trained one on, less the wave's."""
+def _called(backbone: VideoBackbone) -> tuple[set[int], set[int]]:
+    """Blocks that are called as modules, not run by a wave; and those of them that have a backward."""
+    waves = [wave_pass.settings for wave_pass in wave_passes(backbone)]
+    in_waves = {index for settings in waves for index in range(settings.first, settings.last + 1)}
+    # The side variant runs no block behind the last that feeds an adapter.
+    count = max(backbone.adapter_blocks) + 1 if backbone.mode == "side" else len(backbone.blocks)
+    called = set(range(count)) - in_waves
     trained = [i for i, block in enumerate(backbone.blocks) if any(p.requires_grad for p in block.parameters())]
-    in_waves = {
-        index
-        for wave_pass in wave_passes(backbone)
-        for index in range(wave_pass.settings.first, wave_pass.settings.last + 1)
-    }
-    return set(range(min(trained, default=len(backbone.blocks)), len(backbone.blocks))) - in_waves
+    return called, {index for index in called if trained and index >= trained[0]}
 
 
 def _gather(parameter: DTensor, part: Tensor) -> Tensor:

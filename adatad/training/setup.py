@@ -123,13 +123,14 @@ def end_epoch(spec: Spec) -> int:
 def validation_loader(
     spec: Spec, annotations: Annotations, processes: Processes, shuffle_clips: bool = False
 ) -> Loader:
-    """This rank's sliding windows over the validation videos: every `world`-th window, none twice."""
+    """This rank's sliding windows over the validation videos: every `world`-th window, none twice.
+
+    One at a time: in batches of another size the last digits would differ, and so with the number of ranks.
+    """
     repeat_last = spec.compat == "reference"
     places = [
         place for video in annotations.validation for place in sliding_windows(video, spec.data.window, repeat_last)
     ]
     dataset = ValidationWindows(places, spec.data, spec.model.backbone.clip_frames if shuffle_clips else 0)
-    batch = max(1, spec.train.global_batch // (processes.world * spec.train.accumulation))
-    mine = list(range(processes.rank, len(places), processes.world))
-    batches = [mine[first : first + batch] for first in range(0, len(mine), batch)]
-    return Loader(dataset, batches, spec.data.workers)
+    mine = range(processes.rank, len(places), processes.world)
+    return Loader(dataset, [[number] for number in mine], spec.data.workers)

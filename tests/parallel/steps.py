@@ -29,24 +29,53 @@ class Outcome:
 
 def train_steps(spec_file: str, overrides: list[str], steps: int = STEPS) -> Outcome:
     """Fresh parts of a spec, and that many optimizer steps."""
-    from adatad.data.annotations import read_annotations
-    from adatad.parallel.processes import start_processes
-    from adatad.spec import load
-    from adatad.training.loop import train_step
-    from adatad.training.setup import build_parts, training_loader
+    return train_cases(spec_file, {"only": overrides}, steps)["only"]
 
-    spec = load(spec_file, overrides)
+
+def train_cases(spec_file: str, cases: dict[str, list[str]], steps: int = STEPS) -> dict[str, Outcome]:
+    """The same for several lists of overrides, one after the other in one process group."""
+    from adatad.parallel.processes import start_processes
+
     with start_processes() as processes:
-        annotations = read_annotations(spec.data)
-        parts = build_parts(spec, annotations, processes)
-        start = numpy_of(parts.engine.whole(parts.engine.masters()))
-        batches = iter(training_loader(spec, annotations, processes, (0, 0)))
+        return {name: outcome_of(Run(spec_file, overrides, processes), steps) for name, overrides in cases.items()}
+
+
+class Run:
+    """Fresh parts of a spec, and steps of training."""
+
+    def __init__(self, spec_file: str, overrides: list[str], processes: Any):
+        from adatad.data.annotations import read_annotations
+        from adatad.spec import load
+        from adatad.training.setup import build_parts
+
+        self.spec = load(spec_file, overrides)
+        self.annotations = read_annotations(self.spec.data)
+        self.processes, self.parts = processes, build_parts(self.spec, self.annotations, processes)
+        self.done = 0
+
+    def train(self, steps: int) -> list[dict[str, Any]]:
+        """That many more steps; their values."""
+        from adatad.training.loop import train_step
+        from adatad.training.setup import training_loader
+
+        parts, accumulation = self.parts, self.spec.train.accumulation
+        start = divmod(self.done, parts.steps_per_epoch)
+        batches = iter(training_loader(self.spec, self.annotations, self.processes, start))
         parts.engine.model.train()
         values = []
-        for step in range(steps):
-            values.append(train_step(parts, [next(batches) for _ in range(spec.train.accumulation)], step))
-        end = numpy_of(parts.engine.whole(parts.engine.masters()))
-        return Outcome(values, start, end, numpy_of(parts.engine.whole(parts.ema.averages)))
+        for step in range(self.done, self.done + steps):
+            values.append(train_step(parts, [next(batches) for _ in range(accumulation)], step))
+        self.done += steps
+        return values
+
+    def whole_parameters(self) -> dict[str, np.ndarray]:
+        return numpy_of(self.parts.engine.whole(self.parts.engine.masters()))
+
+
+def outcome_of(run: Run, steps: int) -> Outcome:
+    start, values = run.whole_parameters(), run.train(steps)
+    averages = numpy_of(run.parts.engine.whole(run.parts.ema.averages))
+    return Outcome(values, start, run.whole_parameters(), averages)
 
 
 def numpy_of(tensors: dict[str, Any]) -> dict[str, np.ndarray]:

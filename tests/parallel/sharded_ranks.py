@@ -1,0 +1,190 @@
+"""What ranks of the FSDP tests do beyond training steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from steps import Outcome, Run, numpy_of, outcome_of
+
+
+@dataclass
+class Gathers:
+    """Bytes of frozen weights that lie whole on this rank, or in a buffer on their way, looked at after every gather.
+
+    units: of each block; root: of the rest; most: blocks together, at any moment; left: after the last step.
+    """
+
+    units: list[int]
+    root: int
+    samples: list[int] = field(default_factory=list)
+    left: int = 0
+
+    @property
+    def most(self) -> int:
+        return max(self.samples)
+
+
+def watch_gathers(model: torch.nn.Module) -> Gathers:
+    from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+
+    groups = [block._get_fsdp_state()._fsdp_param_group for block in model.backbone.blocks]
+    root = model._get_fsdp_state()._fsdp_param_group
+    gathers = Gathers([frozen_bytes(group) for group in groups], frozen_bytes(root))
+    gathers.now = lambda: sum(held_bytes(group) for group in (*groups, root))
+    owners: dict[int, Any] = {}
+
+    def after(name: str) -> None:
+        run = getattr(FSDPParamGroup, name)
+
+        def watched(group: Any, *arguments: Any, **keywords: Any) -> None:
+            run(group, *arguments, **keywords)
+            if group._all_gather_result is not None:
+                owners[id(group._all_gather_result)] = group
+            # In forward a buffer outlives its copy by one gather.
+            kept = group.comm_ctx.all_gather_state
+            late = 0 if kept is None else frozen_bytes(owners[id(kept.all_gather_result)])
+            gathers.samples.append(sum(map(held_bytes, groups)) + late * (kept is not None and owners_block(kept)))
+
+        setattr(FSDPParamGroup, name, watched)
+
+    def owners_block(kept: Any) -> bool:
+        return owners[id(kept.all_gather_result)] is not root
+
+    after("unshard")
+    after("wait_for_unshard")
+    return gathers
+
+
+def held_bytes(group: Any) -> int:
+    """Frozen weights of a unit that are whole, and those in a gather's buffer."""
+    whole = [
+        out.untyped_storage().size()
+        for param in group.fsdp_params
+        if not param.sharded_param.requires_grad
+        for out in getattr(param, "all_gather_outputs", [])
+    ]
+    return sum(whole) + (frozen_bytes(group) if group._all_gather_result is not None else 0)
+
+
+def frozen_bytes(group: Any) -> int:
+    """Of a whole unit, with the padding of its parts."""
+    shards = [p.sharded_param for p in group.fsdp_params if not p.sharded_param.requires_grad]
+    return sum(
+        -(-shard.shape[0] // group.mesh_info.shard_mesh_size) * group.mesh_info.shard_mesh_size * shard[0].numel()
+        * shard.element_size()
+        for shard in shards
+    )  # fmt: skip
+
+
+def train_watched(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Gathers]:
+    """Two steps and one evaluation of each case, watched."""
+    from adatad.parallel.processes import start_processes
+    from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+
+    original = FSDPParamGroup.unshard, FSDPParamGroup.wait_for_unshard
+    results = {}
+    with start_processes() as processes:
+        for name, overrides in cases.items():
+            run = Run(spec_file, overrides, processes)
+            gathers = watch_gathers(run.parts.engine.model)
+            run.train(2)
+            gathers.left = gathers.now()
+            detections_of(run)
+            gathers.left += gathers.now()
+            del gathers.now
+            FSDPParamGroup.unshard, FSDPParamGroup.wait_for_unshard = original
+            results[name] = gathers
+    return results
+
+
+def detections_of(run: Run) -> Any:
+    from adatad.training.setup import validation_loader
+    from adatad.training.validation import classes_of, detect
+
+    parts, spec = run.parts, run.spec
+    loader = validation_loader(spec, run.annotations, run.processes)
+    with parts.engine.holding(parts.ema.averages):
+        return detect(parts.engine.model, loader, spec, classes_of(spec, run.annotations), run.processes)
+
+
+def evaluate_cases(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Any]:
+    """Number of this rank's batches, and detections, of a model whose parameters and averages are drawn."""
+    from adatad.parallel.processes import start_processes
+    from adatad.training.setup import validation_loader
+
+    results = {}
+    with start_processes() as processes:
+        for name, overrides in cases.items():
+            run = Run(spec_file, overrides, processes)
+            parts, draw = run.parts, torch.Generator().manual_seed(3)
+            shapes = {n: p.shape for n, p in run.parts.model.named_parameters() if p.requires_grad}
+            drawn = {n: 0.3 * torch.randn(shape, generator=draw) for n, shape in shapes.items()}
+            parts.ema.load(parts.engine.parts(drawn))
+            batches = len(validation_loader(run.spec, run.annotations, processes))
+            results[name] = batches, detections_of(run)
+    return results
+
+
+def train_with_evaluation_between(spec_file: str, overrides: list[str], steps: int) -> Outcome:
+    """As `train_steps`, with evaluations of other weights before the first step and in the middle."""
+    from adatad.parallel.processes import start_processes
+
+    with start_processes() as processes:
+        run = Run(spec_file, overrides, processes)
+        start, values = run.whole_parameters(), []
+        for _ in range(2):
+            detections_of(run)
+            values += run.train(steps // 2)
+        averages = numpy_of(run.parts.engine.whole(run.parts.ema.averages))
+        return Outcome(values, start, run.whole_parameters(), averages)
+
+
+def train_and_keep(spec_file: str, overrides: list[str], steps: int) -> Any:
+    """Whole tensors after some steps, as a checkpoint has them."""
+    from adatad.parallel.processes import start_processes
+    from adatad.training.loop import whole_tensors
+
+    with start_processes() as processes:
+        run = Run(spec_file, overrides, processes)
+        run.train(steps)
+        normalizer = run.parts.normalizer.value
+        parameters, averages, optimizer = whole_tensors(run.parts)
+        return normalizer, numpy_of(parameters), numpy_of(averages), {n: numpy_of(t) for n, t in optimizer.items()}
+
+
+def go_on(spec_file: str, overrides: list[str], kept: Any, done: int, steps: int) -> Outcome:
+    """The steps after those of `train_and_keep`, by fresh parts."""
+    from adatad.parallel.processes import start_processes
+    from adatad.training.loop import load_whole_tensors
+
+    normalizer, *tensors = kept
+    with start_processes() as processes:
+        run = Run(spec_file, overrides, processes)
+        load_whole_tensors(run.parts, *map(tensors_of, tensors))
+        run.parts.normalizer.value, run.done = normalizer, done
+        return outcome_of(run, steps)
+
+
+def tensors_of(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {n: tensors_of(a) if isinstance(a, dict) else torch.from_numpy(a) for n, a in arrays.items()}
+
+
+def overflow_on_one_rank(spec_file: str, overrides: list[str]) -> dict[str, Any]:
+    """A step whose gradients aren't finite on the last rank alone; then one as usual."""
+    from adatad.parallel.processes import start_processes
+
+    with start_processes() as processes:
+        run = Run(spec_file, overrides, processes)
+        engine = run.parts.engine
+        backward = engine.backward
+        before, scale = run.whole_parameters(), engine.scaler_state().get("scale")
+        engine.backward = lambda loss: backward(loss * (float("inf") if processes.rank else 1.0))
+        bad = run.train(1)[0]
+        between, engine.backward = run.whole_parameters(), backward
+        good = run.train(1)[0]
+        return {
+            "before": before, "between": between, "after": run.whole_parameters(), "bad": bad, "good": good,
+            "scales": (scale, engine.scaler_state().get("scale")),
+        }  # fmt: skip
