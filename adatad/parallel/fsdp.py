@@ -49,10 +49,10 @@ class FsdpEngine:
         self.shapes = {name: parameter.shape for parameter, name in names.items()}
         shard(model, processes, spec.parallel.cpu_offload)
         self.model: FSDPModule = model
-        sharded = dict(model.named_parameters())
-        groups = [{**group, "params": [sharded[names[p]] for p in group["params"]]} for group in groups]
-        self.names: dict[nn.Parameter, str] = {sharded[name]: name for name in names.values()}
-        # Of parameters in host memory, or without values, there is no fused update.
+        self.sharded: dict[str, DTensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        # The optimizer sees this rank's parts as plain tensors, in the same memory: nothing it does crosses ranks.
+        self.local = {name: nn.Parameter(local_of(parameter)) for name, parameter in self.sharded.items()}
+        groups = [{**group, "params": [self.local[names[p]] for p in group["params"]]} for group in groups]
         fused = (processes.device.type == "cuda" and not spec.parallel.cpu_offload) or None
         self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=fused)
         self.groups = self.optimizer.param_groups
@@ -70,7 +70,7 @@ class FsdpEngine:
         self.scaler.scale(loss).backward()
 
     def update(self, max_norm: float | None, skip: bool = False) -> float:
-        gradients = [local_of(p.grad) for p in self.names if p.grad is not None]
+        gradients = self._take_gradients()
         scale = self.scaler.get_scale()
         norm = self._global_norm(gradients) / scale
         if not skip and math.isfinite(norm):
@@ -80,6 +80,14 @@ class FsdpEngine:
         self._adjust_scale(norm)
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _take_gradients(self) -> list[Tensor]:
+        """This rank's parts of the gradients, from the parameters to the optimizer's."""
+        for name, parameter in self.sharded.items():
+            if parameter.grad is not None:
+                self.local[name].grad = local_of(parameter.grad)
+                parameter.grad = None
+        return [local.grad for local in self.local.values() if local.grad is not None]
 
     def _global_norm(self, gradients: list[Tensor]) -> float:
         """Of all ranks' parts together; the same number everywhere, not finite if any part isn't."""
@@ -97,36 +105,31 @@ class FsdpEngine:
         self.scaler.update()
 
     def masters(self) -> dict[str, Tensor]:
-        return {name: local_of(parameter) for parameter, name in self.names.items()}
+        return {name: local.detach() for name, local in self.local.items()}
 
     def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
         return swapped(self.masters(), values)
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        return {
-            self.names[p]: {key: local_of(tensor) for key, tensor in tensors.items()}
-            for p, tensors in self.optimizer.state.items()
-        }
+        state = self.optimizer.state
+        return {name: dict(state[local]) for name, local in self.local.items() if local in state}
 
     def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gathered one parameter at a time, to host memory."""
         gathered = {}
-        for parameter, name in self.names.items():
-            if name in parts:
-                tensor = _gather(parameter, parts[name])
-                if self.processes.is_main:
-                    gathered[name] = tensor.to("cpu", copy=True).view(self.shapes[name])
+        for name, part in parts.items():
+            tensor = _gather(self.sharded[name], part)
+            if self.processes.is_main:
+                gathered[name] = tensor.to("cpu", copy=True).view(self.shapes[name])
         return gathered
 
     def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: _part(whole[name], self.processes).to(parameter.device, copy=True)
-            for parameter, name in self.names.items()
-            if name in whole
+            name: _part(tensor, self.processes).to(self.local[name].device, copy=True) for name, tensor in whole.items()
         }
 
     def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
-        load_adamw(self.optimizer, self.names, masters, moments)
+        load_adamw(self.optimizer, {local: name for name, local in self.local.items()}, masters, moments)
 
     def scaler_state(self) -> dict[str, Any]:
         return self.scaler.state_dict()

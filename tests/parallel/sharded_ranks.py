@@ -45,12 +45,9 @@ def watch_gathers(model: torch.nn.Module) -> Gathers:
             # In forward a buffer outlives its copy by one gather.
             kept = group.comm_ctx.all_gather_state
             late = 0 if kept is None else frozen_bytes(owners[id(kept.all_gather_result)])
-            gathers.samples.append(sum(map(held_bytes, groups)) + late * (kept is not None and owners_block(kept)))
+            gathers.samples.append(sum(map(held_bytes, groups)) + late)
 
         setattr(FSDPParamGroup, name, watched)
-
-    def owners_block(kept: Any) -> bool:
-        return owners[id(kept.all_gather_result)] is not root
 
     after("unshard")
     after("wait_for_unshard")
@@ -79,7 +76,7 @@ def frozen_bytes(group: Any) -> int:
 
 
 def train_watched(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Gathers]:
-    """Two steps and one evaluation of each case, watched."""
+    """A step and an evaluation of each case, watched."""
     from adatad.parallel.processes import start_processes
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
@@ -89,7 +86,7 @@ def train_watched(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Gath
         for name, overrides in cases.items():
             run = Run(spec_file, overrides, processes)
             gathers = watch_gathers(run.parts.engine.model)
-            run.train(2)
+            run.train(1)
             gathers.left = gathers.now()
             detections_of(run)
             gathers.left += gathers.now()

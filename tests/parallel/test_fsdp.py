@@ -87,8 +87,7 @@ def test_bf16_on_two_ranks_is_close_to_bf16_on_one(spec_file):
         truths = run_ranks(1, train_cases, spec_file, {p: [*common, *POLICIES[p]] for p in POLICIES}, 4)[0]
         ours = run_ranks(2, train_cases, spec_file, {p: [*common, FSDP, *POLICIES[p]] for p in POLICIES}, 4)[0]
         for policy, outcome in ours.items():
-            print(name, policy, difference(outcome, truths[policy]))
-            assert difference(outcome, truths[policy]) < 0.05, policy
+            assert 0 < difference(outcome, truths[policy]) < 0.1, policy
 
 
 def test_offload_gives_the_same_numbers(spec_file):
@@ -113,11 +112,11 @@ def test_evaluation_on_many_ranks_finds_what_one_process_finds(world, spec_file)
     truths = run_ranks(1, evaluate_cases, spec_file, policies)[0]
     ours = run_ranks(world, evaluate_cases, spec_file, {n: [*o, FSDP] for n, o in policies.items()})
     for name, (_, detections) in truths.items():
-        counts = [rank[name][0] for rank in ours]
-        print(counts)
         for rank in ours:
             assert rank[name][1] == detections, name
         assert sum(map(len, detections.values())) > 0
+    batches = [rank["none"][0] for rank in ours]
+    assert len(set(batches)) == (1 if world == 2 else 2)
 
 
 def test_an_evaluation_between_steps_changes_nothing(spec_file):
