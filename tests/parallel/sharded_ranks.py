@@ -77,8 +77,9 @@ def frozen_bytes(group: Any) -> int:
 
 def train_watched(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Gathers]:
     """A step and an evaluation of each case, watched."""
-    from adatad.parallel.processes import start_processes
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+
+    from adatad.parallel.processes import start_processes
 
     original = FSDPParamGroup.unshard, FSDPParamGroup.wait_for_unshard
     results = {}
@@ -185,3 +186,27 @@ def overflow_on_one_rank(spec_file: str, overrides: list[str]) -> dict[str, Any]
             "before": before, "between": between, "after": run.whole_parameters(), "bad": bad, "good": good,
             "scales": (scale, engine.scaler_state().get("scale")),
         }  # fmt: skip
+
+
+def kept_of_64(spec_file: str, cpu_offload: str) -> tuple[int, int]:
+    """Bytes of frozen weights that a rank of 64 keeps between steps, and those of the whole model; on a group of
+    ranks that don't exist, with weights without values."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from adatad.models.detector import build_model
+    from adatad.parallel.adamw import local_of
+    from adatad.parallel.processes import Processes
+    from adatad.spec import load
+    from adatad.training.setup import assemble
+
+    overrides = ["parallel.engine=fsdp", f"parallel.cpu_offload={cpu_offload}", "train.precision=bf16"]
+    spec = load(spec_file, overrides, check_files=False)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=64)
+    with torch.device("meta"):
+        model = build_model(spec.model, 20)
+    assemble(spec, Processes(0, 64, torch.device("cpu")), model, 20, steps_per_epoch=100)
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    kept = [local_of(parameter) for parameter in frozen]
+    dist.destroy_process_group()
+    return tuple(sum(t.numel() * t.element_size() for t in tensors) for tensors in (kept, frozen))

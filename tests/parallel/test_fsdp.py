@@ -6,6 +6,7 @@ from ranks import run_ranks
 from sharded_ranks import (
     evaluate_cases,
     go_on,
+    kept_of_64,
     overflow_on_one_rank,
     train_and_keep,
     train_watched,
@@ -82,23 +83,25 @@ def test_frozen_weights_are_whole_for_two_units_at_most_and_never_after_a_step(s
 
 
 def test_bf16_on_two_ranks_is_close_to_bf16_on_one(spec_file):
-    for name in ("adapter", "full"):
-        common = [*mode(name), "train.precision=bf16"]
-        truths = run_ranks(1, train_cases, spec_file, {p: [*common, *POLICIES[p]] for p in POLICIES}, 4)[0]
-        ours = run_ranks(2, train_cases, spec_file, {p: [*common, FSDP, *POLICIES[p]] for p in POLICIES}, 4)[0]
-        for policy, outcome in ours.items():
-            assert 0 < difference(outcome, truths[policy]) < 0.1, policy
+    cases = {
+        f"{name} {policy}": [*mode(name), "train.precision=bf16", *POLICIES[policy]]
+        for name, policy in (("adapter", "none"), ("adapter", "block"), ("adapter", "tile"), ("full", "tile"))
+    }
+    truths = run_ranks(1, train_cases, spec_file, cases, 4)[0]
+    ours = run_ranks(2, train_cases, spec_file, {name: [*o, FSDP] for name, o in cases.items()}, 4)[0]
+    for name, outcome in ours.items():
+        assert 0 < difference(outcome, truths[name]) < 0.1, name
 
 
 def test_offload_gives_the_same_numbers(spec_file):
-    cases = {}
-    for policy in POLICIES:
-        cases[policy] = [*mode("adapter"), FSDP, *POLICIES[policy]]
-        cases[f"{policy} offloaded"] = [*cases[policy], "parallel.cpu_offload=true"]
-    cases["full"] = [*mode("full"), FSDP, *POLICIES["tile"]]
-    cases["full offloaded"] = [*cases["full"], "parallel.cpu_offload=true"]
-    outcomes = run_ranks(2, train_cases, spec_file, cases, 4)[0]
-    for name in (*POLICIES, "full"):
+    there = {
+        "block": [*mode("adapter"), FSDP, *POLICIES["block"]],
+        "tile": [*mode("adapter"), FSDP, *POLICIES["tile"]],
+        "full": [*mode("full"), FSDP, *POLICIES["tile"]],
+    }
+    away = {f"{name} offloaded": [*overrides, "parallel.cpu_offload=true"] for name, overrides in there.items()}
+    outcomes = run_ranks(2, train_cases, spec_file, there | away, 4)[0]
+    for name in there:
         assert outcomes[name].values == outcomes[f"{name} offloaded"].values
         for parameter, value in outcomes[name].end.items():
             np.testing.assert_array_equal(outcomes[f"{name} offloaded"].end[parameter], value)
@@ -152,3 +155,11 @@ def test_a_step_that_is_not_finite_on_one_rank_changes_nothing_on_any(precision,
     if precision == "fp16":
         before, after = first["scales"]
         assert after == before / 2
+
+
+@pytest.mark.parametrize("cpu_offload", ["false", "true"])
+def test_each_of_64_ranks_keeps_a_tenth_of_a_gib_of_the_giant_backbone_at_most(cpu_offload):
+    most = 0.1 * 2**30
+    kept, whole = run_ranks(1, kept_of_64, "configs/thumos/g_768x160_adapter.yaml", cpu_offload)[0]
+    assert whole > 1.9e9
+    assert whole / 64 <= kept < min(most, 1.1 * whole / 64)
