@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +27,13 @@ class Gathers:
         return max(self.samples)
 
 
-def watch_gathers(model: torch.nn.Module) -> Gathers:
+def watch_gathers(model: torch.nn.Module) -> tuple[Gathers, Callable[[], int]]:
+    """What is sampled from now on, and a look at what is held at a moment, the root's share included."""
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
     groups = [block._get_fsdp_state()._fsdp_param_group for block in model.backbone.blocks]
     root = model._get_fsdp_state()._fsdp_param_group
     gathers = Gathers([frozen_bytes(group) for group in groups], frozen_bytes(root))
-    gathers.now = lambda: sum(held_bytes(group) for group in (*groups, root))
     owners: dict[int, Any] = {}
 
     def after(name: str) -> None:
@@ -51,7 +52,7 @@ def watch_gathers(model: torch.nn.Module) -> Gathers:
 
     after("unshard")
     after("wait_for_unshard")
-    return gathers
+    return gathers, lambda: sum(map(held_bytes, (*groups, root)))
 
 
 def held_bytes(group: Any) -> int:
@@ -86,12 +87,11 @@ def train_watched(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Gath
     with start_processes() as processes:
         for name, overrides in cases.items():
             run = Run(spec_file, overrides, processes)
-            gathers = watch_gathers(run.parts.engine.model)
+            gathers, held_now = watch_gathers(run.parts.engine.model)
             run.train(1)
-            gathers.left = gathers.now()
+            gathers.left = held_now()
             detections_of(run)
-            gathers.left += gathers.now()
-            del gathers.now
+            gathers.left += held_now()
             FSDPParamGroup.unshard, FSDPParamGroup.wait_for_unshard = original
             results[name] = gathers
     return results
