@@ -51,7 +51,7 @@ def detect(model: nn.Module, loader: Loader, spec: Spec, classes: tuple[str, ...
     return merge_windows(by_video, spec.postprocess)
 
 
-def in_step(loader: DataLoader, processes: Processes) -> Iterator[tuple[Batch, bool]]:
+def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]]:
     """This rank's batches, and whether they count: ranks with fewer go on with a window of no account, because ranks
     that share weights must all run the same number of forward passes."""
     most = max(processes.gather(len(loader)))
