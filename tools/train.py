@@ -1,7 +1,8 @@
-"""Train the experiment of a spec, alone or under torchrun.
+"""Train the experiment of a spec, alone or under a launcher.
 
 python tools/train.py configs/demo/tia.yaml
-torchrun --nproc-per-node 2 tools/train.py configs/demo/tia.yaml --set train.seed=1 --id 1
+torchrun --nproc-per-node 2 tools/train.py configs/demo/tia.yaml --engine fsdp --id 1
+deepspeed --num_gpus 2 tools/train.py configs/demo/tia.yaml --deepspeed ds_configs/zero3.json --id 2
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from adatad.spec import add_spec_arguments, spec_from_arguments
+from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
+    add_engine_arguments(parser)
     parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on from the newest or a named checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="delete what the run directory holds")
     args = parser.parse_args()

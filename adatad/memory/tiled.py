@@ -36,6 +36,11 @@ class TrainedWeights(nn.Module):
         # In a list, not registered: the owner's modules stay where they are in the model's tree.
         self._owner = [owner]
 
+    def adopt(self) -> None:
+        """Own the parameters too, for an engine that looks at a module's own ones (and puts no others in place)."""
+        for number, parameter in enumerate(self.parameters_used()):
+            self.register_parameter(str(number), parameter)
+
     def parameters_used(self) -> list[nn.Parameter]:
         return [self._owner[0].get_parameter(name) for name in self.names]
 

@@ -1,8 +1,17 @@
 """The experiment file: typed sections, YAML loading, inheritance, overrides, error messages. Imports no torch."""
 
-from adatad.spec.arguments import add_spec_arguments, overrides_from, spec_from_arguments
+from adatad.spec.arguments import add_engine_arguments, add_spec_arguments, overrides_from, spec_from_arguments
 from adatad.spec.dump import to_yaml
 from adatad.spec.load import SpecError, load
 from adatad.spec.schema import Spec
 
-__all__ = ["Spec", "SpecError", "add_spec_arguments", "load", "overrides_from", "spec_from_arguments", "to_yaml"]
+__all__ = [
+    "Spec",
+    "SpecError",
+    "add_engine_arguments",
+    "add_spec_arguments",
+    "load",
+    "overrides_from",
+    "spec_from_arguments",
+    "to_yaml",
+]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
+from adatad.spec.deepspeed_file import DeepSpeedFileError, engine_of
 from adatad.spec.load import SpecError, load
-from adatad.spec.schema import Spec
+from adatad.spec.schema import EngineKind, Spec
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +22,35 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", type=int, metavar="N", help="number of the run: it lives in runs/<spec name>/id<N>")
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """--engine, --deepspeed, and what DeepSpeed's launcher adds to a command."""
+    parser.add_argument("--engine", choices=get_args(EngineKind), help="how ranks share the work (parallel.engine)")
+    parser.add_argument(
+        "--deepspeed", metavar="FILE",
+        help="DeepSpeed's JSON file (parallel.deepspeed); without --engine, the engine is that of the file's stage",
+    )  # fmt: skip
+    # The environment says the same.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
 def overrides_from(args: argparse.Namespace) -> Sequence[str]:
-    """The overrides that the arguments stand for."""
-    return args.overrides if args.id is None else [*args.overrides, f"run.id={args.id}"]
+    """The overrides that the arguments stand for. Raises DeepSpeedFileError if --deepspeed can't be read."""
+    overrides = [*args.overrides]
+    engine, file = getattr(args, "engine", None), getattr(args, "deepspeed", None)
+    if file is not None:
+        overrides.append(f"parallel.deepspeed={file}")
+        engine = engine or engine_of(file)
+    if engine is not None:
+        overrides.append(f"parallel.engine={engine}")
+    if args.id is not None:
+        overrides.append(f"run.id={args.id}")
+    return overrides
 
 
 def spec_from_arguments(args: argparse.Namespace, check_files: bool = True) -> Spec:
     """The spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2."""
     try:
         return load(args.spec, overrides_from(args), check_files)
-    except SpecError as error:
+    except (SpecError, DeepSpeedFileError) as error:
         print(f"{args.spec} can't be used:\n{error}", file=sys.stderr)
         sys.exit(2)

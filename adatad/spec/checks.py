@@ -28,7 +28,7 @@ def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
 
 def file_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     """Files and folders that a run reads and that aren't there."""
-    return _problems((_annotations, _weights, _classes, _videos), spec, set(doubtful))
+    return _problems((_annotations, _weights, _deepspeed, _classes, _videos), spec, set(doubtful))
 
 
 def _problems(checks: Iterable[Check], spec: Spec, doubtful: set[Key]) -> list[Problem]:
@@ -48,6 +48,10 @@ def _annotations(spec: Spec) -> Iterator[Problem]:
 
 def _weights(spec: Spec) -> Iterator[Problem]:
     yield from _no_file(("model", "backbone", "weights"), spec.model.backbone.weights)
+
+
+def _deepspeed(spec: Spec) -> Iterator[Problem]:
+    yield from _no_file(("parallel", "deepspeed"), spec.parallel.deepspeed)
 
 
 def _classes(spec: Spec) -> Iterator[Problem]:

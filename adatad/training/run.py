@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -28,13 +29,15 @@ from adatad.training.loop import Progress, Training, load_whole_tensors
 from adatad.training.metrics import Metrics
 from adatad.training.resume import ResumeError, checkpoint_to_resume
 from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
-from adatad.training.setup import Parts, build_initial_model, build_parts, validation_loader
+from adatad.training.setup import Parts, build_initial_model, build_parts, shapes_of, validation_loader
 from adatad.training.signals import StopRequest
 from adatad.training.validation import Detections, classes_of, detect, score, summary, write_detections
 
 T = TypeVar("T")
 BOARD_TIMELINES = 4
 """Validation videos whose timelines TensorBoard shows after each evaluation."""
+SHOWN_DIFFERENCES = 20
+"""Parameters that are named when a checkpoint is of another model."""
 
 
 def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> 
         load_exported(model, trained, checkpoint)
         return
     saved = read_checkpoint(checkpoint)
-    check_same_model(model, trained, fingerprint(model), saved, checkpoint)
+    check_same_model(shapes_of(model), trained, fingerprint(model), saved, checkpoint)
     model.load_state_dict(saved.ema, strict=False)
 
 
@@ -105,7 +108,7 @@ def _open(
         path, skipped = _on_main(processes, lambda: checkpoint_to_resume(run_directory(spec), resume))
     if path is not None:
         checkpoint = read_checkpoint(path)
-        check_same_model(parts.model, parts.trained, parts.frozen_fingerprint, checkpoint, path)
+        check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
     run = _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
     logger = log_to(run, console) if processes.is_main else _silent_logger()
     for line in skipped:
@@ -151,17 +154,19 @@ def spec_changes(before: str, now: str) -> list[str]:
 
 
 def check_same_model(
-    model: nn.Module, trained: list[str], frozen_fingerprint: str, checkpoint: Checkpoint, path: Path
+    shapes: dict[str, torch.Size], trained: list[str], frozen_fingerprint: str, checkpoint: Checkpoint, path: Path
 ) -> None:
-    """Refuse a checkpoint of other trained parameters or other frozen weights."""
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    different = set(trained) ^ checkpoint.parameters.keys()
-    same = checkpoint.parameters.keys() & shapes
-    different |= {name for name in same if checkpoint.parameters[name].shape != shapes[name]}
-    if different:
-        raise CheckpointError(
-            f"{path}: trains other parameters than this spec ({len(different)} differ, such as {min(different)})"
-        )
+    """Refuse a checkpoint of other trained parameters or other frozen weights. shapes: of the model's parameters."""
+    here = {name: tuple(shapes[name]) for name in trained}
+    there = {name: tuple(tensor.shape) for name, tensor in checkpoint.parameters.items()}
+    lines = [f"{name}: only in the checkpoint" for name in sorted(there.keys() - here.keys())]
+    lines += [f"{name}: only in this spec's model" for name in sorted(here.keys() - there.keys())]
+    same = sorted(here.keys() & there.keys())
+    lines += [f"{n}: {there[n]} in the checkpoint, {here[n]} here" for n in same if there[n] != here[n]]
+    if lines:
+        more = [f"and {len(lines) - SHOWN_DIFFERENCES} more"] if len(lines) > SHOWN_DIFFERENCES else []
+        listed = "".join(f"\n  {line}" for line in lines[:SHOWN_DIFFERENCES] + more)
+        raise CheckpointError(f"{path}: trains other parameters than this spec ({len(lines)} differ):{listed}")
     if checkpoint.state["frozen_fingerprint"] != frozen_fingerprint:
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
 
@@ -181,7 +186,7 @@ def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger:
     logger.info("run %s (tensorboard --logdir %s)", run.path, run.path / "tensorboard")
     counts = len(annotations.train), len(annotations.validation), len(annotations.classes), parts.steps_per_epoch
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
-    sizes = {name: parameter.numel() for name, parameter in parts.model.named_parameters()}
+    sizes = {name: shape.numel() for name, shape in parts.shapes.items()}
     for group in parts.engine.groups:
         numbers = sum(sizes[name] for name in group["parameter_names"])
         rate, decay = group["base_lr"], group["weight_decay"]

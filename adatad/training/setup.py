@@ -41,6 +41,8 @@ class Parts:
     processes: Processes
     model: nn.Module
     trained: list[str]
+    shapes: dict[str, torch.Size]
+    """`shapes_of` the model before the engine took it: engines shard parameters and rename what holds them."""
     engine: Engine
     ema: Ema
     normalizer: RunningNormalizer
@@ -67,6 +69,7 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     trained = freeze(model, spec.model.backbone)
     groups = parameter_groups(model, spec.optimizer)
     frozen_fingerprint = fingerprint(model)
+    shapes = shapes_of(model)
     if hasattr(model, "backbone"):
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
         sharded = spec.parallel.engine in SHARDS_FROZEN_WEIGHTS
@@ -76,8 +79,14 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
     ema = Ema(engine.masters(), spec.ema.decay)
     return Parts(
-        spec, processes, model, trained, engine, ema, normalizer, num_classes, steps_per_epoch, frozen_fingerprint
-    )
+        spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch,
+        frozen_fingerprint,
+    )  # fmt: skip
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """Of all parameters, by name, of a model that no engine has taken yet."""
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def build_initial_model(spec: Spec, annotations: Annotations) -> TemporalActionDetector:

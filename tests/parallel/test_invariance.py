@@ -4,7 +4,7 @@ import pytest
 from ranks import run_ranks
 from steps import POLICIES, Outcome, difference, train_steps
 
-ENGINES = ["ddp", "fsdp"]
+ENGINES = ["ddp", "fsdp", "zero1", "zero2", "zero3"]
 COMMON = ["train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]"]
 
 

@@ -1,0 +1,101 @@
+"""ZeRO stage 3's units: a block of the backbone is gathered and let go as one, in ordinary forward passes and in waves.
+
+Before DeepSpeed wraps the model, `mark_units` makes every block a unit and gives the wave's weight modules a place in
+the model, where DeepSpeed's hooks find them. Afterwards `reduce_by_parameter` mends how gradients of units are reduced,
+and the waves get their blocks from `GatheredBlocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from adatad.memory.policy import wave_passes
+from adatad.memory.side import SideTimeline
+from adatad.memory.tiled import TrainedWeights
+from adatad.models.backbone import VideoBackbone
+from adatad.models.vit import Block
+
+
+def mark_units(model: nn.Module) -> None:
+    """Before `deepspeed.initialize`."""
+    from deepspeed.utils import set_z3_leaf_module
+
+    for block in (module for module in model.modules() if isinstance(module, Block)):
+        set_z3_leaf_module(block, True)
+    if isinstance(getattr(model, "backbone", None), VideoBackbone):
+        for number, weights in enumerate(_weight_modules(model.backbone)):
+            weights.adopt()
+            model.backbone.add_module(f"wave_weights_{number}", weights)
+
+
+def reduce_by_parameter(optimizer: Any) -> None:
+    """Let every trained parameter's gradient be reduced when it has come, also those of units.
+
+    DeepSpeed reduces a unit's gradients in a backward hook of the module. That hook comes too early where nothing
+    before the unit is differentiated, as at the first block, and never where the wave runs the unit's parts.
+    """
+    for hook in (*optimizer._leaf_module_hooks, *optimizer._grad_acc_hooks):
+        hook.remove()
+    optimizer._leaf_module_hooks.clear()
+    optimizer._grad_acc_hooks.clear()
+    for parameter in (parameter for group in optimizer.fp16_groups for parameter in group):
+        if hasattr(parameter, "ds_z3_leaf_module"):
+            del parameter.ds_z3_leaf_module
+    optimizer.create_reduce_and_remove_grad_hooks()
+
+
+def gather_for_waves(model: nn.Module) -> None:
+    """After `deepspeed.initialize`: waves ask for the blocks they need."""
+    if isinstance(getattr(model, "backbone", None), VideoBackbone):
+        for wave_pass in wave_passes(model.backbone):
+            wave_pass.residency = GatheredBlocks(model.backbone)
+
+
+class GatheredBlocks:
+    """A wave's blocks, gathered while it is in them; the next ones are on their way meanwhile.
+
+    The adapters' weights aren't among them: they reach the wave through its weight module.
+    """
+
+    def __init__(self, backbone: VideoBackbone):
+        self.parameters = [
+            [parameter for name, parameter in block.named_parameters() if not name.startswith("adapter.")]
+            for block in backbone.blocks
+        ]
+        self.fetches: dict[int, tuple[Any, list[nn.Parameter]]] = {}
+        """By block: DeepSpeed's handle, and what was gathered."""
+
+    @contextmanager
+    def whole(self, blocks: range, following: range) -> Iterator[None]:
+        for index in (*blocks, *following):
+            self._fetch(index)
+        gathered = []
+        for index in blocks:
+            handle, parameters = self.fetches.pop(index)
+            handle.wait()
+            gathered += parameters
+        try:
+            yield
+        finally:
+            # Small ones persist until the next update, as DeepSpeed wants.
+            passing = [parameter for parameter in gathered if not parameter.ds_persist]
+            if passing:
+                passing[0].partition(param_list=passing)
+
+    def _fetch(self, index: int) -> None:
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+        if index in self.fetches:
+            return
+        missing = [p for p in self.parameters[index] if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
+        self.fetches[index] = self.parameters[index][0].all_gather_coalesced(missing), missing
+
+
+def _weight_modules(backbone: VideoBackbone) -> list[TrainedWeights]:
+    squeezing = [backbone.timeline.squeezing] if isinstance(backbone.timeline, SideTimeline) else []
+    modules = [*squeezing, *(wave_pass.trained_weights for wave_pass in wave_passes(backbone))]
+    return [module for module in modules if module.names]
