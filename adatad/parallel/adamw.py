@@ -14,12 +14,15 @@ def load_adamw(
     optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], masters: dict[str, Tensor], moments: Moments
 ) -> None:
     """Put parameters and moments into an optimizer's parameters (sharded ones: this rank's parts)."""
+    # The step counter stays on the CPU unless the update is fused, as the optimizer itself keeps it.
+    fused = optimizer.defaults["fused"]
     for parameter, name in names.items():
         local_of(parameter).copy_(masters[name])
         if name in moments:
             optimizer.state[parameter] = {
-                # The step counter stays on the CPU, as the optimizer itself keeps it.
-                key: tensor.clone() if key == "step" else like(parameter, tensor)
+                key: tensor.to(parameter.device if fused else "cpu", copy=True)
+                if key == "step"
+                else like(parameter, tensor)
                 for key, tensor in moments[name].items()
             }
 

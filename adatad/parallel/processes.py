@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from adatad.parallel.faults import Witness
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,46 @@ def is_first_rank() -> bool:
 
 
 @contextmanager
-def start_processes() -> Iterator[Processes]:
-    """Join the process group that torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) describe; alone without them."""
+def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
+    """Join the process group that torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) describe; alone without them.
+
+    hang_seconds: how long a rank waits for the others before it fails. An error that leaves the context is preceded by
+    a line that says which rank failed first, on which host, and how.
+    """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
+    witness = None
     if world > 1:
-        dist.init_process_group(backend_of(device))
+        store, _, _ = next(dist.rendezvous("env://"))
+        dist.init_process_group(
+            backend_of(device), store=dist.PrefixStore("group", store), rank=rank, world_size=world,
+            timeout=timedelta(seconds=hang_seconds),
+        )  # fmt: skip
+        witness = Witness(store, rank, world)
     try:
         yield Processes(rank, world, device)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except Exception as error:
+        if witness:
+            witness.report(error)
+        # What others still exchange with this rank must fail at once: the group goes down with the process.
+        raise
+    except SystemExit:
+        leave_group()
+        raise
+    leave_group()
+
+
+def leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def backend_of(device: torch.device) -> str:
-    return "nccl" if device.type == "cuda" else "gloo"
+    """Of collectives. Beside a GPU tensors in host memory go over gloo, as checkpoints do."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 def ensure_group(processes: Processes) -> None:

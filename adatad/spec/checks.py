@@ -241,6 +241,9 @@ def _parallel(spec: Spec) -> Iterator[Problem]:
     if parallel.cpu_offload and parallel.engine != "fsdp":
         text = "DeepSpeed offloads by its own file" if parallel.engine.startswith("zero") else "it belongs to fsdp"
         yield (*key, "cpu_offload"), f"is without effect with engine {parallel.engine}; {text}"
+    if parallel.checkpoint_offload and (parallel.engine != "fairscale" or spec.memory.policy != "block"):
+        text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {spec.memory.policy}"
+        yield (*key, "checkpoint_offload"), text
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
         text = f"tiles wants all weights at once, which engine {parallel.engine} shards; use auto or blocks"
         yield ("memory", "order"), text

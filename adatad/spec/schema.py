@@ -230,6 +230,9 @@ class TrainSpec(Section):
     """Newest checkpoints that are kept beside the best one."""
     stop_after_bad_steps: Size = 10
     """Steps in a row with a loss or gradients that aren't finite, after which training stops; each is skipped."""
+    hang_seconds: Positive = 600.0
+    """With several ranks: a step or a wait for the others that takes longer ends the run, with every rank's stacks in
+    `<run>/stacks/`."""
     seed: Count = 42
 
 
@@ -283,6 +286,8 @@ class ParallelSpec(Section):
     """zero1 to zero3: DeepSpeed's JSON file; null: ds_configs/<engine>.json."""
     cpu_offload: bool = False
     """fsdp: keep parameters and AdamW's state in host memory between uses."""
+    checkpoint_offload: bool = False
+    """fairscale: keep the inputs of blocks that policy block saves in host memory."""
 
 
 class NmsSpec(Section):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -84,25 +85,35 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write to `path`, which appears only when every file is whole and on the disk."""
+    """Write to `path`, which appears only when every file is whole and on the disk. Raises CheckpointError, and leaves
+    nothing behind, if the disk doesn't take it."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    save_file(checkpoint.parameters, unfinished / "parameters.safetensors")
-    save_file(checkpoint.ema, unfinished / "ema.safetensors")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _write_files(unfinished, checkpoint)
+        shutil.rmtree(path, ignore_errors=True)
+        unfinished.rename(path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise CheckpointError(
+            f"{path}: can't be written: {error}. Those before it are as they were: mend that (a full disk?), and "
+            "--resume auto goes on from the last"
+        ) from error
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    save_file(checkpoint.parameters, folder / "parameters.safetensors")
+    save_file(checkpoint.ema, folder / "ema.safetensors")
     flat = {f"{name}/{key}": t for name, tensors in checkpoint.optimizer.items() for key, t in tensors.items()}
-    save_file(flat, unfinished / "optimizer.safetensors")
-    (unfinished / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
-    (unfinished / "spec.yaml").write_text(checkpoint.spec_yaml)
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(unfinished.iterdir())
-    }
-    (unfinished / MANIFEST).write_text(json.dumps(files, indent=1))
-    for file in unfinished.iterdir():
+    save_file(flat, folder / "optimizer.safetensors")
+    (folder / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
+    (folder / "spec.yaml").write_text(checkpoint.spec_yaml)
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(files, indent=1))
+    for file in folder.iterdir():
         _flush(file)
-    shutil.rmtree(path, ignore_errors=True)
-    unfinished.rename(path)
-    _flush(path.parent)
 
 
 def _sha256(file: Path) -> str:
@@ -222,9 +233,9 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Until the last one is on the disk; raises what writing it raised."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def close(self) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from logging import Logger
 from typing import Any
@@ -22,6 +23,7 @@ from adatad.errors import UserError
 from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
+from adatad.parallel.faults import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.metrics import Metrics
@@ -77,6 +79,10 @@ class Training:
         self.processes = self.parts.processes
         self.end_epoch = end_epoch(self.spec)
         self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints)
+        several = self.processes.world > 1
+        self.stacks = (
+            Stacks(self.run.path / "stacks", self.processes.rank, self.spec.train.hang_seconds) if several else None
+        )
         self.metrics = Metrics(self.run.path, self.progress.step) if self.processes.is_main else None
         if self.metrics:
             self.metrics.text("spec", to_yaml(self.spec))
@@ -96,7 +102,7 @@ class Training:
         batches = iter(training_loader(self.spec, self.annotations, self.processes, start))
         bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
         try:
-            with bar:
+            with self.stacks or nullcontext(), bar:
                 while progress.epoch < self.end_epoch:
                     self.train_epoch(batches, bar)
                     self.evaluate_if_due()
@@ -119,6 +125,8 @@ class Training:
         parts.model.train()
         epoch = progress.epoch
         while progress.epoch == epoch:
+            if self.stacks:
+                self.stacks.beat()
             waiting = time.monotonic()
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
@@ -134,6 +142,8 @@ class Training:
                 self.processes.barrier()
                 self.logger.info("asked to stop: saved after step %d; --resume auto continues", progress.step)
                 raise Stopped
+        if self.stacks:
+            self.stacks.rest()
 
     def note_bad(self, values: dict[str, Any], micro_batches: list[Batch]) -> None:
         """Count steps in a row that changed nothing, name their videos, and stop the run when there are too many."""

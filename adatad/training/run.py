@@ -48,7 +48,7 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
     if resume is not None and overwrite:
         raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
     stop = StopRequest().install()
-    with start_processes() as processes:
+    with start_processes(spec.train.hang_seconds) as processes:
         console = Console(quiet=not processes.is_main)
         annotations = read_annotations(spec.data, reference=spec.compat == "reference")
         check_videos(spec.data, annotations.train + annotations.validation)
@@ -72,7 +72,7 @@ def score_checkpoint(
 
     shuffle_clips: frames permuted at random inside every clip.
     """
-    with start_processes() as processes:
+    with start_processes(spec.train.hang_seconds) as processes:
         annotations = read_annotations(spec.data, reference=spec.compat == "reference")
         check_videos(spec.data, annotations.validation)
         model = build_initial_model(spec, annotations).to(processes.device)

@@ -29,6 +29,7 @@ from adatad.data.demo import (
     draw_video,
     make_demo,
     plan_videos,
+    write_video,
 )
 from adatad.data.draws import generator
 from adatad.data.synthetic import WEAK, Sprite, background, render
@@ -46,6 +47,16 @@ def plans_of_tiny_data() -> list:
 
 
 # ---- the files
+
+
+def test_a_video_s_bytes_depend_on_nothing_but_its_plan(tmp_path):
+    """Also not on what the same process encoded before."""
+    videos = [draw_video(plan)[:120] for plan in plans_of_tiny_data()[:6]]
+    for number, order in enumerate(([0, 1, 2, 3, 4, 5], [5, 3, 1, 4, 2, 0], [2, 5, 0, 3, 1, 4])):
+        for index in order:
+            write_video(tmp_path / f"{index}_{number}.mp4", videos[index])
+    for index in range(len(videos)):
+        assert len({(tmp_path / f"{index}_{number}.mp4").read_bytes() for number in range(3)}) == 1
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):

@@ -99,5 +99,18 @@ def difference(ours: Outcome, truth: Outcome) -> float:
     return max(errors)
 
 
+def worst(ours: Outcome, truth: Outcome) -> list[str]:
+    """The parameters that are furthest from the truth, for the message of a test that fails."""
+    change = joint(truth.end[name] - truth.start[name] for name in truth.end)
+    errors = {
+        name: joint([ours.end[name] - truth.end[name]]) / change for name in truth.end if not name.endswith(NOISE)
+    }
+    first = sorted(errors, key=errors.get, reverse=True)[:8]
+    return [
+        f"{name}: {errors[name]:.1e} (change {joint([truth.end[name] - truth.start[name]]) / change:.1e})"
+        for name in first
+    ]
+
+
 def joint(arrays: Any) -> float:
     return float(np.sqrt(sum(float((array.astype(np.float64) ** 2).sum()) for array in arrays)))

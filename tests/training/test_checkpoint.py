@@ -111,8 +111,28 @@ def test_a_failed_write_is_reported(tmp_path):
     writer = CheckpointWriter(tmp_path / "gone", keep=1)
     (tmp_path / "gone").write_text("a file where the directory should be")
     writer.submit(1, some_checkpoint(1))
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(CheckpointError, match=r"gone/step-00000001: can't be written: .*Not a directory"):
         writer.close()
+
+
+SMALL_DISK_WRITER = """
+import resource, signal, sys, torch
+from pathlib import Path
+from adatad.training.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for step, size in enumerate((10_000, 100_000)):
+    write_checkpoint(checkpoint_path(Path(sys.argv[1]), step), Checkpoint({"x": torch.ones(size)}, {}, {}, {}, ""))
+"""
+
+
+def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path):
+    """The system itself refuses the bytes here, by a limit on the size of files."""
+    run = subprocess.run([sys.executable, "-c", SMALL_DISK_WRITER, str(tmp_path)], capture_output=True, text=True)
+    assert "CheckpointError" in run.stderr
+    assert "step-00000001: can't be written" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"]
+    assert len(read_checkpoint(tmp_path / "step-00000000").parameters["x"]) == 10_000
 
 
 ENDLESS_WRITER = """

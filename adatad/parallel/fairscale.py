@@ -1,0 +1,185 @@
+"""Sharded weights with fairscale's FullyShardedDataParallel, which torch's own FSDP came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fairscale.nn.checkpoint import checkpoint_wrapper
+from torch import Tensor, nn
+
+from adatad.memory.arithmetic import autocast
+from adatad.memory.side import SideTimeline
+from adatad.memory.tiled import TiledTimeline, TrainedWeights
+from adatad.models.detector import Predictions
+from adatad.parallel.adamw import load_adamw
+from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
+from adatad.parallel.fairscale_shim import fit_fairscale
+from adatad.parallel.fairscale_units import GatheredWeights, Unit, together, whole_tensors
+from adatad.parallel.processes import Processes, ensure_group
+from adatad.spec.schema import Spec
+
+
+class FairscaleEngine:
+    """A unit for each backbone block, and one for all the rest. Between steps a rank holds 1/world of every parameter,
+    and AdamW's state of that part alone.
+
+    Of the frozen weights at most two blocks and the rest are whole at once under the policies none, selective and block
+    (fairscale's own wrapper keeps all of them from their turn in backward to its end; see `Unit`). Under tile it is
+    the blocks of one segment, gathered when their turn comes and not ahead of it: fairscale has no gather that goes on
+    beside other work on every backend. In mode side with tile, where every tile runs through all blocks, there are no
+    block units: all is whole during forward and backward.
+
+    fairscale's OffloadModel isn't used: it needs CUDA and works on a list of layers, not on a model.
+    """
+
+    def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
+        self.processes = processes
+        self.dtype = autocast_dtype(spec.train.precision, processes.device)
+        fit_fairscale(processes.device, self.dtype)
+        ensure_group(processes)
+        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.units = wrap(model.to(processes.device), spec)
+        self.model = self.units[-1]
+        self.unit_of = {parameter: unit for unit in self.units for parameter in unit.params}
+        fused = processes.device.type == "cuda" or None
+        self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=fused)
+        self.groups = self.optimizer.param_groups
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
+        self.serve_the_wave(model)
+
+    def serve_the_wave(self, model: nn.Module) -> None:
+        """Where blocks aren't called as modules, gather their weights by hand."""
+        timeline = getattr(getattr(model, "backbone", None), "timeline", None)
+        if not isinstance(timeline, TiledTimeline):
+            return
+        for wave_pass in filter(None, timeline.passes):
+            wave_pass.residency = Gathers(model.backbone.blocks)
+            weights = wave_pass.trained_weights
+            weights.forward = lambda weights=weights: self.trained_weights(weights)
+
+    def trained_weights(self, weights: TrainedWeights) -> tuple[Tensor, ...]:
+        """In place of `TrainedWeights.forward`: those of blocks gathered by hand; the rest is whole in forward."""
+        parameters = weights.parameters_used()
+        by_hand = [p for p in parameters if self.unit_of[p] is not self.model]
+        tensors: dict[nn.Parameter, Tensor] = {}
+        if by_hand:
+            anchor = torch.zeros((), device=self.processes.device, requires_grad=True)
+            tensors = dict(zip(by_hand, GatheredWeights.apply(anchor, by_hand), strict=True))
+        if torch.is_grad_enabled():
+            for tensor, parameter in zip(tensors.values(), tensors, strict=True):
+                tensor.register_hook(lambda _, unit=self.unit_of[parameter]: unit.gradients_are_there())
+        return tuple(tensors[p] if p in tensors else p.view_as(p) for p in parameters)
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        with nullcontext() if last else self.model.no_sync(), autocast(self.processes.device, self.dtype):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+        # fairscale keeps the last unit's frozen weights, and between micro-batches those of all.
+        for unit in self.units:
+            unit.let_go()
+
+    def update(self, max_norm: float | None, skip: bool = False) -> float:
+        gradients = [p.grad for p in self.names if p.grad is not None]
+        norm = self.joint_norm(gradients)
+        if not torch.isfinite(norm):
+            # The scaler looks at this rank's parts alone: show it everywhere what any rank has.
+            torch._foreach_mul_(gradients, torch.nan)
+        self.scaler.unscale_(self.optimizer)
+        norm = norm / self.scaler.get_scale()
+        if max_norm is not None:
+            nn.utils.clip_grads_with_norm_(list(self.names), max_norm, norm)
+        if not skip and torch.isfinite(norm):
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def joint_norm(self, gradients: list[Tensor]) -> Tensor:
+        """Over all ranks' parts, the same number on every rank."""
+        total = nn.utils.get_total_norm(gradients).to(self.processes.device) ** 2
+        dist.all_reduce(total)
+        return total.sqrt()
+
+    def masters(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for parameter, name in self.names.items()}
+
+    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
+        return swapped(self.masters(), values)
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        return {self.names[p]: dict(tensors) for p, tensors in self.optimizer.state.items()}
+
+    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = {}
+        for parameter, name in self.names.items():
+            if name in parts:
+                tensor = whole_tensors([parts[name]], [parameter])[0]
+                found[name] = tensor.cpu() if self.processes.is_main else None
+        return found if self.processes.is_main else {}
+
+    def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        named = {name: parameter for parameter, name in self.names.items() if name in whole}
+        return {name: self.unit_of[p].part(whole[name], p) for name, p in named.items()}
+
+    def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
+        load_adamw(self.optimizer, self.names, masters, moments)
+
+    def scaler_state(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        if state:
+            self.scaler.load_state_dict(state)
+
+    def memory_bytes(self) -> int:
+        return peak_memory_bytes(self.processes.device)
+
+
+def wrap(model: nn.Module, spec: Spec) -> list[Unit]:
+    """Shard a model where it stands; the units of its blocks, then that of the rest. All ranks hold the same model."""
+    options = {
+        "process_group": dist.group.WORLD,
+        "process_group_reduce_scatter": dist.new_group(timeout=timedelta(seconds=spec.train.hang_seconds)),
+        "compute_device": next(model.parameters()).device,
+        # gloo wants exact shapes, which fairscale's buckets of gradients don't have.
+        "bucket_cap_mb": 0 if dist.get_backend() == "gloo" else 25,
+    }
+    units, backbone = [], getattr(model, "backbone", None)
+    if backbone is not None and not isinstance(getattr(backbone, "timeline", None), SideTimeline):
+        for index, block in enumerate(backbone.blocks):
+            if spec.parallel.checkpoint_offload:
+                # In place of the policy's own recomputation.
+                checkpoint_wrapper(block, offload_to_cpu=True)
+            backbone.blocks[index] = Unit(block, **options)
+            units.append(backbone.blocks[index])
+    model.register_forward_hook(_gradients_together)
+    units.append(Unit(model, **options))
+    units[-1].set_gradient_divide_factors(1.0, 1.0, recursive=True)
+    return units
+
+
+def _gradients_together(model: nn.Module, inputs: tuple[Any, ...], out: Predictions) -> Predictions:
+    tensors = together([*out.logits, *out.offsets])
+    return out._replace(logits=tensors[: len(out.logits)], offsets=tensors[len(out.logits) :])
+
+
+class Gathers:
+    """The wave's `Residency` over a backbone's units."""
+
+    def __init__(self, blocks: nn.ModuleList):
+        self.blocks = blocks
+
+    @contextmanager
+    def whole(self, blocks: range, following: range) -> Iterator[None]:
+        with ExitStack() as stack:
+            for index in blocks:
+                stack.enter_context(self.blocks[index].whole())
+            yield

@@ -1,0 +1,172 @@
+"""What happens when a rank fails: real processes of a whole run, with faults planted in them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faulty import NO_FAULT, QUICK, run_all
+from ranks import run_ranks
+
+from adatad.spec import load
+from adatad.training.checkpoint import all_checkpoints, read_checkpoint
+from adatad.training.run_directory import run_directory
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def last_step(spec: Path) -> int:
+    return read_checkpoint(all_checkpoints(run_directory(load(spec)).checkpoints)[-1]).state["progress"]["step"]
+
+
+def run_log(spec: Path) -> str:
+    return (run_directory(load(spec)).path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named_and_the_run_resumes(rank, tiny_spec):
+    left = run_all(tiny_spec, ("kill", rank, 4))
+    assert left.codes[rank] == -9
+    assert left.codes[1 - rank] == 1
+    assert re.match(rf"rank {rank} on \S+ \(pid \d+\): died without a word", left.lines()[0])
+    assert left.log.index(left.lines()[0]) < left.log.index("Traceback")
+    # The first rank may have been writing the last one.
+    saved = last_step(tiny_spec)
+    assert saved in ((3, 4) if rank == 0 else (4,))
+    resumed = run_all(tiny_spec, NO_FAULT, "--resume", "auto")
+    assert resumed.codes == [0, 0]
+    assert f"step-{saved:08d}: epoch 1, step {saved}" in run_log(tiny_spec)
+    assert last_step(tiny_spec) == 6
+
+
+def test_a_rank_with_an_error_is_named_with_it(tiny_spec):
+    left = run_all(tiny_spec, ("fail", 1, 2))
+    assert left.codes == [1, 1]
+    first = left.lines()[0]
+    assert re.fullmatch(r"rank 1 on \S+ \(pid \d+\): ValueError: planted in a step", first)
+    assert left.log.index(first) < left.log.index("Traceback")
+    assert first in run_log(tiny_spec)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_hanging_rank_is_named_and_all_stacks_are_written(rank, tiny_spec):
+    left = run_all(tiny_spec, ("hang", rank, 2), "--set", "train.hang_seconds=8")
+    assert left.codes == [1, 1]
+    assert re.match(rf"rank {rank} on \S+ \(pid \d+\): doesn't answer", left.lines()[0])
+    stacks = [(run_directory(load(tiny_spec)).path / "stacks" / f"rank-{n}.txt").read_text() for n in range(2)]
+    assert "in hang" in stacks[rank]
+    assert "in hang" not in stacks[1 - rank]
+    assert "train_step" in stacks[1 - rank]
+
+
+def test_torchrun_continues_by_itself(tiny_spec):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    faulty = [str(ROOT / "tests" / "parallel" / "faulty.py"), "kill", "1", "4"]
+    command = [sys.executable, *torchrun, *faulty, str(tiny_spec), *QUICK, "--resume", "auto"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=170)
+    assert run.returncode == 0, run.stderr
+    assert "rank 1 on " in run.stderr
+    log = run_log(tiny_spec)
+    assert "no checkpoint" in log
+    assert "step-00000004: epoch 1, step 1" in log or "step-00000004: epoch 1, step 4" in log
+    assert last_step(tiny_spec) == 6
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("kind", ["nan loss", "nan gradient"])
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(kind, world, tiny_spec):
+    left = run_all(tiny_spec, (kind, world - 1, 4), world=world)
+    assert left.codes == [0] * world, left.log
+    run = run_directory(load(tiny_spec))
+    skipped = [line for line in run_log(tiny_spec).splitlines() if "skipped on all ranks" in line]
+    assert len(skipped) == 1
+    assert re.search(r"step 4 skipped on all ranks: loss \S+, gradient norm nan; its videos: \S+, \S+$", skipped[0])
+    assert read_checkpoint(all_checkpoints(run.checkpoints)[-1]).state["progress"]["bad_steps"] == 1
+    metrics = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [m["step"] for m in metrics if m["kind"] == "train" and not m["applied"]] == [5]
+
+
+def test_several_in_a_row_stop_the_run(tiny_spec):
+    left = run_all(tiny_spec, ("nan loss", 1, 1), "--set", "train.stop_after_bad_steps=1")
+    assert left.codes == [2, 2]
+    assert "1 steps in a row had a loss or gradients that aren't finite" in left.log
+    assert len(all_checkpoints(run_directory(load(tiny_spec)).checkpoints)) == 1
+
+
+def test_a_full_disk_ends_the_run_and_spoils_nothing(tiny_spec):
+    left = run_all(tiny_spec, ("full disk", 0, 4))
+    assert left.codes == [2, 1]
+    assert re.search(r"rank 0 on \S+ .*CheckpointError: .*step-00000005: can't be written: ", left.lines()[0])
+    folder = run_directory(load(tiny_spec)).checkpoints
+    assert last_step(tiny_spec) == 4
+    assert not list(folder.glob(".*unfinished"))
+    assert run_all(tiny_spec, NO_FAULT, "--resume", "auto").codes == [0, 0]
+
+
+def test_resuming_skips_a_damaged_checkpoint_by_name(tiny_spec):
+    one_epoch = ("--set", "schedule.epochs=1", "train.keep_checkpoints=3")
+    assert run_all(tiny_spec, NO_FAULT, *one_epoch).codes == [0, 0]
+    whole = run_directory(load(tiny_spec)).path
+    for number, damage in enumerate(("truncated", "flipped", "half-written"), start=1):
+        run = whole.with_name(f"id{number}")
+        shutil.copytree(whole, run, symlinks=True)
+        spoil(run / "checkpoints" / "step-00000003", damage)
+        resumed = run_all(tiny_spec, NO_FAULT, *one_epoch, "--id", str(number), "--resume", "auto")
+        assert resumed.codes == [0, 0], resumed.log
+        log = (run / "log.txt").read_text()
+        assert ("step-00000003: optimizer.safetensors isn't what was written" in log) == (damage != "half-written")
+        assert f"resumed from {run}/checkpoints/step-00000002: epoch 0, step 2" in log
+        assert read_checkpoint(run / "checkpoints" / "step-00000003").state["progress"]["step"] == 3
+
+
+def spoil(checkpoint: Path, damage: str) -> None:
+    file = checkpoint / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "half-written":
+        (checkpoint / "manifest.json").unlink()
+        checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.unfinished"))
+        return
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content[:-1] if damage == "truncated" else content)
+
+
+def evaluate(spec_file: str, overrides: list[str]) -> tuple[int, dict]:
+    """This rank's own windows, and everybody's detections."""
+    from adatad.data.annotations import read_annotations
+    from adatad.parallel.processes import start_processes
+    from adatad.training.setup import build_parts, validation_loader
+    from adatad.training.validation import classes_of, detect
+
+    spec = load(spec_file, overrides)
+    with start_processes() as processes:
+        annotations = read_annotations(spec.data)
+        parts = build_parts(spec, annotations, processes)
+        loader = validation_loader(spec, annotations, processes)
+        own = len(range(processes.rank, len(loader.dataset), processes.world))
+        return own, detect(parts.engine.model, loader, spec, classes_of(spec, annotations), processes)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fairscale"])
+def test_ranks_with_unequal_shares_of_windows_evaluate_together(engine, tiny_spec):
+    window = [
+        "train.global_batch=4",
+        "data.window.size_grid=64",
+        "data.window.overlap=0.0",
+        "model.detector.max_length=64",
+    ]
+    (windows, truth) = run_ranks(1, evaluate, str(tiny_spec), window)[0]
+    ranks = run_ranks(4, evaluate, str(tiny_spec), [*window, f"parallel.engine={engine}"])
+    shares = [own for own, _ in ranks]
+    assert sum(shares) == windows
+    assert len(set(shares)) == 2
+    for _, found in ranks:
+        assert {name: len(rows) for name, rows in found.items()} == {name: len(rows) for name, rows in truth.items()}
+        for name, rows in truth.items():
+            for row, other in zip(rows, found[name], strict=True):
+                assert other["score"] == pytest.approx(row["score"], abs=2e-4)
