@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on all GPUs of this machine, one process each, or in one process without any. Arguments go to tools/train.py:
-#   launch/torchrun.sh configs/demo/tia.yaml --set parallel.engine=fsdp
+#   launch/torchrun.sh configs/demo/tia.yaml --engine fsdp
 # ADATAD_PROCESSES: another number of processes. --dry-run: print the command and leave.
 set -euo pipefail
 cd "$(dirname "$0")/.."

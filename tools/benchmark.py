@@ -5,6 +5,7 @@ python tools/benchmark.py --suite memory --check
 memory: peak of a training step for every model, counted on the meta device (five minutes, no GPU needed).
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes).
+engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
 checkpoint: how long a step stands still while a checkpoint is saved (half a minute).
 """
 
@@ -17,6 +18,7 @@ TITLES = {
     "memory": "training step, one window, peak in GiB",
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
+    "engines": "memory of a rank under every engine",
     "checkpoint": "saving a checkpoint beside training",
 }
 
@@ -37,6 +39,8 @@ def main() -> int:
             from adatad.benchmarks.cpu import run
         case "gpu":
             from adatad.benchmarks.gpu import run
+        case "engines":
+            from adatad.benchmarks.engines import run
         case "checkpoint":
             from adatad.benchmarks.checkpoint import run
     try:
