@@ -74,6 +74,9 @@ class DdpEngine:
     def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
         return whole
 
+    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        return None
+
     def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
         load_adamw(self.optimizer, self.names, masters, moments)
 

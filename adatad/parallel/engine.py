@@ -58,6 +58,10 @@ class Engine(Protocol):
     def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
         """This rank's parts of whole tensors."""
 
+    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """Tensors of the layout of `masters` as DTensors over the same memory, which every rank can save and load its
+        own part of; None where the layout has no such form."""
+
     def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
         """Put in parameters and moments of the layout of `masters`."""
 

@@ -129,6 +129,9 @@ class FairscaleEngine:
         named = {name: parameter for parameter, name in self.names.items() if name in whole}
         return {name: self.unit_of[p].part(whole[name], p) for name, p in named.items()}
 
+    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        return None
+
     def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
         load_adamw(self.optimizer, self.names, masters, moments)
 

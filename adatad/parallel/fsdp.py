@@ -128,6 +128,9 @@ class FsdpEngine:
             name: _part(tensor, self.processes).to(self.local[name].device, copy=True) for name, tensor in whole.items()
         }
 
+    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        return {name: _like(self.sharded[name], part) for name, part in parts.items()}
+
     def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
         load_adamw(self.optimizer, {local: name for name, local in self.local.items()}, masters, moments)
 
@@ -229,12 +232,15 @@ def _called(backbone: VideoBackbone) -> tuple[set[int], set[int]]:
 
 def _gather(parameter: DTensor, part: Tensor) -> Tensor:
     """The whole tensor of parts that lie as a parameter's do, on every rank."""
-    mesh = parameter.device_mesh
-    shards = DTensor.from_local(
-        part.to(mesh.device_type), mesh, parameter.placements, run_check=False,
+    return _like(parameter, part.to(parameter.device_mesh.device_type)).full_tensor()
+
+
+def _like(parameter: DTensor, part: Tensor) -> DTensor:
+    """All ranks' parts as one tensor that lies as a parameter does."""
+    return DTensor.from_local(
+        part, parameter.device_mesh, parameter.placements, run_check=False,
         shape=parameter.shape, stride=parameter.stride(),
     )  # fmt: skip
-    return shards.full_tensor()
 
 
 def _part(tensor: Tensor, processes: Processes) -> Tensor:

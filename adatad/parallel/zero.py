@@ -134,6 +134,9 @@ class ZeroEngine:
             parts[name] = tensor.detach().flatten().narrow(0, start, self.lengths[rank][name])
         return parts
 
+    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        return None
+
     @torch.no_grad()
     def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
         for name, master in self.masters().items():

@@ -12,17 +12,22 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 
 from adatad.errors import UserError
+from adatad.training import shards
 
 MANIFEST = "manifest.json"
 BEST = "best"
@@ -84,18 +89,18 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write to `path`, which appears only when every file is whole and on the disk. Raises CheckpointError, and leaves
-    nothing behind, if the disk doesn't take it."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `path` when every file is whole and on the disk. Raises CheckpointError, and
+    leaves nothing behind, if the disk doesn't take it."""
+    unfinished = unfinished_path(path)
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _write_files(unfinished, checkpoint)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        yield unfinished
         shutil.rmtree(path, ignore_errors=True)
         unfinished.rename(path)
         _flush(path.parent)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, CheckpointException) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
             f"{path}: can't be written: {error}. Those before it are as they were: mend that (a full disk?), and "
@@ -103,16 +108,29 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    save_file(checkpoint.parameters, folder / "parameters.safetensors")
-    save_file(checkpoint.ema, folder / "ema.safetensors")
-    flat = {f"{name}/{key}": t for name, tensors in checkpoint.optimizer.items() for key, t in tensors.items()}
-    save_file(flat, folder / "optimizer.safetensors")
-    (folder / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
-    (folder / "spec.yaml").write_text(checkpoint.spec_yaml)
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
+def unfinished_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write to `path`, as `replacing` does."""
+    shutil.rmtree(unfinished_path(path), ignore_errors=True)
+    with replacing(path) as folder:
+        save_file(checkpoint.parameters, folder / "parameters.safetensors")
+        save_file(checkpoint.ema, folder / "ema.safetensors")
+        flat = {f"{name}/{key}": t for name, tensors in checkpoint.optimizer.items() for key, t in tensors.items()}
+        save_file(flat, folder / "optimizer.safetensors")
+        _write_rest(folder, checkpoint.state, checkpoint.spec_yaml)
+
+
+def _write_rest(folder: Path, state: dict[str, Any], spec_yaml: str) -> None:
+    """What isn't tensors, and the manifest of everything."""
+    (folder / "state.json").write_text(json.dumps(state, indent=1))
+    (folder / "spec.yaml").write_text(spec_yaml)
+    found = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": _sha256(f)} for f in found}
     (folder / MANIFEST).write_text(json.dumps(files, indent=1))
-    for file in folder.iterdir():
+    for file in (*found, folder / MANIFEST):
         _flush(file)
 
 
@@ -144,24 +162,43 @@ def why_broken(path: Path) -> str | None:
     return None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a whole checkpoint; raises CheckpointError if anything is missing or was changed."""
+def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
+    """Read a checkpoint; raises CheckpointError if anything is missing or was changed.
+
+    whole=False: of one that ranks wrote in shards, meta tensors alone (`is_sharded`).
+    """
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint directory")
     reason = why_broken(path)
     if reason:
         raise CheckpointError(f"{path}: {reason}")
+    state, spec_yaml = json.loads((path / "state.json").read_text()), (path / "spec.yaml").read_text()
+    if is_sharded(path):
+        read = shards.read_whole if whole else shards.describe
+        return _of_tensors(read(path / shards.FOLDER), state, spec_yaml)
     optimizer: dict[str, dict[str, Tensor]] = {}
     for flat, tensor in load_file(path / "optimizer.safetensors").items():
         name, key = flat.rsplit("/", 1)
         optimizer.setdefault(name, {})[key] = tensor
-    return Checkpoint(
-        load_file(path / "parameters.safetensors"),
-        load_file(path / "ema.safetensors"),
-        optimizer,
-        json.loads((path / "state.json").read_text()),
-        (path / "spec.yaml").read_text(),
-    )
+    parameters, ema = load_file(path / "parameters.safetensors"), load_file(path / "ema.safetensors")
+    return Checkpoint(parameters, ema, optimizer, state, spec_yaml)
+
+
+def is_sharded(path: Path) -> bool:
+    return (path / shards.FOLDER).is_dir()
+
+
+def _of_tensors(tensors: dict[str, Tensor], state: dict[str, Any], spec_yaml: str) -> Checkpoint:
+    """Of tensors named as `Checkpoint.tensors` names them."""
+    kinds: dict[str, dict[str, Any]] = {"parameters": {}, "ema": {}, "optimizer": {}}
+    for flat, tensor in tensors.items():
+        kind, name = flat.split("/", 1)
+        if kind == "optimizer":
+            name, key = name.rsplit("/", 1)
+            kinds[kind].setdefault(name, {"step": torch.tensor(state["optimizer_step"])})[key] = tensor
+        else:
+            kinds[kind][name] = tensor
+    return Checkpoint(kinds["parameters"], kinds["ema"], kinds["optimizer"], state, spec_yaml)
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -216,6 +253,7 @@ class CheckpointWriter:
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
         self._copies = HostCopies()
+        self._group: dist.ProcessGroup | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
 
@@ -229,6 +267,37 @@ class CheckpointWriter:
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         write_checkpoint(path, checkpoint)
+        prune(self.folder, path, self.keep)
+
+    def submit_shards(
+        self, step: int, tensors: dict[str, Tensor], shapes: dict[str, list[int]], state: dict[str, Any], spec_yaml: str
+    ) -> None:
+        """The same of DTensors, of which every rank writes its part; all ranks call it.
+
+        tensors: named as `Checkpoint.tensors` names them; shapes: their own, by those names.
+        """
+        self.wait()
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        path, main = checkpoint_path(self.folder, step), dist.get_rank() == 0
+        folder = unfinished_path(path) / shards.FOLDER
+        if main:
+            shutil.rmtree(unfinished_path(path), ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / shards.SHAPES).write_text(json.dumps(shapes))
+        dist.barrier(self._group)
+        saving = shards.start_saving(folder, tensors, self._group)
+        state = json.loads(json.dumps(state))
+        self._pending = self._thread.submit(self._finish, saving, path, state, spec_yaml, main)
+
+    def _finish(self, saving: Future, path: Path, state: dict[str, Any], spec_yaml: str, main: bool) -> None:
+        """When all ranks have written their parts, the first one writes the rest."""
+        if not main:
+            saving.result()
+            return
+        with replacing(path) as folder:
+            saving.result()
+            _write_rest(folder, state, spec_yaml)
         prune(self.folder, path, self.keep)
 
     def wait(self) -> None:

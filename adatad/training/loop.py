@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from logging import Logger
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -31,6 +33,7 @@ from adatad.training.progress import ProgressBar
 from adatad.training.run_directory import RunDirectory
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
+from adatad.training.shards import read_parts
 from adatad.training.signals import Stopped, StopRequest
 from adatad.training.validation import classes_of, detect, score, summary
 
@@ -177,7 +180,8 @@ class Training:
             bar.show(self.progress.step, epoch, values["cost"], max(values["lr"].values()), memory)
 
     def save(self) -> None:
-        """Hand a checkpoint of this moment to the writer (first rank; engines give whole tensors to every rank)."""
+        """Hand a checkpoint of this moment to the writer. Where everything is trained and the engine has a form for
+        it, every rank writes its own part; else the first rank writes whole tensors."""
         parts, progress = self.parts, self.progress
         progress.seconds = time.monotonic() - self.started
         state = {
@@ -186,6 +190,12 @@ class Training:
             "scaler": parts.engine.scaler_state(),
             "frozen_fingerprint": self.parts.frozen_fingerprint,
         }
+        if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(parts)):
+            moments = parts.engine.moments()
+            state["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
+            shapes = {name: list(parts.shapes[parameter_of(name)]) for name in shards}
+            self.writer.submit_shards(progress.step, shards, shapes, state, to_yaml(self.spec))
+            return
         tensors = whole_tensors(parts)
         if self.processes.is_main:
             self.writer.submit(progress.step, Checkpoint(*tensors, state, to_yaml(self.spec)))
@@ -283,6 +293,40 @@ def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], d
         for name in moments[MOMENTS[0]]
     }
     return parameters, averages, optimizer
+
+
+def shard_tensors(parts: Parts) -> dict[str, Tensor] | None:
+    """The same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine has none.
+    All memory is that of the parts. Before the first update the moments are zeros."""
+    engine, local = parts.engine, parts.engine.moments()
+    masters = engine.masters()
+    shards = engine.shards(masters)
+    if shards is None:
+        return None
+    found = {f"parameters/{name}": t for name, t in shards.items()}
+    found |= {f"ema/{name}": t for name, t in engine.shards(parts.ema.averages).items()}
+    for key in MOMENTS:
+        moments = {name: local[name][key] if name in local else torch.zeros_like(m) for name, m in masters.items()}
+        found |= {f"optimizer/{name}/{key}": t for name, t in engine.shards(moments).items()}
+    return found
+
+
+def parameter_of(name: str) -> str:
+    """Of a tensor's name in `Checkpoint.tensors`."""
+    kind, _, name = name.partition("/")
+    return name.rpartition("/")[0] if kind == "optimizer" else name
+
+
+def load_shards(parts: Parts, folder: Path, optimizer_step: float) -> None:
+    """Fill this rank's parts from a folder that ranks wrote, however many they were."""
+    tensors = shard_tensors(parts)
+    read_parts(folder, tensors)
+    step = torch.tensor(optimizer_step)
+    moments = {
+        name: {"step": step, **{key: tensors[f"optimizer/{name}/{key}"].to_local() for key in MOMENTS}}
+        for name in parts.engine.masters()
+    }
+    parts.engine.load(parts.engine.masters(), moments)
 
 
 def load_whole_tensors(

@@ -23,9 +23,10 @@ from adatad.parallel.processes import Processes, start_processes
 from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
-from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, read_checkpoint
+from adatad.training import shards
+from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, is_sharded, read_checkpoint
 from adatad.training.export import load_exported
-from adatad.training.loop import Progress, Training, load_whole_tensors
+from adatad.training.loop import Progress, Training, load_shards, load_whole_tensors
 from adatad.training.metrics import Metrics
 from adatad.training.resume import ResumeError, checkpoint_to_resume
 from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
@@ -107,7 +108,8 @@ def _open(
     if resume is not None:
         path, skipped = _on_main(processes, lambda: checkpoint_to_resume(run_directory(spec), resume))
     if path is not None:
-        checkpoint = read_checkpoint(path)
+        own_parts = is_sharded(path) and parts.engine.shards({}) is not None
+        checkpoint = read_checkpoint(path, whole=not own_parts)
         check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
     run = _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
     logger = log_to(run, console) if processes.is_main else _silent_logger()
@@ -139,7 +141,10 @@ def _restore(parts: Parts, checkpoint: Checkpoint, path: Path, logger: logging.L
     """Put a checkpoint's tensors and states into the parts; returns where the run stands."""
     for line in spec_changes(checkpoint.spec_yaml, to_yaml(parts.spec)):
         logger.warning("the spec has changed since %s: %s", path.name, line)
-    load_whole_tensors(parts, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
+    if next(iter(checkpoint.parameters.values())).is_meta:
+        load_shards(parts, path / shards.FOLDER, checkpoint.state["optimizer_step"])
+    else:
+        load_whole_tensors(parts, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
     parts.engine.load_scaler(checkpoint.state["scaler"])
     parts.normalizer.value = checkpoint.state["normalizer"]
     progress = Progress(**checkpoint.state["progress"])
