@@ -74,3 +74,38 @@ def test_ddp_moves_trained_gradients_and_fsdp_what_it_gathers(tiny_data, tmp_pat
             assert bytes_of["all_gather"] >= 2 * sizes["frozen blocks"]
             assert sizes["trained"] <= bytes_of["reduce_scatter"] <= 1.1 * sizes["trained"]
             assert bytes_of["all_reduce"] <= LOGGED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["zero1", "zero2"])
+def test_zero_moves_trained_gradients_and_trained_parameters(engine, tiny_spec):
+    cases = {policy: [f"parallel.engine={engine}", *POLICIES[policy]] for policy in ("block", "tile")}
+    for results in run_ranks(2, step_on_the_wire, str(tiny_spec), cases):
+        for bytes_of, _, sizes in results.values():
+            # Parts are padded to equal lengths.
+            assert sizes["trained"] <= bytes_of["all_reduce"] <= 1.1 * sizes["trained"] + LOGGED
+            assert sizes["trained"] <= bytes_of["all_gather"] <= 1.1 * sizes["trained"]
+            assert bytes_of.keys() == {"all_reduce", "all_gather"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["zero3", "fairscale"])
+def test_engines_that_shard_move_gradients_once_and_nothing_whole_of_them(engine, tiny_spec):
+    cases = {"block": [f"parallel.engine={engine}", *POLICIES["block"]]}
+    for results in run_ranks(2, step_on_the_wire, str(tiny_spec), cases):
+        bytes_of, _, _ = results["block"]
+        parts = tiny_trained_bytes(str(tiny_spec))
+        assert parts <= bytes_of["reduce_scatter"] <= 1.1 * parts + LOGGED
+        assert bytes_of.get("all_reduce", 0) <= 2 * LOGGED
+
+
+def tiny_trained_bytes(spec_file: str) -> int:
+    """Of trained parameters, which sharding engines hide."""
+    from adatad.models.detector import build_model
+    from adatad.models.trained import trained_names
+    from adatad.spec import load
+
+    spec = load(spec_file)
+    model = build_model(spec.model, num_classes=6)
+    names = set(trained_names(model, spec.model.backbone))
+    return sum(4 * parameter.numel() for name, parameter in model.named_parameters() if name in names)
