@@ -80,6 +80,8 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     witness = None
     if world > 1:
         store, _, _ = next(dist.rendezvous("env://"))
+        # torchrun's store outlives a restart: addresses and faults of the attempt before must not be found again.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(
             backend_of(device), store=dist.PrefixStore("group", store), rank=rank, world_size=world,
             timeout=timedelta(seconds=hang_seconds),
