@@ -226,3 +226,13 @@ def test_a_killed_run_resumes_exactly(tiny_spec, whole_run):
         process.wait()
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
     assert_same(last_checkpoint(spec), whole_run)
+
+
+def test_loader_processes_may_change_midway(tiny_spec, whole_run, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 4, signal.SIGUSR1)
+        with pytest.raises(SystemExit) as left:
+            train(load(tiny_spec, ["data.workers=1"]))
+    assert left.value.code == EXIT_CODE_RESUME
+    train(load(tiny_spec, ["data.workers=2"]), resume="auto")
+    assert_same(last_checkpoint(load(tiny_spec)), whole_run)
