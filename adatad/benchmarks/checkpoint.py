@@ -17,7 +17,7 @@ ROUNDS = 5
 
 
 def run(numbers: int = 12_000_000) -> list[Result]:
-    """numbers: trained parameters (L has 12 million in its adapters). Half a minute."""
+    """numbers: trained parameters, about as many as in the adapters of L. Half a minute."""
     checkpoint = some_checkpoint(numbers)
     at_once, handed_over = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ from rich.table import Table
 from adatad.benchmarks.table import Result
 from adatad.memory.meter import Peak
 from adatad.models.detector import build_model
+from adatad.models.trained import trained_names
 from adatad.parallel.partition import Held, held_bytes
 from adatad.spec import Spec, load
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
@@ -54,10 +55,10 @@ def run() -> list[Result]:
 def sizes_of(spec: Spec) -> Sizes:
     with META:
         model = build_model(spec.model, num_classes=20)
-    full = spec.model.backbone.mode == "full"
+    trained_ones = set(trained_names(model, spec.model.backbone))
     frozen, trained, learning, blocks, root = 0, 0, 0, {}, 0
     for name, parameter in model.named_parameters():
-        learns = full or not name.startswith("backbone.") or "adapter." in name
+        learns = name in trained_ones
         size = parameter.numel() * (4 if learns else 2)
         frozen, trained = (frozen, trained + size) if learns else (frozen + size, trained)
         if name.startswith("backbone.blocks."):
@@ -65,7 +66,7 @@ def sizes_of(spec: Spec) -> Sizes:
             learning += size if learns else 0
         else:
             root += size
-    return Sizes(frozen, trained, learning, max(blocks.values()), root, full)
+    return Sizes(frozen, trained, learning, max(blocks.values()), root, spec.model.backbone.mode == "full")
 
 
 def rank_bytes(engine: str, ranks: int, sizes: Sizes, peak: Peak) -> float:

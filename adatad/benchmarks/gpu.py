@@ -29,8 +29,8 @@ from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
 from adatad.training.loop import train_step
-from adatad.training.metered import META, random_batch
-from adatad.training.setup import Parts, assemble
+from adatad.training.metered import META, meta_parts, random_batch
+from adatad.training.setup import assemble
 
 CLASSES = 20
 BUDGET_SECONDS = 420.0
@@ -204,15 +204,9 @@ def useful_flops(case: Case) -> int:
     """FLOPs of a step that keeps every activation, counted on the meta device."""
     spec = spec_of(case, Variant("none", "memory.policy=none"))
     with gpu_like_meta(), FlopCount() as flops:
-        parts = meta_parts(spec)
+        parts = meta_parts(spec, CLASSES)
         train_step(parts, [random_batch(spec, 1, CLASSES, META)], step=1)
     return flops.total
-
-
-def meta_parts(spec: Spec) -> Parts:
-    with META:
-        model = build_model(spec.model, CLASSES)
-    return assemble(spec, Processes(0, 1, META), model, CLASSES, steps_per_epoch=100)
 
 
 def matrix_rate(device: torch.device) -> float:

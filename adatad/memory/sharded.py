@@ -16,11 +16,22 @@ def whole(parameter: Tensor) -> Tensor:
         return parameter.view_as(parameter)
     mesh = parameter.device_mesh
     # Shards may wait in host memory.
-    local = parameter.to_local().to(mesh.device_type)
-    shards = DTensor.from_local(
-        local, mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
-    )
+    shards = laid_out_like(parameter, parameter.to_local().to(mesh.device_type))
     return shards.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+
+
+def laid_out_like(parameter: DTensor, part: Tensor) -> DTensor:
+    """All ranks' parts as one tensor that lies as a parameter does; of the same memory."""
+    return DTensor.from_local(
+        part, parameter.device_mesh, parameter.placements, run_check=False,
+        shape=parameter.shape, stride=parameter.stride(),
+    )  # fmt: skip
+
+
+def local_of(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be sharded, out of autograd's sight."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(parameter: Tensor) -> Tensor:

@@ -1,40 +1,75 @@
-"""AdamW's state as plain tensors by parameter name, for engines that use torch's optimizer."""
+"""What engines have in common that step torch's AdamW over this rank's parts of the parameters, as plain tensors."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
+from adatad.parallel.processes import Processes
+from adatad.spec.schema import Spec
 
 Moments = dict[str, dict[str, Tensor]]
 
 
-@torch.no_grad()
-def load_adamw(
-    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], masters: dict[str, Tensor], moments: Moments
-) -> None:
-    """Put parameters and moments into an optimizer's parameters (sharded ones: this rank's parts)."""
-    # The step counter stays on the CPU unless the update is fused, as the optimizer itself keeps it.
-    fused = optimizer.defaults["fused"]
-    for parameter, name in names.items():
-        local_of(parameter).copy_(masters[name])
-        if name in moments:
-            optimizer.state[parameter] = {
-                key: tensor.to(parameter.device if fused else "cpu", copy=True)
-                if key == "step"
-                else like(parameter, tensor)
-                for key, tensor in moments[name].items()
-            }
+def make_adamw(groups: list[dict[str, Any]], spec: Spec, on_gpu: bool) -> torch.optim.AdamW:
+    """on_gpu: the parameters lie on one, where one fused kernel needs no temporary copies of the moments."""
+    optimizer = spec.optimizer
+    return torch.optim.AdamW(groups, betas=optimizer.betas, eps=optimizer.eps, fused=on_gpu or None)
 
 
-def local_of(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that may be sharded."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+class AdamWEngine:
+    """The part of the engine protocol that is the same wherever these parts lie in one optimizer's parameters."""
 
+    def hold(
+        self,
+        named: dict[str, nn.Parameter],
+        groups: list[dict[str, Any]],
+        spec: Spec,
+        processes: Processes,
+        on_gpu: bool,
+    ) -> None:
+        """named: this rank's parts of the trained parameters, which `groups` hold."""
+        self.named, self.processes = named, processes
+        self.optimizer = make_adamw(groups, spec, on_gpu)
+        self.groups = self.optimizer.param_groups
+        self.dtype = autocast_dtype(spec.train.precision, processes.device)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
 
-def like(parameter: Tensor, part: Tensor) -> Tensor:
-    """A copy of this rank's part in the parameter's layout."""
-    fresh = torch.empty_like(parameter.detach())
-    local_of(fresh).copy_(part)
-    return fresh
+    def masters(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.named.items()}
+
+    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
+        return swapped(self.masters(), values)
+
+    def moments(self) -> Moments:
+        state = self.optimizer.state
+        return {name: dict(state[parameter]) for name, parameter in self.named.items() if parameter in state}
+
+    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        return None
+
+    @torch.no_grad()
+    def load(self, masters: dict[str, Tensor], moments: Moments) -> None:
+        # The step counter stays on the CPU unless the update is fused, as the optimizer itself keeps it.
+        fused = self.optimizer.defaults["fused"]
+        for name, parameter in self.named.items():
+            parameter.copy_(masters[name])
+            if name in moments:
+                place = {"step": parameter.device if fused else torch.device("cpu")}
+                self.optimizer.state[parameter] = {
+                    key: tensor.to(place.get(key, parameter.device), copy=True) for key, tensor in moments[name].items()
+                }
+
+    def scaler_state(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        if state:
+            self.scaler.load_state_dict(state)
+
+    def memory_bytes(self) -> int:
+        return peak_memory_bytes(self.processes.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -13,51 +13,44 @@ from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import Tensor, nn
 
 from adatad.memory.arithmetic import autocast
-from adatad.memory.side import SideTimeline
-from adatad.memory.tiled import TiledTimeline, TrainedWeights
+from adatad.memory.policy import wave_passes
+from adatad.memory.tiled import TrainedWeights
 from adatad.models.detector import Predictions
-from adatad.parallel.adamw import load_adamw
-from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
+from adatad.parallel.adamw import AdamWEngine
+from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.fairscale_shim import fit_fairscale
 from adatad.parallel.fairscale_units import GatheredWeights, Unit, together, whole_tensors
 from adatad.parallel.processes import Processes, ensure_group
 from adatad.spec.schema import Spec
 
 
-class FairscaleEngine:
+class FairscaleEngine(AdamWEngine):
     """A unit for each backbone block, and one for all the rest. Between steps a rank holds 1/world of every parameter,
     and AdamW's state of that part alone.
 
     Of the frozen weights at most two blocks and the rest are whole at once under the policies none, selective and block
     (fairscale's own wrapper keeps all of them from their turn in backward to its end; see `Unit`). Under tile it is
     the blocks of one segment, gathered when their turn comes and not ahead of it: fairscale has no gather that goes on
-    beside other work on every backend. In mode side with tile, where every tile runs through all blocks, there are no
-    block units: all is whole during forward and backward.
+    beside other work on every backend.
 
     fairscale's OffloadModel isn't used: it needs CUDA and works on a list of layers, not on a model.
     """
 
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
-        self.processes = processes
-        self.dtype = autocast_dtype(spec.train.precision, processes.device)
-        fit_fairscale(processes.device, self.dtype)
+        fit_fairscale(processes.device, autocast_dtype(spec.train.precision, processes.device))
         ensure_group(processes)
-        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.units = wrap(model.to(processes.device), spec)
         self.model = self.units[-1]
         self.unit_of = {parameter: unit for unit in self.units for parameter in unit.params}
-        fused = processes.device.type == "cuda" or None
-        self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=fused)
-        self.groups = self.optimizer.param_groups
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
+        self.hold(named, groups, spec, processes, on_gpu=processes.device.type == "cuda")
         self.serve_the_wave(model)
 
     def serve_the_wave(self, model: nn.Module) -> None:
         """Where blocks aren't called as modules, gather their weights by hand."""
-        timeline = getattr(getattr(model, "backbone", None), "timeline", None)
-        if not isinstance(timeline, TiledTimeline):
+        if not hasattr(model, "backbone"):
             return
-        for wave_pass in filter(None, timeline.passes):
+        for wave_pass in wave_passes(model.backbone):
             wave_pass.residency = Gathers(model.backbone.blocks)
             weights = wave_pass.trained_weights
             weights.forward = lambda weights=weights: self.trained_weights(weights)
@@ -87,7 +80,7 @@ class FairscaleEngine:
             unit.let_go()
 
     def update(self, max_norm: float | None, skip: bool = False) -> float:
-        gradients = [p.grad for p in self.names if p.grad is not None]
+        gradients = [p.grad for p in self.named.values() if p.grad is not None]
         norm = self.joint_norm(gradients)
         if not torch.isfinite(norm):
             # The scaler looks at this rank's parts alone: show it everywhere what any rank has.
@@ -95,7 +88,7 @@ class FairscaleEngine:
         self.scaler.unscale_(self.optimizer)
         norm = norm / self.scaler.get_scale()
         if max_norm is not None:
-            nn.utils.clip_grads_with_norm_(list(self.names), max_norm, norm)
+            nn.utils.clip_grads_with_norm_(list(self.named.values()), max_norm, norm)
         if not skip and torch.isfinite(norm):
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -108,42 +101,16 @@ class FairscaleEngine:
         dist.all_reduce(total)
         return total.sqrt()
 
-    def masters(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for parameter, name in self.names.items()}
-
-    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
-        return swapped(self.masters(), values)
-
-    def moments(self) -> dict[str, dict[str, Tensor]]:
-        return {self.names[p]: dict(tensors) for p, tensors in self.optimizer.state.items()}
-
     def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {}
-        for parameter, name in self.names.items():
-            if name in parts:
-                tensor = whole_tensors([parts[name]], [parameter])[0]
-                found[name] = tensor.cpu() if self.processes.is_main else None
-        return found if self.processes.is_main else {}
+        for name, part in parts.items():
+            tensor = whole_tensors([part], [self.named[name]])[0]
+            if self.processes.is_main:
+                found[name] = tensor.cpu()
+        return found
 
     def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        named = {name: parameter for parameter, name in self.names.items() if name in whole}
-        return {name: self.unit_of[p].part(whole[name], p) for name, p in named.items()}
-
-    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        return None
-
-    def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
-        load_adamw(self.optimizer, self.names, masters, moments)
-
-    def scaler_state(self) -> dict[str, Any]:
-        return self.scaler.state_dict()
-
-    def load_scaler(self, state: dict[str, Any]) -> None:
-        if state:
-            self.scaler.load_state_dict(state)
-
-    def memory_bytes(self) -> int:
-        return peak_memory_bytes(self.processes.device)
+        return {name: self.unit_of[self.named[name]].part(t, self.named[name]) for name, t in whole.items()}
 
 
 def wrap(model: nn.Module, spec: Spec) -> list[Unit]:
@@ -156,7 +123,7 @@ def wrap(model: nn.Module, spec: Spec) -> list[Unit]:
         "bucket_cap_mb": 0 if dist.get_backend() == "gloo" else 25,
     }
     units, backbone = [], getattr(model, "backbone", None)
-    if backbone is not None and not isinstance(getattr(backbone, "timeline", None), SideTimeline):
+    if backbone is not None:
         for index, block in enumerate(backbone.blocks):
             if spec.parallel.checkpoint_offload:
                 # In place of the policy's own recomputation.

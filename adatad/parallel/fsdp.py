@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,14 +21,14 @@ from torch.distributed.tensor import DTensor
 
 from adatad.memory.arithmetic import autocast
 from adatad.memory.policy import wave_passes
+from adatad.memory.sharded import laid_out_like, local_of
 from adatad.models.backbone import VideoBackbone
-from adatad.parallel.adamw import load_adamw, local_of
-from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
+from adatad.parallel.adamw import AdamWEngine
 from adatad.parallel.processes import Processes, ensure_group
 from adatad.spec.schema import Spec
 
 
-class FsdpEngine:
+class FsdpEngine(AdamWEngine):
     """One unit per backbone block, and the root: the patch embedding, side adapters and the detector.
 
     A unit is gathered before its forward and its backward and let go after each; the root stays whole from its forward
@@ -44,20 +44,16 @@ class FsdpEngine:
     """
 
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
-        self.processes = processes
         names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.shapes = {name: parameter.shape for parameter, name in names.items()}
         shard(model, processes, spec.parallel.cpu_offload)
         self.model: FSDPModule = model
         self.sharded: dict[str, DTensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         # The optimizer sees this rank's parts as plain tensors, in the same memory: nothing it does crosses ranks.
-        self.local = {name: nn.Parameter(local_of(parameter)) for name, parameter in self.sharded.items()}
-        groups = [{**group, "params": [self.local[names[p]] for p in group["params"]]} for group in groups]
-        fused = (processes.device.type == "cuda" and not spec.parallel.cpu_offload) or None
-        self.optimizer = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=fused)
-        self.groups = self.optimizer.param_groups
-        self.dtype = autocast_dtype(spec.train.precision, processes.device)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
+        local = {name: nn.Parameter(local_of(parameter)) for name, parameter in self.sharded.items()}
+        groups = [{**group, "params": [local[names[p]] for p in group["params"]]} for group in groups]
+        on_gpu = processes.device.type == "cuda" and not spec.parallel.cpu_offload
+        self.hold(local, groups, spec, processes, on_gpu)
         self.exchange_always = spec.model.backbone.mode == "full"
 
     @contextmanager
@@ -85,9 +81,9 @@ class FsdpEngine:
         """This rank's parts of the gradients, from the parameters to the optimizer's."""
         for name, parameter in self.sharded.items():
             if parameter.grad is not None:
-                self.local[name].grad = local_of(parameter.grad)
+                self.named[name].grad = local_of(parameter.grad)
                 parameter.grad = None
-        return [local.grad for local in self.local.values() if local.grad is not None]
+        return [local.grad for local in self.named.values() if local.grad is not None]
 
     def _global_norm(self, gradients: list[Tensor]) -> float:
         """Of all ranks' parts together; the same number everywhere, not finite if any part isn't."""
@@ -104,16 +100,6 @@ class FsdpEngine:
         self.scaler.step(torch.optim.SGD([probe], lr=0.0))
         self.scaler.update()
 
-    def masters(self) -> dict[str, Tensor]:
-        return {name: local.detach() for name, local in self.local.items()}
-
-    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
-        return swapped(self.masters(), values)
-
-    def moments(self) -> dict[str, dict[str, Tensor]]:
-        state = self.optimizer.state
-        return {name: dict(state[local]) for name, local in self.local.items() if local in state}
-
     def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gathered one parameter at a time, to host memory."""
         gathered = {}
@@ -125,24 +111,11 @@ class FsdpEngine:
 
     def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: _part(tensor, self.processes).to(self.local[name].device, copy=True) for name, tensor in whole.items()
+            name: _part(tensor, self.processes).to(self.named[name].device, copy=True) for name, tensor in whole.items()
         }
 
     def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        return {name: _like(self.sharded[name], part) for name, part in parts.items()}
-
-    def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
-        load_adamw(self.optimizer, {local: name for name, local in self.local.items()}, masters, moments)
-
-    def scaler_state(self) -> dict[str, Any]:
-        return self.scaler.state_dict()
-
-    def load_scaler(self, state: dict[str, Any]) -> None:
-        if state:
-            self.scaler.load_state_dict(state)
-
-    def memory_bytes(self) -> int:
-        return peak_memory_bytes(self.processes.device)
+        return {name: laid_out_like(self.sharded[name], part) for name, part in parts.items()}
 
 
 class GatheredBlocks:
@@ -232,15 +205,7 @@ def _called(backbone: VideoBackbone) -> tuple[set[int], set[int]]:
 
 def _gather(parameter: DTensor, part: Tensor) -> Tensor:
     """The whole tensor of parts that lie as a parameter's do, on every rank."""
-    return _like(parameter, part.to(parameter.device_mesh.device_type)).full_tensor()
-
-
-def _like(parameter: DTensor, part: Tensor) -> DTensor:
-    """All ranks' parts as one tensor that lies as a parameter does."""
-    return DTensor.from_local(
-        part, parameter.device_mesh, parameter.placements, run_check=False,
-        shape=parameter.shape, stride=parameter.stride(),
-    )  # fmt: skip
+    return laid_out_like(parameter, part.to(parameter.device_mesh.device_type)).full_tensor()
 
 
 def _part(tensor: Tensor, processes: Processes) -> Tensor:

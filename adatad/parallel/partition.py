@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-KINDS = ("frozen", "trained", "optimizer", "average", "gradients")
-
 
 class Held(NamedTuple):
     """Bytes on one rank after backward: the frozen weights; the trained parameters, with what an engine keeps beside

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from adatad.errors import UserError
 from adatad.memory.arithmetic import autocast, no_autocast
+from adatad.parallel.adamw import make_adamw
 from adatad.parallel.deepspeed_config import deepspeed_config
 from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
 from adatad.parallel.processes import Processes, ensure_group
@@ -48,10 +49,10 @@ class ZeroEngine:
                 parameter.data = parameter.data.view(1)
         if self.sharded:
             mark_units(model)
-        # On a GPU one fused kernel, unless DeepSpeed moves the parameters to the host.
+        # Unless DeepSpeed moves the parameters to the host.
         offloads = config["zero_optimization"].get("offload_optimizer", {}).get("device") == "cpu"
-        self.fused = (processes.device.type == "cuda" and not offloads) or None
-        adamw = torch.optim.AdamW(groups, betas=spec.optimizer.betas, eps=spec.optimizer.eps, fused=self.fused)
+        self.fused = processes.device.type == "cuda" and not offloads
+        adamw = make_adamw(groups, spec, self.fused)
         self.engine, self.optimizer, *_ = deepspeed.initialize(
             model=model, model_parameters=list(self.names), optimizer=adamw, config=config
         )

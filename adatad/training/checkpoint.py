@@ -2,8 +2,9 @@
 
     step-00000480/  parameters.safetensors  ema.safetensors  optimizer.safetensors  state.json  spec.yaml  manifest.json
 
-The manifest holds size and SHA-256 of every file. Frozen weights aren't copied: their fingerprint stands in state.json.
-Names are the model's own parameter names, whatever engine trained them.
+Where every rank writes its own part, the folder shards/ (`adatad.training.shards`) takes the place of the three files
+of tensors. The manifest holds size and SHA-256 of every file. Frozen weights aren't copied: their fingerprint stands in
+state.json. Names are the model's own parameter names, whatever engine trained them.
 """
 
 from __future__ import annotations

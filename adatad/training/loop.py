@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from logging import Logger
-from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -33,12 +31,9 @@ from adatad.training.progress import ProgressBar
 from adatad.training.run_directory import RunDirectory
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
-from adatad.training.shards import read_parts
 from adatad.training.signals import Stopped, StopRequest
+from adatad.training.tensors import parameter_of, shard_tensors, whole_tensors
 from adatad.training.validation import classes_of, detect, score, summary
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's tensors of a parameter, beside its step."""
 
 
 class TrainingError(UserError):
@@ -280,67 +275,6 @@ def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> 
         predictions = parts.engine.model(frames, mask, keys)
         targets = Targets(*(tensor.to(device, non_blocking=True) for tensor in targets))
         return detection_losses(predictions, targets, normalizer, parts.spec.model.detector)
-
-
-def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Parameters, averages and AdamW's tensors as files hold them, on the first rank; {} on the others."""
-    engine = parts.engine
-    parameters, averages = engine.whole(engine.masters()), engine.whole(parts.ema.averages)
-    local = engine.moments()
-    moments = {key: engine.whole({name: tensors[key] for name, tensors in local.items()}) for key in MOMENTS}
-    optimizer = {
-        name: {"step": local[name]["step"], **{key: tensors[name] for key, tensors in moments.items()}}
-        for name in moments[MOMENTS[0]]
-    }
-    return parameters, averages, optimizer
-
-
-def shard_tensors(parts: Parts) -> dict[str, Tensor] | None:
-    """The same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine has none.
-    All memory is that of the parts. Before the first update the moments are zeros."""
-    engine, local = parts.engine, parts.engine.moments()
-    masters = engine.masters()
-    shards = engine.shards(masters)
-    if shards is None:
-        return None
-    found = {f"parameters/{name}": t for name, t in shards.items()}
-    found |= {f"ema/{name}": t for name, t in engine.shards(parts.ema.averages).items()}
-    for key in MOMENTS:
-        moments = {name: local[name][key] if name in local else torch.zeros_like(m) for name, m in masters.items()}
-        found |= {f"optimizer/{name}/{key}": t for name, t in engine.shards(moments).items()}
-    return found
-
-
-def parameter_of(name: str) -> str:
-    """Of a tensor's name in `Checkpoint.tensors`."""
-    kind, _, name = name.partition("/")
-    return name.rpartition("/")[0] if kind == "optimizer" else name
-
-
-def load_shards(parts: Parts, folder: Path, optimizer_step: float) -> None:
-    """Fill this rank's parts from a folder that ranks wrote, however many they were."""
-    tensors = shard_tensors(parts)
-    read_parts(folder, tensors)
-    step = torch.tensor(optimizer_step)
-    moments = {
-        name: {"step": step, **{key: tensors[f"optimizer/{name}/{key}"].to_local() for key in MOMENTS}}
-        for name in parts.engine.masters()
-    }
-    parts.engine.load(parts.engine.masters(), moments)
-
-
-def load_whole_tensors(
-    parts: Parts, parameters: dict[str, Tensor], averages: dict[str, Tensor], optimizer: dict[str, dict[str, Tensor]]
-) -> None:
-    """The reverse, on every rank."""
-    engine = parts.engine
-    moments = {key: engine.parts({name: tensors[key] for name, tensors in optimizer.items()}) for key in MOMENTS}
-    local = {
-        name: {"step": tensors["step"], **{key: moments[key][name] for key in MOMENTS}}
-        for name, tensors in optimizer.items()
-    }
-    engine.load(engine.parts(parameters), local)
-    parts.ema.load(engine.parts(averages))
 
 
 def set_rates(parts: Parts, step: int) -> dict[str, float]:

@@ -35,15 +35,21 @@ def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -
 
 
 def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> Parts:
-    """A model without values, its engine and its moving average, counted by what they are."""
-    with META:
-        model = build_model(spec.model, num_classes)
-    parts = assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
+    """`meta_parts`, counted by what they are."""
+    parts = meta_parts(spec, num_classes)
+    model = parts.model
     meter.register((p for p in model.parameters() if not p.requires_grad), "frozen weights")
     meter.register((p for p in model.parameters() if p.requires_grad), "trained weights")
     meter.register(model.buffers(), "buffers")
     meter.register(parts.ema.averages.values(), "moving average")
     return parts
+
+
+def meta_parts(spec: Spec, num_classes: int = 20) -> Parts:
+    """A model without values, its engine and its moving average."""
+    with META:
+        model = build_model(spec.model, num_classes)
+    return assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
 
 
 def make_optimizer_state(parts: Parts) -> None:

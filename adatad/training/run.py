@@ -26,12 +26,13 @@ from adatad.spec import Spec, to_yaml
 from adatad.training import shards
 from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, is_sharded, read_checkpoint
 from adatad.training.export import load_exported
-from adatad.training.loop import Progress, Training, load_shards, load_whole_tensors
+from adatad.training.loop import Progress, Training
 from adatad.training.metrics import Metrics
 from adatad.training.resume import ResumeError, checkpoint_to_resume
 from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
 from adatad.training.setup import Parts, build_initial_model, build_parts, shapes_of, validation_loader
 from adatad.training.signals import StopRequest
+from adatad.training.tensors import load_shards, load_whole_tensors
 from adatad.training.validation import Detections, classes_of, detect, score, summary, write_detections
 
 T = TypeVar("T")

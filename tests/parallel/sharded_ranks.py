@@ -142,7 +142,7 @@ def train_with_evaluation_between(spec_file: str, overrides: list[str], steps: i
 def train_and_keep(spec_file: str, overrides: list[str], steps: int) -> Any:
     """Whole tensors after some steps, as a checkpoint has them."""
     from adatad.parallel.processes import start_processes
-    from adatad.training.loop import whole_tensors
+    from adatad.training.tensors import whole_tensors
 
     with start_processes() as processes:
         run = Run(spec_file, overrides, processes)
@@ -155,7 +155,7 @@ def train_and_keep(spec_file: str, overrides: list[str], steps: int) -> Any:
 def go_on(spec_file: str, overrides: list[str], kept: Any, done: int, steps: int) -> Outcome:
     """The steps after those of `train_and_keep`, by fresh parts."""
     from adatad.parallel.processes import start_processes
-    from adatad.training.loop import load_whole_tensors
+    from adatad.training.tensors import load_whole_tensors
 
     normalizer, *tensors = kept
     with start_processes() as processes:
@@ -194,8 +194,8 @@ def kept_of_64(spec_file: str, cpu_offload: str) -> tuple[int, int]:
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    from adatad.memory.sharded import local_of
     from adatad.models.detector import build_model
-    from adatad.parallel.adamw import local_of
     from adatad.parallel.processes import Processes
     from adatad.spec import load
     from adatad.training.setup import assemble

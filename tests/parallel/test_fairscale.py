@@ -79,7 +79,7 @@ def overflow_on_one_rank(spec_file: str, overrides: list[str]) -> tuple[float, f
         def backward(loss):
             reduced(loss)
             if processes.rank == 1:
-                next(iter(parts.engine.names)).grad.fill_(torch.inf)
+                next(iter(parts.engine.named.values())).grad.fill_(torch.inf)
 
         parts.engine.backward = backward
         values = train_step(parts, [next(batches)], 1)

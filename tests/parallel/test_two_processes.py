@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import free_port
 
 from adatad.spec import load
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
@@ -55,11 +56,3 @@ def test_both_ranks_leave_with_75_when_one_is_asked_to_stop(tiny_spec):
             rank.kill()
     # Evaluation, report and the rest of the epochs were left out; what was saved is whole.
     assert read_checkpoint(all_checkpoints(checkpoints)[-1]).state["progress"]["step"] >= 1
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

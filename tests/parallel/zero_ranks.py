@@ -11,7 +11,7 @@ from steps import Outcome, Run, numpy_of
 def hand_over(spec_file: str, chain: list[list[str]], steps_each: int) -> Outcome:
     """One training whose every few steps another engine does, from what the one before would write to a file."""
     from adatad.parallel.processes import start_processes
-    from adatad.training.loop import load_whole_tensors, whole_tensors
+    from adatad.training.tensors import load_whole_tensors, whole_tensors
 
     values, saved, start = [], None, {}
     with start_processes() as processes:
@@ -42,8 +42,9 @@ def refuse_steps(spec_file: str, cases: dict[str, list[str]]) -> dict[str, dict[
 
 
 def _refuse_steps(run: Run) -> dict[str, Any]:
-    from adatad.training.loop import batch_targets, forward, whole_tensors
+    from adatad.training.loop import batch_targets, forward
     from adatad.training.setup import training_loader
+    from adatad.training.tensors import whole_tensors
 
     run.parts.engine.model.train()
     batches = iter(training_loader(run.spec, run.annotations, run.processes, (0, 0)))

@@ -1,0 +1,31 @@
+# What torchrun.sh and deepspeed.sh have in common; they source it, with their own arguments.
+# Sets: dry_run (1 after --dry-run), arguments (the others), found (GPUs that may be used), processes (to start).
+
+dry_run=0
+arguments=()
+for argument in "$@"; do
+  if [ "$argument" = --dry-run ]; then dry_run=1; else arguments+=("$argument"); fi
+done
+
+gpus() {
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    # -1 and what comes after it hide GPUs.
+    tr ',' '\n' <<< "${CUDA_VISIBLE_DEVICES%%-1*}" | grep -c '[^[:space:]]' || true
+  else
+    { nvidia-smi --list-gpus 2>/dev/null || true; } | grep -c '^GPU ' || true
+  fi
+}
+
+found=$(gpus)
+processes=${ADATAD_PROCESSES:-$((found > 0 ? found : 1))}
+case $processes in
+  0 | *[!0-9]*)
+    echo "$0: ADATAD_PROCESSES is '$processes'; it must be a number of processes, 1 or more" >&2
+    exit 2
+    ;;
+esac
+
+# Cores shared out evenly; idle threads sleep instead of taking cores from other processes.
+threads=$(($(getconf _NPROCESSORS_ONLN) / processes))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
