@@ -10,6 +10,7 @@ from rich.table import Table
 
 from adatad.parity.cases import CaseError, find_cases, read_case
 from adatad.parity.compare import Row
+from adatad.parity.data_files import NAMES, find_data_files, run_data_file
 from adatad.parity.model_case import run_case
 from adatad.spec.schema import MemorySpec
 
@@ -22,14 +23,18 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
     if not folder.is_dir():
         print(f"{folder}: no such folder", file=sys.stderr)
         return 2
-    cases = find_cases(folder)
-    if not cases:
-        print(f"{folder}: holds no case, a folder with case.json, weights.npz, inputs.npz, ...", file=sys.stderr)
+    models, files = find_cases(folder), find_data_files(folder)
+    if not models and not files:
+        print(
+            f"{folder}: holds no case: neither a folder with case.json, weights.npz, inputs.npz, ... "
+            f"nor a file of {', '.join(NAMES)}",
+            file=sys.stderr,
+        )
         return 2
     rows, unreadable = [], []
-    for case in cases:
+    for case in (*models, *files):
         try:
-            rows += run_case(read_case(case), memory)
+            rows += run_data_file(case) if case in files else run_case(read_case(case), memory)
         except (CaseError, KeyError, ValueError) as error:
             unreadable.append(f"{case}: can't be run: {type(error).__name__}: {error}")
     console = Console()
@@ -37,9 +42,8 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
     for line in unreadable:
         console.print(line, style="red", markup=False)
     over = [row for row in rows if not row.passed]
-    console.print(
-        f"{len(cases)} cases, {len(rows)} comparisons, {len(over)} over tolerance, {len(unreadable)} unreadable"
-    )
+    count = f"{len(models)} cases, {len(files)} files"
+    console.print(f"{count}, {len(rows)} comparisons, {len(over)} over tolerance, {len(unreadable)} unreadable")
     return 1 if over or unreadable else 0
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from adatad.convert.backbone import load_backbone_weights
 from adatad.data.annotations import Annotations
-from adatad.data.dataset import EpochBatches, Loader, Share, TrainingWindows, ValidationWindows
+from adatad.data.dataset import TrainingWindows, ValidationWindows
+from adatad.data.loader import EpochBatches, Loader, Share
 from adatad.data.windows import sliding_windows
 from adatad.errors import UserError
 from adatad.memory.policy import apply_policy

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from adatad.data.annotations import Annotations, load_database
-from adatad.data.dataset import Batch, Loader, collate
+from adatad.data.dataset import Batch, collate
+from adatad.data.loader import Loader
 from adatad.data.windows import Window
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections

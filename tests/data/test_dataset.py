@@ -16,9 +16,6 @@ from hypothesis import strategies as st
 from adatad.data.annotations import read_annotations
 from adatad.data.dataset import (
     MISSING_NAMED,
-    EpochBatches,
-    Loader,
-    Share,
     TrainingWindows,
     ValidationWindows,
     check_videos,
@@ -28,6 +25,7 @@ from adatad.data.dataset import (
 )
 from adatad.data.decode import VideoError, open_video
 from adatad.data.draws import epoch_order, model_key
+from adatad.data.loader import EpochBatches, Loader, Share
 from adatad.data.windows import WindowError, sliding_windows
 from adatad.spec.schema import DataSpec, WindowSpec
 

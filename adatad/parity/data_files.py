@@ -1,0 +1,35 @@
+"""Golden cases of data, post-processing and evaluation: JSON files, each of its own form, told apart by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adatad.parity.cases import CaseError
+from adatad.parity.compare import Row
+
+NAMES = ()
+"""Files that are cases, wherever they lie under a folder."""
+
+
+def find_data_files(folder: Path) -> list[Path]:
+    """Files of cases, at any depth."""
+    return sorted(path for name in NAMES for path in folder.rglob(name))
+
+
+def run_data_file(path: Path) -> list[Row]:
+    """Every comparison of a file. Raises CaseError where it can't be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CaseError(f"{path}: can't be read: {error}") from error
+    return runner(path.name)(content, path.parent)
+
+
+def runner(name: str) -> Callable[[dict[str, Any], Path], list[Row]]:
+    """The function that compares the content of a file of that name; the folder is for arrays beside it."""
+    match name:
+        case _:
+            raise ValueError(name)
