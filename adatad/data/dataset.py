@@ -15,16 +15,19 @@ from torch.utils.data import Dataset
 from adatad.data.annotations import Video
 from adatad.data.decode import VideoError, open_video
 from adatad.data.draws import generator, model_key
-from adatad.data.windows import Window, WindowPlace, random_window, sliding_window
+from adatad.data.skipped import Skipped
+from adatad.data.windows import Window, WindowError, WindowPlace, random_window, sliding_window
 from adatad.spec.schema import DataSpec
 
+BROKEN = (VideoError, WindowError)
+"""What `data.on_error: skip` goes on after."""
 MISSING_NAMED = 10
 """Missing videos that a message names; it counts the rest."""
 
 
 class Sample(NamedTuple):
     """frames: uint8 [3, frames, height, width]; mask: bool [window]; segments_grid: float32 [n, 2]; labels: int64 [n];
-    key: of the model's draws; window: where the frames come from."""
+    key: of the model's draws; window: where the frames come from; skipped: what couldn't be read instead."""
 
     frames: Tensor
     mask: Tensor
@@ -32,10 +35,12 @@ class Sample(NamedTuple):
     labels: Tensor
     key: int
     window: Window
+    skipped: tuple[Skipped, ...] = ()
 
 
 class Batch(NamedTuple):
-    """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b]; the rest by sample."""
+    """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b]; the rest by sample, but
+    skipped, which is of all."""
 
     frames: Tensor
     mask: Tensor
@@ -43,16 +48,38 @@ class Batch(NamedTuple):
     segments_grid: list[Tensor]
     labels: list[Tensor]
     windows: list[Window]
+    skipped: tuple[Skipped, ...] = ()
 
 
 class TrainingWindows(Dataset):
-    """Random windows, one of each training video an epoch, addressed by (epoch, number of the video)."""
+    """Random windows, one of each training video an epoch, addressed by (epoch, number of the video).
+
+    Instead of a video that can't be read comes the next one, if the spec says so: on whichever rank or worker.
+    """
 
     def __init__(self, videos: tuple[Video, ...], spec: DataSpec, seed: int):
         self.videos, self.spec, self.seed = videos, spec, seed
+        self._broken: dict[int, Skipped] = {}
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
-        epoch, number = address
+        epoch, first = address
+        passed: list[Skipped] = []
+        for number in (*range(first, len(self.videos)), *range(first)):
+            # Finding out again that a file is broken may take until a time-out.
+            if number not in self._broken:
+                try:
+                    return self.sample(epoch, number)._replace(skipped=tuple(passed))
+                except BROKEN as error:
+                    if self.spec.on_error == "raise":
+                        raise
+                    self._broken[number] = Skipped(self.videos[number].name, str(error))
+            passed.append(self._broken[number])
+        raise VideoError(
+            f"{self.spec.videos}: none of {len(self.videos)} training videos can be read: {passed[0].reason}"
+        )
+
+    def sample(self, epoch: int, number: int) -> Sample:
+        """The window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
         with open_video(video_path(self.spec, video.name)) as reader:
             draw = generator(self.seed, epoch, number, "window")
@@ -74,6 +101,15 @@ class ValidationWindows(Dataset):
         return len(self.places)
 
     def __getitem__(self, number: int) -> Sample:
+        try:
+            return self.sample(number)
+        except BROKEN as error:
+            if self.spec.on_error == "raise":
+                raise
+            return self._nothing(self.places[number], str(error))
+
+    def sample(self, number: int) -> Sample:
+        """One window. Raises VideoError or WindowError."""
         place = self.places[number]
         with open_video(video_path(self.spec, place.video.name)) as reader:
             window = sliding_window(place, reader.frame_count, self.spec.window)
@@ -84,6 +120,15 @@ class ValidationWindows(Dataset):
             images = np.concatenate([clip[draw.permutation(self.shuffle_clips)] for clip in clips])
         return _sample(images, window, self.spec, key=0)
 
+    def _nothing(self, place: WindowPlace, reason: str) -> Sample:
+        """A window without a valid position, in place of one that can't be read."""
+        spec = self.spec.window
+        frames = np.zeros(spec.size_grid * spec.frames_per_position, np.int64)
+        nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+        window = Window(place.video, place.start_grid * spec.stride_frames, frames, 0, *nothing)
+        black = np.zeros((len(frames), self.spec.size_pixels, self.spec.size_pixels, 3), np.uint8)
+        return _sample(black, window, self.spec, key=0)._replace(skipped=(Skipped(place.video.name, reason),))
+
 
 def video_path(spec: DataSpec, name: str) -> Path:
     """The file of the video that annotations call `name`."""
@@ -91,7 +136,9 @@ def video_path(spec: DataSpec, name: str) -> Path:
 
 
 def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
-    """Raises VideoError, which lists all files of `videos` that aren't there."""
+    """Raises VideoError, which lists all files of `videos` that aren't there, unless the spec goes on without them."""
+    if spec.on_error == "skip":
+        return
     missing = [path for video in videos if not (path := video_path(spec, video.name)).is_file()]
     if missing:
         named = ", ".join(path.name for path in missing[:MISSING_NAMED])
@@ -125,7 +172,8 @@ def fit_frames(images: np.ndarray, size_pixels: int) -> Tensor:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    frames, masks, segments, labels, keys, windows = zip(*samples, strict=True)
+    frames, masks, segments, labels, keys, windows, skipped = zip(*samples, strict=True)
     return Batch(
-        torch.stack(frames), torch.stack(masks), torch.tensor(keys), list(segments), list(labels), list(windows)
-    )
+        torch.stack(frames), torch.stack(masks), torch.tensor(keys), list(segments), list(labels), list(windows),
+        tuple(item for items in skipped for item in items),
+    )  # fmt: skip

@@ -63,6 +63,11 @@ class DataSpec(Section):
     """Library that decodes the videos."""
     workers: Count = 2
     """Loader processes of each rank; 0 decodes in the training process."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A video that can't be read: raise ends the run; skip trains on the next one instead, and finds nothing in it at
+    evaluation. Each is logged once."""
+    skip_limit: Count = 10
+    """on_error skip: videos that may be left out before the run ends all the same."""
 
 
 class AdapterSpec(Section):

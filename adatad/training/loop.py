@@ -19,6 +19,7 @@ from torch import Tensor
 
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import Batch
+from adatad.data.skipped import SkippedVideos
 from adatad.errors import UserError
 from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
@@ -26,6 +27,7 @@ from adatad.models.targets import Targets, assign_targets
 from adatad.parallel.faults import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
+from adatad.training.data_wait import DataWait
 from adatad.training.metrics import Metrics
 from adatad.training.progress import ProgressBar
 from adatad.training.run_directory import RunDirectory
@@ -84,6 +86,8 @@ class Training:
         self.metrics = Metrics(self.run.path, self.progress.step) if self.processes.is_main else None
         if self.metrics:
             self.metrics.text("spec", to_yaml(self.spec))
+        self.skipped = SkippedVideos(self.spec.data.skip_limit, self.logger.warning)
+        self.data_wait = DataWait()
         self.started = time.monotonic() - self.progress.seconds
         self.result: dict[str, Any] | None = None
 
@@ -128,10 +132,13 @@ class Training:
             waiting = time.monotonic()
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
+            self.note_skipped(micro_batches)
             values = train_step(parts, micro_batches, progress.step)
+            times = {"data_wait_seconds": waited, "step_seconds": time.monotonic() - waiting}
+            self.data_wait.add(*times.values())
             self.note_bad(values, micro_batches)
             self.advance()
-            self.write(epoch, values, waited, bar)
+            self.write(epoch, {**values, **times}, bar)
             stopping = self.processes.any(self.stop.signal_name is not None)
             if stopping or progress.epoch > epoch or (every and progress.step % every == 0):
                 self.save()
@@ -142,6 +149,15 @@ class Training:
                 raise Stopped
         if self.stacks:
             self.stacks.rest()
+        if slow := self.data_wait.end_epoch():
+            self.logger.warning(slow)
+
+    def note_skipped(self, micro_batches: list[Batch]) -> None:
+        """Count the videos of a batch that couldn't be read, on all ranks alike."""
+        mine = [item for batch in micro_batches for item in batch.skipped]
+        # Ranks have no need to talk where none may skip.
+        if self.spec.data.on_error == "skip" and self.processes.any(bool(mine)):
+            self.skipped.add(item for items in self.processes.gather(mine) for item in items)
 
     def note_bad(self, values: dict[str, Any], micro_batches: list[Batch]) -> None:
         """Count steps in a row that changed nothing, name their videos, and stop the run when there are too many."""
@@ -167,10 +183,10 @@ class Training:
         if progress.step_in_epoch == self.parts.steps_per_epoch:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
-    def write(self, epoch: int, values: dict[str, Any], waited: float, bar: ProgressBar) -> None:
+    def write(self, epoch: int, values: dict[str, Any], bar: ProgressBar) -> None:
         if self.metrics:
             memory = self.parts.engine.memory_bytes()
-            values = {**values, "memory_bytes": memory, "data_wait_seconds": waited}
+            values = {**values, "memory_bytes": memory}
             self.metrics.write("train", self.progress.step, epoch, values)
             bar.show(self.progress.step, epoch, values["cost"], max(values["lr"].values()), memory)
 
@@ -215,7 +231,7 @@ class Training:
         loader = validation_loader(self.spec, self.annotations, self.processes)
         with parts.engine.holding(parts.ema.averages):
             classes = classes_of(self.spec, self.annotations)
-            detections = detect(parts.engine.model, loader, self.spec, classes, self.processes)
+            detections = detect(parts.engine.model, loader, self.spec, classes, self.processes, self.skipped)
         values = summary(score(detections, self.spec))
         self.logger.info("epoch %d: average mAP %.2f %%", progress.epoch, 100 * values["average_mAP"])
         self.result = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import check_videos
+from adatad.data.skipped import SkippedVideos
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
@@ -83,7 +85,8 @@ def score_checkpoint(
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
         apply_policy(model.backbone, spec.memory, spec.data, arithmetic)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
-        found = detect(model, loader, spec, classes_of(spec, annotations), processes)
+        skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
+        found = detect(model, loader, spec, classes_of(spec, annotations), processes, skipped)
         if detections and processes.is_main:
             write_detections(detections, found)
         return summary(score(found, spec))

@@ -13,6 +13,7 @@ from torch import nn
 from adatad.data.annotations import Annotations, load_database
 from adatad.data.dataset import Batch, collate
 from adatad.data.loader import Loader
+from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.windows import Window
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections
@@ -26,18 +27,30 @@ Detections = dict[str, list[dict[str, Any]]]
 
 
 @torch.no_grad()
-def detect(model: nn.Module, loader: Loader, spec: Spec, classes: tuple[str, ...], processes: Processes) -> Detections:
-    """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds."""
+def detect(
+    model: nn.Module,
+    loader: Loader,
+    spec: Spec,
+    classes: tuple[str, ...],
+    processes: Processes,
+    skipped: SkippedVideos,
+) -> Detections:
+    """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds.
+
+    Videos that couldn't be read are added to `skipped`; nothing is found in them.
+    """
     training = model.training
     model.eval()
     dtype = autocast_dtype(spec.train.precision, processes.device)
     found: list[tuple[str, int, list[dict[str, Any]]]] = []
+    missed: list[Skipped] = []
     for batch, counts in in_step(loader, processes):
         frames = batch.frames.to(processes.device, non_blocking=True)
         mask = batch.mask.to(processes.device, non_blocking=True)
         with autocast(processes.device, dtype):
             predictions = model(frames, mask)
-        if not counts:
+        missed += batch.skipped
+        if not counts or batch.skipped:
             continue
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
             detections = window_detections(
@@ -45,6 +58,7 @@ def detect(model: nn.Module, loader: Loader, spec: Spec, classes: tuple[str, ...
             )
             found.append((window.video.name, window.start_frame, detections))
     model.train(training)
+    skipped.add(item for part in processes.gather(missed) for item in part)
     by_video: dict[str, list[list[dict[str, Any]]]] = {}
     everything = [item for part in processes.gather(found) for item in part]
     for name, _, detections in sorted(everything, key=lambda item: item[:2]):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from steps import Outcome, Run, numpy_of, outcome_of
 
+from adatad.data.skipped import SkippedVideos
+
 
 @dataclass
 class Gathers:
@@ -103,8 +105,9 @@ def detections_of(run: Run) -> Any:
 
     parts, spec = run.parts, run.spec
     loader = validation_loader(spec, run.annotations, run.processes)
+    skipped = SkippedVideos(0, print)
     with parts.engine.holding(parts.ema.averages):
-        return detect(parts.engine.model, loader, spec, classes_of(spec, run.annotations), run.processes)
+        return detect(parts.engine.model, loader, spec, classes_of(spec, run.annotations), run.processes, skipped)
 
 
 def evaluate_cases(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Any]:

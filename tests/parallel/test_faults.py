@@ -12,6 +12,7 @@ import pytest
 from faulty import NO_FAULT, QUICK, run_all
 from ranks import run_ranks
 
+from adatad.data.skipped import SkippedVideos
 from adatad.spec import load
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.run_directory import run_directory
@@ -148,8 +149,9 @@ def evaluate(spec_file: str, overrides: list[str]) -> tuple[int, dict]:
         annotations = read_annotations(spec.data)
         parts = build_parts(spec, annotations, processes)
         loader = validation_loader(spec, annotations, processes)
+        skipped = SkippedVideos(0, print)
         own = len(range(processes.rank, len(loader.dataset), processes.world))
-        return own, detect(parts.engine.model, loader, spec, classes_of(spec, annotations), processes)
+        return own, detect(parts.engine.model, loader, spec, classes_of(spec, annotations), processes, skipped)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fairscale"])

@@ -14,6 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import adatad.training.loop as loop
+from adatad.data.decode import VideoError
 from adatad.errors import UserError
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
@@ -95,7 +96,7 @@ def test_what_a_run_leaves(tiny_spec):
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, LAST_STEP + 1))
     assert [line["epoch"] for line in lines if line["kind"] == "evaluation"] == [0, 1, 2, 3]
-    assert {"cost", "gradient_norm", "lr", "memory_bytes", "data_wait_seconds"} <= lines[1].keys()
+    assert {"cost", "gradient_norm", "lr", "memory_bytes", "data_wait_seconds", "step_seconds"} <= lines[1].keys()
     assert lines[1]["lr"] == {"adapter": 0.0, "detector": 0.0, "detector_no_decay": 0.0}
     assert load(run.path / "spec.yaml") == spec
     trained = (run.path / "trained.txt").read_text().split()
@@ -236,3 +237,26 @@ def test_loader_processes_may_change_midway(tiny_spec, whole_run, monkeypatch):
     assert left.value.code == EXIT_CODE_RESUME
     train(load(tiny_spec, ["data.workers=2"]), resume="auto")
     assert_same(last_checkpoint(load(tiny_spec)), whole_run)
+
+
+def test_a_run_goes_on_without_broken_videos_up_to_a_limit(tiny_spec, tiny_data, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for file in (tiny_data / "videos").iterdir():
+        (videos / file.name).symlink_to(file)
+    broken = sorted(videos.iterdir())[:2] + sorted(videos.iterdir())[-1:]
+    for file in broken:
+        file.unlink()
+        file.write_bytes(b"no video")
+    overrides = [f"data.videos={videos}", "data.on_error=skip"]
+    result = train(load(tiny_spec, overrides))
+    spec = load(tiny_spec, overrides)
+    log = (run_directory(spec).path / "log.txt").read_text()
+    assert [log.count(f"{file}: ") for file in broken] == [1, 1, 1]
+    detections = json.loads((run_directory(spec).path / "detections.json").read_text())["results"]
+    assert set(detections) == {file.stem for file in videos.glob("*validation*")} - {broken[2].stem}
+    assert result["epochs"] == 3
+    with pytest.raises(VideoError, match=r"data\.skip_limit 1"):
+        train(load(tiny_spec, [*overrides, "data.skip_limit=1", "run.id=1"]))
+    with pytest.raises(VideoError, match=broken[0].name):
+        train(load(tiny_spec, [f"data.videos={videos}", "run.id=2"]))
