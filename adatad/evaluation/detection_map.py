@@ -18,7 +18,10 @@ AMBIGUOUS = "Ambiguous"
 DUPLICATE_SECONDS = 0.001
 """Annotations of one label whose ends both differ by at most this are one."""
 PAIRS_AT_A_TIME = 2_000_000
-"""(detection, instance) pairs whose tIoU is computed in one go; bounds the memory."""
+"""(detection, instance) pairs whose tIoU is computed in one go; of them those that overlap enough are kept."""
+
+DETECTIONS_AT_A_TIME = 1_000
+"""Detections that ask for instances in one go; the next ones ask only for what these have left."""
 
 Subset = str | Sequence[str]
 """Name of a subset of the annotation file, or several that are scored as one."""
@@ -259,32 +262,42 @@ def _shares(sizes: np.ndarray, limit: int) -> Iterator[slice]:
 def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float]) -> np.ndarray:
     """Which detections find an instance, at each tIoU on its own: bool [tIoU, detections].
 
-    Detections are numbered by descending score. The field's rule: one after the other, each takes the best instance
-    that is left. All ask at once here: each asks for its best instance, which goes to the first detection that asked
-    for it, whoever had it before; those who were turned away ask for their next best, until none is left. Since every
-    instance prefers detections in the same order, that leads to the same matches.
+    Detections are numbered by descending score: one after the other, each takes the best instance that is left.
     """
-    nobody = detections
-    holder = np.full((len(tious), instances), nobody)
-    first = np.searchsorted(pairs.detection, np.arange(detections))
-    asked = np.repeat(first[None], len(tious), 0)
-    within = [np.bincount(pairs.detection[pairs.overlap >= tiou], minlength=detections) for tiou in tious]
-    end = first + np.array(within, np.int64).reshape(len(tious), detections)
-    level, detection = np.nonzero(asked < end)
-    while len(detection):
-        wanted = pairs.instance[asked[level, detection]]
-        before = holder.copy()
-        np.minimum.at(holder, (level, wanted), detection)
-        refused = holder[level, wanted] != detection
-        robbed_level, robbed_instance = np.nonzero((holder != before) & (before != nobody))
-        level = np.concatenate([level[refused], robbed_level])
-        detection = np.concatenate([detection[refused], before[robbed_level, robbed_instance]])
-        asked[level, detection] += 1
-        more = asked[level, detection] < end[level, detection]
-        level, detection = level[more], detection[more]
-    hits = np.zeros((len(tious), detections + 1), bool)
-    np.put_along_axis(hits, holder, True, axis=1)
-    return hits[:, :nobody]
+    nobody = len(tious) * detections
+    holder = np.full(len(tious) * instances, nobody)
+    levels = np.arange(len(tious))[:, None]
+    for begin in range(0, detections, DETECTIONS_AT_A_TIME):
+        some = slice(*np.searchsorted(pairs.detection, [begin, begin + DETECTIONS_AT_A_TIME]))
+        seats = levels * instances + pairs.instance[some]
+        enough = pairs.overlap[some] >= np.asarray(tious, np.float64)[:, None]
+        level, pair = np.nonzero(enough & (holder[seats] == nobody))
+        _give_seats(holder, nobody, level * detections + pairs.detection[some][pair], seats[level, pair])
+    hits = np.zeros(nobody + 1, bool)
+    hits[holder] = True
+    return hits[:nobody].reshape(len(tious), detections)
+
+
+def _give_seats(holder: np.ndarray, nobody: int, asker: np.ndarray, seat: np.ndarray) -> None:
+    """Let each asker have the first of its seats that no lower-numbered one has; holder[seat] is set in place.
+
+    asker, seat: int64 [wishes], by asker, its best seat first; nobody has these seats yet. All ask at once: each asks
+    for its best seat, which goes to the lowest number that asked, whoever had it before; those who were turned away
+    ask for their next, until none is left. As all seats prefer askers in the same order, it ends where asking one after
+    the other would, in a few rounds over whole arrays.
+    """
+    next_wish = np.flatnonzero(np.diff(asker, prepend=-1))
+    end, numbers = np.append(next_wish[1:], len(asker)), asker[next_wish]
+    asking = np.arange(len(numbers))
+    while len(asking):
+        wanted = seat[next_wish[asking]]
+        before = holder[wanted]
+        np.minimum.at(holder, wanted, numbers[asking])
+        now = holder[wanted]
+        robbed = np.unique(before[(before != nobody) & (before != now)])
+        asking = np.concatenate([asking[now != numbers[asking]], np.searchsorted(numbers, robbed)])
+        next_wish[asking] += 1
+        asking = asking[next_wish[asking] < end[asking]]
 
 
 def tiou(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -126,12 +126,13 @@ def test_against_a_plain_second_way(instances, guesses):
         assert np.array(result.recall_per_class[label]) == pytest.approx(np.array(recalls))
 
 
-def test_pairs_may_be_computed_in_shares(monkeypatch):
+def test_pairs_and_matches_may_be_computed_in_shares(monkeypatch):
     draw = np.random.default_rng(0)
     wanted = {v: [(s, s + 3, "a") for s in draw.integers(0, 20, 6).tolist()] for v in "uvw"}
     made = {v: [(s, s + 3, "a", x) for s, x in zip(draw.uniform(0, 20, 9), draw.random(9), strict=True)] for v in "wux"}
     whole = evaluate(truth(**wanted), found(**made), "val", TIOUS)
     monkeypatch.setattr(detection_map, "PAIRS_AT_A_TIME", 7)
+    monkeypatch.setattr(detection_map, "DETECTIONS_AT_A_TIME", 2)
     assert evaluate(truth(**wanted), found(**made), "val", TIOUS) == whole
     assert whole.average_mAP > 0
 
