@@ -6,6 +6,7 @@ memory: peak of a training step for every model, counted on the meta device (fiv
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes).
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
+evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
 checkpoint: how long a step stands still while a checkpoint is saved (half a minute).
 """
 
@@ -19,6 +20,7 @@ TITLES = {
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
     "engines": "memory of a rank under every engine",
+    "evaluation": "scoring on one thread",
     "checkpoint": "saving a checkpoint beside training",
 }
 
@@ -41,6 +43,8 @@ def main() -> int:
             from adatad.benchmarks.gpu import run
         case "engines":
             from adatad.benchmarks.engines import run
+        case "evaluation":
+            from adatad.benchmarks.evaluation import run
         case "checkpoint":
             from adatad.benchmarks.checkpoint import run
     try:

@@ -1,6 +1,9 @@
 """Score a detections file in the ActivityNet form against an annotation file. Needs no torch.
 
 python tools/evaluate.py data/demo/annotations.json runs/demo/tia/id0/detections.json --subset validation
+
+--score says what is reported: mAP (the default), with --top-k also recall@kx; verb, noun, action: mAP on
+EPIC-Kitchens' files; recall: average recall of the detections as proposals, whatever their labels.
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ from rich.table import Column, Table
 
 from adatad.errors import UserError
 from adatad.evaluation.detection_map import MapResult
-from adatad.evaluation.files import evaluate_files
+from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
+from adatad.evaluation.proposal_recall import RecallResult
+
+POINTS = (1, 5, 10, 100)
+"""Proposals a video at which average recall is shown."""
 
 
 def main() -> int:
@@ -24,39 +31,82 @@ def main() -> int:
     parser.add_argument("detections", type=Path, metavar="DETECTIONS", help='JSON file {"results": ...}')
     parser.add_argument("--subset", default="validation", help="subset that is scored (default %(default)s)")
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], metavar="T")
+    parser.add_argument("--score", choices=("mAP", "verb", "noun", "action", "recall"), default="mAP")
+    parser.add_argument("--top-k", type=int, nargs="+", default=[], metavar="K", help="report recall@kx too")
+    parser.add_argument("--blocked", type=Path, metavar="FILE", help="JSON list of videos that don't count")
+    parser.add_argument("--reference", action="store_true", help="with the reference's quirks (docs/compat.md)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a JSON file too")
     args = parser.parse_args()
     if not all(0 < tiou <= 1 for tiou in args.tiou):
         parser.error("--tiou: thresholds lie above 0 and up to 1")
+    if args.top_k and (args.score != "mAP" or min(args.top_k) < 1):
+        parser.error("--top-k: numbers from 1, with --score mAP")
     try:
-        result = evaluate_files(args.ground_truth, args.detections, args.subset, args.tiou)
+        result = score(args)
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2
-    show(result)
+    if isinstance(result, RecallResult):
+        show_recall(result)
+    else:
+        show(result)
+        warn_of_other_videos(result, args.subset)
     if args.json:
-        args.json.write_text(json.dumps(as_dictionary(result), indent=1))
+        args.json.write_text(json.dumps(result.summary(), indent=1))
     return 0
 
 
-def as_dictionary(result: MapResult) -> dict[str, object]:
-    by_tiou = {f"{tiou:g}": value for tiou, value in result.mAP.items()}
-    return {"average_mAP": result.average_mAP, "mAP": by_tiou, "ap_per_class": result.ap_per_class}
+def score(args: argparse.Namespace) -> MapResult | RecallResult:
+    files = (args.ground_truth, args.detections, args.subset, args.tiou)
+    match args.score:
+        case "mAP":
+            return evaluate_files(*files, args.top_k, args.blocked, args.reference)
+        case "recall":
+            return evaluate_recall_files(*files, max(POINTS), args.blocked, args.reference)
+        case task:
+            return evaluate_epic_files(*files, task, args.blocked, args.reference)
 
 
 def show(result: MapResult) -> None:
     # Names aren't cut: the headings of the figures are broken into two lines first.
     table = Table(Column("class", no_wrap=True), "average", *(f"tIoU {tiou:g}" for tiou in result.mAP))
     for label, values in result.ap_per_class.items():
-        table.add_row(label, f"{100 * sum(values) / len(values):.2f}", *(f"{100 * value:.2f}" for value in values))
+        table.add_row(label, *percent([sum(values) / len(values), *values]))
     table.add_section()
-    everything = [f"{100 * value:.2f}" for value in result.mAP.values()]
-    table.add_row("mAP", f"{100 * result.average_mAP:.2f}", *everything, style="bold")
+    table.add_row("mAP", *percent([result.average_mAP, *result.mAP.values()]), style="bold")
+    for k in next(iter(result.recall.values()), {}):
+        recalls = [by_k[k] for by_k in result.recall.values()]
+        table.add_row(f"recall@{k}x", *percent([sum(recalls) / len(recalls), *recalls]), style="bold")
     console = Console()
     # Nor are figures, however many columns there are.
     console.width = max(console.width, console.measure(table, options=console.options.update(width=1_000)).minimum)
     console.print(table)
     console.print(f"{result.num_detections} detections, {result.num_ground_truth} annotated instances, in %")
+
+
+def show_recall(result: RecallResult) -> None:
+    table = Table("proposals a video", "average recall")
+    for point, value in zip(POINTS, percent([result.at(point) for point in POINTS]), strict=True):
+        table.add_row(str(point), value)
+    table.add_section()
+    table.add_row("area under the curve", *percent([result.auc]), style="bold")
+    Console().print(table)
+    print(f"{result.num_proposals} proposals, {result.num_ground_truth} annotated instances, in %")
+
+
+def percent(values: list[float]) -> list[str]:
+    return [f"{100 * value:.2f}" for value in values]
+
+
+def warn_of_other_videos(result: MapResult, subset: str) -> None:
+    others = result.other_videos
+    if others:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        print(
+            f"{sys.argv[0]}: {len(others)} videos with detections aren't of subset {subset!r}, and what was found in "
+            f"them counts as wrong: {shown}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """mAP of temporal detections: ActivityNet-style files in, average precision by class and tIoU out.
 
 Precision-recall areas as in VOC 2010 and later; each threshold matches on its own. Detections of equal score count in a
-fixed order: the one later in the file first.
+fixed order: the one later in the file first. Needs numpy alone.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,25 @@ import numpy as np
 AMBIGUOUS = "Ambiguous"
 DUPLICATE_SECONDS = 0.001
 """Annotations of one label whose ends both differ by at most this are one."""
+PAIRS_AT_A_TIME = 2_000_000
+"""(detection, instance) pairs whose tIoU is computed in one go; of them those that overlap enough are kept."""
+
+DETECTIONS_AT_A_TIME = 1_000
+"""Detections that ask for instances in one go; the next ones ask only for what these have left."""
+
+Subset = str | Sequence[str]
+"""Name of a subset of the annotation file, or several that are scored as one."""
+Instances = dict[str, dict[str, np.ndarray]]
+"""{label: {video: segments in seconds, float64 [n, 2]}}."""
 
 
 @dataclass(frozen=True)
 class MapResult:
     """mAP: by tIoU, in 0..1; ap_per_class: AP by tIoU for each annotated label, in order of first appearance.
 
-    num_ground_truth: instances that were left; num_detections: of all videos, with known labels or not.
+    num_ground_truth: instances that were left; num_detections: of all videos that aren't blocked, with known labels or
+    not. recall: recall@kx, by tIoU and k; recall_per_class: the same for each label, [tIoU][k]. other_videos: videos
+    with detections that aren't of the subset, whose detections count as false positives.
     """
 
     average_mAP: float  # noqa: N815, the field's name for it
@@ -30,49 +43,130 @@ class MapResult:
     ap_per_class: dict[str, list[float]]
     num_ground_truth: int
     num_detections: int
+    recall: dict[float, dict[int, float]] = field(default_factory=dict)
+    recall_per_class: dict[str, list[list[float]]] = field(default_factory=dict)
+    other_videos: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """As it stands in files: figures by tIoU, AP by class and tIoU, recall@kx by tIoU and k if it was asked for."""
+        figures = {
+            "average_mAP": self.average_mAP,
+            "mAP": {f"{tiou:g}": value for tiou, value in self.mAP.items()},
+            "ap_per_class": {label: list(values) for label, values in self.ap_per_class.items()},
+        }
+        if self.recall:
+            figures["recall"] = {
+                f"{tiou:g}": {str(k): value for k, value in by_k.items()} for tiou, by_k in self.recall.items()
+            }
+        return figures
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections of one class in the order of their file. video: int64 [n], numbers of videos; segments: float64
+    [n, 2]; scores: float64 [n]."""
+
+    video: np.ndarray
+    segments: np.ndarray
+    scores: np.ndarray
+
+    def by_score(self) -> Found:
+        """Descending; of equal scores the later one first: an ascending stable sort, read backwards."""
+        order = np.argsort(self.scores, kind="stable")[::-1]
+        return Found(self.video[order], self.segments[order], self.scores[order])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Detections and the instances of their video that they overlap enough, by detection, the best instance first.
+
+    detection, instance: int64 [pairs]; overlap: tIoU, float64 [pairs].
+    """
+
+    detection: np.ndarray
+    instance: np.ndarray
+    overlap: np.ndarray
 
 
 def evaluate(
     ground_truth: dict[str, Any],
     detections: dict[str, Any],
-    subset: str,
+    subset: Subset,
     tious: Sequence[float],
     blocked_videos: Collection[str] = (),
     keep_ambiguous: bool = False,
+    top_k: Sequence[int] = (),
 ) -> MapResult:
     """Score the content of a detections file against that of an annotation file.
 
     Detections in videos without an instance of their class, also of other subsets, are false positives; labels that the
     subset doesn't have are ignored. keep_ambiguous: let THUMOS-14's "Ambiguous" be a class, as the reference does.
+    top_k: also the recall of the k x n best detections of a class in a video with n instances of it, for each k.
     """
     instances = ground_truth_segments(ground_truth, subset, blocked_videos, keep_ambiguous)
-    found: dict[str, list[tuple[str, float, float, float]]] = {label: [] for label in instances}
+    found = gather(detections, instances, blocked_videos, lambda item: item["label"])
+    return score_classes(
+        instances, found, tious, top_k, videos_outside(ground_truth, detections, subset, blocked_videos)
+    )
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Detections by class, in the order of their file: rows (number of the video, start, end, score). numbers: of the
+    videos that aren't blocked; count: all their detections, of known classes or not."""
+
+    rows: dict[Hashable, list[tuple[int, float, float, float]]]
+    numbers: dict[str, int]
+    count: int
+
+
+def gather(
+    detections: dict[str, Any],
+    classes: Collection[Hashable],
+    blocked_videos: Collection[str],
+    class_of: Callable[[dict[str, Any]], Hashable],
+) -> Gathered:
+    """The detections of a file by class; those of other classes are only counted."""
+    rows: dict[Hashable, list[tuple[int, float, float, float]]] = {name: [] for name in classes}
+    numbers: dict[str, int] = {}
     count = 0
     for video, items in detections["results"].items():
         if video in blocked_videos:
             continue
+        number = numbers[video] = len(numbers)
         count += len(items)
         for item in items:
-            if item["label"] in found:
-                found[item["label"]].append((video, *item["segment"], item["score"]))
-    ap = {label: average_precision(instances[label], found[label], tious) for label in instances}
-    per_tiou = np.array(list(ap.values())).mean(0) if ap else np.zeros(len(tious))
-    return MapResult(
-        float(per_tiou.mean()),
-        {float(tiou): float(value) for tiou, value in zip(tious, per_tiou, strict=True)},
-        {label: values.tolist() for label, values in ap.items()},
-        sum(len(segments) for videos in instances.values() for segments in videos.values()),
-        count,
+            own = rows.get(class_of(item))
+            if own is not None:
+                start, end = item["segment"]
+                own.append((number, start, end, item["score"]))
+    return Gathered(rows, numbers, count)
+
+
+def videos_outside(
+    ground_truth: dict[str, Any], detections: dict[str, Any], subset: Subset, blocked_videos: Collection[str]
+) -> tuple[str, ...]:
+    """Videos with detections that aren't of the subset, or not in the annotation file at all."""
+    names = subset_names(subset)
+    return tuple(
+        video
+        for video, items in detections["results"].items()
+        if items and video not in blocked_videos and ground_truth["database"].get(video, {}).get("subset") not in names
     )
 
 
+def subset_names(subset: Subset) -> tuple[str, ...]:
+    return (subset,) if isinstance(subset, str) else tuple(subset)
+
+
 def ground_truth_segments(
-    ground_truth: dict[str, Any], subset: str, blocked_videos: Collection[str] = (), keep_ambiguous: bool = False
-) -> dict[str, dict[str, np.ndarray]]:
-    """{label: {video: float64 [n, 2]}}; empty segments and duplicates are dropped."""
+    ground_truth: dict[str, Any], subset: Subset, blocked_videos: Collection[str] = (), keep_ambiguous: bool = False
+) -> Instances:
+    """Annotated segments by label and video; empty segments and duplicates are dropped."""
+    names = subset_names(subset)
     kept: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for video, entry in ground_truth["database"].items():
-        if entry.get("subset") != subset or video in blocked_videos:
+        if entry.get("subset") not in names or video in blocked_videos:
             continue
         for item in entry.get("annotations", ()):
             (start, end), label = item["segment"], item["label"]
@@ -84,45 +178,161 @@ def ground_truth_segments(
     return {label: {video: np.array(s, np.float64) for video, s in videos.items()} for label, videos in kept.items()}
 
 
-def average_precision(
-    instances: dict[str, np.ndarray], detections: list[tuple[str, float, float, float]], tious: Sequence[float]
-) -> np.ndarray:
-    """AP of one class at each tIoU: float64 [len(tious)].
+def score_classes(
+    instances: Instances,
+    found: Gathered,
+    tious: Sequence[float],
+    top_k: Sequence[int] = (),
+    other_videos: tuple[str, ...] = (),
+) -> MapResult:
+    """AP and recall@kx of every label of `instances`, and their means."""
+    ap: dict[str, list[float]] = {}
+    recalls: dict[str, list[list[float]]] = {}
+    for label, by_video in instances.items():
+        table = np.array(found.rows[label], np.float64).reshape(-1, 4)
+        own = Found(table[:, 0].astype(np.int64), table[:, 1:3], table[:, 3]).by_score()
+        segments, first, count = _by_number(by_video, found.numbers)
+        pairs = overlapping_pairs(own, segments, first, count, min(tious, default=1.0))
+        hits = match(pairs, len(own.scores), len(segments), tious)
+        ap[label] = interpolated_area(hits, len(segments)).tolist()
+        recalls[label] = recall_of_best(own, pairs, count, len(segments), tious, top_k).tolist()
+    levels = [float(tiou) for tiou in tious]
+    per_tiou = np.mean(list(ap.values()), axis=0) if ap else np.zeros(len(levels))
+    mean_recalls = np.mean(list(recalls.values()), axis=0) if recalls else np.zeros((len(levels), len(top_k)))
+    return MapResult(
+        average_mAP=float(per_tiou.mean()),
+        mAP=dict(zip(levels, per_tiou.tolist(), strict=True)),
+        ap_per_class=ap,
+        num_ground_truth=sum(len(segments) for videos in instances.values() for segments in videos.values()),
+        num_detections=found.count,
+        recall=_by_level_and_k(levels, top_k, mean_recalls) if top_k else {},
+        recall_per_class=recalls if top_k else {},
+        other_videos=other_videos,
+    )
 
-    instances: {video: [n, 2]}; detections: (video, start, end, score), in the order of their file.
+
+def _by_level_and_k(
+    levels: Sequence[float], top_k: Sequence[int], recalls: np.ndarray
+) -> dict[float, dict[int, float]]:
+    rows = (dict(zip(top_k, row, strict=True)) for row in recalls.tolist())
+    return dict(zip(levels, rows, strict=True))
+
+
+def _by_number(by_video: dict[str, np.ndarray], numbers: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Instances of one class as one array [n, 2], and for each numbered video the place of its first one and how many
+    it has. Videos without a number, hence without detections, come too: they count in the recall."""
+    segments = np.concatenate(list(by_video.values()))
+    first, count = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
+    place = 0
+    for video, own in by_video.items():
+        if video in numbers:
+            first[numbers[video]], count[numbers[video]] = place, len(own)
+        place += len(own)
+    return segments, first, count
+
+
+def overlapping_pairs(
+    found: Found, segments: np.ndarray, first: np.ndarray, count: np.ndarray, least_tiou: float
+) -> Pairs:
+    """Pairs of a detection and an instance of its video with at least a tIoU; of instances that overlap a detection
+    equally, the later one comes first. segments, first, count: as of `_by_number`."""
+    wanted = count[found.video]
+    parts = []
+    for part in _shares(wanted, PAIRS_AT_A_TIME):
+        detection = np.repeat(np.arange(len(wanted))[part], wanted[part])
+        before = np.cumsum(wanted[part]) - wanted[part]
+        instance = np.arange(len(detection)) + np.repeat(first[found.video[part]] - before, wanted[part])
+        overlap = tiou(found.segments[detection], segments[instance])
+        near = overlap >= least_tiou
+        parts.append((detection[near], instance[near], overlap[near]))
+    empty = np.zeros(0, np.int64)
+    detection, instance, overlap = map(np.concatenate, zip((empty, empty, np.zeros(0)), *parts, strict=True))
+    order = np.lexsort((-instance, -overlap, detection))
+    return Pairs(detection[order], instance[order], overlap[order])
+
+
+def _shares(sizes: np.ndarray, limit: int) -> Iterator[slice]:
+    """Slices of `sizes` that sum up to about `limit` each."""
+    total = np.cumsum(sizes)
+    ends = np.searchsorted(total, np.arange(limit, total[-1] if len(total) else 0, limit), side="right")
+    borders = np.unique([0, *ends, len(sizes)])
+    return (slice(a, b) for a, b in pairwise(borders))
+
+
+def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float]) -> np.ndarray:
+    """Which detections find an instance, at each tIoU on its own: bool [tIoU, detections].
+
+    Detections are numbered by descending score: one after the other, each takes the best instance that is left.
     """
-    scores = np.array([detection[3] for detection in detections], np.float64)
-    # Descending and stable with the later one first: an ascending stable sort, read backwards.
-    order = np.argsort(scores, kind="stable")[::-1]
-    hits = np.zeros((len(tious), len(order)), bool)
-    taken = {video: np.zeros((len(tious), len(segments)), bool) for video, segments in instances.items()}
-    for rank, number in enumerate(order):
-        video, start, end, _ = detections[number]
-        if video not in instances:
-            continue
-        overlaps = tiou(start, end, instances[video])
-        by_overlap = np.argsort(overlaps, kind="stable")[::-1]
-        for level, threshold in enumerate(tious):
-            free = by_overlap[(overlaps[by_overlap] >= threshold) & ~taken[video][level, by_overlap]]
-            if len(free):
-                taken[video][level, free[0]] = hits[level, rank] = True
-    total = sum(len(segments) for segments in instances.values())
-    return np.array([interpolated_area(row, total) for row in hits])
+    nobody = len(tious) * detections
+    holder = np.full(len(tious) * instances, nobody)
+    levels = np.arange(len(tious))[:, None]
+    for begin in range(0, detections, DETECTIONS_AT_A_TIME):
+        some = slice(*np.searchsorted(pairs.detection, [begin, begin + DETECTIONS_AT_A_TIME]))
+        seats = levels * instances + pairs.instance[some]
+        enough = pairs.overlap[some] >= np.asarray(tious, np.float64)[:, None]
+        level, pair = np.nonzero(enough & (holder[seats] == nobody))
+        _give_seats(holder, nobody, level * detections + pairs.detection[some][pair], seats[level, pair])
+    hits = np.zeros(nobody + 1, bool)
+    hits[holder] = True
+    return hits[:nobody].reshape(len(tious), detections)
 
 
-def tiou(start: float, end: float, segments: np.ndarray) -> np.ndarray:
-    """Temporal intersection over union of one segment with others [n, 2]."""
-    intersection = np.maximum(np.minimum(end, segments[:, 1]) - np.maximum(start, segments[:, 0]), 0)
-    union = (end - start) + (segments[:, 1] - segments[:, 0]) - intersection
+def _give_seats(holder: np.ndarray, nobody: int, asker: np.ndarray, seat: np.ndarray) -> None:
+    """Let each asker have the first of its seats that no lower-numbered one has; holder[seat] is set in place.
+
+    asker, seat: int64 [wishes], by asker, its best seat first; nobody has these seats yet. All ask at once: each asks
+    for its best seat, which goes to the lowest number that asked, whoever had it before; those who were turned away
+    ask for their next, until none is left. As all seats prefer askers in the same order, it ends where asking one after
+    the other would, in a few rounds over whole arrays.
+    """
+    next_wish = np.flatnonzero(np.diff(asker, prepend=-1))
+    end, numbers = np.append(next_wish[1:], len(asker)), asker[next_wish]
+    asking = np.arange(len(numbers))
+    while len(asking):
+        wanted = seat[next_wish[asking]]
+        before = holder[wanted]
+        np.minimum.at(holder, wanted, numbers[asking])
+        now = holder[wanted]
+        robbed = np.unique(before[(before != nobody) & (before != now)])
+        asking = np.concatenate([asking[now != numbers[asking]], np.searchsorted(numbers, robbed)])
+        next_wish[asking] += 1
+        asking = asking[next_wish[asking] < end[asking]]
+
+
+def tiou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Temporal intersection over union of segments [..., 2] with others [..., 2]."""
+    intersection = np.minimum(one[..., 1], other[..., 1]) - np.maximum(one[..., 0], other[..., 0])
+    intersection = np.maximum(intersection, 0)
+    union = (one[..., 1] - one[..., 0]) + (other[..., 1] - other[..., 0]) - intersection
     return intersection / np.maximum(union, 1e-8)
 
 
-def interpolated_area(hits: np.ndarray, total: int) -> float:
-    """Area under precision over recall, precision made monotone from the right. hits: bool by descending score."""
-    if not len(hits):
-        return 0.0
-    true = np.cumsum(hits)
-    precision, recall = true / np.arange(1, len(hits) + 1), true / total
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    steps = np.diff(recall, prepend=0.0)
-    return float((envelope * steps).sum())
+def interpolated_area(hits: np.ndarray, total: int) -> np.ndarray:
+    """Area under precision over recall, precision made monotone from the right: float64 [...].
+
+    hits: bool [..., detections] by descending score; total: instances.
+    """
+    true = np.cumsum(hits, axis=-1)
+    precision = true / np.arange(1, hits.shape[-1] + 1)
+    envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    # Recall rises by 1 / total at each hit.
+    return (envelope * hits).sum(-1) / total
+
+
+def recall_of_best(
+    found: Found, pairs: Pairs, count: np.ndarray, instances: int, tious: Sequence[float], top_k: Sequence[int]
+) -> np.ndarray:
+    """Share of instances that one of the k x n best detections overlaps enough, n being the instances of the class in
+    their video: float64 [tIoU, k]. One detection may find several. count: instances by number of the video."""
+    by_video = np.argsort(found.video, kind="stable")
+    first = np.searchsorted(found.video[by_video], found.video[by_video])
+    rank = np.empty(len(by_video), np.int64)
+    rank[by_video] = np.arange(len(by_video)) - first
+    shares = np.zeros((len(tious), len(top_k)))
+    for column, k in enumerate(top_k):
+        chosen = rank[pairs.detection] < k * count[found.video[pairs.detection]]
+        best = np.zeros(instances)
+        np.maximum.at(best, pairs.instance[chosen], pairs.overlap[chosen])
+        shares[:, column] = [(best >= tiou).sum() / instances for tiou in tious]
+    return shares

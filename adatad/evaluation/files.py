@@ -4,22 +4,117 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adatad.errors import UserError
 from adatad.evaluation.detection_map import MapResult, evaluate
+from adatad.evaluation.epic_map import Task, evaluate_epic
+from adatad.evaluation.proposal_recall import RecallResult, evaluate_recall
 
 
 class FileError(UserError):
     """A file that can't be scored; the message names it, the video, and what was expected."""
 
 
-def evaluate_files(ground_truth: Path, detections: Path, subset: str, tious: Sequence[float]) -> MapResult:
-    """mAP of a detections file on a subset of an annotation file. Raises FileError before anything is scored."""
+class Contents(NamedTuple):
+    """An annotation file and a detections file, read and checked, and the videos that don't count."""
+
+    ground_truth: dict[str, Any]
+    detections: dict[str, Any]
+    blocked: tuple[str, ...]
+
+
+def evaluate_files(
+    ground_truth: Path,
+    detections: Path,
+    subset: str,
+    tious: Sequence[float],
+    top_k: Sequence[int] = (),
+    blocked: Path | None = None,
+    reference: bool = False,
+) -> MapResult:
+    """mAP of a detections file on a subset of an annotation file. Raises FileError before anything is scored.
+
+    top_k: also recall@kx; blocked: JSON file, a list of videos that don't count; reference: the reference's quirks too.
+    """
+    read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
+    return evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, reference, top_k)
+
+
+def evaluate_epic_files(
+    ground_truth: Path,
+    detections: Path,
+    subset: str,
+    tious: Sequence[float],
+    task: Task,
+    blocked: Path | None = None,
+    reference: bool = False,
+) -> MapResult:
+    """The same of EPIC-Kitchens' files, by verb, noun or action."""
+    keys = ("verb_label", "noun_label") if task == "action" else (f"{task}_label",)
+    labels = {task: _not_pair if task == "action" else _not_number}
+    read = _read_all(ground_truth, detections, subset, blocked, dict.fromkeys(keys, _not_id), labels)
+    return evaluate_epic(
+        read.ground_truth, read.detections, subset, tious, task, blocked_videos=read.blocked, reference=reference
+    )
+
+
+def evaluate_recall_files(
+    ground_truth: Path,
+    detections: Path,
+    subset: str,
+    tious: Sequence[float],
+    most_per_video: int = 100,
+    blocked: Path | None = None,
+    reference: bool = False,
+) -> RecallResult:
+    """Average recall of the detections as proposals, whatever their labels."""
+    read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {})
+    return evaluate_recall(
+        read.ground_truth, read.detections, subset, tious, most_per_video, read.blocked, keep_ambiguous=reference
+    )
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """A JSON list of videos. Raises FileError."""
+    content = _read_json(path)
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise FileError(f"{path}: expected a list of videos by name, got {str(content)[:60]}")
+    return tuple(content)
+
+
+Labels = dict[str, Callable[[Any], str | None]]
+"""Keys of an item's labels, each with a function that says what its value isn't, None if it is right."""
+
+
+def _not_name(value: Any) -> str | None:
+    return None if isinstance(value, str) else "a name"
+
+
+def _not_id(value: Any) -> str | None:
+    right = isinstance(value, str) and value.removeprefix("id_").isdecimal()
+    return None if right else 'a number like "id_12"'
+
+
+def _not_number(value: Any) -> str | None:
+    right = isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+    return None if right else "a number"
+
+
+def _not_pair(value: Any) -> str | None:
+    right = isinstance(value, str) and len(value.split(",")) == 2 and value.replace(",", "").isdecimal()
+    return None if right else 'a pair of numbers like "3,12"'
+
+
+def _read_all(
+    ground_truth: Path, detections: Path, subset: str, blocked: Path | None, annotated: Labels, detected: Labels
+) -> Contents:
+    """Everything read and checked; only what is scored is looked at closely."""
     truth = _read(ground_truth, "database", '{"database": {video: {"subset", "annotations"}}}')
     found = _read(detections, "results", '{"results": {video: [{"segment", "label", "score"}]}}')
+    names = read_names(blocked) if blocked else ()
     for video, entry in truth["database"].items():
         if not isinstance(entry, dict):
             raise FileError(f"{ground_truth}: video {video!r}: expected an object with subset and annotations")
@@ -28,18 +123,18 @@ def evaluate_files(ground_truth: Path, detections: Path, subset: str, tious: Seq
         raise FileError(f"{ground_truth}: no video of subset {subset!r}; the file has {', '.join(subsets)}")
     for video, entry in truth["database"].items():
         if entry.get("subset") == subset:
-            _check(f"{ground_truth}: video {video!r}", "annotation", entry.get("annotations", []))
+            _check(f"{ground_truth}: video {video!r}", "annotation", entry.get("annotations", []), annotated)
     for video, items in found["results"].items():
-        _check(f"{detections}: video {video!r}", "detection", items, "score")
-    return evaluate(truth, found, subset, tious)
+        _check(f"{detections}: video {video!r}", "detection", items, detected, "score")
+    return Contents(truth, found, names)
 
 
-def _check(where: str, what: str, items: Any, *scores: str) -> None:
+def _check(where: str, what: str, items: Any, labels: Labels, *scores: str) -> None:
     """Raise FileError if `items` isn't a list of segments with labels and these scores."""
     if not isinstance(items, list):
         raise FileError(f"{where}: expected a list of {what}s, got {items!r}")
     for number, item in enumerate(items):
-        problem = _problem(item, scores)
+        problem = _problem(item, labels, scores)
         # An annotation without a length is left out when scoring; a detection like that comes from a mistake.
         if problem or (scores and item["segment"][1] < item["segment"][0]):
             problem = problem or "the segment ends before it starts"
@@ -47,26 +142,31 @@ def _check(where: str, what: str, items: Any, *scores: str) -> None:
 
 
 def _read(path: Path, key: str, form: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: not a readable JSON file: {error}") from error
+    content = _read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
         raise FileError(f"{path}: expected {form}")
     return content
 
 
-def _problem(item: Any, scores: Sequence[str]) -> str | None:
-    """What is wrong with a segment, its label or its scores, if anything."""
-    keys = ("segment", "label", *scores)
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: not a readable JSON file: {error}") from error
+
+
+def _problem(item: Any, labels: Labels, scores: Collection[str]) -> str | None:
+    """What is wrong with a segment, its labels or its scores, if anything."""
+    keys = ("segment", *labels, *scores)
     if not isinstance(item, dict) or not set(keys) <= item.keys():
-        return f"expected {', '.join(keys[:-1])} and {keys[-1]}"
+        return f"expected {', '.join(keys[:-1])} and {keys[-1]}" if len(keys) > 1 else f"expected {keys[0]}"
     segment = item["segment"]
     numbers = (
         [*segment, *(item[score] for score in scores)] if isinstance(segment, list) and len(segment) == 2 else [None]
     )
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
         return " and ".join(["expected segment [start, end]", *scores]) + " as finite numbers"
-    if not isinstance(item["label"], str):
-        return "expected a name as label"
+    for key, wrong in labels.items():
+        if expected := wrong(item[key]):
+            return f"expected {expected} as {key}"
     return None

@@ -1,20 +1,28 @@
 """Non-maximum suppression of segments, soft and hard, in float32 as the reference computes it.
 
-Gaussian soft NMS multiplies the scores of segments that overlap a chosen one by exp(-overlap^2 / sigma). Order matters
-where scores are equal, so the reference's way of swapping entries is kept.
+Soft NMS multiplies the scores of segments that overlap a chosen one by a factor. Order matters where scores are equal,
+so the reference's way of swapping entries is kept. The loops are compiled by numba: no compiler is needed.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Literal, get_args
+
 import numpy as np
 
+from adatad.evaluation.compiled import compiled
 from adatad.spec.schema import NmsSpec
 
 LENGTH_EPSILON = np.float32(1e-6)
 """Added to the length of every segment."""
+ZERO, ONE = np.float32(0), np.float32(1)
 
 Detections = tuple[np.ndarray, np.ndarray, np.ndarray]
 """segments float32 [n, 2], scores float32 [n], labels int64 [n]."""
+Method = Literal["vanilla", "linear", "gaussian", "improved_gaussian"]
+METHODS = get_args(Method)
+VANILLA, LINEAR, GAUSSIAN, IMPROVED_GAUSSIAN = range(len(METHODS))
 
 
 def apply_nms(segments: np.ndarray, scores: np.ndarray, labels: np.ndarray, spec: NmsSpec) -> Detections:
@@ -24,12 +32,12 @@ def apply_nms(segments: np.ndarray, scores: np.ndarray, labels: np.ndarray, spec
     """
     segments, scores = np.asarray(segments, np.float32).reshape(-1, 2), np.asarray(scores, np.float32)
     labels = np.asarray(labels, np.int64)
+    if not len(scores):
+        return segments, scores, labels
     if spec.multiclass:
         parts = [_suppress(segments, scores, np.flatnonzero(labels == label), spec) for label in np.unique(labels)]
     else:
         parts = [_suppress(segments, scores, np.arange(len(scores)), spec)]
-    if not parts or not len(scores):
-        return segments[:0], scores[:0], labels[:0]
     kept = np.concatenate([keep for keep, _ in parts])
     new_scores = np.concatenate([values for _, values in parts])
     new_segments = segments[kept]
@@ -46,69 +54,154 @@ def _suppress(
     if spec.kind == "hard":
         keep = hard_nms(segments[chosen], scores[chosen], spec.iou_threshold, spec.min_score)[: spec.max_segments]
         return chosen[keep], scores[chosen[keep]]
-    keep, decayed = soft_nms(segments[chosen], scores[chosen], spec.sigma, spec.min_score, spec.max_segments)
+    keep, decayed = soft_nms(
+        segments[chosen], scores[chosen], spec.sigma, spec.min_score, spec.max_segments,
+        spec.method, spec.iou_threshold, spec.t1, spec.t2,
+    )  # fmt: skip
     return chosen[keep], decayed
 
 
 def hard_nms(segments: np.ndarray, scores: np.ndarray, iou_threshold: float, min_score: float) -> np.ndarray:
-    """Indices of kept segments by descending score; an overlap that equals the threshold suppresses."""
+    """Indices of kept segments by descending score; an overlap that equals the threshold suppresses.
+
+    segments: float32 [n, 2]; scores: float32 [n].
+    """
     candidates = np.arange(len(scores)) if min_score <= 0 else np.flatnonzero(scores > np.float32(min_score))
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
-    keep = []
-    while len(order):
-        first, rest = order[0], order[1:]
-        keep.append(first)
-        order = rest[_overlap(segments[first], segments[rest]) < np.float32(iou_threshold)]
-    return np.array(keep, np.int64)
+    return order[_hard(*_columns(segments[order]), np.float32(iou_threshold))]
 
 
 def soft_nms(
-    segments: np.ndarray, scores: np.ndarray, sigma: float, min_score: float, limit: int
+    segments: np.ndarray,
+    scores: np.ndarray,
+    sigma: float,
+    min_score: float,
+    limit: int,
+    method: Method = "gaussian",
+    iou_threshold: float = 0.0,
+    t1: float = 0.0,
+    t2: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices in order of selection, at most `limit`, and decayed scores.
 
-    The best one left is never tested against `min_score`, so one segment survives if all are below.
+    segments: float32 [n, 2]; scores: float32 [n]. At an overlap o with the chosen segment, of length l, a score is
+    multiplied by, vanilla: 0 if o >= iou_threshold; linear: 1 - o if o >= iou_threshold; gaussian: exp(-o^2 / sigma);
+    improved_gaussian: the same, if o >= t1 + t2 x l. A score below `min_score` then leaves the list. The best one left
+    is never tested, so one segment survives if all are below.
     """
-    index, segments, scores = np.arange(len(scores)), segments.copy(), scores.copy()
-    end, place = len(scores), 0
-    while place < min(end, limit):
-        best = place + int(np.argmax(scores[place:end]))
-        for array in (index, segments, scores):
-            array[[place, best]] = array[[best, place]]
-        rest = slice(place + 1, end)
-        overlap = _overlap(segments[place], segments[rest])
-        scores[rest] *= np.exp(-(overlap * overlap) / np.float32(sigma))
-        if min_score > 0:
-            end = _drop_low(index, segments, scores, place + 1, end, np.float32(min_score))
-        place += 1
-    return index[:place], scores[:place]
-
-
-def _drop_low(
-    index: np.ndarray, segments: np.ndarray, scores: np.ndarray, start: int, end: int, min_score: np.float32
-) -> int:
-    """Remove low scores between start and end; the last ones take their places. Returns the new end."""
-    alive = scores[start:end] >= min_score
-    new_end = start + int(alive.sum())
-    holes = start + np.flatnonzero(~alive[: new_end - start])
-    fillers = (start + np.flatnonzero(alive))[::-1][: len(holes)]
-    for array in (index, segments, scores):
-        array[holes] = array[fillers]
-    return new_end
-
-
-def _overlap(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """tIoU of a segment with others, with the reference's small addition to lengths. float32 [n]."""
-    intersection = np.maximum(np.minimum(one[1], others[:, 1]) - np.maximum(one[0], others[:, 0]), np.float32(0))
-    length = one[1] - one[0] + LENGTH_EPSILON
-    return intersection / (length + (others[:, 1] - others[:, 0] + LENGTH_EPSILON) - intersection)
+    index, scores = np.arange(len(scores)), scores.astype(np.float32)
+    settings = (np.float32(number) for number in (iou_threshold, sigma, t1, t2, min_score))
+    kept = _soft(*_columns(segments), scores, index, METHODS.index(method), *settings, limit)
+    return index[:kept], scores[:kept]
 
 
 def vote(kept: np.ndarray, segments: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Each kept segment becomes the mean, weighted by score, of all segments that overlap it by `threshold` or more."""
-    start = np.maximum(kept[:, None, 0], segments[None, :, 0])
-    end = np.minimum(kept[:, None, 1], segments[None, :, 1])
-    intersection = np.maximum(end - start, 0)
-    union = (kept[:, 1] - kept[:, 0])[:, None] + (segments[:, 1] - segments[:, 0])[None] - intersection
-    weights = scores[None] * (intersection >= np.float32(threshold) * union)
-    return (weights @ segments / weights.sum(1, keepdims=True)).astype(np.float32)
+    """Each kept segment becomes the mean, weighted by score, of all segments that overlap it by `threshold` or more.
+
+    One that nothing overlaps, because it has no length, stays as it is. float32 [kept, 2].
+    """
+    return _vote(*_columns(kept), *_columns(segments), scores.astype(np.float32), np.float32(threshold))
+
+
+def _columns(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Copies of starts and ends, each contiguous."""
+    return segments[:, 0].astype(np.float32), segments[:, 1].astype(np.float32)
+
+
+@compiled
+def _overlap(start: float, end: float, other_start: float, other_end: float) -> float:
+    """tIoU of two segments, with the reference's small addition to lengths."""
+    intersection = max(min(end, other_end) - max(start, other_start), ZERO)
+    lengths = (end - start + LENGTH_EPSILON) + (other_end - other_start + LENGTH_EPSILON)
+    return intersection / (lengths - intersection)
+
+
+@compiled
+def _hard(starts: np.ndarray, ends: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Which segments, in descending order of score, no kept one before them suppresses: bool [n]."""
+    keep = np.ones(len(starts), np.bool_)
+    for one in range(len(starts)):
+        if keep[one]:
+            for other in range(one + 1, len(starts)):
+                if _overlap(starts[one], ends[one], starts[other], ends[other]) >= iou_threshold:
+                    keep[other] = False
+    return keep
+
+
+@compiled
+def _factor(
+    overlap: float, length: float, method: int, iou_threshold: float, sigma: float, t1: float, t2: float
+) -> float:
+    """What soft NMS multiplies a score by. length: of the chosen segment."""
+    if method == VANILLA:
+        return ZERO if overlap >= iou_threshold else ONE
+    if method == LINEAR:
+        return ONE - overlap if overlap >= iou_threshold else ONE
+    # Most segments don't overlap, and the exponential is what takes the time.
+    if overlap == ZERO or (method == IMPROVED_GAUSSIAN and overlap < t1 + t2 * length):
+        return ONE
+    return math.exp(-(overlap * overlap) / sigma)
+
+
+@compiled
+def _soft(
+    starts: np.ndarray,
+    ends: np.ndarray,
+    scores: np.ndarray,
+    index: np.ndarray,
+    method: int,
+    iou_threshold: float,
+    sigma: float,
+    t1: float,
+    t2: float,
+    min_score: float,
+    limit: int,
+) -> int:
+    """Sort all arrays in place by selection, scores decayed; returns how many were selected."""
+    count, place = len(scores), 0
+    while place < min(count, limit):
+        best = place + np.argmax(scores[place:count])
+        _swap(starts, ends, scores, index, place, best)
+        length = ends[place] - starts[place] + LENGTH_EPSILON
+        position = place + 1
+        while position < count:
+            overlap = _overlap(starts[place], ends[place], starts[position], ends[position])
+            scores[position] *= _factor(overlap, length, method, iou_threshold, sigma, t1, t2)
+            if min_score > ZERO and scores[position] < min_score:
+                # The last one takes its place and is the next to be looked at.
+                count -= 1
+                _swap(starts, ends, scores, index, position, count)
+            else:
+                position += 1
+        place += 1
+    return place
+
+
+@compiled
+def _swap(starts: np.ndarray, ends: np.ndarray, scores: np.ndarray, index: np.ndarray, one: int, other: int) -> None:
+    starts[one], starts[other] = starts[other], starts[one]
+    ends[one], ends[other] = ends[other], ends[one]
+    scores[one], scores[other] = scores[other], scores[one]
+    index[one], index[other] = index[other], index[one]
+
+
+@compiled
+def _vote(
+    kept_starts: np.ndarray, kept_ends: np.ndarray, starts: np.ndarray, ends: np.ndarray, scores: np.ndarray,
+    threshold: float,
+) -> np.ndarray:  # fmt: skip
+    """New segments, float32 [kept, 2]; plain tIoU, without the small addition to lengths."""
+    voted = np.empty((len(kept_starts), 2), np.float32)
+    for number in range(len(kept_starts)):
+        start, end = kept_starts[number], kept_ends[number]
+        weight = sum_of_starts = sum_of_ends = 0.0
+        for voter in range(len(starts)):
+            intersection = max(min(end, ends[voter]) - max(start, starts[voter]), ZERO)
+            union = (end - start) + (ends[voter] - starts[voter]) - intersection
+            if union > ZERO and intersection / union >= threshold:
+                weight += scores[voter]
+                sum_of_starts += scores[voter] * starts[voter]
+                sum_of_ends += scores[voter] * ends[voter]
+        voted[number, 0] = sum_of_starts / weight if weight > 0.0 else start
+        voted[number, 1] = sum_of_ends / weight if weight > 0.0 else end
+    return voted

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from adatad.evaluation.classifiers import Classifier
 from adatad.evaluation.nms import apply_nms
 from adatad.spec.schema import PostprocessSpec
 
 Detection = dict[str, Any]
 """{"segment": [start, end] in seconds, "label": name, "score": number}."""
-Labeller = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, list[str]]]
-"""segments in seconds, scores, class numbers -> segments, scores, names."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,25 @@ def to_seconds(segments_grid: np.ndarray, meta: WindowMeta) -> np.ndarray:
     return np.clip(seconds, 0.0, np.float32(meta.duration_seconds)).astype(np.float32)
 
 
+def window_results(
+    segments_grid: np.ndarray,
+    scores: np.ndarray,
+    meta: WindowMeta,
+    classes: Sequence[str],
+    spec: PostprocessSpec,
+    sliding: bool,
+    classifier: Classifier | None,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Segments in seconds [k, 2], scores [k] and labels of one window, before rounding; see `window_detections`."""
+    segments, values, numbers = candidates(segments_grid, scores, spec)
+    if not sliding and spec.nms is not None:
+        segments, values, numbers = apply_nms(segments, values, numbers, spec.nms)
+    seconds = to_seconds(segments, meta)
+    if classifier is not None:
+        return classifier.label(meta.video, seconds, values)
+    return seconds, values, [classes[number] for number in numbers]
+
+
 def window_detections(
     segments_grid: np.ndarray,
     scores: np.ndarray,
@@ -62,40 +80,61 @@ def window_detections(
     classes: Sequence[str],
     spec: PostprocessSpec,
     sliding: bool = True,
-    labeller: Labeller | None = None,
+    classifier: Classifier | None = None,
 ) -> list[Detection]:
     """Detections of one window, rounded to 2 decimals of a second and 4 of the score.
 
     segments_grid: float32 [n, 2]; scores: float32 [n, classes]. NMS runs here only if the window is a whole video
-    (`sliding` false); otherwise over all windows of a video, in `merge_windows`. labeller: gives the names instead of
-    `classes`, for an external classifier.
+    (`sliding` false); otherwise over all windows of a video, in `join_windows`. classifier: gives the labels instead of
+    `classes`.
     """
-    segments, values, numbers = candidates(segments_grid, scores, spec)
-    if not sliding:
-        segments, values, numbers = apply_nms(segments, values, numbers, spec.nms)
-    seconds = to_seconds(segments, meta)
-    if labeller is not None:
-        seconds, values, names = labeller(seconds, values, numbers)
-    else:
-        names = [classes[number] for number in numbers]
-    return _rounded(seconds, values, names)
+    return _rounded(*window_results(segments_grid, scores, meta, classes, spec, sliding, classifier))
 
 
-def merge_windows(windows: dict[str, list[list[Detection]]], spec: PostprocessSpec) -> dict[str, list[Detection]]:
-    """One list for each video out of its sliding windows: NMS in seconds over the rounded values, rounded again."""
-    merged = {}
-    for video, lists in windows.items():
-        items = [item for detections in lists for item in detections]
-        names = list(dict.fromkeys(item["label"] for item in items))
-        numbers = {name: number for number, name in enumerate(names)}
-        segments, scores, labels = apply_nms(
-            np.array([item["segment"] for item in items], np.float32).reshape(-1, 2),
-            np.array([item["score"] for item in items], np.float32),
-            np.array([numbers[item["label"]] for item in items], np.int64),
-            spec.nms,
-        )
-        merged[video] = _rounded(segments, scores, [names[label] for label in labels])
-    return merged
+@dataclass(frozen=True)
+class WindowDetections:
+    """What was found in one window. start_frame: where it begins; sliding: whether its video may have others, over
+    which NMS is still to run."""
+
+    video: str
+    start_frame: int
+    sliding: bool
+    detections: list[Detection]
+
+
+def join_windows(
+    found: Iterable[WindowDetections], spec: PostprocessSpec, keep_repeats: bool = False
+) -> dict[str, list[Detection]]:
+    """One list for each video out of its windows, in the order that they come in.
+
+    A window that comes again, which is one of the same video and start, is left out: its detections would count twice.
+    keep_repeats: let them, as the reference does.
+    """
+    windows: dict[str, dict[Any, WindowDetections]] = {}
+    for number, window in enumerate(found):
+        key = (window.start_frame, number if keep_repeats else 0)
+        windows.setdefault(window.video, {}).setdefault(key, window)
+    joined = {}
+    for video, own in windows.items():
+        detections = [item for window in own.values() for item in window.detections]
+        sliding = any(window.sliding for window in own.values())
+        joined[video] = suppress_rounded(detections, spec) if sliding else detections
+    return joined
+
+
+def suppress_rounded(detections: Sequence[Detection], spec: PostprocessSpec) -> list[Detection]:
+    """NMS in seconds over the rounded detections of one video's windows, rounded again."""
+    if spec.nms is None:
+        return list(detections)
+    names = list(dict.fromkeys(item["label"] for item in detections))
+    numbers = {name: number for number, name in enumerate(names)}
+    segments, scores, labels = apply_nms(
+        np.array([item["segment"] for item in detections], np.float32).reshape(-1, 2),
+        np.array([item["score"] for item in detections], np.float32),
+        np.array([numbers[item["label"]] for item in detections], np.int64),
+        spec.nms,
+    )
+    return _rounded(segments, scores, [names[label] for label in labels])
 
 
 def _rounded(seconds: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> list[Detection]:

@@ -18,6 +18,13 @@ TOLERANCES = {
     "seconds": 0.011,
     "score": 2e-4,
     "exact": 0.0,
+    "nms": 1e-6,  # relative to max(1, value)
+    "vote": 1e-4,  # the same
+    "map": 1e-6,
+    "unrounded": 1e-5,  # seconds and scores
+    "fused": 1e-6,  # relative to max(1, value)
+    "last_digit": 1.01,  # units of the last digit of rounded seconds and scores
+    "learning_rate": 1e-12,
 }
 """What the golden cases' description allows; the unit stands beside each."""
 

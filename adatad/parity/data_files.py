@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adatad.parity import map_file, nms_file, post_file, schedule_file
 from adatad.parity.cases import CaseError
 from adatad.parity.compare import Row
 
-NAMES = ()
+NAMES = ("nms.json", "map.json", "map_epic.json", "recall.json", "post.json", "lr.json")
 """Files that are cases, wherever they lie under a folder."""
 
 
@@ -31,5 +32,17 @@ def run_data_file(path: Path) -> list[Row]:
 def runner(name: str) -> Callable[[dict[str, Any], Path], list[Row]]:
     """The function that compares the content of a file of that name; the folder is for arrays beside it."""
     match name:
+        case "nms.json":
+            return nms_file.run
+        case "map.json":
+            return map_file.run
+        case "map_epic.json":
+            return map_file.run_epic
+        case "recall.json":
+            return map_file.run_recall
+        case "post.json":
+            return post_file.run
+        case "lr.json":
+            return schedule_file.run
         case _:
             raise ValueError(name)

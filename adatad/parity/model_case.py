@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adatad.convert.opentad import is_dropped, our_name
-from adatad.evaluation.postprocess import merge_windows, window_detections
+from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.models.detections import decode
 from adatad.models.detector import Predictions
 from adatad.models.losses import detection_losses
@@ -24,7 +25,8 @@ from adatad.models.targets import Targets
 from adatad.parallel.processes import Processes
 from adatad.parity.cases import Case
 from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, norm, of_largest, relative, relative_to_value
-from adatad.parity.translate import batch_of, labeller_of, metas_of, model_of, spec_of
+from adatad.parity.detections import largest_differences
+from adatad.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.spec.schema import MemorySpec, Spec
 from adatad.training.loop import batch_targets, train_step
 from adatad.training.schedule import learning_rate
@@ -239,53 +241,26 @@ def detections(checks: Checks, parts: Parts) -> None:
 
 def compare_detections(checks: Checks, spec: Spec, decoded: list[tuple[np.ndarray, np.ndarray]]) -> None:
     case, expected = checks.case, checks.case.expected
-    sliding = case.facts["postprocess"]["sliding_window"]
-    by_video: dict[str, list[Any]] = {}
-    for (segments, scores), meta in zip(decoded, metas_of(case), strict=True):
-        labeller = labeller_of(case, meta.video)
+    sliding, classifier = case.facts["postprocess"]["sliding_window"], classifier_of(case)
+    windows = []
+    for number, ((segments, scores), meta) in enumerate(zip(decoded, metas_of(case), strict=True)):
         found = window_detections(
-            segments, scores, meta, case.facts["class_names"], spec.postprocess, sliding, labeller
+            segments, scores, meta, case.facts["class_names"], spec.postprocess, sliding, classifier
         )
-        by_video.setdefault(meta.video, []).append(found)
-    joined = {video: [item for window in windows for item in window] for video, windows in by_video.items()}
+        windows.append(WindowDetections(meta.video, number, sliding, found))
     per_window = expected.get("detections_per_window")
     if per_window:
-        _compare_lists(checks, "detections per window", joined, per_window)
+        alone = [replace(window, sliding=False) for window in windows]
+        _compare_lists(checks, "detections per window", join_windows(alone, spec.postprocess), per_window)
         # The merge reads rounded numbers: start from the reference's, so that a last digit doesn't change the order.
-        joined = merge_windows({video: [items] for video, items in per_window.items()}, spec.postprocess)
-    elif sliding:
-        joined = merge_windows(by_video, spec.postprocess)
-    _compare_lists(checks, "detections", joined, expected["detections"])
+        windows = [WindowDetections(video, 0, sliding, items) for video, items in per_window.items()]
+    _compare_lists(checks, "detections", join_windows(windows, spec.postprocess), expected["detections"])
 
 
 def _compare_lists(checks: Checks, quantity: str, ours: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Seconds and scores of detections, paired by label in the order of score; equal scores in any order."""
-    seconds, scores = [], []
-    for video, wanted in expected.items():
-        got = ours.get(video, [])
-        if sorted(item["label"] for item in got) != sorted(item["label"] for item in wanted):
-            seconds.append(float("inf"))
-            continue
-        for one, other in pair_up(got, wanted):
-            seconds += [abs(a - b) for a, b in zip(one["segment"], other["segment"], strict=True)]
-            scores.append(abs(one["score"] - other["score"]))
-    checks.add(f"{quantity}, seconds", largest(seconds), "seconds")
-    checks.add(f"{quantity}, scores", largest(scores), "score")
-
-
-def pair_up(ours: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
-    """Each expected detection with the nearest of ours of the same label that is still free."""
-    free = list(ours)
-    for other in expected:
-        same = [item for item in free if item["label"] == other["label"]]
-        nearest = min(same, key=partial(_distance, other))
-        free.remove(nearest)
-        yield nearest, other
-
-
-def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
-    ends = sum(abs(a - b) for a, b in zip(one["segment"], other["segment"], strict=True))
-    return ends + abs(one["score"] - other["score"])
+    seconds, scores = largest_differences(ours, expected)
+    checks.add(f"{quantity}, seconds", seconds, "seconds")
+    checks.add(f"{quantity}, scores", scores, "score")
 
 
 def optimizer_groups(checks: Checks, parts: Parts) -> None:

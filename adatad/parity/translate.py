@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from adatad.convert.opentad import name_map
 from adatad.data.dataset import Batch
-from adatad.evaluation.classifiers import fuse
-from adatad.evaluation.postprocess import Labeller, WindowMeta
+from adatad.evaluation.classifiers import Classifier
+from adatad.evaluation.postprocess import WindowMeta
 from adatad.models.detector import ActionFormer, Predictions, build_model
 from adatad.parity.cases import Case, CaseError
+from adatad.parity.post_file import post_spec, window_meta
 from adatad.spec.schema import (
     AdapterSpec,
     BackboneOptimizerSpec,
     BackboneSpec,
+    ClassifierSpec,
     DataSpec,
     DetectorSpec,
     EmaSpec,
     ModelSpec,
-    NmsSpec,
     OptimizerSpec,
     ParameterGroup,
-    PostprocessSpec,
     ScheduleSpec,
     Spec,
     TrainSpec,
@@ -57,7 +56,7 @@ def spec_of(case: Case) -> Spec:
         ),
         ema=EmaSpec(decay=facts["ema_decay"]),
         train=TrainSpec(clip_norm=facts["clip_norm"], precision="fp32", global_batch=facts["input"]["batch"]),
-        postprocess=_postprocess(facts["postprocess"]),
+        postprocess=post_spec(facts["postprocess"]),
         compat="reference",
     )
 
@@ -112,25 +111,6 @@ def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
     )
 
 
-def _postprocess(facts: dict[str, Any]) -> PostprocessSpec:
-    nms = facts["nms"]
-    multiclass = nms.get("multiclass", True)
-    return PostprocessSpec(
-        pre_nms_threshold=0.001 if facts["pre_nms_thresh"] is None else facts["pre_nms_thresh"],
-        pre_nms_topk=2000 if facts["pre_nms_topk"] is None else facts["pre_nms_topk"],
-        nms=NmsSpec(
-            kind="soft" if nms.get("use_soft_nms", True) else "hard",
-            sigma=nms.get("sigma", 0.5),
-            iou_threshold=nms.get("iou_threshold", 0.0),
-            min_score=nms.get("min_score", 0.0),
-            max_segments=nms.get("max_seg_num", 100),
-            multiclass=multiclass,
-            # The reference ignores the threshold where classes are treated alone.
-            voting_threshold=None if multiclass else nms.get("voting_thresh") or None,
-        ),
-    )
-
-
 def build_case_model(case: Case, spec: Spec) -> nn.Module:
     """The case's model with weights of its own."""
     facts = case.facts["detector"]
@@ -163,28 +143,16 @@ def batch_of(case: Case) -> Batch:
 
 
 def metas_of(case: Case) -> list[WindowMeta]:
-    metas = []
-    for meta in case.facts["metas"]:
-        if "resize_length" in meta:
-            metas.append(WindowMeta(meta["video_name"], meta["duration"], resize_grid=meta["resize_length"]))
-        else:
-            start = meta.get("window_start_frame", 0) + meta.get("offset_frames", 0)
-            metas.append(WindowMeta(meta["video_name"], meta["duration"], meta["fps"], meta["snippet_stride"], start))
-    return metas
+    return [window_meta(facts) for facts in case.facts["metas"]]
 
 
-def labeller_of(case: Case, video: str) -> Labeller | None:
-    """The case's external classifier for one video."""
-    classifier = case.facts["external_classifier"]
-    if classifier is None:
+def classifier_of(case: Case) -> Classifier | None:
+    """The case's external classifier."""
+    facts = case.facts["external_classifier"]
+    if facts is None:
         return None
-    if classifier["fusion"] == "constant":
-        return lambda segments, scores, _: (segments, scores, [classifier["label"]] * len(scores))
-    names = classifier["classes"]
-
-    def label(segments: np.ndarray, scores: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        class_scores = np.array(classifier["scores"][video], np.float64)
-        fused = fuse(segments, scores, class_scores, classifier["top"], classifier["fusion"], classifier["softmax"])
-        return fused[0], fused[1], [names[number] for number in fused[2]]
-
-    return label
+    if facts["fusion"] == "constant":
+        return Classifier(ClassifierSpec(kind="pseudo", pseudo_label=facts["label"]), (), None)
+    kind = "standard" if facts["fusion"] == "sqrt" else "cuhk"
+    spec = ClassifierSpec(kind=kind, topk=facts["top"], apply_softmax=facts["softmax"])
+    return Classifier(spec, tuple(facts["classes"]), facts["scores"])

@@ -18,6 +18,9 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
     table.add_row("average", f"{100 * result['average_mAP']:.2f}", style="bold")
     for tiou, value in result["mAP"].items():
         table.add_row(f"tIoU {tiou}", f"{100 * value:.2f}")
+    for tiou, by_k in result.get("recall", {}).items():
+        for k, value in by_k.items():
+            table.add_row(f"recall@{k}x, tIoU {tiou}", f"{100 * value:.2f}")
     if untrained is not None:
         table.add_row("untrained, average", f"{100 * untrained:.2f}")
     for name, value in (spec.published or {}).items():

@@ -22,13 +22,24 @@ Check = Callable[[Spec], Iterator[Problem]]
 
 def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     """Settings that contradict one another; none that hangs on a doubtful key."""
-    checks = (_window, _backbone, _detector, _levels, _optimizer, _schedule, _memory, _parallel, _postprocess)
+    checks = (
+        _window,
+        _backbone,
+        _detector,
+        _levels,
+        _optimizer,
+        _schedule,
+        _memory,
+        _parallel,
+        _postprocess,
+        _classifier,
+    )
     return _problems(checks, spec, set(doubtful))
 
 
 def file_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     """Files and folders that a run reads and that aren't there."""
-    return _problems((_annotations, _weights, _deepspeed, _classes, _videos), spec, set(doubtful))
+    return _problems((_annotations, _weights, _deepspeed, _classes, _videos, _scoring_files), spec, set(doubtful))
 
 
 def _problems(checks: Iterable[Check], spec: Spec, doubtful: set[Key]) -> list[Problem]:
@@ -251,8 +262,33 @@ def _parallel(spec: Spec) -> Iterator[Problem]:
 
 def _postprocess(spec: Spec) -> Iterator[Problem]:
     nms = spec.postprocess.nms
-    if nms.multiclass and nms.voting_threshold is not None and spec.compat != "reference":
+    if nms and nms.multiclass and nms.voting_threshold is not None and spec.compat != "reference":
         text = "is without effect while multiclass is true; remove it (compat: reference allows and ignores it)"
         yield ("postprocess", "nms", "voting_threshold"), text
+    if nms and nms.max_segments == 0:
+        yield ("postprocess", "nms", "max_segments"), "is 0, which keeps no detection at all; give at least 1"
     if not spec.evaluate.tious:
         yield ("evaluate", "tious"), "is empty"
+
+
+def _classifier(spec: Spec) -> Iterator[Problem]:
+    key, classifier = ("postprocess", "classifier"), spec.postprocess.classifier
+    if classifier is None:
+        return
+    if not spec.model.detector.class_agnostic:
+        text = "gives labels to a detector without classes of its own; set model.detector.class_agnostic to true"
+        yield key, text
+    pseudo = classifier.kind == "pseudo"
+    if pseudo == (classifier.file is not None):
+        yield (*key, "file"), "is without effect with kind pseudo" if pseudo else f"kind {classifier.kind} needs one"
+    if pseudo != (classifier.pseudo_label is not None):
+        text = "kind pseudo needs one" if pseudo else f"is without effect with kind {classifier.kind}"
+        yield (*key, "pseudo_label"), text
+    if classifier.apply_softmax and classifier.kind != "standard":
+        yield (*key, "apply_softmax"), f"is without effect with kind {classifier.kind}; it belongs to standard"
+
+
+def _scoring_files(spec: Spec) -> Iterator[Problem]:
+    yield from _no_file(("evaluate", "blocked_videos"), spec.evaluate.blocked_videos)
+    if spec.postprocess.classifier is not None:
+        yield from _no_file(("postprocess", "classifier", "file"), spec.postprocess.classifier.file)

@@ -297,12 +297,19 @@ class ParallelSpec(Section):
 
 class NmsSpec(Section):
     kind: Literal["soft", "hard"] = "soft"
+    method: Literal["vanilla", "linear", "gaussian", "improved_gaussian"] = "gaussian"
+    """Soft NMS: how scores fall with the overlap o. vanilla: to 0 from `iou_threshold`; linear: times 1 - o from
+    `iou_threshold`; gaussian: times exp(-o^2 / sigma); improved_gaussian: the same where o >= t1 + t2 x length."""
     sigma: Positive = 0.7
-    """Soft NMS: width of the Gaussian."""
+    """Soft NMS, gaussian: width of the Gaussian."""
+    t1: NonNegative = 0.0
+    """Soft NMS, improved_gaussian: overlap from which a score falls, for a chosen segment without length."""
+    t2: NonNegative = 0.0
+    """Soft NMS, improved_gaussian: what a second (resize: a grid position) of the chosen segment adds to it."""
     iou_threshold: Fraction = 0.1
-    """Hard NMS: overlap from which a segment is removed."""
+    """Hard NMS: overlap from which a segment is removed; soft NMS, vanilla and linear: from which its score falls."""
     min_score: NonNegative = 0.001
-    max_segments: Size = 2000
+    max_segments: Count = 2000
     """Kept for each class, and of all."""
     multiclass: bool = True
     """Each class alone; false: all together."""
@@ -310,15 +317,42 @@ class NmsSpec(Section):
     """Overlap from which segments vote on a kept one's borders; only with `multiclass: false`."""
 
 
+class ClassifierSpec(Section):
+    """Labels from a video-level classifier, for a detector that doesn't tell classes apart: every segment is repeated
+    for each of the video's best classes."""
+
+    kind: Literal["cuhk", "standard", "tcanet_hacs", "untrimmednet_thumos", "pseudo"]
+    """Form of the file, and how its scores meet those of segments. cuhk: product; standard (InternVideo, UMT): square
+    root of the product; tcanet_hacs: product with twice the softmax; untrimmednet_thumos: product, for THUMOS-14's 20
+    classes; pseudo: no file, one label for all."""
+    file: str | None = None
+    """JSON file {"results": {video: [scores]}, "class": [names]}; untrimmednet_thumos: .npy array [videos, 101]."""
+    topk: Size = 1
+    """Classes of a video that each segment is repeated for."""
+    apply_softmax: bool = False
+    """standard: the file holds logits."""
+    pseudo_label: str | None = None
+    """pseudo: the label."""
+
+
 class PostprocessSpec(Section):
     pre_nms_threshold: NonNegative = 0.001
     pre_nms_topk: Size = 2000
     """Best candidates of a window that enter NMS."""
-    nms: NmsSpec = NmsSpec()
+    nms: NmsSpec | None = NmsSpec()
+    """null: nothing is suppressed."""
+    classifier: ClassifierSpec | None = None
+    """null: the detector's own classes."""
 
 
 class EvaluateSpec(Section):
     tious: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+    top_k: tuple[Size, ...] = ()
+    """Also report recall@kx for each k: how many instances the k x n best detections of a class find in a video with n
+    instances of it (Ego4D: 1 and 5)."""
+    blocked_videos: str | None = None
+    """JSON file, a list of videos that aren't scored; they are still detected (ActivityNet's evaluator has such a list
+    of its own)."""
 
 
 class RunSpec(Section):

@@ -15,8 +15,10 @@ from adatad.data.dataset import Batch, collate
 from adatad.data.loader import Loader
 from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.windows import Window
+from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
-from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections
+from adatad.evaluation.files import read_names
+from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
 from adatad.memory.arithmetic import autocast
 from adatad.models.detections import decode
 from adatad.parallel.engine import autocast_dtype
@@ -42,7 +44,8 @@ def detect(
     training = model.training
     model.eval()
     dtype = autocast_dtype(spec.train.precision, processes.device)
-    found: list[tuple[str, int, list[dict[str, Any]]]] = []
+    classifier = read_classifier(spec.postprocess.classifier) if spec.postprocess.classifier else None
+    found: list[WindowDetections] = []
     missed: list[Skipped] = []
     for batch, counts in in_step(loader, processes):
         frames = batch.frames.to(processes.device, non_blocking=True)
@@ -53,17 +56,18 @@ def detect(
         if not counts or batch.skipped:
             continue
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
+            meta = window_meta(window, spec)
+            sliding = meta.resize_grid is None
             detections = window_detections(
-                segments_grid.cpu().numpy(), scores.cpu().numpy(), window_meta(window, spec), classes, spec.postprocess
+                segments_grid.cpu().numpy(), scores.cpu().numpy(), meta, classes, spec.postprocess, sliding, classifier
             )
-            found.append((window.video.name, window.start_frame, detections))
+            found.append(WindowDetections(meta.video, window.start_frame, sliding, detections))
     model.train(training)
     skipped.add(item for part in processes.gather(missed) for item in part)
-    by_video: dict[str, list[list[dict[str, Any]]]] = {}
-    everything = [item for part in processes.gather(found) for item in part]
-    for name, _, detections in sorted(everything, key=lambda item: item[:2]):
-        by_video.setdefault(name, []).append(detections)
-    return merge_windows(by_video, spec.postprocess)
+    everything = [window for part in processes.gather(found) for window in part]
+    # In an order that doesn't depend on the number of ranks.
+    everything.sort(key=lambda window: (window.video, window.start_frame))
+    return join_windows(everything, spec.postprocess, keep_repeats=spec.compat == "reference")
 
 
 def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]]:
@@ -85,20 +89,16 @@ def window_meta(window: Window, spec: Spec) -> WindowMeta:
 def score(detections: Detections, spec: Spec) -> MapResult:
     """mAP of detections against the annotation file of the spec."""
     ground_truth = {"database": load_database(spec.data.annotations)}
-    keep_ambiguous = spec.compat == "reference"
+    blocked = read_names(Path(spec.evaluate.blocked_videos)) if spec.evaluate.blocked_videos else ()
     return evaluate(
         ground_truth, {"results": detections}, spec.data.validation_subset, spec.evaluate.tious,
-        keep_ambiguous=keep_ambiguous,
+        blocked, keep_ambiguous=spec.compat == "reference", top_k=spec.evaluate.top_k,
     )  # fmt: skip
 
 
 def summary(result: MapResult) -> dict[str, Any]:
-    """A result as it stands in files: mAP by tIoU, and AP by class and tIoU."""
-    return {
-        "average_mAP": result.average_mAP,
-        "mAP": {f"{tiou:g}": value for tiou, value in result.mAP.items()},
-        "ap_per_class": {label: list(values) for label, values in result.ap_per_class.items()},
-    }
+    """A result as it stands in files: mAP by tIoU, AP by class and tIoU, and recall@kx if it was asked for."""
+    return result.summary()
 
 
 def write_detections(path: Path, detections: Detections) -> None:

@@ -1,12 +1,16 @@
-"""From scores to detections: thresholds, seconds, rounding, merging, and the reference's numbers."""
-
-import json
+"""From scores to detections: thresholds, seconds, rounding, merging."""
 
 import numpy as np
 import pytest
 
-from adatad.evaluation.classifiers import fuse
-from adatad.evaluation.postprocess import WindowMeta, candidates, merge_windows, to_seconds, window_detections
+from adatad.evaluation.postprocess import (
+    WindowDetections,
+    WindowMeta,
+    candidates,
+    join_windows,
+    to_seconds,
+    window_detections,
+)
 from adatad.spec.schema import NmsSpec, PostprocessSpec
 
 SPEC = PostprocessSpec(pre_nms_threshold=0.1, pre_nms_topk=3, nms=NmsSpec(min_score=0.0))
@@ -34,13 +38,42 @@ def test_seconds_of_a_window_and_of_a_resized_video():
     np.testing.assert_allclose(to_seconds(np.array([[5.0, 30.0]]), resized), [[2.5, 10.0]])
 
 
-def test_windows_of_a_video_are_merged_after_rounding():
-    one = {"segment": [1.0, 2.0], "label": "a", "score": 0.9}
-    other = {"segment": [1.0, 2.0], "label": "b", "score": 0.8}
+def window(video, start, *items, sliding=True):
+    return WindowDetections(video, start, sliding, list(items))
+
+
+ONE = {"segment": [1.0, 2.0], "label": "a", "score": 0.9}
+OTHER = {"segment": [1.0, 2.0], "label": "b", "score": 0.8}
+
+
+def test_windows_of_a_video_are_joined_after_rounding():
     spec = PostprocessSpec(nms=NmsSpec(sigma=0.5, min_score=0.2))
-    merged = merge_windows({"v": [[one, other], [one]], "w": [[]]}, spec)
-    assert merged["w"] == []
-    assert merged["v"] == [one, other]
+    joined = join_windows([window("v", 0, ONE, OTHER), window("v", 8, ONE), window("w", 0)], spec)
+    assert joined == {"v": [ONE, OTHER], "w": []}
+    without = join_windows([window("v", 0, ONE, OTHER), window("v", 8, ONE)], PostprocessSpec(nms=None))
+    assert without == {"v": [ONE, OTHER, ONE]}
+
+
+def test_a_repeated_window_counts_once_but_in_the_reference_twice():
+    sliding = [window("v", 0, ONE), window("v", 8, OTHER), window("v", 0, ONE)]
+    spec = PostprocessSpec(nms=NmsSpec(sigma=0.5, min_score=0.0))
+    assert join_windows(sliding, spec)["v"] == [ONE, OTHER]
+    twice = join_windows(sliding, spec, keep_repeats=True)["v"]
+    assert [item["score"] for item in twice] == pytest.approx([0.9, 0.8, 0.9 * np.exp(-1 / 0.5)], abs=1e-4)
+    whole = [window("v", 0, ONE, sliding=False), window("v", 0, ONE, sliding=False)]
+    assert join_windows(whole, spec)["v"] == [ONE]
+    assert join_windows(whole, spec, keep_repeats=True)["v"] == [ONE, ONE]
+
+
+def test_a_whole_video_has_its_nms_in_its_window_and_not_again():
+    meta = WindowMeta("v", 10.0, resize_grid=10)
+    spec = PostprocessSpec(nms=NmsSpec(kind="hard", iou_threshold=0.5))
+    segments, scores = np.array([[0, 4], [0, 5]], np.float32), np.array([[0.9, 0.0], [0.8, 0.0]], np.float32)
+    found = window_detections(segments, scores, meta, ("a", "b"), spec, sliding=False)
+    assert [item["segment"] for item in found] == [[0.0, 4.0]]
+    assert len(window_detections(segments, scores, meta, ("a", "b"), spec, sliding=True)) == 2
+    assert len(window_detections(segments, scores, meta, ("a", "b"), PostprocessSpec(nms=None), sliding=False)) == 2
+    assert len(join_windows([window("v", 0, ONE, ONE, sliding=False)], spec)["v"]) == 2
 
 
 def test_detections_of_a_window_are_rounded_and_named():
@@ -50,48 +83,3 @@ def test_detections_of_a_window_are_rounded_and_named():
         {"segment": [0.67, 2.67], "label": "y", "score": 0.5},
         {"segment": [0.0, 1.33], "label": "x", "score": 0.1235},
     ]
-
-
-def test_fusion_repeats_segments_for_the_best_classes():
-    segments, scores, labels = fuse(SEGMENTS, np.array([0.5, 0.4]), np.array([0.1, 0.3, 0.6]), 2, "product")
-    assert labels.tolist() == [2, 2, 1, 1]
-    assert scores.tolist() == pytest.approx([0.3, 0.24, 0.15, 0.12])
-    assert segments.tolist() == SEGMENTS.tolist() * 2
-    assert fuse(SEGMENTS, np.array([0.5, 0.4]), np.array([800.0, 0.0]), 1, "sqrt", softmax=True)[1].tolist() == (
-        pytest.approx([0.5**0.5, 0.4**0.5])
-    )
-
-
-def key(item):
-    return (-item["score"], item["segment"], item["label"])
-
-
-def test_merges_of_the_reference(shared_folder):
-    content = json.loads((shared_folder / "golden" / "data" / "post.json").read_text())
-    for case in content["merge_cases"]:
-        nms = case["settings"]["nms"]
-        if not case["settings"]["sliding_window"] or nms is None:
-            continue
-        spec = PostprocessSpec(
-            nms=NmsSpec(
-                kind="soft" if nms.get("use_soft_nms", True) else "hard",
-                sigma=nms.get("sigma", 0.5),
-                iou_threshold=nms.get("iou_threshold", 0.0),
-                min_score=nms.get("min_score", 0.0),
-                max_segments=nms.get("max_seg_num", 100),
-                multiclass=nms.get("multiclass", True),
-                voting_threshold=None if nms.get("multiclass", True) else nms.get("voting_thresh") or None,
-            )
-        )
-        windows: dict[str, list] = {}
-        for result in case["per_process_results"]:
-            for video, items in result.items():
-                windows.setdefault(video, []).append(items)
-        merged = merge_windows(windows, spec)
-        assert merged.keys() == case["merged"].keys()
-        for video, expected in case["merged"].items():
-            assert len(merged[video]) == len(expected), case["name"]
-            for mine, theirs in zip(sorted(merged[video], key=key), sorted(expected, key=key), strict=True):
-                assert mine["label"] == theirs["label"]
-                assert mine["segment"] == pytest.approx(theirs["segment"], abs=0.0101)
-                assert mine["score"] == pytest.approx(theirs["score"], abs=1.01e-4)

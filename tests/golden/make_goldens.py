@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from adatad.convert.opentad import opentad_name
-from adatad.evaluation.postprocess import merge_windows, window_detections
+from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.models.detections import decode
 from adatad.models.losses import detection_losses
 from adatad.parity.cases import Case
@@ -183,18 +184,18 @@ def record_gradients(parts: Parts, arrays: dict[str, Any], expected: dict[str, A
 def record_detections(case: Case, parts: Parts, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
     parts.model.eval()
     batch, sliding = batch_of(case), case.facts["postprocess"]["sliding_window"]
-    windows, by_video = {}, {}
+    windows = []
     for index, ((segments, scores), meta) in enumerate(
         zip(decode(parts.model(batch.frames, batch.mask)), metas_of(case), strict=True)
     ):
         arrays[f"eval/proposals/{index}"], arrays[f"eval/scores/{index}"] = segments.numpy(), scores.numpy()
         spec = parts.spec.postprocess
         found = window_detections(segments.numpy(), scores.numpy(), meta, case.facts["class_names"], spec, sliding)
-        windows.setdefault(meta.video, []).extend(found)
-        by_video.setdefault(meta.video, []).append(found)
+        windows.append(WindowDetections(meta.video, index, sliding, found))
     if sliding:
-        expected["detections_per_window"] = windows
-    expected["detections"] = merge_windows(by_video, parts.spec.postprocess) if sliding else windows
+        alone = [replace(window, sliding=False) for window in windows]
+        expected["detections_per_window"] = join_windows(alone, parts.spec.postprocess)
+    expected["detections"] = join_windows(windows, parts.spec.postprocess)
 
 
 def record_trajectory(case: Case, parts: Parts, arrays: dict[str, Any], expected: dict[str, Any]) -> None:

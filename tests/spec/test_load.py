@@ -231,6 +231,18 @@ def test_missing_files_are_named(tmp_path):
         (["schedule.epochs=3"], "5 are more than all 3 epochs"),
         (["train.accumulation=4"], "2 can't be divided by accumulation 4"),
         (["postprocess.nms.voting_threshold=0.7"], "is without effect while multiclass is true"),
+        (["postprocess.nms.max_segments=0"], "keeps no detection at all"),
+        (["postprocess.classifier.kind=cuhk"], "postprocess.classifier.file: kind cuhk needs one"),
+        (["postprocess.classifier.kind=cuhk"], "set model.detector.class_agnostic to true"),
+        (["postprocess.classifier.kind=pseudo"], "pseudo_label: kind pseudo needs one"),
+        (["postprocess.classifier.kind=pseudo", "postprocess.classifier.file=a"], "without effect with kind pseudo"),
+        (
+            ["postprocess.classifier.kind=cuhk", "postprocess.classifier.pseudo_label=a"],
+            "without effect with kind cuhk",
+        ),
+        (["postprocess.classifier.kind=cuhk", "postprocess.classifier.apply_softmax=true"], "it belongs to standard"),
+        (["postprocess.classifier.topk=2"], "postprocess.classifier.kind: is missing and has no default"),
+        (["postprocess.classifier.kind=chuk"], "did you mean cuhk?"),
         (["model.detector.regression_weight=0", "train.accumulation=2"], "follows the losses of a whole batch"),
     ],
 )

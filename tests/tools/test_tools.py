@@ -130,6 +130,43 @@ def test_evaluate_cuts_neither_names_nor_figures_on_80_columns(run_tool, files, 
     assert max(map(len, run.stdout.splitlines())) <= columns
 
 
+def test_evaluate_reports_recall_and_leaves_blocked_videos_out(run_tool, files):
+    (files / "blocked.json").write_text('["w"]')
+    found = json.loads((files / "found.json").read_text())
+    found["results"]["w"] = [{"segment": [0, 10], "label": "a", "score": 1.0}]
+    (files / "found.json").write_text(json.dumps(found))
+    arguments = [files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--json", files / "r.json"]
+    run = run_tool("evaluate.py", *arguments, "--top-k", 1, 5)
+    assert run.returncode == 0, run.stderr
+    assert "1 videos with detections aren't of subset 'validation'" in run.stderr
+    result = json.loads((files / "r.json").read_text())
+    assert result["ap_per_class"]["a"] == [0.5, 0.5]
+    assert result["recall"] == {"0.4": {"1": 1.0, "5": 1.0}, "0.6": {"1": 0.5, "5": 0.5}}
+    assert "recall@5x" in run.stdout
+    run = run_tool("evaluate.py", *arguments, "--blocked", files / "blocked.json")
+    assert run.stderr == ""
+    assert json.loads((files / "r.json").read_text())["ap_per_class"]["a"] == [1.0, 1.0]
+    run = run_tool("evaluate.py", *arguments, "--blocked", files / "gt.json")
+    assert run.returncode == 2
+    assert "gt.json: expected a list of videos by name" in run.stderr
+
+
+def test_evaluate_scores_proposals_and_epic_labels(run_tool, files):
+    arguments = [files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--json", files / "r.json"]
+    assert run_tool("evaluate.py", *arguments, "--score", "recall").returncode == 0
+    assert json.loads((files / "r.json").read_text())["average_recall"][-1] == 0.75
+    run = run_tool("evaluate.py", *arguments, "--score", "verb")
+    assert run.returncode == 2
+    assert "annotation 0: expected segment and verb_label" in run.stderr
+    for file in ("gt.json", "found.json"):
+        text = (files / file).read_text()
+        for number, label in enumerate("ab"):
+            text = text.replace(f'"label": "{label}"', f'"verb_label": "id_{number}", "verb": {number}')
+        (files / file).write_text(text)
+    assert run_tool("evaluate.py", *arguments, "--score", "verb").returncode == 0
+    assert json.loads((files / "r.json").read_text())["ap_per_class"] == {"0": [1.0, 1.0], "1": [1.0, 0.0]}
+
+
 def test_the_demo_finds_its_spec_from_anywhere(tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--set", "train.sed=1"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -1,0 +1,106 @@
+"""External classifiers: what each kind makes of scores, and what is said of files that can't be used."""
+
+import json
+
+import numpy as np
+import pytest
+
+from adatad.evaluation.classifiers import ClassifierError, read_classifier
+from adatad.evaluation.postprocess import WindowMeta, window_detections
+from adatad.spec.schema import ClassifierSpec, NmsSpec, PostprocessSpec
+
+SEGMENTS = np.array([[0, 4], [2, 8]], np.float32)
+SCORES = np.array([0.5, 0.4], np.float32)
+NAMES = ["run", "jump", "fall"]
+
+
+def classifier(tmp_path, scores, kind="cuhk", key="class", **options):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"results": {"v": scores}, key: NAMES}))
+    return read_classifier(ClassifierSpec(kind=kind, file=str(path), **options))
+
+
+@pytest.mark.parametrize("key", ["class", "classes"])
+def test_segments_are_repeated_for_the_best_classes(tmp_path, key):
+    made = classifier(tmp_path, [0.1, 0.3, 0.6], key=key, topk=2)
+    segments, scores, labels = made.label("v", SEGMENTS, SCORES)
+    assert labels == ["fall", "fall", "jump", "jump"]
+    assert scores.tolist() == pytest.approx([0.3, 0.24, 0.15, 0.12])
+    assert segments.tolist() == SEGMENTS.tolist() * 2
+
+
+def test_fusion_of_each_kind(tmp_path):
+    root = classifier(tmp_path, [0.1, 0.9, 0.0], "standard").label("v", SEGMENTS, SCORES)
+    assert root[1].tolist() == pytest.approx(np.sqrt(SCORES * 0.9).tolist())
+    logits = [0.0, np.log(3.0), -50.0]
+    soft = classifier(tmp_path, logits, "standard", apply_softmax=True).label("v", SEGMENTS, SCORES)
+    assert soft[1].tolist() == pytest.approx(np.sqrt(SCORES * 0.75).tolist())
+    twice = classifier(tmp_path, [logits], "tcanet_hacs").label("v", SEGMENTS, SCORES)
+    assert twice[1].tolist() == pytest.approx((SCORES * 1.5).tolist())
+
+
+@pytest.mark.parametrize(("kind", "options"), [("standard", {"apply_softmax": True}), ("tcanet_hacs", {})])
+def test_large_logits_do_not_overflow(tmp_path, kind, options):
+    _, scores, labels = classifier(tmp_path, [800.0, 0.0, 1.0], kind, **options).label("v", SEGMENTS, SCORES)
+    assert labels == ["run", "run"]
+    assert np.isfinite(scores).all()
+    assert (scores > 0.5).all()
+
+
+def test_ties_are_decided_the_same_way_every_time(tmp_path):
+    assert classifier(tmp_path, [0.5, 0.5, 0.1]).label("v", SEGMENTS, SCORES)[2] == ["run", "run"]
+    assert classifier(tmp_path, [0.5, 0.5, 0.1], "standard").label("v", SEGMENTS, SCORES)[2] == ["jump", "jump"]
+
+
+def test_rows_of_untrimmednet_are_numbers_in_names(tmp_path):
+    scores = np.full((3, 101), 0.01)
+    scores[1, 0], scores[1, 97 - 1], scores[1, 7 - 1] = 0.9, 0.5, 0.4
+    np.save(tmp_path / "scores.npy", scores)
+    made = read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npy"), topk=2))
+    _, fused, labels = made.label("video_test_0000002", SEGMENTS, SCORES)
+    # The first column isn't one of the 20 classes.
+    assert labels == ["VolleyballSpiking"] * 2 + ["BaseballPitch"] * 2
+    assert fused.tolist() == pytest.approx([0.25, 0.2, 0.2, 0.16])
+    for video in ("video_test_0000004", "video_test_0000000", "no_number"):
+        with pytest.raises(ClassifierError, match=rf"scores\.npy: has no scores of video '{video}'.*0001 to 0003"):
+            made.label(video, SEGMENTS, SCORES)
+
+
+def test_a_missing_video_is_named_with_the_file(tmp_path):
+    made = classifier(tmp_path, [0.1, 0.3, 0.6])
+    with pytest.raises(
+        ClassifierError, match=r"scores\.json: has no scores of video 'w'; it has 1 videos, such as 'v'"
+    ):
+        made.label("w", SEGMENTS, SCORES)
+
+
+@pytest.mark.parametrize("scores", [[0.1], "many", [[0.1, 0.2, 0.3]], [0.1, float("nan"), 0.2]])
+def test_wrong_scores_of_a_video_are_named(tmp_path, scores):
+    with pytest.raises(ClassifierError, match=r"scores\.json: video 'v': expected"):
+        classifier(tmp_path, scores).label("v", SEGMENTS, SCORES)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"results": {}}', '{"results": {}, "class": "run"}', '{"class": []}'])
+def test_unusable_files_are_named(tmp_path, text):
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(ClassifierError, match=r"scores\.json: (expected|not a readable)"):
+        read_classifier(ClassifierSpec(kind="cuhk", file=str(tmp_path / "scores.json")))
+
+
+@pytest.mark.parametrize("array", [np.zeros(101), np.zeros((3, 20)), np.array([{}], object)])
+def test_unusable_arrays_are_named(tmp_path, array):
+    np.save(tmp_path / "scores.npy", array, allow_pickle=True)
+    with pytest.raises(ClassifierError, match=r"scores\.npy: (expected|not a readable)"):
+        read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npy")))
+
+
+def test_detections_of_a_video_carry_the_classifier_s_labels(tmp_path):
+    spec = PostprocessSpec(nms=NmsSpec(multiclass=False, min_score=0.0))
+    meta = WindowMeta("v", 8.0, resize_grid=8)
+    made = classifier(tmp_path, [0.1, 0.3, 0.6], topk=2)
+    found = window_detections(SEGMENTS, SCORES[:, None], meta, ("action",), spec, False, made)
+    assert [item["label"] for item in found] == ["fall", "fall", "jump", "jump"]
+    pseudo = read_classifier(ClassifierSpec(kind="pseudo", pseudo_label="event"))
+    found = window_detections(SEGMENTS, SCORES[:, None], meta, ("action",), spec, False, pseudo)
+    assert [item["label"] for item in found] == ["event", "event"]
+    assert found[0]["score"] == 0.5

@@ -1,0 +1,76 @@
+"""What evaluation makes of a model's predictions: an external classifier's labels, blocked videos, recall@kx."""
+
+import json
+
+import pytest
+import torch
+
+from adatad.data.annotations import read_annotations
+from adatad.data.skipped import SkippedVideos
+from adatad.evaluation.classifiers import ClassifierError
+from adatad.parallel.processes import Processes
+from adatad.spec import load
+from adatad.training.setup import build_initial_model, validation_loader
+from adatad.training.validation import classes_of, detect, score, summary
+
+
+def found_by(spec):
+    """Detections of an untrained model."""
+    annotations = read_annotations(spec.data)
+    processes = Processes(0, 1, torch.device("cpu"))
+    model = build_initial_model(spec, annotations)
+    loader = validation_loader(spec, annotations, processes)
+    return detect(model, loader, spec, classes_of(spec, annotations), processes, SkippedVideos(0, print))
+
+
+@pytest.fixture
+def class_scores(tiny_data, tmp_path):
+    """A classifier's file for the validation videos: each is sure of its first label, and half sure of another."""
+    database = json.loads((tiny_data / "annotations.json").read_text())["database"]
+    names = sorted({item["label"] for entry in database.values() for item in entry["annotations"]})
+    results = {}
+    for video, entry in database.items():
+        if entry["subset"] == "validation":
+            label = entry["annotations"][0]["label"]
+            results[video] = [1.0 if name == label else 0.5 if name == names[0] else 0.0 for name in names]
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"results": results, "class": names}))
+    return path
+
+
+AGNOSTIC = ["model.detector.class_agnostic=true", "postprocess.nms.multiclass=false"]
+
+
+def test_a_classifier_gives_the_labels(tiny_spec, class_scores):
+    options = ["postprocess.classifier.kind=cuhk", f"postprocess.classifier.file={class_scores}"]
+    top = found_by(load(tiny_spec, [*AGNOSTIC, *options]))
+    content = json.loads(class_scores.read_text())
+    assert top.keys() == content["results"].keys()
+    for video, items in top.items():
+        scores = content["results"][video]
+        assert items
+        assert {item["label"] for item in items} == {content["class"][scores.index(max(scores))]}
+    plain = found_by(load(tiny_spec, AGNOSTIC))
+    assert {item["label"] for items in plain.values() for item in items} == {"action"}
+
+
+def test_a_video_without_class_scores_ends_the_evaluation(tiny_spec, class_scores):
+    content = json.loads(class_scores.read_text())
+    missing = content["results"].popitem()[0]
+    class_scores.write_text(json.dumps(content))
+    options = ["postprocess.classifier.kind=standard", f"postprocess.classifier.file={class_scores}"]
+    with pytest.raises(ClassifierError, match=rf"scores\.json: has no scores of video '{missing}'"):
+        found_by(load(tiny_spec, [*AGNOSTIC, *options]))
+
+
+def test_blocked_videos_and_recall_reach_the_score(tiny_spec, tiny_data, tmp_path):
+    database = json.loads((tiny_data / "annotations.json").read_text())["database"]
+    truth = {name: entry["annotations"] for name, entry in database.items() if entry["subset"] == "validation"}
+    blocked, seen = sorted(truth)
+    (tmp_path / "blocked.json").write_text(json.dumps([blocked]))
+    perfect = {seen: [{**item, "score": 0.5} for item in truth[seen]], blocked: []}
+    options = [f"evaluate.blocked_videos={tmp_path / 'blocked.json'}", "evaluate.top_k=[1,5]"]
+    result = score(perfect, load(tiny_spec, options))
+    assert (result.average_mAP, result.num_ground_truth) == (1.0, len(truth[seen]))
+    assert summary(result)["recall"]["0.5"] == {"1": 1.0, "5": 1.0}
+    assert score(perfect, load(tiny_spec)).num_ground_truth == len(truth[seen]) + len(truth[blocked])
