@@ -106,9 +106,11 @@ def test_a_label_on_a_frame_stays_there_but_for_the_reference(read):
         ('{"database": {"t": 3}}', 'expected an object with a "database"'),
         (database(segment(1, 2), duration=None), "video 't': expected \"duration\" in seconds"),
         (database(segment(1, 2), duration=0), "video 't': expected \"duration\" in seconds"),
-        (database(segment(1, 2), frame="many"), "video 't': expected \"duration\" in seconds"),
+        (database(segment(1, 2), frame="many"), "video 't': expected \"frame\" (a count) or"),
+        (database(segment(1, 2), frame=None), "video 't': has neither \"frame\""),
         (database({"segment": [1], "label": "run"}), "video 't': expected {\"segment\": [start, end]"),
-        (database({"segment": [1, 2]}), "video 't': expected {\"segment\": [start, end]"),
+        (database({"segment": [1, 2]}, segment(1, 2)), "video 't': expected {\"segment\": [start, end]"),
+        (database({"segment": [1, 2], "verb": 3}), "no annotation has a 'label': they have verb; set data.label_key"),
         ({"t": {**ENTRY, "annotations": [segment(1, 2)]}}, "no video of subset 'validation'; the file has training"),
     ],
 )
