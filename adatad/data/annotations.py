@@ -108,15 +108,15 @@ def in_subset(entry: dict[str, Any], wanted: str | tuple[str, ...], reference: b
     return subset in names_of(wanted)
 
 
-def ground_truth(spec: DataSpec) -> dict[str, Any]:
+def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
     """The annotations that detections are scored against, as the content of an annotation file: the validation videos
     that aren't blocked, in a subset named `EVALUATED`, with class names as labels.
 
-    All instances with finite ends are in it: what else doesn't count is the evaluation's to leave out. Subsets are
-    compared for equality, by the reference too.
+    All instances with finite ends are in it: what else doesn't count is the evaluation's to leave out. "Ambiguous" is
+    if it is a class, or with `reference`. Subsets are compared for equality, by the reference too.
     """
     database = load_database(spec.annotations)
-    classes, blocked = read_classes(spec, database, reference=True), read_names(spec.blocked_videos)
+    classes, blocked = read_classes(spec, database, reference), read_names(spec.blocked_videos)
     rules = _Rules(spec, classes, reference=False, training=False, class_agnostic=False)
     videos = {}
     for name, entry in database.items():
@@ -127,7 +127,7 @@ def ground_truth(spec: DataSpec) -> dict[str, Any]:
                 "annotations": [
                     {"segment": [start, end], "label": AMBIGUOUS if number is None else classes.names[number]}
                     for start, end, number in instances
-                    if math.isfinite(start) and math.isfinite(end)
+                    if math.isfinite(start) and math.isfinite(end) and (number is not None or reference)
                 ],
             }
     return {"database": videos}

@@ -115,7 +115,8 @@ def complete_instances(place: WindowPlace, spec: WindowSpec, completeness: float
 
 
 def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> Window:
-    """Frames of a sliding window, and the instances that its place brings: none at evaluation, which is of whole videos.
+    """Frames of a sliding window, and the instances that its place brings: none at evaluation, where videos are scored
+    whole.
 
     total_frames: what the decoder reports, which may differ from the annotation. Raises WindowError if it is so much
     less that no frame is left.

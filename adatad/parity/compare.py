@@ -18,6 +18,8 @@ TOLERANCES = {
     "seconds": 0.011,
     "score": 2e-4,
     "exact": 0.0,
+    "segments_grid": 1e-6,  # relative to max(1, value)
+    "seconds_unrounded": 1e-4,
 }
 """What the golden cases' description allows; the unit stands beside each."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adatad.data.annotations import Annotations, load_database
+from adatad.data.annotations import EVALUATED, Annotations, ground_truth
 from adatad.data.dataset import Batch, collate
 from adatad.data.loader import Loader
 from adatad.data.skipped import Skipped, SkippedVideos
@@ -22,6 +22,7 @@ from adatad.models.detections import decode
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.spec.schema import DataSpec
 
 Detections = dict[str, list[dict[str, Any]]]
 
@@ -54,8 +55,9 @@ def detect(
             continue
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
             detections = window_detections(
-                segments_grid.cpu().numpy(), scores.cpu().numpy(), window_meta(window, spec), classes, spec.postprocess
-            )
+                segments_grid.cpu().numpy(), scores.cpu().numpy(), window_meta(window, spec.data), classes,
+                spec.postprocess, sliding=spec.data.window.kind == "sliding",
+            )  # fmt: skip
             found.append((window.video.name, window.start_frame, detections))
     model.train(training)
     skipped.add(item for part in processes.gather(missed) for item in part)
@@ -63,6 +65,9 @@ def detect(
     everything = [item for part in processes.gather(found) for item in part]
     for name, _, detections in sorted(everything, key=lambda item: item[:2]):
         by_video.setdefault(name, []).append(detections)
+    if spec.data.window.kind == "resize":
+        # A video is one window here, and has been through NMS.
+        return {name: [item for window in windows for item in window] for name, windows in by_video.items()}
     return merge_windows(by_video, spec.postprocess)
 
 
@@ -76,20 +81,21 @@ def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]
         yield from ((filler, False) for _ in range(most - len(loader)))
 
 
-def window_meta(window: Window, spec: Spec) -> WindowMeta:
+def window_meta(window: Window, data: DataSpec) -> WindowMeta:
     """What turns grid positions of a window into seconds of its video."""
-    video = window.video
-    return WindowMeta(video.name, video.duration_seconds, video.fps, spec.data.window.stride_frames, window.start_frame)
+    video, spec = window.video, data.window
+    match spec.kind:
+        case "sliding":
+            start_frame = window.start_frame + spec.offset_frames
+            return WindowMeta(video.name, video.duration_seconds, video.fps, spec.stride_frames, start_frame)
+        case "resize":
+            return WindowMeta(video.name, video.duration_seconds, resize_grid=spec.size_grid)
 
 
 def score(detections: Detections, spec: Spec) -> MapResult:
     """mAP of detections against the annotation file of the spec."""
-    ground_truth = {"database": load_database(spec.data.annotations)}
-    keep_ambiguous = spec.compat == "reference"
-    return evaluate(
-        ground_truth, {"results": detections}, spec.data.validation_subset, spec.evaluate.tious,
-        keep_ambiguous=keep_ambiguous,
-    )  # fmt: skip
+    truth = ground_truth(spec.data, reference=spec.compat == "reference")
+    return evaluate(truth, {"results": detections}, EVALUATED, spec.evaluate.tious, keep_ambiguous=True)
 
 
 def summary(result: MapResult) -> dict[str, Any]:
