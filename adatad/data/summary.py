@@ -15,7 +15,7 @@ from adatad.data.annotations import Account, Annotations, Video, annotations_of,
 from adatad.spec.schema import DataSpec, Spec
 
 EDGES_SECONDS = (0, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, np.inf)
-BAR = 14
+BAR = 12
 """Characters of a histogram's longest bar."""
 NAMED = 5
 """Videos that a warning names; it counts the rest."""
@@ -121,7 +121,10 @@ def _sentence(warned: Warned) -> str:
 
 def _counts(accounts: dict[str, Account]) -> Table:
     """Videos and instances of each subset, and what was left out for which reason."""
-    table = Table("", *(Column(f"{r} ({', '.join(names_of(a.subset))})", justify="right") for r, a in accounts.items()))
+    table = Table(
+        Column(no_wrap=True),
+        *(Column(f"{r} ({', '.join(names_of(a.subset))})", justify="right") for r, a in accounts.items()),
+    )
     reasons = dict.fromkeys(reason for account in accounts.values() for reason in account.dropped)
     rows = {
         "videos": [account.videos for account in accounts.values()],
@@ -138,7 +141,9 @@ def _counts(accounts: dict[str, Account]) -> Table:
 
 def _classes(annotations: Annotations) -> Table:
     """Instances of each class in both subsets."""
-    table = Table("class", Column("training", justify="right"), Column("validation", justify="right"))
+    table = Table(
+        Column("class", no_wrap=True), Column("training", justify="right"), Column("validation", justify="right")
+    )
     counts = [
         np.bincount(
             np.concatenate([np.zeros(0, np.int64), *(video.labels for video in videos)]),
@@ -153,7 +158,7 @@ def _classes(annotations: Annotations) -> Table:
 
 def _histogram(title: str, seconds: dict[str, np.ndarray]) -> Table:
     """Counts by duration, one column of numbers and one of bars for each subset."""
-    table = Table(title)
+    table = Table(Column(title, no_wrap=True))
     counts = {}
     for role, values in seconds.items():
         table.add_column(role, justify="right")
