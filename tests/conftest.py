@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # One thread a process, whatever the machine: results must not depend on it, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

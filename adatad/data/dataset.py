@@ -16,7 +16,7 @@ from adatad.data.annotations import Video
 from adatad.data.decode import VideoError, open_video
 from adatad.data.draws import generator, model_key
 from adatad.data.skipped import Skipped
-from adatad.data.windows import Window, WindowError, WindowPlace, random_window, sliding_window
+from adatad.data.windows import Window, WindowError, WindowPlace, evaluation_window, training_window
 from adatad.spec.schema import DataSpec
 
 BROKEN = (VideoError, WindowError)
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 
 
 class TrainingWindows(Dataset):
-    """Random windows, one of each training video an epoch, addressed by (epoch, number of the video).
+    """One window of each training video an epoch, at random or the video whole; addressed by (epoch, its number).
 
     Instead of a video that can't be read comes the next one, if the spec says so: on whichever rank or worker.
     """
@@ -83,12 +83,12 @@ class TrainingWindows(Dataset):
         video = self.videos[number]
         with open_video(video_path(self.spec, video.name)) as reader:
             draw = generator(self.seed, epoch, number, "window")
-            window = random_window(video, reader.frame_count, self.spec.window, draw)
+            window = training_window(video, reader.frame_count, self.spec.window, draw)
             return _sample(reader.frames(window.indices), window, self.spec, model_key(self.seed, epoch, number))
 
 
 class ValidationWindows(Dataset):
-    """Sliding windows over whole videos, in order.
+    """Windows over whole videos, in order.
 
     `shuffle_clips` permutes the frames inside each clip of that many frames at random: what is then still found needs
     no order in time.
@@ -112,7 +112,7 @@ class ValidationWindows(Dataset):
         """One window. Raises VideoError or WindowError."""
         place = self.places[number]
         with open_video(video_path(self.spec, place.video.name)) as reader:
-            window = sliding_window(place, reader.frame_count, self.spec.window)
+            window = evaluation_window(place, reader.frame_count, self.spec.window)
             images = reader.frames(window.indices)
         if self.shuffle_clips:
             draw = generator(0, 0, number, "shuffle clips")

@@ -1,12 +1,13 @@
 """From a video to windows: which frames are decoded, which positions are valid, which segments lie inside.
 
-A window is `size_grid` positions; position i stands for video frame i x stride_frames, and `frames_per_position` frames
-are decoded for it. Segments are in grid units here: (frame - first frame of the window) / stride_frames.
+A window is `size_grid` positions, and `frames_per_position` frames are decoded for each. In a sliding or random window
+position i stands for video frame i x stride_frames, and segments are in grid units here: (frame - offset_frames - first
+frame of the window) / stride_frames. In a resized one the positions share out the whole video.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,11 +38,40 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowPlace:
-    """Where a sliding window lies: positions [start_grid, start_grid + length_grid) of its video."""
+    """Where a window lies: positions [start_grid, start_grid + length_grid) of its video. instances: segments in frames
+    (float64 [n, 2]) and labels (int64 [n]) that it is to be given, if it is trained on."""
 
     video: Video
     start_grid: int
     length_grid: int
+    instances: tuple[np.ndarray, np.ndarray] = (np.zeros((0, 2)), np.zeros(0, np.int64))
+
+
+def evaluation_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -> list[WindowPlace]:
+    """All windows that a video is evaluated in; repeat_last: as in `sliding_windows`."""
+    match spec.kind:
+        case "sliding":
+            return sliding_windows(video, spec, repeat_last)
+        case "resize":
+            return [WindowPlace(video, 0, spec.size_grid)]
+
+
+def evaluation_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> Window:
+    """Frames of such a window. total_frames: what the decoder reports. Raises WindowError."""
+    match spec.kind:
+        case "sliding":
+            return sliding_window(place, total_frames, spec)
+        case "resize":
+            return resized_window(place.video, total_frames, spec)
+
+
+def training_window(video: Video, total_frames: int, spec: WindowSpec, draw: np.random.Generator) -> Window:
+    """The window of a video that an epoch trains on, with its instances."""
+    match spec.kind:
+        case "sliding":
+            return random_window(video, total_frames, spec, draw)
+        case "resize":
+            return resized_window(video, total_frames, spec)
 
 
 def sliding_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -> list[WindowPlace]:
@@ -68,8 +98,25 @@ def frame_list(total_frames: int, spec: WindowSpec) -> np.ndarray:
     return np.arange(0, total_frames, spec.stride_frames // spec.frames_per_position)
 
 
+def complete_instances(place: WindowPlace, spec: WindowSpec, completeness: float) -> WindowPlace | None:
+    """A sliding window with the instances of which more than `completeness` lies inside, cut to it; None if there are
+    none. It reaches from its first position's frame to its last one's. Completeness 0: all instances of the video,
+    uncut.
+
+    Trains on, or takes the loss of, sliding windows, as the reference can.
+    """
+    video = place.video
+    if completeness <= 0:
+        return replace(place, instances=(video.segments_frames, video.labels))
+    first, last = (n * spec.stride_frames for n in (place.start_grid, place.start_grid + place.length_grid - 1))
+    shares, cut = _visible_shares(video.segments_frames.astype(np.float32), first, last)
+    kept = np.flatnonzero(shares > completeness)
+    return replace(place, instances=(cut[kept], video.labels[kept])) if len(kept) else None
+
+
 def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> Window:
-    """Frames of a sliding window; no segments, since windows are evaluated against whole videos.
+    """Frames of a sliding window, and the instances that its place brings: none at evaluation, where videos are scored
+    whole.
 
     total_frames: what the decoder reports, which may differ from the annotation. Raises WindowError if it is so much
     less that no frame is left.
@@ -84,28 +131,52 @@ def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> W
             "mend the annotation or the file"
         )
     indices, valid = _pad(indices, spec)
-    nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    return Window(place.video, place.start_grid * spec.stride_frames, indices, valid, *nothing)
+    start_frame, (segments, labels) = place.start_grid * spec.stride_frames, place.instances
+    segments_grid = (segments - spec.offset_frames - start_frame).astype(np.float32) / np.float32(spec.stride_frames)
+    return Window(place.video, start_frame, indices, valid, segments_grid, labels)
 
 
-def random_window(video: Video, total_frames: int, spec: WindowSpec, draw: np.random.Generator) -> Window:
-    """A random part of a video that holds at least one instance, if one is found in `MAX_TRIES`.
+def resized_window(video: Video, total_frames: int, spec: WindowSpec) -> Window:
+    """A whole video as one window: frames from the middle of equal parts, and all instances cut to the video."""
+    indices = resize_indices(total_frames, spec.size_grid * spec.frames_per_position)
+    shares = np.clip(video.segments_seconds.astype(np.float32) / np.float32(video.duration_seconds), 0, 1)
+    segments_grid = shares * np.float32(spec.size_grid)
+    return Window(video, 0, indices, spec.size_grid, segments_grid, video.labels)
+
+
+def resize_indices(total_frames: int, count: int) -> np.ndarray:
+    """The frames nearest to the middle of `count` equal parts of a video, halves to the even one: int64 [count]."""
+    step = total_frames / count
+    first = step / 2 - 0.5
+    # numpy's range, whose rounding the reference has too, but ending between two positions: never one too many.
+    middles = np.arange(first, first + (count - 0.5) * step, step)
+    return np.rint(np.clip(middles, 0, total_frames - 1)).astype(np.int64)
+
+
+def random_window(
+    video: Video, total_frames: int, spec: WindowSpec, draw: np.random.Generator, max_tries: int = MAX_TRIES
+) -> Window:
+    """A random part of a video that holds at least one instance, if one is found in `max_tries`; else the last try,
+    without any.
 
     Instances are cut at the window's ends and stay if at least `min_visible` of them is inside.
     """
     listed = frame_list(total_frames, spec)
-    segments = video.segments_frames / spec.stride_frames * spec.frames_per_position
+    # In numbers of that list; in float32 like the reference, so that a share at the threshold falls on the same side.
+    per_position, stride = np.float32(spec.frames_per_position), np.float32(spec.stride_frames)
+    segments = (video.segments_frames - spec.offset_frames).astype(np.float32) / stride * per_position
     length = _random_length(len(listed), spec, draw)
     start, kept = 0, np.arange(len(segments))
     if length < len(listed):
-        for _ in range(MAX_TRIES):
+        for _ in range(max_tries):
             start = int(draw.integers(len(listed) - length + 1))
-            kept = _visible(segments, start, start + length, spec.min_visible)
+            shares, cut = _visible_shares(segments, start, start + length)
+            kept = np.flatnonzero((shares > 0) & (shares >= spec.min_visible))
             if len(kept):
                 break
-        segments = np.clip(segments, start, start + length)
+        segments = cut
     indices, valid = _pad(listed[start : start + length], spec)
-    inside = ((segments[kept] - start) / spec.frames_per_position).astype(np.float32)
+    inside = (segments[kept] - np.float32(start)) / per_position
     return Window(video, int(listed[start]), indices, valid, inside, video.labels[kept])
 
 
@@ -120,11 +191,11 @@ def _random_length(available: int, spec: WindowSpec, draw: np.random.Generator) 
     return int(draw.integers(max(low, 1), max(min(high, available), max(low, 1)) + 1))
 
 
-def _visible(segments: np.ndarray, start: float, end: float, min_visible: float) -> np.ndarray:
-    """Numbers of the segments of which at least `min_visible` lies in [start, end]."""
-    lengths = segments[:, 1] - segments[:, 0]
-    inside = np.minimum(segments[:, 1], end) - np.maximum(segments[:, 0], start)
-    return np.flatnonzero((lengths > 0) & (inside > 0) & (inside >= min_visible * lengths))
+def _visible_shares(segments: np.ndarray, start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each segment lies in [start, end], 0 for one without a length: float32 [n]; and its part inside."""
+    cut = np.clip(segments, start, end)
+    lengths, inside = (ends[:, 1] - ends[:, 0] for ends in (segments, cut))
+    return np.divide(inside, lengths, out=np.zeros_like(lengths), where=lengths > 0), cut
 
 
 def _pad(indices: np.ndarray, spec: WindowSpec) -> tuple[np.ndarray, int]:

@@ -25,6 +25,8 @@ TOLERANCES = {
     "fused": 1e-6,  # relative to max(1, value)
     "last_digit": 1.01,  # units of the last digit of rounded seconds and scores
     "learning_rate": 1e-12,
+    "segments_grid": 1e-6,  # relative to max(1, value)
+    "seconds_unrounded": 1e-4,
 }
 """What the golden cases' description allows; the unit stands beside each."""
 

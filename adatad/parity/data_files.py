@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adatad.parity import map_file, nms_file, post_file, schedule_file
+from adatad.parity import map_file, nms_file, post_file, schedule_file, windows_file
 from adatad.parity.cases import CaseError
 from adatad.parity.compare import Row
 
-NAMES = ("nms.json", "map.json", "map_epic.json", "recall.json", "post.json", "lr.json")
+NAMES = ("nms.json", "map.json", "map_epic.json", "recall.json", "post.json", "lr.json", "windows.json")
 """Files that are cases, wherever they lie under a folder."""
 
 
@@ -44,5 +44,7 @@ def runner(name: str) -> Callable[[dict[str, Any], Path], list[Row]]:
             return post_file.run
         case "lr.json":
             return schedule_file.run
+        case "windows.json":
+            return windows_file.run
         case _:
             raise ValueError(name)

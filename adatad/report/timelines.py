@@ -142,10 +142,11 @@ def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_secon
 
 
 def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Thumbnail]:
-    """Pictures from the middle of equal parts of a video; none if it can't be read."""
+    """Pictures from the middle of equal parts of a video; none if it can't be read. frames: 0 for those of the file."""
     seconds = (np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * duration_seconds
     try:
         with open_video(path) as reader:
+            frames = frames or reader.frame_count
             last = min(frames, reader.frame_count) - 1
             indices = np.minimum((seconds / duration_seconds * frames).astype(int), last)
             return list(zip(seconds.tolist(), reader.frames(indices), strict=True))
@@ -170,7 +171,7 @@ def validation_timelines(
     spec: Spec, detections: dict[str, list[Detection]], limit: int | None = None
 ) -> Iterator[tuple[str, Figure]]:
     """(name, timeline) of the validation videos, in the order of the annotation file."""
-    annotations = read_annotations(spec.data)
+    annotations = read_annotations(spec.data, reference=spec.compat == "reference")
     for video in annotations.validation[:limit]:
         thumbnails = read_thumbnails(video_path(spec.data, video.name), video.duration_seconds, video.frames)
         found = detections.get(video.name, [])

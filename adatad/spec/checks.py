@@ -24,6 +24,7 @@ def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     """Settings that contradict one another; none that hangs on a doubtful key."""
     checks = (
         _window,
+        _names,
         _backbone,
         _detector,
         _levels,
@@ -39,7 +40,9 @@ def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
 
 def file_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     """Files and folders that a run reads and that aren't there."""
-    return _problems((_annotations, _weights, _deepspeed, _classes, _videos, _scoring_files), spec, set(doubtful))
+    return _problems(
+        (_annotations, _weights, _deepspeed, _classes, _blocked_videos, _videos, _scoring_files), spec, set(doubtful)
+    )
 
 
 def _problems(checks: Iterable[Check], spec: Spec, doubtful: set[Key]) -> list[Problem]:
@@ -70,6 +73,11 @@ def _classes(spec: Spec) -> Iterator[Problem]:
     yield from _no_file(("data", "classes"), classes if isinstance(classes, str) else None)
 
 
+def _blocked_videos(spec: Spec) -> Iterator[Problem]:
+    blocked = spec.data.blocked_videos
+    yield from _no_file(("data", "blocked_videos"), blocked if isinstance(blocked, str) else None)
+
+
 def _videos(spec: Spec) -> Iterator[Problem]:
     if not Path(spec.data.videos).is_dir():
         yield ("data", "videos"), f"there is no folder {spec.data.videos}"
@@ -86,6 +94,9 @@ def _window(spec: Spec) -> Iterator[Problem]:
     if frames % backbone.clip_frames:
         text = f"{window.size_grid} x {window.frames_per_position} frames a position aren't whole clips of "
         yield ("data", "window", "size_grid"), f"{text}{backbone.clip_frames} frames"
+    if window.kind == "resize":
+        yield from _resized_window(spec)
+        return
     if window.stride_frames % window.frames_per_position:
         text = f"{window.stride_frames} can't be divided by frames_per_position {window.frames_per_position}"
         yield ("data", "window", "stride_frames"), text
@@ -93,6 +104,19 @@ def _window(spec: Spec) -> Iterator[Problem]:
         yield ("data", "window", "overlap"), f"{window.overlap} leaves no step from one window to the next"
     if window.crop_ratio and window.crop_ratio[0] > window.crop_ratio[1]:
         yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]"
+
+
+def _resized_window(spec: Spec) -> Iterator[Problem]:
+    """Keys that can be left off must be; a stride and an overlap, which have no such value, are passed over."""
+    for name, off in (("crop_ratio", None), ("offset_frames", 0)):
+        if getattr(spec.data.window, name) != off:
+            yield ("data", "window", name), "is without effect with kind resize, whose windows are whole videos"
+
+
+def _names(spec: Spec) -> Iterator[Problem]:
+    for name in ("train_subset", "validation_subset"):
+        if not getattr(spec.data, name):
+            yield ("data", name), "is empty; expected the name of a subset of the annotation file, or a list of names"
     if "{name}" not in spec.data.pattern:
         yield ("data", "pattern"), f"{spec.data.pattern!r} doesn't hold {{name}}, the video's name"
     classes = spec.data.classes

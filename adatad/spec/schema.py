@@ -23,8 +23,12 @@ class Section(BaseModel):
 
 
 class WindowSpec(Section):
-    """How a video becomes windows: a grid of positions, each `stride_frames` video frames apart."""
+    """How a video becomes windows, each a grid of positions: `stride_frames` video frames apart, or the whole video in
+    equal parts."""
 
+    kind: Literal["sliding", "resize"] = "sliding"
+    """sliding: parts of a video, at random in training, one after another at evaluation; resize: each video whole,
+    `size_grid` positions long (ActivityNet), where only the first two sizes below count."""
     size_grid: Size = 768
     """Positions of a window; the detector's time axis."""
     frames_per_position: Size = 1
@@ -37,25 +41,36 @@ class WindowSpec(Section):
     """In training, an instance cut by the window stays if at least this share of it is inside."""
     crop_ratio: tuple[Fraction, Fraction] | None = None
     """In training, videos shorter than a window are cut to a random share of their length between these two."""
+    offset_frames: Count = 0
+    """Video frames by which position 0 of a video lies later in time than its first frame (features of other
+    projects); it moves labels and detections, not the frames that are decoded."""
 
 
 class DataSpec(Section):
     """Which videos, which labels, and how they become batches."""
 
     annotations: str
-    """JSON file in the ActivityNet / OpenTAD form."""
+    """JSON file in the ActivityNet / OpenTAD form, or that file gzip'd."""
     classes: str | tuple[str, ...] | None = None
-    """Text file with one label a line, or the list itself; null: sorted labels of the annotation file."""
+    """Text file with one label a line (or `id<TAB>label`, where annotations hold ids), or the list itself; null: sorted
+    labels of the annotation file."""
+    label_key: str = "label"
+    """Key of an annotation that holds its label (EPIC-KITCHENS: verb or noun)."""
+    blocked_videos: str | tuple[str, ...] | None = None
+    """Videos that are left out everywhere: a text file with one name a line, a JSON list, or the list itself."""
+    filter_short: bool | None = None
+    """Don't train on instances that are shorter than a frame (resize: no longer than 1 % of their video); null: so it
+    is, but under `compat: reference` with resize alone."""
     videos: str
     """Folder of the video files."""
     pattern: str = "{name}.mp4"
     """File name of a video in that folder; {name} is its name in the annotation file."""
-    train_subset: str = "training"
-    """Subset of the annotation file that is trained on."""
-    validation_subset: str = "validation"
-    """Subset of the annotation file that is evaluated."""
+    train_subset: str | tuple[str, ...] = "training"
+    """Subset of the annotation file, or several, that is trained on."""
+    validation_subset: str | tuple[str, ...] = "validation"
+    """Subset of the annotation file, or several, that is evaluated."""
     fps: Positive | None = None
-    """Frames per second of every video; null: `frame` / `duration` of the annotation file."""
+    """Frames per second of every video; null: `frame` / `duration` of the annotation file, or its `fps`."""
     window: WindowSpec = WindowSpec()
     size_pixels: Size = 160
     """Height and width of a frame: the short side is resized to it and the centre cut out."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import Batch
 from adatad.data.skipped import SkippedVideos
+from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
 from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
@@ -88,6 +89,7 @@ class Training:
             self.metrics.text("spec", to_yaml(self.spec))
         self.skipped = SkippedVideos(self.spec.data.skip_limit, self.logger.warning)
         self.data_wait = DataWait()
+        self.named_without_instances: set[str] = set()
         self.started = time.monotonic() - self.progress.seconds
         self.result: dict[str, Any] | None = None
 
@@ -137,6 +139,7 @@ class Training:
             times = {"data_wait_seconds": waited, "step_seconds": time.monotonic() - waiting}
             self.data_wait.add(*times.values())
             self.note_bad(values, micro_batches)
+            self.note_without_instances(values, micro_batches)
             self.advance()
             self.write(epoch, {**values, **times}, bar)
             stopping = self.processes.any(self.stop.signal_name is not None)
@@ -175,6 +178,20 @@ class Training:
                 f"{most} steps in a row had a loss or gradients that aren't finite, the last with {facts} on {videos}; "
                 f"lower the rates, set train.precision to fp32, or look at these videos (train.stop_after_bad_steps)"
             )
+
+    def note_without_instances(self, values: dict[str, Any], micro_batches: list[Batch]) -> None:
+        """Name videos, each once, of which no window that was tried held an instance; metrics have the count."""
+        if not values["windows_without_instances"]:
+            return
+        pairs = [pair for batch in micro_batches for pair in zip(batch.windows, batch.labels, strict=True)]
+        mine = [window.video.name for window, own in pairs if not len(own)]
+        names = {name for part in self.processes.gather(mine) for name in part} - self.named_without_instances
+        self.named_without_instances |= names
+        if names:
+            self.logger.warning(
+                "step %d: trained on background alone, since none of %d random windows held enough of an instance "
+                "(data.window.min_visible): %s", self.progress.step, MAX_TRIES, ", ".join(sorted(names)),
+            )  # fmt: skip
 
     def advance(self) -> None:
         progress = self.progress
@@ -270,6 +287,8 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
                 engine.backward(losses["cost"])
         for name in sums:
             sums[name] += float(losses[name].detach())
+    # The same for all ranks, and in one exchange with the losses.
+    sums["windows_without_instances"] = float(sum(not len(own) for batch in micro_batches for own in batch.labels))
     values = dict(zip(sums, processes.sum_floats(list(sums.values())), strict=True))
     with label("optimizer state"):
         norm = engine.update(spec.train.clip_norm, skip=not math.isfinite(values["cost"]))

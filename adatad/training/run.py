@@ -54,7 +54,7 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
     stop = StopRequest().install()
     with start_processes(spec.train.hang_seconds) as processes:
         console = Console(quiet=not processes.is_main)
-        annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+        annotations = annotations_for(spec)
         check_videos(spec.data, annotations.train + annotations.validation)
         parts = build_parts(spec, annotations, processes)
         run, logger, progress = _open(parts, resume, overwrite, console)
@@ -77,7 +77,7 @@ def score_checkpoint(
     shuffle_clips: frames permuted at random inside every clip.
     """
     with start_processes(spec.train.hang_seconds) as processes:
-        annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+        annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
         model = build_initial_model(spec, annotations).to(processes.device)
         trained = freeze(model, spec.model.backbone)
@@ -90,6 +90,11 @@ def score_checkpoint(
         if detections and processes.is_main:
             write_detections(detections, found)
         return summary(score(found, spec))
+
+
+def annotations_for(spec: Spec) -> Annotations:
+    """The spec's annotation file as its model and its `compat` want it read."""
+    return read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic)
 
 
 def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> None:
@@ -195,6 +200,8 @@ def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger:
     logger.info("run %s (tensorboard --logdir %s)", run.path, run.path / "tensorboard")
     counts = len(annotations.train), len(annotations.validation), len(annotations.classes), parts.steps_per_epoch
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
+    for account in (annotations.train_account, annotations.validation_account):
+        logger.info("subset %s", account.line())
     sizes = {name: shape.numel() for name, shape in parts.shapes.items()}
     for group in parts.engine.groups:
         numbers = sum(sizes[name] for name in group["parameter_names"])

@@ -15,7 +15,7 @@ from adatad.convert.backbone import load_backbone_weights
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import EpochBatches, Loader, Share
-from adatad.data.windows import sliding_windows
+from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
 from adatad.memory.policy import apply_policy
 from adatad.models.detector import TemporalActionDetector, build_model
@@ -133,13 +133,13 @@ def end_epoch(spec: Spec) -> int:
 def validation_loader(
     spec: Spec, annotations: Annotations, processes: Processes, shuffle_clips: bool = False
 ) -> Loader:
-    """This rank's sliding windows over the validation videos: every `world`-th window, none twice.
+    """This rank's windows of the validation videos: every `world`-th window, none twice.
 
     One at a time: in batches of another size the last digits would differ, and so with the number of ranks.
     """
     repeat_last = spec.compat == "reference"
     places = [
-        place for video in annotations.validation for place in sliding_windows(video, spec.data.window, repeat_last)
+        place for video in annotations.validation for place in evaluation_windows(video, spec.data.window, repeat_last)
     ]
     dataset = ValidationWindows(places, spec.data, spec.model.backbone.clip_frames if shuffle_clips else 0)
     mine = range(processes.rank, len(places), processes.world)

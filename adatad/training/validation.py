@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from adatad.data.annotations import Annotations, load_database
+from adatad.data.annotation_file import read_names
+from adatad.data.annotations import EVALUATED, Annotations, ground_truth
 from adatad.data.dataset import Batch, collate
 from adatad.data.loader import Loader
 from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.windows import Window
 from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
-from adatad.evaluation.files import read_names
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
 from adatad.memory.arithmetic import autocast
 from adatad.models.detections import decode
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.spec.schema import DataSpec
 
 Detections = dict[str, list[dict[str, Any]]]
 
@@ -56,7 +57,7 @@ def detect(
         if not counts or batch.skipped:
             continue
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
-            meta = window_meta(window, spec)
+            meta = window_meta(window, spec.data)
             sliding = meta.resize_grid is None
             detections = window_detections(
                 segments_grid.cpu().numpy(), scores.cpu().numpy(), meta, classes, spec.postprocess, sliding, classifier
@@ -80,19 +81,24 @@ def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]
         yield from ((filler, False) for _ in range(most - len(loader)))
 
 
-def window_meta(window: Window, spec: Spec) -> WindowMeta:
+def window_meta(window: Window, data: DataSpec) -> WindowMeta:
     """What turns grid positions of a window into seconds of its video."""
-    video = window.video
-    return WindowMeta(video.name, video.duration_seconds, video.fps, spec.data.window.stride_frames, window.start_frame)
+    video, spec = window.video, data.window
+    match spec.kind:
+        case "sliding":
+            start_frame = window.start_frame + spec.offset_frames
+            return WindowMeta(video.name, video.duration_seconds, video.fps, spec.stride_frames, start_frame)
+        case "resize":
+            return WindowMeta(video.name, video.duration_seconds, resize_grid=spec.size_grid)
 
 
 def score(detections: Detections, spec: Spec) -> MapResult:
     """mAP of detections against the annotation file of the spec."""
-    ground_truth = {"database": load_database(spec.data.annotations)}
-    blocked = read_names(Path(spec.evaluate.blocked_videos)) if spec.evaluate.blocked_videos else ()
+    truth = ground_truth(spec.data, reference=spec.compat == "reference")
+    blocked = read_names(spec.evaluate.blocked_videos)
     return evaluate(
-        ground_truth, {"results": detections}, spec.data.validation_subset, spec.evaluate.tious,
-        blocked, keep_ambiguous=spec.compat == "reference", top_k=spec.evaluate.top_k,
+        truth, {"results": detections}, EVALUATED, spec.evaluate.tious, blocked, keep_ambiguous=True,
+        top_k=spec.evaluate.top_k,
     )  # fmt: skip
 
 

@@ -1,12 +1,17 @@
 """Annotation files: what is read, what is left out, and what is said of a broken one."""
 
+import gzip
 import json
 
 import numpy as np
 import pytest
 
-from adatad.data.annotations import AnnotationError, read_annotations
-from adatad.spec.schema import DataSpec
+from adatad.data.annotation_file import AnnotationError, load_database
+from adatad.data.annotations import EVALUATED, ground_truth, read_annotations
+from adatad.evaluation.detection_map import evaluate
+from adatad.spec.schema import DataSpec, WindowSpec
+
+WHOLE = WindowSpec(kind="resize", size_grid=16)
 
 ENTRY = {"subset": "training", "duration": 10.0, "frame": 100}
 
@@ -17,12 +22,13 @@ def segment(start: float, end: float, label: str = "run") -> dict:
 
 @pytest.fixture
 def read(tmp_path):
-    """read(database, reference=..., key=value of DataSpec) -> Annotations."""
+    """read(database, reference=..., class_agnostic=..., key=value of DataSpec) -> Annotations."""
 
-    def read(database: object, reference: bool = False, **settings: object):
+    def read(database: object, reference: bool = False, class_agnostic: bool = False, **settings: object):
         path = tmp_path / "annotations.json"
         path.write_text(database if isinstance(database, str) else json.dumps({"database": database}))
-        return read_annotations(DataSpec(annotations=str(path), videos="videos", **settings), reference)
+        spec = DataSpec(annotations=str(path), videos="videos", **settings)
+        return read_annotations(spec, reference, class_agnostic)
 
     return read
 
@@ -106,9 +112,11 @@ def test_a_label_on_a_frame_stays_there_but_for_the_reference(read):
         ('{"database": {"t": 3}}', 'expected an object with a "database"'),
         (database(segment(1, 2), duration=None), "video 't': expected \"duration\" in seconds"),
         (database(segment(1, 2), duration=0), "video 't': expected \"duration\" in seconds"),
-        (database(segment(1, 2), frame="many"), "video 't': expected \"duration\" in seconds"),
+        (database(segment(1, 2), frame="many"), "video 't': expected \"frame\" (a count) or"),
+        (database(segment(1, 2), frame=None), "video 't': has neither \"frame\""),
         (database({"segment": [1], "label": "run"}), "video 't': expected {\"segment\": [start, end]"),
-        (database({"segment": [1, 2]}), "video 't': expected {\"segment\": [start, end]"),
+        (database({"segment": [1, 2]}, segment(1, 2)), "video 't': expected {\"segment\": [start, end]"),
+        (database({"segment": [1, 2], "verb": 3}), "no annotation has a 'label': they have verb; set data.label_key"),
         ({"t": {**ENTRY, "annotations": [segment(1, 2)]}}, "no video of subset 'validation'; the file has training"),
     ],
 )
@@ -124,3 +132,233 @@ def test_a_label_outside_the_class_list_is_named_with_its_video(read):
         read(database(segment(1, 2)), classes=("jump",))
     with pytest.raises(AnnotationError, match='expected "duration"'):
         read(database(segment(1, 2), duration=float("nan")), fps=30.0)
+
+
+# ---- subsets, blocked videos, gzip
+
+
+def subsets(*names: str) -> dict:
+    return {f"v{n}": {**ENTRY, "subset": name, "annotations": [segment(1, 2)]} for n, name in enumerate(names)}
+
+
+def test_several_subsets_are_one(read):
+    found = read(subsets("train", "val", "test", "val"), train_subset=("train", "val"), validation_subset=("test",))
+    assert [video.name for video in found.train] == ["v0", "v1", "v3"]
+    assert [video.name for video in found.validation] == ["v2"]
+
+
+def test_the_reference_takes_subsets_whose_name_lies_in_the_wanted_one(read):
+    """The row "part of the wanted name" of docs/compat.md."""
+    content = subsets("train", "training", "validation", "ing", "train2")
+    assert [video.name for video in read(content).train] == ["v1"]
+    assert [video.name for video in read(content, reference=True).train] == ["v0", "v1", "v3"]
+    listed = read(content, reference=True, train_subset=("training", "train2"))
+    assert [video.name for video in listed.train] == ["v1", "v4"]
+
+
+def test_an_unknown_subset_names_the_key(read):
+    with pytest.raises(AnnotationError, match=r"no video of subset 'a' or 'b'; .* set data\.train_subset"):
+        read(subsets("training", "validation"), train_subset=("a", "b"))
+
+
+@pytest.mark.parametrize("form", ["list", "text", "json"])
+def test_blocked_videos_exist_nowhere(read, tmp_path, form):
+    file = tmp_path / "blocked"
+    file.write_text("v0\n\n v3 \nelsewhere\n" if form == "text" else json.dumps(["v0", "v3", "elsewhere"]))
+    blocked = ("v0", "v3", "elsewhere") if form == "list" else str(file)
+    found = read(subsets("training", "training", "validation", "validation"), blocked_videos=blocked)
+    assert [video.name for video in found.train + found.validation] == ["v1", "v2"]
+    assert (found.train_account.blocked, found.validation_account.blocked) == (["v0"], ["v3"])
+
+
+def test_block_lists_of_another_form_are_refused(read, tmp_path):
+    (tmp_path / "blocked").write_text('{"v0": 1}')
+    with pytest.raises(AnnotationError, match="blocked: expected a JSON list of names"):
+        read(subsets("training", "validation"), blocked_videos=str(tmp_path / "blocked"))
+
+
+def test_gzip_is_known_by_its_first_bytes(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_bytes(gzip.compress(json.dumps({"database": database()}).encode()))
+    assert load_database(str(path)) == database()
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(AnnotationError, match=r"annotations\.json: not a readable JSON file"):
+        load_database(str(path))
+
+
+# ---- instances
+
+
+def test_what_is_dropped_is_counted_by_reason(read):
+    kept = [segment(1, 2), segment(1, 2, "jump"), segment(5, 12)]
+    bad = [segment(1, 2), segment(3, 3), segment(4, 3), segment(0, float("nan")), segment(1, 2, "Ambiguous")]
+    found = read(
+        {**database(*kept, *bad), "nothing": ENTRY, "late": {**ENTRY, "annotations": [segment(10.005, 10.009)]}}
+    )
+    account = found.train_account
+    assert {reason: dict(by_video) for reason, by_video in account.dropped.items()} == {
+        "copies": {"t": 1}, "empty (end <= start)": {"t": 2}, "without finite ends": {"t": 1}, "Ambiguous": {"t": 1},
+        "too short to train on": {"late": 1},
+    }  # fmt: skip
+    assert (account.videos, account.instances, account.without_instances) == (1, 3, ["nothing", "late"])
+    assert dict(account.past_end) == {"t": 1}
+    assert account.line() == (
+        "training: 1 videos, 3 instances; 1 copies dropped; 2 empty (end <= start) dropped; 1 without finite ends "
+        "dropped; 1 Ambiguous dropped; 1 too short to train on dropped; 2 videos without instances; "
+        "1 instances end after their video"
+    )
+
+
+def test_segments_past_the_end_stay_as_they_are(read):
+    np.testing.assert_array_equal(read(database(segment(5, 12))).train[0].segments_frames, [[50, 120]])
+
+
+def test_short_instances_are_not_trained_on_but_for_the_reference(read):
+    """Within a frame of 0.1 s; of whole videos, 1 % of 10 s."""
+    content = database(segment(1.02, 1.08), segment(4, 4.1), segment(6, 6.2))
+    content["v"]["annotations"] = [segment(1.02, 1.03)]
+    assert read(content).train[0].segments_seconds[:, 0].tolist() == [4, 6]
+    assert read(content, filter_short=False).train[0].segments_seconds[:, 0].tolist() == [1.02, 4, 6]
+    assert read(content, reference=True).train[0].segments_seconds[:, 0].tolist() == [1.02, 4, 6]
+    assert read(content, reference=True, filter_short=True).train[0].segments_seconds[:, 0].tolist() == [4, 6]
+    for reference in (False, True):
+        found = read(content, reference, window=WHOLE)
+        assert found.train[0].segments_seconds[:, 0].tolist() == [6]
+        assert len(found.validation[0].labels) == 1
+    assert read(content, window=WHOLE, filter_short=False).train[0].segments_seconds[:, 0].tolist() == [1.02, 4, 6]
+
+
+def test_copies_in_frames_are_copies_in_training(read):
+    content = database(segment(1.01, 2.02), segment(1.05, 2.09))
+    content["v"]["annotations"] = content["t"]["annotations"]
+    found = read(content)
+    assert (len(found.train[0].labels), len(found.validation[0].labels)) == (1, 2)
+    assert len(read(content, window=WHOLE).train[0].labels) == 2
+
+
+def test_without_classes_all_labels_are_one_and_copies_more(read):
+    content = database(segment(1, 2), segment(1, 2, "jump"), segment(3, 4, "jump"))
+    content["v"]["annotations"] = content["t"]["annotations"]
+    found = read(content, class_agnostic=True)
+    assert (found.train[0].labels.tolist(), found.validation[0].labels.tolist()) == ([0, 0], [1, 0, 0])
+    assert found.classes == ("jump", "run")
+
+
+def test_ambiguous_is_a_class_in_the_reference_s_list_yet_never_trained_on(read):
+    content = database(segment(1, 2, "Ambiguous"), segment(3, 4))
+    found = read(content, reference=True)
+    assert found.classes == ("Ambiguous", "run")
+    assert found.train[0].labels.tolist() == [1]
+    assert read(content).classes == ("run",)
+
+
+def test_frames_come_from_the_count_or_a_rate(read):
+    content = {**database(segment(1.26, 5.0), frame=None, fps=25.0)}
+    video = read(content).train[0]
+    assert (video.fps, video.frames) == (25.0, 250)
+    np.testing.assert_array_equal(video.segments_frames, [[31, 125]])
+    content["t"]["frame"] = 100
+    assert read(content).train[0].fps == 10.0
+    assert read(content, fps=30.0).train[0].frames == 300
+
+
+def test_whole_videos_need_no_rate(read):
+    content = database(segment(1, 2), frame=None)
+    assert read(content, window=WHOLE).train[0].frames == 0
+    with pytest.raises(AnnotationError, match=r"video 't': has neither .* set data\.fps"):
+        read(content)
+
+
+# ---- labels that are numbers, class lists, ground truth
+
+IDS = [{"segment": [1, 2], "verb": 12, "noun": 3}, {"segment": [3, 4], "verb": 5, "noun": 3}]
+
+
+def test_ids_are_labels_by_the_key_that_is_named(read, tmp_path):
+    found = read(database(*IDS), label_key="verb")
+    assert (found.classes, found.train[0].labels.tolist()) == (("5", "12"), [1, 0])
+    assert read(database(*IDS), label_key="noun").classes == ("3",)
+    (tmp_path / "verbs.txt").write_text("0\ttake\n5\tput on\n12\twash\n")
+    named = read(database(*IDS), label_key="verb", classes=str(tmp_path / "verbs.txt"))
+    assert (named.classes, named.train[0].labels.tolist()) == (("take", "put on", "wash"), [2, 1])
+    with pytest.raises(AnnotationError, match="video 't': label 12 isn't in the class list of 1 classes"):
+        read(database(*IDS), label_key="verb", classes=("wash",))
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "holds no class"), ("run\njump\nrun\n", "names class 'run' twice")])
+def test_class_files_that_make_no_sense(read, tmp_path, text, message):
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(AnnotationError, match=f"classes.txt: {message}"):
+        read(database(segment(1, 2)), classes=str(tmp_path / "classes.txt"))
+
+
+def test_names_and_numbers_side_by_side_need_a_class_list(read):
+    with pytest.raises(AnnotationError, match="some labels are names and some numbers; give the classes"):
+        read(database(segment(1, 2), segment(3, 4, 7)))
+
+
+def test_the_ground_truth_is_of_the_videos_that_are_evaluated(read, tmp_path):
+    """Ambiguous is in it for the reference alone, or if it was asked for as a class."""
+    content = subsets("val", "val", "dev", "training", "validation")
+    content["v0"]["annotations"] += [segment(3, 4, "Ambiguous"), segment(float("nan"), 2), segment(5, 5)]
+    read(content, validation_subset=("val", "dev"), train_subset="training", blocked_videos=("v1",))
+    spec = DataSpec(
+        annotations=str(tmp_path / "annotations.json"), videos="", validation_subset=("val", "dev"),
+        blocked_videos=("v1",),
+    )  # fmt: skip
+    truth = ground_truth(spec)
+    assert {name: len(entry["annotations"]) for name, entry in truth["database"].items()} == {"v0": 2, "v2": 1}
+    asked = spec.model_copy(update={"classes": ("run", "Ambiguous")})
+    for labelled in (ground_truth(spec, reference=True), ground_truth(asked)):
+        assert [item["label"] for item in labelled["database"]["v0"]["annotations"]] == ["run", "Ambiguous", "run"]
+    found = {"results": {"v0": [{**segment(1, 2), "score": 1.0}]}}
+    assert evaluate(truth, found, EVALUATED, [0.5]).average_mAP == pytest.approx(0.5)
+
+
+def test_the_ground_truth_calls_ids_by_their_names(read, tmp_path):
+    (tmp_path / "verbs.txt").write_text("5\tput\n12\twash\n")
+    content = database(*IDS)
+    content["v"]["annotations"] = IDS
+    settings = {"label_key": "verb", "classes": str(tmp_path / "verbs.txt")}
+    read(content, **settings)
+    truth = ground_truth(DataSpec(annotations=str(tmp_path / "annotations.json"), videos="", **settings))
+    assert [item["label"] for item in truth["database"]["v"]["annotations"]] == ["wash", "put"]
+
+
+# ---- the field's own files
+
+FILES = [
+    ("thumos14.json", {"train_subset": "Validation", "validation_subset": "Test"}, 20,
+     (200, 3007, {}, 4), (212, 3358, {}, 26)),
+    ("thumos_14_anno.json", {}, 20, (200, 3007, {"Ambiguous": 89}, 4), (213, 3358, {"Ambiguous": 99}, 26)),
+    ("multithumos_anno.json.gz", {}, 65,
+     (200, 18482 - 3, {"empty (end <= start)": 3}, 10), (213, 20208 - 4, {"empty (end <= start)": 4}, 55)),
+    # Five of the 19,607 segments past the end are empty besides.
+    ("charades.json.gz", {"validation_subset": "testing", "fps": 30}, 157,
+     (7985 - 174, 49809 - 7, {"empty (end <= start)": 7}, 14578), (1863, 16691, {}, 5024)),
+    ("anet_1_3.json.gz", {"window": WHOLE}, 200,
+     (9649 - 46, 14859 - 306, {"empty (end <= start)": 9, "copies": 31, "too short to train on": 266}, 7),
+     (4728, 7293 - 22, {"empty (end <= start)": 3, "copies": 19}, 6)),
+    ("anet_1_3.json.gz", {"window": WHOLE, "validation_subset": "testing", "filter_short": False}, 200,
+     (9649 - 8, 14859 - 40, {"empty (end <= start)": 9, "copies": 31}, 7), (4851, 0, {}, 0)),
+    ("epic_kitchens_partial.json.gz", {"label_key": "verb", "train_subset": "train", "validation_subset": "val",
+     "classes": "epic_verb_classes.txt"}, 97, (148, 16115 - 2, {"copies": 2}, 0), (138, 9668, {}, 1)),
+    ("epic_kitchens_partial.json.gz", {"label_key": "noun", "train_subset": "train", "validation_subset": "val",
+     "classes": "epic_noun_classes.txt", "fps": 30}, 300, (148, 16115 - 3, {"copies": 3}, 0), (138, 9668, {}, 1)),
+]  # fmt: skip
+"""File, settings, classes, and of both subsets: videos, instances, what is dropped, segments past the end."""
+
+
+@pytest.mark.parametrize(("name", "settings", "classes", "train", "validation"), FILES)
+def test_files_of_the_field_load_completely(shared_folder, name, settings, classes, train, validation):
+    folder = shared_folder / "data" / "annotations"
+    settings = {key: str(folder / value) if key == "classes" else value for key, value in settings.items()}
+    found = read_annotations(DataSpec(annotations=str(folder / name), videos="", **settings))
+    assert len(found.classes) == classes
+    for videos, account, expected in (
+        (found.train, found.train_account, train),
+        (found.validation, found.validation_account, validation),
+    ):
+        dropped = {reason: by_video.total() for reason, by_video in account.dropped.items()}
+        assert (len(videos), account.instances, dropped, account.past_end.total()) == expected
+        assert account.instances == sum(len(video.labels) for video in videos)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +9,23 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from adatad.data.annotations import Annotations, Video, read_annotations
-from adatad.data.windows import MAX_TRIES, Window, WindowError, random_window, sliding_window, sliding_windows
+from adatad.data.annotations import Video
+from adatad.data.windows import (
+    MAX_TRIES,
+    Window,
+    WindowError,
+    complete_instances,
+    evaluation_window,
+    evaluation_windows,
+    random_window,
+    resize_indices,
+    sliding_window,
+    sliding_windows,
+    training_window,
+)
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
 from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.training.validation import window_meta
 
 FPS = 25.0
 
@@ -228,82 +239,93 @@ def test_grid_units_turn_back_into_the_annotation_s_seconds(case, seed):
     assert inside.all()
 
 
-# ---- the reference's own windows
+# ---- instances of sliding windows, offsets
 
 
-def runs(indices: dict[str, list]) -> list[int]:
-    if "list" in indices:
-        return indices["list"]
-    return [first + step * number for first, step, count in indices["runs"] for number in range(count)]
+@pytest.mark.parametrize(("completeness", "labels"), [(0.3, [0, 1, 2]), (0.74, [1, 2]), (0.75, [2]), (0.99, [2])])
+def test_a_sliding_window_holds_what_is_more_than_complete_in_it(completeness, labels):
+    """It reaches to its last position's frame, 6. Of the instances 2, 3 and 2 of 4, 4 and 2 frames are inside."""
+    spec = WindowSpec(size_grid=4, stride_frames=2)
+    place = sliding_windows(make_video(12, (4, 8), (3, 7), (1, 3), (9, 12), (2, 2)), spec)[0]
+    held = complete_instances(place, spec, completeness)
+    window = sliding_window(held, 12, spec)
+    assert window.labels.tolist() == labels
+    expected = {0: [2, 3], 1: [1.5, 3], 2: [0.5, 1.5]}
+    assert window.segments_grid.tolist() == [expected[label] for label in labels]
 
 
-@pytest.fixture
-def reference_cases(shared_folder, tmp_path) -> list[tuple[dict, Annotations, WindowSpec]]:
-    """The reference's cases of the kinds there are here: whole data sets of sliding, or of random, windows."""
-    cases = json.loads((shared_folder / "golden" / "data" / "windows.json").read_text())["cases"]
-    return [(case, *read_case(case, tmp_path / case["name"])) for case in cases if is_known(case)]
+def test_completeness_of_zero_keeps_all_and_uncut_and_none_leaves_the_window_out():
+    spec = WindowSpec(size_grid=4, stride_frames=2)
+    place = sliding_windows(make_video(30, (10, 20)), spec)[0]
+    assert complete_instances(place, spec, 0.1) is None
+    assert sliding_window(complete_instances(place, spec, 0), 30, spec).segments_grid.tolist() == [[5, 10]]
 
 
-def is_known(case: dict) -> bool:
-    settings = case["settings"]
-    plain = not (settings.get("offset_frames") or settings.get("block_list"))
-    return plain and (case["kind"] == "random_trunc" or (case["kind"] == "sliding" and settings["test_mode"]))
+def test_an_offset_moves_labels_but_no_frames():
+    plain, moved = (WindowSpec(size_grid=4, stride_frames=2, offset_frames=offset) for offset in (0, 3))
+    video = make_video(20, (6, 12))
+    one, other = (random_window(video, 20, spec, Cut(2)) for spec in (plain, moved))
+    assert one.indices.tolist() == other.indices.tolist()
+    assert (one.segments_grid.tolist(), other.segments_grid.tolist()) == ([[1, 4]], [[0, 2.5]])
 
 
-def read_case(case: dict, path: Path) -> tuple[Annotations, WindowSpec]:
-    settings = case["settings"]
-    path.write_text(json.dumps(case["annotations"]))
-    data = DataSpec(
-        annotations=str(path), videos="", classes=tuple(case["classes"]), train_subset=settings["subset"],
-        validation_subset=settings["subset"], fps=settings["fps"] if settings["fps"] > 0 else None,
-    )  # fmt: skip
-    window = WindowSpec(
-        size_grid=settings.get("window_size") or settings["trunc_len"],
-        frames_per_position=settings["scale_factor"],
-        stride_frames=settings["snippet_stride"],
-        overlap=settings.get("window_overlap_ratio", 0.0),
-        min_visible=settings.get("trunc_thresh", 0.5),
-        crop_ratio=settings.get("crop_ratio"),
-    )
-    return read_annotations(data, reference=True), window
+# ---- whole videos as windows
 
 
-def test_sliding_windows_are_the_reference_s(reference_cases):
-    compared = 0
-    for case, data, spec in reference_cases:
-        if case["kind"] != "sliding":
-            continue
-        places = [place for video in data.validation for place in sliding_windows(video, spec, repeat_last=True)]
-        for place, theirs in zip(places, case["windows"], strict=True):
-            ours = sliding_window(place, case["decoder_frames"][place.video.name], spec)
-            meta = theirs["meta"]
-            assert place.video.name == theirs["video"]
-            assert (ours.start_frame, ours.valid_grid) == (meta["window_start_frame"], theirs["valid"])
-            assert ours.indices.tolist() == runs(theirs["frame_inds"])
-            assert (place.video.fps, place.video.duration_seconds) == (meta["fps"], meta["duration"])
-            compared += 1
-        mended = [place for video in data.validation for place in sliding_windows(video, spec)]
-        assert [(place.video.name, place.start_grid * spec.stride_frames, place.length_grid) for place in mended] == [
-            (video, first, count) for video, first, _, count in case["mended_windows"]
-        ]
-    assert compared > 80
+def test_frames_of_a_whole_video_are_the_middles_of_equal_parts():
+    assert resize_indices(12, 4).tolist() == [1, 4, 7, 10]
+    # Halves go to the even frame, as in the reference; a short video's frames repeat.
+    assert resize_indices(8, 4).tolist() == [0, 2, 4, 6]
+    assert resize_indices(2, 4).tolist() == [0, 0, 1, 1]
 
 
-def test_random_windows_are_the_reference_s(reference_cases):
-    """Its random numbers are fed in; all that follows from them must agree."""
-    compared = 0
-    for case, data, spec in reference_cases:
-        videos = {video.name: video for video in data.train}
-        for theirs in case.get("samples", ()):
-            crop, wanted = theirs["crop"], spec.size_grid * spec.frames_per_position
-            shortened = spec.crop_ratio is not None and crop["sampled_frames"] <= wanted
-            draw = Cut(*([crop["length"]] if shortened else []), crop["start"])
-            frames = case["decoder_frames"][theirs["video"]]
-            ours = random_window(videos[theirs["video"]], frames, spec, draw)
-            assert ours.indices.tolist() == runs(theirs["frame_inds"]), (case["name"], theirs["video"])
-            assert ours.valid_grid == theirs["valid"]
-            expected = np.array(theirs["gt_segments"]).reshape(-1, 2)
-            np.testing.assert_allclose(ours.segments_grid, expected, atol=1e-5)
-            assert ours.labels.tolist() == theirs["gt_labels"]
-            compared += 1
-    assert compared > 40
+@given(st.integers(1, 9000), st.integers(1, 800))
+def test_a_whole_video_gives_as_many_frames_as_there_are_positions(total, count):
+    indices = resize_indices(total, count)
+    assert len(indices) == count
+    assert (np.diff(indices) >= 0).all()
+    assert indices[0] >= 0
+    assert indices[-1] < total
+    middles = (np.arange(count) + 0.5) * total / count - 0.5
+    assert np.abs(indices - middles).max() <= 0.5 + 1e-6
+    # Symmetric but for halves.
+    assert np.abs(indices + indices[::-1] - (total - 1)).max() <= 1
+
+
+@pytest.mark.parametrize(("total", "count"), [(8189, 768), (2045, 192), (4087, 192), (57, 100), (485, 100)])
+def test_totals_that_give_the_reference_one_frame_too_many(total, count):
+    """The row "one frame too many" of docs/compat.md; its range is numpy's, up to the last middle and one step."""
+    step = total / count
+    assert len(np.arange(step / 2 - 0.5, total + step / 2 - 0.5, step)) == count + 1
+    assert len(resize_indices(total, count)) == count
+
+
+@given(cases())
+def test_a_whole_video_as_a_window(case):
+    spec = case.spec.model_copy(update={"kind": "resize"})
+    (place,) = evaluation_windows(case.video, spec)
+    for window in (
+        evaluation_window(place, case.total_frames, spec),
+        training_window(case.video, case.total_frames, spec, Cut()),
+    ):
+        assert len(window.indices) == spec.size_grid * spec.frames_per_position
+        assert (window.start_frame, window.valid_grid) == (0, spec.size_grid)
+        data = DataSpec(annotations="", videos="", window=spec)
+        np.testing.assert_allclose(
+            to_seconds(window.segments_grid, window_meta(window, data)), case.video.segments_seconds, atol=1e-4
+        )
+
+
+def test_instances_of_a_whole_video_are_cut_to_it():
+    spec = WindowSpec(kind="resize", size_grid=10)
+    video = make_video(50, (-5, 25), (40, 80))
+    window = training_window(video, 47, spec, Cut())
+    np.testing.assert_allclose(window.segments_grid, [[0, 5], [8, 10]])
+
+
+def test_sliding_is_the_kind_that_is_drawn_and_stepped():
+    spec, video = WindowSpec(size_grid=8, stride_frames=1), make_video(20, (0, 20))
+    assert evaluation_windows(video, spec) == sliding_windows(video, spec)
+    assert [p.start_grid for p in evaluation_windows(make_video(16), spec, repeat_last=True)] == [0, 4, 8, 8]
+    assert training_window(video, 20, spec, Cut(3)).start_frame == 3
+    assert evaluation_window(evaluation_windows(video, spec)[1], 20, spec).start_frame == 4

@@ -1,0 +1,43 @@
+"""Look at the data of an experiment before training on it.
+
+python tools/data.py summary configs/demo/tia.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from adatad.errors import UserError
+from adatad.spec import add_spec_arguments, spec_from_arguments
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    summary = commands.add_parser("summary", help="what is read of the annotation file, what is dropped, and warnings")
+    add_spec_arguments(summary)
+    args = parser.parse_args()
+    try:
+        match args.command:
+            case "summary":
+                return show_summary(args)
+    except UserError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+
+
+def show_summary(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from adatad.data.summary import print_summary
+
+    # Videos and weights needn't be there yet; what is read of the annotations is checked as it is read.
+    spec = spec_from_arguments(args, check_files=False)
+    # Names of classes and videos may hold what would be markup.
+    print_summary(spec, Console(markup=False, emoji=False, highlight=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
