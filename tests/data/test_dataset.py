@@ -20,11 +20,11 @@ from adatad.data.dataset import (
     ValidationWindows,
     check_videos,
     collate,
-    fit_frames,
     video_path,
 )
 from adatad.data.decode import VideoError, open_video
 from adatad.data.draws import epoch_order, model_key
+from adatad.data.geometry import fit_frames
 from adatad.data.loader import EpochBatches, Loader, Share
 from adatad.data.windows import WindowError, sliding_windows
 from adatad.spec.schema import DataSpec, WindowSpec
