@@ -1,8 +1,8 @@
 """Bilinear resize of uint8 images, bit for bit that of OpenCV (INTER_LINEAR: half-pixel centres, no antialiasing).
 
 Weights are integers of 11 bits, as OpenCV's own, so a part of a resized image can be made alone and equals that part
-of the whole. On one thread it is as fast as OpenCV or torch's uint8 kernel, which is off by one in a quarter of the
-values, and several times faster than torch in float32 (docs/benchmarks/augmentation.md).
+of the whole. torch's own kernel for uint8 is about as fast, but off by one in a quarter of the values; its float32
+kernel takes several times as long.
 """
 
 from __future__ import annotations

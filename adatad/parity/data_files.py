@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adatad.parity import transforms_file
 from adatad.parity.cases import CaseError
 from adatad.parity.compare import Row
 
-NAMES = ()
+NAMES = ("transforms.json",)
 """Files that are cases, wherever they lie under a folder."""
 
 
@@ -31,5 +32,7 @@ def run_data_file(path: Path) -> list[Row]:
 def runner(name: str) -> Callable[[dict[str, Any], Path], list[Row]]:
     """The function that compares the content of a file of that name; the folder is for arrays beside it."""
     match name:
+        case "transforms.json":
+            return transforms_file.run
         case _:
             raise ValueError(name)
