@@ -38,25 +38,26 @@ def jitter_colors(frames: Tensor, jitter: ColorJitter) -> Tensor:
     for step in jitter.order:
         match step:
             case 0:
-                colors = colors * jitter.brightness
+                colors.mul_(jitter.brightness)
             case 1:
                 # In float64 the sum is the same for any number of frames at a time, to the last digit of float32.
                 mean = grey(colors).mean((2, 3), keepdim=True, dtype=torch.float64)
-                colors = colors * jitter.contrast + (mean * (1 - jitter.contrast)).float()
+                colors.mul_(jitter.contrast).add_((mean * (1 - jitter.contrast)).float())
             case 2:
-                colors = colors * jitter.saturation + grey(colors) * (1 - jitter.saturation)
+                share_of_grey = grey(colors).mul_(1 - jitter.saturation)
+                colors.mul_(jitter.saturation).add_(share_of_grey)
             case 3:
                 # The reference's steps: a share of 255 is cut off to an integer, although there are 180 of them.
-                colors = turn_hue(colors.clamp(0, 255).to(torch.uint8), int(jitter.hue * 255)).float()
+                colors = turn_hue(colors.clamp_(0, 255).to(torch.uint8), int(jitter.hue * 255)).float()
             case _:
                 raise ValueError(f"step {step} of color jitter isn't one of 0 to 3")
-    return colors.clamp(0, 255).to(torch.uint8)
+    return colors.clamp_(0, 255).to(torch.uint8)
 
 
 def grey(colors: Tensor) -> Tensor:
     """float32 [3, n, h, w] -> [1, n, h, w]."""
     red, green, blue = colors.unbind(0)
-    return (red * GREY[0] + green * GREY[1] + blue * GREY[2])[None]
+    return (red * GREY[0]).add_(green * GREY[1]).add_(blue * GREY[2])[None]
 
 
 def turn_hue(frames: Tensor, steps: int) -> Tensor:
