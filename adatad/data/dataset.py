@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from adatad.data.annotations import Video
+from adatad.data.augment import Augmentation, draw_augmentation
 from adatad.data.decode import VideoError, open_video
 from adatad.data.draws import generator, model_key
+from adatad.data.geometry import Geometry, center_geometry, fit_frames, random_geometry
 from adatad.data.skipped import Skipped
 from adatad.data.windows import Window, WindowError, WindowPlace, evaluation_window, training_window
 from adatad.spec.schema import DataSpec
@@ -27,7 +28,8 @@ MISSING_NAMED = 10
 
 class Sample(NamedTuple):
     """frames: uint8 [3, frames, height, width]; mask: bool [window]; segments_grid: float32 [n, 2]; labels: int64 [n];
-    key: of the model's draws; window: where the frames come from; skipped: what couldn't be read instead."""
+    key: of the model's draws; window: where the frames come from; augmentation: what training does to the frames;
+    skipped: what couldn't be read instead."""
 
     frames: Tensor
     mask: Tensor
@@ -35,6 +37,7 @@ class Sample(NamedTuple):
     labels: Tensor
     key: int
     window: Window
+    augmentation: Augmentation | None = None
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -48,6 +51,7 @@ class Batch(NamedTuple):
     segments_grid: list[Tensor]
     labels: list[Tensor]
     windows: list[Window]
+    augmentations: list[Augmentation | None]
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -57,8 +61,8 @@ class TrainingWindows(Dataset):
     Instead of a video that can't be read comes the next one, if the spec says so: on whichever rank or worker.
     """
 
-    def __init__(self, videos: tuple[Video, ...], spec: DataSpec, seed: int):
-        self.videos, self.spec, self.seed = videos, spec, seed
+    def __init__(self, videos: tuple[Video, ...], spec: DataSpec, seed: int, reference: bool = False):
+        self.videos, self.spec, self.seed, self.reference = videos, spec, seed, reference
         self._broken: dict[int, Skipped] = {}
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
@@ -84,7 +88,11 @@ class TrainingWindows(Dataset):
         with open_video(video_path(self.spec, video.name)) as reader:
             draw = generator(self.seed, epoch, number, "window")
             window = training_window(video, reader.frame_count, self.spec.window, draw)
-            return _sample(reader.frames(window.indices), window, self.spec, model_key(self.seed, epoch, number))
+            images = reader.frames(window.indices)
+            frames = training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
+        augment, key = self.spec.augment, model_key(self.seed, epoch, number)
+        augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
+        return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation)
 
 
 class ValidationWindows(Dataset):
@@ -118,7 +126,7 @@ class ValidationWindows(Dataset):
             draw = generator(0, 0, number, "shuffle clips")
             clips = images.reshape(-1, self.shuffle_clips, *images.shape[1:])
             images = np.concatenate([clip[draw.permutation(self.shuffle_clips)] for clip in clips])
-        return _sample(images, window, self.spec, key=0)
+        return _sample(fit_frames(images, self.spec.size_pixels), window, self.spec, key=0)
 
     def _nothing(self, place: WindowPlace, reason: str) -> Sample:
         """A window without a valid position, in place of one that can't be read."""
@@ -126,7 +134,7 @@ class ValidationWindows(Dataset):
         frames = np.zeros(spec.size_grid * spec.frames_per_position, np.int64)
         nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
         window = Window(place.video, place.start_grid * spec.stride_frames, frames, 0, *nothing)
-        black = np.zeros((len(frames), self.spec.size_pixels, self.spec.size_pixels, 3), np.uint8)
+        black = torch.zeros((3, len(frames), self.spec.size_pixels, self.spec.size_pixels), dtype=torch.uint8)
         return _sample(black, window, self.spec, key=0)._replace(skipped=(Skipped(place.video.name, reason),))
 
 
@@ -149,31 +157,24 @@ def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
         )
 
 
-def _sample(images: np.ndarray, window: Window, spec: DataSpec, key: int) -> Sample:
+def training_geometry(height: int, width: int, spec: DataSpec, seed: int, epoch: int, number: int) -> Geometry:
+    """The part of frames of this size that a training sample shows."""
+    short_side_pixels = spec.augment.crop_short_side_pixels if spec.augment else None
+    if short_side_pixels is None:
+        return center_geometry(height, width, spec.size_pixels)
+    draw = generator(seed, epoch, number, "crop")
+    return random_geometry(height, width, short_side_pixels, spec.size_pixels, draw)
+
+
+def _sample(frames: Tensor, window: Window, spec: DataSpec, key: int) -> Sample:
     mask = torch.arange(spec.window.size_grid) < window.valid_grid
     segments, labels = torch.from_numpy(window.segments_grid), torch.from_numpy(window.labels)
-    return Sample(fit_frames(images, spec.size_pixels), mask, segments, labels, key, window)
-
-
-def fit_frames(images: np.ndarray, size_pixels: int) -> Tensor:
-    """Short side to `size_pixels` (bilinear, no antialiasing), centre cut out.
-
-    images: uint8 [n, height, width, 3] -> uint8 [3, n, size_pixels, size_pixels].
-    """
-    frames = torch.from_numpy(images).permute(3, 0, 1, 2)
-    height, width = frames.shape[2:]
-    if (height, width) != (size_pixels, size_pixels):
-        scale = size_pixels / min(height, width)
-        new_size = (int(height * scale + 0.5), int(width * scale + 0.5))
-        resized = F.interpolate(frames.float(), size=new_size, mode="bilinear", align_corners=False)
-        top, left = ((side - size_pixels) // 2 for side in new_size)
-        frames = resized[..., top : top + size_pixels, left : left + size_pixels].round().clamp(0, 255).byte()
-    return frames.contiguous()
+    return Sample(frames, mask, segments, labels, key, window)
 
 
 def collate(samples: list[Sample]) -> Batch:
-    frames, masks, segments, labels, keys, windows, skipped = zip(*samples, strict=True)
+    frames, masks, segments, labels, keys, windows, augmentations, skipped = zip(*samples, strict=True)
     return Batch(
         torch.stack(frames), torch.stack(masks), torch.tensor(keys), list(segments), list(labels), list(windows),
-        tuple(item for items in skipped for item in items),
+        list(augmentations), tuple(item for items in skipped for item in items),
     )  # fmt: skip

@@ -107,13 +107,17 @@ class VideoBackbone(nn.Module):
         """
         n, patch, tubelet = len(clips), self.patch, self.tubelet
         rows, columns = clips.shape[-2] // patch, clips.shape[-1] // patch
-        pixels = (clips[..., : rows * patch, : columns * patch].float() - self.pixel_mean) / self.pixel_std
+        pixels = self.normalize(clips[..., : rows * patch, : columns * patch])
         patches = pixels.reshape(n, 3, self.clip_tubelets, tubelet, rows, patch, columns, patch)
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(n, self.clip_tubelets * rows * columns, -1)
         weight = self.patch_embed.weight.flatten(1)
         tokens = F.linear(patches.to(weight.dtype), weight, self.patch_embed.bias)
         grid = (self.position_grid, self.position_grid)
         return tokens + resize_positions(self.position_table, self.clip_tubelets, grid, rows, columns)
+
+    def normalize(self, clips: Tensor) -> Tensor:
+        """uint8 [n, 3, frames, height, width] -> float32, of mean 0 and spread 1 over the pretraining's videos."""
+        return (clips.float() - self.pixel_mean) / self.pixel_std
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Mean over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""

@@ -17,6 +17,10 @@ TOLERANCES = {
     "change": 2e-3,  # of the change's L2 norm
     "seconds": 0.011,
     "score": 2e-4,
+    "level": 1.0,  # of 255: bilinear sampling that rounds in its own way
+    "warped_level": 2.0,  # of 255, mean over the image
+    "recolored_share": 0.01,  # values that are more than two levels off: hue may turn by a step where floats round
+    "normalized": 1e-5,
     "exact": 0.0,
     "nms": 1e-6,  # relative to max(1, value)
     "vote": 1e-4,  # the same
@@ -56,6 +60,13 @@ def of_largest(ours: np.ndarray, expected: np.ndarray) -> float:
         return 0.0
     difference = float(np.abs(ours.astype(np.float64) - expected).max())
     return difference / max(float(np.abs(expected).max()), 1e-12)
+
+
+def difference(ours: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Of every element; infinite where shapes differ."""
+    if ours.shape != expected.shape:
+        return np.array([np.inf])
+    return np.abs(ours.astype(np.float64) - expected)
 
 
 def relative(ours: float, expected: float) -> float:

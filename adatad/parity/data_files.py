@@ -7,11 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adatad.parity import map_file, nms_file, post_file, schedule_file, windows_file
+from adatad.parity import map_file, nms_file, post_file, schedule_file, transforms_file, windows_file
 from adatad.parity.cases import CaseError
 from adatad.parity.compare import Row
 
-NAMES = ("nms.json", "map.json", "map_epic.json", "recall.json", "post.json", "lr.json", "windows.json")
+NAMES = (
+    "nms.json",
+    "map.json",
+    "map_epic.json",
+    "recall.json",
+    "post.json",
+    "lr.json",
+    "windows.json",
+    "transforms.json",
+)
 """Files that are cases, wherever they lie under a folder."""
 
 
@@ -46,5 +55,7 @@ def runner(name: str) -> Callable[[dict[str, Any], Path], list[Row]]:
             return schedule_file.run
         case "windows.json":
             return windows_file.run
+        case "transforms.json":
+            return transforms_file.run
         case _:
             raise ValueError(name)

@@ -139,7 +139,7 @@ def batch_of(case: Case) -> Batch:
     mask = torch.from_numpy(inputs["masks"])
     labels = [label.long() for label in case.samples("gt_labels")]
     keys = torch.zeros(len(mask), dtype=torch.int64)
-    return Batch(frames, mask, keys, case.samples("gt_segments"), labels, windows=[])
+    return Batch(frames, mask, keys, case.samples("gt_segments"), labels, windows=[], augmentations=[None] * len(mask))
 
 
 def metas_of(case: Case) -> list[WindowMeta]:

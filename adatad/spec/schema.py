@@ -46,6 +46,30 @@ class WindowSpec(Section):
     projects); it moves labels and detections, not the frames that are decoded."""
 
 
+class ColorJitterSpec(Section):
+    """Largest changes of a frame's colors; 0 leaves that one alone."""
+
+    brightness: NonNegative = 0.5
+    """Factors are drawn from 1 - this to 1 + this; so with contrast and saturation."""
+    contrast: NonNegative = 0.5
+    saturation: NonNegative = 0.5
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    """Turns of the color circle to either side, as a share of 255 steps of two degrees: 0.1 is 50 degrees."""
+
+
+class AugmentSpec(Section):
+    """How training frames are changed at random: all frames of a sample alike, and otherwise in each epoch."""
+
+    crop_short_side_pixels: Size | None = None
+    """Resize the short side to this, cut a random part out and resize that to `size_pixels`; null: the centre."""
+    flip: Fraction = 0.0
+    """Probability of left and right being exchanged; 0 where that would make another action of one."""
+    rand_augment: bool = False
+    """Two of fifteen operations on colors and shape, as in the reference."""
+    color_jitter: ColorJitterSpec | None = None
+    """Brightness, contrast, saturation and hue, in random order; {} takes the reference's strengths."""
+
+
 class DataSpec(Section):
     """Which videos, which labels, and how they become batches."""
 
@@ -74,6 +98,8 @@ class DataSpec(Section):
     window: WindowSpec = WindowSpec()
     size_pixels: Size = 160
     """Height and width of a frame: the short side is resized to it and the centre cut out."""
+    augment: AugmentSpec | None = None
+    """Random changes of training frames; null: none."""
     decoder: Literal["pyav"] = "pyav"
     """Library that decodes the videos."""
     workers: Count = 2

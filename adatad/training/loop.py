@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from adatad.data.annotations import Annotations
+from adatad.data.augment import augment
 from adatad.data.dataset import Batch
 from adatad.data.skipped import SkippedVideos
 from adatad.data.windows import MAX_TRIES
@@ -304,7 +305,7 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
 def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:
     device = parts.processes.device
     with label("frames"):
-        frames = batch.frames.to(device, non_blocking=True)
+        frames = augment(batch.frames.to(device, non_blocking=True), batch.augmentations)
     with label("detector"):
         mask, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.mask, batch.keys))
         predictions = parts.engine.model(frames, mask, keys)

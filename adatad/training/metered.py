@@ -72,4 +72,5 @@ def random_batch(spec: Spec, windows: int, num_classes: int, device: torch.devic
         segments_grid=[torch.tensor([[1.0, 9.0]])] * windows,
         labels=[torch.tensor([num_classes - 1])] * windows,
         windows=[],
+        augmentations=[None] * windows,
     )

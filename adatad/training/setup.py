@@ -120,7 +120,7 @@ def training_loader(spec: Spec, annotations: Annotations, processes: Processes, 
     """This rank's micro-batches from (epoch, step) to the end of training."""
     train = spec.train
     share = Share(processes.rank, processes.world, train.accumulation, train.global_batch)
-    dataset = TrainingWindows(annotations.train, spec.data, train.seed)
+    dataset = TrainingWindows(annotations.train, spec.data, train.seed, reference=spec.compat == "reference")
     batches = EpochBatches(len(annotations.train), share, train.seed, end_epoch(spec), start)
     return Loader(dataset, batches, spec.data.workers)
 

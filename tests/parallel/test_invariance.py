@@ -5,7 +5,10 @@ from ranks import run_ranks
 from steps import POLICIES, Outcome, difference, train_steps, worst
 
 ENGINES = ["ddp", "fsdp", "zero1", "zero2", "zero3", "fairscale"]
-COMMON = ["train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]"]
+COMMON = [
+    "train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]",
+    "data.augment={crop_short_side_pixels: 40, flip: 0.5, rand_augment: true, color_jitter: {}}",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The published experiments: their sizes, and what is trained in them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,30 @@ def test_every_published_row_repeats_the_reference_and_says_what_it_reached():
         assert spec.compat == "reference"
         has_result = spec.model.backbone.mode in ("adapter", "side") and path.stem != "s_768x160_side"
         assert (spec.published is not None) == has_result
+
+
+def id_of_row(name: str) -> str:
+    """What the reference calls an experiment: b_768x160_full is e2e_thumos_videomae_b_768x1_160_fullft."""
+    size, window, mode = name.split("_")
+    frames, pixels = window.split("x")
+    backbone = "videomaev2" if size == "g" else "videomae"
+    end = {"full": "fullft", "side": "side_2e-4" if size == "g" else "side"}.get(mode, mode)
+    return f"thumos/e2e_thumos_{backbone}_{size}_768x{int(frames) // 768}_{pixels}_{end}"
+
+
+@pytest.mark.parametrize("path", sorted(THUMOS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_training_frames_are_changed_as_in_the_reference(path, shared_folder):
+    rows = {row["id"]: row for row in json.loads((shared_folder / "rows.json").read_text())["rows"]}
+    steps = {step["op"]: step for step in rows[id_of_row(path.stem)]["data"]["train"]["pipeline"]}
+    data = load(path, check_files=False).data
+    short_side = steps["resize_short_side"]["size"]
+    if "random_area_crop" not in steps:
+        assert data.augment is None
+        assert data.size_pixels == short_side
+        return
+    assert data.augment.crop_short_side_pixels == short_side
+    assert [data.size_pixels] * 2 == steps["resize_exact_wh"]["size"]
+    assert data.augment.flip == steps["horizontal_flip"]["p"]
+    assert data.augment.rand_augment is ("rand_augment_15" in steps)
+    jitter = data.augment.color_jitter.model_dump()
+    assert jitter == {name: steps["color_jitter"][name] for name in jitter}

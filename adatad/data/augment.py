@@ -1,0 +1,73 @@
+"""Random changes of training frames beyond their cut: flip, RandAugment and color jitter.
+
+What is done to a sample is drawn where it is loaded, from (seed, epoch, sample) alone, and carried out where the model
+runs, on the uint8 frames of a whole batch: all frames of a sample alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from adatad.data.color_jitter import ColorJitter, jitter_colors
+from adatad.data.draws import generator
+from adatad.data.rand_augment import Operation, apply_operation, draw_operations
+from adatad.spec.schema import AugmentSpec, ColorJitterSpec
+
+CHUNK_VALUES = 2**22
+"""Values of frames that are worked on at a time: temporaries stay below about 200 MB, however long a window is."""
+
+
+class Augmentation(NamedTuple):
+    """What is done to all frames of a sample, in this order."""
+
+    flip: bool
+    operations: tuple[Operation, ...]
+    jitter: ColorJitter | None
+
+
+def draw_augmentation(spec: AugmentSpec, seed: int, epoch: int, sample: int, reference: bool) -> Augmentation:
+    """The augmentation of a sample in an epoch.
+
+    reference: the signs of RandAugment's operations and the order of color jitter are drawn once a run, as there.
+    """
+    return Augmentation(
+        flip=bool(generator(seed, epoch, sample, "flip").random() < spec.flip),
+        operations=draw_operations(seed, epoch, sample, signs_of_run=reference) if spec.rand_augment else (),
+        jitter=draw_jitter(spec.color_jitter, seed, epoch, sample, reference) if spec.color_jitter else None,
+    )
+
+
+def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, order_of_run: bool) -> ColorJitter:
+    draw = generator(seed, epoch, sample, "color_jitter")
+    brightness, contrast, saturation = (
+        float(draw.uniform(max(1 - strength, 0.0), 1 + strength))
+        for strength in (spec.brightness, spec.contrast, spec.saturation)
+    )
+    hue = float(draw.uniform(-spec.hue, spec.hue))
+    order_draw = generator(seed, 0, 0, "color_jitter order of the run") if order_of_run else draw
+    return ColorJitter(brightness, contrast, saturation, hue, tuple(order_draw.permutation(4).tolist()))
+
+
+def augment(frames: Tensor, augmentations: Sequence[Augmentation | None]) -> Tensor:
+    """Change frames in place, each sample by its own augmentation (None: not at all).
+
+    frames: uint8 [b, 3, n, h, w] on any device; returned again.
+    """
+    for sample, augmentation in zip(frames, augmentations, strict=True):
+        if augmentation is not None:
+            channels, _, height, width = sample.shape
+            for chunk in sample.split(max(CHUNK_VALUES // (channels * height * width), 1), dim=1):
+                chunk.copy_(augment_chunk(chunk, augmentation))
+    return frames
+
+
+def augment_chunk(frames: Tensor, augmentation: Augmentation) -> Tensor:
+    """Some frames of one sample: uint8 [3, n, h, w] -> the same, changed."""
+    if augmentation.flip:
+        frames = frames.flip(3)
+    for operation in augmentation.operations:
+        frames = apply_operation(frames, operation)
+    return frames if augmentation.jitter is None else jitter_colors(frames, augmentation.jitter)

@@ -1,0 +1,105 @@
+"""Operations on the colors of frames, equal bit for bit to Pillow's ImageEnhance and ImageOps, on any device.
+
+All take and give frames uint8 [3, n, h, w]; what is measured of an image (a mean, a histogram) is measured of each
+frame alone. Where Pillow rounds or cuts off, the same is done here in integers, or in floats of its own width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def invert(frames: Tensor) -> Tensor:
+    return 255 - frames
+
+
+def solarize(frames: Tensor, threshold: int) -> Tensor:
+    """Values from `threshold` on are inverted."""
+    return torch.where(frames < threshold, frames, 255 - frames)
+
+
+def posterize(frames: Tensor, bits: int) -> Tensor:
+    """Only the highest bits are left."""
+    return frames & (256 - 2 ** (8 - bits))
+
+
+def adjust_color(frames: Tensor, factor: float) -> Tensor:
+    return _away_from(grey(frames).expand_as(frames), frames, factor)
+
+
+def adjust_contrast(frames: Tensor, factor: float) -> Tensor:
+    sums = grey(frames).sum((2, 3), keepdim=True, dtype=torch.int64)
+    pixels = frames.shape[2] * frames.shape[3]
+    # floor(mean + 1/2), in integers.
+    means = (2 * sums + pixels) // (2 * pixels)
+    return _away_from(means.to(torch.uint8), frames, factor)
+
+
+def adjust_brightness(frames: Tensor, factor: float) -> Tensor:
+    return _away_from(torch.zeros_like(frames[:, :1, :1, :1]), frames, factor)
+
+
+def adjust_sharpness(frames: Tensor, factor: float) -> Tensor:
+    return _away_from(smooth(frames), frames, factor)
+
+
+def grey(frames: Tensor) -> Tensor:
+    """Luma as Pillow rounds it: uint8 [1, n, h, w]."""
+    red, green, blue = frames.to(torch.int32).unbind(0)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[None]
+
+
+def smooth(frames: Tensor) -> Tensor:
+    """Mean of the 3 x 3 pixels around each, itself counted five times; pixels at the border stay."""
+    result = frames.clone()
+    if min(frames.shape[2:]) < 3:
+        return result
+    wide = frames.to(torch.int32)
+    columns = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
+    sums = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:] + 4 * wide[:, :, 1:-1, 1:-1]
+    # Thirteenths are never halves: nearest integer, however it is rounded.
+    result[:, :, 1:-1, 1:-1] = ((2 * sums + 13) // 26).to(torch.uint8)
+    return result
+
+
+def autocontrast(frames: Tensor) -> Tensor:
+    """Each channel stretched to 0..255; one of a single value stays."""
+    low, high = (value.double()[..., None] for value in (frames.amin((2, 3)), frames.amax((2, 3))))
+    # Not 255.0 / tensor: torch multiplies with the reciprocal there, which rounds twice.
+    scale = torch.full_like(low, 255.0) / (high - low)
+    values = torch.arange(256, device=frames.device, dtype=torch.float64)
+    stretched = (values * scale + -low * scale).clamp(0, 255)
+    return _look_up(frames, torch.where(high > low, stretched, values).to(torch.uint8))
+
+
+def equalize(frames: Tensor) -> Tensor:
+    """Each channel's values spread so that all are about equally frequent; one of a single value stays."""
+    counts = histogram(frames)
+    values = torch.arange(256, device=frames.device)
+    highest = frames.amax((2, 3)).long()[..., None]
+    step = (counts.sum(-1, keepdim=True) - counts.gather(-1, highest)) // 255
+    before = counts.cumsum(-1) - counts
+    spread = ((step // 2 + before) // step.clamp(min=1)).clamp(max=255)
+    return _look_up(frames, torch.where(step > 0, spread, values).to(torch.uint8))
+
+
+def histogram(frames: Tensor) -> Tensor:
+    """How often each value is there, of each channel and frame: int64 [3, n, 256]."""
+    channels, count = frames.shape[:2]
+    planes = torch.arange(channels * count, device=frames.device)[:, None]
+    bins = (planes * 256 + frames.reshape(channels * count, -1)).flatten()
+    # Sums of ones in integers: the same in any order, which bincount doesn't promise on GPUs.
+    counts = torch.zeros(channels * count * 256, dtype=torch.int64, device=frames.device)
+    return counts.scatter_add_(0, bins, torch.ones_like(bins)).reshape(channels, count, 256)
+
+
+def _look_up(frames: Tensor, table: Tensor) -> Tensor:
+    """table: uint8 [3, n, 256], what each value becomes."""
+    return table.gather(-1, frames.flatten(2).long()).reshape(frames.shape)
+
+
+def _away_from(base: Tensor, frames: Tensor, factor: float) -> Tensor:
+    """base + factor x (frames - base) in float32, cut off to uint8."""
+    mixed = (frames.to(torch.int16) - base).float().mul_(factor).add_(base)
+    return mixed.clamp_(0, 255).to(torch.uint8)
