@@ -152,14 +152,17 @@ def why_broken(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file is as its manifest says."""
     try:
         files = json.loads((path / MANIFEST).read_text())
+        expected = [(name, facts["bytes"], facts["sha256"]) for name, facts in files.items()]
     except (OSError, ValueError) as error:
         return f"{MANIFEST} can't be read: {error}"
-    for name, facts in files.items():
+    except (AttributeError, KeyError, TypeError):
+        return f"{MANIFEST} isn't what was written: a size or a checksum is missing from it"
+    for name, size, checksum in expected:
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != facts["bytes"] or _sha256(file) != facts["sha256"]:
-            return f"{name} isn't what was written ({facts['bytes']} bytes, by its checksum)"
+        if file.stat().st_size != size or _sha256(file) != checksum:
+            return f"{name} isn't what was written ({size} bytes, by its checksum)"
     return None
 
 
