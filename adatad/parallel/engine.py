@@ -108,7 +108,9 @@ def prepare(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processe
             return ZeroEngine(model, groups, spec, processes)
         case "fairscale":
             if find_spec("fairscale") is None:
-                raise UserError("engine fairscale needs fairscale: pip install -e '.[fairscale]'")
+                raise UserError(
+                    "engine fairscale needs the library fairscale: bash launch/setup.sh fairscale installs it"
+                )
             from adatad.parallel.fairscale import FairscaleEngine
 
             return FairscaleEngine(model, groups, spec, processes)
