@@ -91,22 +91,39 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raises CheckpointError, which names the checkpoint, if the disk doesn't take what is written inside."""
+    try:
+        yield
+    except (OSError, SafetensorError, CheckpointException) as error:
+        raise CheckpointError(
+            f"{path}: can't be written: {_reason(error)}. Those before it are as they were: mend that (a full disk?), "
+            "and --resume auto goes on from the last"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """In one line; of what several ranks wrote, which of them failed and how."""
+    if isinstance(error, CheckpointException):
+        return ", ".join(f"rank {rank}: {failure}" for rank, (failure, _) in error.failures.items())
+    return str(error)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A folder to write to, which becomes `path` when every file is whole and on the disk. Raises CheckpointError, and
     leaves nothing behind, if the disk doesn't take it."""
     unfinished = unfinished_path(path)
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        shutil.rmtree(path, ignore_errors=True)
-        unfinished.rename(path)
-        _flush(path.parent)
-    except (OSError, SafetensorError, CheckpointException) as error:
+        with naming(path):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.rename(path)
+            _flush(path.parent)
+    except CheckpointError:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise CheckpointError(
-            f"{path}: can't be written: {error}. Those before it are as they were: mend that (a full disk?), and "
-            "--resume auto goes on from the last"
-        ) from error
+        raise
 
 
 def unfinished_path(path: Path) -> Path:
@@ -297,7 +314,8 @@ class CheckpointWriter:
     def _finish(self, saving: Future, path: Path, state: dict[str, Any], spec_yaml: str, main: bool) -> None:
         """When all ranks have written their parts, the first one writes the rest."""
         if not main:
-            saving.result()
+            with naming(path):
+                saving.result()
             return
         with replacing(path) as folder:
             saving.result()

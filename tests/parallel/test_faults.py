@@ -105,14 +105,23 @@ def test_several_in_a_row_stop_the_run(tiny_spec):
     assert len(all_checkpoints(run_directory(load(tiny_spec)).checkpoints)) == 1
 
 
-def test_a_full_disk_ends_the_run_and_spoils_nothing(tiny_spec):
-    left = run_all(tiny_spec, ("full disk", 0, 4))
-    assert left.codes == [2, 1]
-    assert re.search(r"rank 0 on \S+ .*CheckpointError: .*step-00000005: can't be written: ", left.lines()[0])
+ALL_RANKS_WRITE = ("--engine", "fsdp", "--set", "model.backbone.mode=full", "optimizer.backbone={lr: 1e-3, custom: []}")
+
+
+@pytest.mark.parametrize(("rank", "settings"), [(0, ()), (1, ALL_RANKS_WRITE)])
+def test_a_full_disk_ends_the_run_and_spoils_nothing(rank, settings, tiny_spec):
+    left = run_all(tiny_spec, ("full disk", rank, 4), *settings)
+    assert left.codes[rank] == 2
+    assert left.codes[1 - rank] in (1, 2)
+    said = re.search(r"rank \d on \S+ .*CheckpointError: .*step-0000000(\d): can't be written: ", left.lines()[0])
+    # The one before may have been on its way still.
+    assert said[1] in "45"
+    if settings:
+        assert "can't be written: rank 1: " in left.log
     folder = run_directory(load(tiny_spec)).checkpoints
-    assert last_step(tiny_spec) == 4
+    assert last_step(tiny_spec) == int(said[1]) - 1
     assert not list(folder.glob(".*unfinished"))
-    assert run_all(tiny_spec, NO_FAULT, "--resume", "auto").codes == [0, 0]
+    assert run_all(tiny_spec, NO_FAULT, "--resume", "auto", *settings).codes == [0, 0]
 
 
 def test_resuming_skips_a_damaged_checkpoint_by_name(tiny_spec):
@@ -158,7 +167,7 @@ def evaluate(spec_file: str, overrides: list[str]) -> tuple[int, dict]:
         return own, detect(parts.engine.model, loader, spec, classes_of(spec, annotations), processes)
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fairscale"])
+@pytest.mark.parametrize("engine", ["ddp", "zero3", "fairscale"])
 def test_ranks_with_unequal_shares_of_windows_evaluate_together(engine, tiny_spec):
     window = [
         "train.global_batch=4",
@@ -171,8 +180,5 @@ def test_ranks_with_unequal_shares_of_windows_evaluate_together(engine, tiny_spe
     shares = [own for own, _ in ranks]
     assert sum(shares) == windows
     assert len(set(shares)) == 2
-    for _, found in ranks:
-        assert {name: len(rows) for name, rows in found.items()} == {name: len(rows) for name, rows in truth.items()}
-        for name, rows in truth.items():
-            for row, other in zip(rows, found[name], strict=True):
-                assert other["score"] == pytest.approx(row["score"], abs=2e-4)
+    assert sum(map(len, truth.values())) > 0
+    assert all(found == truth for _, found in ranks)
