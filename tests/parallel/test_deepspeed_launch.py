@@ -61,6 +61,28 @@ def test_the_commands_of_the_documents_train_as_one_process_does(tiny_spec):
             torch.testing.assert_close(trained[name], tensor, rtol=0, atol=1e-5)
 
 
+WITHOUT_LIBRARIES = """
+import runpy, sys
+sys.modules.update(deepspeed=None, fairscale=None)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_deepspeed_and_fairscale_are_needed_by_their_engines_alone(tiny_spec):
+    def train(engine: str) -> subprocess.CompletedProcess:
+        train = [str(ROOT / "tools" / "train.py"), str(tiny_spec), "--engine", engine, "--set", "schedule.epochs=1"]
+        command = [sys.executable, "-c", WITHOUT_LIBRARIES, *train]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    for engine, library in (("zero1", "deepspeed"), ("fairscale", "fairscale")):
+        run = train(engine)
+        assert run.returncode == 2
+        assert f"launch/setup.sh {library} installs it" in run.stderr.splitlines()[-1]
+    assert train("fsdp").returncode == 0
+
+
 def dry_run(*arguments: str, **environment: str) -> str:
     visible = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     return subprocess.run(
