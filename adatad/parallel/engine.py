@@ -9,11 +9,13 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import Spec
 
@@ -105,6 +107,10 @@ def prepare(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processe
 
             return ZeroEngine(model, groups, spec, processes)
         case "fairscale":
+            if find_spec("fairscale") is None:
+                raise UserError(
+                    "engine fairscale needs the library fairscale: bash launch/setup.sh fairscale installs it"
+                )
             from adatad.parallel.fairscale import FairscaleEngine
 
             return FairscaleEngine(model, groups, spec, processes)

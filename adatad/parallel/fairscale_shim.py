@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -34,6 +35,8 @@ def fit_fairscale(device: torch.device, dtype: torch.dtype) -> None:
     warnings.filterwarnings("ignore", r"`torch\.distributed\._(all_gather|reduce_scatter)_base`")
     # Its checkpoint of the first block says that pixels have no gradient.
     warnings.filterwarnings("ignore", "None of the inputs have requires_grad=True")
+    # It logs through functions that set the root logger up, which would print a run's lines a second time.
+    fully_sharded_data_parallel.logging = logging.getLogger("fairscale")
     # When its checkpoints run a block again they take CUDA's fp16 for autocast, whatever the dtype of the run is.
     checkpoint_activations.autocast = lambda _: _autocast(device, dtype)
     if device.type == "cuda":

@@ -99,9 +99,11 @@ def from_communication(error: Exception) -> bool:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-    logger = logging.getLogger("adatad")
-    if logger.handlers:
-        logger.error(line)
+    # Of the run's log the file alone: the console has it.
+    record = logging.LogRecord("adatad", logging.ERROR, __file__, 0, line, None, None)
+    for handler in logging.getLogger("adatad").handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 class Stacks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +22,8 @@ class Processes:
     rank: int
     world: int
     device: torch.device
+    job: dist.Store | None = field(default=None, compare=False)
+    """What all attempts of a job that torchrun restarts share; None without torchrun."""
 
     @property
     def is_main(self) -> bool:
@@ -55,6 +57,15 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def note(self, fact: str) -> None:
+        """Let later attempts of this job know."""
+        if self.job is not None:
+            self.job.set(fact, "")
+
+    def noted(self, fact: str) -> bool:
+        """Whether an attempt of this job noted it."""
+        return self.job is not None and self.job.check([fact])
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
@@ -77,18 +88,20 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    witness = None
+    witness, job, attempt = None, None, os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    if world > 1 or attempt is not None:
+        shared, _, _ = next(dist.rendezvous("env://"))
+        job = dist.PrefixStore("job", shared) if attempt is not None else None
     if world > 1:
-        store, _, _ = next(dist.rendezvous("env://"))
         # torchrun's store outlives a restart: addresses and faults of the attempt before must not be found again.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = dist.PrefixStore(f"attempt {attempt or 0}", shared)
         dist.init_process_group(
             backend_of(device), store=dist.PrefixStore("group", store), rank=rank, world_size=world,
             timeout=timedelta(seconds=hang_seconds),
         )  # fmt: skip
         witness = Witness(store, rank, world)
     try:
-        yield Processes(rank, world, device)
+        yield Processes(rank, world, device, job)
     except Exception as error:
         if witness:
             witness.report(error)

@@ -201,7 +201,7 @@ def start_deepspeed(processes: Processes) -> Any:
         import deepspeed.ops
     except ImportError as error:
         raise UserError(
-            f"engines zero1, zero2 and zero3 need DeepSpeed: pip install -e '.[deepspeed]' ({error})"
+            f"engines zero1, zero2 and zero3 need DeepSpeed: bash launch/setup.sh deepspeed installs it ({error})"
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # It calls collectives by the names that torch 2.13 is about to give up.

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
 from adatad.spec.presets import resolve_backbone
 from adatad.spec.salvage import DoubtError, Undoubted
@@ -65,7 +66,10 @@ def _weights(spec: Spec) -> Iterator[Problem]:
 
 
 def _deepspeed(spec: Spec) -> Iterator[Problem]:
-    yield from _no_file(("parallel", "deepspeed"), spec.parallel.deepspeed)
+    key, path = ("parallel", "deepspeed"), spec.parallel.deepspeed
+    yield from _no_file(key, path)
+    if path is not None and Path(path).is_file() and spec.parallel.engine.startswith("zero"):
+        yield from ((key, problem) for problem in deepspeed_problems(path, spec))
 
 
 def _classes(spec: Spec) -> Iterator[Problem]:

@@ -1,12 +1,66 @@
-"""DeepSpeed's JSON file as it stands: read, and asked for the ZeRO stage it is for."""
+"""DeepSpeed's JSON file: read, asked for the ZeRO stage it is for, and checked against the spec.
+
+A key that says something else than the spec, or that would be without effect, is refused.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adatad.errors import UserError
+
+if TYPE_CHECKING:
+    from adatad.spec.schema import Spec
+
+INSTEAD = {
+    "optimizer": "the spec's section optimizer sets it",
+    "scheduler": "the spec's section schedule sets it",
+    "fp16": "train.precision sets it",
+    "bf16": "train.precision sets it",
+    "amp": "train.precision sets it",
+    "torch_autocast": "train.precision sets it",
+    "data_types": "train.precision sets it",
+    "activation_checkpointing": "memory.policy sets it",
+    "checkpoint": "checkpoints are the run's own, whole whatever the engine",
+    "tensorboard": "a run has a TensorBoard folder of its own",
+    "wandb": "a run has a TensorBoard folder of its own",
+    "csv_monitor": "a run has a metrics file of its own",
+    "steps_per_print": "the run's own log and metrics say how training goes",
+    "wall_clock_breakdown": "the run's own log and metrics say how training goes",
+    "gradient_allreduce_op": "losses are sums over the global batch, whatever the number of ranks",
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": "checkpoints hold whole tensors already",
+    "zero_optimization.memory_efficient_linear": "it would replace torch's linear layer in the whole process",
+    "zero_optimization.cpu_offload": "zero_optimization.offload_optimizer takes its place",
+    "zero_optimization.leaf_module": "blocks of the backbone are the units, always",
+}
+"""What to set instead of a key that would be without effect, or would harm."""
+
+DTYPES = ("fp16", "bf16", "fp32")
+NUMBER, FLAG, SECTION = "a whole number, 0 or more", "true or false", "an object with a device"
+PLAIN = {
+    "reduce_bucket_size": NUMBER,
+    "reduce_scatter": FLAG,
+    "contiguous_gradients": FLAG,
+    "overlap_comm": FLAG,
+    "offload_optimizer": SECTION,
+}
+STAGE_KEYS = {
+    1: {**PLAIN, "allgather_bucket_size": NUMBER},
+    2: {**PLAIN, "allgather_bucket_size": NUMBER},
+    3: {
+        **PLAIN,
+        "offload_param": SECTION,
+        "sub_group_size": NUMBER,
+        "stage3_prefetch_bucket_size": NUMBER,
+        "stage3_max_live_parameters": NUMBER,
+        "stage3_max_reuse_distance": NUMBER,
+        "stage3_param_persistence_threshold": NUMBER,
+    },
+}
+"""Keys of zero_optimization that have an effect, and what they take."""
 
 
 class DeepSpeedFileError(UserError):
@@ -22,7 +76,8 @@ def read_deepspeed_file(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DeepSpeedFileError(f"{path}: can't be read as JSON: {error}") from error
     zero = sections.get("zero_optimization") if isinstance(sections, dict) else None
-    if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    if type(stage) is not int or stage not in STAGE_KEYS:
         raise DeepSpeedFileError(
             f"{path}: zero_optimization.stage: expected 1, 2 or 3; ds_configs/ has a file for each"
         )
@@ -32,3 +87,95 @@ def read_deepspeed_file(path: str | Path) -> dict[str, Any]:
 def engine_of(path: str | Path) -> str:
     """The value of `parallel.engine` that a file is for."""
     return f"zero{read_deepspeed_file(path)['zero_optimization']['stage']}"
+
+
+def determined(spec: Spec) -> dict[str, tuple[Any, str]]:
+    """DeepSpeed's keys that follow from the spec and from this design, whatever the number of ranks, and where each
+    comes from."""
+    train = spec.train
+    return {
+        "train_batch_size": (train.global_batch, f"train.global_batch {train.global_batch}"),
+        "gradient_accumulation_steps": (train.accumulation, f"train.accumulation {train.accumulation}"),
+        "gradient_clipping": (train.clip_norm or 0.0, f"train.clip_norm {train.clip_norm}"),
+        "zero_allow_untested_optimizer": (True, "the spec's AdamW, torch's own,"),
+        "zero_force_ds_cpu_optimizer": (False, "the spec's AdamW, torch's own,"),
+    }
+
+
+BY_RANKS = "train_micro_batch_size_per_gpu"
+"""Follows from the spec and the number of ranks."""
+
+
+def deepspeed_problems(path: str | Path, spec: Spec) -> Iterator[str]:
+    """All that is wrong with a file beside a spec, as far as it doesn't hang on the number of ranks."""
+    try:
+        sections = read_deepspeed_file(path)
+    except DeepSpeedFileError as error:
+        yield str(error)
+        return
+    for check in (_stage, _values, _zero_keys):
+        for problem in check(sections, spec):
+            yield f"{path}: {problem}"
+
+
+def contradiction(sections: dict[str, Any], key: str, value: Any, origin: str) -> Iterator[str]:
+    """What is wrong with a key whose value is determined."""
+    if key in sections and sections[key] not in (value, "auto"):
+        yield f"{key} is {sections[key]!r}, but {origin} makes it {value!r}; remove the key from the file"
+
+
+def _stage(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
+    stage, engine = sections["zero_optimization"]["stage"], spec.parallel.engine
+    if engine != f"zero{stage}":
+        yield (
+            f"zero_optimization.stage is {stage}, but parallel.engine is {engine}; "
+            f"take ds_configs/{engine}.json, or set parallel.engine to zero{stage}"
+        )
+
+
+def _values(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
+    fixed = determined(spec)
+    for key, (value, origin) in fixed.items():
+        yield from contradiction(sections, key, value, origin)
+    for key in sections:
+        if key not in (*fixed, "zero_optimization", "communication_data_type", BY_RANKS):
+            yield _without_effect(key)
+    dtype = sections.get("communication_data_type", DTYPES[0])
+    if dtype not in DTYPES:
+        yield f"communication_data_type: expected {', '.join(DTYPES)}, got {dtype!r}"
+
+
+def _zero_keys(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
+    zero = sections["zero_optimization"]
+    known = STAGE_KEYS[zero["stage"]]
+    for name, value in zero.items():
+        key = f"zero_optimization.{name}"
+        if name == "stage":
+            continue
+        if name not in known:
+            yield _without_effect(key)
+        elif not _fits(value, known[name]):
+            yield f"{key}: expected {known[name]}, got {value!r}"
+        elif known[name] == SECTION:
+            yield from _offload(key, value)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind == SECTION:
+        return isinstance(value, dict)
+    return type(value) is bool if kind == FLAG else type(value) is int and value >= 0
+
+
+def _offload(key: str, offload: dict[str, Any]) -> Iterator[str]:
+    if offload.get("device") not in ("cpu", "none"):
+        yield f"{key}.device: expected cpu or none, got {offload.get('device')!r}"
+    if type(offload.get("pin_memory", False)) is not bool:
+        yield f"{key}.pin_memory: expected {FLAG}, got {offload['pin_memory']!r}"
+    for name in offload:
+        if name not in ("device", "pin_memory"):
+            yield _without_effect(f"{key}.{name}")
+
+
+def _without_effect(key: str) -> str:
+    reason = INSTEAD.get(key, "nothing here uses it")
+    return f"{key} would be without effect or harmful: {reason}; remove it from the file"

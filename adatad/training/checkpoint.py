@@ -91,22 +91,39 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raises CheckpointError, which names the checkpoint, if the disk doesn't take what is written inside."""
+    try:
+        yield
+    except (OSError, SafetensorError, CheckpointException) as error:
+        raise CheckpointError(
+            f"{path}: can't be written: {_reason(error)}. Those before it are as they were: mend that (a full disk?), "
+            "and --resume auto goes on from the last"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """In one line; of what several ranks wrote, which of them failed and how."""
+    if isinstance(error, CheckpointException):
+        return ", ".join(f"rank {rank}: {failure}" for rank, (failure, _) in error.failures.items())
+    return str(error)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A folder to write to, which becomes `path` when every file is whole and on the disk. Raises CheckpointError, and
     leaves nothing behind, if the disk doesn't take it."""
     unfinished = unfinished_path(path)
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        shutil.rmtree(path, ignore_errors=True)
-        unfinished.rename(path)
-        _flush(path.parent)
-    except (OSError, SafetensorError, CheckpointException) as error:
+        with naming(path):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            yield unfinished
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.rename(path)
+            _flush(path.parent)
+    except CheckpointError:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise CheckpointError(
-            f"{path}: can't be written: {error}. Those before it are as they were: mend that (a full disk?), and "
-            "--resume auto goes on from the last"
-        ) from error
+        raise
 
 
 def unfinished_path(path: Path) -> Path:
@@ -152,14 +169,17 @@ def why_broken(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file is as its manifest says."""
     try:
         files = json.loads((path / MANIFEST).read_text())
+        expected = [(name, facts["bytes"], facts["sha256"]) for name, facts in files.items()]
     except (OSError, ValueError) as error:
         return f"{MANIFEST} can't be read: {error}"
-    for name, facts in files.items():
+    except (AttributeError, KeyError, TypeError):
+        return f"{MANIFEST} isn't what was written: a size or a checksum is missing from it"
+    for name, size, checksum in expected:
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != facts["bytes"] or _sha256(file) != facts["sha256"]:
-            return f"{name} isn't what was written ({facts['bytes']} bytes, by its checksum)"
+        if file.stat().st_size != size or _sha256(file) != checksum:
+            return f"{name} isn't what was written ({size} bytes, by its checksum)"
     return None
 
 
@@ -294,7 +314,8 @@ class CheckpointWriter:
     def _finish(self, saving: Future, path: Path, state: dict[str, Any], spec_yaml: str, main: bool) -> None:
         """When all ranks have written their parts, the first one writes the rest."""
         if not main:
-            saving.result()
+            with naming(path):
+                saving.result()
             return
         with replacing(path) as folder:
             saving.result()

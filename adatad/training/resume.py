@@ -36,6 +36,12 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
     return path, []
 
 
+def go_on(run: RunDirectory, resume: str | None) -> str:
+    """What `--resume` means to an attempt that torchrun started after an earlier one of the same job had opened the
+    run: that one's checkpoints, if it came so far."""
+    return AUTO if resume is None or all_checkpoints(run.checkpoints) else resume
+
+
 def _others(folder: Path, path: Path) -> list[Path]:
     """Checkpoints of a run that aren't before, or at, the one at `path`."""
     there, real = all_checkpoints(folder), path.resolve()

@@ -30,7 +30,7 @@ from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint,
 from adatad.training.export import load_exported
 from adatad.training.loop import Progress, Training
 from adatad.training.metrics import Metrics
-from adatad.training.resume import ResumeError, checkpoint_to_resume
+from adatad.training.resume import ResumeError, checkpoint_to_resume, go_on
 from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
 from adatad.training.setup import Parts, build_initial_model, build_parts, shapes_of, validation_loader
 from adatad.training.signals import StopRequest
@@ -38,6 +38,8 @@ from adatad.training.tensors import load_shards, load_whole_tensors
 from adatad.training.validation import Detections, classes_of, detect, score, summary, write_detections
 
 T = TypeVar("T")
+OPENED = "run opened"
+"""Noted for later attempts of a job that torchrun restarts."""
 BOARD_TIMELINES = 4
 """Validation videos whose timelines TensorBoard shows after each evaluation."""
 SHOWN_DIFFERENCES = 20
@@ -47,7 +49,8 @@ SHOWN_DIFFERENCES = 20
 def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dict[str, Any]:
     """Train a spec on the processes there are; returns the content of result.json, and leaves report.html in the run.
 
-    resume: "auto" for the newest whole checkpoint of the run (or a fresh start), a checkpoint's path, or None.
+    resume: "auto" for the newest whole checkpoint of the run (or a fresh start), a checkpoint's path, or None. An
+    attempt that torchrun started after one that had opened the run goes on from that one's checkpoints.
     """
     if resume is not None and overwrite:
         raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
@@ -113,6 +116,8 @@ def _open(
     """The run's directory, its logger, and where it stands, with the parts as they were there."""
     spec, processes = parts.spec, parts.processes
     path, skipped, checkpoint = None, [], None
+    if processes.noted(OPENED):
+        resume, overwrite = _on_main(processes, lambda: go_on(run_directory(spec), resume)), False
     # A checkpoint that can't be used must leave nothing behind: it is read before the directory is made.
     if resume is not None:
         path, skipped = _on_main(processes, lambda: checkpoint_to_resume(run_directory(spec), resume))
@@ -121,6 +126,7 @@ def _open(
         checkpoint = read_checkpoint(path, whole=not own_parts)
         check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
     run = _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
+    processes.note(OPENED)
     logger = log_to(run, console) if processes.is_main else _silent_logger()
     for line in skipped:
         logger.warning(line)

@@ -5,9 +5,9 @@ torchrun ... tests/parallel/faulty.py KIND RANK STEP SPEC [ARGUMENTS OF tools/tr
 
 from __future__ import annotations
 
-import errno
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -35,14 +35,8 @@ def fail() -> None:
 
 
 def fill_disk() -> None:
-    """From now on the disk takes the beginning of a tensor file, and no more."""
-    import adatad.training.checkpoint as checkpoint
-
-    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        path.write_bytes(b"beginning")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    checkpoint.save_file = save_file
+    """From now on the system takes the beginning of a file, and no more."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
 
 def stop() -> None:

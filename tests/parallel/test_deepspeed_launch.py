@@ -1,4 +1,4 @@
-"""The commands of the README on two CPU ranks: torchrun, DeepSpeed's launcher, and no launcher at all."""
+"""The commands of the documents on two CPU ranks: torchrun, DeepSpeed's launcher, and no launcher at all."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import free_port
+from test_documents import commands
 
 from adatad.spec import load
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
@@ -22,30 +23,64 @@ def last_parameters(spec_file: Path, run: int) -> dict[str, torch.Tensor]:
     return read_checkpoint(all_checkpoints(run_directory(spec).checkpoints)[-1]).parameters
 
 
+def documented() -> list[list[str]]:
+    """Words of every command of README.md and docs/engines.md that trains, each once but for its --id."""
+    found = {}
+    for document in (ROOT / "README.md", ROOT / "docs" / "engines.md"):
+        for words in commands(document):
+            if words[0] in ("torchrun", "deepspeed", "python") and "tools/train.py" in words:
+                found.setdefault(" ".join(words).partition(" --id")[0], words)
+    return list(found.values())
+
+
 @pytest.mark.slow
-def test_launched_either_way_or_alone_a_spec_trains_as_one_process_does(tiny_spec):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(free_port())]
-    commands = [
-        [sys.executable, "tools/train.py", tiny_spec, "--id", "0"],
-        [sys.executable, "tools/train.py", tiny_spec, "--engine", "zero1", "--id", "1"],
-        [*torchrun, "tools/train.py", tiny_spec, "--engine", "zero2", "--id", "2"],
-        [*deepspeed, "tools/train.py", tiny_spec, "--deepspeed", "ds_configs/zero3.json", "--id", "3"],
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for command in commands:
-        command = [*map(str, command), "--set", "schedule.epochs=1"]
+def test_the_commands_of_the_documents_train_as_one_process_does(tiny_spec):
+    """As they stand there, on a smaller spec, each with a number of its own."""
+    shown = documented()
+    assert {words[0] for words in shown} == {"torchrun", "deepspeed", "python"}
+    assert all("configs/demo/tia.yaml" in words for words in shown)
+    # Without the directory of this python first, the launchers would be those of another installation.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    for number, words in enumerate([["python", "tools/train.py", "configs/demo/tia.yaml"], *shown]):
+        command = [str(tiny_spec) if word == "configs/demo/tia.yaml" else word for word in words]
+        command += ["--id", str(number), "--set", "schedule.epochs=1"]
+        if command[0] == "deepspeed":
+            # Its port is always the same, and this machine may run other things.
+            command[1:1] = ["--master_port", str(free_port())]
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stdout + run.stderr
         # Within training DeepSpeed speaks only to warn; its launcher names what it starts.
         news = [line for line in (run.stdout + run.stderr).splitlines() if "[INFO]" in line]
         assert all("runner.py" in line or "launch.py" in line for line in news)
     truth = last_parameters(tiny_spec, 0)
-    for number in (1, 2, 3):
+    for number in range(1, len(shown) + 1):
         trained = last_parameters(tiny_spec, number)
         assert trained.keys() == truth.keys()
         for name, tensor in truth.items():
             torch.testing.assert_close(trained[name], tensor, rtol=0, atol=1e-5)
+
+
+WITHOUT_LIBRARIES = """
+import runpy, sys
+sys.modules.update(deepspeed=None, fairscale=None)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_deepspeed_and_fairscale_are_needed_by_their_engines_alone(tiny_spec):
+    def train(engine: str) -> subprocess.CompletedProcess:
+        train = [str(ROOT / "tools" / "train.py"), str(tiny_spec), "--engine", engine, "--set", "schedule.epochs=1"]
+        command = [sys.executable, "-c", WITHOUT_LIBRARIES, *train]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    for engine, library in (("zero1", "deepspeed"), ("fairscale", "fairscale")):
+        run = train(engine)
+        assert run.returncode == 2
+        assert f"launch/setup.sh {library} installs it" in run.stderr.splitlines()[-1]
+    assert train("fsdp").returncode == 0
 
 
 def dry_run(*arguments: str, **environment: str) -> str:

@@ -29,9 +29,9 @@ def run_log(spec: Path) -> str:
     return (run_directory(load(spec)).path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_is_named_and_the_run_resumes(rank, tiny_spec):
-    left = run_all(tiny_spec, ("kill", rank, 4))
+@pytest.mark.parametrize(("rank", "engine", "then"), [(0, "ddp", "fsdp"), (1, "zero3", "fairscale")])
+def test_a_killed_rank_is_named_and_the_run_resumes_on_any_engine(rank, engine, then, tiny_spec):
+    left = run_all(tiny_spec, ("kill", rank, 4), "--engine", engine)
     assert left.codes[rank] == -9
     assert left.codes[1 - rank] == 1
     assert re.match(rf"rank {rank} on \S+ \(pid \d+\): died without a word", left.lines()[0])
@@ -39,8 +39,8 @@ def test_a_killed_rank_is_named_and_the_run_resumes(rank, tiny_spec):
     # The first rank may have been writing the last one.
     saved = last_step(tiny_spec)
     assert saved in ((3, 4) if rank == 0 else (4,))
-    resumed = run_all(tiny_spec, NO_FAULT, "--resume", "auto")
-    assert resumed.codes == [0, 0]
+    resumed = run_all(tiny_spec, NO_FAULT, "--resume", "auto", "--engine", then)
+    assert resumed.codes == [0, 0], resumed.log
     assert f"step-{saved:08d}: epoch 1, step {saved}" in run_log(tiny_spec)
     assert last_step(tiny_spec) == 6
 
@@ -66,16 +66,22 @@ def test_a_hanging_rank_is_named_and_all_stacks_are_written(rank, tiny_spec):
 
 
 def test_torchrun_continues_by_itself(tiny_spec):
+    """Also with --overwrite, which is for what lay there before the job."""
+    for old in ("metrics.jsonl", "checkpoints/step-00000009/state.json"):
+        file = run_directory(load(tiny_spec)).path / old
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("of another run")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
     faulty = [str(ROOT / "tests" / "parallel" / "faulty.py"), "kill", "1", "4"]
-    command = [sys.executable, *torchrun, *faulty, str(tiny_spec), *QUICK, "--resume", "auto"]
+    command = [sys.executable, *torchrun, *faulty, str(tiny_spec), *QUICK, "--overwrite"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=170)
     assert run.returncode == 0, run.stderr
-    assert "rank 1 on " in run.stderr
+    named = [line for line in run.stderr.splitlines() if line.startswith("rank 1 on ")]
+    assert len(named) == 1, "the culprit is printed once"
     log = run_log(tiny_spec)
-    assert "no checkpoint" in log
-    assert "step-00000004: epoch 1, step 1" in log or "step-00000004: epoch 1, step 4" in log
+    assert log.count(named[0]) == 1
+    assert log.count("step-00000004: epoch 1, step 4") == 1
     assert last_step(tiny_spec) == 6
 
 
@@ -100,14 +106,23 @@ def test_several_in_a_row_stop_the_run(tiny_spec):
     assert len(all_checkpoints(run_directory(load(tiny_spec)).checkpoints)) == 1
 
 
-def test_a_full_disk_ends_the_run_and_spoils_nothing(tiny_spec):
-    left = run_all(tiny_spec, ("full disk", 0, 4))
-    assert left.codes == [2, 1]
-    assert re.search(r"rank 0 on \S+ .*CheckpointError: .*step-00000005: can't be written: ", left.lines()[0])
+ALL_RANKS_WRITE = ("--engine", "fsdp", "--set", "model.backbone.mode=full", "optimizer.backbone={lr: 1e-3, custom: []}")
+
+
+@pytest.mark.parametrize(("rank", "settings"), [(0, ()), (1, ALL_RANKS_WRITE)])
+def test_a_full_disk_ends_the_run_and_spoils_nothing(rank, settings, tiny_spec):
+    left = run_all(tiny_spec, ("full disk", rank, 4), *settings)
+    assert left.codes[rank] == 2
+    assert left.codes[1 - rank] in (1, 2)
+    said = re.search(r"rank \d on \S+ .*CheckpointError: .*step-0000000(\d): can't be written: ", left.lines()[0])
+    # The one before may have been on its way still.
+    assert said[1] in "45"
+    if settings:
+        assert "can't be written: rank 1: " in left.log
     folder = run_directory(load(tiny_spec)).checkpoints
-    assert last_step(tiny_spec) == 4
+    assert last_step(tiny_spec) == int(said[1]) - 1
     assert not list(folder.glob(".*unfinished"))
-    assert run_all(tiny_spec, NO_FAULT, "--resume", "auto").codes == [0, 0]
+    assert run_all(tiny_spec, NO_FAULT, "--resume", "auto", *settings).codes == [0, 0]
 
 
 def test_resuming_skips_a_damaged_checkpoint_by_name(tiny_spec):
@@ -154,7 +169,7 @@ def evaluate(spec_file: str, overrides: list[str]) -> tuple[int, dict]:
         return own, detect(parts.engine.model, loader, spec, classes_of(spec, annotations), processes, skipped)
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fairscale"])
+@pytest.mark.parametrize("engine", ["ddp", "zero3", "fairscale"])
 def test_ranks_with_unequal_shares_of_windows_evaluate_together(engine, tiny_spec):
     window = [
         "train.global_batch=4",
@@ -167,8 +182,5 @@ def test_ranks_with_unequal_shares_of_windows_evaluate_together(engine, tiny_spe
     shares = [own for own, _ in ranks]
     assert sum(shares) == windows
     assert len(set(shares)) == 2
-    for _, found in ranks:
-        assert {name: len(rows) for name, rows in found.items()} == {name: len(rows) for name, rows in truth.items()}
-        for name, rows in truth.items():
-            for row, other in zip(rows, found[name], strict=True):
-                assert other["score"] == pytest.approx(row["score"], abs=2e-4)
+    assert sum(map(len, truth.values())) > 0
+    assert all(found == truth for _, found in ranks)

@@ -1,5 +1,7 @@
 """What engines hand to collectives, in bytes."""
 
+import json
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -40,40 +42,19 @@ def step_on_the_wire(spec_file: str, cases: dict[str, list[str]]) -> dict[str, t
             run.train(2)
             with WireCounter() as wire:
                 run.train(1)
-            parameters = list(run.parts.model.parameters())
-            sizes = {
-                "trained": sum(p.numel() * p.element_size() for p in parameters if p.requires_grad),
-                "frozen blocks": sum(
-                    p.numel() * p.element_size() for p in run.parts.model.backbone.blocks.parameters()
-                    if not p.requires_grad
-                ),
-                "sent": wire.sent_bytes(processes.world),
-            }  # fmt: skip
+            trained = [p for p in run.parts.model.parameters() if p.requires_grad]
+            sizes = {"trained": sum(p.numel() * p.element_size() for p in trained)}
             results[name] = dict(wire.bytes_of), dict(wire.calls), sizes
     return results
 
 
 @pytest.mark.slow
-def test_ddp_moves_trained_gradients_and_fsdp_what_it_gathers(tiny_data, tmp_path):
-    from conftest import TINY_SPEC
-
-    spec_file = tmp_path / "tiny.yaml"
-    spec_file.write_text(TINY_SPEC.format(data=tiny_data, runs=tmp_path / "runs"))
-    common = ["train.global_batch=2", "model.backbone.depth=4"]
-    cases = {
-        f"{engine} {policy}": [*common, f"parallel.engine={engine}", *POLICIES[policy]]
-        for engine in ("ddp", "fsdp") for policy in ("block", "tile")
-    }  # fmt: skip
-    for results in run_ranks(2, step_on_the_wire, str(spec_file), cases):
-        for policy in ("block", "tile"):
-            bytes_of, _, sizes = results[f"ddp {policy}"]
+def test_ddp_moves_trained_gradients_and_nothing_else(tiny_spec):
+    cases = {policy: ["model.backbone.depth=4", *POLICIES[policy]] for policy in ("block", "tile")}
+    for results in run_ranks(2, step_on_the_wire, str(tiny_spec), cases):
+        for bytes_of, _, sizes in results.values():
             assert sizes["trained"] <= bytes_of["all_reduce"] <= sizes["trained"] + LOGGED
             assert bytes_of.keys() == {"all_reduce"}
-            bytes_of, _, sizes = results[f"fsdp {policy}"]
-            # Blocks are gathered twice; parts of odd lengths are padded.
-            assert bytes_of["all_gather"] >= 2 * sizes["frozen blocks"]
-            assert sizes["trained"] <= bytes_of["reduce_scatter"] <= 1.1 * sizes["trained"]
-            assert bytes_of["all_reduce"] <= LOGGED
 
 
 @pytest.mark.slow
@@ -89,23 +70,43 @@ def test_zero_moves_trained_gradients_and_trained_parameters(engine, tiny_spec):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["zero3", "fairscale"])
-def test_engines_that_shard_move_gradients_once_and_nothing_whole_of_them(engine, tiny_spec):
-    cases = {"block": [f"parallel.engine={engine}", *POLICIES["block"]]}
+@pytest.mark.parametrize(("engine", "least", "most"), [("fsdp", 1, 1), ("zero3", 1, 3), ("fairscale", 2, 2)])
+def test_engines_that_shard_gather_blocks_twice_and_scatter_gradients_once(engine, least, most, tiny_spec, tmp_path):
+    """least, most: how often the rest is gathered; under zero3 that hangs on the limits of DeepSpeed's file."""
+    # With the limits of ds_configs/zero3.json all of so small a model would be whole always.
+    names = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance", "prefetch_bucket_size")
+    zero = {"stage": 3, **{f"stage3_{name}": 0 for name in names}}
+    (tmp_path / "sharded.json").write_text(json.dumps({"zero_optimization": zero}))
+    settings = ["model.backbone.depth=4", f"parallel.engine={engine}"]
+    if engine == "zero3":
+        settings.append(f"parallel.deepspeed={tmp_path / 'sharded.json'}")
+    sizes = tiny_bytes(str(tiny_spec), settings)
+    cases = {policy: [*settings, *POLICIES[policy]] for policy in ("block", "tile")}
     for results in run_ranks(2, step_on_the_wire, str(tiny_spec), cases):
-        bytes_of, _, _ = results["block"]
-        parts = tiny_trained_bytes(str(tiny_spec))
-        assert parts <= bytes_of["reduce_scatter"] <= 1.1 * parts + LOGGED
-        assert bytes_of.get("all_reduce", 0) <= 2 * LOGGED
+        for policy, (bytes_of, _, _) in results.items():
+            # Under the wave adapters are gathered once more, for all blocks together.
+            extra = sizes["adapters"] if policy == "tile" else 0
+            blocks, rest = 2 * sizes["blocks"], sizes["rest"]
+            assert blocks + least * rest <= bytes_of["all_gather"] <= 1.02 * (blocks + most * rest + extra)
+            # Parts are padded to equal lengths.
+            assert sizes["trained"] <= bytes_of["reduce_scatter"] <= 1.1 * sizes["trained"] + LOGGED
+            assert bytes_of.get("all_reduce", 0) <= 2 * LOGGED
 
 
-def tiny_trained_bytes(spec_file: str) -> int:
-    """Of trained parameters, which sharding engines hide."""
+def tiny_bytes(spec_file: str, overrides: list[str]) -> dict[str, int]:
+    """Of a model in fp32; engines that shard hide them."""
     from adatad.models.detector import build_model
     from adatad.models.trained import trained_names
     from adatad.spec import load
 
-    spec = load(spec_file)
+    spec = load(spec_file, overrides)
     model = build_model(spec.model, num_classes=6)
-    names = set(trained_names(model, spec.model.backbone))
-    return sum(4 * parameter.numel() for name, parameter in model.named_parameters() if name in names)
+    trained = set(trained_names(model, spec.model.backbone))
+    sizes = {name: 4 * parameter.numel() for name, parameter in model.named_parameters()}
+    blocks = {name for name in sizes if ".blocks." in name}
+    return {
+        "blocks": sum(sizes[name] for name in blocks),
+        "adapters": sum(sizes[name] for name in blocks & trained),
+        "rest": sum(size for name, size in sizes.items() if name not in blocks),
+        "trained": sum(sizes[name] for name in trained),
+    }

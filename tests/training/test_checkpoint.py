@@ -20,6 +20,7 @@ from adatad.training.checkpoint import (
     mark_best,
     newest_checkpoint,
     read_checkpoint,
+    why_broken,
     write_checkpoint,
 )
 
@@ -70,6 +71,17 @@ def test_a_manifest_that_is_gone_is_noticed(tmp_path):
     write_checkpoint(checkpoint_path(tmp_path, 1), some_checkpoint(1))
     (checkpoint_path(tmp_path, 1) / "manifest.json").unlink()
     assert newest_checkpoint(tmp_path)[0] is None
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_noticed(tmp_path):
+    write_checkpoint(checkpoint_path(tmp_path, 1), some_checkpoint(1))
+    manifest = checkpoint_path(tmp_path, 1) / "manifest.json"
+    written = manifest.read_bytes()
+    for place in range(len(written)):
+        content = bytearray(written)
+        content[place] ^= 1 << place % 8
+        manifest.write_bytes(content)
+        assert why_broken(manifest.parent), place
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from adatad.training.checkpoint import BEST, checkpoint_path, mark_best
-from adatad.training.resume import ResumeError, checkpoint_to_resume
+from adatad.training.resume import AUTO, ResumeError, checkpoint_to_resume, go_on
 from adatad.training.run_directory import RunDirectory
 
 
@@ -48,3 +48,11 @@ def test_a_path_that_does_not_exist_is_refused(run):
 
 def test_auto_takes_none_where_there_is_none(tmp_path):
     assert checkpoint_to_resume(RunDirectory(tmp_path / "new"), "auto") == (None, [])
+
+
+def test_a_restarted_attempt_goes_on_from_its_job_s_checkpoints_else_from_what_was_named(run, tmp_path):
+    """A checkpoint of another run counts until the new run has one of its own."""
+    named = str(run.checkpoints / BEST)
+    assert go_on(run, named) == go_on(run, None) == AUTO
+    assert go_on(RunDirectory(tmp_path / "id1"), named) == named
+    assert go_on(RunDirectory(tmp_path / "id1"), None) == AUTO

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -117,11 +118,21 @@ def test_what_a_run_leaves(tiny_spec):
     assert last["average_mAP"] == result["average_mAP"]
 
 
-def test_a_run_is_not_overwritten_by_accident(tiny_spec):
+def test_a_run_is_not_overwritten_by_accident(tiny_spec, monkeypatch):
     spec = load(tiny_spec, ["schedule.epochs=1"])
     train(spec)
     with pytest.raises(RunDirectoryError, match="--resume auto continues it, --id N starts another"):
         train(spec)
+    # Nor taken over by an attempt that torchrun started after one of the same job had been refused so.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torchrun = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with monkeypatch.context() as environment:
+        for name, value in {**torchrun, "TORCHELASTIC_RESTART_COUNT": "1"}.items():
+            environment.setenv(name, value)
+        with pytest.raises(RunDirectoryError, match="already holds a run"):
+            train(spec)
     train(spec, overwrite=True)
 
 
