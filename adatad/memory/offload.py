@@ -7,7 +7,7 @@ nothing to copy, and only what the device holds is counted.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from adatad.errors import UserError
 from adatad.memory.labels import label
 
 GIB = 2**30
+PIECE_BYTES = 64 * 2**20
+"""Of tensors that are updated together, whose state is on the device then."""
 LEAVING = 2
 """Buffers that copies to the host leave from: one fills while the other is on its way."""
 
@@ -112,7 +114,7 @@ class HostMemory:
         if self.limit_bytes is not None and wanted > self.limit_bytes:
             raise HostMemoryError(
                 f"{what} on the host take {wanted / GIB:.2f} GiB there, memory.host_limit_gib allows "
-                f"{self.limit_bytes / GIB:.2f}: raise it, leave some of it on the device, or raise memory.segment_blocks"
+                f"{self.limit_bytes / GIB:.2f}: raise it, raise memory.segment_blocks, or leave some on the device"
             )
         there = 0 if self.device.type == "meta" else slot_bytes
         slab = pinned(torch.Size((missing, there)), torch.uint8, self.device, what)
@@ -233,3 +235,41 @@ def shelf(name: str, memory: HostMemory | None, slot_bytes: int, count: int) -> 
         return DeviceShelf(name)
     memory.reserve(count, slot_bytes, name)
     return HostShelf(name, memory, slot_bytes)
+
+
+# What is updated once a step, on the device, some tensors at a time
+
+
+def pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in order, at most `PIECE_BYTES` together or one alone."""
+    piece, size = [], 0
+    for tensor in tensors:
+        if piece and size + tensor.nbytes > PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(tensor)
+        size += tensor.nbytes
+    if piece:
+        yield piece
+
+
+def host_like(tensor: Tensor, what: str) -> Tensor:
+    """Host memory for a tensor of the device."""
+    return pinned(tensor.shape, tensor.dtype, tensor.device, what)
+
+
+def write_host(host: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor's values, once the device has come so far."""
+    return host if tensor.is_meta else host.copy_(tensor, non_blocking=True)
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    if device.type == "meta":
+        return torch.empty(host.shape, dtype=host.dtype, device=device)
+    return host.to(device, copy=True, non_blocking=True)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until copies to the host are complete."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

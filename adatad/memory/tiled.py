@@ -108,7 +108,7 @@ class WavePass:
     _host: HostMemory | None = None
 
     def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, keys: Tensor | None) -> Tensor:
-        """source: uint8 frames [b, 3, frames, height, width], perhaps on the host, or tokens [n, l, c]; keys: int64 [n]."""
+        """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; keys: int64 [n]."""
         weights = self.trained_weights()
         keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
         if keep:

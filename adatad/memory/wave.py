@@ -142,7 +142,7 @@ class Wave:
         return shelf(name, host, row_bytes, per_tile * sum(map(len, self.tiles)))
 
     def _halo_shelf(self) -> Shelf:
-        """Keys (block, window, index of a tile): the first and the last planes of its z, [2, reach, positions, hidden]."""
+        """Keys (block, window, index of a tile): first and last planes of its z, [2, reach, positions, hidden]."""
         kept = [adapter for adapter in self.adapters.values() if adapter.reach] if self.keep else []
         widest = max(kept, key=lambda adapter: adapter.reach * adapter.down.shape[0], default=None)
         numbers = 2 * widest.reach * self.plane * widest.down.shape[0] if widest else 0

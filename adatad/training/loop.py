@@ -21,6 +21,7 @@ from adatad.data.annotations import Annotations
 from adatad.data.dataset import Batch
 from adatad.data.skipped import SkippedVideos
 from adatad.errors import UserError
+from adatad.memory.frames import HostFrames
 from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
@@ -285,7 +286,8 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
 def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:
     device = parts.processes.device
     with label("frames"):
-        frames = batch.frames.to(device, non_blocking=True)
+        on_host = parts.spec.memory.frames == "host"
+        frames = HostFrames(batch.frames, device) if on_host else batch.frames.to(device, non_blocking=True)
     with label("detector"):
         mask, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.mask, batch.keys))
         predictions = parts.engine.model(frames, mask, keys)

@@ -18,6 +18,7 @@ from adatad.data.windows import Window
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowMeta, merge_windows, window_detections
 from adatad.memory.arithmetic import autocast
+from adatad.memory.frames import HostFrames
 from adatad.models.detections import decode
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
@@ -45,7 +46,12 @@ def detect(
     found: list[tuple[str, int, list[dict[str, Any]]]] = []
     missed: list[Skipped] = []
     for batch, counts in in_step(loader, processes):
-        frames = batch.frames.to(processes.device, non_blocking=True)
+        on_host = spec.memory.frames == "host"
+        frames = (
+            HostFrames(batch.frames, processes.device)
+            if on_host
+            else batch.frames.to(processes.device, non_blocking=True)
+        )
         mask = batch.mask.to(processes.device, non_blocking=True)
         with autocast(processes.device, dtype):
             predictions = model(frames, mask)
