@@ -140,7 +140,8 @@ class HostMemory:
         source = buffer.view(tensor.shape, tensor.dtype)
         source.copy_(tensor)
         to = slot.view(tensor.shape, tensor.dtype)
-        buffer.ticket = slot.ticket = self.copies.start(to, source, slot.ticket)
+        # Who took the slot's last content has waited for it.
+        buffer.ticket = slot.ticket = self.copies.start(to, source)
 
 
 def pinned(shape: torch.Size, dtype: torch.dtype, device: torch.device, what: str) -> Tensor:
