@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from adatad.data.color_jitter import ColorJitter, jitter_colors
@@ -51,16 +52,16 @@ def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, order
     return ColorJitter(brightness, contrast, saturation, hue, tuple(order_draw.permutation(4).tolist()))
 
 
-def augment(frames: Tensor, augmentations: Sequence[Augmentation | None]) -> Tensor:
+def augment(frames: Tensor, augmentations: Sequence[Augmentation | None], device: torch.device) -> Tensor:
     """Change frames in place, each sample by its own augmentation (None: not at all).
 
-    frames: uint8 [b, 3, n, h, w] on any device; returned again.
+    frames: uint8 [b, 3, n, h, w], returned again; device: where the work is done, wherever the frames are.
     """
     for sample, augmentation in zip(frames, augmentations, strict=True):
         if augmentation is not None:
             channels, _, height, width = sample.shape
             for chunk in sample.split(max(CHUNK_VALUES // (channels * height * width), 1), dim=1):
-                chunk.copy_(augment_chunk(chunk, augmentation))
+                chunk.copy_(augment_chunk(chunk.to(device), augmentation))
     return frames
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from adatad.memory.offload import GIB
 from adatad.memory.side import SideTimeline
+from adatad.memory.streamed import StreamedBlocks
 from adatad.memory.tiled import BlockRange, TiledTimeline, WavePass
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.wave import WaveSettings
@@ -41,10 +43,12 @@ def apply_policy(
     the engine will shard frozen weights.
     """
     if memory.order == "auto":
-        memory = memory.model_copy(update={"order": "blocks" if sharded else "tiles"})
+        one_at_a_time = sharded or memory.frozen_weights == "stream"
+        memory = memory.model_copy(update={"order": "blocks" if one_at_a_time else "tiles"})
     ranges = policy_ranges(memory, len(backbone.blocks))
     if backbone.mode == "side":
         _apply_to_side(backbone, memory, data, arithmetic)
+        _place(backbone, memory)
         return
     tiled = [BlockRange(first, last, None) for first, last, _ in ranges]
     for blocks, (first, last, policy) in zip(tiled, ranges, strict=True):
@@ -58,6 +62,19 @@ def apply_policy(
                 _recompute(block, _keeps_of(block) if policy == "selective" else None)
     if any(blocks.wave for blocks in tiled):
         backbone.timeline = TiledTimeline(backbone, tiled)
+        _place(backbone, memory)
+
+
+def _place(backbone: VideoBackbone, memory: MemorySpec) -> None:
+    """Frozen weights out of the device, and how much host memory each pass may take."""
+    passes = wave_passes(backbone)
+    for wave_pass in passes:
+        if memory.host_limit_gib is not None:
+            wave_pass.host_limit_bytes = int(memory.host_limit_gib * GIB / len(passes))
+        if memory.frozen_weights == "stream":
+            first, last = wave_pass.settings.first, wave_pass.settings.last
+            blocks = StreamedBlocks(backbone.blocks[first : last + 1], first, backbone.patch_embed.weight)
+            wave_pass.residency = blocks
 
 
 def wave_passes(backbone: VideoBackbone) -> list[WavePass]:
@@ -99,6 +116,8 @@ def wave_settings(
         block_by_block=memory.order == "blocks",
         dtype=dtype,
         residual=DTYPES.get(memory.residual_dtype, dtype),
+        rows_on_host=memory.rows == "host",
+        halos_on_host=memory.halos == "host",
     )
 
 

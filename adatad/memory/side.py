@@ -53,18 +53,17 @@ class SideTimeline:
         """Adapter number, tile, and the tokens it reads, as the tiles come through the backbone."""
         clips = frames.shape[2] // self.backbone.clip_frames
         transform = Transform(self.backbone, self.settings.dtype, keys=None)
-        tiles = [tile for tiles in cut_tiles(len(frames), clips, self.settings.tile_clips) for tile in tiles]
+        tiles = cut_tiles(len(frames), clips, self.settings.tile_clips)
         blocks = range(self.settings.last + 1)
         if self.settings.block_by_block:
-            rows = [(tile, self.stream.first_row(frames, tile)) for tile in tiles]
+            rows = list(self.stream.rows_of(frames, tiles))
             for index in blocks:
                 with self.stream.residency.whole(blocks[index : index + 1], blocks[index + 1 : index + 2]):
                     yield from self.through(transform, index, rows)
             return
-        for tile in tiles:
-            row = [(tile, self.stream.first_row(frames, tile))]
+        for row in self.stream.rows_of(frames, tiles):
             for index in blocks:
-                yield from self.through(transform, index, row)
+                yield from self.through(transform, index, [row])
 
     def through(
         self, transform: Transform, index: int, rows: list[tuple[Tile, Tensor]]
@@ -95,7 +94,8 @@ class _SideFunction(torch.autograd.Function):
         backbone, clips = side.backbone, len(frames) * frames.shape[2] // side.backbone.clip_frames
         widths = [backbone.width, *(len(bias) for bias in ctx.casts[1::2])]
         with label("features"):
-            outputs = [frames.new_empty(clips, backbone.clip_tubelets, width, dtype=exact) for width in widths]
+            shapes = [(clips, backbone.clip_tubelets, width) for width in widths]
+            outputs = [torch.empty(shape, dtype=exact, device=frames.device) for shape in shapes]
         with no_autocast(frames.device):
             for number, tile, x in side.visits(frames):
                 with label("tile"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from adatad.memory.arithmetic import no_autocast
+from adatad.memory.frames import HostFrames, tile_frames
 from adatad.memory.labels import label
+from adatad.memory.offload import HostMemory
 from adatad.memory.residency import AlwaysThere, Residency
 from adatad.memory.sharded import part_of, whole
 from adatad.memory.tiles import Tile
@@ -102,8 +104,10 @@ class WavePass:
     trained_weights: TrainedWeights
     pooled: bool
     residency: Residency = field(default_factory=AlwaysThere)
+    host_limit_bytes: int | None = None
+    _host: HostMemory | None = None
 
-    def __call__(self, source: Tensor, windows: int, clips: int, keys: Tensor | None) -> Tensor:
+    def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, keys: Tensor | None) -> Tensor:
         """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; keys: int64 [n]."""
         weights = self.trained_weights()
         keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
@@ -118,7 +122,16 @@ class WavePass:
         names = self.trained_weights.names
         below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
         weights = Weights(self.backbone, self.settings, names, tensors)
-        return Wave(self.backbone, self.settings, windows, clips, keys, weights, self.residency, keep, keep and below)
+        return Wave(
+            self.backbone, self.settings, windows, clips, keys, weights, self.residency, self.host(source.device),
+            self.positions(source), keep, keep and below,
+        )  # fmt: skip
+
+    def host(self, device: torch.device) -> HostMemory:
+        """The host memory of this pass, the same in every step."""
+        if self._host is None:
+            self._host = HostMemory(device, self.host_limit_bytes)
+        return self._host
 
     def positions(self, source: Tensor) -> int:
         """Spatial positions of a tubelet."""
@@ -136,28 +149,35 @@ class WavePass:
 
     # Ends of the stream
 
-    def rows_of(self, source: Tensor, tiles: list[list[Tile]]) -> Rows:
-        for tile in (tile for window in tiles for tile in window):
-            yield tile, self.first_row(source, tile)
+    def rows_of(self, source: Tensor | HostFrames, tiles: list[list[Tile]]) -> Rows:
+        """Tokens of each tile: from its frames, which stay uint8 outside of it, or copied."""
+        flat = [tile for window in tiles for tile in window]
+        if source.dtype != torch.uint8:
+            for tile in flat:
+                with label("tile"):
+                    row = tile.of(source).to(self.settings.residual, copy=True)
+                yield tile, row
+                del row
+            return
+        for tile, clips in self.frames_of(source, flat):
+            with label("tile"):
+                row = self.embed(clips).to(self.settings.residual)
+            del clips
+            yield tile, row
+            del row
 
-    def first_row(self, source: Tensor, tile: Tile) -> Tensor:
-        with label("tile"):
-            if source.dtype == torch.uint8:
-                return self.embed(source, tile).to(self.settings.residual)
-            return tile.of(source).to(self.settings.residual, copy=True)
+    def frames_of(self, frames: Tensor | HostFrames, tiles: list[Tile]) -> Iterator[tuple[Tile, Tensor]]:
+        return tile_frames(frames, tiles, self.backbone.clip_frames, self.host(frames.device).copies)
 
-    def embed(self, frames: Tensor, tile: Tile) -> Tensor:
-        """Tokens of a tile from its frames, which stay uint8 outside of it."""
-        size = self.backbone.clip_frames
-        first = tile.start * size - tile.window * frames.shape[2]
-        clips = frames[tile.window : tile.window + 1, :, first : first + (tile.stop - tile.start) * size]
+    def embed(self, clips: Tensor) -> Tensor:
         return self.backbone.embed(self.backbone.cut_clips(clips))
 
-    def pool(self, rows: Rows, wave: Wave, source: Tensor) -> Tensor:
+    def pool(self, rows: Rows, wave: Wave, source: Tensor | HostFrames) -> Tensor:
         """Every tile's mean over space as soon as it comes: no token of the last block outlives its tile."""
         dtype = torch.promote_types(self.settings.residual, torch.float32)
         clips = wave.tiles[-1][-1].stop
-        timeline = source.new_empty(clips, self.backbone.clip_tubelets, self.backbone.width, dtype=dtype)
+        shape = clips, self.backbone.clip_tubelets, self.backbone.width
+        timeline = torch.empty(shape, dtype=dtype, device=source.device)
         for tile, x in rows:
             tile.of(timeline).copy_(self.backbone.pool(x))
         return timeline.view(len(wave.tiles), -1, timeline.shape[-1])
@@ -175,15 +195,17 @@ class WavePass:
         per_clip = (gradient / positions).to(residual).reshape(-1, self.backbone.clip_tubelets, 1, gradient.shape[-1])
         return lambda tile: tile.of(per_clip).expand(-1, -1, positions, -1).flatten(1, 2)
 
-    def source_gradient(self, below: dict[Tile, Tensor], wave: Wave, frames: Tensor | None) -> Tensor | None:
+    def source_gradient(
+        self, below: dict[Tile, Tensor], wave: Wave, frames: Tensor | HostFrames | None
+    ) -> Tensor | None:
         """The gradient of tokens that came in; where frames did, the patch embedding's gradients are summed instead."""
         if frames is None:
             return torch.cat([below.pop(tile) for tile in list(below)]) if below else None
         named = {n: p for n, p in self.backbone.named_parameters() if n.startswith("patch_embed.") and p.requires_grad}
-        for tile in list(below):
+        for tile, clips in self.frames_of(frames, list(below)):
             with label("tile"):
                 with torch.enable_grad():
-                    tokens = self.embed(frames, tile)
+                    tokens = self.embed(clips)
                 parts = torch.autograd.grad(tokens, list(named.values()), below.pop(tile).to(tokens.dtype))
             for name, part in zip(named, parts, strict=True):
                 wave.weights.add(name, part)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from adatad.memory.adapter_tile import (
     through_up_and_pointwise,
 )
 from adatad.memory.labels import label
+from adatad.memory.offload import HostMemory, Shelf, shelf
 from adatad.memory.residency import Residency
 from adatad.memory.sharded import part_of_sum
 from adatad.memory.tiles import Tile, cut_tiles
@@ -56,6 +58,9 @@ class WaveSettings:
     """Of arithmetic."""
     residual: torch.dtype
     """Of the tokens between blocks, and so of kept rows."""
+    rows_on_host: bool = False
+    """Kept rows, and gradients between segments, wait in host memory."""
+    halos_on_host: bool = False
 
 
 class Weights:
@@ -105,10 +110,12 @@ class Wave:
         keys: Tensor | None,
         weights: Weights,
         residency: Residency,
+        host: HostMemory,
+        positions: int,
         keep: bool,
         input_gradient: bool,
     ):
-        """keys: int64 [windows x clips] for stochastic depth; keep: a backward will follow."""
+        """keys: int64 [windows x clips] for stochastic depth; positions: of a plane; keep: a backward will follow."""
         self.residency = residency
         self.backbone, self.settings, self.weights = backbone, settings, weights
         self.transform = Transform(backbone, settings.dtype, keys)
@@ -119,9 +126,28 @@ class Wave:
         self.input_gradient = input_gradient
         starts = [] if not keep else range(self._first_kept(), settings.last + 1, settings.segment_blocks)
         self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
-        self.rows: dict[int, dict[Tile, Tensor]] = {start: {} for start in starts}
-        self.halos: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        self.host = host
+        self.plane = positions
+        # Block by block, a set of rows is on its way beside the kept ones.
+        self.rows = self._row_shelf("saved rows", len(starts) + settings.block_by_block)
+        self.halos = self._halo_shelf()
         self.spent = False
+
+    def _row_shelf(self, name: str, per_tile: int) -> Shelf:
+        """Keys (start of a segment, tile). The gradients between segments take the places of rows that are done."""
+        settings, backbone = self.settings, self.backbone
+        tokens = settings.tile_clips * backbone.clip_tubelets * self.plane
+        host = self.host if settings.rows_on_host else None
+        row_bytes = tokens * backbone.width * settings.residual.itemsize
+        return shelf(name, host, row_bytes, per_tile * sum(map(len, self.tiles)))
+
+    def _halo_shelf(self) -> Shelf:
+        """Keys (block, window, index of a tile): first and last planes of its z, [2, reach, positions, hidden]."""
+        kept = [adapter for adapter in self.adapters.values() if adapter.reach] if self.keep else []
+        widest = max(kept, key=lambda adapter: adapter.reach * adapter.down.shape[0], default=None)
+        numbers = 2 * widest.reach * self.plane * widest.down.shape[0] if widest else 0
+        host = self.host if self.settings.halos_on_host else None
+        return shelf("halos", host, numbers * self.settings.dtype.itemsize, len(kept) * sum(map(len, self.tiles)))
 
     def _blocks(self) -> Iterator[tuple[int, Block]]:
         settings = self.settings
@@ -142,25 +168,35 @@ class Wave:
     def forward(self, rows: Rows) -> Rows:
         """Tiles of tokens (the wave's own from now on) through all blocks, as one stream; draw it under no_grad."""
         for index, _ in self._blocks():
-            if index in self.rows:
+            if any(index == start for start, _ in self.segments):
                 rows = self._kept(rows, index)
             rows = self._through(rows, index)
             if self.settings.block_by_block:
                 following = range(index + 1, min(index + 2, self.settings.last + 1))
                 with self.residency.whole(range(index, index + 1), following):
-                    rows = _drain(deque(rows))
+                    rows = self._all_through(rows)
         return rows
 
     def _kept(self, rows: Rows, index: int) -> Rows:
         for tile, x in rows:
-            with label("saved rows"):
-                self.rows[index][tile] = x.clone()
+            self.rows.put_copy((index, tile), x)
             yield tile, x
+
+    def _all_through(self, rows: Rows) -> Rows:
+        """Draws all tiles before the first is given on; meanwhile they wait where rows do."""
+        waiting = self._row_shelf("tile", 0)
+        tiles = deque()
+        for tile, x in rows:
+            waiting.put(tile, x)
+            tiles.append(tile)
+            del x
+        return _from_shelf(waiting, tiles)
 
     def _through(self, rows: Rows, index: int) -> Rows:
         """Every tile through one block, in place. Where an adapter sees its neighbours, a tile waits for the next."""
         adapter = self.adapters.get(index)
-        waiting: list[tuple[Tile, Tensor, Tensor]] = []
+        waiting: list[tuple[Tile, Tensor, Tensor, Tensor | None]] = []
+        last = None
         for tile, x in rows:
             with label("tile"):
                 self.transform.in_place(index, tile, x)
@@ -168,35 +204,35 @@ class Wave:
             if adapter is None:
                 yield tile, x
                 continue
-            self._put_halo(index, tile, z)
+            halo = self._halo(index, tile, z)
+            left, right = (None, None) if tile.index == 0 or halo is None else (last, halo[0])
             if waiting:
-                yield self._finish(index, *waiting.pop())
-            waiting.append((tile, x, z))
+                yield self._finish(index, *waiting.pop(), right)
+            waiting.append((tile, x, z, left))
+            last = None if halo is None else halo[1]
         if waiting:
-            yield self._finish(index, *waiting.pop())
+            yield self._finish(index, *waiting.pop(), None)
 
-    def _finish(self, index: int, tile: Tile, x: Tensor, z: Tensor) -> tuple[Tile, Tensor]:
+    def _finish(
+        self, index: int, tile: Tile, x: Tensor, z: Tensor, left: Tensor | None, right: Tensor | None
+    ) -> tuple[Tile, Tensor]:
         with label("tile"):
-            add_adapter_(x, z, *self.neighbours(index, tile), self.adapters[index])
-            if not self.keep:
-                self.halos.pop((index, tile.window, tile.index - 1), None)
+            add_adapter_(x, z, left, right, self.adapters[index])
         return tile, x
 
     def planes(self, tile: Tile) -> int:
         return (tile.stop - tile.start) * self.backbone.clip_tubelets
 
-    def _put_halo(self, index: int, tile: Tile, z: Tensor) -> None:
+    def _halo(self, index: int, tile: Tile, z: Tensor) -> Tensor | None:
+        """The ends of a tile's z, kept if a backward follows; None where the adapter sees no neighbour."""
         reach = self.adapters[index].reach
-        if reach:
-            with label("halos"):
-                ends = z[:reach].clone(), z[len(z) - reach :].clone()
-                self.halos[index, tile.window, tile.index] = ends
-
-    def neighbours(self, index: int, tile: Tile) -> tuple[Tensor | None, Tensor | None]:
-        """Planes of z next to a tile: the left neighbour's last and the right one's first."""
-        left = self.halos.get((index, tile.window, tile.index - 1))
-        right = self.halos.get((index, tile.window, tile.index + 1))
-        return left and left[1], right and right[0]
+        if not reach:
+            return None
+        with label("halos"):
+            ends = torch.stack([z[:reach], z[len(z) - reach :]])
+        if self.keep:
+            self.halos.put((index, tile.window, tile.index), ends)
+        return ends
 
     # Backward
 
@@ -208,18 +244,39 @@ class Wave:
         if self.spent:
             raise RuntimeError("the wave went back through this forward pass before; its rows are gone")
         self.spent = True
-        below: dict[Tile, Tensor] = {}
+        above: Gradients = FromTheOutput(gradient_of)
         for number, (start, stop) in reversed(list(enumerate(self.segments))):
             wanted = number > 0 or self.input_gradient
-            below = {}
+            below = self._row_shelf("gradient rows", 0) if wanted else None
             following = range(*self.segments[number - 1]) if number else range(0)
             with self.residency.whole(range(start, stop), following), label(f"blocks {start} to {stop - 1}"):
                 for tiles in self.tiles:
-                    SegmentWave(self, start, stop, tiles, gradient_of, below if wanted else None).run()
+                    SegmentWave(self, start, stop, tiles, above, below).run()
             self.weights.share(range(start, stop))
-            gradient_of = below.pop
-        self.halos.clear()
-        return below
+            above = below
+        tiles = [tile for window in self.tiles for tile in window] if self.input_gradient else []
+        return {tile: above.take(tile) for tile in tiles}
+
+
+class Gradients(Protocol):
+    """Of the tokens above a segment, by tile."""
+
+    def want(self, tile: Tile) -> None: ...
+
+    def take(self, tile: Tile) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FromTheOutput:
+    """Gradients that are made when they are needed."""
+
+    gradient_of: Callable[[Tile], Tensor]
+
+    def want(self, tile: Tile) -> None:
+        pass
+
+    def take(self, tile: Tile) -> Tensor:
+        return self.gradient_of(tile)
 
 
 class SegmentWave:
@@ -231,12 +288,15 @@ class SegmentWave:
         start: int,
         stop: int,
         tiles: list[Tile],
-        gradient_of: Callable[[Tile], Tensor],
-        below: dict[Tile, Tensor] | None,
+        above: Gradients,
+        below: Shelf | None,
     ):
         self.wave, self.start, self.stop, self.tiles = wave, start, stop, tiles
-        self.gradient_of, self.below = gradient_of, below
-        self.rows = wave.rows[start]
+        self.above, self.below = above, below
+        self.looking = [i for i in range(start, stop) if i in wave.adapters and wave.adapters[i].reach]
+        """Blocks whose adapters see neighbours."""
+        self.halos: dict[tuple[int, int], Tensor] = {}
+        """Block, t: of the tiles that the wave is at, and their neighbours."""
         self.waiting: dict[tuple[int, int], Tensor | Graph] = {}
         """(t, block): what backward will start from there; see `enter`."""
         self.gradients: dict[int, Tensor] = {}
@@ -246,17 +306,38 @@ class SegmentWave:
 
     def run(self) -> None:
         depth = self.stop - self.start
+        self.fetch(0)
         for step in range(len(self.tiles) + depth - 1):
+            self.fetch(step + 1)
             if step < len(self.tiles):
                 self.rebuild(step)
             for level in range(min(depth, step + 1)):
                 if step - level < len(self.tiles):
                     self.descend(self.stop - 1 - level, step - level)
 
+    def fetch(self, t: int) -> None:
+        """Halos of a tile, which its neighbours need; and what is on the host of the tile after it sets out."""
+        for ahead, known in ((False, t), (True, t + 1)):
+            for index in self.looking if known < len(self.tiles) else ():
+                key = index, self.tiles[known].window, self.tiles[known].index
+                if ahead:
+                    self.wave.halos.want(key)
+                else:
+                    self.halos[index, known] = self.wave.halos.take(key)
+        if t < len(self.tiles):
+            self.wave.rows.want((self.start, self.tiles[t]))
+        if t + 1 < len(self.tiles):
+            self.above.want(self.tiles[t + 1])
+
+    def neighbours(self, index: int, t: int) -> tuple[Tensor | None, Tensor | None]:
+        """Planes of z next to a tile: the left neighbour's last and the right one's first."""
+        left, right = self.halos.get((index, t - 1)), self.halos.get((index, t + 1))
+        return None if left is None else left[1], None if right is None else right[0]
+
     def rebuild(self, t: int) -> None:
         """The inputs of all blocks of the segment for one tile, from its kept row and the halos."""
         tile = self.tiles[t]
-        x = self.rows.pop(tile)
+        x = self.wave.rows.take((self.start, tile))
         for index in range(self.start, self.stop):
             above = None if index == self.stop - 1 else index + 1
             x = self.enter(index, t, tile, x, above is not None)
@@ -284,7 +365,7 @@ class SegmentWave:
         if go_on and adapter is not None:
             with label("tile"):
                 z, _ = squeeze(following, adapter, wave.planes(tile))
-                add_adapter_(following, z, *wave.neighbours(index, tile), adapter)
+                add_adapter_(following, z, *self.neighbours(index, t), adapter)
         return following
 
     def descend(self, index: int, t: int) -> None:
@@ -293,13 +374,13 @@ class SegmentWave:
         for known in (t, t + 1):
             if known < len(self.tiles) and known not in self.gradients:
                 with label("gradient rows"):
-                    self.gradients[known] = self.gradient_of(self.tiles[known])
+                    self.gradients[known] = self.above.take(self.tiles[known])
         with label("tile"):
             gradient = self.through_block(index, t, tile, self.gradients.pop(t))
         if index > self.start:
             self.gradients[t] = gradient
         elif self.below is not None:
-            self.below[tile] = gradient
+            self.below.put(tile, gradient)
 
     def through_block(self, index: int, t: int, tile: Tile, gradient: Tensor) -> Tensor | None:
         wave = self.wave
@@ -319,7 +400,8 @@ class SegmentWave:
         self, index: int, t: int, tile: Tile, behind: Tensor, gradient: Tensor, flows: bool
     ) -> Tensor | None:
         wave, adapter = self.wave, self.wave.adapters[index]
-        borders = Borders(*wave.neighbours(index, tile), self.gv_left.pop(index, None), None)
+        borders = Borders(*self.neighbours(index, t), self.gv_left.pop(index, None), None)
+        self.halos.pop((index, t - 1), None)
         if adapter.reach and t + 1 < len(self.tiles):
             right = self.gradients[t + 1]
             positions = right.shape[1] // wave.backbone.clip_tubelets
@@ -359,7 +441,12 @@ def _copy(x: Tensor) -> Tensor:
         return x.detach().clone()
 
 
-def _drain(rows: deque[tuple[Tile, Tensor]]) -> Rows:
-    """The items of a queue, none of which stays referenced here."""
-    while rows:
-        yield rows.popleft()
+def _from_shelf(shelf: Shelf, tiles: deque[Tile]) -> Rows:
+    """Tiles one by one, the next one on its way meanwhile; none stays referenced here."""
+    while tiles:
+        tile = tiles.popleft()
+        x = shelf.take(tile)
+        if tiles:
+            shelf.want(tiles[0])
+        yield tile, x
+        del x

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
+from adatad.parallel.host_adamw import HostStateAdamW
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import Spec
 
@@ -18,7 +19,8 @@ Moments = dict[str, dict[str, Tensor]]
 def make_adamw(groups: list[dict[str, Any]], spec: Spec, on_gpu: bool) -> torch.optim.AdamW:
     """on_gpu: the parameters lie on one, where one fused kernel needs no temporary copies of the moments."""
     optimizer = spec.optimizer
-    return torch.optim.AdamW(groups, betas=optimizer.betas, eps=optimizer.eps, fused=on_gpu or None)
+    kind = HostStateAdamW if spec.memory.optimizer_state == "host" else torch.optim.AdamW
+    return kind(groups, betas=optimizer.betas, eps=optimizer.eps, fused=on_gpu or None)
 
 
 class AdamWEngine:
@@ -63,6 +65,8 @@ class AdamWEngine:
                 self.optimizer.state[parameter] = {
                     key: tensor.to(place.get(key, parameter.device), copy=True) for key, tensor in moments[name].items()
                 }
+                if isinstance(self.optimizer, HostStateAdamW):
+                    self.optimizer.store([parameter])
 
     def scaler_state(self) -> dict[str, Any]:
         return self.scaler.state_dict()

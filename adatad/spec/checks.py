@@ -237,6 +237,12 @@ def _schedule(spec: Spec) -> Iterator[Problem]:
         yield ("train", "global_batch"), text
 
 
+TILE_ONLY = (
+    "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "rows", "halos", "frames",
+    "frozen_weights", "host_limit_gib",
+)  # fmt: skip
+
+
 def _memory(spec: Spec) -> Iterator[Problem]:
     memory, mode, key = spec.memory, spec.model.backbone.mode, ("memory",)
     if isinstance(memory.policy, tuple):
@@ -255,12 +261,13 @@ def _memory(spec: Spec) -> Iterator[Problem]:
     policies = [memory.policy] if isinstance(memory.policy, str) else [blocks.policy for blocks in memory.policy]
     if "tile" not in policies:
         defaults = MemorySpec()
-        for name in ("tile_clips", "segment_blocks", "recompute", "order", "residual_dtype"):
+        for name in TILE_ONLY:
             if getattr(memory, name) != getattr(defaults, name):
                 yield (*key, name), f"is without effect under policy {memory.policy}; it belongs to tile"
         if memory.weight_dtype not in ("auto", "fp32"):
             yield (*key, "weight_dtype"), f"{memory.weight_dtype} needs policy tile; here it can be auto or fp32"
         return
+    yield from _placement(spec, policies)
     backbone = spec.model.backbone
     reach, planes = (
         backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2,
@@ -273,6 +280,27 @@ def _memory(spec: Spec) -> Iterator[Problem]:
         yield (*key, "policy"), text
 
 
+def _placement(spec: Spec, policies: list[str]) -> Iterator[Problem]:
+    """What can't wait in host memory, under policy tile."""
+    memory, mode, engine = spec.memory, spec.model.backbone.mode, spec.parallel.engine
+    if memory.frames == "host" and policies[0] != "tile":
+        yield ("memory", "frames"), f"host needs policy tile in the first range, which is {policies[0]}"
+    if memory.frozen_weights == "stream":
+        if mode == "full":
+            yield ("memory", "frozen_weights"), "stream is without effect: mode full has no frozen weights"
+        if set(policies) != {"tile"}:
+            yield ("memory", "frozen_weights"), "stream needs policy tile for all blocks"
+        if memory.order == "tiles":
+            yield ("memory", "order"), "tiles wants all weights at once, which frozen_weights stream doesn't have"
+        if engine not in ("auto", "ddp"):
+            text = f"stream works with engine ddp, not {engine}, which has ways of its own (docs/engines.md)"
+            yield ("memory", "frozen_weights"), text
+    if mode == "side":
+        for name in ("rows", "halos"):
+            if getattr(memory, name) == "host":
+                yield ("memory", name), "host is without effect: mode side keeps none"
+
+
 def _parallel(spec: Spec) -> Iterator[Problem]:
     parallel, key = spec.parallel, ("parallel",)
     if parallel.deepspeed is not None and not parallel.engine.startswith("zero"):
@@ -283,6 +311,9 @@ def _parallel(spec: Spec) -> Iterator[Problem]:
     if parallel.checkpoint_offload and (parallel.engine != "fairscale" or spec.memory.policy != "block"):
         text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {spec.memory.policy}"
         yield (*key, "checkpoint_offload"), text
+    if spec.memory.optimizer_state == "host" and parallel.engine not in ("auto", "ddp"):
+        text = f"host works with engine ddp, not {parallel.engine}, which has ways of its own (docs/engines.md)"
+        yield ("memory", "optimizer_state"), text
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
         text = f"tiles wants all weights at once, which engine {parallel.engine} shards; use auto or blocks"
         yield ("memory", "order"), text

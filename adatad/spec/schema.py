@@ -284,6 +284,7 @@ class TrainSpec(Section):
 
 Policy = Literal["none", "selective", "block", "tile"]
 TileDtype = Literal["auto", "bf16", "fp16", "fp32", "fp64"]
+Place = Literal["device", "host"]
 
 
 class PolicyRange(Section):
@@ -315,6 +316,20 @@ class MemorySpec(Section):
     fp32). Without tiles only fp32 can be asked for instead."""
     residual_dtype: TileDtype = "auto"
     """tile: dtype of the tokens between blocks; auto: `weight_dtype`."""
+    rows: Place = "device"
+    """tile: where kept rows of tokens, and the gradients that take their place, wait."""
+    halos: Place = "device"
+    """tile: where planes at the borders of tiles wait."""
+    frames: Place = "device"
+    """tile: where uint8 frames are while they aren't worked on."""
+    optimizer_state: Place = "device"
+    """Where AdamW's moments are between steps; the steps are computed on the device, some parameters at a time."""
+    moving_average: Place = "device"
+    """Where the averages of the trained parameters are."""
+    frozen_weights: Literal["device", "stream"] = "device"
+    """tile: stream keeps frozen blocks in host memory and has those on the device that are worked on, and the next."""
+    host_limit_gib: Positive | None = None
+    """Host memory that kept rows and halos may take on each rank; null: what there is."""
 
 
 EngineKind = Literal["auto", "ddp", "fsdp", "zero1", "zero2", "zero3", "fairscale"]

@@ -5,24 +5,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from adatad.memory.labels import label
+from adatad.memory.offload import host_like, pieces, settle, to_device, write_host
+
 
 class Ema:
     """Averages that start as the parameters are when this is made, without warm-up.
 
-    They have the engine's layout: of a parameter that is sharded, each rank averages its own part.
+    They have the engine's layout: of a parameter that is sharded, each rank averages its own part. on_host: they wait
+    in host memory between steps, and are updated on the device, some at a time.
     """
 
-    def __init__(self, masters: dict[str, Tensor], decay: float):
-        self.decay = decay
-        self.averages = {name: master.clone() for name, master in masters.items()}
+    def __init__(self, masters: dict[str, Tensor], decay: float, on_host: bool = False):
+        self.decay, self.on_host = decay, on_host
+        self.averages = {name: self._start(master) for name, master in masters.items()}
+
+    def _start(self, master: Tensor) -> Tensor:
+        return write_host(host_like(master, "moving averages"), master) if self.on_host else master.clone()
 
     @torch.no_grad()
     def update(self, masters: dict[str, Tensor]) -> None:
         """After an optimizer step: average = decay x average + (1 - decay) x parameter."""
-        averages = list(self.averages.values())
+        if not self.on_host:
+            self._update(list(self.averages.values()), [masters[name] for name in self.averages])
+            return
+        averages = iter(self.averages.values())
+        for parameters in pieces([masters[name] for name in self.averages]):
+            hosts = [next(averages) for _ in parameters]
+            with label("moving average"):
+                here = [to_device(host, p.device) for host, p in zip(hosts, parameters, strict=True)]
+            self._update(here, parameters)
+            for host, average in zip(hosts, here, strict=True):
+                write_host(host, average)
+        settle(next(iter(masters.values())).device)
+
+    def _update(self, averages: list[Tensor], parameters: list[Tensor]) -> None:
         # Not lerp: changes are near the rounding of fp32, and the reference multiplies and adds.
         torch._foreach_mul_(averages, self.decay)
-        torch._foreach_add_(averages, [masters[name] for name in self.averages], alpha=1 - self.decay)
+        torch._foreach_add_(averages, parameters, alpha=1 - self.decay)
 
     def load(self, averages: dict[str, Tensor]) -> None:
         for name, average in self.averages.items():

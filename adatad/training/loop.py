@@ -23,6 +23,7 @@ from adatad.data.dataset import Batch
 from adatad.data.skipped import SkippedVideos
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
+from adatad.memory.frames import HostFrames, placed
 from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
@@ -305,7 +306,8 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
 def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:
     device = parts.processes.device
     with label("frames"):
-        frames = augment(batch.frames.to(device, non_blocking=True), batch.augmentations)
+        frames = placed(batch.frames, parts.spec.memory, device)
+        augment(frames.frames if isinstance(frames, HostFrames) else frames, batch.augmentations, device)
     with label("detector"):
         mask, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.mask, batch.keys))
         predictions = parts.engine.model(frames, mask, keys)

@@ -78,7 +78,7 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     engine = prepare(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
-    ema = Ema(engine.masters(), spec.ema.decay)
+    ema = Ema(engine.masters(), spec.ema.decay, on_host=spec.memory.moving_average == "host")
     return Parts(
         spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch,
         frozen_fingerprint,

@@ -20,6 +20,7 @@ from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
 from adatad.memory.arithmetic import autocast
+from adatad.memory.frames import placed
 from adatad.models.detections import decode
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
@@ -49,7 +50,7 @@ def detect(
     found: list[WindowDetections] = []
     missed: list[Skipped] = []
     for batch, counts in in_step(loader, processes):
-        frames = batch.frames.to(processes.device, non_blocking=True)
+        frames = placed(batch.frames, spec.memory, processes.device)
         mask = batch.mask.to(processes.device, non_blocking=True)
         with autocast(processes.device, dtype):
             predictions = model(frames, mask)

@@ -5,7 +5,7 @@ import pytest
 from adatad.benchmarks.memory import ROWS, count
 from adatad.benchmarks.table import Result, verdict
 
-QUICK = [row for row in ROWS if row.name.startswith(("g 1536 x 224, hold", "L ", "B ", "S ", "g side"))]
+QUICK = [row for row in ROWS if row.name.startswith(("g 1536 x 224, hold", "all of it", "L ", "B ", "S ", "g side"))]
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from adatad.data.rand_augment import KINDS, OPERATIONS, SIGNED, STRENGTHS, Opera
 from adatad.spec.schema import AugmentSpec, ColorJitterSpec
 
 ALL = AugmentSpec(flip=0.5, rand_augment=True, color_jitter=ColorJitterSpec())
+CPU = torch.device("cpu")
 few = settings(max_examples=30, deadline=None)
 
 PILLOW = {
@@ -231,18 +232,18 @@ def test_all_frames_of_a_sample_are_changed_alike():
     """The same image twelve times stays twelve times the same."""
     for augmentation in drawn(40):
         frames = random_frames(1, 20, 33).repeat(1, 12, 1, 1)
-        changed = augment(frames[None], [augmentation])[0]
+        changed = augment(frames[None], [augmentation], CPU)[0]
         assert (changed == changed[:, :1]).all()
 
 
 def test_a_batch_is_changed_as_its_samples_one_by_one(monkeypatch):
     batch = torch.stack([random_frames(7, 20, 33, seed=seed) for seed in range(30)])
     augmentations = [*drawn(29), None]
-    expected = [augment(frames[None].clone(), [one])[0] for frames, one in zip(batch, augmentations, strict=True)]
+    expected = [augment(frames[None].clone(), [one], CPU)[0] for frames, one in zip(batch, augmentations, strict=True)]
     assert torch.equal(expected[-1], batch[-1])
     # Two frames of 33 x 20 at a time.
     monkeypatch.setattr(augment_module, "CHUNK_VALUES", 2 * 3 * 33 * 20)
-    result = augment(batch, augmentations)
+    result = augment(batch, augmentations, CPU)
     assert result is batch
     assert torch.equal(batch, torch.stack(expected))
 
@@ -251,10 +252,10 @@ def test_flip_comes_first():
     frames = random_frames(2, 9, 12)
     moves = Augmentation(True, (Operation("translate_x", 0.25),), None)
     expected = warp.translate_x(frames.flip(3), 0.25)
-    assert torch.equal(augment(frames.clone()[None], [moves])[0], expected)
+    assert torch.equal(augment(frames.clone()[None], [moves], CPU)[0], expected)
 
 
 def test_operations_come_before_jitter():
     frames, jitter = random_frames(2, 9, 12), ColorJitter(1.5, 0.7, 1.2, 0.1, (2, 0, 3, 1))
-    both = augment(frames.clone()[None], [Augmentation(False, (Operation("invert"),), jitter)])[0]
+    both = augment(frames.clone()[None], [Augmentation(False, (Operation("invert"),), jitter)], CPU)[0]
     assert torch.equal(both, jitter_colors(255 - frames, jitter))

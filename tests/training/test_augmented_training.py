@@ -55,7 +55,7 @@ def test_training_applies_what_was_drawn_and_evaluation_nothing(spec, tiny_spec)
     assert all(batch.augmentations)
     assert not torch.equal(batch.frames, unchanged)
     assert not torch.equal(batch.frames, ours)
-    assert torch.equal(augment(batch.frames, batch.augmentations), ours)
+    assert torch.equal(augment(batch.frames, batch.augmentations, batch.frames.device), ours)
 
 
 def test_a_training_sample_is_a_random_part(spec):

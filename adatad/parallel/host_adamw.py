@@ -1,0 +1,53 @@
+"""AdamW whose moments wait in host memory between steps; they are updated on the device, some parameters at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adatad.memory.labels import label
+from adatad.memory.offload import host_like, pieces, settle, to_device, write_host
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class HostStateAdamW(torch.optim.AdamW):
+    """Computes what torch's AdamW computes, to the same bits."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._on_host: dict[Tensor, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        groups = self.param_groups
+        try:
+            for group in groups:
+                for parameters in pieces(group["params"]):
+                    self.param_groups = [{**group, "params": parameters}]
+                    self._fetch(parameters)
+                    super().step(closure)
+                    self.store(parameters)
+        finally:
+            self.param_groups = groups
+        # Whoever reads the moments next, on the host, must find them complete.
+        settle(groups[0]["params"][0].device)
+
+    def _fetch(self, parameters: Sequence[Tensor]) -> None:
+        for parameter in parameters:
+            for name, host in self._on_host.get(parameter, {}).items():
+                with label("optimizer state"):
+                    self.state[parameter][name] = to_device(host, parameter.device)
+
+    def store(self, parameters: Sequence[Tensor]) -> None:
+        """Move the moments of some parameters from the device to the host."""
+        for parameter in parameters:
+            state, hosts = self.state.get(parameter, {}), self._on_host.setdefault(parameter, {})
+            for name in MOMENTS:
+                if name in state:
+                    if name not in hosts:
+                        hosts[name] = host_like(state[name], "AdamW's moments")
+                    state[name] = write_host(hosts[name], state[name])

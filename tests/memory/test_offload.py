@@ -1,0 +1,226 @@
+"""What waits in host memory comes back as it was, however late copies run, and nothing is allocated in later steps."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_backbones import batch, build, error, gradients, under
+
+from adatad.memory import offload
+from adatad.memory.frames import HostFrames, tile_frames
+from adatad.memory.offload import CopiesAtOnce, HostMemory, HostMemoryError, HostShelf, pieces
+from adatad.memory.policy import wave_passes
+from adatad.memory.tiles import cut_tiles
+from adatad.parallel.host_adamw import HostStateAdamW
+from adatad.training.ema import Ema
+
+CPU = torch.device("cpu")
+PLACES = ("rows", "halos", "frames", "frozen_weights")
+
+
+class SlowCopies:
+    """Runs a copy at the last moment that `Copies` allows: when somebody waits for it, or for one that comes after it.
+
+    Whoever changes what a copy reads, or reads what it writes, without having waited, computes something else.
+    """
+
+    def __init__(self) -> None:
+        self.started, self.run = 0, 0
+
+    def start(self, to, source, after=None):
+        self.started += 1
+        to.fill_(255 if to.dtype == torch.uint8 else float("nan"))
+        return {"to": to, "source": source, "after": after}
+
+    def wait(self, ticket) -> None:
+        if ticket:
+            to, source, after = (ticket.pop(key) for key in ("to", "source", "after"))
+            self.wait(after)
+            to.copy_(source)
+            self.run += 1
+
+
+@pytest.fixture
+def slow(monkeypatch) -> list[SlowCopies]:
+    """All copies are slow; the list has those that were made."""
+    made = []
+
+    def copies_for(device):
+        made.append(SlowCopies())
+        return made[-1]
+
+    monkeypatch.setattr(offload, "copies_for", copies_for)
+    monkeypatch.setattr("adatad.memory.streamed.copies_for", copies_for)
+    return made
+
+
+def placed(names) -> dict[str, str]:
+    return {name: "stream" if name == "frozen_weights" else "host" for name in names}
+
+
+def on_host(frames: torch.Tensor, places) -> torch.Tensor | HostFrames:
+    return HostFrames(frames, CPU) if "frames" in places else frames
+
+
+@pytest.mark.parametrize(("order", "recompute"), [("auto", "hold"), ("blocks", "rebuild")])
+@pytest.mark.parametrize(
+    "places", [names for size in (1, 2, 4) for names in itertools.combinations(PLACES, size)], ids="+".join
+)
+def test_gradients_of_several_steps_are_those_of_no_offload_with_slow_copies(slow, places, order, recompute):
+    backbone = build("adapter", adapter={"blocks": (1, 3)})
+    waved = under(
+        backbone, clips=5, policy="tile", tile_clips=2, segment_blocks=2, order=order, recompute=recompute,
+        **placed(places),
+    )  # fmt: skip
+    for step in range(3):
+        frames, keys = batch(windows=2, clips=5)
+        frames = frames.roll(step, 2)
+        assert error(gradients(waved, on_host(frames, places), keys), gradients(backbone, frames, keys)) < 1e-10
+    assert sum(copies.run for copies in slow) == sum(copies.started for copies in slow) > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_placement_is_exact_for_any_shape(data):
+    draw = data.draw
+    mode = draw(st.sampled_from(["adapter", "plain", "side", "full"]), "mode")
+    places = draw(st.sets(st.sampled_from(PLACES)), "on the host")
+    places -= {"frozen_weights"} if mode == "full" else {"rows", "halos"} if mode == "side" else set()
+    clips, windows = draw(st.integers(1, 5), "clips"), draw(st.integers(1, 2), "windows")
+    backbone, (frames, keys) = build(mode), batch(windows, clips)
+    memory = {
+        "tile_clips": draw(st.integers(1, 3), "tile"),
+        "segment_blocks": draw(st.integers(1, 4), "k"),
+        "recompute": draw(st.sampled_from(["hold", "rebuild"]), "recompute"),
+        "order": draw(st.sampled_from(["auto", "blocks"]), "order"),
+    }
+    waved = under(backbone, clips=clips, policy="tile", **memory, **placed(places))
+    assert error(gradients(waved, on_host(frames, places), keys), gradients(backbone, frames, keys)) < 1e-10
+
+
+def test_slots_are_made_in_the_first_step_and_come_back_after_every_one():
+    backbone, (frames, keys) = build("adapter"), batch(windows=2, clips=5)
+    waved = under(backbone, clips=5, policy="tile", tile_clips=2, segment_blocks=1, **placed(["rows", "halos"]))
+    (wave_pass,) = wave_passes(waved)
+    counts = []
+    for _ in range(3):
+        gradients(waved, frames, keys)
+        memory = wave_pass.host(CPU)
+        counts.append((memory.bytes, sum(slot.size_bytes for slots in memory._free.values() for slot in slots)))
+    assert counts[0][0] == counts[0][1] > 0
+    assert counts == counts[:1] * 3
+
+
+def test_a_pass_without_its_backward_gives_its_slots_back():
+    backbone, (frames, keys) = build("adapter"), batch(clips=4)
+    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["rows", "halos"]))
+    (wave_pass,) = wave_passes(waved)
+    for _ in range(4):
+        waved(frames, 32, keys)
+    memory = wave_pass.host(CPU)
+    assert memory.bytes == sum(slot.size_bytes for slots in memory._free.values() for slot in slots)
+    gradients(waved, frames, keys)
+
+
+def test_two_passes_may_be_open_at_once():
+    backbone, (frames, keys) = build("adapter"), batch(clips=4)
+    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["rows", "halos"]))
+    expected = gradients(backbone, frames, keys)
+    other = waved(frames.flip(2), 32, keys)
+    assert error(gradients(waved, frames, keys), expected) < 1e-10
+    other.sum().backward()
+
+
+def test_frozen_blocks_are_on_the_device_only_while_they_are_wanted():
+    backbone = build("adapter")
+    there = {name: p.clone() for name, p in backbone.named_parameters() if not p.requires_grad and "blocks" in name}
+    waved = under(backbone, policy="tile", tile_clips=1, segment_blocks=2, frozen_weights="stream")
+    (wave_pass,) = wave_passes(waved)
+    parameters = dict(waved.named_parameters())
+    with wave_pass.residency.whole(range(1, 3), range(3, 4)):
+        assert all(torch.equal(parameters[n], p) for n, p in there.items() if n.startswith(("blocks.1.", "blocks.2.")))
+        assert all(parameters[n].numel() == 0 for n in there if n.startswith(("blocks.0.", "blocks.3.")))
+    assert all(parameters[name].numel() == 0 for name in there)
+
+
+def test_a_bound_on_host_memory_names_what_is_too_large():
+    memory = HostMemory(CPU, limit_bytes=1000)
+    memory.reserve(3, 300, "halos")
+    with pytest.raises(HostMemoryError, match=r"saved rows on the host .* memory\.host_limit_gib"):
+        memory.reserve(1, 200, "saved rows")
+    assert memory.bytes == 900
+
+
+def test_memory_that_cannot_be_pinned_is_said_plainly(monkeypatch):
+    def refuse(*shape, **options):
+        raise RuntimeError("cudaHostAlloc failed")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved rows can't be had .*memory\.rows"):
+        HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved rows")
+
+
+def test_a_shelf_takes_what_was_put_whatever_happens_to_it_later():
+    shelf = HostShelf("x", HostMemory(CPU, copies=SlowCopies()), slot_bytes=64)
+    tensors = [torch.full((size,), float(size)) for size in (4, 16, 7)]
+    for number, tensor in enumerate(tensors):
+        shelf.put_copy(number, tensor)
+        tensor.zero_()
+    shelf.want(2)
+    assert [shelf.take(number).tolist() for number in (0, 2, 1)] == [[4.0] * 4, [7.0] * 7, [16.0] * 16]
+
+
+@given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 4))
+def test_frames_of_tiles_are_those_of_their_clips(windows, clips, tile_clips):
+    frames, _ = batch(windows, clips)
+    tiles = [tile for window in cut_tiles(windows, clips, tile_clips) for tile in window]
+    seen = {}
+    for tile, found in tile_frames(HostFrames(frames, CPU), tiles, 16, SlowCopies()):
+        seen[tile] = found.clone()
+    (whole,) = ([x for _, x in tile_frames(frames, tiles, 16, SlowCopies())],)
+    assert all(torch.equal(a, b) for a, b in zip(seen.values(), whole, strict=True))
+    assert torch.equal(torch.cat([x[0] for x in whole], 1).unflatten(1, (windows, -1)).transpose(0, 1), frames)
+
+
+# Optimizer and averages
+
+
+def test_moments_on_the_host_give_the_same_bits(monkeypatch):
+    monkeypatch.setattr(offload, "PIECE_BYTES", 100)
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(size)) for size in (3, 20, 50, 7)]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    made = [kind([{"params": p[:2], "lr": 0.1}, {"params": p[2:], "lr": 0.01}]) for kind, p in
+            ((HostStateAdamW, ours), (torch.optim.AdamW, theirs))]  # fmt: skip
+    for step in range(4):
+        for parameters, optimizer in zip((ours, theirs), made, strict=True):
+            torch.manual_seed(step)
+            for parameter in parameters[step % 2 :]:
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    for a, b in zip(ours, theirs, strict=True):
+        assert all(torch.equal(made[0].state[a][key], made[1].state[b][key]) for key in ("step", "exp_avg"))
+
+
+def test_averages_on_the_host_give_the_same_bits(monkeypatch):
+    monkeypatch.setattr(offload, "PIECE_BYTES", 100)
+    masters = {str(size): torch.randn(size) for size in (3, 20, 50, 7)}
+    ours, theirs = Ema(masters, 0.9, on_host=True), Ema(masters, 0.9)
+    for _ in range(3):
+        for master in masters.values():
+            master.add_(torch.randn_like(master))
+        ours.update(masters)
+        theirs.update(masters)
+    assert all(torch.equal(ours.averages[name], theirs.averages[name]) for name in masters)
+
+
+@given(st.lists(st.integers(1, 40), max_size=10))
+def test_pieces_are_the_tensors_in_order_none_too_large(sizes):
+    tensors = [torch.empty(size * 2**18) for size in sizes]
+    found = list(pieces(tensors))
+    assert [id(t) for piece in found for t in piece] == [id(t) for t in tensors]
+    assert all(len(piece) == 1 or sum(t.nbytes for t in piece) <= offload.PIECE_BYTES for piece in found)
