@@ -160,10 +160,14 @@ def _choose_way(index: VideoIndex, decoder: Decoder) -> tuple[Way, str]:
     wanted = "pyav" if missing else decoder
     if index.doubt:
         return "pyav in order", index.doubt
-    if wanted == "decord" and index.decord_doubt:
-        return "pyav", index.decord_doubt
+    if wanted == "pyav":
+        return "pyav", ""
+    doubt = index.decord_doubt if wanted == "decord" else index.library_doubt
+    if doubt:
+        return "pyav", doubt
     if wanted == "decord" and index.width * index.height > DECORD_MAX_PIXELS:
-        return "pyav", f"decord is slow at {index.width}x{index.height}"
+        _log_once("decord is slow", "decord is slower than pyav at large frames; they are read with pyav")
+        return "pyav", ""
     return wanted, ""
 
 
@@ -177,7 +181,7 @@ def _missing_library(decoder: Decoder) -> str:
             case "torchcodec":
                 import adatad.data.readers.torchcodec  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        return str(error).strip().split("\n")[0]
+        return str(error).strip().split("\n")[0].split(". ")[0]
     return ""
 
 

@@ -52,8 +52,8 @@ class VideoIndex:
 
     stream: its number in the file; width, height: pixels as stored, before turning; pts: int64 [frame_count], times of
     the frames in ticks of `tick_seconds`, ascending, where packets are trusted; key_pts: those of the packets at which
-    decoding can start; doubt: why packets aren't trusted, empty where they are; decord_doubt: what decord is known to
-    get wrong in such a file.
+    decoding can start; doubt: why packets aren't trusted, empty where they are; library_doubt: what both decord and
+    torchcodec are known to get wrong in such a file; decord_doubt: what decord is.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class VideoIndex:
     pts: np.ndarray
     key_pts: np.ndarray
     doubt: str
+    library_doubt: str
     decord_doubt: str
 
 
@@ -150,9 +151,11 @@ def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
             frames = len(pts)
         if not frames:
             raise VideoError(f"{path}: holds no frames: its video stream is empty; fetch it again")
-        decord_doubt = doubt or _decord_doubt(container, stream, found)
+        library_doubt = doubt or _library_doubt(stream, found)
+        decord_doubt = library_doubt or _decord_doubt(container, stream, found)
         size = stream.codec_context.width, stream.codec_context.height
-        return VideoIndex(path, frames, stream.index, *size, float(stream.time_base), pts, key_pts, doubt, decord_doubt)
+        doubts = doubt, library_doubt, decord_doubt
+        return VideoIndex(path, frames, stream.index, *size, float(stream.time_base), pts, key_pts, *doubts)
 
 
 def _read_packets(
@@ -217,20 +220,25 @@ def _doubt(container: av.container.InputContainer, stream: av.video.stream.Video
     return ""
 
 
-def _decord_doubt(container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets) -> str:
-    """What decord is known to get wrong in such a file, as far as packets show it; empty if nothing."""
+def _library_doubt(stream: av.video.stream.VideoStream, found: Packets) -> str:
+    """What decord and torchcodec are both known to get wrong in such a file; empty if nothing."""
     context = stream.codec_context
-    codec, form = context.codec.canonical_name, context.pix_fmt
+    if context.pix_fmt not in ("yuv420p", "yuvj420p", "yuv444p"):
+        return f"colours of {context.pix_fmt} differ between libraries"
+    if context.width % 2 or context.height % 2:
+        return "colours differ between libraries where a side is odd"
+    if not all(packet.is_shown for packet in found.packets):
+        return "an edit list cuts frames away"
+    return ""
+
+
+def _decord_doubt(container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets) -> str:
+    """What decord alone is known to get wrong, as far as packets show it; empty if nothing."""
+    codec = stream.codec_context.codec.canonical_name
     if codec not in ("h264", "hevc", "mpeg4", "mjpeg"):
         return f"decord isn't known to decode {codec}"
-    if form not in ("yuv420p", "yuvj420p", "yuv444p"):
-        return f"decord's colours are off for {form}"
-    if context.width % 2 or context.height % 2:
-        return "decord's colours are off where a side is odd"
     if len(container.streams.video) > 1:
         return "it has several video streams"
-    if not all(packet.is_shown for packet in found.packets):
-        return "decord shows the frames that an edit list cuts away"
     if _has_leading_frames(found.packets):
         return "decord is off after a key frame that earlier frames follow (open GOP)"
     return ""
