@@ -30,7 +30,7 @@ T = TypeVar("T")
 DECORD_MAX_PIXELS = 640 * 360
 """Of a frame. Above, decord is two to four times slower than PyAV and holds much more (docs/decisions/decoders.md)."""
 PIECE_FRAMES = 16
-"""Frames that `VideoReader.frames` decodes under one time-out."""
+"""Frames that `VideoReader.frames` decodes at a time."""
 
 
 class VideoReader:
@@ -107,9 +107,9 @@ class VideoReader:
         try:
             images = _wait(lambda: source.read(numbers), self._heart, self._timeout_seconds, reading)
         except StuckError:
-            # Its thread is still inside: closing it would wait, or crash.
+            # Its thread is still inside: closing it would wait, or crash. So it would when the wait is interrupted.
             raise
-        except BaseException:
+        except Exception:
             source.close()
             raise
         self._source = source
@@ -154,7 +154,7 @@ def _find_index(path: Path, timeout_seconds: float) -> VideoIndex:
 
 def _choose_way(index: VideoIndex, decoder: Decoder) -> tuple[Way, str]:
     """How a file is read, and why otherwise than the spec says; the reason is empty where it isn't."""
-    missing = _missing_library(decoder)
+    missing = missing_library(decoder)
     if missing:
         _log_once(decoder, f"data.decoder {decoder} can't be used here ({missing}); videos are read with pyav")
     wanted = "pyav" if missing else decoder
@@ -172,7 +172,7 @@ def _choose_way(index: VideoIndex, decoder: Decoder) -> tuple[Way, str]:
 
 
 @cache
-def _missing_library(decoder: Decoder) -> str:
+def missing_library(decoder: Decoder) -> str:
     """Why a library can't be imported; empty if it can."""
     try:
         match decoder:

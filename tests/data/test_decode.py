@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 64, 48
 
 
 def library(name: str) -> pytest.param:
-    missing = decode._missing_library(name)
+    missing = decode.missing_library(name)
     return pytest.param(name, marks=pytest.mark.skipif(bool(missing), reason=f"{name}: {missing}"))
 
 
@@ -136,6 +136,38 @@ def test_random_access_gives_what_reading_in_order_gives(long_videos, decoder, k
     np.testing.assert_array_equal(np.concatenate(chunks), in_order(long_videos[kind])[indices])
 
 
+KINDS = {
+    "open.mp4": ("libx265", {"x265-params": "keyint=30:log-level=none"}, "pyav"),
+    "closed.mp4": ("libx265", {"x265-params": "keyint=30:open-gop=0:log-level=none"}, "decord"),
+    "parts.mp4": ("libx264", {"g": "12"}, "decord"),
+    "plain.avi": ("mpeg4", {"g": "12"}, "decord"),
+    "reordered.avi": ("mpeg4", {"bf": "2", "g": "12"}, "pyav in order"),
+    "vp9.webm": ("libvpx-vp9", {}, "pyav"),
+    "unseen.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}, "pyav in order"),
+    "fields.mp4": ("libx264", {"x264-params": "tff=1:keyint=12"}, "pyav in order"),
+}
+"""Files by codec and options, and how decord's user gets them."""
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_of_files(tmp_path, decoder, name):
+    codec, options, way = KINDS[name]
+    movflags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if name == "parts.mp4" else {}
+    with av.open(str(tmp_path / name), "w", options=movflags) as container:
+        stream = container.add_stream(codec, rate=8, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number in range(80):
+            image = np.full((HEIGHT, WIDTH, 3), LEVELS[number % FRAMES], np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    indices = np.array([70, 3, 44, 45, 79, 0, 12])
+    with open_video(tmp_path / name, decoder) as reader:
+        assert reader.frame_count == 80
+        np.testing.assert_array_equal(reader.frames(indices), in_order(tmp_path / name)[indices])
+        assert reader.way == (way if decoder == "decord" or way == "pyav in order" else decoder)
+
+
 @functools.cache
 def in_order(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
@@ -213,14 +245,14 @@ def test_large_frames_are_not_read_with_decord(tmp_path, monkeypatch, video):
 def test_a_library_that_is_not_there_is_replaced_and_named_once(video, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "decord", None)
     monkeypatch.delitem(sys.modules, "adatad.data.readers.decord", raising=False)
-    decode._missing_library.cache_clear()
+    decode.missing_library.cache_clear()
     try:
         for _ in range(2):
             with open_video(video) as reader:
                 np.testing.assert_allclose(levels(reader.frames(np.array([5]))), LEVELS[[5]], atol=3)
                 assert reader.way == "pyav"
     finally:
-        decode._missing_library.cache_clear()
+        decode.missing_library.cache_clear()
     (line,) = [record.message for record in caplog.records]
     assert line.startswith("data.decoder decord can't be used here (")
 
@@ -266,7 +298,7 @@ def raiser(error: Exception):
     ],
 )
 def test_what_fails_midway_goes_on_in_another_way(video, monkeypatch, caplog, first, failing, error, then):
-    monkeypatch.setattr(decode, "_missing_library", lambda decoder: "")
+    monkeypatch.setattr(decode, "missing_library", lambda decoder: "")
     fake_source(monkeypatch, failing, 20, raiser(error))
     with open_video(video, first) as reader:
         chunks = list(reader.chunks(np.arange(FRAMES), 8))
@@ -306,7 +338,7 @@ def test_what_hangs_is_tried_once_more_and_then_named(video, monkeypatch):
 
 def test_after_a_hang_another_library_goes_on(video, monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(decode, "_missing_library", lambda decoder: "")
+    monkeypatch.setattr(decode, "missing_library", lambda decoder: "")
     fake_source(monkeypatch, ("decord",), 20, release.wait)
     try:
         with open_video(video, "decord", timeout_seconds=0.5) as reader:

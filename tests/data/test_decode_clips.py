@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not SHARED, reason="ADATAD_SHARED, the folder of
 
 
 def libraries() -> list:
-    missing = {name: decode._missing_library(name) for name in ("decord", "pyav", "torchcodec")}
+    missing = {name: decode.missing_library(name) for name in ("decord", "pyav", "torchcodec")}
     return [
         pytest.param(name, marks=pytest.mark.skipif(bool(why), reason=f"{name}: {why}"))
         for name, why in missing.items()
