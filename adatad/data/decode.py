@@ -28,7 +28,7 @@ Way = Literal["decord", "pyav", "torchcodec", "pyav in order"]
 T = TypeVar("T")
 
 DECORD_MAX_PIXELS = 640 * 360
-"""Of a frame. Above, decord is two to four times slower than PyAV and holds much more (docs/decisions/decoders.md)."""
+"""Of a frame. Above, decord is up to four times slower than PyAV and holds much more (docs/decisions/decoders.md)."""
 PIECE_FRAMES = 16
 """Frames that `VideoReader.frames` decodes at a time."""
 
