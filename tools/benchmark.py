@@ -8,6 +8,7 @@ gpu: time and memory of real steps on one GPU, beside the reference's recipe (ei
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
 checkpoint: how long a step stands still while a checkpoint is saved (half a minute).
+decoding: what a frame costs through each library, and memory over 2,000 openings (five minutes).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TITLES = {
     "engines": "memory of a rank under every engine",
     "evaluation": "scoring on one thread",
     "checkpoint": "saving a checkpoint beside training",
+    "decoding": "a window of 96 frames, every 4th, from the middle of a video",
 }
 
 
@@ -47,6 +49,8 @@ def main() -> int:
             from adatad.benchmarks.evaluation import run
         case "checkpoint":
             from adatad.benchmarks.checkpoint import run
+        case "decoding":
+            from adatad.benchmarks.decoding import run
     try:
         results = run()
     except UserError as error:

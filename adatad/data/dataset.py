@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from adatad.data.annotations import Video
 from adatad.data.augment import Augmentation, draw_augmentation
-from adatad.data.decode import VideoError, open_video
+from adatad.data.decode import VideoError, VideoReader, open_video
 from adatad.data.draws import generator, model_key
 from adatad.data.geometry import Geometry, center_geometry, fit_frames, random_geometry
 from adatad.data.skipped import Skipped
@@ -22,6 +23,8 @@ from adatad.spec.schema import DataSpec
 
 BROKEN = (VideoError, WindowError)
 """What `data.on_error: skip` goes on after."""
+CHUNK_FRAMES = 16
+"""Frames that are held at full size at once."""
 MISSING_NAMED = 10
 """Missing videos that a message names; it counts the rest."""
 
@@ -85,11 +88,14 @@ class TrainingWindows(Dataset):
     def sample(self, epoch: int, number: int) -> Sample:
         """The window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
-        with open_video(video_path(self.spec, video.name)) as reader:
+        with _open(self.spec, video.name) as reader:
             draw = generator(self.seed, epoch, number, "window")
             window = training_window(video, reader.frame_count, self.spec.window, draw)
-            images = reader.frames(window.indices)
-            frames = training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
+
+            def cut(images: np.ndarray) -> Tensor:
+                return training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
+
+            frames = read_frames(reader, window.indices, cut)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
         augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
         return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation)
@@ -119,14 +125,14 @@ class ValidationWindows(Dataset):
     def sample(self, number: int) -> Sample:
         """One window. Raises VideoError or WindowError."""
         place = self.places[number]
-        with open_video(video_path(self.spec, place.video.name)) as reader:
+        with _open(self.spec, place.video.name) as reader:
             window = evaluation_window(place, reader.frame_count, self.spec.window)
-            images = reader.frames(window.indices)
+            frames = read_frames(reader, window.indices, lambda images: fit_frames(images, self.spec.size_pixels))
         if self.shuffle_clips:
             draw = generator(0, 0, number, "shuffle clips")
-            clips = images.reshape(-1, self.shuffle_clips, *images.shape[1:])
-            images = np.concatenate([clip[draw.permutation(self.shuffle_clips)] for clip in clips])
-        return _sample(fit_frames(images, self.spec.size_pixels), window, self.spec, key=0)
+            clips = frames.split(self.shuffle_clips, dim=1)
+            frames = torch.cat([clip[:, draw.permutation(self.shuffle_clips)] for clip in clips], dim=1)
+        return _sample(frames, window, self.spec, key=0)
 
     def _nothing(self, place: WindowPlace, reason: str) -> Sample:
         """A window without a valid position, in place of one that can't be read."""
@@ -164,6 +170,27 @@ def training_geometry(height: int, width: int, spec: DataSpec, seed: int, epoch:
         return center_geometry(height, width, spec.size_pixels)
     draw = generator(seed, epoch, number, "crop")
     return random_geometry(height, width, short_side_pixels, spec.size_pixels, draw)
+
+
+def _open(spec: DataSpec, name: str) -> AbstractContextManager[VideoReader]:
+    return open_video(video_path(spec, name), spec.decoder, spec.decode_timeout_seconds)
+
+
+def read_frames(reader: VideoReader, indices: np.ndarray, transform: Callable[[np.ndarray], Tensor]) -> Tensor:
+    """Frames of a video, made small a chunk at a time so that few are held at full size.
+
+    transform: uint8 [n, height, width, 3] -> uint8 [3, n, ...], the same for every chunk. Returns uint8
+    [3, len(indices), ...].
+    """
+    frames: Tensor | None = None
+    done = 0
+    for images in reader.chunks(indices, CHUNK_FRAMES):
+        part = transform(images)
+        if frames is None:
+            frames = part.new_empty((len(part), len(indices), *part.shape[2:]))
+        frames[:, done : done + part.shape[1]] = part
+        done += part.shape[1]
+    return frames
 
 
 def _sample(frames: Tensor, window: Window, spec: DataSpec, key: int) -> Sample:

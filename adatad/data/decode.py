@@ -1,71 +1,252 @@
-"""Decoding behind one small interface: open a video, ask for frames by number, get RGB."""
+"""Decoding behind one small interface: open a video, ask for frames by number, get RGB.
+
+Which library decodes is the spec's choice; where that one is known to be wrong for a file, can't open it, fails or
+hangs, PyAV takes its place, and a line in the log says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Literal, TypeVar
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from adatad.errors import UserError
+from adatad.data.readers import FrameSource, IndexMismatchError
+from adatad.data.readers.pyav import PyavFrames
+from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index
 
+logger = logging.getLogger(__name__)
 
-class VideoError(UserError):
-    """A video that can't be read; the message names the file."""
+Decoder = Literal["decord", "pyav", "torchcodec"]
+Way = Literal["decord", "pyav", "torchcodec", "pyav in order"]
+T = TypeVar("T")
+
+DECORD_MAX_PIXELS = 640 * 360
+"""Of a frame. Above, decord is up to four times slower than PyAV and holds much more (docs/decisions/decoders.md)."""
+PIECE_FRAMES = 16
+"""Frames that `VideoReader.frames` decodes at a time."""
 
 
 class VideoReader:
-    """Frames of the first video stream by number, read in order from the start with PyAV."""
+    """Frames of a video by number: upright, RGB, of its best video stream, in the order they are shown.
 
-    def __init__(self, container: av.container.InputContainer, path: Path):
-        if not container.streams.video:
-            raise VideoError(f"{path}: holds no video stream")
-        self.path = path
-        self._container = container
-        self._stream = container.streams.video[0]
-        self._stream.thread_type = "NONE"
-        self.frame_count = self._stream.frames or self._count_packets()
-        if not self.frame_count:
-            raise VideoError(f"{path}: holds no frames")
+    frame_count: frames that can be asked for; way: what decodes them.
+    """
 
-    def _count_packets(self) -> int:
-        count = sum(packet.size > 0 for packet in self._container.demux(self._stream))
-        self._container.seek(0)
-        return count
+    def __init__(self, index: VideoIndex, way: Way, timeout_seconds: float):
+        self.path, self.frame_count, self.way = index.path, index.frame_count, way
+        self._index, self._timeout_seconds = index, timeout_seconds
+        self._retried = False
+        self._source: FrameSource | None = None
+        self._heart = Heartbeat()
 
-    def frames(self, indices: np.ndarray) -> np.ndarray:
-        """Frames in the order asked for, repeats included: int [n] -> uint8 [n, height, width, 3], RGB."""
-        indices = np.asarray(indices)
+    def chunks(self, indices: np.ndarray, chunk_frames: int) -> Iterator[np.ndarray]:
+        """Frames in the order asked for, repeats included, `chunk_frames` at a time.
+
+        int [n] -> uint8 [<= chunk_frames, height, width, 3] each, of one size. No more than a chunk is held; ascending
+        numbers are decoded once. Raises VideoError, which names the file.
+        """
+        indices = np.asarray(indices, np.int64)
         if not len(indices):
             raise ValueError(f"{self.path}: no frames were asked for")
-        wanted, last = set(indices.tolist()), int(indices.max())
-        found: dict[int, np.ndarray] = {}
-        # One converter for the whole file: a new one for each frame costs as much as decoding.
-        converter = VideoReformatter()
-        self._container.seek(0)
-        for number, frame in enumerate(self._container.decode(self._stream)):
-            if number in wanted:
-                found[number] = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            if number >= last:
-                break
-        missing = wanted - found.keys()
-        if missing:
-            raise VideoError(f"{self.path}: frame {min(missing)} was asked for, but only {len(found)} could be decoded")
-        return np.stack([found[index] for index in indices.tolist()])
+        if indices.min() < 0 or indices.max() >= self.frame_count:
+            raise VideoError(
+                f"{self.path}: frame {indices.max() if indices.min() >= 0 else indices.min()} was asked for; "
+                f"it has frames 0 to {self.frame_count - 1}"
+            )
+        for start in range(0, len(indices), chunk_frames):
+            numbers, places = np.unique(indices[start : start + chunk_frames], return_inverse=True)
+            images = self._read(numbers)
+            yield images if len(numbers) == len(places) and (np.diff(places) > 0).all() else images[places]
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        """All of `chunks` at once: int [n] -> uint8 [n, height, width, 3]."""
+        images: np.ndarray | None = None
+        done = 0
+        for chunk in self.chunks(indices, PIECE_FRAMES):
+            if images is None:
+                images = np.empty((len(indices), *chunk.shape[1:]), np.uint8)
+            images[done : done + len(chunk)] = chunk
+            done += len(chunk)
+        return images
+
+    def close(self) -> None:
+        """Release what the library holds."""
+        if self._source is not None:
+            self._source.close()
+        self._source = None
+
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
+        """Read, and once more in another way if that fails."""
+        try:
+            return self._try(numbers)
+        except (VideoError, IndexMismatchError) as error:
+            if self._retried:
+                raise _as_video_error(self.path, error) from error
+            self._retried, self.way = True, _second_way(self._index, self.way, error)
+            _log_once(str(self.path), f"{_as_video_error(self.path, error)}; trying again with {self.way}")
+        try:
+            return self._try(numbers)
+        except IndexMismatchError as error:
+            raise _as_video_error(self.path, error) from error
+
+    def _try(self, numbers: np.ndarray) -> np.ndarray:
+        """Raises VideoError or IndexMismatchError, after which no source is held."""
+        source, self._source = self._source, None
+        if source is None:
+            self._heart = heart = Heartbeat()
+            opening = f"{self.path}: opening it with {self.way}"
+            source = _wait(lambda: _open_source(self._index, self.way, heart), heart, self._timeout_seconds, opening)
+        reading = f"{self.path}: decoding frames {numbers[0]} to {numbers[-1]} with {self.way}"
+        try:
+            images = _wait(lambda: source.read(numbers), self._heart, self._timeout_seconds, reading)
+        except StuckError:
+            # Its thread is still inside: closing it would wait, or crash. So it would when the wait is interrupted.
+            raise
+        except Exception:
+            source.close()
+            raise
+        self._source = source
+        return images
+
+
+class StuckError(VideoError):
+    """A library that didn't come back in time."""
 
 
 @contextmanager
-def open_video(path: str | Path) -> Iterator[VideoReader]:
-    """Open a video for as long as the context lasts. Raises VideoError, which names the file."""
+def open_video(path: str | Path, decoder: Decoder = "decord", timeout_seconds: float = 120.0) -> Iterator[VideoReader]:
+    """Open a video for as long as the context lasts.
+
+    timeout_seconds: the longest that opening, or the wait for one more frame, may take. Raises VideoError, which names
+    the file.
+    """
+    path = Path(path)
+    index = _find_index(path, timeout_seconds)
+    way, reason = _choose_way(index, decoder)
+    if reason:
+        _log_once(str(path), f"{path}: {reason}; read with {way}")
+    reader = VideoReader(index, way, timeout_seconds)
     try:
-        container = av.open(str(path))
-    except (OSError, av.FFmpegError) as error:
-        raise VideoError(f"{path}: can't be opened as a video: {error}") from error
-    with container:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _find_index(path: Path, timeout_seconds: float) -> VideoIndex:
+    """Look into a file; once more if that hung."""
+    for last_try in (False, True):
+        heart = Heartbeat()
         try:
-            yield VideoReader(container, Path(path))
-        except av.FFmpegError as error:
-            raise VideoError(f"{path}: can't be decoded: {error}") from error
+            return _wait(lambda heart=heart: read_index(path, heart), heart, timeout_seconds, f"{path}: opening it")
+        except StuckError as error:
+            if last_try:
+                raise
+            _log_once(str(path), f"{error}; trying again")
+    raise AssertionError("unreachable")
+
+
+def _choose_way(index: VideoIndex, decoder: Decoder) -> tuple[Way, str]:
+    """How a file is read, and why otherwise than the spec says; the reason is empty where it isn't."""
+    missing = missing_library(decoder)
+    if missing:
+        _log_once(decoder, f"data.decoder {decoder} can't be used here ({missing}); videos are read with pyav")
+    wanted = "pyav" if missing else decoder
+    if index.doubt:
+        return "pyav in order", index.doubt
+    if wanted == "pyav":
+        return "pyav", ""
+    doubt = index.decord_doubt if wanted == "decord" else index.library_doubt
+    if doubt:
+        return "pyav", doubt
+    if wanted == "decord" and index.width * index.height > DECORD_MAX_PIXELS:
+        _log_once("decord is slow", "decord is slower than pyav at large frames; they are read with pyav")
+        return "pyav", ""
+    return wanted, ""
+
+
+@cache
+def missing_library(decoder: Decoder) -> str:
+    """Why a library can't be imported; empty if it can."""
+    try:
+        match decoder:
+            case "decord":
+                import adatad.data.readers.decord
+            case "torchcodec":
+                import adatad.data.readers.torchcodec  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error).strip().split("\n")[0].split(". ")[0]
+    return ""
+
+
+def _open_source(index: VideoIndex, way: Way, heart: Heartbeat) -> FrameSource:
+    match way:
+        case "decord":
+            from adatad.data.readers.decord import DecordFrames
+
+            return DecordFrames(index, heart)
+        case "torchcodec":
+            from adatad.data.readers.torchcodec import TorchcodecFrames
+
+            return TorchcodecFrames(index, heart)
+        case "pyav":
+            return PyavFrames(index, heart, in_order=False)
+        case "pyav in order":
+            return PyavFrames(index, heart, in_order=True)
+
+
+def _second_way(index: VideoIndex, way: Way, error: Exception) -> Way:
+    """PyAV after another library; PyAV in order after it found other frames than announced; else the same again."""
+    if index.doubt or (way.startswith("pyav") and isinstance(error, IndexMismatchError)):
+        return "pyav in order"
+    return "pyav"
+
+
+def _as_video_error(path: Path, error: VideoError | IndexMismatchError) -> VideoError:
+    return error if isinstance(error, VideoError) else VideoError(f"{path}: {error}")
+
+
+def _wait(function: Callable[[], T], heart: Heartbeat, seconds: float, what: str) -> T:
+    """Call a function that may hang. Raises StuckError after `seconds` in which the heart didn't beat.
+
+    A call into a library can't be ended from outside: its thread is left behind, and doesn't keep the process alive.
+    """
+    outcome: queue.SimpleQueue = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((function(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        beats = heart.beats
+        try:
+            result, error = outcome.get(timeout=seconds)
+        except queue.Empty:
+            if heart.beats == beats:
+                raise StuckError(
+                    f"{what} hangs: nothing came for {seconds:g} s; fetch the file again if it is damaged, or raise "
+                    "data.decode_timeout_seconds if its disk is slow"
+                ) from None
+            continue
+        if error is not None:
+            raise error
+        return result
+
+
+def _log_once(key: str, line: str) -> None:
+    """One line about each thing for the life of the process."""
+    if key not in _logged:
+        _logged.add(key)
+        logger.warning("%s", line)
+
+
+_logged: set[str] = set()

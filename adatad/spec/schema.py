@@ -100,8 +100,11 @@ class DataSpec(Section):
     """Height and width of a frame: the short side is resized to it and the centre cut out."""
     augment: AugmentSpec | None = None
     """Random changes of training frames; null: none."""
-    decoder: Literal["pyav"] = "pyav"
-    """Library that decodes the videos."""
+    decoder: Literal["decord", "pyav", "torchcodec"] = "decord"
+    """Library that decodes the videos; PyAV takes its place where it isn't installed or is known to be wrong."""
+    decode_timeout_seconds: Positive = 120.0
+    """Longest wait for a video to open, or for one more frame of it; after it a second try is made, then it is an
+    error."""
     workers: Count = 2
     """Loader processes of each rank; 0 decodes in the training process."""
     on_error: Literal["raise", "skip"] = "raise"

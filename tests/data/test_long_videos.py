@@ -1,5 +1,6 @@
 """A video of any length takes the memory of one window at a time: no more is ever asked of a reader."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,6 +29,10 @@ class CountingReader:
         self.asked.append(len(indices))
         levels = (np.asarray(indices) % 251).astype(np.uint8)
         return np.broadcast_to(levels[:, None, None, None], (len(levels), 8, 8, 3)).copy()
+
+    def chunks(self, indices: np.ndarray, chunk_frames: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(indices), chunk_frames):
+            yield self.frames(indices[start : start + chunk_frames])
 
 
 @pytest.fixture

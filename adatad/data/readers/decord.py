@@ -1,0 +1,63 @@
+"""Frames through decord, for files of which it finds the same frames, key frames and times as their packets show."""
+
+from __future__ import annotations
+
+import decord
+import numpy as np
+
+from adatad.data.readers import IndexMismatchError
+from adatad.data.video_index import Heartbeat, VideoError, VideoIndex
+
+PIECE_BYTES = 32 << 20
+"""Frames that decord is asked for at once; it holds them twice."""
+TIME_TOLERANCE_SECONDS = 1e-3
+"""decord's times are float32."""
+
+
+class DecordFrames:
+    """A `FrameSource`."""
+
+    def __init__(self, index: VideoIndex, heart: Heartbeat):
+        self._index, self._heart = index, heart
+        try:
+            # One thread: loader processes run side by side. Memory is released with the reader, not by decord's pools.
+            self._reader = decord.VideoReader(str(index.path), ctx=decord.cpu(0), num_threads=1)
+        except (decord.DECORDError, RuntimeError, AssertionError) as error:
+            raise VideoError(f"{index.path}: decord can't open it ({_first_line(error)})") from error
+        self._check()
+
+    def _check(self) -> None:
+        """Compare what decord found with the packets; nothing is decoded for it."""
+        index = self._index
+        if len(self._reader) != index.frame_count:
+            raise IndexMismatchError(f"decord counts {len(self._reader)} frames, its packets {index.frame_count}")
+        keys = np.searchsorted(index.pts, index.key_pts)
+        if not np.array_equal(self._reader.get_key_indices(), keys):
+            raise IndexMismatchError("decord finds other key frames than its packets show")
+        seconds = self._reader.get_frame_timestamp(np.arange(index.frame_count))[:, 0]
+        expected = (index.pts - index.pts[0]) * index.tick_seconds
+        if not np.allclose(seconds - seconds[0], expected, rtol=0, atol=TIME_TOLERANCE_SECONDS):
+            raise IndexMismatchError("decord finds other times than its packets show")
+
+    def close(self) -> None:
+        self._reader = None
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        piece = max(PIECE_BYTES // (3 * self._index.width * self._index.height), 1)
+        parts = [self._read(numbers[start : start + piece]) for start in range(0, len(numbers), piece)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
+        try:
+            images = self._reader.get_batch(numbers)
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise VideoError(
+                f"{self._index.path}: decord can't decode frames {numbers[0]} to {numbers[-1]} ({_first_line(error)})"
+            ) from error
+        self._heart.beats += 1
+        # Whoever else uses decord in this process may have set another bridge; ours isn't forced on them.
+        return images.asnumpy() if hasattr(images, "asnumpy") else np.asarray(images)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,131 @@
+"""Frames through PyAV: from the key frame before the wanted one where packets are trusted, else in order."""
+
+from __future__ import annotations
+
+import logging
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from adatad.data.readers import IndexMismatchError
+from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, open_container
+
+logger = logging.getLogger(__name__)
+
+SEEK_SAVES_FRAMES = 24
+"""Frames that must be left undecoded for a seek to pay."""
+TAIL_FRAMES = 2
+"""Frames at the end that packets may announce and decoding not give; the last one stands in for them."""
+
+
+class PyavFrames:
+    """A `FrameSource`. in_order: count frames from the start and never seek."""
+
+    def __init__(self, index: VideoIndex, heart: Heartbeat, in_order: bool):
+        self._index, self._heart, self._in_order = index, heart, in_order
+        # One converter for the whole file: a new one for each frame costs as much as decoding.
+        self._converter = VideoReformatter()
+        self._open()
+
+    def close(self) -> None:
+        self._decoded = self._frame = None
+        self._container.close()
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        images: np.ndarray | None = None
+        for place, number in enumerate(numbers.tolist()):
+            image = self._image(number)
+            if images is None:
+                images = np.empty((len(numbers), *image.shape), np.uint8)
+            images[place] = image
+        return images
+
+    def _image(self, number: int) -> np.ndarray:
+        """uint8 [height, width, 3]."""
+        if self._should_seek(number):
+            self._start(number)
+        while self._number < number and self._advance():
+            pass
+        if self._number < number:
+            self._accept_short_end(number)
+        elif self._number > number:
+            raise IndexMismatchError(f"frame {number} doesn't come, frame {self._number} does")
+        size = self._index.width, self._index.height
+        image = self._converter.reformat(self._frame, *size, format="rgb24", threads=1).to_ndarray()
+        return np.rot90(image, self._frame.rotation // 90 % 4)
+
+    def _should_seek(self, number: int) -> bool:
+        if number < self._number:
+            return True
+        if self._in_order or number - self._number < SEEK_SAVES_FRAMES:
+            return False
+        keys = self._index.key_pts
+        key = keys[self._key_before(number)]
+        return int(np.searchsorted(self._index.pts, key)) - self._number >= SEEK_SAVES_FRAMES
+
+    def _key_before(self, number: int) -> int:
+        """Place in `key_pts` of the last key frame up to a frame."""
+        return max(int(np.searchsorted(self._index.key_pts, self._index.pts[number], side="right")) - 1, 0)
+
+    def _start(self, number: int) -> None:
+        """Be before a frame, at a key frame: the last one, or further back where the file's own table is coarser."""
+        if self._in_order:
+            self.close()
+            self._open()
+            return
+        nearest = self._key_before(number)
+        for key in dict.fromkeys((nearest, max(nearest - 1, 0), 0)):
+            self._container.seek(int(self._index.key_pts[key]), stream=self._stream, backward=True)
+            self._begin()
+            if not self._advance() or self._number <= number:
+                return
+        raise IndexMismatchError(f"no way to frame {number} was found")
+
+    def _open(self) -> None:
+        self._container = open_container(self._index.path)
+        self._stream = self._container.streams[self._index.stream]
+        self._stream.thread_type = "NONE"
+        self._begin()
+
+    def _begin(self) -> None:
+        """Before the first frame that will come."""
+        self._decoded = self._container.decode(self._stream)
+        self._number, self._frame = -1, None
+
+    def _advance(self) -> bool:
+        """One more frame; False at the end. Raises VideoError if decoding fails."""
+        try:
+            frame = next(self._decoded, None)
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"{self._index.path}: only {self._number + 1} of {self._index.frame_count} frames could be decoded "
+                f"({error.strerror}); fetch it again, or take it out of the annotation file"
+            ) from error
+        if frame is None:
+            return False
+        self._heart.beats += 1
+        self._number, self._frame = self._number_of(frame), frame
+        return True
+
+    def _number_of(self, frame: av.VideoFrame) -> int:
+        if self._in_order:
+            return self._number + 1
+        place = int(np.searchsorted(self._index.pts, frame.pts)) if frame.pts is not None else -1
+        if place < 0 or place >= self._index.frame_count or self._index.pts[place] != frame.pts:
+            raise IndexMismatchError(f"a frame of time {frame.pts} comes that no packet announces")
+        return place
+
+    def _accept_short_end(self, number: int) -> None:
+        """Let the last frame stand for a few missing ones. Raises VideoError if more are missing."""
+        missing = self._index.frame_count - self._number - 1
+        if self._frame is None or missing > TAIL_FRAMES:
+            raise VideoError(
+                f"{self._index.path}: only {self._number + 1} of {self._index.frame_count} frames could be decoded; "
+                "fetch it again, or take it out of the annotation file"
+            )
+        logger.warning(
+            "%s: the last %d of %d frames don't decode; the one before them is repeated",
+            self._index.path, missing, self._index.frame_count,
+        )  # fmt: skip
+        self._number = number

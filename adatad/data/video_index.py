@@ -1,0 +1,272 @@
+"""What a video file holds, found out from its packets without decoding: how many frames, at which times, and whether
+a frame can be reached from the key frame before it.
+
+Packets tell the truth only in some files. A rule that lists what is trusted, rather than what is known to be wrong,
+errs towards reading in order, which is slow and right (docs/decisions/decoders.md).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.stream import Discard
+
+from adatad.errors import UserError
+
+INDEXED_CODECS = {
+    "mov": ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"),
+    "matroska": ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"),
+    "avi": ("mpeg4", "mjpeg"),
+}
+"""By container, the codecs of which each packet gives one frame and carries its time. VP8 isn't among them: some of its
+packets are never shown."""
+LEAST_CODED_BYTES = 24
+"""An MPEG-4 packet below this may stand for "as before" and give no frame."""
+CUT_SHARE = 0.9
+"""A file that holds less than this share of what its header says is cut off."""
+CUT_SECONDS = 1.0
+PROGRESSIVE = (0, 1)
+"""Field orders (unknown, progressive) under which a packet isn't half a frame."""
+CACHE_BYTES = 32 << 20
+
+
+class VideoError(UserError):
+    """A video that can't be read; the message names the file."""
+
+
+@dataclass
+class Heartbeat:
+    """Counts what was done, so that who waits can tell slow from stuck."""
+
+    beats: int = 0
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """The best video stream of a file.
+
+    stream: its number in the file; width, height: pixels as stored, before turning; pts: int64 [frame_count], times of
+    the frames in ticks of `tick_seconds`, ascending, where packets are trusted; key_pts: those of the packets at which
+    decoding can start; doubt: why packets aren't trusted, empty where they are; library_doubt: what both decord and
+    torchcodec are known to get wrong in such a file; decord_doubt: what decord is.
+    """
+
+    path: Path
+    frame_count: int
+    stream: int
+    width: int
+    height: int
+    tick_seconds: float
+    pts: np.ndarray
+    key_pts: np.ndarray
+    doubt: str
+    library_doubt: str
+    decord_doubt: str
+
+
+class Packet(NamedTuple):
+    pts: int | None
+    size_bytes: int
+    is_key: bool
+    is_shown: bool
+
+
+@dataclass
+class Packets:
+    """Packets of one stream in the order stored; damaged: some came incomplete; last_seconds: the latest time of any
+    stream that was read."""
+
+    packets: list[Packet] = field(default_factory=list)
+    damaged: bool = False
+    last_seconds: float = 0.0
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Raises VideoError for what isn't a video."""
+    if not path.exists():
+        raise VideoError(f"{path}: there is no such file; add it, or take the video out of the annotation file")
+    if not path.is_file():
+        raise VideoError(f"{path}: can't be opened as a video: it is no file; mend data.videos or data.pattern")
+    if not path.stat().st_size:
+        raise VideoError(f"{path}: can't be opened as a video: it is empty (0 bytes); fetch it again")
+    try:
+        # Old AVI files name their encoder in bytes that are no text.
+        container = av.open(str(path), metadata_errors="ignore")
+    except (OSError, av.FFmpegError) as error:
+        raise VideoError(
+            f"{path}: can't be opened as a video ({error.strerror}): it is something else, or was cut off before its "
+            "index; fetch it again"
+        ) from error
+    if "pipe" in container.format.name or container.format.name == "image2":
+        container.close()
+        raise VideoError(f"{path}: can't be opened as a video: it is a picture ({container.format.name})")
+    if container.streams.best("video") is None:
+        found = ", ".join(stream.type for stream in container.streams) or "nothing"
+        container.close()
+        raise VideoError(f"{path}: holds no video stream, only: {found}; fetch the video with its pictures")
+    return container
+
+
+def read_index(path: Path, heart: Heartbeat) -> VideoIndex:
+    """Look at every packet of a file, and at every frame of one whose packets aren't trusted, to count them.
+
+    Kept for the process while the file stays as it is. Raises VideoError, which names the file.
+    """
+    try:
+        facts = path.stat()
+    except OSError:
+        facts = None
+    key = (path, facts and facts.st_size, facts and facts.st_mtime_ns)
+    if key not in _indices:
+        _indices[key] = _read_index(path, heart)
+    _indices.move_to_end(key)
+    while sum(map(_kept_bytes, _indices.values())) > CACHE_BYTES and len(_indices) > 1:
+        _indices.popitem(last=False)
+    return _indices[key]
+
+
+_indices: OrderedDict[tuple, VideoIndex] = OrderedDict()
+
+
+def _kept_bytes(index: VideoIndex) -> int:
+    return 1024 + index.pts.nbytes + index.key_pts.nbytes
+
+
+def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
+    with open_container(path) as container:
+        stream = container.streams.best("video")
+        found = _read_packets(container, stream, heart)
+        _check_whole(path, container, stream, found)
+        doubt = _doubt(container, stream, found)
+        if doubt:
+            frames, pts, key_pts = _count_frames(path, heart), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        else:
+            pts = np.sort(np.array([packet.pts for packet in found.packets if packet.is_shown], np.int64))
+            key_pts = np.sort(np.array([packet.pts for packet in found.packets if packet.is_key], np.int64))
+            frames = len(pts)
+        if not frames:
+            raise VideoError(f"{path}: holds no frames: its video stream is empty; fetch it again")
+        library_doubt = doubt or _library_doubt(stream, found)
+        decord_doubt = library_doubt or _decord_doubt(container, stream, found)
+        size = stream.codec_context.width, stream.codec_context.height
+        doubts = doubt, library_doubt, decord_doubt
+        return VideoIndex(path, frames, stream.index, *size, float(stream.time_base), pts, key_pts, *doubts)
+
+
+def _read_packets(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, heart: Heartbeat
+) -> Packets:
+    found = Packets()
+    # Matroska tells how long a file should be, but not how long each stream: all of them are read.
+    read = list(container.streams) if "matroska" in container.format.name else [stream]
+    for other in container.streams:
+        if other not in read:
+            other.discard = Discard.all
+    try:
+        for packet in container.demux(*read):
+            heart.beats += 1
+            if packet.pts is None and not packet.size:
+                continue
+            if packet.pts is not None:
+                found.last_seconds = max(found.last_seconds, float(packet.pts * packet.time_base))
+            if packet.stream is stream:
+                found.packets.append(Packet(packet.pts, packet.size, packet.is_keyframe, not packet.is_discard))
+                found.damaged |= packet.is_corrupt
+    except av.FFmpegError:
+        found.damaged = True
+    return found
+
+
+def _check_whole(
+    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets
+) -> None:
+    """Raises VideoError for a file of which a good part is missing, if its header says how long it should be."""
+    count, kind = len(found.packets), container.format.name
+    # An edit list leaves frames out of the table of an MP4, so that its header's number is no measure.
+    listed = len(stream.index_entries) if "mov" in kind else stream.frames
+    if count < CUT_SHARE * listed or (found.damaged and "mov" in kind and count < listed):
+        raise VideoError(f"{path}: is cut off: it lists {listed} frames and holds about {count}; fetch it again")
+    # Other containers only estimate their length.
+    whole_seconds = (container.duration or 0) / av.time_base if "matroska" in kind else 0.0
+    if found.last_seconds < CUT_SHARE * whole_seconds - CUT_SECONDS:
+        raise VideoError(
+            f"{path}: is cut off: it should last {whole_seconds:.1f} s, and holds {count} frames up to "
+            f"{found.last_seconds:.1f} s; fetch it again"
+        )
+
+
+def _doubt(container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets) -> str:
+    """Why frames can't be counted and reached by packets; empty if they can."""
+    context, packets = stream.codec_context, found.packets
+    kind, codec = container.format.name.split(",")[0], context.codec.canonical_name
+    times = [packet.pts for packet in packets]
+    if codec not in INDEXED_CODECS.get(kind, ()):
+        return f"{codec} in {kind} isn't counted by packets"
+    if kind == "avi" and context.has_b_frames:
+        return "an AVI file with B-frames shifts their times"
+    if codec == "mpeg4" and any(packet.size_bytes < LEAST_CODED_BYTES for packet in packets):
+        return "some of its packets may hold no frame"
+    if context.field_order not in PROGRESSIVE:
+        return "it is interlaced"
+    if None in times or len(set(times)) < len(times):
+        return "some of its packets carry no time of their own"
+    if not packets or not packets[0].is_key:
+        return "it doesn't begin with a key frame"
+    return ""
+
+
+def _library_doubt(stream: av.video.stream.VideoStream, found: Packets) -> str:
+    """What decord and torchcodec are both known to get wrong in such a file; empty if nothing."""
+    context = stream.codec_context
+    if context.pix_fmt not in ("yuv420p", "yuvj420p", "yuv444p"):
+        return f"colours of {context.pix_fmt} differ between libraries"
+    if context.width % 2 or context.height % 2:
+        return "colours differ between libraries where a side is odd"
+    if not all(packet.is_shown for packet in found.packets):
+        return "an edit list cuts frames away"
+    return ""
+
+
+def _decord_doubt(container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets) -> str:
+    """What decord alone is known to get wrong, as far as packets show it; empty if nothing."""
+    codec = stream.codec_context.codec.canonical_name
+    if codec not in ("h264", "hevc", "mpeg4", "mjpeg"):
+        return f"decord isn't known to decode {codec}"
+    if len(container.streams.video) > 1:
+        return "it has several video streams"
+    if _has_leading_frames(found.packets):
+        return "decord is off after a key frame that earlier frames follow (open GOP)"
+    return ""
+
+
+def _has_leading_frames(packets: list[Packet]) -> bool:
+    """Whether frames stored after a key frame are shown before it."""
+    key_pts = packets[0].pts
+    for packet in packets:
+        if packet.is_key:
+            key_pts = packet.pts
+        elif packet.pts < key_pts:
+            return True
+    return False
+
+
+def _count_frames(path: Path, heart: Heartbeat) -> int:
+    """Decode everything: some packets give no frame. Raises VideoError if decoding ends before the file does."""
+    count = 0
+    with open_container(path) as container:
+        stream = container.streams.best("video")
+        stream.thread_type = "NONE"
+        try:
+            for _ in container.decode(stream):
+                heart.beats += 1
+                count += 1
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"{path}: only {count} frames could be decoded ({error.strerror}); fetch it again"
+            ) from error
+    return count
