@@ -1,6 +1,7 @@
 """Look at the data of an experiment before training on it.
 
 python tools/data.py summary configs/demo/tia.yaml
+python tools/data.py benchmark configs/demo/tia.yaml --step-seconds 0.5
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     summary = commands.add_parser("summary", help="what is read of the annotation file, what is dropped, and warnings")
     add_spec_arguments(summary)
+    benchmark = commands.add_parser("benchmark", help="how fast windows load, and how many processes that needs")
+    add_spec_arguments(benchmark)
+    benchmark.add_argument("--windows", type=int, default=16, metavar="N", help="windows to load (default 16)")
+    benchmark.add_argument("--ranks", type=int, default=1, metavar="N", help="ranks that the run will have")
+    benchmark.add_argument("--step-seconds", type=float, metavar="S", help="time of a training step on the device")
     args = parser.parse_args()
     try:
         match args.command:
             case "summary":
                 return show_summary(args)
+            case "benchmark":
+                return run_benchmark(args)
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2
@@ -36,6 +44,14 @@ def show_summary(args: argparse.Namespace) -> int:
     spec = spec_from_arguments(args, check_files=False)
     # Names of classes and videos may hold what would be markup.
     print_summary(spec, Console(markup=False, emoji=False, highlight=False))
+    return 0
+
+
+def run_benchmark(args: argparse.Namespace) -> int:
+    from adatad.benchmarks.data import measure, show
+
+    spec = spec_from_arguments(args)
+    show(spec, measure(spec, args.windows), args.ranks, args.step_seconds)
     return 0
 
 

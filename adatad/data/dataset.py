@@ -88,7 +88,7 @@ class TrainingWindows(Dataset):
     def sample(self, epoch: int, number: int) -> Sample:
         """The window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
-        with _open(self.spec, video.name) as reader:
+        with open_named(self.spec, video.name) as reader:
             draw = generator(self.seed, epoch, number, "window")
             window = training_window(video, reader.frame_count, self.spec.window, draw)
 
@@ -125,7 +125,7 @@ class ValidationWindows(Dataset):
     def sample(self, number: int) -> Sample:
         """One window. Raises VideoError or WindowError."""
         place = self.places[number]
-        with _open(self.spec, place.video.name) as reader:
+        with open_named(self.spec, place.video.name) as reader:
             window = evaluation_window(place, reader.frame_count, self.spec.window)
             frames = read_frames(reader, window.indices, lambda images: fit_frames(images, self.spec.size_pixels))
         if self.shuffle_clips:
@@ -172,7 +172,8 @@ def training_geometry(height: int, width: int, spec: DataSpec, seed: int, epoch:
     return random_geometry(height, width, short_side_pixels, spec.size_pixels, draw)
 
 
-def _open(spec: DataSpec, name: str) -> AbstractContextManager[VideoReader]:
+def open_named(spec: DataSpec, name: str) -> AbstractContextManager[VideoReader]:
+    """The video that annotations call `name`, open for as long as the context lasts."""
     return open_video(video_path(spec, name), spec.decoder, spec.decode_timeout_seconds)
 
 
