@@ -1,15 +1,17 @@
-"""How fast windows of an experiment can be loaded, which part of that limits, and how many loader processes it needs."""
+"""How fast an experiment's windows can be loaded, what limits that, and how many loader processes it needs."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from adatad.data.annotations import read_annotations
 from adatad.data.dataset import CHUNK_FRAMES, TrainingWindows, check_videos, open_named
 from adatad.data.draws import epoch_order
 from adatad.data.loader import Loader
+from adatad.data.windows import Window
 from adatad.spec import Spec
 
 
@@ -57,13 +59,17 @@ def measure(spec: Spec, windows: int) -> DataSpeed:
     return DataSpeed(count, decode / count, max(whole - decode, 0.0) / count, loader, spec.data.workers)
 
 
-def timed(action) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
+def timed(action: Callable[[], object]) -> float:
+    """Seconds; the better of two, the other may have been disturbed."""
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
-def decode_alone(spec: Spec, window) -> None:
+def decode_alone(spec: Spec, window: Window) -> None:
     """A window's frames at full size, a few at a time, each forgotten at once."""
     with open_named(spec.data, window.video.name) as reader:
         for _ in reader.chunks(window.indices, CHUNK_FRAMES):
@@ -94,10 +100,8 @@ def show(spec: Spec, speed: DataSpeed, world: int, step_seconds: float | None) -
     each = spec.train.global_batch // world
     print(f"{speed.limit} limits")
     if step_seconds is None:
-        print(
-            f"one loader process has the {each} windows of a rank's step ready in {each * speed.window_seconds:.2f} s;"
-        )
-        print("--step-seconds says how many processes a step of that time needs (`step_seconds` in metrics.jsonl)")
+        print(f"one loader process makes the {each} windows of a rank's step in {each * speed.window_seconds:.2f} s;")
+        print("--step-seconds: how many processes a step of that time needs (metrics.jsonl has `step_seconds`)")
         return
     workers = speed.workers_for(step_seconds, each)
     print(f"steps of {step_seconds:g} s need data.workers {workers} on each of {world} ranks")
