@@ -73,6 +73,9 @@ class AugmentSpec(Section):
 class DataSpec(Section):
     """Which videos, which labels, and how they become batches."""
 
+    root: str | None = None
+    """Folder that relative paths of `annotations`, `classes` and `videos` start from. Loading puts it into them and
+    leaves null here."""
     annotations: str
     """JSON file in the ActivityNet / OpenTAD form, or that file gzip'd."""
     classes: str | tuple[str, ...] | None = None
