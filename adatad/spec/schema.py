@@ -415,6 +415,8 @@ class EvaluateSpec(Section):
     blocked_videos: str | None = None
     """JSON file, a list of videos that aren't scored; they are still detected (ActivityNet's evaluator has such a list
     of its own)."""
+    groups_by: str | None = None
+    """Key of the annotations that divides the instances into groups, which are also scored one at a time."""
 
 
 class RunSpec(Section):
