@@ -7,7 +7,7 @@ from pathlib import Path
 from adatad.spec.schema import Spec
 
 ROOT = ("data", "root")
-UNDER_ROOT = ("annotations", "classes", "videos")
+UNDER_ROOT = ("annotations", "classes", "blocked_videos", "videos")
 """Keys of the data section whose relative paths start from the root."""
 
 

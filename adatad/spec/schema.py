@@ -74,8 +74,8 @@ class DataSpec(Section):
     """Which videos, which labels, and how they become batches."""
 
     root: str | None = None
-    """Folder that relative paths of `annotations`, `classes` and `videos` start from. Loading puts it into them and
-    leaves null here."""
+    """Folder that relative paths of `annotations`, `classes`, `blocked_videos` and `videos` start from. Loading puts it
+    into them and leaves null here."""
     annotations: str
     """JSON file in the ActivityNet / OpenTAD form, or that file gzip'd."""
     classes: str | tuple[str, ...] | None = None

@@ -4,7 +4,9 @@ import pytest
 
 from adatad.spec import SpecError, load, to_yaml
 
-TEXT = "data: {annotations: a.json, videos: v, classes: c.txt}\nmodel: {backbone: {mode: frozen}}\n"
+TEXT = (
+    "data: {annotations: a.json, videos: v, classes: c.txt, blocked_videos: b.txt}\nmodel: {backbone: {mode: frozen}}\n"
+)
 
 
 @pytest.fixture
@@ -15,16 +17,16 @@ def spec_file(tmp_path):
 
 
 def paths(spec):
-    return spec.data.annotations, spec.data.videos, spec.data.classes
+    return spec.data.annotations, spec.data.videos, spec.data.classes, spec.data.blocked_videos
 
 
 def test_relative_paths_start_from_it_and_absolute_ones_stay(spec_file):
     spec = load(spec_file, ["data.root=some/folder", "data.videos=/elsewhere/v"], check_files=False)
-    assert paths(spec) == ("some/folder/a.json", "/elsewhere/v", "some/folder/c.txt")
+    assert paths(spec) == ("some/folder/a.json", "/elsewhere/v", "some/folder/c.txt", "some/folder/b.txt")
 
 
 def test_without_it_paths_are_as_written(spec_file):
-    assert paths(load(spec_file, check_files=False)) == ("a.json", "v", "c.txt")
+    assert paths(load(spec_file, check_files=False)) == ("a.json", "v", "c.txt", "b.txt")
 
 
 @pytest.mark.parametrize("classes", ["[a, b]", "null"])
@@ -45,7 +47,7 @@ def test_a_saved_spec_loads_back_to_itself(spec_file, tmp_path):
 def test_files_are_looked_for_under_it(spec_file, tmp_path):
     root = tmp_path / "root"
     (root / "v").mkdir(parents=True)
-    for name in ("a.json", "c.txt"):
+    for name in ("a.json", "c.txt", "b.txt"):
         (root / name).touch()
     assert load(spec_file, [f"data.root={root}"]).data.videos == str(root / "v")
     (root / "a.json").unlink()
