@@ -13,6 +13,7 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--group", metavar="KEY=VALUE", help="only of this group of instances (evaluate.groups_by)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
     args = parser.parse_args()
 
@@ -20,7 +21,7 @@ def main() -> int:
     from adatad.report.compare import compare
 
     try:
-        compare(args.runs, args.output)
+        compare(args.runs, args.output, args.group)
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2

@@ -110,7 +110,7 @@ def in_subset(entry: dict[str, Any], wanted: str | tuple[str, ...], reference: b
 
 def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
     """The annotations that detections are scored against, as the content of an annotation file: the validation videos
-    that aren't blocked, in a subset named `EVALUATED`, with class names as labels.
+    that aren't blocked, in a subset named `EVALUATED`, with class names as labels and all other keys as they are.
 
     All instances with finite ends are in it: what else doesn't count is the evaluation's to leave out. "Ambiguous" is
     if it is a class, or with `reference`. Subsets are compared for equality, by the reference too.
@@ -121,12 +121,13 @@ def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
     videos = {}
     for name, entry in database.items():
         if in_subset(entry, spec.validation_subset) and name not in blocked:
-            instances = (_read_instance(rules, name, item) for item in _items(spec, name, entry))
+            items = _items(spec, name, entry)
+            instances = (_read_instance(rules, name, item) for item in items)
             videos[name] = {
                 "subset": EVALUATED,
                 "annotations": [
-                    {"segment": [start, end], "label": AMBIGUOUS if number is None else classes.names[number]}
-                    for start, end, number in instances
+                    {**item, "segment": [start, end], "label": AMBIGUOUS if number is None else classes.names[number]}
+                    for item, (start, end, number) in zip(items, instances, strict=True)
                     if math.isfinite(start) and math.isfinite(end) and (number is not None or reference)
                 ],
             }

@@ -21,6 +21,8 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
     for tiou, by_k in result.get("recall", {}).items():
         for k, value in by_k.items():
             table.add_row(f"recall@{k}x, tIoU {tiou}", f"{100 * value:.2f}")
+    for name, group in result.get("groups", {}).items():
+        table.add_row(f"average, {name} ({group['instances']} instances)", f"{100 * group['average_mAP']:.2f}")
     if untrained is not None:
         table.add_row("untrained, average", f"{100 * untrained:.2f}")
     for name, value in (spec.published or {}).items():

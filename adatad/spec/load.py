@@ -13,6 +13,7 @@ from adatad.errors import UserError
 from adatad.spec.checks import cross_checks, file_checks
 from adatad.spec.document import Document, DocumentError, Key, parse_value, read_document
 from adatad.spec.explain import dotted, explain
+from adatad.spec.root import ROOT, UNDER_ROOT, under_root
 from adatad.spec.salvage import salvage
 from adatad.spec.schema import Spec
 
@@ -57,6 +58,9 @@ def load_with_sources(
         problems += explain(error.errors(), document, path)
         spec, more = salvage(document.values)
         doubtful |= more
+    if ROOT in doubtful:
+        doubtful |= {("data", name) for name in UNDER_ROOT}
+    spec = under_root(spec) if spec else None
     problems += _contradictions(spec, document, path, doubtful, check_files) if spec else []
     if problems:
         raise SpecError(problems)

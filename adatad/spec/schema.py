@@ -73,6 +73,9 @@ class AugmentSpec(Section):
 class DataSpec(Section):
     """Which videos, which labels, and how they become batches."""
 
+    root: str | None = None
+    """Folder that relative paths of `annotations`, `classes`, `blocked_videos` and `videos` start from. Loading puts it
+    into them and leaves null here."""
     annotations: str
     """JSON file in the ActivityNet / OpenTAD form, or that file gzip'd."""
     classes: str | tuple[str, ...] | None = None
@@ -412,6 +415,8 @@ class EvaluateSpec(Section):
     blocked_videos: str | None = None
     """JSON file, a list of videos that aren't scored; they are still detected (ActivityNet's evaluator has such a list
     of its own)."""
+    groups_by: str | None = None
+    """Key of the annotations that divides the instances into groups, which are also scored one at a time."""
 
 
 class RunSpec(Section):

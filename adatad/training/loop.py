@@ -38,7 +38,7 @@ from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
 from adatad.training.signals import Stopped, StopRequest
 from adatad.training.tensors import parameter_of, shard_tensors, whole_tensors
-from adatad.training.validation import classes_of, detect, score, summary
+from adatad.training.validation import classes_of, detect, scores
 
 
 class TrainingError(UserError):
@@ -251,8 +251,9 @@ class Training:
         with parts.engine.holding(parts.ema.averages):
             classes = classes_of(self.spec, self.annotations)
             detections = detect(parts.engine.model, loader, self.spec, classes, self.processes, self.skipped)
-        values = summary(score(detections, self.spec))
-        self.logger.info("epoch %d: average mAP %.2f %%", progress.epoch, 100 * values["average_mAP"])
+        values = scores(detections, self.spec)
+        groups = "".join(f", {name} {100 * g['average_mAP']:.2f} %" for name, g in values.get("groups", {}).items())
+        self.logger.info("epoch %d: average mAP %.2f %%%s", progress.epoch, 100 * values["average_mAP"], groups)
         self.result = {
             **values,
             "untrained_average_mAP": progress.untrained_mAP,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,11 @@ class Metrics:
         self._board = SummaryWriter(run_directory / "tensorboard", purge_step=first_step + 1 if first_step else None)
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
-        """Scalars, or dictionaries of scalars, of one moment; lists go to the JSON lines alone."""
+        """Scalars, or dictionaries of scalars to any depth, of one moment; lists go to the JSON lines alone."""
         self._lines.write(json.dumps({"kind": kind, "step": step, "epoch": epoch, **values}) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            if isinstance(value, dict):
-                scalars = {f"{name}/{key}": v for key, v in value.items() if isinstance(v, (int, float))}
-            else:
-                scalars = {name: value} if isinstance(value, (int, float)) else {}
-            for tag, scalar in scalars.items():
-                self._board.add_scalar(f"{kind}/{tag}", scalar, step)
+        for tag, scalar in _scalars(kind, values):
+            self._board.add_scalar(tag, scalar, step)
 
     def text(self, name: str, text: str) -> None:
         self._board.add_text(name, f"```yaml\n{text}\n```")
@@ -40,3 +36,12 @@ class Metrics:
     def close(self) -> None:
         self._lines.close()
         self._board.close()
+
+
+def _scalars(tag: str, value: Any) -> Iterator[tuple[str, float]]:
+    """The numbers inside a value, each with the names that lead to it."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _scalars(f"{tag}/{name}", inner)
+    elif isinstance(value, (int, float)):
+        yield tag, value

@@ -35,7 +35,7 @@ from adatad.training.run_directory import RunDirectory, log_to, open_run, run_di
 from adatad.training.setup import Parts, build_initial_model, build_parts, shapes_of, validation_loader
 from adatad.training.signals import StopRequest
 from adatad.training.tensors import load_shards, load_whole_tensors
-from adatad.training.validation import Detections, classes_of, detect, score, summary, write_detections
+from adatad.training.validation import Detections, classes_of, detect, scores, write_detections
 
 T = TypeVar("T")
 OPENED = "run opened"
@@ -59,6 +59,8 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
         console = Console(quiet=not processes.is_main)
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.train + annotations.validation)
+        # Annotations that can't be scored must not come to light after the first epochs.
+        scores({}, spec)
         parts = build_parts(spec, annotations, processes)
         run, logger, progress = _open(parts, resume, overwrite, console)
         if processes.is_main:
@@ -92,7 +94,7 @@ def score_checkpoint(
         found = detect(model, loader, spec, classes_of(spec, annotations), processes, skipped)
         if detections and processes.is_main:
             write_detections(detections, found)
-        return summary(score(found, spec))
+        return scores(found, spec)
 
 
 def annotations_for(spec: Spec) -> Annotations:

@@ -18,6 +18,7 @@ from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.windows import Window
 from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
+from adatad.evaluation.groups import evaluate_groups
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
 from adatad.memory.arithmetic import autocast
 from adatad.memory.frames import placed
@@ -95,12 +96,30 @@ def window_meta(window: Window, data: DataSpec) -> WindowMeta:
 
 def score(detections: Detections, spec: Spec) -> MapResult:
     """mAP of detections against the annotation file of the spec."""
-    truth = ground_truth(spec.data, reference=spec.compat == "reference")
-    blocked = read_names(spec.evaluate.blocked_videos)
-    return evaluate(
-        truth, {"results": detections}, EVALUATED, spec.evaluate.tious, blocked, keep_ambiguous=True,
-        top_k=spec.evaluate.top_k,
-    )  # fmt: skip
+    return evaluate(**_to_evaluate(detections, spec))
+
+
+def scores(detections: Detections, spec: Spec) -> dict[str, Any]:
+    """mAP of detections as it stands in files: of all instances and, if the spec divides them, "groups" by name."""
+    everything, key = summary(score(detections, spec)), spec.evaluate.groups_by
+    if key is None:
+        return everything
+    groups = evaluate_groups(key, **_to_evaluate(detections, spec))
+    by_name = {name: {**summary(result), "instances": result.num_ground_truth} for name, result in groups.items()}
+    return {**everything, "groups": by_name}
+
+
+def _to_evaluate(detections: Detections, spec: Spec) -> dict[str, Any]:
+    """The arguments of `evaluate`, by name."""
+    return {
+        "ground_truth": ground_truth(spec.data, reference=spec.compat == "reference"),
+        "detections": {"results": detections},
+        "subset": EVALUATED,
+        "tious": spec.evaluate.tious,
+        "blocked_videos": read_names(spec.evaluate.blocked_videos),
+        "keep_ambiguous": True,
+        "top_k": spec.evaluate.top_k,
+    }
 
 
 def summary(result: MapResult) -> dict[str, Any]:

@@ -28,3 +28,22 @@ def test_a_run_without_results_is_named(tmp_path):
     with pytest.raises(CompareError, match="empty: holds no evaluation"):
         compare([tmp_path / "empty"], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
+
+
+def test_figures_of_one_group(tmp_path, capsys):
+    run = write_run(tmp_path / "a" / "id0", 0.5)
+    for path in (run / "metrics.jsonl", run / "result.json"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        groups = {"groups": {"night=true": {"average_mAP": 0.125, "mAP": {}, "instances": 3}}}
+        path.write_text("\n".join(json.dumps({**line, **groups}) for line in lines))
+    compare([run], tmp_path / "c.png", "night=true")
+    out = capsys.readouterr().out
+    assert out.count("12.50") == 2  # of the untrained model too, whose line is that of step 0
+    assert "50.00" not in out
+    with pytest.raises(CompareError, match="id0: has no group 'night=false'; it has night=true"):
+        compare([run], tmp_path / "d.png", "night=false")
+
+
+def test_a_group_of_runs_without_groups(tmp_path):
+    with pytest.raises(CompareError, match=r"none: set evaluate\.groups_by"):
+        compare([write_run(tmp_path / "a" / "id0", 0.5)], tmp_path / "c.png", "night=true")

@@ -1,0 +1,88 @@
+"""mAP of one group of instances at a time, where a key of the annotations divides them, such as `unseen_source`.
+
+A group is scored as a subset is, with two changes. Its instances alone are the ground truth; classes that have none in
+it don't count in its mean. And a detection that is about an instance of another group is left out, neither right nor
+wrong. It is about those instances of its own class that it reaches the lowest tIoU with; if one of them is of this
+group, it stays. Everything else stays too: detections on background or with a wrong class are wrong in every group. So
+one group of all instances has the mAP of `evaluate`.
+
+The lowest tIoU decides for all thresholds: a detection that found an instance, but not exactly enough for a high
+threshold, is an error in the group of that instance and not in all the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from adatad.errors import UserError
+from adatad.evaluation.detection_map import MapResult, evaluate
+
+Item = dict[str, Any]
+"""An annotation or a detection: its "segment" in seconds, its "label", and more."""
+
+
+class GroupError(UserError):
+    """An annotation that says nothing of its group; the message names the video and the key."""
+
+
+def evaluate_groups(
+    key: str,
+    ground_truth: dict[str, Any],
+    detections: dict[str, Any],
+    subset: str,
+    tious: Sequence[float],
+    **options: Any,
+) -> dict[str, MapResult]:
+    """Score each group on its own: {"KEY=VALUE": result}, values as JSON writes them, in alphabetical order.
+
+    key: of every annotation of the subset. The rest, and the options, are those of `evaluate`. Raises GroupError.
+    """
+    videos = {name: entry for name, entry in ground_truth["database"].items() if entry.get("subset") == subset}
+    instances = {name: entry.get("annotations", ()) for name, entry in videos.items()}
+    groups = {name: [_group(name, item, key) for item in items] for name, items in instances.items()}
+    results = {}
+    for group in sorted({group for names in groups.values() for group in names}):
+        truth, left = {}, {}
+        for name, entry in videos.items():
+            pairs = list(zip(instances[name], groups[name], strict=True))
+            own = [item for item, its_group in pairs if its_group == group]
+            others = [item for item, its_group in pairs if its_group != group]
+            truth[name] = {**entry, "annotations": own}
+            left[name] = _of_no_other(detections["results"].get(name, []), own, others, min(tious))
+        found = {"results": {**detections["results"], **left}}
+        results[group] = evaluate({"database": truth}, found, subset, tious, **options)
+    return results
+
+
+def _group(video: str, item: Item, key: str) -> str:
+    if key not in item:
+        raise GroupError(
+            f"video {video!r}: the annotation {item!r} has no {key!r}, by which evaluate.groups_by divides the "
+            "instances; give every annotation one, or set groups_by to null"
+        )
+    return f"{key}={json.dumps(item[key])}"
+
+
+def _of_no_other(
+    detections: Sequence[Item], own: Sequence[Item], others: Sequence[Item], threshold: float
+) -> list[Item]:
+    """Detections of a video without those that reach `threshold` with one of `others` and with none of `own`."""
+    kept = _reaches(detections, own, threshold) | ~_reaches(detections, others, threshold)
+    return [item for item, keep in zip(detections, kept, strict=True) if keep]
+
+
+def _reaches(detections: Sequence[Item], instances: Sequence[Item], threshold: float) -> np.ndarray:
+    """Whether each detection has a tIoU of `threshold` or more with an instance of its class: bool [detections]."""
+    found, wanted = (
+        np.array([item["segment"] for item in items], float).reshape(-1, 2) for items in (detections, instances)
+    )
+    same = np.array([[d["label"] == i["label"] for i in instances] for d in detections], bool)
+    start, end = np.maximum(found[:, None, 0], wanted[None, :, 0]), np.minimum(found[:, None, 1], wanted[None, :, 1])
+    intersection = np.maximum(end - start, 0.0)
+    union = (found[:, 1] - found[:, 0])[:, None] + (wanted[:, 1] - wanted[:, 0])[None] - intersection
+    overlaps = intersection / np.maximum(union, 1e-8)
+    return (same.reshape(overlaps.shape) & (overlaps >= threshold)).any(1)
