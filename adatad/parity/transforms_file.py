@@ -92,7 +92,7 @@ def transformed(images: np.ndarray, case: dict[str, Any]) -> Tensor:
 
 def changed(images: np.ndarray, augmentation: Augmentation) -> Tensor:
     frames = torch.from_numpy(images.transpose(3, 0, 1, 2).copy())
-    return augment(frames[None], [augmentation])[0]
+    return augment(frames[None], [augmentation], frames.device)[0]
 
 
 def _operation(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Row]:
