@@ -84,11 +84,13 @@ def score_checkpoint(
     with start_processes(spec.train.hang_seconds) as processes:
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
-        model = build_initial_model(spec, annotations).to(processes.device)
+        model = build_initial_model(spec, annotations)
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint)
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
         apply_policy(model.backbone, spec.memory, spec.data, arithmetic)
+        # Only now: frozen weights that are streamed, or cast, may not fit the device as they come from their file.
+        model.to(processes.device)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
         found = detect(model, loader, spec, classes_of(spec, annotations), processes, skipped)
