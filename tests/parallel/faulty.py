@@ -101,7 +101,7 @@ class Left:
 
 
 def run_all(
-    spec: Path, fault: tuple[str, int, int], *arguments: str, world: int = 2, timeout_seconds: float = 60
+    spec: Path, fault: tuple[str, int, int], *arguments: str, world: int = 2, timeout_seconds: float = 240
 ) -> Left:
     """A run of six steps on several ranks to its end, which must come by itself. One evaluation, at the end."""
     log = spec.parent / "log.txt"
