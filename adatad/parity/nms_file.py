@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adatad.evaluation.nms import METHODS, Detections, apply_nms, hard_nms, soft_nms
-from adatad.parity.compare import TOLERANCES, Row, mismatch, relative_to_value
+from adatad.parity.compare import TOLERANCES, Row, mismatch, relative_to_value, rows_of_cases
 from adatad.spec.schema import NmsSpec
 
 
@@ -29,12 +29,10 @@ def nms_spec(parameters: dict[str, Any]) -> NmsSpec:
 
 
 def run(content: dict[str, Any], folder: Path) -> list[Row]:
-    rows = []
-    for case in content["wrapper_cases"]:
-        rows += _wrapper_rows(case)
-    for case in content["op_cases"]:
-        rows += _operator_rows(case)
-    return rows
+    return [
+        *rows_of_cases(content.get("wrapper_cases", ()), _wrapper_rows, "wrapper case"),
+        *rows_of_cases(content.get("op_cases", ()), _operator_rows, "operator case"),
+    ]
 
 
 def _wrapper_rows(case: dict[str, Any]) -> list[Row]:

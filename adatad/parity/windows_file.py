@@ -25,23 +25,32 @@ from adatad.data.windows import (
     training_window,
 )
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
-from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value
+from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
+from adatad.parity.post_file import window_meta_of
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
 
 def run(content: dict[str, Any], folder: Path) -> list[Row]:
     """Every comparison of a windows.json."""
-    rows = [row for case in content["cases"] for row in _run_case(case)]
-    errors = [
-        _seconds_error(case["segments"], case["seconds"], _meta_of(case["meta"])) for case in content["seconds_cases"]
+    class_map = [content["class_map"]] if "class_map" in content else []
+    return [
+        *rows_of_cases(content.get("cases", ()), _run_case, "data set"),
+        *rows_of_cases(content.get("seconds_cases", ()), _seconds_rows, "seconds"),
+        *rows_of_cases(content.get("resize_failures", ()), _resize_rows, "resize_failures"),
+        *rows_of_cases(class_map, _class_rows, "class_map"),
     ]
-    rows.append(_row("seconds_cases", "seconds", largest(errors), "seconds_unrounded"))
-    for case in content["resize_failures"]:
-        wanted = case["frames_wanted"]
-        lengths = [len(resize_indices(total, wanted)) for total in case["failing_total_frames"]]
-        rows.append(_row(f"resize_failures {wanted}", "positions", largest(abs(n - wanted) for n in lengths)))
-    return [*rows, *_class_rows(content["class_map"])]
+
+
+def _seconds_rows(case: dict[str, Any]) -> Iterator[Row]:
+    error = _seconds_error(case["segments"], case["seconds"], window_meta_of(case["meta"]))
+    yield _row("seconds_cases", "seconds", error, "seconds_unrounded")
+
+
+def _resize_rows(case: dict[str, Any]) -> Iterator[Row]:
+    wanted = case["frames_wanted"]
+    lengths = [len(resize_indices(total, wanted)) for total in case["failing_total_frames"]]
+    yield _row(f"resize_failures {wanted}", "positions", largest(abs(n - wanted) for n in lengths))
 
 
 def _row(case: str, quantity: str, error: float, kind: str = "exact") -> Row:
@@ -209,17 +218,9 @@ def _segments(segments: list[list[float]]) -> np.ndarray:
     return np.array(segments, np.float32).reshape(-1, 2)
 
 
-def _meta_of(meta: dict[str, Any]) -> WindowMeta:
-    """The reference's facts of a window, as our functions take them."""
-    if "resize_length" in meta:
-        return WindowMeta("", meta["duration"], resize_grid=meta["resize_length"])
-    start = meta.get("window_start_frame", 0) + meta.get("offset_frames", 0)
-    return WindowMeta("", meta["duration"], meta["fps"], meta["snippet_stride"], start)
-
-
 def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> float:
     """0 if two windows lie in the same place; a random one's start isn't among the reference's facts."""
-    expected = _meta_of(theirs)
+    expected = window_meta_of(theirs)
     start = expected.start_frame if "window_start_frame" in theirs or "resize_length" in theirs else ours.start_frame
     same = (ours.duration_seconds, ours.fps, ours.stride_frames, ours.start_frame, ours.resize_grid) == (
         expected.duration_seconds, expected.fps, expected.stride_frames, start, expected.resize_grid,
