@@ -10,6 +10,8 @@ from typing import Any
 from adatad.errors import UserError
 
 GZIP_START = b"\x1f\x8b"
+AMBIGUOUS = "Ambiguous"
+"""THUMOS-14's label for parts that are neither action nor background."""
 
 
 class AnnotationError(UserError):

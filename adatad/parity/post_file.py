@@ -21,7 +21,7 @@ from adatad.evaluation.postprocess import (
 )
 from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
 from adatad.parity.detections import Detection, largest_differences
-from adatad.parity.nms_file import nms_spec
+from adatad.parity.nms_file import nms_spec, segments_of
 from adatad.spec.schema import ClassifierSpec, PostprocessSpec
 
 
@@ -133,7 +133,7 @@ def classifier_of(facts: dict[str, Any] | None) -> Iterator[Classifier | None]:
 
 def _samples(case: dict[str, Any]) -> Iterator[tuple[WindowMeta, np.ndarray, np.ndarray]]:
     for facts, segments, scores in zip(case["metas"], case["proposals"], case["scores"], strict=True):
-        yield window_meta_of(facts), np.array(segments, np.float32).reshape(-1, 2), np.array(scores, np.float32)
+        yield window_meta_of(facts), segments_of(segments), np.array(scores, np.float32)
 
 
 def window_meta_of(facts: dict[str, Any]) -> WindowMeta:

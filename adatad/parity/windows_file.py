@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from adatad.data.annotation_file import AMBIGUOUS
 from adatad.data.annotations import Video, annotations_of
-from adatad.data.classes import AMBIGUOUS, read_classes
+from adatad.data.classes import read_classes
 from adatad.data.windows import (
     MAX_TRIES,
     Window,
@@ -26,6 +27,7 @@ from adatad.data.windows import (
 )
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
 from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
+from adatad.parity.nms_file import segments_of
 from adatad.parity.post_file import window_meta_of
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
@@ -75,7 +77,7 @@ def _data_spec(case: dict[str, Any]) -> DataSpec:
     window = WindowSpec(
         kind="resize" if case["kind"] == "resize" else "sliding",
         size_grid=next(settings[key] for key in ("window_size", "resize_length", "trunc_len") if key in settings),
-        frames_per_position=settings["scale_factor"],
+        frames_per_position=settings.get("scale_factor", 1),
         stride_frames=strides[0] * strides[1],
         overlap=settings.get("window_overlap_ratio", 0.0),
         min_visible=settings.get("trunc_thresh", 0.5),
@@ -86,7 +88,7 @@ def _data_spec(case: dict[str, Any]) -> DataSpec:
     return DataSpec(
         annotations=case["name"], videos="", classes=tuple(case["classes"]), train_subset=settings["subset"],
         validation_subset=settings["subset"], fps=fps if fps > 0 else None, window=window,
-        blocked_videos=tuple(settings.get("block_list") or ()), filter_short=settings["filter_gt"],
+        blocked_videos=tuple(settings.get("block_list") or ()), filter_short=settings.get("filter_gt", False),
     )  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], 
     yield _row(name, "meta", largest(_meta_error(window_meta(o, spec), t["meta"], spec) for o, t in pairs))
     labelled = [(o, t) for o, t in pairs if "gt_segments" in t]
     if labelled:
-        segments = [relative_to_value(o.segments_grid, _segments(t["gt_segments"])) for o, t in labelled]
+        segments = [relative_to_value(o.segments_grid, segments_of(t["gt_segments"])) for o, t in labelled]
         yield _row(name, "segments", largest(segments), "segments_grid")
         yield _row(name, "labels", largest(mismatch(o.labels.tolist(), t["gt_labels"]) for o, t in labelled))
     seconds = [
@@ -214,10 +216,6 @@ def _frames(indices: dict[str, list]) -> list[int]:
     return [first + step * number for first, step, count in indices["runs"] for number in range(count)]
 
 
-def _segments(segments: list[list[float]]) -> np.ndarray:
-    return np.array(segments, np.float32).reshape(-1, 2)
-
-
 def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> float:
     """0 if two windows lie in the same place; a random one's start isn't among the reference's facts."""
     expected = window_meta_of(theirs)
@@ -229,5 +227,5 @@ def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> flo
 
 
 def _seconds_error(segments: list[list[float]], seconds: list[list[float]], meta: WindowMeta) -> float:
-    difference = to_seconds(_segments(segments), meta).astype(np.float64) - _segments(seconds)
+    difference = to_seconds(segments_of(segments), meta).astype(np.float64) - segments_of(seconds)
     return largest(np.abs(difference).ravel())
