@@ -93,7 +93,8 @@ def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, An
     ours = {"average_mAP": result.average_mAP}
     ours |= {f"mAP@{tiou}": value for tiou, value in result.mAP.items()}
     ours |= {f"recall@{tiou}@{k}": value for tiou, by_k in result.recall.items() for k, value in by_k.items()}
-    per_class = np.array(list(result.ap_per_class.values())).T
+    shape = len(result.mAP), len(result.ap_per_class)
+    per_class = np.array(list(result.ap_per_class.values()), np.float64).T.reshape(shape)
     return [
         Row(case, f"{what}: metrics", _of_metrics(ours, expected["metrics"]), TOLERANCES["map"]),
         _exact(case, f"{what}: classes", list(result.ap_per_class), expected["classes"]),

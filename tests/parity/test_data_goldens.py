@@ -63,3 +63,25 @@ def test_a_case_that_cannot_be_run_fails_alone(name):
     assert [row.quantity.startswith("can't be run: ") for row in failed] == [True, True]
     assert failed[0].case == "bad"
     assert len(rows) > len(failed)
+
+
+def test_a_sample_may_have_no_proposals():
+    for case in json.loads((FOLDER / "post.json").read_text())["cases"]:
+        nothing = {"segments": [], "scores": [], "labels": []}
+        empty = {
+            **case, "proposals": [[] for _ in case["metas"]], "scores": [[] for _ in case["metas"]],
+            "unrounded": dict.fromkeys(case["unrounded"], nothing), "results": {video: [] for video in case["results"]},
+        }  # fmt: skip
+        assert [row for row in runner("post.json")({"cases": [empty]}, FOLDER) if not row.passed] == []
+
+
+def test_a_subset_may_have_no_instances():
+    for case in json.loads((FOLDER / "map.json").read_text())["cases"]:
+        for entry in case["ground_truth"]["database"].values():
+            entry["annotations"] = []
+        none = [[] for _ in case["tious"]]
+        case["expected"] |= {
+            "metrics": dict.fromkeys(case["expected"]["metrics"], 0.0), "classes": [], "num_gt": 0,
+            "ap_per_class": none, "recall_per_class": [[[] for _ in case["top_k"] or ()] for _ in case["tious"]],
+        }  # fmt: skip
+        assert [row for row in runner("map.json")({"cases": [case]}, FOLDER) if not row.passed] == []
