@@ -24,6 +24,11 @@ def main() -> int:
     benchmark.add_argument("--ranks", type=int, default=1, metavar="N", help="ranks that the run will have")
     benchmark.add_argument("--step-seconds", type=float, metavar="S", help="time of a training step on the device")
     args = parser.parse_args()
+    if args.command == "benchmark":
+        if min(args.windows, args.ranks) < 1:
+            parser.error("--windows and --ranks: whole numbers from 1")
+        if args.step_seconds is not None and not args.step_seconds > 0:
+            parser.error("--step-seconds: more than 0")
     try:
         match args.command:
             case "summary":

@@ -27,13 +27,15 @@ POINTS = (1, 5, 10, 100)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ground_truth", type=Path, metavar="GT", help='JSON file {"database": ...}')
-    parser.add_argument("detections", type=Path, metavar="DETECTIONS", help='JSON file {"results": ...}')
+    parser.add_argument("ground_truth", type=Path, metavar="GT", help='JSON file {"database": ...}, plain or .gz')
+    parser.add_argument("detections", type=Path, metavar="DETECTIONS", help='JSON file {"results": ...}, the same')
     parser.add_argument("--subset", default="validation", help="subset that is scored (default %(default)s)")
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], metavar="T")
     parser.add_argument("--score", choices=("mAP", "verb", "noun", "action", "recall"), default="mAP")
     parser.add_argument("--top-k", type=int, nargs="+", default=[], metavar="K", help="report recall@kx too")
-    parser.add_argument("--blocked", type=Path, metavar="FILE", help="JSON list of videos that don't count")
+    parser.add_argument(
+        "--blocked", type=Path, metavar="FILE", help="videos that don't count: a JSON list, or a name a line"
+    )
     parser.add_argument("--reference", action="store_true", help="with the reference's quirks (docs/compat.md)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a JSON file too")
     args = parser.parse_args()

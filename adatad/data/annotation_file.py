@@ -10,6 +10,8 @@ from typing import Any
 from adatad.errors import UserError
 
 GZIP_START = b"\x1f\x8b"
+AMBIGUOUS = "Ambiguous"
+"""THUMOS-14's label for parts that are neither action nor background."""
 
 
 class AnnotationError(UserError):
@@ -20,7 +22,7 @@ class AnnotationError(UserError):
 def load_database(path: str) -> dict[str, dict[str, Any]]:
     """The "database" of an annotation file (.json or .json.gz), by video name."""
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(read_text(path))
     except (OSError, EOFError, ValueError) as error:
         raise AnnotationError(f"{path}: not a readable JSON file: {error}") from error
     database = content.get("database") if isinstance(content, dict) else None
@@ -29,16 +31,16 @@ def load_database(path: str) -> dict[str, dict[str, Any]]:
     return database
 
 
-def read_lines(path: str) -> list[str]:
+def read_lines(path: str | Path) -> list[str]:
     """Lines of a text file that hold something, without the blanks around them."""
     try:
-        text = _read_text(path)
+        text = read_text(path)
     except (OSError, EOFError, ValueError) as error:
         raise AnnotationError(f"{path}: not a readable text file: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def read_names(source: str | tuple[str, ...] | None) -> frozenset[str]:
+def read_names(source: str | Path | tuple[str, ...] | None) -> frozenset[str]:
     """Names out of a list, a text file with one a line, or a JSON file that is a list; None gives none."""
     if source is None or isinstance(source, tuple):
         return frozenset(source or ())
@@ -54,7 +56,8 @@ def read_names(source: str | tuple[str, ...] | None) -> frozenset[str]:
     return frozenset(names)
 
 
-def _read_text(path: str) -> str:
+def read_text(path: str | Path) -> str:
+    """A text file, plain or gzip'd. Raises OSError, EOFError or ValueError."""
     content = Path(path).read_bytes()
     # By its first bytes, whatever the file is called.
     return (gzip.decompress(content) if content.startswith(GZIP_START) else content).decode("utf-8-sig")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adatad.data.annotation_file import AnnotationError, load_database, read_names
-from adatad.data.classes import AMBIGUOUS, ClassList, read_classes
+from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, load_database, read_names
+from adatad.data.classes import ClassList, read_classes
 from adatad.spec.schema import DataSpec
 
 SHORTEST_SHARE = 0.01

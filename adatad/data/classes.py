@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from adatad.data.annotation_file import AnnotationError, read_lines
+from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, read_lines
 from adatad.spec.schema import DataSpec
-
-AMBIGUOUS = "Ambiguous"
-"""THUMOS-14's label for parts that are neither action nor background."""
 
 
 @dataclass(frozen=True)

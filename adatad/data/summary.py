@@ -35,14 +35,23 @@ def print_summary(spec: Spec, console: Console) -> None:
     AnnotationError."""
     database = load_database(spec.data.annotations)
     agnostic = spec.model.detector.class_agnostic
-    annotations = annotations_of(database, spec.data, spec.compat == "reference", agnostic)
+    reference = spec.compat == "reference"
+    annotations = annotations_of(database, spec.data, reference, agnostic)
     roles = (("training", annotations.train, annotations.train_account),
              ("validation", annotations.validation, annotations.validation_account))  # fmt: skip
-    subsets = names_of(spec.data.train_subset) + names_of(spec.data.validation_subset)
-    unused = Counter(str(entry.get("subset")) for entry in database.values() if entry.get("subset") not in subsets)
-    console.print(f"{spec.data.annotations}: {len(database)} videos, {len(annotations.classes)} classes")
+    wanted = spec.data.train_subset, spec.data.validation_subset
+    unused = Counter(
+        str(entry.get("subset"))
+        for entry in database.values()
+        if not any(in_subset(entry, subset, reference) for subset in wanted)
+    )
+    # Sentences aren't broken into lines: they hold paths and names to copy and to search for.
+    console.print(
+        f"{spec.data.annotations}: {len(database)} videos, {len(annotations.classes)} classes", soft_wrap=True
+    )
     if unused:
-        console.print("not used: " + ", ".join(f"{count} videos of {name}" for name, count in unused.items()))
+        names = ", ".join(f"{count} videos of {name}" for name, count in unused.items())
+        console.print(f"not used: {names}", soft_wrap=True)
     console.print(_counts({role: account for role, _, account in roles}))
     console.print(_classes(annotations))
     videos = {role: read for role, read, _ in roles}
@@ -50,8 +59,8 @@ def print_summary(spec: Spec, console: Console) -> None:
     lengths = {role: np.array([video.duration_seconds for video in read]) for role, read in videos.items()}
     console.print(_histogram("videos by seconds", lengths))
     for role, read, account in roles:
-        for warned in warnings(spec.data, database, read, account):
-            console.print(f"warning: {role}: {_sentence(warned)}", style="yellow")
+        for warned in warnings(spec.data, database, read, account, reference):
+            console.print(f"warning: {role}: {_sentence(warned)}", style="yellow", soft_wrap=True)
 
 
 def instance_seconds(videos: Iterable[Video]) -> np.ndarray:
@@ -60,7 +69,11 @@ def instance_seconds(videos: Iterable[Video]) -> np.ndarray:
 
 
 def warnings(
-    spec: DataSpec, database: dict[str, dict[str, Any]], videos: Iterable[Video], account: Account
+    spec: DataSpec,
+    database: dict[str, dict[str, Any]],
+    videos: Iterable[Video],
+    account: Account,
+    reference: bool = False,
 ) -> list[Warned]:
     """What there is to look at in one subset; nothing of it stops a training."""
     found = (
@@ -71,7 +84,7 @@ def warnings(
         Warned("instances are longer than a window", _count(videos, lambda v: _long(v, spec))),
         Warned(
             f"videos whose frame / duration is more than {RATE_TOLERANCE:.0%} off the fps",
-            Counter(_wrong_rates(spec, database, names_of(account.subset))),
+            Counter(_wrong_rates(spec, database, account.subset, reference)),
         ),
         Warned("blocked names aren't in the annotation file", Counter(read_names(spec.blocked_videos) - set(database))),
     )
@@ -104,10 +117,12 @@ def _long(video: Video, spec: DataSpec) -> int:
     return (np.diff(video.segments_seconds, axis=1) > window).sum()
 
 
-def _wrong_rates(spec: DataSpec, database: dict[str, dict[str, Any]], subset: tuple[str, ...]) -> Iterator[str]:
+def _wrong_rates(
+    spec: DataSpec, database: dict[str, dict[str, Any]], subset: str | tuple[str, ...], reference: bool
+) -> Iterator[str]:
     for name, entry in database.items():
         fps = spec.fps or entry.get("fps")
-        if fps and entry.get("frame") and in_subset(entry, subset):
+        if fps and entry.get("frame") and in_subset(entry, subset, reference):
             difference = float(entry["frame"]) / float(entry["duration"]) - float(fps)
             if abs(difference) > RATE_TOLERANCE * float(fps):
                 yield name

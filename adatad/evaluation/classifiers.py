@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adatad.data.annotation_file import read_text
 from adatad.errors import UserError
 from adatad.spec.schema import ClassifierSpec
 
@@ -99,8 +99,8 @@ def read_classifier(spec: ClassifierSpec) -> Classifier:
 def _read_json(path: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Class names, and scores by video."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(path))
+    except (OSError, EOFError, ValueError) as error:
         raise ClassifierError(f"{path}: not a readable JSON file: {error}") from error
     form = f'{path}: expected {{"results": {{video: [scores]}}, "class": [names]}}'
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-AMBIGUOUS = "Ambiguous"
+from adatad.data.annotation_file import AMBIGUOUS
+
 DUPLICATE_SECONDS = 0.001
 """Annotations of one label whose ends both differ by at most this are one."""
 PAIRS_AT_A_TIME = 2_000_000

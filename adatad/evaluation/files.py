@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adatad.data.annotation_file import read_names, read_text
 from adatad.errors import UserError
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.epic_map import Task, evaluate_epic
@@ -23,7 +24,7 @@ class Contents(NamedTuple):
 
     ground_truth: dict[str, Any]
     detections: dict[str, Any]
-    blocked: tuple[str, ...]
+    blocked: frozenset[str]
 
 
 def evaluate_files(
@@ -35,9 +36,11 @@ def evaluate_files(
     blocked: Path | None = None,
     reference: bool = False,
 ) -> MapResult:
-    """mAP of a detections file on a subset of an annotation file. Raises FileError before anything is scored.
+    """mAP of a detections file on a subset of an annotation file. Raises FileError, or AnnotationError for `blocked`,
+    before anything is scored.
 
-    top_k: also recall@kx; blocked: JSON file, a list of videos that don't count; reference: the reference's quirks too.
+    top_k: also recall@kx; blocked: videos that don't count, a file that `read_names` reads; reference: the reference's
+    quirks too.
     """
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
     return evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, reference, top_k)
@@ -77,14 +80,6 @@ def evaluate_recall_files(
     )
 
 
-def read_names(path: Path) -> tuple[str, ...]:
-    """A JSON list of videos. Raises FileError."""
-    content = _read_json(path)
-    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise FileError(f"{path}: expected a list of videos by name, got {str(content)[:60]}")
-    return tuple(content)
-
-
 Labels = dict[str, Callable[[Any], str | None]]
 """Keys of an item's labels, each with a function that says what its value isn't, None if it is right."""
 
@@ -114,7 +109,7 @@ def _read_all(
     """Everything read and checked; only what is scored is looked at closely."""
     truth = _read(ground_truth, "database", '{"database": {video: {"subset", "annotations"}}}')
     found = _read(detections, "results", '{"results": {video: [{"segment", "label", "score"}]}}')
-    names = read_names(blocked) if blocked else ()
+    names = read_names(blocked)
     for video, entry in truth["database"].items():
         if not isinstance(entry, dict):
             raise FileError(f"{ground_truth}: video {video!r}: expected an object with subset and annotations")
@@ -142,17 +137,13 @@ def _check(where: str, what: str, items: Any, labels: Labels, *scores: str) -> N
 
 
 def _read(path: Path, key: str, form: str) -> dict[str, Any]:
-    content = _read_json(path)
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, EOFError, ValueError) as error:
+        raise FileError(f"{path}: not a readable JSON file: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
         raise FileError(f"{path}: expected {form}")
     return content
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: not a readable JSON file: {error}") from error
 
 
 def _problem(item: Any, labels: Labels, scores: Collection[str]) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from adatad.errors import UserError
-from adatad.evaluation.detection_map import MapResult, evaluate
+from adatad.evaluation.detection_map import MapResult, evaluate, tiou
 
 Item = dict[str, Any]
 """An annotation or a detection: its "segment" in seconds, its "label", and more."""
@@ -81,8 +81,5 @@ def _reaches(detections: Sequence[Item], instances: Sequence[Item], threshold: f
         np.array([item["segment"] for item in items], float).reshape(-1, 2) for items in (detections, instances)
     )
     same = np.array([[d["label"] == i["label"] for i in instances] for d in detections], bool)
-    start, end = np.maximum(found[:, None, 0], wanted[None, :, 0]), np.minimum(found[:, None, 1], wanted[None, :, 1])
-    intersection = np.maximum(end - start, 0.0)
-    union = (found[:, 1] - found[:, 0])[:, None] + (wanted[:, 1] - wanted[:, 0])[None] - intersection
-    overlaps = intersection / np.maximum(union, 1e-8)
+    overlaps = tiou(found[:, None], wanted[None])
     return (same.reshape(overlaps.shape) & (overlaps >= threshold)).any(1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,22 @@ class Row(NamedTuple):
     def passed(self) -> bool:
         # Not `error > tolerance`, which NaN would pass.
         return self.error <= self.tolerance
+
+
+def rows_of_cases(
+    cases: Iterable[dict[str, Any]], compare: Callable[[dict[str, Any]], Iterable[Row]], name: str = ""
+) -> list[Row]:
+    """The rows of every case. One that can't be run is a row that fails and says why, under its own name or `name`
+    with its number; the others are compared all the same."""
+    rows = []
+    for number, case in enumerate(cases):
+        try:
+            rows += compare(case)
+        except Exception as error:  # Whatever a case's content leads to: it isn't ours.
+            own = case.get("name") if isinstance(case, dict) else None
+            reason = f"can't be run: {type(error).__name__}: {error}"
+            rows.append(Row(str(own or f"{name} {number}".strip()), reason, float("inf"), 0.0))
+    return rows
 
 
 def largest(errors: Iterable[float]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adatad.evaluation.nms import METHODS, Detections, apply_nms, hard_nms, soft_nms
-from adatad.parity.compare import TOLERANCES, Row, mismatch, relative_to_value
+from adatad.parity.compare import TOLERANCES, Row, mismatch, relative_to_value, rows_of_cases
 from adatad.spec.schema import NmsSpec
 
 
@@ -29,19 +29,17 @@ def nms_spec(parameters: dict[str, Any]) -> NmsSpec:
 
 
 def run(content: dict[str, Any], folder: Path) -> list[Row]:
-    rows = []
-    for case in content["wrapper_cases"]:
-        rows += _wrapper_rows(case)
-    for case in content["op_cases"]:
-        rows += _operator_rows(case)
-    return rows
+    return [
+        *rows_of_cases(content.get("wrapper_cases", ()), _wrapper_rows, "wrapper case"),
+        *rows_of_cases(content.get("op_cases", ()), _operator_rows, "operator case"),
+    ]
 
 
 def _wrapper_rows(case: dict[str, Any]) -> list[Row]:
     spec = nms_spec(case["params"])
-    inputs = _segments(case["segments"]), _scores(case["scores"]), np.array(case["labels"], np.int64)
+    inputs = segments_of(case["segments"]), _scores(case["scores"]), np.array(case["labels"], np.int64)
     ours = apply_nms(*inputs, spec)
-    expected = _segments(case["out_segments"]), _scores(case["out_scores"]), np.array(case["out_labels"], np.int64)
+    expected = segments_of(case["out_segments"]), _scores(case["out_scores"]), np.array(case["out_labels"], np.int64)
     match case["compare"]:
         case "set":
             ours, expected = _sorted(ours), _sorted(expected)
@@ -57,9 +55,9 @@ def _wrapper_rows(case: dict[str, Any]) -> list[Row]:
 
 
 def _operator_rows(case: dict[str, Any]) -> list[Row]:
-    segments, scores, parameters = _segments(case["segments"]), _scores(case["scores"]), case["params"]
+    segments, scores, parameters = segments_of(case["segments"]), _scores(case["scores"]), case["params"]
     if case["op"] == "hard":
-        kept = hard_nms(segments, scores, parameters["iou_threshold"], 0.0)
+        kept = hard_nms(segments, scores, parameters["iou_threshold"], parameters.get("min_score", 0.0))
         return [Row(case["name"], "nms: kept", mismatch(kept.tolist(), case["keep"]), TOLERANCES["exact"])]
     kept, decayed = soft_nms(
         segments, scores, parameters["sigma"], parameters["min_score"], len(scores), METHODS[parameters["method"]],
@@ -72,7 +70,8 @@ def _operator_rows(case: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _segments(values: list[Any]) -> np.ndarray:
+def segments_of(values: list[Any]) -> np.ndarray:
+    """[start, end] pairs as float32 [n, 2], none too."""
     return np.array(values, np.float32).reshape(-1, 2)
 
 

@@ -19,31 +19,37 @@ from adatad.evaluation.postprocess import (
     window_detections,
     window_results,
 )
-from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value
+from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
 from adatad.parity.detections import Detection, largest_differences
-from adatad.parity.nms_file import nms_spec
+from adatad.parity.nms_file import nms_spec, segments_of
 from adatad.spec.schema import ClassifierSpec, PostprocessSpec
 
 
 def run(content: dict[str, Any], folder: Path) -> list[Row]:
-    rows = []
-    classifiers = {case["name"]: case["classifier"] for case in content["cases"]}
-    for case in content["cases"]:
-        with classifier_of(case["classifier"]) as classifier:
-            rows += _end_to_end(case, classifier)
-    for case in content["merge_cases"]:
-        rows += _merge(case)
-    for case in content["classifier_cases"]:
+    cases = content.get("cases", ())
+    classifiers = {case.get("name"): case.get("classifier") for case in cases if isinstance(case, dict)}
+
+    def fixed_segments(case: dict[str, Any]) -> list[Row]:
         with classifier_of(classifiers[case["classifier_of_case"]]) as classifier:
-            rows += _classifier(case, classifier)
-    return rows
+            return _classifier(case, classifier)
+
+    return [
+        *rows_of_cases(cases, _end_to_end, "post case"),
+        *rows_of_cases(content.get("merge_cases", ()), _merge, "merge case"),
+        *rows_of_cases(content.get("classifier_cases", ()), fixed_segments, "classifier case"),
+    ]
 
 
-def _end_to_end(case: dict[str, Any], classifier: Classifier | None) -> list[Row]:
+def _end_to_end(case: dict[str, Any]) -> list[Row]:
+    with classifier_of(case.get("classifier")) as classifier:
+        return _detections(case, classifier)
+
+
+def _detections(case: dict[str, Any], classifier: Classifier | None) -> list[Row]:
     spec, sliding = post_spec(case["settings"]), case["settings"]["sliding_window"]
     before, windows = {}, []
     for number, (meta, segments, scores) in enumerate(_samples(case)):
-        arguments = (segments, scores, meta, case["classes"] or (), spec, sliding, classifier)
+        arguments = (segments, scores, meta, case.get("classes") or (), spec, sliding, classifier)
         before.setdefault(meta.video, []).extend(_as_items(*window_results(*arguments)))
         windows.append(WindowDetections(meta.video, number, sliding, window_detections(*arguments)))
     expected = {
@@ -82,10 +88,10 @@ def _merge(case: dict[str, Any]) -> list[Row]:
 
 def _classifier(case: dict[str, Any], classifier: Classifier) -> list[Row]:
     segments, scores, labels = classifier.label(
-        "v_test_0003", np.array(case["segments"], np.float32), np.array(case["scores"], np.float32)
+        "v_test_0003", segments_of(case["segments"]), np.array(case["scores"], np.float32)
     )
     tolerance = TOLERANCES["fused"]
-    expected = np.array(case["out_segments"], np.float64), np.array(case["out_scores"], np.float64)
+    expected = np.array(case["out_segments"], np.float64).reshape(-1, 2), np.array(case["out_scores"], np.float64)
     return [
         Row(case["name"], "classifier: segments", relative_to_value(segments, expected[0]), tolerance),
         Row(case["name"], "classifier: scores", relative_to_value(scores, expected[1]), tolerance),
@@ -99,7 +105,7 @@ def post_spec(settings: dict[str, Any]) -> PostprocessSpec:
     return PostprocessSpec(
         pre_nms_threshold=0.001 if threshold is None else threshold,
         pre_nms_topk=2000 if top is None else top,
-        nms=None if settings["nms"] is None else nms_spec(settings["nms"]),
+        nms=None if settings.get("nms") is None else nms_spec(settings["nms"]),
     )
 
 
@@ -127,15 +133,18 @@ def classifier_of(facts: dict[str, Any] | None) -> Iterator[Classifier | None]:
 
 def _samples(case: dict[str, Any]) -> Iterator[tuple[WindowMeta, np.ndarray, np.ndarray]]:
     for facts, segments, scores in zip(case["metas"], case["proposals"], case["scores"], strict=True):
-        yield window_meta(facts), np.array(segments, np.float32).reshape(-1, 2), np.array(scores, np.float32)
+        # A sample without proposals doesn't say how many classes there are, and it doesn't matter.
+        rows = np.array(scores, np.float32) if scores else np.zeros((0, 2), np.float32)
+        yield window_meta_of(facts), segments_of(segments), rows
 
 
-def window_meta(facts: dict[str, Any]) -> WindowMeta:
-    """The reference's meta data of a sample."""
+def window_meta_of(facts: dict[str, Any]) -> WindowMeta:
+    """The reference's meta data of a sample, of a video that may have no name."""
+    name = facts.get("video_name", "")
     if "resize_length" in facts:
-        return WindowMeta(facts["video_name"], facts["duration"], resize_grid=facts["resize_length"])
+        return WindowMeta(name, facts["duration"], resize_grid=facts["resize_length"])
     start = facts.get("window_start_frame", 0) + facts.get("offset_frames", 0)
-    return WindowMeta(facts["video_name"], facts["duration"], facts["fps"], facts["snippet_stride"], start)
+    return WindowMeta(name, facts["duration"], facts["fps"], facts["snippet_stride"], start)
 
 
 def _as_items(segments: np.ndarray, scores: Any, labels: list[str]) -> list[Detection]:

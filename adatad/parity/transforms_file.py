@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from adatad.data.rand_augment import Operation
 from adatad.data.resize import Box, resize
 from adatad.models.backbone import VideoBackbone
 from adatad.parity.cases import CaseError
-from adatad.parity.compare import TOLERANCES, Row, difference, largest, mismatch
+from adatad.parity.compare import TOLERANCES, Row, difference, largest, mismatch, rows_of_cases
 from adatad.spec.schema import BackboneSpec
 
 RESIZES = ("resize_short_side", "resize_exact_wh", "short_side_then_center_crop")
@@ -33,14 +34,15 @@ def run(content: dict[str, Any], folder: Path) -> list[Row]:
         arrays = dict(np.load(path))
     except (OSError, ValueError) as error:
         raise CaseError(f"{path}: can't be read: {error}") from error
-    sections = (
-        (_transform(case, arrays) for case in content.get("cases", [])),
-        (_operation(case, arrays) for case in content.get("augment_ops", [])),
-        (_size(number, case) for number, case in enumerate(content.get("sizes", []))),
-        (_crop_box(number, case) for number, case in enumerate(content.get("crop_boxes", []))),
-        [_normalize(content["normalize"], arrays)] if "normalize" in content else [],
-    )
-    return [row for rows in sections for case in rows for row in case]
+    return [
+        *rows_of_cases(content.get("cases", ()), partial(_transform, arrays=arrays), "transform"),
+        *rows_of_cases(content.get("augment_ops", ()), partial(_operation, arrays=arrays), "augment"),
+        *rows_of_cases(content.get("sizes", ()), _size, "size"),
+        *rows_of_cases(content.get("crop_boxes", ()), _crop_box, "crop box"),
+        *rows_of_cases(
+            [content["normalize"]] if "normalize" in content else [], partial(_normalize, arrays=arrays), "normalize"
+        ),
+    ]
 
 
 def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Row]:
@@ -130,17 +132,17 @@ def operation_of(case: dict[str, Any]) -> Operation:
     raise CaseError(f"augment {case['name']}: with {params} isn't an operation that there is")
 
 
-def _size(number: int, case: dict[str, Any]) -> Iterator[Row]:
-    name, short = f"size {number}", case["short"]
-    ours = short_side_size(*case["in_hw"], short)
+def _size(case: dict[str, Any]) -> Iterator[Row]:
+    (height, width), short = case["in_hw"], case["short"]
+    name, ours = f"size {height} x {width} to {short}", short_side_size(height, width, short)
     yield _row(name, "height and width", mismatch(list(ours), case["out_hw"]), "exact")
     if "center_box" in case:
         yield _row(name, "box", mismatch(list(center_box(*ours, short)), case["center_box"]), "exact")
 
 
-def _crop_box(number: int, case: dict[str, Any]) -> Iterator[Row]:
-    name, (height, width) = f"crop box {number}", case["in_hw"]
-    expected = Box(*case["box"])
+def _crop_box(case: dict[str, Any]) -> Iterator[Row]:
+    (height, width), expected = case["in_hw"], Box(*case["box"])
+    name = f"crop box in {height} x {width}"
     if "aspects" in case:
         size = first_fitting(height, width, case["aspects"], case["area_fractions"])
         if size is not None or not case.get("fallback"):

@@ -13,7 +13,7 @@ from adatad.evaluation.classifiers import Classifier
 from adatad.evaluation.postprocess import WindowMeta
 from adatad.models.detector import ActionFormer, Predictions, build_model
 from adatad.parity.cases import Case, CaseError
-from adatad.parity.post_file import post_spec, window_meta
+from adatad.parity.post_file import post_spec, window_meta_of
 from adatad.spec.schema import (
     AdapterSpec,
     BackboneOptimizerSpec,
@@ -143,7 +143,7 @@ def batch_of(case: Case) -> Batch:
 
 
 def metas_of(case: Case) -> list[WindowMeta]:
-    return [window_meta(facts) for facts in case.facts["metas"]]
+    return [window_meta_of(facts) for facts in case.facts["metas"]]
 
 
 def classifier_of(case: Case) -> Classifier | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from adatad.parity.cases import CaseError, find_cases, read_case
+from adatad.parity.cases import find_cases, read_case
 from adatad.parity.compare import Row
 from adatad.parity.data_files import NAMES, find_data_files, run_data_file
 from adatad.parity.model_case import run_case
@@ -35,12 +35,13 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
     for case in (*models, *files):
         try:
             rows += run_data_file(case) if case in files else run_case(read_case(case), memory)
-        except (CaseError, KeyError, ValueError) as error:
+        except Exception as error:  # Whatever a file's content leads to; the others are compared all the same.
             unreadable.append(f"{case}: can't be run: {type(error).__name__}: {error}")
-    console = Console()
+    # Names and messages may hold what would be markup.
+    console = Console(markup=False, emoji=False)
     console.print(table(rows, failures_only))
     for line in unreadable:
-        console.print(line, style="red", markup=False)
+        console.print(line, style="red")
     over = [row for row in rows if not row.passed]
     count = f"{len(models)} cases, {len(files)} files"
     console.print(f"{count}, {len(rows)} comparisons, {len(over)} over tolerance, {len(unreadable)} unreadable")

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from adatad.data.annotation_file import AMBIGUOUS
 from adatad.data.annotations import Video, annotations_of
-from adatad.data.classes import AMBIGUOUS, read_classes
+from adatad.data.classes import read_classes
 from adatad.data.windows import (
     MAX_TRIES,
     Window,
@@ -25,23 +26,33 @@ from adatad.data.windows import (
     training_window,
 )
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
-from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value
+from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
+from adatad.parity.nms_file import segments_of
+from adatad.parity.post_file import window_meta_of
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
 
 def run(content: dict[str, Any], folder: Path) -> list[Row]:
     """Every comparison of a windows.json."""
-    rows = [row for case in content["cases"] for row in _run_case(case)]
-    errors = [
-        _seconds_error(case["segments"], case["seconds"], _meta_of(case["meta"])) for case in content["seconds_cases"]
+    class_map = [content["class_map"]] if "class_map" in content else []
+    return [
+        *rows_of_cases(content.get("cases", ()), _run_case, "data set"),
+        *rows_of_cases(content.get("seconds_cases", ()), _seconds_rows, "seconds"),
+        *rows_of_cases(content.get("resize_failures", ()), _resize_rows, "resize_failures"),
+        *rows_of_cases(class_map, _class_rows, "class_map"),
     ]
-    rows.append(_row("seconds_cases", "seconds", largest(errors), "seconds_unrounded"))
-    for case in content["resize_failures"]:
-        wanted = case["frames_wanted"]
-        lengths = [len(resize_indices(total, wanted)) for total in case["failing_total_frames"]]
-        rows.append(_row(f"resize_failures {wanted}", "positions", largest(abs(n - wanted) for n in lengths)))
-    return [*rows, *_class_rows(content["class_map"])]
+
+
+def _seconds_rows(case: dict[str, Any]) -> Iterator[Row]:
+    error = _seconds_error(case["segments"], case["seconds"], window_meta_of(case["meta"]))
+    yield _row("seconds_cases", "seconds", error, "seconds_unrounded")
+
+
+def _resize_rows(case: dict[str, Any]) -> Iterator[Row]:
+    wanted = case["frames_wanted"]
+    lengths = [len(resize_indices(total, wanted)) for total in case["failing_total_frames"]]
+    yield _row(f"resize_failures {wanted}", "positions", largest(abs(n - wanted) for n in lengths))
 
 
 def _row(case: str, quantity: str, error: float, kind: str = "exact") -> Row:
@@ -66,7 +77,7 @@ def _data_spec(case: dict[str, Any]) -> DataSpec:
     window = WindowSpec(
         kind="resize" if case["kind"] == "resize" else "sliding",
         size_grid=next(settings[key] for key in ("window_size", "resize_length", "trunc_len") if key in settings),
-        frames_per_position=settings["scale_factor"],
+        frames_per_position=settings.get("scale_factor", 1),
         stride_frames=strides[0] * strides[1],
         overlap=settings.get("window_overlap_ratio", 0.0),
         min_visible=settings.get("trunc_thresh", 0.5),
@@ -77,7 +88,7 @@ def _data_spec(case: dict[str, Any]) -> DataSpec:
     return DataSpec(
         annotations=case["name"], videos="", classes=tuple(case["classes"]), train_subset=settings["subset"],
         validation_subset=settings["subset"], fps=fps if fps > 0 else None, window=window,
-        blocked_videos=tuple(settings.get("block_list") or ()), filter_short=settings["filter_gt"],
+        blocked_videos=tuple(settings.get("block_list") or ()), filter_short=settings.get("filter_gt", False),
     )  # fmt: skip
 
 
@@ -188,7 +199,7 @@ def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], 
     yield _row(name, "meta", largest(_meta_error(window_meta(o, spec), t["meta"], spec) for o, t in pairs))
     labelled = [(o, t) for o, t in pairs if "gt_segments" in t]
     if labelled:
-        segments = [relative_to_value(o.segments_grid, _segments(t["gt_segments"])) for o, t in labelled]
+        segments = [relative_to_value(o.segments_grid, segments_of(t["gt_segments"])) for o, t in labelled]
         yield _row(name, "segments", largest(segments), "segments_grid")
         yield _row(name, "labels", largest(mismatch(o.labels.tolist(), t["gt_labels"]) for o, t in labelled))
     seconds = [
@@ -205,21 +216,9 @@ def _frames(indices: dict[str, list]) -> list[int]:
     return [first + step * number for first, step, count in indices["runs"] for number in range(count)]
 
 
-def _segments(segments: list[list[float]]) -> np.ndarray:
-    return np.array(segments, np.float32).reshape(-1, 2)
-
-
-def _meta_of(meta: dict[str, Any]) -> WindowMeta:
-    """The reference's facts of a window, as our functions take them."""
-    if "resize_length" in meta:
-        return WindowMeta("", meta["duration"], resize_grid=meta["resize_length"])
-    start = meta.get("window_start_frame", 0) + meta.get("offset_frames", 0)
-    return WindowMeta("", meta["duration"], meta["fps"], meta["snippet_stride"], start)
-
-
 def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> float:
     """0 if two windows lie in the same place; a random one's start isn't among the reference's facts."""
-    expected = _meta_of(theirs)
+    expected = window_meta_of(theirs)
     start = expected.start_frame if "window_start_frame" in theirs or "resize_length" in theirs else ours.start_frame
     same = (ours.duration_seconds, ours.fps, ours.stride_frames, ours.start_frame, ours.resize_grid) == (
         expected.duration_seconds, expected.fps, expected.stride_frames, start, expected.resize_grid,
@@ -228,5 +227,5 @@ def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> flo
 
 
 def _seconds_error(segments: list[list[float]], seconds: list[list[float]], meta: WindowMeta) -> float:
-    difference = to_seconds(_segments(segments), meta).astype(np.float64) - _segments(seconds)
+    difference = to_seconds(segments_of(segments), meta).astype(np.float64) - segments_of(seconds)
     return largest(np.abs(difference).ravel())

@@ -111,3 +111,11 @@ def test_what_a_user_can_mend_leaves_with_2(run_tool, spec_file, override, messa
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_subsets_that_the_reference_takes_are_used(run_tool, spec_file):
+    overrides = ["data.train_subset=a training b", "data.blocked_videos=[blocked]", "compat=reference"]
+    run = run_tool("data.py", "summary", spec_file, "--set", *overrides)
+    assert run.returncode == 0, run.stderr
+    assert "not used: 1 videos of testing\n" in run.stdout
+    assert "training: 1 videos whose frame / duration is more than 1% off the fps: odd\n" in run.stdout

@@ -1,5 +1,6 @@
 """Annotation and detection files: what is wrong with them is said, what isn't scored is left alone."""
 
+import gzip
 import json
 
 import pytest
@@ -47,3 +48,14 @@ def test_what_is_not_scored_is_left_out(files):
     before = evaluate_files(files / "gt.json", files / "found.json", "validation", [0.5])
     (files / "gt.json").write_text(json.dumps(truth))
     assert evaluate_files(files / "gt.json", files / "found.json", "validation", [0.5]) == before
+
+
+def test_files_may_be_compressed_and_blocked_videos_a_text_file(files):
+    plain = evaluate_files(files / "gt.json", files / "found.json", "validation", [0.5])
+    for name in ("gt.json", "found.json"):
+        (files / f"{name}.gz").write_bytes(gzip.compress((files / name).read_bytes()))
+    compressed = files / "gt.json.gz", files / "found.json.gz", "validation", [0.5]
+    assert evaluate_files(*compressed) == plain
+    (files / "blocked.txt").write_text("v\n")
+    assert plain.num_ground_truth > 0
+    assert evaluate_files(*compressed, blocked=files / "blocked.txt").num_ground_truth == 0

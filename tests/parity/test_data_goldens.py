@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adatad.parity.data_files import run_data_file
+from adatad.parity.data_files import run_data_file, runner
 
 SHARED = os.environ.get("ADATAD_SHARED")
 FOLDER = Path(SHARED or "/nowhere") / "golden" / "data"
@@ -51,3 +51,37 @@ def changed(tmp_path: Path, name: str, change) -> list[str]:
 )  # fmt: skip
 def test_a_changed_figure_is_noticed(tmp_path, name, change, noticed):
     assert any(noticed in line for line in changed(tmp_path, name, change))
+
+
+@pytest.mark.parametrize("name", [*SCORING, "windows.json", "transforms.json"])
+def test_a_case_that_cannot_be_run_fails_alone(name):
+    content = json.loads((FOLDER / name).read_text())
+    key = next(key for key, value in content.items() if isinstance(value, list))
+    some = {"kind": name, key: [{"name": "bad"}, None, content[key][0]]}
+    rows = runner(name)(some, FOLDER)
+    failed = [row for row in rows if not row.passed]
+    assert [row.quantity.startswith("can't be run: ") for row in failed] == [True, True]
+    assert failed[0].case == "bad"
+    assert len(rows) > len(failed)
+
+
+def test_a_sample_may_have_no_proposals():
+    for case in json.loads((FOLDER / "post.json").read_text())["cases"]:
+        nothing = {"segments": [], "scores": [], "labels": []}
+        empty = {
+            **case, "proposals": [[] for _ in case["metas"]], "scores": [[] for _ in case["metas"]],
+            "unrounded": dict.fromkeys(case["unrounded"], nothing), "results": {video: [] for video in case["results"]},
+        }  # fmt: skip
+        assert [row for row in runner("post.json")({"cases": [empty]}, FOLDER) if not row.passed] == []
+
+
+def test_a_subset_may_have_no_instances():
+    for case in json.loads((FOLDER / "map.json").read_text())["cases"]:
+        for entry in case["ground_truth"]["database"].values():
+            entry["annotations"] = []
+        none = [[] for _ in case["tious"]]
+        case["expected"] |= {
+            "metrics": dict.fromkeys(case["expected"]["metrics"], 0.0), "classes": [], "num_gt": 0,
+            "ap_per_class": none, "recall_per_class": [[[] for _ in case["top_k"] or ()] for _ in case["tious"]],
+        }  # fmt: skip
+        assert [row for row in runner("map.json")({"cases": [case]}, FOLDER) if not row.passed] == []

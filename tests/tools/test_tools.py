@@ -148,7 +148,7 @@ def test_evaluate_reports_recall_and_leaves_blocked_videos_out(run_tool, files):
     assert json.loads((files / "r.json").read_text())["ap_per_class"]["a"] == [1.0, 1.0]
     run = run_tool("evaluate.py", *arguments, "--blocked", files / "gt.json")
     assert run.returncode == 2
-    assert "gt.json: expected a list of videos by name" in run.stderr
+    assert "gt.json: expected a JSON list of names" in run.stderr
 
 
 def test_evaluate_scores_proposals_and_epic_labels(run_tool, files):
