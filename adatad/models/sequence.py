@@ -141,8 +141,8 @@ class SequenceBlock(nn.Module):
         window: int,
         layer_scale: bool,
         drop_path: float,
-        dropout: float,
         name: str,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.ln1 = ChannelNorm(width, eps=1e-5)
