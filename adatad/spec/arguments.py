@@ -14,12 +14,12 @@ from adatad.spec.load import SpecError, load
 from adatad.spec.rows import RowError, row_of_reference
 from adatad.spec.schema import EngineKind, Spec
 
+SPEC_HELP = "YAML file of the experiment, or the name of its configuration file in OpenTAD"
 
-def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HELP) -> None:
     """SPEC, --set, --cfg-options (OpenTAD's name for the same) and --id."""
-    parser.add_argument(
-        "spec", metavar="SPEC", help="YAML file of the experiment, or the name of its configuration file in OpenTAD"
-    )
+    parser.add_argument("spec", metavar="SPEC", help=help_text)
     parser.add_argument(
         "--set", "--cfg-options", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
         help="settings over those of the file, such as optimizer.backbone.custom.0.lr=1e-4",
