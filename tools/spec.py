@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from adatad.spec import SpecError, add_spec_arguments, overrides_from
+from adatad.spec import SpecError, add_spec_arguments, overrides_from, spec_path
 from adatad.spec.checks import file_checks
 from adatad.spec.dump import annotated
 from adatad.spec.explain import dotted
@@ -20,7 +20,7 @@ def main() -> int:
     add_spec_arguments(parser)
     args = parser.parse_args()
     try:
-        spec, document = load_with_sources(args.spec, overrides_from(args), check_files=False)
+        spec, document = load_with_sources(spec_path(args.spec), overrides_from(args), check_files=False)
     except SpecError as error:
         print(f"{args.spec} can't be used:\n{error}", file=sys.stderr)
         return 2

@@ -32,6 +32,12 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], reference:
     if len(set(classes.names)) < len(classes.names):
         twice = next(name for name in classes.names if classes.names.count(name) > 1)
         raise AnnotationError(f"{spec.classes}: names class {twice!r} twice")
+    if spec.class_count not in (None, len(classes.names)):
+        source = spec.classes if isinstance(spec.classes, str) else spec.annotations
+        raise AnnotationError(
+            f"{source}: {len(classes.names)} classes, but data.class_count expects {spec.class_count}; "
+            "take the list that belongs to the annotation file, or mend data.class_count"
+        )
     return classes
 
 

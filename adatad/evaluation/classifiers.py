@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ class ClassifierError(UserError):
     """A classifier's file that can't be used, or a video that isn't in it; the message names both."""
 
 
+class MissingVideoError(ClassifierError):
+    """A video that the file doesn't have."""
+
+
 @dataclass(frozen=True)
 class Classifier:
     """What a classifier says of videos. scores: by video, or an array [videos, classes] for THUMOS-14's numbered ones;
@@ -52,13 +57,33 @@ class Classifier:
         labels = [self.names[number] for number in best for _ in range(len(scores))]
         return np.tile(segments, (len(best), 1)), fused.ravel(), labels
 
+    def check(self, videos: Iterable[str]) -> None:
+        """Raises ClassifierError, which lists all of `videos` that the file has no usable scores of."""
+        if self.scores is None:
+            return
+        missing, other = [], []
+        for video in videos:
+            try:
+                self._class_scores(video)
+            except MissingVideoError:
+                missing.append(video)
+            except ClassifierError as error:
+                other.append(str(error))
+        if missing:
+            other.append(
+                f"{self.spec.file}: has no scores of {len(missing)} videos that are to be labelled: "
+                f"{', '.join(missing)}; take the file that belongs to them, or name them in data.blocked_videos"
+            )
+        if other:
+            raise ClassifierError("\n".join(other))
+
     def _class_scores(self, video: str) -> np.ndarray:
         """What a segment's score is multiplied by, for each class: float64 [classes]."""
         if self.spec.kind == "untrimmednet_thumos":
             return self._thumos_row(video)
         if video not in self.scores:
             there = f"it has {len(self.scores)} videos, such as {next(iter(self.scores), None)!r}"
-            raise ClassifierError(f"{self.spec.file}: has no scores of video {video!r}; {there}")
+            raise MissingVideoError(f"{self.spec.file}: has no scores of video {video!r}; {there}")
         try:
             scores = np.array(self.scores[video], np.float64)
         except (TypeError, ValueError) as error:
@@ -78,7 +103,7 @@ class Classifier:
         """The row of a video that ends in its number, such as video_test_0000004."""
         number = video[-4:]
         if not (len(number) == 4 and number.isdecimal() and 1 <= int(number) <= len(self.scores)):
-            raise ClassifierError(
+            raise MissingVideoError(
                 f"{self.spec.file}: has no scores of video {video!r}: expected a name that ends in four digits, "
                 f"from 0001 to {len(self.scores):04d}, which say its row"
             )

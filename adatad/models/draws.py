@@ -87,3 +87,23 @@ class ChannelDropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"
+
+
+class Dropout(nn.Module):
+    """Drop single numbers (torch's Dropout), drawn from keys."""
+
+    def __init__(self, rate: float, name: str):
+        super().__init__()
+        self.rate = rate
+        self.name = name
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """x: [batch, channels, length]; keys: int64 [batch], or None."""
+        if keys is None or self.rate == 0.0:
+            return x
+        channels = mix(keys[:, None], torch.arange(x.shape[1], device=keys.device))
+        numbers = mix(channels[..., None], torch.arange(x.shape[2], device=keys.device))
+        return x * (uniform(numbers, self.name) >= self.rate).to(x.dtype) / (1.0 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"

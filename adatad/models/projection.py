@@ -38,7 +38,8 @@ class Projection(nn.Module):
 
     def _block(self, spec: DetectorSpec, stride: int, window: int, name: str) -> SequenceBlock:
         name = f"detector/{name}"
-        return SequenceBlock(spec.width, spec.heads, stride, window, spec.layer_scale, spec.drop_path, name)
+        rest = spec.layer_scale, spec.drop_path, name, spec.dropout
+        return SequenceBlock(spec.width, spec.heads, stride, window, *rest)
 
     def reset_biases(self) -> None:
         for module in self.modules():

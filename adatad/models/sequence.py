@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.draws import DropPath
+from adatad.models.draws import Dropout, DropPath
 
 MASKED = -1e4
 """Added to the scores of masked keys in windowed attention, as the reference does."""
@@ -134,7 +134,15 @@ class SequenceBlock(nn.Module):
     """A transformer block that may halve the length; residual branches have a learned scale and stochastic depth."""
 
     def __init__(
-        self, width: int, heads: int, stride: int, window: int, layer_scale: bool, drop_path: float, name: str
+        self,
+        width: int,
+        heads: int,
+        stride: int,
+        window: int,
+        layer_scale: bool,
+        drop_path: float,
+        name: str,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.ln1 = ChannelNorm(width, eps=1e-5)
@@ -147,12 +155,18 @@ class SequenceBlock(nn.Module):
             self.register_parameter(f"{branch}_scale", scale)
         self.drop_attn = DropPath(drop_path, f"{name}/attention")
         self.drop_mlp = DropPath(drop_path, f"{name}/mlp")
+        self.drop_mixed = Dropout(dropout, f"{name}/attention numbers")
+        self.drop_hidden = Dropout(dropout, f"{name}/mlp hidden numbers")
+        self.drop_out = Dropout(dropout, f"{name}/mlp numbers")
 
     def forward(self, x: Tensor, mask: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
         update, mask = self.attn(self.ln1(x), mask)
         valid = mask[:, None].to(x.dtype)
+        update = self.drop_mixed(update, keys)
         x = self.pool(x) * valid + self.drop_attn(_scaled(update, self.attn_scale), keys)
-        update = self.mlp(self.ln2(x)) * valid
+        widen, activation, narrow = self.mlp
+        hidden = self.drop_hidden(activation(widen(self.ln2(x))), keys)
+        update = self.drop_out(narrow(hidden), keys) * valid
         return x + self.drop_mlp(_scaled(update, self.mlp_scale), keys), mask
 
 

@@ -12,12 +12,17 @@ from adatad.spec import Spec
 
 
 def print_scores(spec: Spec, result: dict[str, Any]) -> None:
-    """mAP, average and by tIoU, beside what is published or was reached without training."""
-    untrained = result.get("untrained_average_mAP")
-    table = Table("mAP", "%", title=spec.name)
-    table.add_row("average", f"{100 * result['average_mAP']:.2f}", style="bold")
+    """mAP, average and by tIoU, with what is published beside it, and what was reached without training."""
+    untrained, published = result.get("untrained_average_mAP"), spec.published or {}
+    table = Table("mAP", "%", *(["published"] if published else []), title=spec.name)
+
+    def add(what: str, value: float, name: str, **options: str) -> None:
+        theirs = [f"{published[name]:.2f}" if name in published else ""] if published else []
+        table.add_row(what, f"{100 * value:.2f}", *theirs, **options)
+
+    add("average", result["average_mAP"], "average_mAP", style="bold")
     for tiou, value in result["mAP"].items():
-        table.add_row(f"tIoU {tiou}", f"{100 * value:.2f}")
+        add(f"tIoU {tiou}", value, tiou)
     for tiou, by_k in result.get("recall", {}).items():
         for k, value in by_k.items():
             table.add_row(f"recall@{k}x, tIoU {tiou}", f"{100 * value:.2f}")
@@ -25,8 +30,6 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
         table.add_row(f"average, {name} ({group['instances']} instances)", f"{100 * group['average_mAP']:.2f}")
     if untrained is not None:
         table.add_row("untrained, average", f"{100 * untrained:.2f}")
-    for name, value in (spec.published or {}).items():
-        table.add_row(f"published, {name}", f"{value:.2f}")
     Console().print(table)
 
 

@@ -1,6 +1,12 @@
 """The experiment file: typed sections, YAML loading, inheritance, overrides, error messages. Imports no torch."""
 
-from adatad.spec.arguments import add_engine_arguments, add_spec_arguments, overrides_from, spec_from_arguments
+from adatad.spec.arguments import (
+    add_engine_arguments,
+    add_spec_arguments,
+    overrides_from,
+    spec_from_arguments,
+    spec_path,
+)
 from adatad.spec.dump import to_yaml
 from adatad.spec.load import SpecError, load
 from adatad.spec.schema import Spec
@@ -13,5 +19,6 @@ __all__ = [
     "load",
     "overrides_from",
     "spec_from_arguments",
+    "spec_path",
     "to_yaml",
 ]

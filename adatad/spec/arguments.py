@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 from adatad.spec.deepspeed_file import DeepSpeedFileError, engine_of
 from adatad.spec.load import SpecError, load
+from adatad.spec.rows import RowError, row_of_reference
 from adatad.spec.schema import EngineKind, Spec
 
+SPEC_HELP = "YAML file of the experiment, or the name of its configuration file in OpenTAD"
 
-def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HELP) -> None:
     """SPEC, --set, --cfg-options (OpenTAD's name for the same) and --id."""
-    parser.add_argument("spec", metavar="SPEC", help="YAML file of the experiment")
+    parser.add_argument("spec", metavar="SPEC", help=help_text)
     parser.add_argument(
         "--set", "--cfg-options", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
         help="settings over those of the file, such as optimizer.backbone.custom.0.lr=1e-4",
@@ -47,10 +52,25 @@ def overrides_from(args: argparse.Namespace) -> Sequence[str]:
     return overrides
 
 
+def spec_path(text: str) -> str:
+    """The spec file that a SPEC argument means: a configuration file of OpenTAD stands for the row here, which is
+    said on the terminal. A name that isn't known comes back as it is."""
+    if not text.endswith(".py"):
+        return text
+    try:
+        row = row_of_reference(text)
+    except RowError:
+        return text
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {text} is OpenTAD's name of {row.shown}, which is used", file=sys.stderr)
+    here = Path(row.shown)
+    return str(here if here.is_file() and here.samefile(row.path) else row.path)
+
+
 def spec_from_arguments(args: argparse.Namespace, check_files: bool = True) -> Spec:
     """The spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2."""
     try:
-        return load(args.spec, overrides_from(args), check_files)
+        return load(spec_path(args.spec), overrides_from(args), check_files)
     except (SpecError, DeepSpeedFileError) as error:
         print(f"{args.spec} can't be used:\n{error}", file=sys.stderr)
         sys.exit(2)

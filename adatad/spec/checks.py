@@ -126,6 +126,8 @@ def _names(spec: Spec) -> Iterator[Problem]:
     classes = spec.data.classes
     if isinstance(classes, tuple) and (not classes or len(set(classes)) < len(classes)):
         yield ("data", "classes"), "is empty or names a class twice"
+    if isinstance(classes, tuple) and spec.data.class_count not in (None, len(classes)):
+        yield ("data", "class_count"), f"expects {spec.data.class_count} classes, but data.classes lists {len(classes)}"
 
 
 def _backbone(spec: Spec) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from adatad.spec.checks import cross_checks, file_checks
 from adatad.spec.document import Document, DocumentError, Key, parse_value, read_document
 from adatad.spec.explain import dotted, explain
 from adatad.spec.root import ROOT, UNDER_ROOT, under_root
+from adatad.spec.rows import RowError, row_of_reference
 from adatad.spec.salvage import salvage
 from adatad.spec.schema import Spec
 
@@ -41,6 +42,8 @@ def load_with_sources(
 ) -> tuple[Spec, Document]:
     """The spec, and the document that knows where each value came from."""
     path = Path(path)
+    if path.suffix == ".py":
+        raise SpecError([_answer_to_reference(path)])
     try:
         document = read_document(path)
     except DocumentError as error:
@@ -65,6 +68,15 @@ def load_with_sources(
     if problems:
         raise SpecError(problems)
     return spec, document
+
+
+def _answer_to_reference(path: Path) -> str:
+    """What to say to someone who gives a configuration file of OpenTAD."""
+    try:
+        row = row_of_reference(path)
+    except RowError as error:
+        return str(error)
+    return f"{path}: is OpenTAD's name of this experiment; here it is {row.shown}"
 
 
 def _contradictions(spec: Spec, document: Document, path: Path, doubtful: set[Key], check_files: bool) -> list[str]:

@@ -81,6 +81,8 @@ class DataSpec(Section):
     classes: str | tuple[str, ...] | None = None
     """Text file with one label a line (or `id<TAB>label`, where annotations hold ids), or the list itself; null: sorted
     labels of the annotation file."""
+    class_count: Size | None = None
+    """Classes that there must be, so that another list of them isn't taken unseen; null: as many as there are."""
     label_key: str = "label"
     """Key of an annotation that holds its label (EPIC-KITCHENS: verb or noun)."""
     blocked_videos: str | tuple[str, ...] | None = None
@@ -181,6 +183,9 @@ class DetectorSpec(Section):
     """Whole feature channels dropped for a sample."""
     drop_path: Rate = 0.1
     """Stochastic depth of the detector's blocks, drawn for each sample."""
+    dropout: Rate = 0.0
+    """Of single numbers, after the attention and both layers of the MLP in those blocks (proj_pdrop of the reference;
+    Ego4D's row has it)."""
     layer_scale: bool = True
     """Learned scale of each residual branch, 1e-4 at the start."""
     neck: Literal["identity", "fpn"] = "identity"
@@ -443,5 +448,7 @@ class Spec(Section):
     compat: Literal["mended", "reference"] = "mended"
     """reference: repeat the reference implementation's quirks too (docs/compat.md)."""
     run: RunSpec = RunSpec()
+    reference: str | None = None
+    """Name of the same experiment in OpenTAD, below its configs/adatad and without ".py"."""
     published: dict[str, float] | None = None
-    """Figures that the paper or the reference reports for this experiment."""
+    """Figures that the paper or the reference reports for this experiment, in percent: mAP by tIoU, and average_mAP."""

@@ -35,7 +35,7 @@ from adatad.training.run_directory import RunDirectory, log_to, open_run, run_di
 from adatad.training.setup import Parts, build_initial_model, build_parts, shapes_of, validation_loader
 from adatad.training.signals import StopRequest
 from adatad.training.tensors import load_shards, load_whole_tensors
-from adatad.training.validation import Detections, classes_of, detect, scores, write_detections
+from adatad.training.validation import Detections, check_classifier, classes_of, detect, scores, write_detections
 
 T = TypeVar("T")
 OPENED = "run opened"
@@ -59,6 +59,7 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
         console = Console(quiet=not processes.is_main)
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.train + annotations.validation)
+        check_classifier(spec, annotations)
         # Annotations that can't be scored must not come to light after the first epochs.
         scores({}, spec)
         parts = build_parts(spec, annotations, processes)
@@ -84,6 +85,7 @@ def score_checkpoint(
     with start_processes(spec.train.hang_seconds) as processes:
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
+        check_classifier(spec, annotations)
         model = build_initial_model(spec, annotations)
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint)

@@ -131,6 +131,12 @@ def write_detections(path: Path, detections: Detections) -> None:
     path.write_text(json.dumps({"results": detections}))
 
 
+def check_classifier(spec: Spec, annotations: Annotations) -> None:
+    """Raises ClassifierError, before hours are spent, if the external classifier lacks a video that it must label."""
+    if spec.postprocess.classifier is not None:
+        read_classifier(spec.postprocess.classifier).check(video.name for video in annotations.validation)
+
+
 def classes_of(spec: Spec, annotations: Annotations) -> tuple[str, ...]:
     """Names of the model's outputs: one if it doesn't tell classes apart."""
     return ("action",) if spec.model.detector.class_agnostic else annotations.classes

@@ -79,6 +79,16 @@ def test_classes_from_a_list_or_a_file_give_the_numbers(read, tmp_path):
         np.testing.assert_array_equal(found.train[0].labels, [0, 2])
 
 
+def test_a_class_list_of_another_length_than_expected_is_refused(read, tmp_path):
+    content = database(segment(1, 2), segment(3, 4, "jump"))
+    assert read(content, class_count=2).classes == ("jump", "run")
+    with pytest.raises(AnnotationError, match=r"2 classes, but data\.class_count expects 20"):
+        read(content, class_count=20)
+    (tmp_path / "classes.txt").write_text("run\njump\nfly\n")
+    with pytest.raises(AnnotationError, match=r"classes\.txt: 3 classes, but data\.class_count expects 2"):
+        read(content, classes=str(tmp_path / "classes.txt"), class_count=2)
+
+
 def test_ambiguous_is_left_out_unless_it_is_a_class(read):
     content = database(segment(1, 2, "Ambiguous"), segment(3, 4))
     np.testing.assert_array_equal(read(content).train[0].segments_seconds, [[3, 4]])

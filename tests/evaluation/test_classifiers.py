@@ -1,14 +1,17 @@
 """External classifiers: what each kind makes of scores, and what is said of files that can't be used."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adatad.evaluation.classifiers import ClassifierError, read_classifier
 from adatad.evaluation.postprocess import WindowMeta, window_detections
+from adatad.spec import load
 from adatad.spec.schema import ClassifierSpec, NmsSpec, PostprocessSpec
 
+CLASSIFIERS = sorted((Path(__file__).parents[2] / "configs" / "base" / "classifiers").glob("*.yaml"))
 SEGMENTS = np.array([[0, 4], [2, 8]], np.float32)
 SCORES = np.array([0.5, 0.4], np.float32)
 NAMES = ["run", "jump", "fall"]
@@ -104,3 +107,39 @@ def test_detections_of_a_video_carry_the_classifier_s_labels(tmp_path):
     found = window_detections(SEGMENTS, SCORES[:, None], meta, ("action",), spec, False, pseudo)
     assert [item["label"] for item in found] == ["event", "event"]
     assert found[0]["score"] == 0.5
+
+
+def test_all_videos_that_the_file_lacks_are_listed_at_once(tmp_path):
+    made = classifier(tmp_path, [0.1, 0.3, 0.6])
+    made.check(["v"])
+    with pytest.raises(ClassifierError, match=r"scores\.json: has no scores of 2 videos that are to be labelled: a, b"):
+        made.check(["a", "v", "b"])
+    wrong = classifier(tmp_path, [0.1])
+    with pytest.raises(ClassifierError, match=r"(?s)video 'v': expected 3 finite.*has no scores of 1 videos.*: a;"):
+        wrong.check(["a", "v"])
+    read_classifier(ClassifierSpec(kind="pseudo", pseudo_label="run")).check(["anything"])
+
+
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)
+def test_every_classifier_is_named_by_a_spec_of_its_own(path, tmp_path):
+    over = tmp_path / "own.yaml"
+    row = path.parents[2] / "activitynet" / "g_768x224_adapter.yaml"
+    over.write_text(f"base: [{row}, {path}]\n")
+    mine, theirs = load(over, check_files=False), load(row, check_files=False)
+    kinds = {"internvideo": "standard", "internvideo2": "standard"}
+    assert mine.postprocess.classifier.kind == kinds.get(path.stem, path.stem)
+    assert mine.model == theirs.model, "the same checkpoint fits"
+    assert mine.postprocess.nms == theirs.postprocess.nms
+
+
+def test_the_real_scores_of_untrimmednet_name_every_test_video(shared_folder):
+    file = shared_folder / "data" / "annotations" / "thumos_unet_test.npy"
+    made = read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(file), topk=2))
+    database = json.loads((shared_folder / "data" / "annotations" / "thumos_14_anno.json").read_text())["database"]
+    videos = {name: entry for name, entry in database.items() if entry["subset"] == "validation"}
+    made.check(videos)
+    right = 0
+    for name, entry in videos.items():
+        labels = set(made.label(name, SEGMENTS, SCORES)[2])
+        right += bool(labels & {item["label"] for item in entry["annotations"]})
+    assert right > 0.85 * len(videos)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.models.draws import ChannelDropout, DropPath, clip_keys, uniform
+from adatad.models.draws import ChannelDropout, Dropout, DropPath, clip_keys, uniform
 
 KEYS = torch.arange(20_000)
 
@@ -56,3 +56,14 @@ def test_without_keys_nothing_is_dropped():
     x = torch.randn(4, 3, 2)
     assert torch.equal(DropPath(0.9, "d")(x, None), x)
     assert torch.equal(ChannelDropout(0.9, "c")(x, None), x)
+
+
+def test_dropout_drops_single_numbers_and_keeps_the_mean():
+    dropped = Dropout(0.3, "n")(torch.ones(20, 30, 40), KEYS[:20])
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert dropped.mean() == pytest.approx(1.0, abs=0.02)
+    zeros = (dropped == 0).float()
+    assert zeros.mean(1).std() > 0.05
+    assert zeros.mean(2).std() > 0.05
+    assert torch.equal(dropped[3:4], Dropout(0.3, "n")(torch.ones(1, 30, 40), KEYS[3:4])), "whatever its batch is"
+    assert torch.equal(Dropout(0.3, "n")(torch.ones(1, 2, 3), None), torch.ones(1, 2, 3))

@@ -86,3 +86,16 @@ def test_stochastic_depth_drops_a_sample_s_branches_by_its_key():
     untouched = [(out[i] == x[i]).all().item() for i in range(6)]
     assert any(untouched)
     assert not all(untouched)
+
+
+def test_dropout_acts_on_both_branches_of_a_block_and_only_with_keys():
+    torch.manual_seed(0)
+    x, mask, keys = torch.randn(2, 8, 6), torch.ones(2, 6, dtype=torch.bool), torch.tensor([3, 4])
+    plain, dropping = (SequenceBlock(8, 2, 1, -1, False, 0.0, "b", rate) for rate in (0.0, 0.5))
+    dropping.load_state_dict(plain.state_dict())
+    assert torch.equal(dropping(x, mask, None)[0], plain(x, mask, keys)[0])
+    for silent in ("attn.proj", "mlp.2"):
+        torch.nn.init.zeros_(dropping.get_submodule(silent).weight)
+        torch.nn.init.zeros_(dropping.get_submodule(silent).bias)
+        assert not torch.equal(dropping(x, mask, keys)[0], dropping(x, mask, keys + 1)[0]), "the other branch drops"
+        dropping.load_state_dict(plain.state_dict())

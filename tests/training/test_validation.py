@@ -1,6 +1,7 @@
 """What evaluation makes of a model's predictions: an external classifier's labels, blocked videos, recall@kx."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from adatad.data.skipped import SkippedVideos
 from adatad.evaluation.classifiers import ClassifierError
 from adatad.parallel.processes import Processes
 from adatad.spec import load
+from adatad.training.run import train
 from adatad.training.setup import build_initial_model, validation_loader
 from adatad.training.validation import classes_of, detect, score, summary
 
@@ -61,6 +63,18 @@ def test_a_video_without_class_scores_ends_the_evaluation(tiny_spec, class_score
     options = ["postprocess.classifier.kind=standard", f"postprocess.classifier.file={class_scores}"]
     with pytest.raises(ClassifierError, match=rf"scores\.json: has no scores of video '{missing}'"):
         found_by(load(tiny_spec, [*AGNOSTIC, *options]))
+
+
+def test_training_does_not_begin_while_the_classifier_lacks_videos(tiny_spec, class_scores):
+    content = json.loads(class_scores.read_text())
+    missing = sorted(content["results"])
+    content["results"] = {"another": [0.0] * len(content["class"])}
+    class_scores.write_text(json.dumps(content))
+    options = ["postprocess.classifier.kind=cuhk", f"postprocess.classifier.file={class_scores}"]
+    spec = load(tiny_spec, [*AGNOSTIC, *options])
+    with pytest.raises(ClassifierError, match=f"no scores of 2 videos .*: {', '.join(missing)}"):
+        train(spec)
+    assert not Path(spec.run.root).exists()
 
 
 def test_blocked_videos_and_recall_reach_the_score(tiny_spec, tiny_data, tmp_path):

@@ -1,0 +1,112 @@
+"""docs/model-zoo.md: every published row with its spec, its figures and its command, from the specs themselves."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from adatad.spec import Spec, load
+from adatad.spec.published_files import DATA_SETS, TRAINED
+from adatad.spec.published_weights import PUBLISHED
+from adatad.spec.rows import Row, all_rows
+
+HEAD = """# Published rows
+
+Made by `python tools/model_zoo.py`; don't edit. One file is one row of AdaTAD's tables, with `compat: reference` and
+the published figures in it; `tests/spec/test_rows.py` holds each against every setting of the reference. Average mAP is
+over the tIoUs of the data set's protocol (`evaluate.tious`). Rows without a figure were never published with one.
+
+```bash
+python tools/reproduce.py thumos-s-768 --check                # what is missing, and where it is published
+python tools/reproduce.py thumos-s-768                        # train the row and compare; start it again to go on
+torchrun --nproc-per-node 2 tools/reproduce.py thumos-s-768   # on two GPUs, as published
+python tools/reproduce.py thumos-s-768 --test CHECKPOINT      # test a checkpoint instead, and compare
+python tools/train.py configs/thumos/s_768x160_adapter.yaml   # the same without the comparison
+```
+
+Each row's command is `python tools/reproduce.py` with its name. Words of the name will do (`thumos-s-768`; without a
+mode, adapters in the blocks are meant), and so does the name in OpenTAD, which the tables give without the leading
+`e2e_`. A result counts as reproduced if its average mAP is at most 0.5 from the published one. Names say the ViT's size
+(s, b, l, h, g), frames of a window x pixels, what is trained, and what else sets a row apart.
+"""
+TITLES = {
+    "activitynet": "ActivityNet-1.3", "charades": "Charades", "ego4d": "Ego4D-MQ", "epic": "EPIC-KITCHENS-100",
+    "multithumos": "MultiTHUMOS", "thumos": "THUMOS-14",
+}  # fmt: skip
+
+
+def model_zoo() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for folder, rows in groupby(all_rows(), key=lambda row: row.name.split("/")[0]):
+        specs = [(row, load(row.path, check_files=False)) for row in sorted(rows, key=_size)]
+        parts.append(_table(TITLES[folder], specs))
+    return "\n".join([*parts, _trained(), _weights(), _data_sets()])
+
+
+def _size(row: Row) -> tuple[int, str]:
+    return "sblhg".index(row.name.split("/")[1][0]), row.name
+
+
+def _table(title: str, rows: list[tuple[Row, Spec]]) -> str:
+    tious = sorted({name for _, spec in rows for name in spec.published or {} if name != "average_mAP"}, key=float)
+    head = ["row", "in OpenTAD", "window", "trained", "rate", "epochs", "average mAP", *tious]
+    lines = [head, ["---"] * len(head), *(_line(row, spec, tious) for row, spec in rows)]
+    return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _line(row: Row, spec: Spec, tious: list[str]) -> list[str]:
+    window, published = spec.data.window, spec.published or {}
+    figures = [f"{published[name]:.2f}" if name in published else "" for name in ("average_mAP", *tious)]
+    return [
+        f"[{row.name}](../{row.shown})",
+        row.reference.removeprefix(row.reference.split("/")[0] + "/").removeprefix("e2e_"),
+        f"{window.size_grid}x{window.frames_per_position}, {spec.data.size_pixels} px",
+        _trained_parts(spec),
+        _rate(spec),
+        f"{spec.schedule.end_epoch or spec.schedule.epochs} of {spec.schedule.epochs}",
+        *figures,
+    ]
+
+
+def _trained_parts(spec: Spec) -> str:
+    backbone = spec.model.backbone
+    blocks = backbone.adapter.blocks
+    where = "all" if blocks == "all" else f"{blocks[0]}-{blocks[-1]}"
+    match backbone.mode:
+        case "frozen":
+            return "detector"
+        case "full":
+            return "everything"
+        case "side":
+            return f"adapters beside blocks {where}"
+        case _:
+            return "adapters in all blocks" if blocks == "all" else f"adapters in blocks {where}"
+
+
+def _rate(spec: Spec) -> str:
+    """The detector's, and that of what is trained in the backbone."""
+    backbone = spec.optimizer.backbone
+    rates = [spec.optimizer.lr]
+    if backbone is not None:
+        rates += [group.lr for group in backbone.custom] or [backbone.lr]
+    return ", ".join(f"{rate:g}" for rate in rates)
+
+
+def _trained() -> str:
+    lines = [f"| `{name}` | {file} |\n" for name, file in TRAINED.items()]
+    intro = (
+        "Google Drive files of OpenTAD's authors. The three g rows of 224 pixels with a classifier are one model, "
+        "tested\nwith three classifiers.\n\n| row | file |\n| --- | --- |\n"
+    )
+    return "## Trained models\n\n" + intro + "".join(lines)
+
+
+def _weights() -> str:
+    lines = [f"| `{name}` | {place} |\n" for name, place in PUBLISHED.items()]
+    intro = "They belong in pretrained/.\n\n| file | published |\n| --- | --- |\n"
+    return "## Pretrained weights\n\n" + intro + "".join(lines)
+
+
+def _data_sets() -> str:
+    lines = [f"| `data/{name}` | {place} |\n" for name, place in DATA_SETS.items()]
+    return "## Data sets\n\n| folder | published |\n| --- | --- |\n" + "".join(lines)

@@ -1,0 +1,96 @@
+"""Published figures against those obtained: what differs by how much, and whether that is accepted."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adatad.spec import Spec
+
+BAND = 0.5
+"""Points of average mAP by which a repeated training may differ from the published figure."""
+AVERAGE = "average_mAP"
+
+
+class Figure(NamedTuple):
+    """One figure in percent. name: average_mAP, or the tIoU."""
+
+    name: str
+    published: float
+    obtained: float
+
+    @property
+    def difference(self) -> float:
+        return self.obtained - self.published
+
+
+class Reproduction(NamedTuple):
+    """verdict: within, above, below (the band, by average mAP), or unpublished."""
+
+    figures: tuple[Figure, ...]
+    verdict: str
+
+    @property
+    def accepted(self) -> bool:
+        return self.verdict != "below"
+
+
+def compare_with_published(spec: Spec, result: dict[str, Any]) -> Reproduction:
+    """result: average_mAP and mAP by tIoU, in 0..1, as result.json has them."""
+    obtained = {AVERAGE: result["average_mAP"], **result["mAP"]}
+    published = spec.published or {}
+    names = [name for name in (AVERAGE, *result["mAP"]) if name in published]
+    figures = tuple(Figure(name, published[name], 100 * obtained[name]) for name in names)
+    if AVERAGE not in names:
+        return Reproduction(figures, "unpublished")
+    # To the digits in which figures are published: 0.5 less than 69.03 is 68.53.
+    difference = round(figures[0].difference, 2)
+    return Reproduction(figures, "within" if abs(difference) <= BAND else "above" if difference > 0 else "below")
+
+
+def verdict_line(spec: Spec, reproduction: Reproduction) -> str:
+    if reproduction.verdict == "unpublished":
+        return f"{spec.name}: no average mAP was published to compare with"
+    average = reproduction.figures[0]
+    word = {"within": "reproduced", "above": "better than published", "below": "not reproduced"}[reproduction.verdict]
+    return (
+        f"{spec.name}: {word}: average mAP {average.obtained:.2f}, published {average.published:.2f} "
+        f"({average.difference:+.2f}; accepted: {BAND} to either side)"
+    )
+
+
+def write_reproduction(folder: Path, spec: Spec, result: dict[str, Any], how: str) -> Reproduction:
+    """reproduction.json and reproduction.md in the folder. how: where the figures come from, a line."""
+    reproduction = compare_with_published(spec, result)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "spec": spec.name,
+        "reference": spec.reference,
+        "how": how,
+        "band": BAND,
+        "verdict": reproduction.verdict,
+        "figures": [{**figure._asdict(), "difference": figure.difference} for figure in reproduction.figures],
+        "obtained": {"average_mAP": result["average_mAP"], "mAP": result["mAP"], "recall": result.get("recall", {})},
+    }
+    _write(folder / "reproduction.json", json.dumps(content, indent=1) + "\n")
+    _write(folder / "reproduction.md", _page(spec, result, reproduction, how))
+    return reproduction
+
+
+def _page(spec: Spec, result: dict[str, Any], reproduction: Reproduction, how: str) -> str:
+    published = {figure.name: figure for figure in reproduction.figures}
+    rows = []
+    for name, value in {AVERAGE: result["average_mAP"], **result["mAP"]}.items():
+        figure = published.get(name)
+        theirs = f"{figure.published:.2f} | {figure.difference:+.2f}" if figure else " | "
+        rows.append(f"| {'average' if name == AVERAGE else name} | {100 * value:.2f} | {theirs} |")
+    table = "\n".join(["| mAP at tIoU | obtained | published | difference |", "| --- | --- | --- | --- |", *rows])
+    return f"# {spec.name}\n\n{verdict_line(spec, reproduction)}\n\n{how}\n\n{table}\n"
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,89 @@
+"""The published experiments: which spec files they are, and how a row is found by any of its names.
+
+A row is a spec under configs/ whose own file says `reference:`, the experiment's name in OpenTAD.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from adatad.errors import UserError
+from adatad.spec.explain import nearest
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ALIASES = {"anet": "activitynet", "thumos14": "thumos", "multi_thumos": "multithumos", "fullft": "full"}
+"""Words that people use for those in our names."""
+USUAL = "adapter"
+"""The mode that a name without one means."""
+
+
+class RowError(UserError):
+    """A name that stands for no published row, or for several."""
+
+
+class Row(NamedTuple):
+    """name: thumos/s_768x160_adapter; reference: thumos/e2e_thumos_videomae_s_768x1_160_adapter."""
+
+    name: str
+    reference: str
+    path: Path
+
+    @property
+    def shown(self) -> str:
+        """The path as a command takes it in the project's folder."""
+        return f"configs/{self.name}.yaml"
+
+    @property
+    def words(self) -> frozenset[str]:
+        """thumos, s, 768x160, 768, 160, adapter."""
+        parts = re.split(r"[/_]", self.name)
+        return frozenset([*parts, *parts[2].split("x")])
+
+
+@cache
+def all_rows(folder: Path = CONFIGS) -> tuple[Row, ...]:
+    """The published rows, by name."""
+    found = []
+    for path in sorted(folder.glob("*/*.yaml")):
+        reference = re.search(r"^reference: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if reference:
+            found.append(Row(str(path.relative_to(folder).with_suffix("")), reference[1], path))
+    return tuple(found)
+
+
+def row_of_reference(path: str | Path) -> Row:
+    """The row that OpenTAD's configuration file at `path` stands for, wherever that lies. Raises RowError."""
+    rows = {Path(row.reference).name: row for row in all_rows()}
+    stem = Path(path).stem
+    if stem not in rows:
+        close = nearest(stem, rows)
+        hint = f"; the nearest is {rows[close].reference}.py, here {rows[close].shown}" if close else ""
+        raise RowError(f"{path}: no configuration of OpenTAD's configs/adatad is called so{hint} (docs/model-zoo.md)")
+    return rows[stem]
+
+
+def find_row(text: str) -> Row:
+    """The row that a name means: ours, the reference's, a path to either, or some of its words (thumos-s-768).
+
+    Without a mode, the adapters in the blocks are meant. Raises RowError.
+    """
+    stem = re.sub(r"\.(yaml|py)$", "", text)
+    for row in all_rows():
+        if stem in (row.name, row.reference) or stem.endswith((f"/{row.name}", f"/{row.reference}")):
+            return row
+    asked = re.sub(r"\b(multi_thumos)\b", "multithumos", stem.lower())
+    words = {ALIASES.get(word, word) for word in re.split(r"[-_/\s]+", asked) if word}
+    candidates = [row for row in all_rows() if words <= row.words]
+    for wanted in (lambda row: USUAL in row.words, lambda row: len(row.name.split("_")) == 3):
+        if len(candidates) > 1:
+            candidates = [row for row in candidates if wanted(row)] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise RowError(f"{text}: could be {', '.join(row.name for row in candidates)}")
+    close = nearest(stem, [row.name for row in all_rows()])
+    hint = f"; did you mean {close}?" if close else ""
+    raise RowError(f"{text}: no published row has this name{hint} (docs/model-zoo.md lists them)")

@@ -1,0 +1,76 @@
+"""What has to be fetched before a spec can run: files that aren't there or are damaged, and where they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from adatad.data.dataset import video_path
+from adatad.errors import UserError
+from adatad.spec import Spec
+from adatad.spec.published_files import PREPARED, about_bytes, digest_start, where_data
+from adatad.spec.published_weights import where_published
+from adatad.training.run import annotations_for
+
+NAMED = 10
+"""Missing videos that are named; the rest is counted."""
+READ_BYTES = 1 << 24
+
+
+def missing(spec: Spec, training: bool = True) -> list[str]:
+    """A line for everything that isn't there. training: whether the training videos are needed too."""
+    files = [*_files(spec)]
+    return [*_weights(spec), *files, *_videos(spec, training, files)]
+
+
+def _weights(spec: Spec) -> Iterator[str]:
+    backbone = spec.model.backbone
+    if backbone.weights in (None, "random"):
+        return
+    path, start = Path(backbone.weights), digest_start(backbone.weights)
+    if not path.is_file():
+        known = f", SHA-256 begins with {start}" if start else ""
+        yield f"weights {path} (about {about_bytes(backbone) / 1e6:.0f} MB{known}){where_published(str(path))}"
+    elif start and not (found := _digest(path)).startswith(start):
+        yield f"weights {path}: damaged: SHA-256 begins with {found[:8]}, not {start}{where_published(str(path))}"
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(READ_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _files(spec: Spec) -> Iterator[str]:
+    classes, blocked, classifier = spec.data.classes, spec.data.blocked_videos, spec.postprocess.classifier
+    for what, path in (
+        ("annotations", spec.data.annotations),
+        ("class list", classes if isinstance(classes, str) else None),
+        ("list of blocked videos", blocked if isinstance(blocked, str) else None),
+        ("list of videos that aren't scored", spec.evaluate.blocked_videos),
+        ("classifier's scores", classifier.file if classifier else None),
+    ):
+        if path is not None and not Path(path).is_file():
+            yield f"{what} {path}{where_data(path) and PREPARED}"
+
+
+def _videos(spec: Spec, training: bool, files: list[str]) -> Iterator[str]:
+    where = where_data(spec.data.videos)
+    if not Path(spec.data.videos).is_dir():
+        yield f"videos, folder {spec.data.videos}{where}"
+        return
+    if files:
+        return
+    try:
+        annotations = annotations_for(spec)
+    except UserError as error:
+        yield str(error)
+        return
+    wanted = (*annotations.train, *annotations.validation) if training else annotations.validation
+    gone = [path.name for video in wanted if not (path := video_path(spec.data, video.name)).is_file()]
+    if gone:
+        named = ", ".join(gone[:NAMED]) + (f" and {len(gone) - NAMED} more" if len(gone) > NAMED else "")
+        yield f"{len(gone)} of {len(wanted)} videos in {spec.data.videos}: {named}{where}"

@@ -1,0 +1,19 @@
+"""The page of published rows is what the specs say today."""
+
+import json
+from pathlib import Path
+
+from adatad.report.model_zoo import model_zoo
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_up_to_date_and_has_every_row_s_figure():
+    page = (ROOT / "docs" / "model-zoo.md").read_text()
+    assert page == model_zoo(), "run tools/model_zoo.py"
+    lines = page.splitlines()
+    for row in json.loads((ROOT / "tests" / "spec" / "rows.json").read_text())["rows"]:
+        name = row["id"].split("/")[1].removeprefix("e2e_")
+        (line,) = [line for line in lines if f"| {name} |" in line]
+        figure = f"{row['published']['average_mAP']:.2f}" if row["published"] else ""
+        assert line.split(" | ")[6] == figure

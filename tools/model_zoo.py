@@ -1,0 +1,26 @@
+"""Write docs/model-zoo.md from the specs of the published rows.
+
+python tools/model_zoo.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("docs/model-zoo.md"), metavar="FILE")
+    args = parser.parse_args()
+
+    from adatad.report.model_zoo import model_zoo
+
+    args.output.write_text(model_zoo(), encoding="utf-8")
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Repeat a published row: say what is missing, train it or test a checkpoint, and compare with the published figures.
+
+python tools/reproduce.py thumos-s-768 --check
+python tools/reproduce.py thumos-s-768
+python tools/reproduce.py thumos-s-768 --test epoch_59.pth
+
+Start it again after an interruption: it goes on. Leaves with 0 if the average mAP is at most 0.5 below the published
+one, 1 if it is further below, 2 if something is missing, 75 if it was asked to stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from adatad.spec import SpecError, add_engine_arguments, add_spec_arguments, load, overrides_from
+from adatad.spec.rows import RowError, find_row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_spec_arguments(parser, "row (docs/model-zoo.md), words of its name, its name in OpenTAD, or a spec file")
+    add_engine_arguments(parser)
+    parser.add_argument("--test", type=Path, metavar="CHECKPOINT", help="test this one instead of training")
+    parser.add_argument("--check", action="store_true", help="only say what is missing")
+    args = parser.parse_args()
+    try:
+        path = Path(args.spec)
+        path = path if path.suffix == ".yaml" and path.is_file() else find_row(args.spec).path
+        spec = load(path, overrides_from(args), check_files=False)
+    except (RowError, SpecError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+    from adatad.errors import UserError
+    from adatad.report.reproduction import verdict_line
+    from adatad.report.summary import print_scores
+    from adatad.training.missing import missing
+    from adatad.training.reproduce import reproduce
+
+    if args.check:
+        lines = missing(spec, training=args.test is None)
+        print("\n".join(lines) if lines else f"{spec.name}: everything is there")
+        return 2 if lines else 0
+    try:
+        result, reproduction = reproduce(spec, args.test)
+    except UserError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+    if reproduction is None:
+        return 0
+    print_scores(spec, result)
+    print(verdict_line(spec, reproduction))
+    return 0 if reproduction.accepted else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
