@@ -151,7 +151,8 @@ class BackboneSpec(Section):
     drop_path: Rate = 0.1
     """Stochastic depth of the last block; earlier ones rise to it linearly. Drawn for each clip; off in mode side."""
     weights: str | None = None
-    """Safetensors file of pretrained backbone weights; null: random weights from `train.seed`."""
+    """File of pretrained backbone weights: safetensors or torch's, in any form that docs/weights.md lists. random: random
+    weights from `train.seed`, which null isn't enough to ask for."""
 
 
 class DetectorSpec(Section):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adatad.convert.backbone import load_backbone_weights
+from adatad.convert.backbone import initial_weights
 from adatad.models.detector import build_model
 from adatad.spec import Spec
 from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint
@@ -45,8 +45,7 @@ def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dic
     """All parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training."""
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.model, classes_in(tensors))
-    if spec.model.backbone.weights:
-        load_backbone_weights(model.backbone, spec.model.backbone.weights)
+    initial_weights(model.backbone, spec.model.backbone.weights)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in tensors)
     if fingerprint(model) != checkpoint.state["frozen_fingerprint"]:

@@ -82,7 +82,7 @@ def score_checkpoint(
     with start_processes(spec.train.hang_seconds) as processes:
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
-        model = build_initial_model(spec, annotations).to(processes.device)
+        model = build_initial_model(spec, annotations)[0].to(processes.device)
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint)
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
@@ -208,6 +208,8 @@ def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger:
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
     for account in (annotations.train_account, annotations.validation_account):
         logger.info("subset %s", account.line())
+    for line in parts.weights_report:
+        logger.info(line)
     sizes = {name: shape.numel() for name, shape in parts.shapes.items()}
     for group in parts.engine.groups:
         numbers = sum(sizes[name] for name in group["parameter_names"])
