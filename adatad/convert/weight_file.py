@@ -80,11 +80,9 @@ def _unpickled(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "it isn't torch.save's")
         raise WeightsError(
-            f"{path}: holds more than tensors and numbers, and loading it could run code ({reason[:160]}); if you trust "
-            "it, load it once with torch.load and save its state dict alone"
+            f"{path}: holds more than tensors and numbers, and loading it could run code ({reason[:160]}); if you "
+            "trust it, load it once with torch.load and save its state dict alone"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(
-            f"{path}: not a readable weight file (.safetensors or torch.save's): {first[:200]}"
-        ) from error
+        raise WeightsError(f"{path}: not a readable weight file of torch.save's: {first[:200]}") from error

@@ -9,25 +9,25 @@ RANDOM = "random"
 OPENMMLAB = "the OpenMMLab download site, mmaction v1.0, recognition, videomae, under this name"
 ZOO = "MCG-NJU/VideoMAE on GitHub, MODEL_ZOO.md"
 CONVERSION = (
-    "OpenGVLab/VideoMAEv2 on GitHub, docs/MODEL_ZOO.md (a form), as vit_g_hybrid_pt_1200e_k710_ft.pth; use it as it is, or "
-    "convert it with tools/model_converters/convert_videomaev2.py"
+    "OpenGVLab/VideoMAEv2 on GitHub, docs/MODEL_ZOO.md (a form), as vit_g_hybrid_pt_1200e_k710_ft.pth; use it as it is, "
+    "or convert it with tools/model_converters/convert_videomaev2.py"
 )
-EGO_NOTE = "no address is known to us; OpenTAD's documentation (sming256/OpenTAD on GitHub, configs/adatad) says where"
+UNKNOWN_PLACE = "no address is known to us; ask where OpenTAD lives, sming256/OpenTAD on GitHub"
 
 PUBLISHED = {
     "vit-small-p16_videomae-k400-pre_16x4x1_kinetics-400_my.pth": (
         f"Google Drive, file 1xZrJoiYCNO2pxjHo0GezIDoMo1KQPNQN; the original, which is read as well: {ZOO} (79.0)"
     ),
-    "vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-860a3cd3.pth": f"{OPENMMLAB}; the original: {ZOO} (81.5)",
-    "vit-large-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-229dbb03.pth": f"{OPENMMLAB}; the original: {ZOO} (85.2)",
+    "vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-860a3cd3.pth": f"{OPENMMLAB}; original: {ZOO} (81.5)",
+    "vit-large-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-229dbb03.pth": f"{OPENMMLAB}; original: {ZOO} (85.2)",
     "vit-huge-p16_videomae-k400-pre_16x4x1_kinetics-400_my.pth": (
         f"Google Drive, file 1Zx-U8AZv2-P32iKZCouP4ysOgI4qRMnt; the original: {ZOO} (86.6)"
     ),
     "vit-giant-p14_videomaev2-hybrid_pt_1200e_k710_ft_my.pth": CONVERSION,
     "vit_g_hybrid_pt_1200e_k710_ft.pth": CONVERSION,
-    "vit-large-p16_videomae-epic_noun.pth": EGO_NOTE,
-    "vit-large-p16_videomae-epic_verb.pth": EGO_NOTE,
-    "vit-large-p16_videomae_k700_mq_ft_internvideo.pth": EGO_NOTE,
+    "vit-large-p16_videomae-epic_noun.pth": UNKNOWN_PLACE,
+    "vit-large-p16_videomae-epic_verb.pth": UNKNOWN_PLACE,
+    "vit-large-p16_videomae_k700_mq_ft_internvideo.pth": UNKNOWN_PLACE,
 }
 """The first eight digits of a file's SHA-256 end the names of OpenMMLab's files."""
 

@@ -95,7 +95,7 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def build_initial_model(spec: Spec, annotations: Annotations) -> tuple[TemporalActionDetector, list[str]]:
-    """The model at step 0: random from `train.seed`, the backbone from its file; and what was read of it, for the log."""
+    """The model at step 0: random from `train.seed`, the backbone from its file; and lines on what was read."""
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.model, number_of_classes(spec, annotations))
     return model, initial_weights(model.backbone, spec.model.backbone.weights)

@@ -45,7 +45,8 @@ def mmaction(made, prefix="backbone."):
 
 
 def hugging_face(made, prefix="videomae."):
-    pairs = (("patch_embed.proj.", "embeddings.patch_embeddings.projection."), ("blocks.", "encoder.layer."),
+    pairs = (
+        ("patch_embed.proj.", "embeddings.patch_embeddings.projection."), ("blocks.", "encoder.layer."),
         (".attn.proj.", ".attention.output.dense."), (".attn.", ".attention.attention."),
         (".norm1.", ".layernorm_before."), (".norm2.", ".layernorm_after."),
         (".mlp.fc1.", ".intermediate.dense."), (".mlp.fc2.", ".output.dense."), ("head.", "classifier."))  # fmt: skip
