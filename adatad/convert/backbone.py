@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
     def lines(self) -> list[str]:
         """For a log."""
         first = f"format {self.title}: {self.mapped} tensors taken, none missing; positions {self.positions}"
-        return [first, *(f"  ignored, {reason}: {_shown(names)}" for reason, names in self.ignored.items())]
+        return [first, *(f"  ignored, {reason}: {name_few(names)}" for reason, names in self.ignored.items())]
 
 
 def initial_weights(backbone: VideoBackbone, weights: str | None) -> list[str]:
@@ -60,7 +60,7 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     both = sorted(here.keys() & there.keys())
     problems += [f"{n} is {tuple(there[n])}, expected {tuple(here[n])}" for n in both if there[n] != here[n]]
     if problems:
-        raise WeightsError(f"{path} ({found.title}): doesn't fit the backbone: {_shown(problems, '; ')}")
+        raise WeightsError(f"{path} ({found.title}): doesn't fit the backbone: {name_few(problems, '; ')}")
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found.tensors[name])
@@ -102,6 +102,7 @@ def _by_reason(found: Found) -> dict[str, list[str]]:
     return {reason: [name for name, why in found.ignored.items() if why == reason] for reason in reasons}
 
 
-def _shown(names: list[str], between: str = ", ") -> str:
+def name_few(names: list[str], between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
     more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return between.join(names[:SHOWN]) + more

@@ -151,7 +151,7 @@ class BackboneSpec(Section):
     drop_path: Rate = 0.1
     """Stochastic depth of the last block; earlier ones rise to it linearly. Drawn for each clip; off in mode side."""
     weights: str | None = None
-    """File of pretrained backbone weights: safetensors or torch's, in any form that docs/weights.md lists. random: none,
+    """File of pretrained backbone weights: safetensors or torch's, in any form of docs/weights.md. random: none, random
     weights from `train.seed`; null isn't enough to ask for that."""
 
 

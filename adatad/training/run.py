@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from adatad.convert.checkpoint import load_opentad
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import check_videos
 from adatad.data.skipped import SkippedVideos
@@ -101,7 +102,12 @@ def annotations_for(spec: Spec) -> Annotations:
 
 
 def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> None:
-    """A checkpoint's averages, or an exported file's tensors, into a model with its frozen weights."""
+    """A checkpoint's averages, or an exported file's tensors, into a model with its frozen weights; or all of a
+    checkpoint of OpenTAD's."""
+    if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
+        for line in load_opentad(model, checkpoint).lines():
+            print(line, file=sys.stderr)
+        return
     if checkpoint.is_file():
         load_exported(model, trained, checkpoint)
         return

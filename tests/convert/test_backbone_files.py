@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from adatad.convert.backbone import initial_weights, load_backbone_weights
+from adatad.convert.mmaction import convert_backbone
 from adatad.convert.weight_file import WeightsError, read_weight_file
 from adatad.models.backbone import VideoBackbone
 from adatad.models.vit import sine_table
@@ -214,3 +215,23 @@ def test_training_needs_weights_or_the_word_random(tmp_path):
     name = "vit-small-p16_videomae-k400-pre_16x4x1_kinetics-400_my.pth"
     with pytest.raises(WeightsError, match=rf"no file pretrained/{name}; published: Google Drive, file 1xZr"):
         initial_weights(fresh, f"pretrained/{name}")
+
+
+def test_a_converted_file_is_named_as_mmaction2_does_and_reads_the_same(run_tool, tmp_path):
+    made, source = backbone(), tmp_path / "vit_g_hybrid_pt_1200e_k710_ft.pth"
+    torch.save({"module": original(made)}, source)
+    done = run_tool("model_converters/convert_videomaev2.py", source, tmp_path / "converted.pth")
+    assert done.returncode == 0, done.stderr
+    assert "VideoMAE or VideoMAEv2, fine-tuned, width 16, depth 2" in done.stdout
+    convert_backbone(source, tmp_path / "converted.safetensors")
+    for output in (tmp_path / "converted.pth", tmp_path / "converted.safetensors"):
+        fresh = backbone(seed=1, position_grid=28)
+        load_backbone_weights(fresh, output)
+        assert all(torch.equal(a, b) for a, b in zip(made.parameters(), fresh.parameters(), strict=True))
+    state = torch.load(tmp_path / "converted.pth", weights_only=True)["state_dict"]
+    assert state.keys() == mmaction(made).keys()
+    assert torch.equal(state["backbone.pos_embed"], sine_table(8 * 28**2, 16))
+    (tmp_path / "other.pth").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"other\.pth: not a readable"):
+        convert_backbone(tmp_path / "other.pth", tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
