@@ -29,7 +29,7 @@ def test_forms():
 
 def test_verbs_and_nouns_that_overlap_become_actions():
     verbs = {
-        "P01_11": [{"segment": [0, 4], "label": "cut", "score": 0.5}, {"segment": [8, 9], "label": "7", "score": 1}]
+        "P01_11": [{"segment": [0, 4], "label": "cut", "score": 0.5}, {"segment": [8, 9], "label": "cut", "score": 1}]
     }
     nouns = {
         "P01_11": [
@@ -37,7 +37,7 @@ def test_verbs_and_nouns_that_overlap_become_actions():
             {"segment": [3, 9], "label": "knife", "score": 1},
         ]
     }
-    sent = epic(verbs, nouns, IDS | {"7": 7}, IDS)
+    sent = epic(verbs, nouns, IDS, IDS)
     assert sent["results"] == {
         "P01_11": [{"verb": 7, "noun": 4, "action": "7,4", "score": 0.25, "segment": [1.0, 4.0]}]
     }
