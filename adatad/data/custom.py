@@ -177,6 +177,7 @@ def _spec(output: Path, videos: Path, suffix: str, instances: list[Instance], fa
     window = {"size_grid": size, "frames_per_position": 1, "stride_frames": stride, "overlap": 0.5}
     pixels = min(160, *(known.short_side_pixels // 16 * 16 for known in facts))
     content = {
+        "name": output.name,
         "data": {
             "annotations": f"{output}/annotations.json", "classes": f"{output}/classes.txt", "videos": str(videos),
             "pattern": f"{{name}}{suffix}", "window": window, "size_pixels": max(pixels, 32), "augment": {"flip": 0.5},
