@@ -29,7 +29,9 @@ data:
   size_pixels: 32
   workers: 0
 model:
-  backbone: {{width: 16, depth: 2, heads: 2, patch: 16, mlp_ratio: 2, position_grid: 2, mode: adapter, drop_path: 0.2}}
+  backbone:
+    {{width: 16, depth: 2, heads: 2, patch: 16, mlp_ratio: 2, position_grid: 2, mode: adapter, drop_path: 0.2,
+      weights: random}}
   detector:
     width: 16
     heads: 2

@@ -1,9 +1,10 @@
-"""Write the trained weights of a checkpoint to one safetensors file.
+"""Write the trained weights of a checkpoint to one safetensors file, or as a checkpoint that OpenTAD's tools load.
 
 python tools/export.py runs/demo/tia/id0/checkpoints/best --output tia.safetensors
 python tools/export.py runs/demo/tia/id0/checkpoints/best --output whole.safetensors --merged
+python tools/export.py runs/demo/tia/id0/checkpoints/best --output epoch_59.pth --opentad
 
-tools/test.py --checkpoint reads both.
+tools/test.py --checkpoint reads all three.
 """
 
 from __future__ import annotations
@@ -16,20 +17,32 @@ from pathlib import Path
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint directory")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
     parser.add_argument("--merged", action="store_true", help="with the frozen weights of the backbone")
     parser.add_argument("--last", action="store_true", help="the last step's parameters instead of their averages")
+    parser.add_argument(
+        "--opentad",
+        action="store_true",
+        help="a checkpoint for OpenTAD's tools, with all frozen weights",
+    )
     args = parser.parse_args()
+    if args.opentad and (args.merged or args.last):
+        parser.error("--opentad: holds averages and last parameters, frozen weights too; leave --merged and --last out")
+    if args.opentad == (args.output.suffix == ".safetensors"):
+        parser.error("--output: ends in .pth with --opentad, and in .safetensors without")
 
     from adatad.errors import UserError
     from adatad.spec import load
     from adatad.training.checkpoint import read_checkpoint
-    from adatad.training.export import export
+    from adatad.training.export import export, export_opentad
 
     try:
         checkpoint = read_checkpoint(args.checkpoint)
         spec = load(args.checkpoint / "spec.yaml", check_files=False)
-        tensors = export(spec, checkpoint, args.output, averages=not args.last, merged=args.merged)
+        if args.opentad:
+            tensors = export_opentad(spec, checkpoint, args.output)
+        else:
+            tensors = export(spec, checkpoint, args.output, averages=not args.last, merged=args.merged)
     except (UserError, OSError) as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2

@@ -17,13 +17,20 @@ def main() -> int:
     add_spec_arguments(parser)
     parser.add_argument(
         "--checkpoint", type=Path, required=True,
-        help="checkpoint directory (its averages are used), or a file of tools/export.py",
+        help="checkpoint directory (its averages are used), a file of tools/export.py, or OpenTAD's checkpoint (.pth)",
     )  # fmt: skip
     parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections to a JSON file")
     parser.add_argument(
         "--shuffle-clips", action="store_true", help="shuffle the frames inside every clip: what is left needs no order"
     )
     args = parser.parse_args()
+
+    if args.checkpoint.is_file():
+        from adatad.training.export import holds_frozen_weights
+
+        if holds_frozen_weights(args.checkpoint):
+            # Nothing of a pretrained file would be left; it needn't be there.
+            args.overrides.append("model.backbone.weights=random")
     spec = spec_from_arguments(args)
 
     from adatad.errors import UserError

@@ -1,38 +1,108 @@
-"""Pretrained backbone weights in the project's own form: a safetensors file of VideoBackbone's parameter names."""
+"""Pretrained backbone weights out of any known file into a VideoBackbone: recognised, checked, copied, reported."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import Tensor
 
-from adatad.errors import UserError
+from adatad.convert.layouts import Found, find_encoder
+from adatad.convert.weight_file import WeightsError, read_weight_file
 from adatad.models.backbone import VideoBackbone
+from adatad.spec.presets import PRESETS
+from adatad.spec.published_weights import RANDOM, where_published
+
+SHOWN = 8
+"""Names that a message lists; it counts the rest."""
 
 
-class WeightsError(UserError):
-    """A weight file that doesn't fit; the message names the file and what differs."""
+class Loaded(NamedTuple):
+    """What was done with a file's tensors. ignored: the file's names, by reason; positions: which table is used."""
+
+    title: str
+    mapped: int
+    ignored: dict[str, list[str]]
+    positions: str
+
+    def lines(self) -> list[str]:
+        """For a log."""
+        first = f"format {self.title}: {self.mapped} tensors taken, none missing; positions {self.positions}"
+        return [first, *(f"  ignored, {reason}: {name_few(names)}" for reason, names in self.ignored.items())]
 
 
-def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> None:
-    """Copy a file's weights into the backbone; adapters keep theirs. Nothing is changed on an error."""
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
+def initial_weights(backbone: VideoBackbone, weights: str | None) -> list[str]:
+    """What `model.backbone.weights` asks for; returns lines for the log. Raises WeightsError where it names no file, or
+    one that isn't there, and doesn't say `random`."""
+    if weights == RANDOM:
+        return ["random backbone, as model.backbone.weights asks for"]
+    if weights is None:
+        raise WeightsError(
+            "model.backbone.weights: names no pretrained weights; give a file, or say random to train without"
+        )
+    if not Path(weights).is_file():
+        raise WeightsError(f"model.backbone.weights: there is no file {weights}{where_published(weights)}")
+    return [f"backbone weights {weights}", *load_backbone_weights(backbone, weights).lines()]
+
+
+def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
+    """Copy a file's encoder into the backbone; adapters keep what they have. Raises WeightsError, with nothing changed,
+    if it is of another size or has other parts."""
+    found = find_encoder(read_weight_file(path).tensors, path)
     wanted = {name: p for name, p in backbone.named_parameters() if "adapter" not in name}
-    problems = [f"missing {name}" for name in wanted.keys() - weights.keys()]
-    problems += [f"unknown {name}" for name in weights.keys() - wanted.keys()]
-    problems += [
-        f"{name} is {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
-        for name, parameter in wanted.items()
-        if name in weights and weights[name].shape != parameter.shape
-    ]
+    here, there = {name: p.shape for name, p in wanted.items()}, {name: t.shape for name, t in found.tensors.items()}
+    if sizes_of(there) != sizes_of(here):
+        raise WeightsError(f"{path}: doesn't fit the backbone: the file is {_named(there)}, the spec's {_named(here)}")
+    problems = [f"missing {name}" for name in sorted(here.keys() - there.keys())]
+    problems += [f"unknown {name}" for name in sorted(there.keys() - here.keys()) + found.unknown]
+    both = sorted(here.keys() & there.keys())
+    problems += [f"{n} is {tuple(there[n])}, expected {tuple(here[n])}" for n in both if there[n] != here[n]]
     if problems:
-        shown = "; ".join(sorted(problems)[:8])
-        raise WeightsError(f"{path}: doesn't fit the backbone ({len(problems)} differences): {shown}")
+        raise WeightsError(f"{path} ({found.title}): doesn't fit the backbone: {name_few(problems, '; ')}")
     with torch.no_grad():
         for name, parameter in wanted.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(found.tensors[name])
+        positions = take_positions(backbone, found.positions)
+    return Loaded(found.title, len(wanted), _by_reason(found), positions)
+
+
+@torch.no_grad()
+def take_positions(backbone: VideoBackbone, table: Tensor | None) -> str:
+    """As the reference: a file's table [1, n, width] of the right size replaces the sine table, one of another size
+    doesn't. Returns which it is, in words."""
+    if table is None:
+        return "computed"
+    if table.shape != backbone.position_table.shape:
+        shapes = f"{tuple(table.shape)}, not {tuple(backbone.position_table.shape)}"
+        return f"computed (the file's table is {shapes}: left out, as the reference does)"
+    backbone.position_table.copy_(table)
+    return "those of the file"
+
+
+def sizes_of(shapes: dict[str, torch.Size]) -> dict[str, int]:
+    """Width, depth, MLP width, patch and tubelet of an encoder, by VideoBackbone's names; 0 for what can't be told."""
+    patch = shapes.get("patch_embed.weight", (0,) * 5)
+    blocks = [int(number) for name in shapes for number in re.findall(r"^blocks\.(\d+)\.", name)]
+    mlp = shapes.get("blocks.0.mlp.fc1.weight", (0,))[0]
+    return {"width": patch[0], "depth": max(blocks, default=-1) + 1, "MLP width": mlp, "patch": patch[-1],
+            "tubelet": patch[2]}  # fmt: skip
+
+
+def _named(shapes: dict[str, torch.Size]) -> str:
+    sizes = sizes_of(shapes)
+    four = tuple(sizes.values())[:4]
+    names = [n for n, p in PRESETS.items() if (p.width, p.depth, int(p.width * p.mlp_ratio), p.patch) == four]
+    return f"{names[0] if names else 'a size without a name'} ({', '.join(f'{k} {v}' for k, v in sizes.items())})"
+
+
+def _by_reason(found: Found) -> dict[str, list[str]]:
+    reasons = dict.fromkeys(found.ignored.values())
+    return {reason: [name for name, why in found.ignored.items() if why == reason] for reason in reasons}
+
+
+def name_few(names: list[str], between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return between.join(names[:SHOWN]) + more

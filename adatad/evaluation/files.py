@@ -80,6 +80,14 @@ def evaluate_recall_files(
     )
 
 
+def read_detections(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The "results" of a detections file with names for labels, checked. Raises FileError."""
+    results = _read(path, "results", '{"results": {video: [{"segment", "label", "score"}]}}')["results"]
+    for video, items in results.items():
+        _check(f"{path}: video {video!r}", "detection", items, {"label": _not_name}, "score")
+    return results
+
+
 Labels = dict[str, Callable[[Any], str | None]]
 """Keys of an item's labels, each with a function that says what its value isn't, None if it is right."""
 

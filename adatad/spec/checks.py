@@ -12,6 +12,7 @@ from pathlib import Path
 from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
 from adatad.spec.presets import resolve_backbone
+from adatad.spec.published_weights import RANDOM, where_published
 from adatad.spec.salvage import DoubtError, Undoubted
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, DetectorSpec, MemorySpec, Spec
 
@@ -62,7 +63,10 @@ def _annotations(spec: Spec) -> Iterator[Problem]:
 
 
 def _weights(spec: Spec) -> Iterator[Problem]:
-    yield from _no_file(("model", "backbone", "weights"), spec.model.backbone.weights)
+    weights = spec.model.backbone.weights
+    if weights != RANDOM:
+        for key, problem in _no_file(("model", "backbone", "weights"), weights):
+            yield key, problem + where_published(weights)
 
 
 def _deepspeed(spec: Spec) -> Iterator[Problem]:

@@ -9,8 +9,8 @@ RANDOM = "random"
 OPENMMLAB = "the OpenMMLab download site, mmaction v1.0, recognition, videomae, under this name"
 ZOO = "MCG-NJU/VideoMAE on GitHub, MODEL_ZOO.md"
 CONVERSION = (
-    "OpenGVLab/VideoMAEv2 on GitHub, docs/MODEL_ZOO.md (a form), as vit_g_hybrid_pt_1200e_k710_ft.pth; use it as it "
-    "is, or convert it with tools/model_converters/convert_videomaev2.py"
+    "OpenGVLab/VideoMAEv2 on GitHub, docs/MODEL_ZOO.md (a form), as vit_g_hybrid_pt_1200e_k710_ft.pth; use that, or "
+    "convert it with tools/model_converters/convert_videomaev2.py"
 )
 UNKNOWN_PLACE = "no address is known to us; ask where OpenTAD lives, sming256/OpenTAD on GitHub"
 

@@ -156,7 +156,8 @@ class BackboneSpec(Section):
     drop_path: Rate = 0.1
     """Stochastic depth of the last block; earlier ones rise to it linearly. Drawn for each clip; off in mode side."""
     weights: str | None = None
-    """Safetensors file of pretrained backbone weights; null: random weights from `train.seed`."""
+    """File of pretrained backbone weights: safetensors or torch's, in any form of docs/weights.md. random: none, random
+    weights from `train.seed`; null isn't enough to ask for that."""
 
 
 class DetectorSpec(Section):

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from adatad.convert.checkpoint import load_opentad
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import check_videos
 from adatad.data.skipped import SkippedVideos
@@ -86,7 +87,7 @@ def score_checkpoint(
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
         check_classifier(spec, annotations)
-        model = build_initial_model(spec, annotations)
+        model = build_initial_model(spec, annotations)[0]
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint)
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
@@ -107,7 +108,12 @@ def annotations_for(spec: Spec) -> Annotations:
 
 
 def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> None:
-    """A checkpoint's averages, or an exported file's tensors, into a model with its frozen weights."""
+    """A checkpoint's averages, or an exported file's tensors, into a model with its frozen weights; or all of a
+    checkpoint of OpenTAD's."""
+    if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
+        for line in load_opentad(model, checkpoint).lines():
+            print(line, file=sys.stderr)
+        return
     if checkpoint.is_file():
         load_exported(model, trained, checkpoint)
         return
@@ -214,6 +220,8 @@ def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger:
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
     for account in (annotations.train_account, annotations.validation_account):
         logger.info("subset %s", account.line())
+    for line in parts.weights_report:
+        logger.info(line)
     sizes = {name: shape.numel() for name, shape in parts.shapes.items()}
     for group in parts.engine.groups:
         numbers = sum(sizes[name] for name in group["parameter_names"])

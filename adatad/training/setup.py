@@ -6,12 +6,12 @@ before any optimizer or engine sees the model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from adatad.convert.backbone import load_backbone_weights
+from adatad.convert.backbone import initial_weights
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import EpochBatches, Loader, Share
@@ -51,6 +51,8 @@ class Parts:
     steps_per_epoch: int
     frozen_fingerprint: str
     """Of the frozen weights as they were loaded, before any policy casts them."""
+    weights_report: list[str] = field(default_factory=list)
+    """What was taken from the file of pretrained weights, and what wasn't, in lines."""
 
 
 def number_of_classes(spec: Spec, annotations: Annotations) -> int:
@@ -60,9 +62,11 @@ def number_of_classes(spec: Spec, annotations: Annotations) -> int:
 def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> Parts:
     """Everything of a fresh run. Raises SetupError or WeightsError before anything is written."""
     check_batch(spec, processes, annotations)
-    model = build_initial_model(spec, annotations)
+    model, weights_report = build_initial_model(spec, annotations)
     steps_per_epoch = len(annotations.train) // spec.train.global_batch
-    return assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
+    parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
+    parts.weights_report = weights_report
+    return parts
 
 
 def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: int, steps_per_epoch: int) -> Parts:
@@ -90,13 +94,11 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
-def build_initial_model(spec: Spec, annotations: Annotations) -> TemporalActionDetector:
-    """The model at step 0: random from `train.seed`, the backbone from its file if the spec names one."""
+def build_initial_model(spec: Spec, annotations: Annotations) -> tuple[TemporalActionDetector, list[str]]:
+    """The model at step 0: random from `train.seed`, the backbone from its file; and lines on what was read."""
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.model, number_of_classes(spec, annotations))
-    if spec.model.backbone.weights:
-        load_backbone_weights(model.backbone, spec.model.backbone.weights)
-    return model
+    return model, initial_weights(model.backbone, spec.model.backbone.weights)
 
 
 def check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> None:

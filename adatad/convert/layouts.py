@@ -1,0 +1,144 @@
+"""How other projects name the tensors of VideoMAE's encoder, and how a file is told from another by its keys.
+
+Known are the original VideoMAE and VideoMAEv2 (fine-tuned or pre-trained), InternVideo (their names behind a prefix),
+mmaction2 (OpenTAD reads files converted to it), Hugging Face, whole checkpoints of OpenTAD, and our own. Names inside
+the encoder are brought to VideoBackbone's; what it has no use for is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adatad.convert.weight_file import WeightsError
+
+
+class Layout(NamedTuple):
+    """patch: the patch embedding's name, which tells files apart; renames: parts of their names, and ours, in order."""
+
+    title: str
+    patch: str
+    renames: tuple[tuple[str, str], ...]
+
+
+MMACTION = Layout(
+    "mmaction2",
+    "patch_embed.projection.",
+    (("patch_embed.projection.", "patch_embed."), (".mlp.layers.0.0.", ".mlp.fc1."), (".mlp.layers.1.", ".mlp.fc2.")),
+)
+HUGGING_FACE = Layout(
+    "Hugging Face VideoMAE",
+    "embeddings.patch_embeddings.projection.",
+    (
+        ("embeddings.patch_embeddings.projection.", "patch_embed."),
+        ("encoder.layer.", "blocks."),
+        (".attention.attention.", ".attn."),
+        (".attention.output.dense.", ".attn.proj."),
+        (".layernorm_before.", ".norm1."),
+        (".layernorm_after.", ".norm2."),
+        (".intermediate.dense.", ".mlp.fc1."),
+        (".output.dense.", ".mlp.fc2."),
+    ),
+)
+ORIGINAL = Layout("VideoMAE", "patch_embed.proj.", (("patch_embed.proj.", "patch_embed."),))
+OURS = Layout("AdaTAD", "patch_embed.", ())
+LAYOUTS = (MMACTION, HUGGING_FACE, ORIGINAL, OURS)
+
+# Beside the encoder, or without an effect on features. Anything else inside the blocks makes a file another model's.
+IGNORED = (
+    (r"pos_embed$|position_embeddings$", "position table"),
+    (r"^(fc_norm|norm|layernorm)\.", "norm after the last block, which features don't pass"),
+    (r"^blocks\.\d+\.(adapter\.|attn\.key\.bias$|attn\.k_bias$)", "adapter, or bias of keys, which softmax cancels"),
+    (r"^ladders\.|^side_adapters\.", "adapter"),
+    (r"^(head|fc)\.", "classifier"),
+)
+
+
+class Found(NamedTuple):
+    """A file's encoder. title: what wrote it; tensors: by VideoBackbone's names; ignored: reason by the file's name;
+    unknown: the file's names that VideoBackbone has no part for; positions: its position table [1, n, width]."""
+
+    title: str
+    tensors: dict[str, Tensor]
+    ignored: dict[str, str]
+    unknown: list[str]
+    positions: Tensor | None
+
+
+def find_encoder(tensors: dict[str, Tensor], path: object) -> Found:
+    """The encoder in a file's tensors. Raises WeightsError, which names the file, if it is of no known project."""
+    layout, prefix = recognise(tensors, path)
+    found = Found(_title(layout, prefix), {}, {}, [], tensors.get(f"{prefix}pos_embed"))
+    parts: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(prefix):
+            found.ignored[name] = "outside the encoder"
+            continue
+        ours = _renamed(name.removeprefix(prefix), layout)
+        reason = next((reason for pattern, reason in IGNORED if re.search(pattern, ours)), None)
+        if reason:
+            found.ignored[name] = reason
+        elif ours.startswith(("patch_embed.", "blocks.")):
+            parts[ours] = tensor
+        elif prefix or layout is OURS or ours == "cls_token":
+            found.unknown.append(name)
+        else:
+            found.ignored[name] = "outside the encoder"
+    found.tensors.update(_joined(parts))
+    return found
+
+
+def recognise(tensors: dict[str, Tensor], path: object) -> tuple[Layout, str]:
+    """The layout of a file and what stands before the encoder's names. Raises WeightsError."""
+    for layout in LAYOUTS:
+        key = f"{layout.patch}weight"
+        prefixes = [name.removesuffix(key) for name in tensors if name == key or name.endswith(f".{key}")]
+        if len(prefixes) == 1:
+            return layout, prefixes[0]
+        if prefixes:
+            raise WeightsError(f"{path}: holds several encoders: {', '.join(sorted(prefixes))}")
+    known = ", ".join(f"{layout.patch}weight" for layout in LAYOUTS)
+    raise WeightsError(
+        f"{path}: of no known format: none of its {len(tensors)} names ends in {known}; they begin with "
+        f"{', '.join(list(tensors)[:3])}"
+    )
+
+
+def _title(layout: Layout, prefix: str) -> str:
+    match layout, prefix:
+        case _, "backbone.model.backbone.":
+            return "OpenTAD checkpoint"
+        case layout, "encoder." if layout is ORIGINAL:
+            return "VideoMAE, pre-trained"
+        case layout, "" if layout is ORIGINAL:
+            return "VideoMAE or VideoMAEv2, fine-tuned"
+        case layout, _ if layout is ORIGINAL:
+            return f"InternVideo (VideoMAE's names behind {prefix})"
+    return layout.title
+
+
+def _renamed(name: str, layout: Layout) -> str:
+    for theirs, ours in layout.renames:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _joined(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values, where they are apart, as one matrix; their bias, where it is one, as ours: without
+    that of keys. It adds the same number to all scores of a query, so that softmax cancels it."""
+    joined = dict(parts)
+    for name in parts:
+        stem, _, last = name.rpartition(".attn.")
+        if last == "query.weight":
+            three = [joined.pop(f"{stem}.attn.{kind}.weight", None) for kind in ("query", "key", "value")]
+            if all(tensor is not None for tensor in three):
+                joined[f"{stem}.attn.qkv.weight"] = torch.cat(three)
+        elif last in ("query.bias", "value.bias"):
+            joined[f"{stem}.attn.{last[0]}_bias"] = joined.pop(name)
+        elif last == "qkv.bias":
+            query, _, value = joined.pop(name).chunk(3)
+            joined[f"{stem}.attn.q_bias"], joined[f"{stem}.attn.v_bias"] = query, value
+    return joined

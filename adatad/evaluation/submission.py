@@ -1,0 +1,221 @@
+"""Detections as the files that the servers of ActivityNet, EPIC-KITCHENS-100 and Ego4D take, checked before writing.
+
+The forms are those of the challenges' own examples; no server was asked. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from adatad.data.annotation_file import load_database
+from adatad.evaluation.files import FileError, read_detections
+
+Form = Literal["activitynet", "epic", "ego4d"]
+EPIC_SUPERVISION = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3}
+"""What the server asks every team about its training: weights pretrained on public videos, all labels, all data."""
+PAIR_OVERLAP = 0.5
+"""tIoU from which a verb and a noun are taken to be one action."""
+MOST_ACTIONS = 2000
+"""Of a video."""
+EPIC_VERBS, EPIC_NOUNS = 97, 300
+SHOWN = 20
+"""Problems that an error lists; it counts the rest."""
+LATE_SECONDS = 0.05
+"""That a segment may end after its video: durations are rounded."""
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+class Expected(NamedTuple):
+    """What a submission must cover: seconds of every video of a subset, and the labels that there are."""
+
+    duration_seconds: dict[str, float]
+    labels: frozenset[str]
+
+
+def activitynet(results: Results, external: str | None = None) -> dict[str, Any]:
+    """external: what was used beside the data set's own videos and labels, in words; None for nothing."""
+    plain = {video.removeprefix("v_"): _plain(items) for video, items in results.items()}
+    used = {"used": external is not None, "details": external or ""}
+    return {"version": "VERSION 1.3", "results": plain, "external_data": used}
+
+
+def ego4d(results: Results) -> dict[str, Any]:
+    """Moment Queries: the same detections answer both of its tasks, detection and retrieval."""
+    plain = {video: _plain(items) for video, items in results.items()}
+    return {"version": "1.0", "challenge": "ego4d_moment_queries", "detect_results": plain, "retrieve_results": plain}
+
+
+def epic(verbs: Results, nouns: Results, verb_ids: Mapping[str, int], noun_ids: Mapping[str, int]) -> dict[str, Any]:
+    """Actions out of the detections of a verb model and a noun model: every pair that overlaps by `PAIR_OVERLAP`, with
+    the mean of both segments and the product of both scores. Raises FileError for a label without a number."""
+    results = {}
+    for video in verbs.keys() | nouns.keys():
+        verb, noun = _arrays(verbs.get(video, []), verb_ids, video), _arrays(nouns.get(video, []), noun_ids, video)
+        results[video] = _pairs(verb, noun)
+    ordered = {video: results[video] for video in sorted(results)}
+    return {"version": "0.2", "challenge": "action_detection", **EPIC_SUPERVISION, "results": ordered}
+
+
+def _arrays(items: list[dict[str, Any]], ids: Mapping[str, int], video: str) -> tuple[np.ndarray, ...]:
+    """Segments float64 [n, 2], scores float64 [n], numbers int64 [n]."""
+    unknown = sorted({item["label"] for item in items} - ids.keys())
+    if unknown:
+        raise FileError(f"video {video!r}: the class file has no number for {', '.join(unknown[:3])}")
+    segments = np.array([item["segment"] for item in items], np.float64).reshape(-1, 2)
+    scores = np.array([item["score"] for item in items], np.float64)
+    return segments, scores, np.array([ids[item["label"]] for item in items], np.int64)
+
+
+def _pairs(verb: tuple[np.ndarray, ...], noun: tuple[np.ndarray, ...]) -> list[dict[str, Any]]:
+    """The best pairs of a video, best first."""
+    a, b = verb[0][:, None], noun[0][None]
+    shared = (np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])).clip(0)
+    whole = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
+    first, second = np.nonzero(shared >= PAIR_OVERLAP * np.maximum(whole, 1e-9))
+    scores = verb[1][first] * noun[1][second]
+    best = np.argsort(-scores, kind="stable")[:MOST_ACTIONS]
+    pairs = []
+    for i, j, score in zip(first[best].tolist(), second[best].tolist(), scores[best].tolist(), strict=True):
+        v, n, segment = int(verb[2][i]), int(noun[2][j]), ((verb[0][i] + noun[0][j]) / 2).tolist()
+        pairs.append({"verb": v, "noun": n, "action": f"{v},{n}", "score": score, "segment": segment})
+    return pairs
+
+
+def _plain(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"label": i["label"], "score": float(i["score"]), "segment": [float(s) for s in i["segment"]]} for i in items
+    ]
+
+
+def problems(form: Form, content: dict[str, Any], expected: Expected | None = None) -> list[str]:
+    """All that is wrong with a submission's content; with `expected` also what it leaves out or makes up."""
+    match form:
+        case "activitynet":
+            parts, entry = {"results": content.get("results")}, _label_problem
+            head = {"version", "results", "external_data"}
+        case "ego4d":
+            parts, entry = {key: content.get(key) for key in ("detect_results", "retrieve_results")}, _label_problem
+            head = {"version", "challenge", *parts}
+        case "epic":
+            parts, entry = {"results": content.get("results")}, _action_problem
+            head = {"version", "challenge", "results", *EPIC_SUPERVISION}
+    found = [f"{key}: missing" for key in sorted(head - content.keys())]
+    found += [f"{key}: not part of the form" for key in sorted(content.keys() - head)]
+    for key, results in parts.items():
+        if isinstance(results, dict):
+            found += [f"{key}: {line}" for line in _result_problems(form, results, entry, expected)]
+        elif key in content:
+            found.append(f"{key}: expected detections by video")
+    return found
+
+
+def _result_problems(
+    form: Form, results: dict[str, Any], entry: Callable[..., str | None], expected: Expected | None
+) -> list[str]:
+    found, durations = [], {}
+    if expected is not None:
+        drop = "v_" if form == "activitynet" else ""
+        durations = {video.removeprefix(drop): seconds for video, seconds in expected.duration_seconds.items()}
+        found += [f"video {video!r} is missing" for video in durations.keys() - results.keys()]
+        found += [f"video {video!r} isn't of the subset" for video in results.keys() - durations.keys()]
+    labels = expected.labels if expected else None
+    for video, items in results.items():
+        for number, item in enumerate(items):
+            problem = entry(item, labels) or _time_problem(item, durations.get(video, math.inf))
+            if problem:
+                found.append(f"video {video!r}, entry {number}: {problem}")
+    return sorted(found)
+
+
+def _label_problem(item: dict[str, Any], labels: frozenset[str] | None) -> str | None:
+    if item.keys() != {"label", "score", "segment"}:
+        return f"expected label, score and segment, got {', '.join(item)}"
+    if not isinstance(item["label"], str) or (labels and item["label"] not in labels):
+        return f"{item['label']!r} is no label of the data set"
+    return None
+
+
+def _action_problem(item: dict[str, Any], labels: frozenset[str] | None) -> str | None:
+    if item.keys() != {"verb", "noun", "action", "score", "segment"}:
+        return f"expected verb, noun, action, score and segment, got {', '.join(item)}"
+    verb, noun = item["verb"], item["noun"]
+    if type(verb) is not int or type(noun) is not int or not (0 <= verb < EPIC_VERBS and 0 <= noun < EPIC_NOUNS):
+        return f"verb {verb!r} and noun {noun!r} aren't numbers below {EPIC_VERBS} and {EPIC_NOUNS}"
+    return None if item["action"] == f"{verb},{noun}" else f"action {item['action']!r} isn't {verb},{noun}"
+
+
+def _time_problem(item: dict[str, Any], duration_seconds: float) -> str | None:
+    start, end = item["segment"]
+    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
+        return f"segment {item['segment']} isn't a start and a later end in seconds"
+    if end > duration_seconds + LATE_SECONDS:
+        return f"segment {item['segment']} ends after the video, which lasts {duration_seconds} s"
+    return None if math.isfinite(item["score"]) and item["score"] >= 0 else f"score {item['score']} isn't 0 or more"
+
+
+def expected_of(ground_truth: Path, subset: str) -> Expected:
+    """Videos and labels of an annotation file, plain or gzip'd. Raises FileError or AnnotationError."""
+    database = load_database(str(ground_truth))
+    try:
+        of_subset = {video: float(e["duration"]) for video, e in database.items() if e.get("subset") == subset}
+        labels = {item["label"] for e in database.values() for item in e.get("annotations", []) if "label" in item}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{ground_truth}: not a readable annotation file: {error!r}") from error
+    if not of_subset:
+        raise FileError(f"{ground_truth}: no video of subset {subset!r}")
+    return Expected(of_subset, frozenset(labels))
+
+
+def read_ids(path: Path) -> dict[str, int]:
+    """Numbers of classes by name, and by the number as text: one `id<TAB>name` a line, or names in order."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: not a readable class file: {error}") from error
+    ids = {}
+    for place, line in enumerate(lines):
+        number, tab, name = line.partition("\t")
+        if tab and not number.strip().isdecimal():
+            raise FileError(f"{path}, line {place + 1}: expected id<TAB>name, got {line!r}")
+        ids[name.strip() if tab else line.strip()] = int(number) if tab else place
+    return {str(number): number for number in ids.values()} | ids
+
+
+def write_submission(
+    form: Form,
+    detections: Path,
+    output: Path,
+    nouns: Path | None = None,
+    ids: tuple[Path, Path] | None = None,
+    external: str | None = None,
+    expected: Expected | None = None,
+) -> int:
+    """Write detections files as a submission, which appears only if nothing is wrong with it. Returns its entries.
+
+    nouns, ids: epic's second detections file, and class files of verbs and nouns. Raises FileError with all problems.
+    """
+    results = read_detections(detections)
+    match form:
+        case "activitynet":
+            content = activitynet(results, external)
+        case "ego4d":
+            content = ego4d(results)
+        case "epic":
+            content = epic(results, read_detections(nouns), *(read_ids(path) for path in ids))
+    wrong = problems(form, content, expected)
+    if wrong:
+        shown = "".join(f"\n  {line}" for line in wrong[:20]) + (
+            f"\n  and {len(wrong) - 20} more" if wrong[20:] else ""
+        )
+        raise FileError(f"{detections}: can't be submitted as {form}, {len(wrong)} problems:{shown}")
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    unfinished.write_text(json.dumps(content))
+    unfinished.replace(output)
+    return sum(map(len, content["detect_results" if form == "ego4d" else "results"].values()))

@@ -1,0 +1,25 @@
+"""The HTML page of a data set's check."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from jinja2 import Environment
+
+from adatad.data.verify import BLOCKING, Checked
+
+TEMPLATE = Path(__file__).with_name("data_check.html")
+
+
+def write_data_check(checked: list[Checked], name: str, path: Path) -> None:
+    """One file without anything outside of it."""
+    kinds = Counter(kind for found in checked for kind, _ in found.problems).most_common()
+    page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = page.render(
+        name=name, checked=checked, kinds=kinds, blocking=", ".join(BLOCKING),
+        good=sum(not found.problems for found in checked), blocked=sum(found.is_blocked for found in checked),
+        hours=f"{sum(found.seconds for found in checked) / 3600:.2f}",
+        frames=f"{sum(found.frames for found in checked):,}",
+    )  # fmt: skip
+    path.write_text(text, encoding="utf-8")

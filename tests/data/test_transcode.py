@@ -1,0 +1,67 @@
+"""Copies: the same frames, smaller, with key frames where they were asked for; only what is missing is made."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adatad.data.decode import open_video
+from adatad.data.transcode import copy_size, speed_up, transcode_all
+from adatad.data.verify import seconds_of
+from adatad.data.video_index import Heartbeat, read_index
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three short videos of 30000/1001 frames a second, one key frame each, and a file that is none."""
+    path = tmp_path_factory.mktemp("originals")
+    for number in range(3):
+        with av.open(str(path / f"v{number}.mkv"), "w") as container:
+            stream = container.add_stream("libx264", rate=Fraction(30000, 1001), options={"g": "999"})
+            stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+            for shade in range(40):
+                image = np.full((96, 128, 3), 40 + 4 * shade, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+    (path / "v3.mkv").write_bytes(b"no video")
+    return path
+
+
+def test_copies_have_the_same_frames(folder, tmp_path):
+    sources, seen = sorted(folder.iterdir()), []
+    failed = transcode_all(sources, tmp_path, 48, 8, 1, lambda done, of: seen.append((done, of)))
+    assert [source.name for source, _ in failed] == ["v3.mkv"]
+    assert seen == [(done, 4) for done in range(5)]
+    assert sorted(path.name for path in tmp_path.iterdir() if "v3" not in path.name) == ["v0.mp4", "v1.mp4", "v2.mp4"]
+    for source in sources[:3]:
+        copy = tmp_path / f"{source.stem}.mp4"
+        index = read_index(copy, Heartbeat())
+        assert (index.frame_count, index.height, index.width) == (40, 48, 64)
+        assert len(index.key_pts) == 5
+        assert seconds_of(index) == pytest.approx(40 * 1001 / 30000, abs=0.01)
+        with open_video(source) as before, open_video(copy) as after:
+            shades = [reader.frames(np.arange(40)).mean((1, 2, 3)) for reader in (before, after)]
+        assert np.abs(shades[0] - shades[1]).max() < 2
+    assert speed_up([(sources[0], tmp_path / "v0.mp4")]) > 0
+
+
+def test_only_missing_copies_are_made(folder, tmp_path):
+    sources = sorted(folder.iterdir())[:3]
+    (tmp_path / "v1.mp4").write_bytes(b"made before")
+    counts = []
+    assert transcode_all(sources, tmp_path, 48, 8, 2, lambda done, of: counts.append(done)) == []
+    assert counts == [1, 2, 3]
+    assert (tmp_path / "v1.mp4").read_bytes() == b"made before"
+
+
+@given(st.integers(16, 2000), st.integers(16, 2000), st.integers(16, 512))
+def test_sizes(height, width, short):
+    rows, columns = copy_size(height, width, short)
+    assert rows % 2 == columns % 2 == 0
+    assert min(rows, columns) <= max(short + 1, 2)
+    assert rows <= height + 1
+    assert columns <= width + 1
+    assert abs(rows / columns - height / width) <= 2 / min(rows, columns) * max(height / width, 1) * 1.5

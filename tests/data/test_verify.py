@@ -1,0 +1,80 @@
+"""Checks of a data set: every kind of problem is found in its video alone, and a second pass reads nothing again."""
+
+import json
+import shutil
+
+import pytest
+
+from adatad.data import verify
+from adatad.data.verify import check_data_set, read_journal, write_block_list
+from adatad.report.data_check import write_data_check
+from adatad.spec import load
+
+
+@pytest.fixture
+def broken(tiny_data, tiny_spec, tmp_path):
+    """A copy of the data set in which five of eight videos have a problem each; the spec, and the problems by video."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_data, folder)
+    file = folder / "annotations.json"
+    content = json.loads(file.read_text())
+    names = list(content["database"])
+    missing, cut, long, late, other = names[:5]
+    (folder / "videos" / f"{missing}.mp4").unlink()
+    video = folder / "videos" / f"{cut}.mp4"
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    entries = content["database"]
+    for key in ("duration", "frame"):
+        if key in entries[long]:
+            entries[long][key] *= 2
+    entries[late]["annotations"].append({"segment": [1.0, 999.0], "label": entries[late]["annotations"][0]["label"]})
+    entries[other]["annotations"].append({"segment": [0.0, 1.0], "label": "unheard of"})
+    file.write_text(json.dumps(content))
+    labels = sorted({item["label"] for e in entries.values() for item in e["annotations"]} - {"unheard of"})
+    spec = load(tiny_spec, [f"data.annotations={file}", f"data.videos={folder / 'videos'}", f"data.classes={labels}"])
+    kinds = {missing: "missing", cut: "undecodable", long: "wrong length", late: "label out of range"}
+    return spec, kinds | {other: "unknown label"}
+
+
+def test_each_problem_is_found_in_its_video_alone(broken, tmp_path):
+    spec, kinds = broken
+    seen = []
+    checked = check_data_set(spec, tmp_path / "check", 2, True, lambda done, of: seen.append((done, of)))
+    assert {found.video: {kind for kind, _ in found.problems} for found in checked if found.problems} == {
+        video: {kind} for video, kind in kinds.items()
+    }
+    assert seen == [(done, 8) for done in range(9)]
+    assert write_block_list(checked, tmp_path / "blocked.txt") == 3
+    assert set((tmp_path / "blocked.txt").read_text().split()) == set(list(kinds)[:3])
+    write_data_check(checked, "a <b>", tmp_path / "summary.html")
+    page = (tmp_path / "summary.html").read_text()
+    assert "a &lt;b&gt;" in page
+    assert all(video in page and kind in page for video, kind in kinds.items())
+    blocked = load_blocked(spec, tmp_path / "blocked.txt")
+    again = check_data_set(blocked, tmp_path / "other", 1, False, lambda done, of: None)
+    assert {kind for found in again for kind, _ in found.problems} == {"label out of range", "unknown label"}
+
+
+def load_blocked(spec, path):
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"blocked_videos": str(path)})})
+
+
+def test_a_second_pass_reads_only_what_is_new(broken, tmp_path, monkeypatch):
+    spec, _ = broken
+    folder, nothing = tmp_path / "check", lambda done, of: None
+    first = check_data_set(spec, folder, 1, False, nothing)
+    journal = folder / verify.JOURNAL
+    lines = journal.read_text().strip().splitlines()
+    # As after an interruption: two videos aren't there yet, a third was cut off.
+    journal.write_text("\n".join([*lines[:-3], lines[-3][:20]]))
+    counts = []
+    assert check_data_set(spec, folder, 1, False, lambda done, of: counts.append(done)) == first
+    assert counts == [5, 6, 7, 8]
+    assert len(read_journal(journal)) == 8
+
+
+def test_the_command(tiny_spec, run_tool, tmp_path):
+    done = run_tool("prepare_data/check.py", tiny_spec, "--output", tmp_path / "check", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert "8 videos, 0 with problems, 0 blocked" in done.stdout
+    assert (tmp_path / "check/blocked.txt").read_text() == ""

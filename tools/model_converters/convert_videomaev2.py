@@ -1,0 +1,38 @@
+"""Write a backbone file of VideoMAEv2 (or any that we read) in the form that OpenTAD's settings name.
+
+python tools/model_converters/convert_videomaev2.py vit_g_hybrid_pt_1200e_k710_ft.pth \\
+    pretrained/vit-giant-p14_videomaev2-hybrid_pt_1200e_k710_ft_my.pth
+
+Training here needs no conversion: model.backbone.weights takes the original too. An OUT that ends in .safetensors is
+written in our own names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="IN", help="file as it was published")
+    parser.add_argument("output", type=Path, metavar="OUT", help="file to write, .pth or .safetensors")
+    args = parser.parse_args()
+    if not args.output.parent.is_dir():
+        parser.error(f"OUT: the folder {args.output.parent} doesn't exist")
+
+    from adatad.convert.mmaction import convert_backbone
+    from adatad.errors import UserError
+
+    try:
+        for line in convert_backbone(args.source, args.output):
+            print(line)
+    except (UserError, OSError) as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

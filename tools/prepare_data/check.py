@@ -1,0 +1,58 @@
+"""Look at every video of a spec's data set once, before training on it: what is missing, broken or of another length.
+
+python tools/prepare_data/check.py configs/demo/tia.yaml --output data/demo/check
+
+Writes blocked.txt (for data.blocked_videos), summary.html, and checked.jsonl, with which an interrupted check goes on.
+Exit code 1 if a problem was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from adatad.errors import UserError
+from adatad.spec import add_spec_arguments, spec_from_arguments
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_spec_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the three files")
+    parser.add_argument("--workers", type=int, metavar="N", help="videos at a time (default: one a core)")
+    parser.add_argument("--whole", action="store_true", help="decode every frame instead of a few of each video")
+    args = parser.parse_args()
+    spec = spec_from_arguments(args, check_files=False)
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from adatad.data.verify import check_data_set, usable_cores, write_block_list
+    from adatad.report.data_check import write_data_check
+
+    console = Console(highlight=False, soft_wrap=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("videos", total=None)
+        try:
+            checked = check_data_set(
+                spec, args.output, args.workers or usable_cores(), args.whole,
+                lambda done, of: bar.update(task, completed=done, total=of),
+            )  # fmt: skip
+        except UserError as error:
+            print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+            return 2
+    blocked = write_block_list(checked, args.output / "blocked.txt")
+    write_data_check(checked, spec.name, args.output / "summary.html")
+    wrong = [found for found in checked if found.problems]
+    for found in wrong[:20]:
+        for kind, detail in found.problems:
+            console.print(f"{found.video}: {kind}: {detail}", markup=False)
+    console.print(
+        f"{len(checked)} videos, {len(wrong)} with problems, {blocked} blocked: {args.output / 'summary.html'}"
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Make a data set and a spec of own videos out of a table of instances (docs/own-data.md).
+
+python tools/prepare_data/custom.py labels.csv --videos my_videos --output data/mine
+
+The table is a CSV file with a first line `video,start,end,label`, seconds, and maybe a column subset (training or
+validation). Everything is checked before anything is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, metavar="CSV", help="table of instances")
+    parser.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="folder of the video files")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write into")
+    parser.add_argument(
+        "--validation-share", type=float, default=0.2, metavar="S",
+        help="share of the videos that is for validation if the table has no column subset (default %(default)s)",
+    )  # fmt: skip
+    args = parser.parse_args()
+    if not 0 < args.validation_share < 1:
+        parser.error("--validation-share: lies between 0 and 1")
+
+    from adatad.data.custom import make_annotations
+    from adatad.errors import UserError
+
+    try:
+        spec = make_annotations(args.table, args.videos, args.output, args.validation_share)
+    except (UserError, OSError) as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        return 2
+    print(f"{spec}: look at it, then python tools/data.py summary {spec}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

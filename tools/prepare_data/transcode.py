@@ -1,0 +1,58 @@
+"""Copy a folder of videos with a short side of 256 pixels and close key frames, which makes reading windows faster.
+
+python tools/prepare_data/transcode.py raw_videos short256
+python tools/prepare_data/transcode.py raw_videos short256 --measure
+
+Copies have the same frames, so that the same annotations hold; set data.videos to their folder and data.pattern to
+{name}.mp4. Started again, it makes those that aren't there. --measure also reads windows of originals and copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".flv", ".wmv", ".ts")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="FOLDER", help="folder of videos")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder of the copies")
+    parser.add_argument("--short-side", type=int, default=256, metavar="PIXELS", help="default %(default)s")
+    parser.add_argument("--key-frames", type=int, default=16, metavar="N", help="a key frame every N (%(default)s)")
+    parser.add_argument("--workers", type=int, metavar="N", help="videos at a time (default: one a core)")
+    parser.add_argument("--measure", action="store_true", help="print how much faster windows are read")
+    args = parser.parse_args()
+    if not args.source.is_dir() or args.source.resolve() == args.output.resolve():
+        parser.error(f"FOLDER: expected a folder of videos that isn't OUT, got {args.source}")
+    sources = sorted(path for path in args.source.iterdir() if path.suffix.lower() in SUFFIXES)
+    twice = {path.stem for path in sources if sum(other.stem == path.stem for other in sources) > 1}
+    if not sources or twice:
+        parser.error(f"FOLDER: {f'several videos are called {sorted(twice)[0]}' if twice else 'holds no videos'}")
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from adatad.data.transcode import copy_path, speed_up, transcode_all
+    from adatad.data.verify import usable_cores
+
+    console = Console(highlight=False, soft_wrap=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("videos", total=len(sources))
+        failed = transcode_all(
+            sources, args.output, args.short_side, args.key_frames, args.workers or usable_cores(),
+            lambda done, of: bar.update(task, completed=done),
+        )  # fmt: skip
+    for source, reason in failed:
+        print(f"{source}: not copied: {reason}", file=sys.stderr)
+    console.print(f"{args.output}: {len(sources) - len(failed)} of {len(sources)} videos", markup=False)
+    pairs = [(path, copy_path(path, args.output)) for path in sources if copy_path(path, args.output).is_file()]
+    if args.measure and pairs:
+        console.print(f"windows are read {speed_up(pairs):.2f} times as fast from the copies", markup=False)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
