@@ -18,6 +18,7 @@ from torch import nn
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import check_videos
 from adatad.data.skipped import SkippedVideos
+from adatad.data.staging import stage
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
@@ -62,9 +63,11 @@ def train(
     with start_processes(spec.train.hang_seconds) as processes:
         console = Console(quiet=not processes.is_main)
         annotations = annotations_for(spec)
-        check_videos(spec.data, annotations.train + annotations.validation)
+        videos = annotations.train + annotations.validation
+        check_videos(spec.data, videos)
         # Annotations that can't be scored must not come to light after the first epochs.
         scores({}, spec)
+        stage(spec.data, (video.name for video in videos), console.print)
         parts = build_parts(spec, annotations, processes)
         run, logger, progress = _open(parts, resume, overwrite, console)
         if processes.is_main:
