@@ -32,7 +32,8 @@ come_back() {
   fi
   say "$1: asking for another life"
   echo "requeued: $1" >"$life.end"
-  if ! scontrol requeue "$job"; then
+  # The requeue ends what this shell runs, also scontrol amid its answer: only the job's state tells a refusal.
+  if ! scontrol requeue "$job" && [ "$(job_state)" = RUNNING ]; then
     say "this job may not be requeued: submit it again, it goes on from its last checkpoint"
     echo "failed: $1, and Slurm refused to requeue" >"$life.end"
     exit 75

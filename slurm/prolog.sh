@@ -44,7 +44,7 @@ held=(env "--block-signal=TERM,USR1")
 say() { printf '%(%F %T)T job: %s\n' -1 "$*"; }
 
 # srun takes no CPUs a task from the job by itself, eats standard input, and labels lines with the task's number.
-step() { srun --label --unbuffered --cpus-per-task="$1" "${@:2}" </dev/null; }
+step() { srun --label --cpus-per-task="$1" "${@:2}" </dev/null; }
 a_task_a_node() { step $((ranks * cpus)) --ntasks="$nodes" --ntasks-per-node=1 "$@"; }
 
 # Starts the ranks of a program of this repository: launch PROGRAM ARGUMENTS.

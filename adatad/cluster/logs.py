@@ -21,11 +21,14 @@ from typing import TextIO
 from adatad.training.life import DONE, LIFE, STOPPED
 
 LABEL = re.compile(r"^ *(\d+): ?")
-RANK = re.compile(r"^\[rank(\d+)\]:")
+RANK = re.compile(r"^\[rank(\d+)\]: ?")
+"""torch's own mark before tracebacks, and the one that torchrun is told to make."""
 NAMED_FAULT = re.compile(r"^rank (\d+) on \S+ \(pid \d+\): .*(?<!\(after the other\))$")
 """What all ranks say of the one that failed first (`adatad.parallel.faults`)."""
 ERROR = re.compile(r"^(Traceback \(most recent call last\):|Fatal Python error|\S*\.py: |\S*Error: |\S+: error: )")
-TASK_LEFT = re.compile(r"^srun: error: .*: tasks? (\d+).*: (Exited with|Killed|Terminated|Aborted|Segmentation|Bus|User)")
+TASK_LEFT = re.compile(
+    r"^srun: error: .*: tasks? (\d+).*: (Exited with|Killed|Terminated|Aborted|Segmentation|Bus|User)"
+)
 KEPT_LINES = 400
 SHOWN_LINES = 40
 
@@ -43,7 +46,9 @@ class Stream:
         lines = list(self.last)
         starts = [index for index, line in enumerate(lines) if ERROR.match(line)]
         lines = lines[starts[-1] :] if starts else lines[-10:]
-        return lines[:SHOWN_LINES]
+        if len(lines) > SHOWN_LINES:
+            lines = [*lines[:5], "...", *lines[5 - SHOWN_LINES :]]
+        return lines
 
 
 class RankLogs:

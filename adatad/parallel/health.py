@@ -91,7 +91,9 @@ def _devices(report: Report, min_free_gib: float) -> None:
     report.free_memory_gib = min(free) / 2**30
     if report.free_memory_gib < min_free_gib:
         where = f"GPU {free.index(min(free))}" if found else "the machine"
-        report.problems.append(f"{report.free_memory_gib:.1f} GiB of memory of {where} are free; somebody else is on it?")
+        report.problems.append(
+            f"{report.free_memory_gib:.1f} GiB of memory of {where} are free; somebody else is on it?"
+        )
 
 
 def _disk(report: Report, disk: Path, min_free_gib: float) -> None:

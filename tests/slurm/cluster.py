@@ -27,7 +27,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={state}/munge/socket,cred_expire=3
+AuthInfo=socket={state}/munge/socket,cred_expire=5
 StateSaveLocation={state}/controller
 SlurmdSpoolDir={state}/nodes/%n/spool
 SlurmctldPidFile={state}/controller/pid
@@ -140,7 +140,9 @@ class Cluster:
         (conf / "gres.conf").write_text(gres)
         (conf / "cgroup.conf").write_text("CgroupAutomount=no\n")
         # Other clusters beside this one number their jobs alike.
-        text = CONFIGURATION.format(state=self.state, nodes=self.nodes, cluster=self.state.name.replace(".", "").lower())
+        text = CONFIGURATION.format(
+            state=self.state, nodes=self.nodes, cluster=self.state.name.replace(".", "").lower()
+        )
         (conf / "slurm.conf").write_text(text)
         Path("/etc/slurm").mkdir(exist_ok=True)
 
@@ -189,4 +191,6 @@ class Cluster:
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
     """Without what a surrounding job, or a launcher of tests, would put into the jobs."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH")
-    return {k: v for k, v in environment.items() if k not in names and not k.startswith(("SLURM_", "SBATCH_", "PYTEST_"))}
+    return {
+        k: v for k, v in environment.items() if k not in names and not k.startswith(("SLURM_", "SBATCH_", "PYTEST_"))
+    }

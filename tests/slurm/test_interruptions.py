@@ -137,7 +137,9 @@ def test_a_bad_node_is_named_left_out_and_the_job_goes_on_without_it(submit, clu
 def test_a_task_of_an_array_comes_back_alone(submit, cluster, tmp_path, tiny):
     """The one whose number is the array's own, which scontrol would take for all of them."""
     rows = tmp_path / "rates.txt"
-    rows.write_text("# two rates\noptimizer.backbone.custom.0.lr=1e-4\n\noptimizer.backbone.custom.0.lr=2e-3 train.seed=7\n")
+    rows.write_text(
+        "# two rates\noptimizer.backbone.custom.0.lr=1e-4\n\noptimizer.backbone.custom.0.lr=2e-3 train.seed=7\n"
+    )
     go = tmp_path / "go"
     plant = {"PROGRAM": str(ROOT / "tests/slurm/planted.py"), "PLANT": "hold:2", "PLANT_GO": str(go)}
     runs = tmp_path / "runs"
