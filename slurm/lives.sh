@@ -30,6 +30,7 @@ come_back() {
     fi
     say "leaving out $exclude from now on"
   fi
+  ended=0
   say "$1: asking for another life"
   echo "requeued: $1" >"$life.end"
   # The requeue ends what this shell runs, also scontrol amid its answer: only the job's state tells a refusal.
@@ -40,8 +41,7 @@ come_back() {
   fi
   # Slurm now ends this shell. Nodes can be excluded from the moment that the job is pending again.
   until [ -z "$exclude" ] || scontrol update JobId="$job" ExcNodeList="$exclude" 2>/dev/null; do sleep 0.2; done
-  sleep 60 &
-  wait $!
+  for ((count = 0; count < 300 && !ended; count++)); do sleep 0.2; done
   exit 75
 }
 

@@ -13,6 +13,7 @@ home=${ADATAD_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
 FIRST_ID=${FIRST_ID:-0}             # number of the first run
 
 cd "$home" || exit 2
+scripts=$home/slurm
 if [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || [ $# -lt 2 ]; then
   echo "usage: sbatch --array=0-N slurm/sweep.sh LIST SPEC [arguments of slurm/train.sh]" >&2
   exit 2
@@ -27,10 +28,11 @@ if [ -z "$row" ]; then
 fi
 # Words of the line, quotes and all, as a shell would read them.
 mapfile -t overrides < <(xargs -n 1 printf '%s\n' <<<"$row")
-bash slurm/train.sh "$@" --set "${overrides[@]}" --id $((FIRST_ID + SLURM_ARRAY_TASK_ID))
+bash "$scripts/train.sh" "$@" --set "${overrides[@]}" --id $((FIRST_ID + SLURM_ARRAY_TASK_ID))
 rc=$?
 if [ "$rc" = 0 ]; then
-  source slurm/prolog.sh
+  # shellcheck source=slurm/prolog.sh
+  source "$scripts/prolog.sh"
   "${python[@]}" -m adatad.cluster.sweep "$list" "$FIRST_ID" "$@"
 fi
 exit "$rc"

@@ -11,6 +11,7 @@ LEAVE_SECONDS=${LEAVE_SECONDS:-60}                # after one rank has left, unt
 
 cd "$home" || exit 2
 scripts=$home/slurm
+# shellcheck source=slurm/prolog.sh
 source "$scripts/prolog.sh"
 # Nobody here stops in good order: a signal ends the ranks.
 held=()

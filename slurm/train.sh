@@ -7,7 +7,8 @@
 #SBATCH --signal=USR1@180 --requeue --open-mode=append --output=slurm/logs/%x-%j.log
 set -uo pipefail
 # Slurm signals the ranks itself; this shell need only outlive them. Never trap '': children would inherit "ignored".
-trap : TERM USR1
+ended=0
+trap ended=1 TERM USR1
 
 home=${ADATAD_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}    # the checkout; paths in specs are relative to it
 LAUNCHER=${LAUNCHER:-srun}                        # what starts the ranks; --launcher says the same
@@ -23,7 +24,9 @@ if [ ! -f "$scripts/prolog.sh" ]; then
   echo "slurm/train.sh: $home isn't the checkout: submit there, or set ADATAD_HOME" >&2
   exit 2
 fi
+# shellcheck source=slurm/prolog.sh
 source "$scripts/prolog.sh"
+# shellcheck source=slurm/lives.sh
 source "$scripts/lives.sh"
 
 arguments=()

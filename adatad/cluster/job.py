@@ -4,6 +4,7 @@
     logs/rank-<n>.log                        one file a rank, of all lives
     health/<life>/<host>.json                what the health check found
     spec-<job>.yaml  code-<job>/  version-<job>.txt   what the job was submitted with
+    job-<date>.sh  job-<job>.log  submitted.txt       of tools/submit.py: scripts, outputs, numbers of jobs
 
 A job that is requeued keeps its number; each time that it runs is a life, `<job>-<restarts>`.
 """
@@ -20,6 +21,7 @@ from typing import Any
 from adatad.errors import UserError
 
 FOLDER = "slurm"
+SUBMITTED = "submitted.txt"
 
 
 class JobError(UserError):
@@ -60,3 +62,14 @@ def newest_step(run: Path) -> int:
     """Step of the newest finished checkpoint of a run; -1 without one."""
     names = (path.name.partition("-")[2] for path in (run / "checkpoints").glob("step-*"))
     return max((int(name) for name in names if name.isdigit()), default=-1)
+
+
+def submitted_jobs(folder: Path) -> list[str]:
+    """Numbers of the jobs that tools/submit.py has submitted for a run, oldest first."""
+    file = folder / SUBMITTED
+    return file.read_text().split() if file.is_file() else []
+
+
+def note_submitted(folder: Path, job: str) -> None:
+    with (folder / SUBMITTED).open("a") as file:
+        file.write(job + "\n")

@@ -44,7 +44,9 @@ class Stream:
     def end(self) -> list[str]:
         """The last error and what follows it; without one the last lines."""
         lines = list(self.last)
-        starts = [index for index, line in enumerate(lines) if ERROR.match(line)]
+        errors = [index for index, line in enumerate(lines) if ERROR.match(line)]
+        tracebacks = [index for index in errors if lines[index].startswith(("Traceback", "Fatal"))]
+        starts = tracebacks or errors
         lines = lines[starts[-1] :] if starts else lines[-10:]
         if len(lines) > SHOWN_LINES:
             lines = [*lines[:5], "...", *lines[5 - SHOWN_LINES :]]
@@ -93,8 +95,9 @@ class RankLogs:
         """What the ranks agree on counts for more than who was heard first."""
         named = NAMED_FAULT.match(text)
         if named and not self.named:
-            known = self.streams.get(f"rank {named[1]}")
-            self.first, self.fault, self.named = known or stream, text, True
+            own = self.one_task_a_rank or f"rank {named[1]}" in self.streams
+            self.first = self.stream(named[1], is_rank=True) if own else stream
+            self.fault, self.named = text, True
         elif not self.first and ERROR.match(text):
             self.first, self.fault = stream, text
 

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -112,10 +113,8 @@ def _disk(report: Report, disk: Path, min_free_gib: float) -> None:
     except OSError as error:
         report.problems.append(f"{disk} can't be written: {error}")
     finally:
-        try:
+        with suppress(OSError):
             probe.unlink(missing_ok=True)
-        except OSError:
-            pass
 
 
 def _product(report: Report) -> None:

@@ -1,8 +1,8 @@
 """A real Slurm on this machine: slurmctld and some slurmd, each node in namespaces of its own (network, processes,
 mounts, host name). Nothing of the host changes, and all ends with the process that started it.
 
-Times are shortened where Slurm allows it: a node counts as lost after seconds, a requeued job starts after seconds. CPUs,
-memory and GPUs are claims: GPUs are copies of /dev/null, so that scripts that ask for some are taken.
+Times are shortened where Slurm allows it: a node counts as lost after seconds, a requeued job starts after seconds.
+CPUs, memory and GPUs are claims: GPUs are copies of /dev/null, so that scripts that ask for some are taken.
 """
 
 from __future__ import annotations

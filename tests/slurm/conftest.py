@@ -158,7 +158,7 @@ def submit(cluster: Cluster, tmp_path: Path, tiny: list[str]) -> Submit:
 
 @pytest.fixture(scope="session")
 def two_nodes(cluster: Cluster, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The whole published job on two nodes, never interrupted; with the health check, and videos on the nodes' disks."""
+    """The published job on two nodes, never interrupted; with the health check, and videos on the nodes' disks."""
     submit = Submit(cluster, tmp_path_factory.mktemp("two-nodes"), tiny)
     job = submit("train_g_1536.sh", f"data.stage_to={NODE_DISK}", HEALTH_CHECK="1", SLOW_FACTOR="1000")
     job.ends_as("COMPLETED")
