@@ -32,15 +32,16 @@ def test_sbatch_takes_every_script_as_it_is(cluster):
 def checkout(tmp_path) -> Path:
     """A clone as a user has it, with its environment."""
     folder = tmp_path / "clone"
-    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "runs", "data", "golden", "images", ".*_cache")
-    shutil.copytree(ROOT, folder, ignore=ignored)
+    for name in ("adatad", "configs", "ds_configs", "slurm", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
 
 def test_the_commands_of_the_readme(cluster, checkout, tiny):
     """As they stand there but for what makes the model tiny. The second job is submitted while the first one runs."""
-    settings = {k: v for k, v in quick().items() if k != "VENV"}
+    # The environment here may hold another checkout's package.
+    settings = {k: v for k, v in quick().items() if k != "VENV"} | {"PYTHONPATH": str(checkout)}
     jobs = []
     for words in readme_commands():
         if words[0] == "sbatch":
@@ -57,7 +58,7 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
         else:
             run = checkout / words[-1]
             until(lambda run=run: (run / "metrics.jsonl").exists(), f"a step of {run}")
-            said = cluster.run(*python(words), cwd=checkout)
+            said = cluster.run(*python(words), cwd=checkout, **settings)
             assert re.search(r"step +\d of 6, loss \d", said), said
             assert f"job {jobs[-1]}" in said
     for job in jobs:
@@ -67,7 +68,7 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
         assert (folder / "checkpoints" / "step-00000006").is_dir()
     # The test of the checkpoint that the second job made says what that job's last evaluation said.
     assert "average mAP" in logs(checkout)
-    status = cluster.run(sys.executable, "tools/status.py", str(folder), cwd=checkout)
+    status = cluster.run(sys.executable, "tools/status.py", str(folder), cwd=checkout, **settings)
     assert re.search(rf"life +{jobs[1]}-000 .* on n\[\d-\d\] at the beginning: done", status), status
 
 
@@ -85,4 +86,4 @@ def test_a_script_with_carriage_returns_or_of_too_many_nodes_is_refused_before_i
     (tmp_path / "dos.sh").write_bytes((ROOT / "slurm" / "train.sh").read_bytes().replace(b"\n", b"\r\n"))
     assert "line breaks" in cluster.run("sbatch", "--test-only", tmp_path / "dos.sh", check=False)
     said = cluster.run("sbatch", "--test-only", "--nodes=99", "slurm/train.sh", check=False, cwd=ROOT)
-    assert "error" in said
+    assert "not available" in said
