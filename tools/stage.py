@@ -24,7 +24,7 @@ def main() -> int:
     from adatad.errors import UserError
 
     try:
-        annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+        annotations = read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic)
         names = [video.name for video in annotations.train + annotations.validation]
         stage(spec.data, names, lambda line: print(f"{socket.gethostname()}: {line}"))
     except UserError as error:

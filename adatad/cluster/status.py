@@ -78,7 +78,7 @@ def _total_steps(run: Path) -> int | None:
     """None where the spec or its annotations can't be read from here."""
     try:
         spec = load(run / "spec.yaml", check_files=False)
-        videos = read_annotations(spec.data, reference=spec.compat == "reference").train
+        videos = read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic).train
     except (UserError, OSError):
         return None
     return (spec.schedule.end_epoch or spec.schedule.epochs) * (len(videos) // spec.train.global_batch)

@@ -13,10 +13,10 @@ import torch
 from adatad.cluster.freeze import freeze, version
 from adatad.cluster.job import FOLDER, JobError, note_submitted, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
-from adatad.data.annotations import read_annotations
 from adatad.data.dataset import check_videos
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.training.run import annotations_for
 from adatad.training.run_directory import run_directory
 from adatad.training.setup import check_batch
 
@@ -52,7 +52,7 @@ class Resources:
 
 def check(spec: Spec, resources: Resources) -> None:
     """Whatever would end the job in its first minute. Raises UserErrors that say what to do."""
-    annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+    annotations = annotations_for(spec)
     check_videos(spec.data, annotations.train + annotations.validation)
     check_batch(spec, Processes(0, resources.nodes * resources.gpus, torch.device("cpu")), annotations)
 

@@ -16,7 +16,7 @@ SUBMITTED = sorted(path.name for path in (ROOT / "slurm").glob("*.sh") if "#SBAT
 
 def readme_commands() -> list[list[str]]:
     """Words of the commands of the README's block that submits jobs."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text().replace("\\\n", " "), re.DOTALL)
     block = next(block for block in blocks if "sbatch" in block)
     return [shlex.split(line, comments=True) for line in block.splitlines() if line.strip()]
 
