@@ -20,7 +20,7 @@ def main() -> int:
     add_spec_arguments(parser)
     args = parser.parse_args()
     try:
-        spec, document = load_with_sources(spec_path(args.spec), overrides_from(args), check_files=False)
+        spec, document = load_with_sources(spec_path(args.spec), overrides_from(args), False, args.overlays)
     except SpecError as error:
         print(f"{args.spec} can't be used:\n{error}", file=sys.stderr)
         return 2

@@ -11,9 +11,12 @@ import argparse
 import sys
 
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
+from adatad.training.signals import StopRequest
 
 
 def main() -> int:
+    # Before all that takes time: the warning of a time limit may come at once.
+    stop = StopRequest().install()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
     add_engine_arguments(parser)
@@ -29,7 +32,7 @@ def main() -> int:
     from adatad.training.run_directory import run_directory
 
     try:
-        result = train(spec, args.resume, args.overwrite)
+        result = train(spec, args.resume, args.overwrite, stop)
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from adatad.data.decode import VideoError, VideoReader, open_video
 from adatad.data.draws import generator, model_key
 from adatad.data.geometry import Geometry, center_geometry, fit_frames, random_geometry
 from adatad.data.skipped import Skipped
+from adatad.data.staging import original_path, staged_path
 from adatad.data.windows import Window, WindowError, WindowPlace, evaluation_window, training_window
 from adatad.spec.schema import DataSpec
 
@@ -146,7 +147,8 @@ class ValidationWindows(Dataset):
 
 def video_path(spec: DataSpec, name: str) -> Path:
     """The file of the video that annotations call `name`."""
-    return Path(spec.videos) / spec.pattern.format(name=name)
+    copy = staged_path(spec, name)
+    return copy if copy and copy.is_file() else original_path(spec, name)
 
 
 def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:

@@ -18,8 +18,12 @@ SPEC_HELP = "YAML file of the experiment, or the name of its configuration file 
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HELP) -> None:
-    """SPEC, --set, --cfg-options (OpenTAD's name for the same) and --id."""
+    """SPEC, --overlay, --set, --cfg-options (OpenTAD's name for the same) and --id."""
     parser.add_argument("spec", metavar="SPEC", help=help_text)
+    parser.add_argument(
+        "--overlay", dest="overlays", metavar="FILE", action="append", default=[],
+        help="a YAML file over the spec, such as configs/cluster/nodes_2.yaml; --set comes after it",
+    )  # fmt: skip
     parser.add_argument(
         "--set", "--cfg-options", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
         help="settings over those of the file, such as optimizer.backbone.custom.0.lr=1e-4",
@@ -70,7 +74,7 @@ def spec_path(text: str) -> str:
 def spec_from_arguments(args: argparse.Namespace, check_files: bool = True) -> Spec:
     """The spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2."""
     try:
-        return load(spec_path(args.spec), overrides_from(args), check_files)
+        return load(spec_path(args.spec), overrides_from(args), check_files, args.overlays)
     except (SpecError, DeepSpeedFileError) as error:
         print(f"{args.spec} can't be used:\n{error}", file=sys.stderr)
         sys.exit(2)

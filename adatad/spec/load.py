@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from adatad.errors import UserError
 from adatad.spec.checks import cross_checks, file_checks
-from adatad.spec.document import Document, DocumentError, Key, parse_value, read_document
+from adatad.spec.document import Document, DocumentError, Key, merge, parse_value, read_document
 from adatad.spec.explain import dotted, explain
 from adatad.spec.root import ROOT, UNDER_ROOT, under_root
 from adatad.spec.rows import RowError, row_of_reference
@@ -29,16 +29,19 @@ class SpecError(UserError):
         super().__init__("\n".join(self.problems))
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), check_files: bool = True) -> Spec:
-    """The experiment in a YAML file, with "a.b.0.c=value" overrides. Raises SpecError, which lists all problems.
+def load(
+    path: str | Path, overrides: Sequence[str] = (), check_files: bool = True, overlays: Sequence[str | Path] = ()
+) -> Spec:
+    """The experiment in a YAML file, under overlay files and "a.b.0.c=value" overrides. Raises SpecError, which lists
+    all problems.
 
     check_files: whether annotation file, videos and weights must be there.
     """
-    return load_with_sources(path, overrides, check_files)[0]
+    return load_with_sources(path, overrides, check_files, overlays)[0]
 
 
 def load_with_sources(
-    path: str | Path, overrides: Sequence[str] = (), check_files: bool = True
+    path: str | Path, overrides: Sequence[str] = (), check_files: bool = True, overlays: Sequence[str | Path] = ()
 ) -> tuple[Spec, Document]:
     """The spec, and the document that knows where each value came from."""
     path = Path(path)
@@ -46,6 +49,8 @@ def load_with_sources(
         raise SpecError([_answer_to_reference(path)])
     try:
         document = read_document(path)
+        for overlay in overlays:
+            merge(document, read_document(Path(overlay)))
     except DocumentError as error:
         raise SpecError([str(error)]) from error
     problems, doubtful = [], set()

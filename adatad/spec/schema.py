@@ -112,6 +112,9 @@ class DataSpec(Section):
     error."""
     workers: Count = 2
     """Loader processes of each rank; 0 decodes in the training process."""
+    stage_to: str | None = None
+    """Folder on each machine's own disk that videos are copied to before training, such as $TMPDIR/videos; null: they
+    are read where they are."""
     on_error: Literal["raise", "skip"] = "raise"
     """A video that can't be read: raise ends the run; skip trains on the next one instead, and finds nothing in it at
     evaluation. Each is logged once."""

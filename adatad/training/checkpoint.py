@@ -29,6 +29,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from adatad.errors import UserError
 from adatad.training import shards
+from adatad.training.ownership import Owner
 
 MANIFEST = "manifest.json"
 BEST = "best"
@@ -110,30 +111,37 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `path` when every file is whole and on the disk. Raises CheckpointError, and
-    leaves nothing behind, if the disk doesn't take it."""
-    unfinished = unfinished_path(path)
+def replacing(path: Path, owner: Owner | None = None) -> Iterator[Path]:
+    """A folder to write to, which becomes `path` when every file is whole and on the disk. Leaves nothing behind and
+    raises CheckpointError if the disk doesn't take it, TakenOver if the run isn't the owner's any more."""
+    unfinished = unfinished_path(path, owner)
     try:
         with naming(path):
             unfinished.mkdir(parents=True, exist_ok=True)
             yield unfinished
+            if owner:
+                owner.check()
             shutil.rmtree(path, ignore_errors=True)
             unfinished.rename(path)
             _flush(path.parent)
     except CheckpointError:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if owner:
+            # Who takes a run over removes what others left unfinished, also under their hands.
+            owner.check()
         raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def unfinished_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unfinished")
+def unfinished_path(path: Path, owner: Owner | None = None) -> Path:
+    """Each owner of a run has its own, so that none writes into another's."""
+    return path.with_name(f".{path.name}.{owner.token}.unfinished" if owner else f".{path.name}.unfinished")
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: Path, checkpoint: Checkpoint, owner: Owner | None = None) -> None:
     """Write to `path`, as `replacing` does."""
-    shutil.rmtree(unfinished_path(path), ignore_errors=True)
-    with replacing(path) as folder:
+    shutil.rmtree(unfinished_path(path, owner), ignore_errors=True)
+    with replacing(path, owner) as folder:
         save_file(checkpoint.parameters, folder / "parameters.safetensors")
         save_file(checkpoint.ema, folder / "ema.safetensors")
         flat = {f"{name}/{key}": t for name, tensors in checkpoint.optimizer.items() for key, t in tensors.items()}
@@ -269,10 +277,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 class CheckpointWriter:
-    """Writes checkpoints beside training, one at a time."""
+    """Writes checkpoints beside training, one at a time, for as long as the run is the owner's."""
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, owner: Owner | None = None):
+        self.folder, self.keep, self.owner = folder, keep, owner
         self._copies = HostCopies()
         self._group: dist.ProcessGroup | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -287,7 +295,7 @@ class CheckpointWriter:
         return path
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
-        write_checkpoint(path, checkpoint)
+        write_checkpoint(path, checkpoint, self.owner)
         prune(self.folder, path, self.keep)
 
     def submit_shards(
@@ -301,9 +309,9 @@ class CheckpointWriter:
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
         path, main = checkpoint_path(self.folder, step), dist.get_rank() == 0
-        folder = unfinished_path(path) / shards.FOLDER
+        folder = unfinished_path(path, self.owner) / shards.FOLDER
         if main:
-            shutil.rmtree(unfinished_path(path), ignore_errors=True)
+            shutil.rmtree(folder.parent, ignore_errors=True)
             folder.mkdir(parents=True)
             (folder / shards.SHAPES).write_text(json.dumps(shapes))
         dist.barrier(self._group)
@@ -317,7 +325,7 @@ class CheckpointWriter:
             with naming(path):
                 saving.result()
             return
-        with replacing(path) as folder:
+        with replacing(path, self.owner) as folder:
             saving.result()
             _write_rest(folder, state, spec_yaml)
         prune(self.folder, path, self.keep)

@@ -31,6 +31,7 @@ from adatad.parallel.faults import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.data_wait import DataWait
+from adatad.training.life import STOPPED, leave_mark
 from adatad.training.metrics import Metrics
 from adatad.training.progress import ProgressBar
 from adatad.training.run_directory import RunDirectory
@@ -81,7 +82,7 @@ class Training:
         self.spec: Spec = self.parts.spec
         self.processes = self.parts.processes
         self.end_epoch = end_epoch(self.spec)
-        self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints)
+        self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints, self.run.owner)
         several = self.processes.world > 1
         self.stacks = (
             Stacks(self.run.path / "stacks", self.processes.rank, self.spec.train.hang_seconds) if several else None
@@ -144,18 +145,34 @@ class Training:
             self.note_without_instances(values, micro_batches)
             self.advance()
             self.write(epoch, {**values, **times}, bar)
-            stopping = self.processes.any(self.stop.signal_name is not None)
+            stopping = self.asked_to_stop()
             if stopping or progress.epoch > epoch or (every and progress.step % every == 0):
                 self.save()
             if stopping:
-                self.writer.wait()
-                self.processes.barrier()
-                self.logger.info("asked to stop: saved after step %d; --resume auto continues", progress.step)
-                raise Stopped
+                self.leave()
         if self.stacks:
             self.stacks.rest()
         if slow := self.data_wait.end_epoch():
             self.logger.warning(slow)
+
+    def asked_to_stop(self) -> bool:
+        """Whether any rank was; all ranks ask at the same moment."""
+        return self.processes.any(self.stop.signal_name is not None)
+
+    def leave(self) -> None:
+        """When all ranks have agreed to stop and have saved: none leaves before the last one's part is on the disk."""
+        self.writer.wait()
+        self.processes.barrier()
+        self.logger.info("asked to stop: saved after step %d; --resume auto continues", self.progress.step)
+        if self.processes.is_main:
+            leave_mark(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
+        self.processes.barrier()
+        raise Stopped
+
+    def leave_if_asked(self) -> None:
+        """Amid an evaluation, which is begun anew after the resumption: nothing has changed since the last save."""
+        if self.asked_to_stop():
+            self.leave()
 
     def note_skipped(self, micro_batches: list[Batch]) -> None:
         """Count the videos of a batch that couldn't be read, on all ranks alike."""
@@ -241,6 +258,7 @@ class Training:
         self.progress.evaluated_epochs = done
         if values["average_mAP"] > self.progress.best_mAP and self.processes.is_main:
             self.writer.wait()
+            self.run.owner.check()
             mark_best(self.run.checkpoints, checkpoint_path(self.run.checkpoints, self.progress.step))
         self.progress.best_mAP = max(self.progress.best_mAP, values["average_mAP"])
 
@@ -250,7 +268,9 @@ class Training:
         loader = validation_loader(self.spec, self.annotations, self.processes)
         with parts.engine.holding(parts.ema.averages):
             classes = classes_of(self.spec, self.annotations)
-            detections = detect(parts.engine.model, loader, self.spec, classes, self.processes, self.skipped)
+            detections = detect(
+                parts.engine.model, loader, self.spec, classes, self.processes, self.skipped, self.leave_if_asked
+            )
         values = scores(detections, self.spec)
         groups = "".join(f", {name} {100 * g['average_mAP']:.2f} %" for name, g in values.get("groups", {}).items())
         self.logger.info("epoch %d: average mAP %.2f %%%s", progress.epoch, 100 * values["average_mAP"], groups)

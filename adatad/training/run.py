@@ -19,6 +19,7 @@ from adatad.convert.checkpoint import load_opentad
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import check_videos
 from adatad.data.skipped import SkippedVideos
+from adatad.data.staging import stage
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
@@ -29,6 +30,7 @@ from adatad.spec import Spec, to_yaml
 from adatad.training import shards
 from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, is_sharded, read_checkpoint
 from adatad.training.export import load_exported
+from adatad.training.life import DONE, leave_mark
 from adatad.training.loop import Progress, Training
 from adatad.training.metrics import Metrics
 from adatad.training.resume import ResumeError, checkpoint_to_resume, go_on
@@ -47,22 +49,27 @@ SHOWN_DIFFERENCES = 20
 """Parameters that are named when a checkpoint is of another model."""
 
 
-def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    spec: Spec, resume: str | None = None, overwrite: bool = False, stop: StopRequest | None = None
+) -> dict[str, Any]:
     """Train a spec on the processes there are; returns the content of result.json, and leaves report.html in the run.
 
     resume: "auto" for the newest whole checkpoint of the run (or a fresh start), a checkpoint's path, or None. An
     attempt that torchrun started after one that had opened the run goes on from that one's checkpoints.
+    stop: one that is installed already; signals before it was would be lost.
     """
     if resume is not None and overwrite:
         raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
-    stop = StopRequest().install()
+    stop = stop or StopRequest().install()
     with start_processes(spec.train.hang_seconds) as processes:
         console = Console(quiet=not processes.is_main)
         annotations = annotations_for(spec)
-        check_videos(spec.data, annotations.train + annotations.validation)
+        videos = annotations.train + annotations.validation
+        check_videos(spec.data, videos)
         check_classifier(spec, annotations)
         # Annotations that can't be scored must not come to light after the first epochs.
         scores({}, spec)
+        stage(spec.data, (video.name for video in videos), console.print)
         parts = build_parts(spec, annotations, processes)
         run, logger, progress = _open(parts, resume, overwrite, console)
         if processes.is_main:
@@ -71,6 +78,7 @@ def train(spec: Spec, resume: str | None = None, overwrite: bool = False) -> dic
         result = training.train()
         if processes.is_main:
             write_report(run.path, spec)
+            leave_mark(DONE, f"step {training.progress.step}")
         processes.barrier()
     return result
 

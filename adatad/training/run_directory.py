@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 from adatad.errors import UserError
 from adatad.spec import Spec
+from adatad.training.ownership import Owner, claim
 
 
 class RunDirectoryError(UserError):
@@ -23,7 +24,10 @@ class RunDirectoryError(UserError):
 
 @dataclass(frozen=True)
 class RunDirectory:
+    """owner: of one that was opened to train."""
+
     path: Path
+    owner: Owner | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -67,8 +71,9 @@ def open_run(spec: Spec, resume: bool, overwrite: bool) -> RunDirectory:
                 "--overwrite deletes it"
             )
     run.checkpoints.mkdir(parents=True, exist_ok=True)
+    run = RunDirectory(run.path, claim(run.path))
     for unfinished in run.checkpoints.glob(".*.unfinished"):
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return run
 
 

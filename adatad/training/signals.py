@@ -10,7 +10,8 @@ EXIT_CODE_RESUME = 75
 
 
 class StopRequest:
-    """Set by SIGTERM or SIGUSR1; the training loop looks at it after each step. More signals change nothing."""
+    """Set by SIGTERM or SIGUSR1; the training loop looks at it after each step and each evaluated window. More signals
+    change nothing."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -18,6 +19,8 @@ class StopRequest:
     def install(self) -> StopRequest:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
+        # A launcher may hold them back until somebody is here to note them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,12 @@ def detect(
     classes: tuple[str, ...],
     processes: Processes,
     skipped: SkippedVideos,
+    after_window: Callable[[], None] | None = None,
 ) -> Detections:
     """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds.
 
-    Videos that couldn't be read are added to `skipped`; nothing is found in them.
+    Videos that couldn't be read are added to `skipped`; nothing is found in them. after_window: called on all ranks
+    after each forward pass; what it raises ends the evaluation.
     """
     training = model.training
     model.eval()
@@ -55,6 +57,8 @@ def detect(
         mask = batch.mask.to(processes.device, non_blocking=True)
         with autocast(processes.device, dtype):
             predictions = model(frames, mask)
+        if after_window:
+            after_window()
         missed += batch.skipped
         if not counts or batch.skipped:
             continue

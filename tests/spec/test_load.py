@@ -253,3 +253,24 @@ def test_contradictions_are_refused(tmp_path, overrides, message):
 def test_contradictions_are_reported_together(tmp_path):
     overrides = ["data.window.size_grid=100", "schedule.end_epoch=200", "model.backbone.heads=5"]
     assert len(problems(write(tmp_path, "s.yaml", MINIMAL), *overrides)) == 3
+
+
+def test_overlays_lie_between_the_file_and_the_overrides(tiny_spec, tmp_path):
+    for name, text in (("a", "train: {seed: 1, global_batch: 6}"), ("b", "train: {seed: 2, accumulation: 3}")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    overlays = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    spec, document = load_with_sources(tiny_spec, ["train.accumulation=2"], overlays=overlays)
+    assert (spec.train.seed, spec.train.global_batch, spec.train.accumulation) == (2, 6, 2)
+    assert spec.name == "tiny"
+    assert document.source(("train", "seed")) == f"{tmp_path}/b.yaml:1"
+    with pytest.raises(SpecError, match=r"c\.yaml: no such file"):
+        load(tiny_spec, overlays=[tmp_path / "c.yaml"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "nodes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_overlays_of_clusters_fit_the_published_rows(path):
+    plain = load(ROOT / "configs" / "thumos" / "g_1536x224_adapter.yaml", check_files=False)
+    spec = load(ROOT / "configs" / "thumos" / "g_1536x224_adapter.yaml", check_files=False, overlays=[path])
+    assert spec.memory.policy == "tile"
+    assert spec.parallel.engine != "auto"
+    assert (spec.model, spec.data) == (plain.model, plain.data)

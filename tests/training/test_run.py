@@ -17,12 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import adatad.training.loop as loop
 from adatad.data.decode import VideoError
 from adatad.errors import UserError
+from adatad.models.detector import TemporalActionDetector
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
 from adatad.training.resume import ResumeError
 from adatad.training.run import collapsed, score_checkpoint, spec_changes, train
 from adatad.training.run_directory import RunDirectoryError, run_directory
-from adatad.training.signals import EXIT_CODE_RESUME
+from adatad.training.signals import EXIT_CODE_RESUME, StopRequest
 
 ROOT = Path(__file__).parents[2]
 LAST_STEP = 9
@@ -84,6 +85,46 @@ def test_a_stopped_run_saves_leaves_with_75_and_resumes_exactly(tiny_spec, whole
     assert saved.state["progress"]["step"] == step + 1
     train(spec, resume="auto")
     assert_same(last_checkpoint(spec), whole_run)
+
+
+def test_a_run_stopped_amid_an_evaluation_leaves_at_once_and_resumes_exactly(
+    tiny_spec, whole_run, monkeypatch, tmp_path
+):
+    windows = []
+
+    def forward(self, frames, *rest, **names):
+        if not self.training:
+            windows.append(frames)
+            signal.raise_signal(signal.SIGUSR1)
+        return real(self, frames, *rest, **names)
+
+    real = TemporalActionDetector.forward
+    monkeypatch.setattr(TemporalActionDetector, "forward", forward)
+    monkeypatch.setenv("ADATAD_LIFE", str(tmp_path / "life"))
+    with pytest.raises(SystemExit) as stopped:
+        train(load(tiny_spec))
+    assert stopped.value.code == EXIT_CODE_RESUME
+    assert len(windows) == 1
+    assert (tmp_path / "life.stopped").read_text() == "SIGUSR1 at step 3\n"
+    monkeypatch.setattr(TemporalActionDetector, "forward", real)
+    result = train(load(tiny_spec), resume="auto")
+    assert_same(last_checkpoint(load(tiny_spec)), whole_run)
+    assert result["epochs"] == 3
+    assert (tmp_path / "life.done").read_text() == f"step {LAST_STEP}\n"
+    metrics = [json.loads(line) for line in run_directory(load(tiny_spec)).metrics.read_text().splitlines()]
+    assert [m["step"] for m in metrics if m["kind"] == "evaluation"] == [3, 6, 9]
+
+
+def test_a_signal_that_was_held_back_until_somebody_notes_it():
+    signals = {signal.SIGTERM, signal.SIGUSR1}
+    before = {number: signal.getsignal(number) for number in signals}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        assert StopRequest().install().signal_name == "SIGUSR1"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_what_a_run_leaves(tiny_spec):

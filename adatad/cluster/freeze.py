@@ -1,0 +1,43 @@
+"""The code and the spec of a job, kept as they were when it was submitted: a requeued job reads its files anew."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from adatad.spec import Spec, to_yaml
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("adatad", "tools", "ds_configs", "slurm")
+
+
+def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
+    """Copy what the job needs to `folder`, whole or not at all; returns the resolved spec and the copy of the code."""
+    folder.mkdir(parents=True, exist_ok=True)
+    code, resolved = folder / f"code-{job}", folder / f"spec-{job}.yaml"
+    unfinished = folder / f".code-{job}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    ignore = shutil.ignore_patterns("__pycache__", "logs")
+    for name in FOLDERS:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, unfinished / name, ignore=ignore)
+    shutil.rmtree(code, ignore_errors=True)
+    unfinished.rename(code)
+    resolved.write_text(to_yaml(spec), encoding="utf-8")
+    (folder / f"version-{job}.txt").write_text(version(), encoding="utf-8")
+    return resolved, code
+
+
+def version() -> str:
+    """The checkout's commit and what was changed since, or that there is none."""
+    parts = [_git("rev-parse", "HEAD"), _git("status", "--short"), _git("diff", "HEAD")]
+    return "\n".join(part for part in parts if part) or "not a git checkout\n"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:
+        return ""
+    return run.stdout if run.returncode == 0 else ""

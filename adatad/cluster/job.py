@@ -1,0 +1,75 @@
+"""What a run keeps of its jobs: a folder `slurm/` in the run directory, and what stands where in it.
+
+    lives/<life>.start .stopped .done .end   facts at the start; marks of the trainer; how the batch script ended it
+    logs/rank-<n>.log                        one file a rank, of all lives
+    health/<life>/<host>.json                what the health check found
+    spec-<job>.yaml  code-<job>/  version-<job>.txt   what the job was submitted with
+    job-<date>.sh  job-<job>.log  submitted.txt       of tools/submit.py: scripts, outputs, numbers of jobs
+
+A job that is requeued keeps its number; each time that it runs is a life, `<job>-<restarts>`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adatad.errors import UserError
+
+FOLDER = "slurm"
+SUBMITTED = "submitted.txt"
+
+
+class JobError(UserError):
+    """A job that can't go on, or be submitted; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """One life of a job. job: `<id>`, or `<array id>_<task>`, as scontrol takes it; restarts: 0 in the first life."""
+
+    job: str
+    restarts: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.job}-{self.restarts:03d}"
+
+
+def present_life(environment: Mapping[str, str] = os.environ) -> Life:
+    """The one that Slurm's variables describe. The task of an array whose number is the array's own must not be named
+    by it: scontrol would take it for the whole array."""
+    if "SLURM_JOB_ID" not in environment:
+        raise JobError("SLURM_JOB_ID isn't set: this runs in a batch script; sbatch slurm/train.sh SPEC starts one")
+    job = environment["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return Life(job, int(environment.get("SLURM_RESTART_COUNT", "0")))
+
+
+def started_lives(folder: Path) -> list[dict[str, Any]]:
+    """What stands in the .start files of a run's `slurm/` folder, with "name", oldest first."""
+    files = (folder / "lives").glob("*.start")
+    lives = [{"name": file.stem, **json.loads(file.read_text())} for file in files]
+    return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"]))
+
+
+def newest_step(run: Path) -> int:
+    """Step of the newest finished checkpoint of a run; -1 without one."""
+    names = (path.name.partition("-")[2] for path in (run / "checkpoints").glob("step-*"))
+    return max((int(name) for name in names if name.isdigit()), default=-1)
+
+
+def submitted_jobs(folder: Path) -> list[str]:
+    """Numbers of the jobs that tools/submit.py has submitted for a run, oldest first."""
+    file = folder / SUBMITTED
+    return file.read_text().split() if file.is_file() else []
+
+
+def note_submitted(folder: Path, job: str) -> None:
+    with (folder / SUBMITTED).open("a") as file:
+        file.write(job + "\n")

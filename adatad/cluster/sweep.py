@@ -1,0 +1,58 @@
+"""The table of a sweep: a row for each line of its list, with what that run has reached so far.
+
+python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of tools/train.py]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
+
+
+def rows_of(path: Path) -> list[str]:
+    """Lines of a list of overrides, without comments and empty ones."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def table(rows: list[str], folder: Path, first_id: int) -> str:
+    """Markdown. folder: that of the spec's runs."""
+    lines = ["| id | overrides | average mAP | best | epochs |", "| --- | --- | --- | --- | --- |"]
+    for number, row in enumerate(rows, first_id):
+        file = folder / f"id{number}" / "result.json"
+        if file.is_file():
+            result = json.loads(file.read_text())
+            values = [f"{100 * result[key]:.2f}" for key in ("average_mAP", "best_average_mAP")]
+            cells = [*values, str(result["epochs"])]
+        else:
+            cells = ["-", "-", "no result yet"]
+        lines.append(f"| {number} | {row} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", type=Path)
+    parser.add_argument("first_id", type=int)
+    add_spec_arguments(parser)
+    add_engine_arguments(parser)
+    parser.add_argument("--launcher", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    spec = spec_from_arguments(args)
+    folder = Path(spec.run.root) / spec.name
+    text = table(rows_of(args.list), folder, args.first_id)
+    # Tasks that end at the same moment each write the whole table.
+    unfinished = folder / f".sweep-{os.getpid()}.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(folder / f"sweep-{args.list.stem}.md")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Videos copied to a machine's own disk before training, where `data.stage_to` wants it: once for all its ranks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adatad.errors import UserError
+from adatad.spec.schema import DataSpec
+
+RESERVE_BYTES = 1 << 30
+"""Left free on the disk."""
+
+
+class StagingError(UserError):
+    """Videos that can't be copied; the message names the folder and what to do."""
+
+
+def original_path(spec: DataSpec, name: str) -> Path:
+    return Path(spec.videos) / spec.pattern.format(name=name)
+
+
+def staged_path(spec: DataSpec, name: str) -> Path | None:
+    """Where the copy of a video lies, or will lie; None where the spec wants none. A copy is whole if it is there."""
+    if spec.stage_to is None:
+        return None
+    folder = os.path.expandvars(spec.stage_to)
+    if "$" in folder:
+        raise StagingError(f"data.stage_to {spec.stage_to}: {folder} names a variable that isn't set on this machine")
+    return Path(folder) / spec.pattern.format(name=name)
+
+
+def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = print) -> None:
+    """Copy the videos that aren't there yet or have changed since. Other processes of this machine wait until all are
+    there; an interrupted copy is taken up with the first video that is missing.
+
+    Videos without an original are left to `check_videos`. Raises StagingError if the disk has no room for them.
+    """
+    if spec.stage_to is None:
+        return
+    pairs = [(original_path(spec, name), staged_path(spec, name)) for name in names]
+    folder = Path(os.path.expandvars(spec.stage_to))
+    try:
+        with _alone(folder):
+            todo = [(source, copy) for source, copy in pairs if source.is_file() and not _is_copy(copy, source)]
+            _check_room(folder, sum(source.stat().st_size for source, _ in todo))
+            for source, copy in todo:
+                _copy(source, copy)
+    except OSError as error:
+        raise StagingError(f"data.stage_to {folder}: {error}; name a folder that can be written to, or none") from error
+    say(f"{folder}: {len(todo)} videos copied, {len(pairs) - len(todo)} left as they are")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process of this machine at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_copy(copy: Path, source: Path) -> bool:
+    if not copy.is_file():
+        return False
+    here, there = copy.stat(), source.stat()
+    return here.st_size == there.st_size and int(here.st_mtime) == int(there.st_mtime)
+
+
+def _check_room(folder: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed_bytes and free < needed_bytes + RESERVE_BYTES:
+        raise StagingError(
+            f"data.stage_to {folder}: {needed_bytes / 2**30:.1f} GiB of videos and {RESERVE_BYTES / 2**30:.0f} GiB to "
+            f"spare don't fit into the {free / 2**30:.1f} GiB that are free; make room, or name another folder or none"
+        )
+
+
+def _copy(source: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = copy.with_name(f".{copy.name}.unfinished")
+    shutil.copy2(source, unfinished)
+    unfinished.replace(copy)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Scores a checkpoint on the validation videos, on all GPUs of the job; each rank takes its share of the windows.
+#   sbatch slurm/test.sh SPEC --checkpoint runs/thumos/b_768x160_adapter/id0/checkpoints/best [arguments of tools/test.py]
+# Settings are those of slurm/prolog.sh. A test that is preempted or loses a node is begun anew by Slurm.
+#SBATCH --job-name=adatad-test --nodes=1 --ntasks-per-node=2 --gpus-per-node=2 --cpus-per-task=8 --time=4:00:00
+#SBATCH --requeue --open-mode=append --output=slurm/logs/%x-%j.log
+set -uo pipefail
+
+home=${ADATAD_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}    # the checkout; paths in specs are relative to it
+LEAVE_SECONDS=${LEAVE_SECONDS:-60}                # after one rank has left, until the others are ended
+
+cd "$home" || exit 2
+scripts=$home/slurm
+# shellcheck source=slurm/prolog.sh
+source "$scripts/prolog.sh"
+# Nobody here stops in good order: a signal ends the ranks.
+held=()
+step "$cpus" --kill-on-bad-exit=0 --wait="$LEAVE_SECONDS" \
+  bash "$scripts/rank.sh" "${python[@]}" tools/test.py "$@"

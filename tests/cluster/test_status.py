@@ -1,0 +1,118 @@
+"""tools/status.py and tools/submit.py without a Slurm."""
+
+import json
+
+import pytest
+
+from adatad.cluster import status, submit
+from adatad.cluster.job import JobError, Life, note_submitted, present_life
+from adatad.cluster.slurm import Queued, outside_of_jobs
+from adatad.cluster.submit import Resources, check, prepare, refuse_second_job
+from adatad.errors import UserError
+from adatad.spec import load
+
+
+def write_life(folder, name: str, step: int, end: str | None, **facts) -> None:
+    lives = folder / "slurm" / "lives"
+    lives.mkdir(parents=True, exist_ok=True)
+    start = {"job": "7", "nodes": "n1", "step": step, "seconds_since_1970": 1e9 + step, **facts}
+    (lives / f"{name}.start").write_text(json.dumps(start))
+    if end:
+        (lives / f"{name}.end").write_text(end + "\n")
+
+
+@pytest.fixture
+def run(tiny_spec, tmp_path):
+    folder = tmp_path / "runs" / "tiny" / "id0"
+    write_life(folder, "7-000", -1, "requeued: stopped by SIGUSR1 at step 3")
+    write_life(folder, "7-001", 3, None)
+    write_life(folder, "7-002", 5, None)
+    (folder / "spec.yaml").write_text(tiny_spec.read_text())
+    records = [{"kind": "train", "step": n, "cost": 0.5, "step_seconds": 2.0} for n in range(1, 7)]
+    text = "".join(json.dumps(record) + "\n" for record in records) + '{"kind": "tra'
+    (folder / "metrics.jsonl").write_text(text)
+    for step, size in ((5, 3), (6, 4)):
+        checkpoint = folder / "checkpoints" / f"step-0000000{step}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "manifest.json").write_text(json.dumps({"state.json": {"bytes": 3}}))
+        (checkpoint / "state.json").write_text("x" * size)
+    logs = folder / "slurm" / "logs"
+    logs.mkdir()
+    (logs / "rank-0.log").write_text("== life 7-000 ==\nValueError: old\n== life 7-001 ==\nfine\n")
+    (logs / "rank-1.log").write_text("== life 7-001 ==\nTraceback (most recent call last):\n  x\nKeyError: 'now'\n")
+    return folder
+
+
+def test_what_a_status_says(run, monkeypatch):
+    monkeypatch.setattr(status, "queued", lambda job: Queued("RUNNING", "None", "3:00:00", "n[1-2]"))
+    lines, going_on = status.report(run)
+    text = "\n".join(lines)
+    assert going_on
+    assert "job 7       RUNNING, 3:00:00 left on n[1-2]" in lines
+    assert "step        6 of 9, loss 0.5000" in lines
+    assert "left        0:00:06 of training at 2.00 s a step, evaluations not counted" in lines
+    assert "checkpoint  step-00000005, " in text
+    assert "at the beginning: requeued: stopped by SIGUSR1 at step 3" in text
+    assert "at step 3: ended without a word: its node was lost, or it was killed" in text
+    assert text.count("at step 5: running") == 1
+    assert "rank-1      KeyError: 'now'" in lines
+    assert "old" not in text
+
+
+def test_a_status_away_from_the_cluster(run, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    lines, going_on = status.report(run)
+    assert not going_on
+    assert any("squeue isn't here" in line for line in lines)
+    with pytest.raises(JobError, match="no such run directory"):
+        status.report(run / "x")
+
+
+def test_a_script_is_kept_with_its_code_and_its_spec(tiny_spec, monkeypatch, tmp_path):
+    spec = load(tiny_spec, ["train.seed=5", "run.root=a folder"])
+    monkeypatch.chdir(tmp_path)
+    script = prepare(spec, Resources(nodes=2, gpus=4, partition="long", extra=("--qos=x",)), "torchrun")
+    lines = script.read_text().splitlines()
+    assert script.parent == tmp_path / "a folder" / "tiny" / "id0" / "slurm"
+    for option in ("nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "partition=long", "qos=x", "requeue"):
+        assert f"#SBATCH --{option}" in lines
+    assert f"#SBATCH --output={script.parent}/job-%j.log" in lines
+    assert lines[-1].endswith(".yaml' --launcher torchrun")
+    name = script.stem.removeprefix("job-")
+    assert load(script.parent / f"spec-{name}.yaml", check_files=False) == spec
+    assert (script.parent / f"code-{name}" / "adatad" / "cluster" / "submit.py").is_file()
+    assert (script.parent / f"version-{name}.txt").read_text()
+
+
+def test_what_would_end_the_job_at_once_is_refused_now(tiny_spec, tmp_path):
+    spec = load(tiny_spec)
+    check(spec, Resources(nodes=2, gpus=1))
+    with pytest.raises(UserError, match=r"train\.global_batch 2 can't be divided by 8 ranks"):
+        check(spec, Resources(nodes=4, gpus=2))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"8 of 8 videos of .* aren't there"):
+        check(load(tiny_spec, [f"data.videos={tmp_path}/empty"]), Resources(gpus=1))
+
+
+def test_a_second_job_of_a_run_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "slurm").mkdir()
+    refuse_second_job(tmp_path)
+    note_submitted(tmp_path / "slurm", "41")
+    monkeypatch.setattr(submit, "queued", lambda job: Queued("PENDING", "Priority", "1:00", ""))
+    with pytest.raises(JobError, match="job 41 is PENDING already: scancel 41"):
+        refuse_second_job(tmp_path)
+    monkeypatch.setattr(submit, "queued", lambda job: None)
+    refuse_second_job(tmp_path)
+
+
+def test_a_job_submits_others_as_if_from_outside():
+    inside = {"SLURM_NTASKS_PER_NODE": "2", "SRUN_CPUS_PER_TASK": "1", "SLURM_CONF": "c", "SBATCH_ACCOUNT": "a"}
+    assert outside_of_jobs(inside) == {"SLURM_CONF": "c", "SBATCH_ACCOUNT": "a"}
+
+
+def test_a_task_of_an_array_is_named_by_the_array():
+    array = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2"}
+    assert present_life(array) == Life("9_3", 2)
+    assert present_life({"SLURM_JOB_ID": "8"}) == Life("8", 0)
+    with pytest.raises(JobError, match="SLURM_JOB_ID isn't set"):
+        present_life({})

@@ -1,0 +1,205 @@
+"""slurm/*.sh without a Slurm: their form, and what train.sh decides upon what stand-ins for srun and scontrol say."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
+SUBMITTED = [path for path in SCRIPTS if "#SBATCH" in path.read_text()]
+SRUN = """#!/usr/bin/env bash
+echo "$*" >>"$STAND_IN/srun"
+eval "$STAND_IN_SRUN"
+"""
+SCONTROL = """#!/usr/bin/env bash
+case "$1 $2" in
+  "show job") echo "JobId=7 JobState=$STAND_IN_STATE ExcNodeList=(null)" ;;
+  "show hostnames") echo "$3" | tr , '\\n' ;;
+  *) echo "$*" >>"$STAND_IN/scontrol"; kill -TERM $PPID ;;
+esac
+"""
+
+
+def test_the_scripts_that_are_submitted():
+    names = {path.stem for path in SUBMITTED}
+    assert names >= {"train", "test", "sweep", "train_g_1536", "train_g_1536_side", "train_g_768", "train_s_768"}
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *(ROOT / "tests" / "slurm").glob("*.sh")], ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path):
+    tool = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if not tool:
+        pytest.skip("shellcheck isn't installed")
+    run = subprocess.run([tool, "-x", str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_bash_reads_them(path):
+    assert subprocess.run(["bash", "-n", str(path)], capture_output=True).returncode == 0
+    assert b"\r" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("path", SUBMITTED, ids=lambda path: path.name)
+def test_directives_are_where_slurm_sees_them_and_say_what_is_needed(path):
+    lines = path.read_text().splitlines()
+    first_command = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    directives = [line for line in lines if line.startswith("#SBATCH")]
+    assert directives == [line for line in lines[:first_command] if line.startswith("#SBATCH")]
+    text = " ".join(directives)
+    assert "--requeue --open-mode=append" in text
+    # The folder of the output must be there before the job.
+    output = re.search(r"--output=(\S+)/", text)[1]
+    assert (ROOT / output / ".gitignore").is_file()
+    if path.stem != "test":
+        # To the ranks, not to the batch shell.
+        assert re.search(r"--signal=USR1@\d+", text)
+
+
+def test_named_scripts_name_specs_that_exist_and_take_their_settings_from_one_place():
+    for path in SUBMITTED:
+        if path.stem.startswith("train_"):
+            spec = re.search(r"configs/\S+\.yaml", path.read_text())[0]
+            assert (ROOT / spec).is_file()
+            assert path.stem.removeprefix("train_").split("_")[0] == Path(spec).stem.split("_")[0]
+            assert len(path.read_text().splitlines()) < 9
+
+
+@pytest.fixture
+def train(tmp_path, tiny_spec):
+    """train("what srun does", state=...) runs slurm/train.sh as a batch shell: the process, and what was called."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    # What is kept of a job: a copy of the checkout's scripts serves as the checkout.
+    home = tmp_path / "home"
+    for name in ("adatad", "slurm", "tools", "ds_configs"):
+        shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run(srun: str, *arguments: str, state: str = "RUNNING", **environment: str):
+        calls = tmp_path / "calls"
+        shutil.rmtree(calls, ignore_errors=True)
+        calls.mkdir()
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") and k != "PYTHONPATH"} | {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}", "STAND_IN": str(calls), "STAND_IN_SRUN": srun,
+            "STAND_IN_STATE": state, "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1",
+            "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "3", "VENV": sys.prefix,
+            "HEALTH_CHECK": "0", **environment,
+        }  # fmt: skip
+        script = tmp_path / "spool-copy"
+        shutil.copy(ROOT / "slurm" / "train.sh", script)
+        done = subprocess.run(
+            ["bash", str(script), str(tiny_spec), *arguments], cwd=home, env=variables, capture_output=True, text=True
+        )
+        called = {file.name: file.read_text().splitlines() for file in calls.iterdir()}
+        return done, called.get("srun", []), called.get("scontrol", [])
+
+    run.folder = tmp_path / "runs" / "tiny" / "id0" / "slurm"
+    return run
+
+
+STOPPED = 'echo "SIGUSR1 at step 3" >"$ADATAD_LIFE.stopped"; exit 75'
+
+
+def test_a_stopped_life_is_requeued_whatever_the_launcher_says(train):
+    for code in (75, 1, 137):
+        done, srun, scontrol = train(STOPPED.replace("75", str(code)))
+        assert scontrol == ["requeue 7"], done.stderr
+        assert "stopped by SIGUSR1 at step 3: asking for another life" in done.stdout
+    # The CPUs of a task aren't taken over from the job by themselves.
+    assert "--cpus-per-task=3" in srun[0]
+
+
+def test_an_array_task_is_requeued_by_its_own_name(train):
+    _, _, scontrol = train(STOPPED, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="2")
+    assert scontrol == ["requeue 7_2"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", ""])
+def test_a_job_that_is_being_ended_is_not_brought_back(state, train):
+    done, _, scontrol = train(STOPPED, state=state)
+    assert (done.returncode, scontrol) == (75, [])
+
+
+def test_75_without_the_trainers_mark_fails(train):
+    """One rank fails, the others answer a signal with 75: a launcher may pass on either code."""
+    done, _, scontrol = train('echo "1: ValueError: broken"; exit 75')
+    assert (done.returncode, scontrol) == (75, [])
+    assert "The first failing rank was rank 1" in done.stdout
+    assert (train.folder / "lives" / "7-000.end").read_text() == "failed: exit code 75\n"
+
+
+def test_a_launcher_that_started_nobody_is_a_failure(train):
+    done, _, _ = train("exit 0")
+    assert done.returncode == 1
+    done, _, _ = train('echo "step 9" >"$ADATAD_LIFE.done"')
+    assert done.returncode == 0
+    assert "job: done, step 9" in done.stdout
+
+
+def test_restarts_without_progress_end_the_job(train):
+    for restarts in range(3):
+        done, _, scontrol = train(STOPPED, SLURM_RESTART_COUNT=str(restarts), MAX_IDLE_RESTARTS="2")
+        assert bool(scontrol) == (restarts < 2), done.stderr
+    assert done.returncode == 2
+    assert "stopped: 2 restarts in a row without progress, still at no checkpoint at all" in done.stderr
+    (train.folder.parent / "checkpoints" / "step-00000004").mkdir(parents=True)
+    _, _, scontrol = train(STOPPED, SLURM_RESTART_COUNT="3", MAX_IDLE_RESTARTS="2")
+    assert scontrol == ["requeue 7"]
+
+
+def test_a_later_life_uses_the_code_and_the_spec_of_the_first(train, tiny_spec):
+    train(STOPPED)
+    tiny_spec.write_text("nonsense: true")
+    _, srun, _ = train(STOPPED, SLURM_RESTART_COUNT="1")
+    assert f"{train.folder}/code-7/tools/train.py {train.folder}/spec-7.yaml --resume auto" in srun[0]
+    done, _, _ = train(STOPPED)
+    assert done.returncode == 2
+    assert "nonsense" in done.stderr
+
+
+def test_a_bad_node_is_left_out_and_too_many_end_the_job(train):
+    done, srun, scontrol = train("exit 1", HEALTH_CHECK="1")
+    assert len(srun) == 1
+    assert "health check: n1: didn't answer" in done.stderr
+    assert scontrol == ["requeue 7", "update JobId=7 ExcNodeList=n1"]
+    done, _, scontrol = train("exit 1", HEALTH_CHECK="1", MAX_EXCLUDED_NODES="0")
+    assert (done.returncode, scontrol) == (1, [])
+    assert "more than MAX_EXCLUDED_NODES: giving up" in done.stdout
+
+
+def test_staging_that_is_interrupted_comes_back_and_one_that_fails_does_not(train):
+    staged = ("--set", "data.stage_to=/nowhere")
+    assert train("exit 143", *staged)[2] == ["requeue 7"]
+    done, srun, scontrol = train("exit 2", *staged)
+    assert (done.returncode, len(srun), scontrol) == (1, 1, [])
+    assert "videos couldn't be copied to /nowhere" in done.stdout
+
+
+def test_mistakes_on_the_command_line_are_said_at_once(train):
+    for arguments, text in (
+        (("--launcher", "ssh"), "expected srun, torchrun or deepspeed"),
+        (("--overwrite",), "isn't for jobs"),
+        (("--set", "train.sead=1"), "train.sead"),
+    ):
+        done, srun, _ = train(STOPPED, *arguments)
+        assert (done.returncode, srun) == (2, [])
+        assert text in done.stderr
+    done, _, _ = train(STOPPED, VENV="/nowhere")
+    assert done.returncode == 2
+    assert "set VENV or CONTAINER" in done.stderr
+
+
+@pytest.mark.parametrize(("visible", "local"), [("0,1", "1"), ("5", "0"), ("", "1")])
+def test_a_rank_that_sees_its_own_gpu_alone_takes_that_one(visible, local):
+    variables = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": visible}
+    run = subprocess.run(
+        ["bash", "slurm/rank.sh", "bash", "-c", "echo $RANK $WORLD_SIZE $LOCAL_RANK"], cwd=ROOT,
+        env={**os.environ, **variables}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.stdout.split() == ["3", "4", local]

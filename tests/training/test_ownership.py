@@ -1,0 +1,51 @@
+"""Who may write to a run: the process that opened it last, and no other."""
+
+import pytest
+import torch
+
+from adatad.spec import load
+from adatad.training.checkpoint import Checkpoint, CheckpointWriter, all_checkpoints, read_checkpoint
+from adatad.training.ownership import TakenOver, claim
+from adatad.training.run_directory import open_run
+
+
+def checkpoint_of(value: float) -> Checkpoint:
+    weights = {"w": torch.full((3,), value)}
+    return Checkpoint(weights, weights, {"w": {"exp_avg": weights["w"]}}, {"progress": {"step": 5}}, "name: x\n")
+
+
+def test_the_first_owner_writes_nothing_once_there_is_a_second(tmp_path):
+    folder = tmp_path / "checkpoints"
+    old = CheckpointWriter(folder, keep=1, owner=claim(tmp_path))
+    old.submit(4, checkpoint_of(1.0))
+    old.wait()
+    new = CheckpointWriter(folder, keep=1, owner=claim(tmp_path))
+    new.submit(5, checkpoint_of(2.0))
+    new.wait()
+    for step in (5, 6):
+        old.submit(step, checkpoint_of(9.0))
+        with pytest.raises(TakenOver, match="was opened by another process"):
+            old.wait()
+    assert [path.name for path in all_checkpoints(folder)] == ["step-00000005"]
+    assert read_checkpoint(folder / "step-00000005").parameters["w"].tolist() == [2.0] * 3
+    assert not list(folder.glob(".*"))
+
+
+def test_opening_a_run_takes_it_over(tiny_spec):
+    spec = load(tiny_spec)
+    first = open_run(spec, resume=False, overwrite=False)
+    first.owner.check()
+    unfinished = first.checkpoints / f".step-00000001.{first.owner.token}.unfinished"
+    unfinished.mkdir()
+    second = open_run(spec, resume=True, overwrite=False)
+    second.owner.check()
+    with pytest.raises(TakenOver, match=rf"{first.owner.token}, writes nothing more"):
+        first.owner.check()
+    assert not unfinished.exists()
+
+
+def test_a_run_that_was_deleted_belongs_to_nobody(tmp_path):
+    owner = claim(tmp_path)
+    (tmp_path / "owner.txt").unlink()
+    with pytest.raises(TakenOver, match="nobody"):
+        owner.check()

@@ -1,0 +1,41 @@
+"""Where a run and its jobs stand: states, step, loss, time left, lives with how they ended, checkpoint, errors by rank.
+
+python tools/status.py runs/thumos/g_1536x224_adapter/id0 --watch
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from adatad.cluster.status import report
+from adatad.errors import UserError
+
+WATCH_SECONDS = 10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="runs/<spec name>/id<N>")
+    parser.add_argument(
+        "--watch", action="store_true", help="again and again, as long as a job of the run is in the queue"
+    )
+    args = parser.parse_args()
+    while True:
+        try:
+            lines, going_on = report(args.run)
+        except UserError as error:
+            print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+            return 2
+        if args.watch and sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        print("\n".join(lines), flush=True)
+        if not (args.watch and going_on):
+            return 0
+        time.sleep(WATCH_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
