@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from adatad.memory.offload import LEAVING, PIECE_BYTES
 from adatad.memory.scale import Cost
-from adatad.memory.units import BlockTile, Held, Layer, Units
+from adatad.memory.units import BlockTile, Held, Units
 
 Bytes = Counter
 """By category, as the meter's labels say it."""
@@ -70,22 +71,22 @@ def plain_step(units: Units, policy: str) -> Step:
     """Every block over the whole micro-batch."""
     step, outer, embed = Step(), units.outer, units.embedding(policy)
     frames = Bytes({"frames": units.frame_bytes})
-    copy = units.frame_bytes
+    # One window's clips are a view of it.
+    copy = units.frame_bytes if units.windows > 1 else 0
     layers = [units.layer(policy, kind) for kind in units.kinds[: _last_run(units) + 1]]
     base = frames + Bytes(detector=outer.forward)
     step.note("patch embedding", base + Bytes({"tile": copy + embed.run.peak}))
     saved, tokens = embed.kept, embed.output
     listed = _listed(units)
     for index, layer in enumerate(layers):
-        kept = Bytes({"saved activations": saved, "tokens": tokens if not layer.holds else 0})
-        step.note("forward", base + kept + Bytes({"tile": copy + layer.run.peak + (tokens if layer.holds else 0)}))
-        saved += layer.kept
-        if index in listed:
-            saved += tokens
+        coming_in = 0 if index - 1 in listed else tokens
+        content = Bytes({"saved activations": saved + coming_in, "tile": copy + layer.run.peak})
+        step.note("forward", base + content)
+        saved += layer.kept + (tokens if index in listed else 0)
         step.work.add(layer.run)
     step.work.add(embed.run)
     if units.side:
-        _side_forward(step, units, policy, base, saved - tokens)
+        _side_forward(step, units, policy, base, copy, saved)
         return step
     saved_at_end = Bytes({"saved activations": saved})
     step.note("detector", frames + saved_at_end + Bytes(detector=outer.between))
@@ -114,16 +115,15 @@ def _listed(units: Units) -> tuple[int, ...]:
     return tuple(range(len(units.kinds))) if blocks == "all" else tuple(sorted(blocks))
 
 
-def _side_forward(step: Step, units: Units, policy: str, base: Bytes, listed: int) -> None:
+def _side_forward(step: Step, units: Units, policy: str, base: Bytes, copy: int, listed: int) -> None:
     """Adapters beside the backbone, one after the other, over the listed outputs."""
     layer, outer, count = units.side_layer(policy), units.outer, units.side_adapters
     tokens = layer.output
-    # Beside the listed outputs: what adapters keep (their input may be a listed output itself) and the sum so far.
-    kept = layer.kept - tokens if layer.holds else layer.kept
-    lists = Bytes({"saved activations": listed + tokens})
-    own = kept * (count - 1)
-    step.note("forward", base + lists + Bytes({"saved activations": own, "tile": units.frame_bytes + layer.run.peak}))
-    saved = Bytes({"saved activations": (kept + (tokens if layer.holds else 0)) * count})
+    # Beside the listed outputs: what adapters keep, and the sum before and behind the last of them.
+    own = layer.kept - tokens * layer.holds
+    content = {"saved activations": listed + own * (count - 1) + tokens * (count > 1)}
+    step.note("forward", base + Bytes({**content, "tile": copy + layer.run.peak - tokens}))
+    saved = Bytes({"saved activations": layer.kept * count})
     frames = Bytes({"frames": units.frame_bytes})
     step.note("detector", frames + saved + Bytes(detector=outer.between))
     step.note("backward", frames + saved + Bytes({"detector": outer.backward, "tile": layer.back.peak}))
@@ -197,6 +197,10 @@ class _WaveStep:
         self.embed, self.embed_back = units.embedding_tile(wave.tile_clips)
         self.casts = sum(block.casts for block in self.blocks)
         self.frames = _frames(units, wave)
+        self.last_share = units.clips / wave.tile_clips - (self.tiles - 1)
+        entered = [self.entered(index) for index in range(len(self.kinds))]
+        self.graphs_below = [0, *accumulate(graph for graph, _ in entered)]
+        self.copies_below = [0, *accumulate(copy for _, copy in entered)]
 
     def step(self) -> Step:
         step, outer, units, wave = Step(), self.units.outer, self.units, self.wave
@@ -305,7 +309,7 @@ class _WaveStep:
             rest = self.rows_beside(number, window, top, wanted, t) + self.halos_of(start, stop, window, t)
             rest["gradients"] += sum(self.sums(index) for index in range(stop, len(self.kinds)))
             gradients = min(t + 2, tiles) - max(0, t - depth) if t < tiles else depth
-            rest["gradient rows"] += max(gradients, 1) * self.row
+            rest["gradient rows"] += max(gradients, 1) * self.row - (1 - self.last_share) * self.row * (t + 2 > tiles)
             made = depth if window else min(depth, t + 1)
             rest["gradients"] += sum(self.sums(stop - 1 - level) for level in range(made))
             fullest = Bytes()
@@ -331,14 +335,15 @@ class _WaveStep:
             highest = stop - 1 - done
             if highest < start:
                 continue
-            inputs += self.row
-            for index in range(start, highest + 1):
-                graph, copy = self.entered(index)
-                if index < stop - 1:
-                    graphs += graph
-                if index < highest:
-                    inputs += copy
-        return Bytes({"held graphs": graphs, "window": inputs, "tile": work})
+            share = self.share(other)
+            graphs += share * self.graphs_below[min(highest + 1, stop - 1)] - share * self.graphs_below[start]
+            inputs += share * (self.row + self.copies_below[highest] - self.copies_below[start])
+        share = self.share(t - level)
+        return Bytes({"held graphs": int(graphs), "window": int(inputs), "tile": int(share * work)})
+
+    def share(self, t: int) -> float:
+        """Of a whole tile that a tile is: the last of a window may be shorter."""
+        return self.last_share if t == self.tiles - 1 else 1.0
 
     def entered(self, index: int) -> tuple[int, int]:
         """What `enter` makes of a tile: graph and output, and a copy for the next block."""
@@ -386,8 +391,7 @@ class _WaveStep:
     def at_the_bottom(self) -> Bytes:
         """Mode full: gradients of the tokens wait, those of all blocks are summed."""
         sums = sum(self.sums(index) for index in range(len(self.kinds)))
-        rows = self.row if self.wave.rows_on_host else self.all_rows
-        return Bytes({"gradient rows": rows, "gradients": sums, "tile": self.embed_back.peak})
+        return Bytes({"gradient rows": self.all_rows, "gradients": sums, "tile": self.embed_back.peak})
 
     # Work
 
