@@ -45,10 +45,11 @@ class Work:
     into: int = 0
     out: int = 0
 
-    def add(self, cost: Cost, times: int = 1) -> None:
+    def add(self, cost: Cost, times: int = 1, share: float = 1.0) -> None:
+        """share: what its FLOPs are on average, where some tiles are shorter."""
         if times > 0 and cost.kernels:
-            self.flops += cost.flops * times
-            self.runs.append((cost.flops, cost.kernels, times))
+            self.flops += int(cost.flops * times * share)
+            self.runs.append((int(cost.flops * share), cost.kernels, times))
 
 
 @dataclass
@@ -170,9 +171,10 @@ def _side_step(units: Units, wave: Wave) -> Step:
     ):  # fmt: skip
         work = max(tile.run.peak, visit.peak, embed.peak - row) + left_over + made * narrow
         step.note(name, frames + streamed + Bytes({"detector": base, "tile": rows + work}))
-        step.work.add(embed, full)
-        step.work.add(tile.run, full * (max(_listed(units)) + 1))
-        step.work.add(visit, full * reads)
+        share = units.clips / (tile_count(units, wave) * wave.tile_clips)
+        step.work.add(embed, full, share)
+        step.work.add(tile.run, full * (max(_listed(units)) + 1), share)
+        step.work.add(visit, full * reads, share)
     between = frames if not wave.frames_on_host else Bytes()
     step.note("detector", between + Bytes(detector=outer.between))
     if wave.frames_on_host:
@@ -317,26 +319,30 @@ class _WaveStep:
                 entering = max((self.blocks[i].graph.peak for i in range(start, stop - 1)), default=0)
                 work = max(self.blocks[stop - 1].top.peak, entering - self.last_entered(start, stop))
                 fullest = self.waiting(start, stop, t, 0, work)
-            for level in range(1, min(depth, t + 1)):
-                if t - level < tiles:
+            for level in self.turns(start, stop):
+                if level <= t and t - level < tiles:
                     content = self.waiting(start, stop, t, level, self.blocks[stop - 1 - level].low.peak)
                     fullest = max(fullest, content, key=lambda content: sum(content.values()))
             yield rest + fullest
+
+    def turns(self, start: int, stop: int) -> list[int]:
+        """Of the levels below the top, the first of each kind of block: later ones find less."""
+        levels = {self.kinds[stop - 1 - level]: level for level in range(stop - start - 1, 0, -1)}
+        return sorted(levels.values())
 
     def last_entered(self, start: int, stop: int) -> int:
         return self.blocks[stop - 2].graph.kept if stop - start > 1 else 0
 
     def waiting(self, start: int, stop: int, t: int, level: int, work: int) -> Bytes:
         """Graphs, and inputs of blocks, of all tiles of the wave in step t when levels below `level` are done."""
-        graphs = inputs = 0
+        graphs = inputs = 0.0
         for other in range(max(0, t - (stop - start) + 1), min(t, self.tiles - 1) + 1):
-            # Tile `other` is at level t - other in this step; it has done that level if it is below `level`.
             done = t - other + (t - other < level)
             highest = stop - 1 - done
             if highest < start:
                 continue
             share = self.share(other)
-            graphs += share * self.graphs_below[min(highest + 1, stop - 1)] - share * self.graphs_below[start]
+            graphs += share * (self.graphs_below[min(highest + 1, stop - 1)] - self.graphs_below[start])
             inputs += share * (self.row + self.copies_below[highest] - self.copies_below[start])
         share = self.share(t - level)
         return Bytes({"held graphs": int(graphs), "window": int(inputs), "tile": int(share * work)})
@@ -397,18 +403,18 @@ class _WaveStep:
 
     def count_work(self, step: Step) -> None:
         units, wave, work, count = self.units, self.wave, step.work, self.units.windows * self.tiles
-        work.add(self.embed, count)
-        for block in self.blocks:
-            for cost in (block.run, block.squeeze, block.add):
-                work.add(cost, count)
+        share = units.clips / (self.tiles * wave.tile_clips)
+        costs = [self.embed, *(cost for block in self.blocks for cost in (block.run, block.squeeze, block.add))]
         for start, stop in self.segments:
             for index in range(start, stop):
                 block, top = self.blocks[index], index == stop - 1
                 if not top or self.kinds[index] == "first":
-                    work.add(block.graph if not top else block.run, count)
-                work.add(block.top if top else block.low, count)
+                    costs.append(block.run if top else block.graph)
+                costs.append(block.top if top else block.low)
         if self.kinds[0] == "full":
-            work.add(self.embed_back, count)
+            costs.append(self.embed_back)
+        for cost in costs:
+            work.add(cost, count, share)
         moved = 0
         if wave.rows_on_host:
             moved += 2 * len(self.segments) * self.all_rows

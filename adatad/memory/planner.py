@@ -6,6 +6,7 @@ estimates: nothing here was measured on a GPU. See `seconds_of` for what they as
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +27,12 @@ KEPT_FREE = 0.1
 """Of a device's memory, for the allocator's gaps and libraries; beside GIB for the CUDA context."""
 EFFICIENCY = 0.6
 """Of `tflops` that blocks reach."""
+SMALLER = 0.85
+"""What the next smaller plan may take of one that didn't fit after all."""
 KERNEL_SECONDS = 5e-6
 """To launch one: what small tiles can't go below."""
+ALIKE = 1.02
+"""Plans whose times are within this factor count as equally fast."""
 UNHIDDEN = 0.05
 """Of the time of copies that run beside arithmetic."""
 
@@ -64,20 +69,57 @@ class Plan:
     flops: int
     seconds: float
     away: int
-    """Kinds of things that aren't on the device."""
+    """Kinds of things that aren't on the device all the time."""
 
     @property
     def host_bytes(self) -> int:
         return sum(self.host.values())
 
     def fits(self, machine: Machine) -> bool:
-        return self.bytes <= machine.usable_bytes and self.host_bytes <= (machine.host_bytes or float("inf"))
+        return self.bytes <= machine.usable_bytes and self.fits_host(machine)
+
+    def fits_host(self, machine: Machine) -> bool:
+        limit = self.memory.host_limit_gib
+        kept = sum(self.host.get(name, 0) for name in ("saved rows", "halos"))
+        allowed = limit is None or kept <= limit * GIB
+        return allowed and (machine.host_bytes is None or self.host_bytes <= machine.host_bytes)
 
     @property
     def order(self) -> tuple:
         """Plans that are faster come first; of those that are as fast, what leaves most where it is, then the
         smallest."""
-        return self.seconds, self.away, self.bytes
+        return round(math.log(self.seconds) / math.log(ALIKE)), self.away, self.bytes + self.host_bytes
+
+    def settings(self, asked: Spec) -> list[str]:
+        """What `--set` must say for this plan, over the defaults of a spec's section memory."""
+        memory, defaults = self.memory, MemorySpec()
+        named = [name for name in MemorySpec.model_fields if name not in ("weight_dtype", "residual_dtype")]
+        if memory.policy != "tile":
+            named = [name for name in named if name not in TILE_ONLY]
+        lines = [f"memory.policy={memory.policy}"]
+        for name in named[1:]:
+            value = getattr(memory, name)
+            if value != getattr(defaults, name) or value != getattr(asked.memory, name):
+                lines.append(f"memory.{name}={value}")
+        if self.engine != ("ddp" if asked.parallel.engine == "auto" else asked.parallel.engine):
+            lines.append(f"parallel.engine={self.engine}")
+        if self.accumulation != asked.train.accumulation:
+            lines.append(f"train.accumulation={self.accumulation}")
+        return [line for line in lines if not line.endswith("=None")]
+
+    def describe(self) -> str:
+        """In words: "tile, 1 clip, k 5, hold, rows and halos on the host"."""
+        memory = self.memory
+        parts = [memory.policy]
+        if memory.policy == "tile":
+            parts += [f"{memory.tile_clips} clip{'s' * (memory.tile_clips > 1)}", f"k {memory.segment_blocks}"]
+            parts.append(memory.recompute)
+        away = [name.replace("_", " ") for name in PLACES[:-1] if getattr(memory, name) == "host"]
+        if away:
+            parts.append(f"{' and '.join(filter(None, [', '.join(away[:-1]), away[-1]]))} on the host")
+        if memory.frozen_weights == "stream":
+            parts.append("frozen weights streamed")
+        return ", ".join(parts)
 
 
 PLACES = ("rows", "halos", "frames", "optimizer_state", "moving_average", "frozen_weights")
@@ -97,8 +139,17 @@ class Planner:
     arithmetic: dtype of the run. What the spec says about memory beside `policy: auto` is kept in every plan.
     """
 
-    def __init__(self, spec: Spec, machine: Machine, arithmetic: torch.dtype, num_classes: int = 20):
+    def __init__(
+        self,
+        spec: Spec,
+        machine: Machine,
+        arithmetic: torch.dtype,
+        num_classes: int = 20,
+        engines: tuple[str, ...] = ("ddp",),
+    ):
+        """engines: that `parallel.engine: auto` may become."""
         self.spec, self.machine, self.arithmetic, self.num_classes = spec, machine, arithmetic, num_classes
+        self.engines = engines if spec.parallel.engine == "auto" else (spec.parallel.engine,)
         self._units: dict[int, Units] = {}
 
     def units(self, accumulation: int) -> Units:
@@ -109,37 +160,33 @@ class Planner:
 
     # Which plans there are
 
-    def plans(self) -> list[Plan]:
-        """All that the spec's own checks allow, fastest first."""
-        plans = [self.plan(memory, engine) for memory, engine in self.candidates()]
+    def plans(self, coarse: bool = False) -> list[Plan]:
+        """All that the spec's own checks allow, fastest first. coarse: few of them, the smallest ones included."""
+        plans = [self.plan(memory, engine) for memory, engine in self.candidates(coarse)]
         return sorted(plans, key=lambda plan: plan.order)
 
-    def candidates(self) -> Iterator[tuple[MemorySpec, str]]:
-        for engine in self.engines():
+    def candidates(self, coarse: bool) -> Iterator[tuple[MemorySpec, str]]:
+        for engine in self.engines:
             seen = set()
-            for memory in self.memories():
-                resolved = self.resolved(memory, engine)
-                if resolved not in seen and self.allowed(resolved, engine):
-                    seen.add(resolved)
-                    yield resolved, engine
+            for asked in self.memories(coarse):
+                memory = self.resolved(asked)
+                if memory not in seen and self.allowed(memory, engine):
+                    yield memory, engine
+                seen.add(memory)
 
-    def engines(self) -> tuple[str, ...]:
-        asked = self.spec.parallel.engine
-        return ("ddp", "fsdp") if asked == "auto" and self.machine.ranks > 1 else (asked,)
-
-    def memories(self) -> Iterator[MemorySpec]:
-        asked = self.spec.memory
-        only_tile = any(getattr(asked, name) != getattr(MemorySpec(), name) for name in TILE_ONLY)
-        levels = LEVELS[:1] if self.machine.shared else LEVELS
-        for level in levels:
-            if not only_tile:
+    def memories(self, coarse: bool) -> Iterator[MemorySpec]:
+        asked, defaults = self.spec.memory, MemorySpec()
+        only_tile = any(getattr(asked, name) != getattr(defaults, name) for name in TILE_ONLY)
+        sizes, segments = ([1], SEGMENTS[::3]) if coarse else (self.tile_sizes(), SEGMENTS)
+        for level in LEVELS[:1] if self.machine.shared else LEVELS:
+            if not (only_tile and asked.policy == "auto"):
                 for policy in ("none", "selective", "block"):
-                    yield self.placed({"policy": policy}, level, ("optimizer_state", "moving_average"))
+                    yield self.placed({"policy": policy}, level)
             for recompute in ("hold", "rebuild"):
-                for clips in self.tile_sizes():
-                    for blocks in SEGMENTS:
+                for clips in sizes:
+                    for blocks in segments:
                         shape = {"tile_clips": clips, "segment_blocks": blocks, "recompute": recompute}
-                        yield self.placed({"policy": "tile", **shape}, level, PLACES)
+                        yield self.placed({"policy": "tile", **shape}, level)
 
     def tile_sizes(self) -> list[int]:
         units = self.units(self.spec.train.accumulation)
@@ -147,40 +194,60 @@ class Planner:
         sizes = {1, usual // 4, usual // 2, usual, 2 * usual, 4 * usual}
         return sorted({min(size, units.clips) for size in sizes if size > 0})
 
-    def placed(self, changes: dict[str, Any], level: tuple[str, ...], places: tuple[str, ...]) -> MemorySpec:
-        """The spec's settings with changes; what the spec itself says stays."""
-        asked = self.spec.memory
-        away = {name: "stream" if name == "frozen_weights" else "host" for name in level if name in places}
-        said = {name for name in asked.model_fields_set if name != "policy"}
-        return asked.model_copy(update={k: v for k, v in {**changes, **away}.items() if k == "policy" or k not in said})
+    def placed(self, changes: dict[str, Any], level: tuple[str, ...]) -> MemorySpec:
+        """The spec's section with changes, and what is away at a level; what `auto` has beside it stays as it is. Of a
+        spec with a policy of its own nothing is kept but dtypes and the limit."""
+        asked, defaults = self.spec.memory, MemorySpec()
+        away = {name: "stream" if name == "frozen_weights" else "host" for name in level}
+        kept = {"weight_dtype": asked.weight_dtype}
+        if changes["policy"] == "tile":
+            kept |= {"residual_dtype": asked.residual_dtype, "host_limit_gib": asked.host_limit_gib}
+        else:
+            away = {name: place for name, place in away.items() if name not in TILE_ONLY}
+            kept["weight_dtype"] = asked.weight_dtype if asked.weight_dtype in ("auto", "fp32") else "auto"
+        if asked.policy == "auto":
+            names = asked.model_fields_set - {"policy"}
+            kept |= {
+                name: getattr(asked, name) for name in names if changes["policy"] == "tile" or name not in TILE_ONLY
+            }
+        return defaults.model_copy(update={**changes, **away, **kept})
 
-    def resolved(self, memory: MemorySpec, engine: str) -> MemorySpec:
-        """Without what has no effect, so that equal plans are equal; tiles and segments as they will be."""
-        units = self.units(self.spec.train.accumulation)
+    def resolved(self, memory: MemorySpec) -> MemorySpec:
+        """With tiles and segments as they will be, and without what has no effect: equal plans are equal."""
         if memory.policy != "tile":
             return memory
-        changes: dict[str, Any] = {}
-        clips = memory.tile_clips or default_tile_clips(units.tubelets * units.positions, units.sizes.width)
-        changes["tile_clips"] = min(clips, units.clips)
+        units = self.units(self.spec.train.accumulation)
+        usual = default_tile_clips(units.tubelets * units.positions, units.sizes.width)
+        tile_clips = min(memory.tile_clips or usual, units.clips)
+        changes: dict[str, Any] = {"tile_clips": tile_clips}
         learning = sum(kind != "below" for kind in units.kinds)
         if units.side or not learning:
-            changes |= {"rows": "device", "halos": "device", "recompute": "hold", "segment_blocks": 1}
+            changes |= {"recompute": "hold", "segment_blocks": 1}
         else:
-            ratio = units.sizes.mlp_width / units.sizes.width
-            blocks = memory.segment_blocks or default_segment_blocks(
-                learning, units.clips, changes["tile_clips"], ratio, memory.recompute == "hold"
-            )
+            ratio, hold = units.sizes.mlp_width / units.sizes.width, memory.recompute == "hold"
+            blocks = memory.segment_blocks or default_segment_blocks(learning, units.clips, tile_clips, ratio, hold)
             changes["segment_blocks"] = min(blocks, learning)
             if changes["segment_blocks"] == 1:
                 changes["recompute"] = "hold"
-        said = memory.model_fields_set if self.spec.memory.policy != "auto" else self.spec.memory.model_fields_set
-        keep = {"tile_clips", "segment_blocks"}
-        return memory.model_copy(update={k: v for k, v in changes.items() if k in keep or k not in said})
+        return memory.model_copy(update=changes)
 
     def allowed(self, memory: MemorySpec, engine: str) -> bool:
         parallel = self.spec.parallel.model_copy(update={"engine": engine})
         changed = self.spec.model_copy(update={"memory": memory, "parallel": parallel})
-        return not [key for key, _ in cross_checks(changed) if key[0] == "memory"]
+        return not any(key[0] in ("memory", "parallel") for key, _ in cross_checks(changed))
+
+    def best(self, plans: list[Plan]) -> Plan | None:
+        """The first that fits, of plans in order."""
+        return next((plan for plan in plans if plan.fits(self.machine)), None)
+
+    def smallest(self, plans: list[Plan]) -> Plan:
+        """The one that takes least of the device, of those that the host has room for."""
+        roomy = [plan for plan in plans if plan.fits_host(self.machine)]
+        return min(roomy or plans, key=lambda plan: plan.bytes)
+
+    def smaller(self, plans: list[Plan], than: Plan) -> Plan | None:
+        """The fastest plan that takes at most SMALLER of another's memory; None if there is none."""
+        return next((p for p in plans if p.bytes <= SMALLER * than.bytes and p.fits_host(self.machine)), None)
 
     # One plan
 
@@ -190,7 +257,7 @@ class Planner:
         if not isinstance(policy, str) or policy == "auto":
             return None
         engine = "ddp" if self.spec.parallel.engine == "auto" else self.spec.parallel.engine
-        return self.plan(self.resolved(self.spec.memory, engine), engine)
+        return self.plan(self.resolved(self.spec.memory), engine)
 
     def plan(self, memory: MemorySpec, engine: str, accumulation: int | None = None) -> Plan:
         """memory: resolved."""
@@ -208,7 +275,7 @@ class Planner:
         flops = (step.work.flops + self.outer(units, memory).flops) * accumulation
         seconds = self.seconds(units, step.work, held, memory, engine, accumulation)
         host = self.host(step.host, held, memory, units)
-        away = sum(getattr(memory, name) != "device" for name in PLACES)
+        away = sum(getattr(memory, name) != "device" for name in PLACES) + (engine in SHARDS_FROZEN_WEIGHTS)
         categories = dict(content.most_common())
         return Plan(
             memory, engine, accumulation, sum(categories.values()), categories, moment, host, flops, seconds, away

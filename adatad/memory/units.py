@@ -118,6 +118,7 @@ class Units:
     _layers: dict = field(default_factory=dict)
     _tiles: dict = field(default_factory=dict)
     _models: dict = field(default_factory=dict)
+    _held: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         data, backbone = self.spec.data, self.spec.model.backbone
@@ -154,7 +155,11 @@ class Units:
     # Weights
 
     def held(self, policy: str) -> Held:
-        model = self.model(policy)
+        if policy not in self._held:
+            self._held[policy] = self._hold(self.model(policy))
+        return self._held[policy]
+
+    def _hold(self, model: TemporalActionDetector) -> Held:
         backbone = model.backbone
         blocks = [backbone.blocks[self.sample(kind)] for kind in self.kinds]
         frozen = [parameter_bytes(block, trained=False) for block in blocks]
@@ -342,16 +347,22 @@ class Units:
         return cost, back
 
     def tile(self, clips: int, kind: Kind, hold: bool) -> BlockTile:
-        name = clips, kind, hold
-        if name not in self._tiles:
+        if (clips, kind) not in self._tiles:
             with self.scale.on(), no_autocast(META):
-                self._tiles[name] = self._weigh_tile(clips, kind, hold)
-        return self._tiles[name]
+                self._tiles[clips, kind] = self._weigh_tile(clips, kind)
+        unit = self._tiles[clips, kind]
+        if hold or kind in ("below", "first"):
+            return unit
+        # A copy goes through the block in place.
+        peak = max(unit.run.peak, unit.squeeze.peak, unit.squeeze.kept + unit.add.peak)
+        costs = unit.run, unit.squeeze, unit.add
+        again = Cost(unit.row, unit.row + peak, sum(cost.flops for cost in costs), sum(cost.kernels for cost in costs))
+        return replace(unit, graph=again, low=unit.top)
 
-    def _weigh_tile(self, clips: int, kind: Kind, hold: bool) -> BlockTile:
+    def _weigh_tile(self, clips: int, kind: Kind) -> BlockTile:
         index, stream = self.sample(kind), self.tile_pass()
         with self.scale.weigh() as made:
-            wave = self._wave(stream, index, clips, kind, hold)
+            wave = self._wave(stream, index, clips, kind)
         casts = made.kept
         tiles = wave.tiles[0]
         run, squeeze, add = self._forward_on(wave, index, tiles[1])
@@ -392,10 +403,10 @@ class Units:
                 del before, gz, gp
         return forward, back
 
-    def _wave(self, stream: WavePass, index: int, clips: int, kind: Kind, hold: bool) -> Wave:
+    def _wave(self, stream: WavePass, index: int, clips: int, kind: Kind) -> Wave:
         """Of the one block `index`, over a few tiles."""
         settings = replace(
-            stream.settings, first=index, last=index, tile_clips=clips, segment_blocks=1, hold=hold,
+            stream.settings, first=index, last=index, tile_clips=clips, segment_blocks=1, hold=True,
             block_by_block=False, rows_on_host=False, halos_on_host=False,
         )  # fmt: skip
         backbone = stream.backbone
@@ -446,7 +457,7 @@ class Units:
             with self.scale.weigh() as unit.graph:
                 following = segment.enter(index, 1, tiles[1], x, True)
             del x, following
-            if wave.settings.hold and wave.differentiates(index):
+            if wave.differentiates(index):
                 with self.scale.weigh() as unit.low:
                     segment.through_block(index, 1, tiles[1], segment.gradients.pop(1))
             else:
