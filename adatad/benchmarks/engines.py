@@ -14,9 +14,8 @@ from adatad.benchmarks.table import Result
 from adatad.memory.meter import Peak
 from adatad.models.detector import build_model
 from adatad.models.trained import trained_names
-from adatad.parallel.partition import Held, held_bytes
+from adatad.parallel.partition import Held, gathered_bytes, held_bytes
 from adatad.spec import Spec, load
-from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.metered import META, step_memory
 
 ENGINES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "fairscale")
@@ -74,22 +73,15 @@ def rank_bytes(engine: str, ranks: int, sizes: Sizes, peak: Peak) -> float:
     update, where all gradients do."""
     held = held_bytes(engine, ranks, sizes.frozen, sizes.trained)
     working = peak.bytes - sum(peak.by_label.get(name, 0) for name in WEIGHTS)
-    in_backward = working + peak.by_label.get("gradients", 0) + gathered_bytes(engine, ranks, sizes)
+    in_backward = working + peak.by_label.get("gradients", 0) + gathered(engine, ranks, sizes)
     return sum(held) - held.gradients + max(in_backward, held.gradients)
 
 
-def gathered_bytes(engine: str, ranks: int, sizes: Sizes) -> float:
+def gathered(engine: str, ranks: int, sizes: Sizes) -> float:
     """What is held of others in backward. Of sharded weights two segments of blocks (one in work, one on its way), the
-    root, and the trained weights that the wave reads whole, unless torch's shards reach it block by block; under ddp
-    the buckets that gradients are exchanged in."""
-    if ranks == 1:
-        return 0.0
-    if engine == "ddp":
-        return sizes.trained
-    if engine not in SHARDS_FROZEN_WEIGHTS:
-        return 0.0
+    root, and the trained weights that the wave reads whole, unless torch's shards reach it block by block."""
     whole = 0 if engine == "fsdp" and sizes.full else sizes.trained_in_blocks
-    return 2 * SEGMENT * sizes.block + sizes.root + whole
+    return gathered_bytes(engine, ranks, sizes.trained, 2 * SEGMENT * sizes.block + sizes.root + whole)
 
 
 def show(title: str, sizes: Sizes, peak: Peak) -> None:

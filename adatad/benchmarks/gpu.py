@@ -12,18 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from adatad.benchmarks.cpu import peak_resident, resident_floor
 from adatad.benchmarks.table import Result
 from adatad.errors import UserError
+from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
@@ -62,22 +61,6 @@ class Measured:
     peak_bytes: int = 0
     executed_flops: int = 0
     fits: bool = True
-
-
-class FlopCount(TorchDispatchMode):
-    """FLOPs of all products, convolutions and attention while it is active, by torch's own formulas. (torch's
-    FlopCounterMode also follows modules, by hooks that `torch.autograd.grad` refuses.)"""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = operator(*args, **(kwargs or {}))
-        count = flop_registry.get(operator.overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
 
 
 CASES = (

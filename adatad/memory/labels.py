@@ -26,4 +26,11 @@ class label:  # noqa: N801, used as a statement
         _names.append(self.name)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None and not hasattr(error, "place"):
+            error.place = place()
         _names.pop()
+
+
+def place_of(error: BaseException) -> str:
+    """What was being done when an error was raised, from outside in; "" outside of all labels."""
+    return getattr(error, "place", "")

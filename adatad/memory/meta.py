@@ -64,8 +64,11 @@ def _attention(naive: Callable, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tens
         return naive(q, k, v, attn_mask=attn_mask)
     dtype = meta_autocast().dtype or q.dtype
     q, k, v = (tensor.to(dtype) for tensor in (q, k, v))
-    if attn_mask is None and dtype in (torch.bfloat16, torch.float16):
+    if attn_mask is None and q.dim() == 4 and dtype in (torch.bfloat16, torch.float16):
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)[0]
+    if q.dim() != 4:
+        # The kernels take [batch, heads, length, width] alone.
+        return naive(q, k, v, attn_mask=None if attn_mask is None else attn_mask.to(dtype))
     if attn_mask is not None:
         attn_mask = attn_mask.to(dtype).expand(*q.shape[:-1], k.shape[-2])
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))

@@ -90,6 +90,8 @@ def wave_passes(backbone: VideoBackbone) -> list[WavePass]:
 
 def policy_ranges(memory: MemorySpec, depth: int) -> list[tuple[int, int, str]]:
     """(first block, last block, policy) of consecutive ranges that cover the backbone."""
+    if memory.policy == "auto":
+        raise ValueError("memory.policy auto: the planner's choice must take its place first")
     if isinstance(memory.policy, str):
         return [(0, depth - 1, memory.policy)]
     return [(blocks.first, blocks.last, blocks.policy) for blocks in memory.policy]

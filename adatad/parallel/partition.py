@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
+
 
 class Held(NamedTuple):
     """Bytes on one rank after backward: the frozen weights; the trained parameters, with what an engine keeps beside
@@ -39,3 +41,13 @@ def held_bytes(engine: str, ranks: int, frozen: int, trained: int) -> Held:
             return Held(frozen / ranks, share, 2 * share, share, share)
         case _:
             raise ValueError(f"no partition rule for engine {engine}")
+
+
+def gathered_bytes(engine: str, ranks: int, trained: int, whole: int) -> int:
+    """What a rank holds of others in backward. whole: of sharded weights, those that are gathered at once; under ddp it
+    is the buckets that gradients are exchanged in."""
+    if ranks == 1:
+        return 0
+    if engine == "ddp":
+        return trained
+    return whole if engine in SHARDS_FROZEN_WEIGHTS else 0

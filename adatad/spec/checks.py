@@ -265,6 +265,10 @@ def _memory(spec: Spec) -> Iterator[Problem]:
         if mode == "side":
             yield (*key, "policy"), "mode side takes one policy, not ranges: its backbone runs without a graph"
     policies = [memory.policy] if isinstance(memory.policy, str) else [blocks.policy for blocks in memory.policy]
+    if memory.policy == "auto":
+        # The planner leaves out what isn't allowed; what is said beside it must be possible under tile.
+        yield from _placement(spec, ["tile"])
+        return
     if "tile" not in policies:
         defaults = MemorySpec()
         for name in TILE_ONLY:

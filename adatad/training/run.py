@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import logging
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,9 +35,19 @@ from adatad.training.export import load_exported
 from adatad.training.life import DONE, leave_mark
 from adatad.training.loop import Progress, Training
 from adatad.training.metrics import Metrics
+from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
+from adatad.training.plan import Choice, choose
 from adatad.training.resume import ResumeError, checkpoint_to_resume, go_on
 from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
-from adatad.training.setup import Parts, build_initial_model, build_parts, shapes_of, validation_loader
+from adatad.training.setup import (
+    Parts,
+    build_initial_model,
+    build_parts,
+    check_batch,
+    number_of_classes,
+    shapes_of,
+    validation_loader,
+)
 from adatad.training.signals import StopRequest
 from adatad.training.tensors import load_shards, load_whole_tensors
 from adatad.training.validation import Detections, check_classifier, classes_of, detect, scores, write_detections
@@ -67,20 +79,87 @@ def train(
         videos = annotations.train + annotations.validation
         check_videos(spec.data, videos)
         check_classifier(spec, annotations)
+        check_batch(spec, processes, annotations)
         # Annotations that can't be scored must not come to light after the first epochs.
         scores({}, spec)
         stage(spec.data, (video.name for video in videos), console.print)
-        parts = build_parts(spec, annotations, processes)
-        run, logger, progress = _open(parts, resume, overwrite, console)
+        chosen = choose(spec, processes, number_of_classes(spec, annotations))
+        attempt = Attempt(annotations, processes, resume, overwrite, console, stop)
+        try:
+            result = attempt.train(chosen)
+        except TooMuch as error:
+            # Outside of the block that caught it, so that nothing of the first attempt is alive.
+            chosen, attempt.notes = error.smaller, (f"{error}; taking the next smaller plan, once",)
+            result = None
+        if result is None:
+            free_memory(processes)
+            result = attempt.train(chosen)
         if processes.is_main:
-            _describe(parts, annotations, run, logger)
-        training = Training(parts, annotations, run, progress, logger, console, stop, _board_timelines(spec))
-        result = training.train()
-        if processes.is_main:
-            write_report(run.path, spec)
-            leave_mark(DONE, f"step {training.progress.step}")
+            write_report(run_directory(chosen.spec).path, chosen.spec)
+            leave_mark(DONE, f"step {attempt.steps}")
         processes.barrier()
     return result
+
+
+class TooMuch(Exception):  # noqa: N818, training catches it
+    """Memory ran out before the first step under a plan of `memory.policy: auto`, and there is a smaller one."""
+
+    def __init__(self, message: str, smaller: Choice):
+        super().__init__(message)
+        self.smaller = smaller
+
+
+@dataclass
+class Attempt:
+    """Training with one choice of the planner, or with the next if memory runs out before anything has changed."""
+
+    annotations: Annotations
+    processes: Processes
+    resume: str | None
+    overwrite: bool
+    console: Console
+    stop: StopRequest
+    notes: tuple[str, ...] = ()
+    run: RunDirectory | None = None
+    steps: int = 0
+    """Of the run, when it has ended."""
+
+    def train(self, chosen: Choice) -> dict[str, Any]:
+        """Raises TooMuch, or OutOfMemoryError with advice."""
+        spec, processes, training, retry, message = chosen.spec, self.processes, None, False, ""
+        classes = number_of_classes(spec, self.annotations)
+        try:
+            parts = build_parts(spec, self.annotations, processes)
+            self.run, logger, progress = _open(parts, self.resume, self.overwrite, self.console, self.run)
+            for line in (*self.notes, *chosen.lines):
+                logger.info(line)
+            if processes.is_main:
+                _describe(parts, self.annotations, self.run, logger)
+            snapshot_when_full(self.run, processes)
+            started = progress.step
+            training = Training(
+                parts, self.annotations, self.run, progress, logger, self.console, self.stop, _board_timelines(spec)
+            )
+            result = training.train()
+            self.steps = training.progress.step
+            return result
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            changed = training is not None and training.progress.step > started
+            # Other ranks may be waiting for this one in the middle of a step: there is no going back for them.
+            retry = chosen.smaller is not None and not changed and processes.world == 1
+            where = self.run or run_directory(spec)
+            message = str(error).splitlines()[0] if retry else explain(error, spec, processes, classes, where)
+        if retry:
+            raise TooMuch(f"out of memory in the first step ({message})", chosen.smaller)
+        raise OutOfMemoryError(message)
+
+
+def free_memory(processes: Processes) -> None:
+    gc.collect()
+    if processes.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def score_checkpoint(
@@ -95,6 +174,7 @@ def score_checkpoint(
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
         check_classifier(spec, annotations)
+        spec = choose(spec, processes, number_of_classes(spec, annotations)).spec
         model = build_initial_model(spec, annotations)[0]
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint)
@@ -131,9 +211,10 @@ def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> 
 
 
 def _open(
-    parts: Parts, resume: str | None, overwrite: bool, console: Console
+    parts: Parts, resume: str | None, overwrite: bool, console: Console, opened: RunDirectory | None = None
 ) -> tuple[RunDirectory, logging.Logger, Progress]:
-    """The run's directory, its logger, and where it stands, with the parts as they were there."""
+    """The run's directory, its logger, and where it stands, with the parts as they were there. opened: the directory
+    that an earlier attempt has made."""
     spec, processes = parts.spec, parts.processes
     path, skipped, checkpoint = None, [], None
     if processes.noted(OPENED):
@@ -145,7 +226,7 @@ def _open(
         own_parts = is_sharded(path) and parts.engine.shards({}) is not None
         checkpoint = read_checkpoint(path, whole=not own_parts)
         check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
-    run = _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
+    run = opened or _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
     processes.note(OPENED)
     logger = log_to(run, console) if processes.is_main else _silent_logger()
     for line in skipped:

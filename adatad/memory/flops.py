@@ -1,0 +1,39 @@
+"""Counts the FLOPs, and the kernels, of whatever runs while it is active."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+FREE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh")
+"""Operators that compute nothing, beside views."""
+
+
+class FlopCount(TorchDispatchMode):
+    """FLOPs of all products, convolutions and attention while it is active, by torch's own formulas; and how many
+    operators compute something, each about one kernel of a GPU. (torch's FlopCounterMode also follows modules, by hooks
+    that `torch.autograd.grad` refuses.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+        self.kernels = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        count = flop_registry.get(operator.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        self.kernels += _computes(operator)
+        return result
+
+
+@cache
+def _computes(operator: Any) -> bool:
+    name = operator.overloadpacket.__name__
+    returns = operator._schema.returns
+    is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
+    return not is_view and name not in FREE

@@ -1,0 +1,510 @@
+"""The small pieces of a training step, weighed once each at their real sizes: one block on the whole window or on one
+tile, under a policy; the detector with its losses; the model's weights."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatad.memory.adapter_tile import add_adapter_, squeeze
+from adatad.memory.arithmetic import autocast, no_autocast
+from adatad.memory.labels import label
+from adatad.memory.offload import HostMemory
+from adatad.memory.policy import apply_policy, wave_passes
+from adatad.memory.residency import AlwaysThere
+from adatad.memory.scale import META, SAMPLES, Cost, Kind, Scale, kinds, parameter_bytes, sample_model
+from adatad.memory.side import add_linear_, squeeze_before
+from adatad.memory.tiled import WavePass
+from adatad.memory.tiles import Tile
+from adatad.memory.wave import FromTheOutput, SegmentWave, Wave, Weights
+from adatad.models.adapter import Adapter
+from adatad.models.detector import TemporalActionDetector
+from adatad.models.draws import clip_keys
+from adatad.models.losses import detection_losses
+from adatad.models.targets import Targets, assign_targets
+from adatad.spec.presets import resolve_backbone
+from adatad.spec.schema import MemorySpec, Spec
+
+TILES = 3
+"""Of the wave that tiles are weighed in: the middle one has both neighbours."""
+
+
+@dataclass
+class Held:
+    """Bytes of weights: frozen and trained ones of all blocks, of the largest block, and of what lies outside of
+    blocks; the largest trained tensor and group; buffers; the bytes of one adapter in fp32."""
+
+    frozen_blocks: int
+    frozen_rest: int
+    trained_blocks: int
+    trained_rest: int
+    largest_frozen_block: int
+    largest_block: int
+    largest_trained: int
+    largest_group: int
+    buffers: int
+    adapter: int
+    trained_block: int
+
+    @property
+    def frozen(self) -> int:
+        return self.frozen_blocks + self.frozen_rest
+
+    @property
+    def trained(self) -> int:
+        return self.trained_blocks + self.trained_rest
+
+
+@dataclass
+class Outer:
+    """A step without its backbone. Bytes: `forward` when the backbone begins, `between` at most while the detector and
+    the losses go forward and back, `backward` when the backbone's turn comes."""
+
+    forward: int = 0
+    between: int = 0
+    backward: int = 0
+    timeline: int = 0
+    flops: int = 0
+    kernels: int = 0
+
+
+@dataclass
+class Layer:
+    """A block over whole windows under one policy. kept: until backward; holds: its input
+    too. run, back: beside what was
+    there before forward and backward; output: of its output; sums: gradients that stay."""
+
+    kept: int
+    holds: bool
+    run: Cost
+    back: Cost
+    output: int
+    sums: int
+
+
+@dataclass
+class BlockTile:
+    """A block on one tile. row: bytes of its tokens; run: its frozen part in place; squeeze: to the bottleneck, which
+    stays; add: the adapter's rest; top, low: backward of a block whose
+    graph must be made, or is held; graph: what `enter` makes of a tile; halo,
+    casts: bytes."""
+
+    row: int
+    halo: int
+    casts: int
+    run: Cost
+    squeeze: Cost
+    add: Cost
+    graph: Cost
+    top: Cost
+    low: Cost
+
+
+@dataclass
+class Units:
+    """All that can be weighed of a spec on one rank. windows: of one micro-batch there."""
+
+    spec: Spec
+    windows: int
+    arithmetic: torch.dtype
+    num_classes: int
+    scale: Scale = field(default_factory=Scale)
+    _layers: dict = field(default_factory=dict)
+    _tiles: dict = field(default_factory=dict)
+    _models: dict = field(default_factory=dict)
+    _held: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        data, backbone = self.spec.data, self.spec.model.backbone
+        self.kinds = kinds(backbone)
+        self.side = backbone.mode == "side"
+        self.frames = data.window.size_grid * data.window.frames_per_position
+        self.clips = self.frames // backbone.clip_frames
+        self.sizes = resolve_backbone(backbone)
+        self.tubelets = backbone.clip_frames // backbone.tubelet
+        self.positions = (data.size_pixels // self.sizes.patch) ** 2
+        self.frame_bytes = self.windows * 3 * self.frames * data.size_pixels**2
+        self.side_adapters = len(self.model("none").backbone.adapter_blocks) if self.side else 0
+        self.side_hidden = int(self.sizes.width * backbone.adapter.ratio)
+
+    def model(self, policy: str) -> TemporalActionDetector:
+        """The sample under a policy, on the meta device."""
+        if policy not in self._models:
+            model = sample_model(self.spec.model, self.num_classes)
+            memory = MemorySpec(policy=policy, weight_dtype=self.weight_dtype(policy))
+            if policy == "tile":
+                memory = memory.model_copy(update={"residual_dtype": self.spec.memory.residual_dtype})
+            apply_policy(model.backbone, memory, self.spec.data, self.arithmetic)
+            self.scale.meter.register([*model.parameters(), *model.buffers()], "weights")
+            self._models[policy] = model
+        return self._models[policy]
+
+    def weight_dtype(self, policy: str) -> str:
+        asked = self.spec.memory.weight_dtype
+        return asked if policy == "tile" or asked in ("auto", "fp32") else "auto"
+
+    def sample(self, kind: Kind) -> int:
+        return min(SAMPLES[kind], len(self.model("none").backbone.blocks) - 1)
+
+    # Weights
+
+    def held(self, policy: str) -> Held:
+        if policy not in self._held:
+            self._held[policy] = self._hold(self.model(policy))
+        return self._held[policy]
+
+    def _hold(self, model: TemporalActionDetector) -> Held:
+        backbone = model.backbone
+        blocks = [backbone.blocks[self.sample(kind)] for kind in self.kinds]
+        frozen = [parameter_bytes(block, trained=False) for block in blocks]
+        trained = [parameter_bytes(block, trained=True) for block in blocks]
+        in_sample = [sum(parameter_bytes(block, trained) for block in backbone.blocks) for trained in (False, True)]
+        rest_of_backbone = parameter_bytes(backbone, trained=True) - in_sample[1]
+        learning = [p for p in model.parameters() if p.requires_grad]
+        adapters = [module for module in backbone.modules() if isinstance(module, Adapter)]
+        return Held(
+            frozen_blocks=sum(frozen),
+            frozen_rest=parameter_bytes(model, trained=False) - in_sample[0],
+            trained_blocks=sum(trained),
+            trained_rest=parameter_bytes(model, trained=True) - in_sample[1],
+            largest_frozen_block=max(frozen),
+            largest_block=max(map(sum, zip(frozen, trained, strict=True))),
+            largest_trained=max(p.nbytes for p in learning),
+            largest_group=max(parameter_bytes(model.detector, trained=True), sum(trained) + rest_of_backbone),
+            buffers=sum(buffer.nbytes for buffer in model.buffers()),
+            adapter=sum(p.nbytes for p in adapters[-1].parameters()) if adapters else 0,
+            trained_block=max(trained),
+        )  # fmt: skip
+
+    # The detector and what else is outside of the backbone
+
+    @cached_property
+    def outer(self) -> Outer:
+        """With a timeline that computes nothing."""
+        model, outer = self.model("none"), Outer()
+        weights = torch.zeros(1, device=META, requires_grad=self.spec.model.backbone.mode != "frozen")
+
+        def timeline(frames: Tensor, keys: Tensor | None = None) -> Tensor:
+            return _Timeline.apply(weights, self, outer)
+
+        return self._weigh_outer(model, timeline, outer)
+
+    @cached_property
+    def side_outer(self) -> Outer:
+        """In mode side under policy tile: with all that is computed on means over space."""
+        model, outer = self.model("tile"), Outer()
+        side = model.backbone.timeline
+
+        def nothing(frames: Tensor) -> Iterator:
+            if outer.forward:
+                self._reach_backward(outer)
+            else:
+                outer.forward = self.scale.bytes - self._floor
+            return iter(())
+
+        side.visits = nothing
+        result = self._weigh_outer(model, side, outer)
+        del side.visits
+        return result
+
+    def _weigh_outer(self, model: TemporalActionDetector, timeline: object, outer: Outer) -> Outer:
+        own = model.backbone.timeline
+        model.backbone.timeline = timeline
+        with self.scale.on():
+            frames = torch.empty(self._frames(self.windows, self.frames), dtype=torch.uint8, device=META)
+            self._floor = self.scale.bytes
+            with self.scale.weigh() as cost:
+                self._detect(model, frames)
+            if not outer.backward:
+                self._reach_backward(outer, cost.peak)
+            outer.between = max(outer.between, cost.peak)
+            for parameter in model.parameters():
+                parameter.grad = None
+        outer.flops, outer.kernels = cost.flops, cost.kernels
+        model.backbone.timeline = own
+        return outer
+
+    def _reach_backward(self, outer: Outer, peak: int = 0) -> None:
+        outer.between = max(outer.between, self.scale.meter.peak.bytes - self._floor, peak)
+        outer.backward = self.scale.bytes - self._floor
+
+    def _detect(self, model: TemporalActionDetector, frames: Tensor) -> None:
+        """Forward and backward of a micro-batch, as in training."""
+        data, windows = self.spec.data, self.windows
+        size = data.window.size_grid
+        with autocast(META, self.arithmetic):
+            mask = torch.ones(windows, size, dtype=torch.bool, device=META)
+            keys = torch.zeros(windows, dtype=torch.int64, device=META)
+            predictions = model(frames, mask, keys)
+            targets = Targets(*(tensor.to(META) for tensor in self._targets(model)))
+            losses = detection_losses(predictions, targets, 100.0, self.spec.model.detector)
+            del predictions, targets, mask, keys
+            losses["cost"].backward()
+
+    def _targets(self, model: TemporalActionDetector) -> Targets:
+        detector, size, windows = model.detector, self.spec.data.window.size_grid, self.windows
+        masks = detector.level_masks(torch.ones(windows, size, dtype=torch.bool))
+        segments, labels = [torch.tensor([[1.0, 9.0]])] * windows, [torch.zeros(1, dtype=torch.int64)] * windows
+        return assign_targets(
+            detector.points(size), masks, segments, labels, self.num_classes, self.spec.model.detector
+        )
+
+    # Blocks over whole windows
+
+    def embedding(self, policy: str) -> Layer:
+        """The patch embedding of all clips."""
+        return self._layer(("embedding", policy), policy, lambda model, x: model.backbone.embed(x))
+
+    def layer(self, policy: str, kind: Kind) -> Layer:
+        keys = self._keys(self.windows * self.clips)
+
+        def run(model: TemporalActionDetector, x: Tensor) -> Tensor:
+            return model.backbone.blocks[self.sample(kind)](x, self.windows, keys)
+
+        return self._layer((policy, kind), policy, run, kind)
+
+    def side_layer(self, policy: str) -> Layer:
+        """An adapter beside the backbone, and its sum."""
+
+        def run(model: TemporalActionDetector, x: Tensor) -> Tensor:
+            tokens = _Passed.apply(torch.empty(0, device=META, requires_grad=True), x)
+            return tokens + model.backbone.side_adapters[-1](x, self.windows)
+
+        return self._layer((policy, "side"), policy, run, "first")
+
+    def _layer(self, name: tuple, policy: str, run: object, kind: Kind | None = None) -> Layer:
+        if name not in self._layers:
+            model = self.model(policy)
+            with self.scale.on(), autocast(META, self.arithmetic), torch.set_grad_enabled(not self._no_graph(name)):
+                self._layers[name] = self._weigh_layer(model, run, kind)
+        return self._layers[name]
+
+    def _no_graph(self, name: tuple) -> bool:
+        mode = self.spec.model.backbone.mode
+        return mode == "frozen" or (mode == "side" and name[-1] != "side")
+
+    def _weigh_layer(self, model: TemporalActionDetector, run: object, kind: Kind | None) -> Layer:
+        floor = self.scale.bytes
+        if kind is None:
+            shape = self._frames(self.windows * self.clips, self.spec.model.backbone.clip_frames)
+            x = torch.empty(shape, dtype=torch.uint8, device=META)
+        else:
+            x = torch.empty(self._tokens(self.windows * self.clips), dtype=self.stream_dtype, device=META)
+            if kind not in ("below", "first") and torch.is_grad_enabled():
+                x.requires_grad_()
+        with self.scale.weigh() as forward:
+            y = run(model, x)
+        input_storage = weakref.ref(x.untyped_storage())
+        del x
+        output = y.untyped_storage().nbytes()
+        kept, holds = self.scale.bytes - floor - output, input_storage() is not None
+        back, sums = Cost(), 0
+        if y.requires_grad:
+            pooled = model.backbone.pool(y)
+            del y
+            before = self.scale.bytes
+            with self.scale.weigh() as back:
+                pooled.backward(torch.empty_like(pooled))
+            sums = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+            back.peak = max(back.peak, 0) + before - floor - kept
+            for parameter in model.parameters():
+                parameter.grad = None
+        return Layer(kept, holds, forward, back, output, sums)
+
+    @cached_property
+    def stream_dtype(self) -> torch.dtype:
+        """Of tokens between blocks under autocast."""
+        low = self.model("none").backbone.patch_embed.weight.dtype
+        return torch.promote_types(low, torch.float32)
+
+    # Blocks on a tile
+
+    def tile_pass(self) -> WavePass:
+        return wave_passes(self.model("tile").backbone)[0]
+
+    def embedding_tile(self, clips: int) -> tuple[Cost, Cost]:
+        """The patch embedding of one tile, and (mode full) its gradients."""
+        stream = self.tile_pass()
+        backbone, length = stream.backbone, clips * self.spec.model.backbone.clip_frames
+        with self.scale.on():
+            frames = torch.empty(self._frames(1, length), dtype=torch.uint8, device=META)
+            with torch.no_grad(), self.scale.weigh() as cost:
+                row = stream.embed(frames).to(stream.settings.residual)
+                del row
+            back = Cost()
+            named = [p for p in backbone.patch_embed.parameters() if p.requires_grad]
+            if named:
+                with self.scale.weigh() as back:
+                    tokens = stream.embed(frames)
+                    parts = torch.autograd.grad(tokens, named, torch.empty_like(tokens))
+                    del tokens, parts
+        return cost, back
+
+    def tile(self, clips: int, kind: Kind, hold: bool) -> BlockTile:
+        if (clips, kind) not in self._tiles:
+            with self.scale.on(), no_autocast(META):
+                self._tiles[clips, kind] = self._weigh_tile(clips, kind)
+        unit = self._tiles[clips, kind]
+        if hold or kind in ("below", "first"):
+            return unit
+        # A copy goes through the block in place.
+        peak = max(unit.run.peak, unit.squeeze.peak, unit.squeeze.kept + unit.add.peak)
+        costs = unit.run, unit.squeeze, unit.add
+        again = Cost(unit.row, unit.row + peak, sum(cost.flops for cost in costs), sum(cost.kernels for cost in costs))
+        return replace(unit, graph=again, low=unit.top)
+
+    def _weigh_tile(self, clips: int, kind: Kind) -> BlockTile:
+        index, stream = self.sample(kind), self.tile_pass()
+        with self.scale.weigh() as made:
+            wave = self._wave(stream, index, clips, kind)
+        casts = made.kept
+        tiles = wave.tiles[0]
+        run, squeeze, add = self._forward_on(wave, index, tiles[1])
+        unit = BlockTile(self.row_bytes(clips), 0, casts, run, squeeze, add, Cost(), Cost(), Cost())
+        if kind == "below":
+            return unit
+        tokens, residual = self._tokens(clips), wave.settings.residual
+        for _ in wave.forward((tile, torch.empty(tokens, dtype=residual, device=META)) for tile in tiles):
+            pass
+        adapter = wave.adapters.get(index)
+        if adapter is not None:
+            unit.halo = 2 * adapter.reach * self.positions * adapter.down.shape[0] * adapter.down.itemsize
+        self._backward_on(unit, wave, index)
+        return unit
+
+    def side_visit(self, clips: int) -> tuple[Cost, Cost]:
+        """An adapter beside the backbone reads a tile: going forward, and for the gradients of its first layer."""
+        stream = self.tile_pass()
+        low = stream.settings.dtype
+        with self.scale.on(), torch.no_grad():
+            adapter = self.model("tile").backbone.side_adapters[-1]
+            weight, bias = adapter.down.weight.to(low), adapter.down.bias.to(low)
+            x = torch.empty(self._tokens(clips), dtype=stream.settings.residual, device=META)
+            total, total_bias = (
+                torch.zeros_like(weight, dtype=torch.float32),
+                torch.zeros_like(bias, dtype=torch.float32),
+            )
+            with self.scale.weigh() as forward:
+                z = F.gelu(squeeze_before(x, weight, bias))
+                pooled = stream.backbone.pool(z.view(*x.shape[:2], -1))
+                del z, pooled
+            with self.scale.weigh() as back:
+                before = squeeze_before(x, weight, bias)
+                gz = torch.empty(clips * self.tubelets, 1, before.shape[-1], dtype=low, device=META)
+                gz = gz.expand(-1, self.positions, -1).reshape(before.shape)
+                gp = torch.ops.aten.gelu_backward(gz, before)
+                add_linear_(total, total_bias, gp, x.flatten(0, 1).to(low))
+                del before, gz, gp
+        return forward, back
+
+    def _wave(self, stream: WavePass, index: int, clips: int, kind: Kind) -> Wave:
+        """Of the one block `index`, over a few tiles."""
+        settings = replace(
+            stream.settings, first=index, last=index, tile_clips=clips, segment_blocks=1, hold=True,
+            block_by_block=False, rows_on_host=False, halos_on_host=False,
+        )  # fmt: skip
+        backbone = stream.backbone
+        named = [(n, p) for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(f"blocks.{index}.")]
+        weights = Weights(backbone, settings, [n for n, _ in named], tuple(p for _, p in named))
+        keep, flows = kind != "below", kind not in ("below", "first")
+        return Wave(
+            backbone, settings, 1, TILES * clips, self._keys(TILES * clips), weights, AlwaysThere(),
+            HostMemory(META), self.positions, keep, flows,
+        )  # fmt: skip
+
+    def _forward_on(self, wave: Wave, index: int, tile: Tile) -> tuple[Cost, Cost, Cost]:
+        x = torch.empty(self._tokens(tile.stop - tile.start), dtype=wave.settings.residual, device=META)
+        squeezed, added = Cost(), Cost()
+        with torch.no_grad():
+            with self.scale.weigh() as run:
+                wave.transform.in_place(index, tile, x)
+            adapter = wave.adapters.get(index)
+            if adapter is not None:
+                with self.scale.weigh() as squeezed:
+                    z = squeeze(x, adapter, wave.planes(tile))[0]
+                with self.scale.weigh() as added:
+                    add_adapter_(x, z, z[: adapter.reach], z[: adapter.reach], adapter)
+        return run, squeezed, added
+
+    def _backward_on(self, unit: BlockTile, wave: Wave, index: int) -> None:
+        """One tile first, which makes the sums; then the middle one, from its input and from a held graph."""
+        tiles, tokens = wave.tiles[0], self._tokens(wave.settings.tile_clips)
+
+        def row(_: Tile | None = None) -> Tensor:
+            return torch.empty(tokens, dtype=wave.settings.residual, device=META)
+
+        with torch.no_grad():
+            segment = SegmentWave(wave, index, index + 1, tiles, FromTheOutput(row), None)
+            segment.fetch(0)
+            for t in range(TILES - 1):
+                segment.fetch(t + 1)
+            segment.gradients = {t: row() for t in range(TILES)}
+            segment.waiting[0, index] = row()
+            segment.enter(index, 0, tiles[0], segment.waiting.pop((0, index)), False)
+            segment.through_block(index, 0, tiles[0], segment.gradients.pop(0))
+            segment.enter(index, 1, tiles[1], row(), False)
+            with self.scale.weigh() as unit.top:
+                following = segment.through_block(index, 1, tiles[1], segment.gradients.pop(1))
+            del following
+            segment.gradients[1] = row()
+            x = row()
+            with self.scale.weigh() as unit.graph:
+                following = segment.enter(index, 1, tiles[1], x, True)
+            del x, following
+            if wave.differentiates(index):
+                with self.scale.weigh() as unit.low:
+                    segment.through_block(index, 1, tiles[1], segment.gradients.pop(1))
+            else:
+                unit.low = unit.top
+
+    # Shapes
+
+    def _frames(self, count: int, length: int) -> tuple[int, ...]:
+        return count, 3, length, self.spec.data.size_pixels, self.spec.data.size_pixels
+
+    def row_bytes(self, clips: int) -> int:
+        return clips * self.tubelets * self.positions * self.sizes.width * self.tile_pass().settings.residual.itemsize
+
+    def _tokens(self, clips: int) -> tuple[int, int, int]:
+        return clips, self.tubelets * self.positions, self.sizes.width
+
+    def _keys(self, clips: int) -> Tensor:
+        return clip_keys(torch.zeros(1, dtype=torch.int64, device=META), clips)
+
+
+class _Passed(torch.autograd.Function):
+    """Tokens whose gradient goes on to what isn't weighed."""
+
+    @staticmethod
+    def forward(ctx, nothing: Tensor, like: Tensor) -> Tensor:
+        return torch.empty_like(like)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return None, None
+
+
+class _Timeline(torch.autograd.Function):
+    """Features of no backbone; notes what else is there when its turns come."""
+
+    @staticmethod
+    def forward(ctx, weights: Tensor, units: Units, outer: Outer) -> Tensor:
+        ctx.units, ctx.outer = units, outer
+        outer.forward = units.scale.bytes - units._floor
+        shape = units.windows, units.clips * units.tubelets, units.sizes.width
+        with label("features"):
+            out = torch.empty(shape, dtype=torch.float32, device=META)
+        outer.timeline = out.nbytes
+        units.scale.meter.reset_peak()
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        ctx.units._reach_backward(ctx.outer)
+        return None, None, None

@@ -1,0 +1,99 @@
+"""Plans for a spec: on the machine at hand when training starts, and counted by the meter to compare."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+
+from adatad.errors import UserError
+from adatad.memory.meter import Peak
+from adatad.memory.offload import GIB
+from adatad.memory.planner import Machine, Plan, Planner
+from adatad.memory.remedies import remedies, shortfall
+from adatad.parallel.engine import autocast_dtype
+from adatad.parallel.processes import Processes
+from adatad.spec import Spec
+from adatad.training.metered import step_memory
+
+
+class PlanError(UserError):
+    """A spec that fits this machine under no plan; the message says by how much, and what would make it fit."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A spec with what the planner took for `memory.policy: auto`; lines: what, and why. smaller: the same with the
+    next smaller plan, if there is one."""
+
+    spec: Spec
+    lines: tuple[str, ...] = ()
+    smaller: Choice | None = None
+
+
+def this_rank(processes: Processes, empty: bool = True) -> Machine:
+    """What this rank has: a GPU's free memory (or all of it, if it isn't `empty` now); on a CPU the available RAM is
+    device and host."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
+    host = psutil.virtual_memory().available / local
+    if processes.device.type != "cuda":
+        return Machine(host, None, ranks=processes.world, shared=True)
+    free, total = torch.cuda.mem_get_info(processes.device)
+    return Machine(free if empty else total, host, ranks=processes.world)
+
+
+def least_rank(processes: Processes) -> Machine:
+    """What every rank has; all ranks ask."""
+    own = this_rank(processes)
+    sizes = processes.gather((own.memory_bytes, own.host_bytes))
+    host = None if own.host_bytes is None else min(host for _, host in sizes)
+    return replace(own, memory_bytes=min(memory for memory, _ in sizes), host_bytes=host)
+
+
+def choose(spec: Spec, processes: Processes, num_classes: int) -> Choice:
+    """Resolve `memory.policy: auto`; any other spec stays as it is. All ranks choose alike. Raises PlanError."""
+    if spec.memory.policy != "auto":
+        return Choice(spec)
+    planner = planner_for(spec, processes, least_rank(processes), num_classes)
+    plans = planner.plans()
+    taken = planner.best(plans)
+    if taken is None:
+        raise PlanError(explain_misfit(planner, plans))
+    smaller = planner.smaller(plans, taken)
+    then = None if smaller is None else Choice(with_plan(spec, smaller), (say(planner, plans, smaller),))
+    return Choice(with_plan(spec, taken), (say(planner, plans, taken),), then)
+
+
+def planner_for(spec: Spec, processes: Processes, machine: Machine, num_classes: int) -> Planner:
+    return Planner(spec, machine, autocast_dtype(spec.train.precision, processes.device), num_classes)
+
+
+def with_plan(spec: Spec, plan: Plan) -> Spec:
+    return spec.model_copy(update={"memory": plan.memory})
+
+
+def say(planner: Planner, plans: list[Plan], taken: Plan) -> str:
+    """One line: what was taken, what it takes, and what the fastest would need."""
+    room = f"{taken.bytes / GIB:.1f} of {planner.machine.usable_bytes / GIB:.1f} GiB"
+    host = f" and {taken.host_bytes / GIB:.1f} on the host" if taken.host_bytes else ""
+    line = f"memory.policy auto: {taken.describe()}: {room}{host} by the planner's estimate"
+    fastest = min(plans, key=lambda plan: plan.order)
+    if fastest.memory.policy != taken.memory.policy:
+        line += f"; {fastest.memory.policy} would need {fastest.bytes / GIB:.1f}"
+    return line
+
+
+def explain_misfit(planner: Planner, plans: list[Plan]) -> str:
+    lines = [f"memory.policy auto: nothing fits: {shortfall(planner, plans)}"]
+    lines += [f"  it would fit with {cure.what}: --set {' '.join(cure.settings)}" for cure in remedies(planner, plans)]
+    return "\n".join(lines)
+
+
+def count(spec: Spec, plan: Plan, ranks: int = 1, num_classes: int = 20) -> Peak:
+    """The meter's count of one process's step under a plan: without what an engine exchanges with other ranks."""
+    train = spec.train.model_copy(update={"accumulation": plan.accumulation})
+    parallel = spec.parallel.model_copy(update={"engine": "ddp"})
+    planned = spec.model_copy(update={"memory": plan.memory, "train": train, "parallel": parallel})
+    return step_memory(planned, num_classes, max(1, train.global_batch // (plan.accumulation * ranks)))

@@ -1,0 +1,184 @@
+"""The planner's formulas agree with the count of whole steps, and its choices with what fits."""
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from adatad.memory.flops import FlopCount
+from adatad.memory.meta import gpu_like_meta
+from adatad.memory.offload import GIB
+from adatad.memory.planner import ALIKE, Machine, Plan, Planner
+from adatad.memory.remedies import remedies, shortfall
+from adatad.memory.scale import META
+from adatad.parallel.engine import autocast_dtype
+from adatad.spec import load
+from adatad.spec.load import SpecError
+from adatad.training.loop import train_step
+from adatad.training.metered import meta_parts, random_batch, step_memory
+
+CONFIG = "configs/thumos/s_768x160_adapter.yaml"
+SMALL = [
+    "data.window.size_grid=192", "model.detector.max_length=192", "data.size_pixels=64", "model.detector.width=64",
+    "model.backbone.width=96", "model.backbone.heads=3", "model.backbone.depth=4", "train.global_batch=2",
+]  # fmt: skip
+SEEDS = (1, 9, 20, 44, 52, 67, 68, 81, 103, 106)
+WITHIN = 0.05
+
+
+def small(*overrides: str):
+    return load(CONFIG, [*SMALL, *overrides], check_files=False)
+
+
+def planner(spec, gib: float = 1000.0, **machine) -> Planner:
+    return Planner(spec, Machine(gib * GIB, **machine), autocast_dtype(spec.train.precision, META))
+
+
+def random_settings(seed: int) -> list[str]:
+    """Any mode, size, window, policy and placement."""
+    draw = random.Random(seed)
+    mode = draw.choice(["adapter", "adapter", "adapter", "plain", "side", "full", "frozen"])
+    heads, depth, patch = draw.choice([2, 4, 6]), draw.randint(2, 12), draw.choice([8, 14, 16])
+    window, length = 16 * draw.randint(1, 24), draw.choice([256, 512, 768])
+    lines = [
+        f"model.backbone.mode={mode}", f"model.backbone.width={heads * draw.choice([16, 32, 64])}",
+        f"model.backbone.heads={heads}", f"model.backbone.depth={depth}", f"model.backbone.patch={patch}",
+        f"model.backbone.mlp_ratio={draw.choice([2.0, 4.0])}", f"data.size_pixels={patch * draw.randint(2, 8)}",
+        f"data.window.size_grid={window}", f"model.detector.max_length={length}",
+        f"model.backbone.drop_path={draw.choice([0.0, 0.1]) if mode != 'side' else 0.0}",
+        f"model.detector.width={draw.choice([16, 64, 256])}", f"train.global_batch={draw.choice([1, 1, 2, 3])}",
+        f"model.detector.attention_window={draw.choice([-1, -1, 8])}",
+        f"train.precision={draw.choice(['auto', 'auto', 'auto', 'fp32'])}",
+    ]  # fmt: skip
+    if mode in ("adapter", "plain", "side"):
+        blocks = draw.choice(["all", sorted(draw.sample(range(depth), draw.randint(1, depth)))])
+        lines += [f"model.backbone.adapter.blocks={blocks}", f"model.backbone.adapter.kernel={draw.choice([3, 5])}"]
+    lines += {"frozen": ["optimizer.backbone=null"], "full": ["optimizer.backbone.lr=1e-5"]}.get(mode, [])
+    return lines + random_memory(draw, mode)
+
+
+def random_memory(draw: random.Random, mode: str) -> list[str]:
+    policy = draw.choice(["none", "block", "tile", "tile"] + ["selective"] * (mode != "side"))
+    places = ["optimizer_state", "moving_average"]
+    lines = [f"memory.policy={policy}"]
+    if policy == "tile":
+        places += ["frames"] + ["rows", "halos"] * (mode != "side")
+        lines += [f"memory.tile_clips={draw.randint(1, 6)}", f"memory.segment_blocks={draw.randint(1, 8)}"]
+        lines.append(f"memory.recompute={draw.choice(['hold', 'rebuild'])}")
+        lines += ["memory.frozen_weights=stream"] * (mode != "full" and draw.random() < 0.3)
+        lines.append(f"memory.order={draw.choice(['auto', 'auto', 'blocks'])}")
+    return lines + [f"memory.{place}=host" for place in places if draw.random() < 0.3]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_formulas_and_the_meter_agree(seed):
+    spec = load(CONFIG, random_settings(seed), check_files=False)
+    plan, counted = planner(spec).own(), step_memory(spec)
+    assert plan.bytes == pytest.approx(counted.bytes, rel=WITHIN), (plan.categories, counted.by_label)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    ["policy=selective", "policy=tile memory.segment_blocks=3 memory.tile_clips=5 memory.recompute=rebuild"],
+)
+def test_executed_flops_are_those_of_a_step(memory):
+    spec = small(*f"memory.{memory} model.backbone.adapter.blocks=[1,3]".split())
+    windows = spec.train.global_batch
+    with gpu_like_meta(), FlopCount() as flops:
+        train_step(meta_parts(spec), [random_batch(spec, windows, 20, META)], step=1)
+    assert planner(spec).own().flops == pytest.approx(flops.total, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def plans() -> tuple[Planner, list[Plan]]:
+    some = planner(small("memory.policy=auto"))
+    return some, some.plans()
+
+
+def test_more_memory_never_gives_a_slower_plan(plans):
+    some, all_plans = plans
+    seconds = []
+    for gib in (1.15, 1.2, 1.25, 1.3, 1.4, 1.6, 2, 4, 30):
+        some.machine = Machine(gib * GIB)
+        best = some.best(all_plans)
+        seconds.append(best.seconds if best else float("inf"))
+    assert seconds[0] > seconds[-1]
+    assert all(later <= earlier * ALIKE for earlier, later in pairwise(seconds))
+
+
+def test_a_roomy_device_keeps_everything_and_moves_nothing(plans):
+    some, all_plans = plans
+    some.machine = Machine(1000 * GIB)
+    best = some.best(all_plans)
+    assert (best.memory.policy, best.away, best.host_bytes) == ("none", 0, 0)
+
+
+def test_a_plan_s_settings_load_to_the_plan(plans):
+    _, all_plans = plans
+    for plan in all_plans[:: len(all_plans) // 12]:
+        assert small(*plan.settings(small())).memory == plan.memory
+
+
+def test_what_is_said_beside_auto_stays():
+    asked = small("memory.policy=auto", "memory.rows=host", "memory.optimizer_state=host", "memory.tile_clips=3")
+    found = planner(asked).plans()
+    assert {plan.memory.policy for plan in found} == {"tile"}
+    for plan in found:
+        assert (plan.memory.rows, plan.memory.optimizer_state, plan.memory.tile_clips) == ("host", "host", 3)
+    kept = planner(small("memory.policy=auto", "memory.moving_average=device")).plans()
+    assert {plan.memory.moving_average for plan in kept} == {"device"}
+
+
+@pytest.mark.parametrize("engine", ["fsdp", "zero1"])
+def test_every_engine_has_plans_of_its_own(engine):
+    spec = small("memory.policy=auto", f"parallel.engine={engine}")
+    found = planner(spec, ranks=2).plans(coarse=True)
+    assert {plan.engine for plan in found} == {engine}
+    assert {plan.memory.frozen_weights for plan in found} == {"device"}
+    assert planner(spec, ranks=2).smallest(found).bytes < planner(small("memory.policy=none"), ranks=2).own().bytes
+
+
+def test_ranges_of_policies_have_no_plan_of_their_own():
+    ranges = "[{first: 0, last: 1, policy: block}, {first: 2, last: 3, policy: tile}]"
+    assert planner(small(f"memory.policy={ranges}")).own() is None
+
+
+def test_a_misfit_says_by_how_much_and_what_would_fit():
+    asked = ["policy=auto", "rows=device", "halos=device", "frames=device"]
+    asked = [f"memory.{setting}" for setting in asked]
+    some = planner(small(*asked))
+    found = some.plans(coarse=True)
+    # A little too small for the least.
+    some.machine = Machine((some.smallest(found).bytes + GIB - 2**19) / 0.9)
+    assert some.best(found) is None
+    assert "more than the" in shortfall(some, found)
+    cures = {cure.what.split(" ")[0]: cure for cure in remedies(some, found)}
+    assert {"without", "one", "windows", "frames"} == cures.keys()
+    for cure in cures.values():
+        assert cure.plan.fits(some.machine)
+    cure = cures["windows"]
+    again = Planner(small(*asked, *cure.settings), some.machine, some.arithmetic).own()
+    assert again.bytes == pytest.approx(cure.plan.bytes, rel=0.01)
+
+
+def test_host_memory_that_is_missing_is_named():
+    some = planner(small("memory.policy=auto"))
+    found = some.plans(coarse=True)
+    on_host = next(plan for plan in found if plan.host_bytes)
+    tight = replace(some.machine, memory_bytes=(some.smallest(found).bytes * 1.02 + GIB) / 0.9, host_bytes=1000.0)
+    some.machine = tight
+    assert on_host.host_bytes > tight.host_bytes
+    assert some.best(found) is None
+    assert any("host memory" in cure.what for cure in remedies(some, found))
+
+
+def test_auto_refuses_what_no_plan_could_do():
+    with pytest.raises(SpecError, match=r"memory.frozen_weights.*mode full"):
+        small("memory.policy=auto", "memory.frozen_weights=stream", "model.backbone.mode=full",
+              "optimizer.backbone.lr=1e-5")  # fmt: skip
+
+
+def test_an_unresolved_auto_is_an_error():
+    with pytest.raises(ValueError, match="planner"):
+        step_memory(small("memory.policy=auto"), windows=1)

@@ -1,0 +1,37 @@
+"""Say how a spec fits a GPU: memory, time and settings of every policy, and the fastest that fits.
+
+python tools/plan.py configs/thumos/g_1536x224_adapter.yaml --gpu-memory 24 --gpus 2
+
+By formulas (docs/memory.md), in seconds; times are estimates, nothing was measured on a GPU. Leaves with 0 if something
+fits and with 2 if nothing does; then it says by how much, and what would make it fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_spec_arguments(parser)
+    add_engine_arguments(parser)
+    parser.add_argument("--gpu-memory", type=float, required=True, metavar="GIB", help="of one GPU")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="ranks that share the global batch")
+    parser.add_argument("--host-memory", type=float, metavar="GIB", help="of the machine, for all its ranks")
+    parser.add_argument("--tflops", type=float, default=60.0, help="16-bit TFLOP/s of the GPU in large products")
+    parser.add_argument("--pcie", type=float, default=12.0, metavar="GB/s", help="of copies from or to the host")
+    parser.add_argument("--classes", type=int, default=20, help="of the data set")
+    parser.add_argument("--count", action="store_true", help="also count the fastest that fits and the spec's own plan")
+    args = parser.parse_args()
+    spec = spec_from_arguments(args, check_files=False)
+
+    from adatad.report.plans import print_plans
+
+    return print_plans(spec, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
