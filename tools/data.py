@@ -56,6 +56,8 @@ def run_benchmark(args: argparse.Namespace) -> int:
     from adatad.benchmarks.data import measure, show
 
     spec = spec_from_arguments(args)
+    if spec.train.global_batch % args.ranks:
+        raise UserError(f"train.global_batch {spec.train.global_batch} can't be divided by --ranks {args.ranks}")
     show(spec, measure(spec, args.windows), args.ranks, args.step_seconds)
     return 0
 

@@ -33,7 +33,7 @@ def test_the_command_says_how_many_processes(tiny_spec, run_tool):
     assert "steps of 10 s need data.workers 1 on each of 1 ranks" in result.stdout
 
 
-@pytest.mark.parametrize("option", [("--windows", 0), ("--ranks", 0), ("--step-seconds", 0)])
+@pytest.mark.parametrize("option", [("--windows", 0), ("--ranks", 0), ("--ranks", 97), ("--step-seconds", 0)])
 def test_numbers_that_nothing_can_be_measured_with_are_refused(tiny_spec, run_tool, option):
     result = run_tool("data.py", "benchmark", tiny_spec, *option)
     assert result.returncode == 2
