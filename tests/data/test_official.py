@@ -1,0 +1,120 @@
+"""Official files, written here in their published form out of what they were once converted to: the same comes back."""
+
+import csv
+import gzip
+import json
+
+import pytest
+
+from adatad.data.demo import write_video
+from adatad.data.official import OfficialError, charades, ego4d, epic, thumos
+
+
+def table(path, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def unique(items):
+    return list({str(item): item for item in items}.values())
+
+
+def read(path):
+    with gzip.open(path) as file:
+        return json.load(file)["database"]
+
+
+def test_charades_comes_back(shared_folder, tmp_path):
+    truth = read(shared_folder / "data/annotations/charades.json.gz")
+    for file, subset in (("Charades_v1_train.csv", "training"), ("Charades_v1_test.csv", "testing")):
+        rows = []
+        for name, entry in truth.items():
+            actions = ";".join(
+                f"{a['label']} {a['segment'][0]:.2f} {a['segment'][1]:.2f}" for a in entry["annotations"]
+            )
+            if entry["subset"] == subset:
+                rows.append({"id": name, "script": 'a "b", c', "actions": actions, "length": entry["duration"]})
+        table(tmp_path / file, rows)
+    database, classes = charades(tmp_path)
+    assert len(classes) == 157
+    assert database.keys() == truth.keys()
+    for name, entry in truth.items():
+        assert database[name] == {**entry, "annotations": unique(entry["annotations"])}
+
+
+def stamp(seconds):
+    hundredths = round(seconds * 100)
+    return f"{hundredths // 360000:02d}:{hundredths // 6000 % 60:02d}:{hundredths % 6000 / 100:05.2f}"
+
+
+@pytest.mark.parametrize("task", ["verb", "noun"])
+def test_epic_comes_back(task, shared_folder, tmp_path):
+    folder = shared_folder / "data/annotations"
+    truth = read(folder / "epic_kitchens_partial.json.gz")
+    (tmp_path / "EPIC_100_video_info.csv").write_bytes((folder / "epic_video_info.csv").read_bytes())
+    names = [line.split("\t")[1] for line in (folder / f"epic_{task}_classes.txt").read_text().splitlines()]
+    table(tmp_path / f"EPIC_100_{task}_classes.csv", [{"id": n, "key": name} for n, name in enumerate(names)])
+    for file, subset in (("EPIC_100_train.csv", "train"), ("EPIC_100_validation.csv", "val")):
+        table(tmp_path / file, [
+            {"video_id": name, "start_timestamp": stamp(a["segment"][0]), "stop_timestamp": stamp(a["segment"][1]),
+             "verb_class": a["verb"], "noun_class": a["noun"]}
+            for name, entry in truth.items() if entry["subset"] == subset for a in entry["annotations"]
+        ])  # fmt: skip
+    database, classes = epic(tmp_path, task)
+    assert classes == names
+    for name, entry in truth.items():
+        got = database[name]
+        assert (got["subset"], got["fps"]) == (entry["subset"], pytest.approx(entry["fps"], abs=0.01))
+        assert got["duration"] == pytest.approx(entry["duration"], abs=1e-4)
+        expected = unique([{**a, "label": names[a[task]]} for a in entry["annotations"]])
+        assert [a["label"] for a in got["annotations"]] == [a["label"] for a in expected]
+        assert all(
+            a["segment"] == pytest.approx(b["segment"]) for a, b in zip(got["annotations"], expected, strict=True)
+        )
+
+
+def test_ego4d_clips_have_their_own_time(tmp_path):
+    label = {"video_start_time": 103.5, "video_end_time": 110.0, "label": "wash_hands", "primary": True}
+    clip = {"clip_uid": "c1", "video_start_sec": 100.0, "video_end_sec": 580.0, "video_start_frame": 3000,
+            "video_end_frame": 17400}  # fmt: skip
+    annotators = [{"labels": [label, {**label, "label": "other", "primary": False}]}, {"labels": [label]}]
+    train = {"video_uid": "v1", "split": "train", "clips": [{**clip, "annotations": annotators}]}
+    test = {"video_uid": "v2", "split": "test", "clips": [{**clip, "clip_uid": "c2"}]}
+    contents = {"moments_train.json": [train], "moments_val.json": [], "moments_test_unannotated.json": [test]}
+    for file, videos in contents.items():
+        (tmp_path / file).write_text(json.dumps({"videos": videos}))
+    database, classes = ego4d(tmp_path)
+    facts = {"duration": 480.0, "frame": 14400}
+    assert database == {
+        "c1": {"subset": "train", **facts, "annotations": [{"segment": [3.5, 10.0], "label": "wash_hands"}]},
+        "c2": {"subset": "test", **facts, "annotations": []},
+    }
+    assert classes == ["wash_hands"]
+
+
+def test_thumos_files_and_videos(tmp_path):
+    import numpy as np
+
+    (tmp_path / "videos").mkdir()
+    for name in ("video_validation_0000001", "video_test_0000002"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", np.zeros((30, 32, 32, 3), np.uint8))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/Diving_val.txt").write_text("video_validation_0000001  0.1 0.9\n\n")
+    (tmp_path / "text/Diving_test.txt").write_text("video_test_0000002 0.2 0.8\nvideo_test_0000002 0.2 0.8\n")
+    (tmp_path / "text/Ambiguous_test.txt").write_text("video_test_0000002 0.4 0.5\n")
+    database, classes = thumos(tmp_path / "text", tmp_path / "videos")
+    assert classes == ["Diving"]
+    entry = database["video_test_0000002"]
+    assert (entry["subset"], entry["frame"], database["video_validation_0000001"]["subset"]) == (
+        "validation",
+        30,
+        "training",
+    )
+    assert [a["label"] for a in entry["annotations"]] == ["Ambiguous", "Diving"]
+    (tmp_path / "text/Diving_val.txt").write_text("video_validation_0000001 soon 0.9\n")
+    with pytest.raises(OfficialError, match=r"Diving_val\.txt, line 1: can't read"):
+        thumos(tmp_path / "text", tmp_path / "videos")
+    with pytest.raises(OfficialError, match=r"Charades_v1_train\.csv: not a readable"):
+        charades(tmp_path)
