@@ -314,7 +314,7 @@ class MemorySpec(Section):
     """What a training step keeps of the backbone's activations. Changes memory and time, not results
     (docs/memory.md)."""
 
-    policy: Literal["auto"] | Policy | tuple[PolicyRange, ...] = "none"
+    policy: Literal["auto", Policy] | tuple[PolicyRange, ...] = "none"
     """none: all activations; selective: attention and MLP values of each block; block: the input of each block; tile:
     the wave. Or a list of ranges that cover all blocks in order. auto: the planner takes the fastest that fits the
     device, and what else is said here as given (docs/memory.md)."""

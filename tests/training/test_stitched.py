@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adatad.spec import load
-from adatad.training.run import train
+from adatad.training.reproduce import reproduce
 
 ROOT = Path(__file__).parents[2]
 STITCHED = ROOT / "configs" / "stitched"
@@ -56,7 +56,9 @@ def test_two_steps_on_real_videos(footage, few_videos, tmp_path):
         f"data.root={footage}", f"data.annotations={few_videos}", f"run.root={tmp_path}", "data.workers=0",
         "schedule.epochs=2", "schedule.warmup_epochs=0", "train.evaluate_untrained=false",
     ]  # fmt: skip
-    result = train(load(STITCHED / "tia.yaml", settings))
+    result, reproduction = reproduce(load(STITCHED / "tia.yaml", [*settings, "published={average_mAP: 60.0}"]))
+    assert reproduction.verdict == "below", "a stand-in row, and the verdict on it"
+    assert (tmp_path / "stitched/tia/id0/reproduction.md").read_text().startswith("# stitched/tia\n\nstitched/tia: not")
     assert list(result["groups"]) == ["unseen_source=false", "unseen_source=true"]
     lines = [json.loads(line) for line in (tmp_path / "stitched/tia/id0/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
