@@ -14,15 +14,16 @@ ONE_NODE = ("--nodes=1",)
 
 
 def test_a_time_limit(submit, two_nodes):
-    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first life, which waits for it."""
+    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first life, which waits for it. On a
+    busy machine it comes before the first step, and so in later lives too: each then makes a step."""
     job = submit("train_g_1536.sh", options=("--time=1", "--signal=USR1@30"), plant="hold:2")
     job.ends_as("COMPLETED")
     assert_same(job.checkpoint(), two_nodes.checkpoint())
     ends = job.ended()
-    assert re.fullmatch(r"requeued: stopped by SIGUSR1 at step 3", ends[0])
+    assert re.fullmatch(r"requeued: stopped by SIGUSR1 at step [123]", ends[0])
     assert ends[-1] == "done"
     # One output of all lives.
-    assert "life 1-000" in re.sub(rf"life {job.id}-", "life 1-", job.log)
+    assert f"life {job.id}-000" in job.log
     assert f"life {job.id}-001" in job.log
     assert f"== life {job.id}-000" in job.rank_log(1)
     assert f"== life {job.id}-001" in job.rank_log(1)
@@ -48,11 +49,14 @@ def test_preemption_with_more_signals_while_saving(submit, two_nodes, cluster):
     assert "DataLoader worker" not in job.log
 
 
-def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster, tiny, tmp_path):
+def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster, tiny, two_nodes, tmp_path):
     """The first node of both jobs is lost, with their batch scripts. The rank there lives on, and would write later."""
     one = submit("train_g_1536.sh", options=ONE_NODE, plant="keep-holding:2")
+    two = submit("train_g_1536.sh", plant="hold:2")
     one.held(1)
+    two.held(2)
     lost = cluster.facts(one.id)["BatchHost"]
+    assert cluster.facts(two.id)["BatchHost"] == lost
     try:
         cluster.cut(lost)
         one.until(lambda: cluster.facts(one.id).get("Restarts") == "1", "requeued by Slurm")
@@ -65,11 +69,14 @@ def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster,
         assert "writes nothing more to it" in one.log[cause.start() :]
         assert {path: path.stat().st_mtime_ns for path in (one.run / "checkpoints").rglob("*")} == written
         assert cluster.is_in(one.id, "COMPLETED")
+        two.ends_as("COMPLETED")
+        assert cluster.facts(two.id)["BatchHost"] != lost
     finally:
         cluster.heal(lost)
         until(lambda: cluster.idle() == cluster.nodes, "the node is back")
     assert_same(one.checkpoint(), in_one_process(tiny, tmp_path))
-    assert one.ended()[1] == "done"
+    assert_same(two.checkpoint(), two_nodes.checkpoint())
+    assert one.ended()[1] == two.ended()[-1] == "done"
 
 
 def test_a_rank_that_fails_fails_the_job_with_its_error_last(submit, cluster):
