@@ -1,5 +1,6 @@
 """The published experiments: their sizes, and what is trained in them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def test_a_published_model_has_the_reference_s_parameters(path):
     groups = parameter_groups(model, spec.optimizer)
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
     total = sum(parameter.numel() for parameter in model.parameters())
-    adapter = COUNTS[path.stem.replace("_frozen", "_adapter").replace("_full", "_adapter")]
+    row = re.sub(r"_\d+gb$", "", path.stem)
+    adapter = COUNTS[row.replace("_frozen", "_adapter").replace("_full", "_adapter")]
     match spec.model.backbone.mode:
         case "frozen":
             detector = sum(parameter.numel() for parameter in model.detector.parameters())
