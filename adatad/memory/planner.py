@@ -1,7 +1,7 @@
 """What fits: memory, host memory, FLOPs and time of a training step under every policy, by formulas, and the fastest.
 
 Memory agrees with the meter's count of whole steps within a few per cent (`tests/memory/test_planner.py`). Times are
-estimates: nothing here was measured on a GPU. See `seconds_of` for what they assume.
+estimates: nothing here was measured on a GPU. See `Planner.seconds` for what they assume.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Planner:
     def tile_sizes(self) -> list[int]:
         units = self.units(self.spec.train.accumulation)
         usual = default_tile_clips(units.tubelets * units.positions, units.sizes.width)
-        sizes = {1, usual // 4, usual // 2, usual, 2 * usual, 4 * usual}
+        sizes = {1, usual // 2, usual, 2 * usual}
         return sorted({min(size, units.clips) for size in sizes if size > 0})
 
     def placed(self, changes: dict[str, Any], level: tuple[str, ...]) -> MemorySpec:

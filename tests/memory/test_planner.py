@@ -1,8 +1,10 @@
 """The planner's formulas agree with the count of whole steps, and its choices with what fits."""
 
 import random
+import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +173,17 @@ def test_host_memory_that_is_missing_is_named():
     assert on_host.host_bytes > tight.host_bytes
     assert some.best(found) is None
     assert any("host memory" in cure.what for cure in remedies(some, found))
+
+
+@pytest.mark.parametrize("gib", [4, 8, 24])
+def test_the_specs_for_small_cards_fit_and_say_what_they_take(gib):
+    path = Path(f"configs/thumos/g_1536x224_adapter_{gib}gb.yaml")
+    some = planner(load(path, check_files=False), gib)
+    own = some.own()
+    assert own.fits(some.machine)
+    said = [float(x) for x in re.findall(r"\d+\.\d+", path.read_text().partition("word:")[2].partition("base:")[0])]
+    assert said[:2] == pytest.approx([own.bytes / GIB, some.machine.usable_bytes / GIB], abs=0.01)
+    assert said[2:] == pytest.approx([own.host_bytes / GIB] if own.host_bytes else [], abs=0.1)
 
 
 def test_auto_refuses_what_no_plan_could_do():

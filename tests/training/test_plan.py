@@ -62,7 +62,7 @@ def test_both_allocators_are_known():
 
 
 def test_auto_is_resolved_before_anything_is_built_and_logged(tiny_spec, device_of):
-    device_of(64.0)
+    device_of(64.0, shared=True)
     spec = load(tiny_spec, ["memory.policy=auto", "schedule.epochs=1"])
     train(spec)
     run = run_directory(spec)
@@ -70,38 +70,32 @@ def test_auto_is_resolved_before_anything_is_built_and_logged(tiny_spec, device_
     assert "memory.policy auto: none: " in (run.path / "log.txt").read_text()
 
 
-def test_auto_takes_what_fits(tiny_spec, device_of):
-    """A large window for which a little device has no room under none."""
-    spec = load(tiny_spec, ["memory.policy=auto", "data.size_pixels=256", "data.window.size_grid=256",
-                            "model.detector.max_length=256", "model.backbone.width=128"])  # fmt: skip
-    device_of(64.0)
-    assert choose(spec, CPU, 20).spec.memory.policy == "none"
-    device_of(1.4)
-    taken = choose(spec, CPU, 20)
-    assert taken.spec.memory.policy == "tile"
-    assert "none would need" in taken.lines[0]
-    device_of(1.0)
-    with pytest.raises(PlanError, match=r"nothing fits: the smallest plan \(tile, .*\) takes 0\.\d+ GiB"):
-        choose(spec, CPU, 20)
+def test_auto_takes_what_fits_the_smallest_rank(tiny_spec, device_of):
+    """A window for which the little device of the other rank has no room under none."""
 
-
-def test_all_ranks_choose_for_the_smallest(tiny_spec, device_of, monkeypatch):
     class TwoRanks(Processes):
         def gather(self, value):
-            return [value, (value[0] / 1000, value[1])]
+            return [value, (1.3 * GIB, value[1])]
 
-    spec = load(tiny_spec, ["memory.policy=auto"])
-    device_of(1000.0)
-    machine = plan_module.least_rank(TwoRanks(0, 2, torch.device("cpu")))
-    assert machine.memory_bytes == 1.0 * GIB
-    with pytest.raises(PlanError):
-        choose(spec, TwoRanks(0, 2, torch.device("cpu")), 20)
+    spec = load(tiny_spec, ["memory.policy=auto", "data.size_pixels=256",
+                            "data.window.size_grid=128", "model.backbone.width=128"])  # fmt: skip
+    device_of(64.0, shared=True)
+    assert plan_module.least_rank(TwoRanks(0, 2, torch.device("cpu"))).memory_bytes == 1.3 * GIB
+    taken = choose(spec, TwoRanks(0, 2, torch.device("cpu")), 20)
+    assert taken.spec.memory.policy == "tile"
+    assert "none would need" in taken.lines[0]
+
+
+def test_what_fits_nothing_is_refused_with_the_reason(tiny_spec, device_of):
+    device_of(1.0, shared=True)
+    with pytest.raises(PlanError, match=r"nothing fits: the smallest plan \(.*\) takes 0\.\d+ GiB"):
+        choose(load(tiny_spec, ["memory.policy=auto"]), CPU, 20)
 
 
 def test_the_next_smaller_plan_is_taken_once_before_the_first_step(tiny_spec, device_of, monkeypatch):
-    device_of(64.0)
+    device_of(64.0, shared=True)
     seen = fail_in_step(monkeypatch, {0})
-    spec = load(tiny_spec, ["memory.policy=auto", "schedule.epochs=1"])
+    spec = load(tiny_spec, ["memory.policy=auto", "schedule.epochs=1", "data.size_pixels=64"])
     train(spec)
     assert seen[0] == "none"
     assert set(seen[1:]) == {seen[1]} != {"none"}
@@ -113,7 +107,7 @@ def test_the_next_smaller_plan_is_taken_once_before_the_first_step(tiny_spec, de
 
 @pytest.mark.parametrize("policy", ["auto", "none"])
 def test_later_nothing_is_changed_but_advice_is_given(tiny_spec, device_of, monkeypatch, policy):
-    device_of(64.0)
+    device_of(64.0, shared=True)
     seen = fail_in_step(monkeypatch, {1})
     spec = load(tiny_spec, [f"memory.policy={policy}"])
     with pytest.raises(OutOfMemoryError) as caught:
@@ -131,7 +125,7 @@ def test_later_nothing_is_changed_but_advice_is_given(tiny_spec, device_of, monk
 
 
 def test_the_smallest_has_no_smaller_one(tiny_spec, device_of, monkeypatch):
-    device_of(64.0)
+    device_of(64.0, shared=True)
     fail_in_step(monkeypatch, {0, 1, 2})
     spec = load(tiny_spec, ["memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1",
                             "memory.rows=host", "memory.halos=host", "memory.frames=host", "memory.moving_average=host",

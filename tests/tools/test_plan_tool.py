@@ -1,0 +1,57 @@
+"""tools/plan.py: what it prints to paste, and its exit codes."""
+
+import os
+import runpy
+import sys
+
+import pytest
+
+SPEC = "configs/thumos/s_768x160_adapter.yaml"
+SMALL = [
+    "data.window.size_grid=64", "model.detector.max_length=64", "data.size_pixels=64", "model.backbone.depth=3",
+    "model.detector.width=64",
+]  # fmt: skip
+
+
+@pytest.fixture
+def plan(monkeypatch, capsys):
+    """plan(arguments) runs the command in this process: (exit code, what it printed)."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["plan.py", SPEC, *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path("tools/plan.py", run_name="__main__")
+        printed = capsys.readouterr()
+        return left.value.code, printed.out + printed.err
+
+    return run
+
+
+def test_what_fits_is_named_with_settings_to_paste(plan):
+    code, printed = plan("--gpu-memory", 24, "--gpus", 2, "--count", "--set", *SMALL, "memory.policy=block")
+    assert code == 0, printed
+    assert "fastest that fits: none, ddp" in printed
+    assert "\n--set memory.policy=none\n" in printed
+    assert "tile, " in printed
+    assert "own: one process by formulas" in printed
+
+
+def test_nothing_fits_is_exit_code_2_with_by_how_much(plan):
+    code, printed = plan("--gpu-memory", 1.12, "--host-memory", 8, "--set", *SMALL, "train.global_batch=1")
+    assert code == 2, printed
+    assert "nothing fits: the smallest plan (tile, " in printed
+
+
+def test_a_batch_that_the_gpus_can_t_share_is_refused(plan):
+    code, printed = plan("--gpu-memory", 24, "--gpus", 3)
+    assert code == 2
+    assert "train.global_batch 2 can't be divided by 3 GPUs" in printed
+
+
+def test_help_loads_no_torch(run_tool):
+    """So that it comes at once."""
+    run = run_tool("plan.py", "--help", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+    assert run.returncode == 0
+    assert "--host-memory" in run.stdout
+    assert "adatad.spec" in run.stderr
+    assert "| torch" not in run.stderr
