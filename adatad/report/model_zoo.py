@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 
+import torch
+
+from adatad.memory.offload import GIB
+from adatad.memory.planner import Machine, Planner
 from adatad.spec import Spec, load
 from adatad.spec.published_files import DATA_SETS, TRAINED
 from adatad.spec.published_weights import PUBLISHED
 from adatad.spec.rows import Row, all_rows
+from adatad.spec.schema import MemorySpec
 
 HEAD = """# Published rows
 
@@ -27,6 +33,9 @@ Each row's command is `python tools/reproduce.py` with its name. Words of the na
 mode, adapters in the blocks are meant), and so does the name in OpenTAD, which the tables give without the leading
 `e2e_`. A result counts as reproduced if its average mAP is at most 0.5 from the published one. Names say the ViT's size
 (s, b, l, h, g), frames of a window x pixels, what is trained, and what else sets a row apart.
+
+Planned memory is what a training step on one window takes of each GPU's memory in bf16 under DDP, in GiB, by formulas,
+with `memory.policy` none, block and tile ([memory.md](memory.md)); nothing of it was measured on these rows.
 """
 TITLES = {
     "activitynet": "ActivityNet-1.3", "charades": "Charades", "ego4d": "Ego4D-MQ", "epic": "EPIC-KITCHENS-100",
@@ -34,12 +43,23 @@ TITLES = {
 }  # fmt: skip
 
 
-def model_zoo() -> str:
-    """The whole page."""
+POLICIES = ("none", "block", "tile")
+
+
+def planned_memory(spec: Spec) -> str:
+    """GiB that a rank with one window takes under each of POLICIES."""
+    classes = 1 if spec.model.detector.class_agnostic else spec.data.class_count
+    planner = Planner(spec, Machine(0.0, ranks=spec.train.global_batch), torch.bfloat16, classes)
+    plans = [planner.plan(planner.resolved(MemorySpec(policy=policy)), "ddp") for policy in POLICIES]
+    return " / ".join(f"{plan.bytes / GIB:.1f}" for plan in plans)
+
+
+def model_zoo(planned: Callable[[Spec], str] = planned_memory) -> str:
+    """The whole page. planned: what the column of planned memory says of a spec (a second or more for each row)."""
     parts = [HEAD]
     for folder, rows in groupby(all_rows(), key=lambda row: row.name.split("/")[0]):
         specs = [(row, load(row.path, check_files=False)) for row in sorted(rows, key=_size)]
-        parts.append(_table(TITLES[folder], specs))
+        parts.append(_table(TITLES[folder], specs, planned))
     return "\n".join([*parts, _trained(), _weights(), _data_sets()])
 
 
@@ -47,14 +67,14 @@ def _size(row: Row) -> tuple[int, str]:
     return "sblhg".index(row.name.split("/")[1][0]), row.name
 
 
-def _table(title: str, rows: list[tuple[Row, Spec]]) -> str:
+def _table(title: str, rows: list[tuple[Row, Spec]], planned: Callable[[Spec], str]) -> str:
     tious = sorted({name for _, spec in rows for name in spec.published or {} if name != "average_mAP"}, key=float)
-    head = ["row", "in OpenTAD", "window", "trained", "rate", "epochs", "average mAP", *tious]
-    lines = [head, ["---"] * len(head), *(_line(row, spec, tious) for row, spec in rows)]
+    head = ["row", "in OpenTAD", "window", "trained", "rate", "epochs", "planned memory", "average mAP", *tious]
+    lines = [head, ["---"] * len(head), *(_line(row, spec, tious, planned(spec)) for row, spec in rows)]
     return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _line(row: Row, spec: Spec, tious: list[str]) -> list[str]:
+def _line(row: Row, spec: Spec, tious: list[str], memory: str) -> list[str]:
     window, published = spec.data.window, spec.published or {}
     figures = [f"{published[name]:.2f}" if name in published else "" for name in ("average_mAP", *tious)]
     return [
@@ -64,6 +84,7 @@ def _line(row: Row, spec: Spec, tious: list[str]) -> list[str]:
         _trained_parts(spec),
         _rate(spec),
         f"{spec.schedule.end_epoch or spec.schedule.epochs} of {spec.schedule.epochs}",
+        memory,
         *figures,
     ]
 
