@@ -211,9 +211,10 @@ class _WaveStep:
         for content in self.by_blocks() if wave.by_blocks else self.by_tiles():
             step.note("forward", forward + content + self.streamed(range(1), range(1)))
         kept = self.kept_rows(len(self.segments)) + self.kept_halos(0)
-        still = base if not wave.frames_on_host else base - self.frames
+        # Tiles of frames that come from the host are there in forward alone, and for the patch embedding's gradients.
+        still = base - self.frames if wave.frames_on_host else base
         step.note("detector", still + kept + Bytes(detector=outer.between))
-        backward = base + Bytes({"detector": outer.backward, "gradient rows": outer.timeline // 2})
+        backward = still + Bytes({"detector": outer.backward, "gradient rows": outer.timeline // 2})
         for number in self.fullest_segments():
             start, stop = self.segments[number]
             following = range(*self.segments[number - 1]) if number else range(0)
@@ -222,7 +223,8 @@ class _WaveStep:
                 for content in self.segment(number, window):
                     step.note(f"backward of blocks {start} to {stop - 1}", there + content)
         if self.segments and self.kinds[0] == "full":
-            step.note("backward of the patch embedding", backward + self.at_the_bottom())
+            frames = self.frames if wave.frames_on_host else Bytes()
+            step.note("backward of the patch embedding", backward + frames + self.at_the_bottom())
         self.count_work(step)
         rows = (len(self.segments) + wave.by_blocks) * units.windows * self.tiles * self.row
         step.host = Bytes({"saved rows": rows if wave.rows_on_host else 0})
@@ -310,7 +312,7 @@ class _WaveStep:
         for t in range(min(tiles + depth - 1, depth + 2)):
             rest = self.rows_beside(number, window, top, wanted, t) + self.halos_of(start, stop, window, t)
             rest["gradients"] += sum(self.sums(index) for index in range(stop, len(self.kinds)))
-            gradients = min(t + 2, tiles) - max(0, t - depth) if t < tiles else depth
+            gradients = min(t + 2, tiles) - max(0, t - depth + 1)
             rest["gradient rows"] += max(gradients, 1) * self.row - (1 - self.last_share) * self.row * (t + 2 > tiles)
             made = depth if window else min(depth, t + 1)
             rest["gradients"] += sum(self.sums(stop - 1 - level) for level in range(made))
@@ -371,7 +373,9 @@ class _WaveStep:
     def rows_beside(self, number: int, window: int, top: bool, wanted: bool, t: int) -> Bytes:
         """Kept rows of this segment and those below it, gradients that wait above and below it."""
         if self.wave.rows_on_host:
-            return Bytes({"saved rows": self.row * (t + 1 < self.tiles), "gradient rows": 0 if top else self.row})
+            # The next ones, on their way.
+            gradients = self.row * (not top and t + 2 < self.tiles)
+            return Bytes({"saved rows": self.row * (t + 1 < self.tiles), "gradient rows": gradients})
         depth, before = self.segments[number][1] - self.segments[number][0], window * self.tiles
         all_tiles = self.units.windows * self.tiles
         own = all_tiles - before - min(t + 1, self.tiles)
@@ -397,7 +401,9 @@ class _WaveStep:
     def at_the_bottom(self) -> Bytes:
         """Mode full: gradients of the tokens wait, those of all blocks are summed."""
         sums = sum(self.sums(index) for index in range(len(self.kinds)))
-        return Bytes({"gradient rows": self.all_rows, "gradients": sums, "tile": self.embed_back.peak})
+        # What the tile before has made is there until the next one's takes its place.
+        work = self.embed_back.peak + self.embed_back.kept * (self.units.windows * self.tiles > 1)
+        return Bytes({"gradient rows": self.all_rows, "gradients": sums, "tile": work})
 
     # Work
 

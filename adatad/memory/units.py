@@ -343,7 +343,7 @@ class Units:
                 with self.scale.weigh() as back:
                     tokens = stream.embed(frames)
                     parts = torch.autograd.grad(tokens, named, torch.empty_like(tokens))
-                    del tokens, parts
+                del tokens, parts
         return cost, back
 
     def tile(self, clips: int, kind: Kind, hold: bool) -> BlockTile:

@@ -9,7 +9,8 @@ import pytest
 SPEC = "configs/thumos/s_768x160_adapter.yaml"
 SMALL = [
     "data.window.size_grid=64", "model.detector.max_length=64", "data.size_pixels=64", "model.backbone.depth=3",
-    "model.detector.width=64",
+    "model.detector.width=64", "model.detector.stem_blocks=0", "model.detector.branch_blocks=1",
+    "model.detector.regression_ranges=[[0, 4], [4, 10000]]",
 ]  # fmt: skip
 
 
