@@ -40,6 +40,7 @@ def tiny(tiny_data: Path) -> list[str]:
         f"data.annotations={tiny_data}/annotations.json",
         f"data.videos={tiny_data}/videos",
         "data.classes=null",
+        "data.class_count=null",
         "data.window={size_grid: 32, stride_frames: 2, frames_per_position: 1}",
         "data.size_pixels=32",
         "data.workers=0",
