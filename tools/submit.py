@@ -17,6 +17,7 @@ def main() -> int:
     add_engine_arguments(parser)
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=2, help="of each node; one rank each")
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="of one GPU: is it enough by the planner?")
     parser.add_argument("--cpus-per-gpu", type=int, default=8)
     parser.add_argument("--time", default="24:00:00", help="limit of one life; the job comes back after it")
     parser.add_argument("--warn-seconds", type=int, default=180, help="before that limit, for the last checkpoint")
@@ -40,7 +41,7 @@ def main() -> int:
     )  # fmt: skip
     run = run_directory(spec).path
     try:
-        check(spec, resources)
+        check(spec, resources, args.gpu_memory)
         if args.dry_run:
             script = prepare(spec, resources, args.launcher)
             print(script.read_text(), end="")

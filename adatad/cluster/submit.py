@@ -16,9 +16,10 @@ from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.training.plan import check_fits
 from adatad.training.run import annotations_for
 from adatad.training.run_directory import run_directory
-from adatad.training.setup import check_batch
+from adatad.training.setup import check_batch, number_of_classes
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,17 @@ class Resources:
         ]
 
 
-def check(spec: Spec, resources: Resources) -> None:
-    """Whatever would end the job in its first minute. Raises UserErrors that say what to do."""
+def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None) -> None:
+    """Whatever would end the job in its first minute. Raises UserErrors that say what to do.
+
+    gpu_memory_gib: of the GPUs that it will get; None: not known, not checked.
+    """
     annotations = annotations_for(spec)
     check_videos(spec.data, annotations.train + annotations.validation)
-    check_batch(spec, Processes(0, resources.nodes * resources.gpus, torch.device("cpu")), annotations)
+    ranks = resources.nodes * resources.gpus
+    check_batch(spec, Processes(0, ranks, torch.device("cpu")), annotations)
+    if gpu_memory_gib is not None:
+        check_fits(spec, gpu_memory_gib, ranks, number_of_classes(spec, annotations))
 
 
 def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:

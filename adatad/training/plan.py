@@ -70,6 +70,25 @@ def planner_for(spec: Spec, processes: Processes, machine: Machine, num_classes:
     return Planner(spec, machine, autocast_dtype(spec.train.precision, processes.device), num_classes)
 
 
+def check_fits(spec: Spec, gpu_memory_gib: float, ranks: int, num_classes: int) -> None:
+    """Raises PlanError if a rank of the spec, as it stands, would run out of a GPU of that size by the formulas."""
+    machine = Machine(gpu_memory_gib * GIB, ranks=ranks)
+    planner = Planner(spec, machine, autocast_dtype(spec.train.precision, torch.device("meta")), num_classes)
+    own = planner.own()
+    if own is not None and own.fits(machine):
+        return
+    plans = planner.plans()
+    best = planner.best(plans)
+    if best is None:
+        raise PlanError(explain_misfit(planner, plans))
+    if own is not None:
+        raise PlanError(
+            f"{own.describe()} takes {own.bytes / GIB:.1f} GiB, more than the {machine.usable_bytes / GIB:.1f} "
+            f"that are usable of {gpu_memory_gib:g}; {best.describe()} takes {best.bytes / GIB:.1f}: "
+            f"--set {' '.join(best.settings(spec))}"
+        )
+
+
 def with_plan(spec: Spec, plan: Plan) -> Spec:
     return spec.model_copy(update={"memory": plan.memory})
 
@@ -86,7 +105,7 @@ def say(planner: Planner, plans: list[Plan], taken: Plan) -> str:
 
 
 def explain_misfit(planner: Planner, plans: list[Plan]) -> str:
-    lines = [f"memory.policy auto: nothing fits: {shortfall(planner, plans)}"]
+    lines = [f"nothing fits: {shortfall(planner, plans)}"]
     lines += [f"  it would fit with {cure.what}: --set {' '.join(cure.settings)}" for cure in remedies(planner, plans)]
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from adatad.memory.planner import Machine
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.out_of_memory import OutOfMemoryError, is_out_of_memory
-from adatad.training.plan import PlanError, choose
+from adatad.training.plan import PlanError, check_fits, choose
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
 
@@ -132,3 +132,14 @@ def test_the_smallest_has_no_smaller_one(tiny_spec, device_of, monkeypatch):
                             "memory.optimizer_state=host", "memory.frozen_weights=stream"])  # fmt: skip
     with pytest.raises(OutOfMemoryError, match="no smaller plan is known"):
         train(spec)
+
+
+def test_a_spec_that_is_submitted_is_held_against_the_gpu():
+    spec = load("configs/thumos/s_768x160_adapter.yaml", check_files=False)
+    check_fits(spec, gpu_memory_gib=80, ranks=2, num_classes=20)
+    with pytest.raises(PlanError, match=r"none takes .* usable of 4; .* --set memory\.policy="):
+        check_fits(spec, gpu_memory_gib=4, ranks=2, num_classes=20)
+    with pytest.raises(PlanError, match="nothing fits: the smallest plan"):
+        check_fits(spec, gpu_memory_gib=1.2, ranks=2, num_classes=20)
+    auto = load("configs/thumos/s_768x160_adapter.yaml", ["memory.policy=auto"], check_files=False)
+    check_fits(auto, gpu_memory_gib=4, ranks=2, num_classes=20)
