@@ -51,7 +51,7 @@ class Resources:
         ]
 
 
-def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None) -> None:
+def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None) -> None:
     """Whatever would end the job in its first minute. Raises UserErrors that say what to do.
 
     gpu_memory_gib: of the GPUs that it will get; None: not known, not checked.
