@@ -31,7 +31,7 @@ ALL_WEIGHTS, TRAINED, WIDTH, ADAPTERS, CLIP_TOKENS = 1.063e9, 50.6e6, 1408, 20, 
 
 
 def reference_gib(frames: int) -> float:
-    """Of the reference's recipe, by the formula that its count gave: weights and averages in fp32, AdamW's state, a saved
+    """Of the reference's recipe, by the formula that its count gave: weights and averages in fp32, AdamW's state, an
     input of each block with an adapter but the first, and one block's working set at full length."""
     values = frames / 16 * CLIP_TOKENS * WIDTH
     return (8 * ALL_WEIGHTS + 8 * TRAINED + (4 * (ADAPTERS - 1) + 51 + 6) * values) / GIB
