@@ -46,6 +46,7 @@ def tiny(tiny_data: Path) -> list[str]:
         "data.workers=0",
         "model.backbone={preset: tiny, width: 16, depth: 2, heads: 2, patch: 16, mlp_ratio: 2, position_grid: 2}",
         "model.backbone.drop_path=0.2",
+        "model.backbone.weights=random",
         "model.detector={width: 16, heads: 2, stem_blocks: 1, branch_blocks: 2, max_length: 32}",
         "model.detector.regression_ranges=[[0, 4], [4, 8], [8, 10000]]",
         "schedule={warmup_epochs: 1, epochs: 2}",
