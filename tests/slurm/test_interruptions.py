@@ -6,7 +6,7 @@ import re
 
 import pytest
 from cluster import until
-from conftest import ROOT, TWO_NODES, in_one_process
+from conftest import ROOT, TWO_NODES, in_one_process, quick
 from test_whole_jobs import assert_same
 
 pytestmark = pytest.mark.slow
@@ -153,9 +153,17 @@ def test_a_task_of_an_array_comes_back_alone(submit, cluster, tmp_path, tiny):
     array = cluster.run(
         "sbatch", "--parsable", "--array=0-1", *TWO_NODES, *ONE_NODE, f"--output={tmp_path}/%A_%a.log",
         "slurm/sweep.sh", str(rows), "configs/thumos/g_1536x224_adapter.yaml", *tiny, f"run.root={runs}",
-        cwd=ROOT, **{**__import__("conftest").quick(), **plant},
+        cwd=ROOT, **{**quick(), **plant},
     ).strip()  # fmt: skip
-    until(lambda: (tmp_path / "go.held-0").exists() and len(list(runs.rglob("*.start"))) == 2, "both run")
+
+    def both_run() -> bool:
+        assert not any(cluster.is_in(f"{array}_{task}", "FAILED") for task in (0, 1)), logs()
+        return (tmp_path / "go.held-0").exists() and len(list(runs.rglob("*.start"))) == 2
+
+    def logs() -> str:
+        return "\n".join(log.read_text() for log in tmp_path.glob("*.log"))
+
+    until(both_run, "both run")
     own = next(t for t in (0, 1) if cluster.facts(f"{array}_{t}")["JobId"] == array)
     cluster.run("scancel", "-s", "USR1", f"{array}_{own}")
     until(lambda: cluster.facts(f"{array}_{own}").get("Restarts") == "1", "it came back")
