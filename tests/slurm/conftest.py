@@ -24,6 +24,8 @@ NODE_DISK = "/dev/shm/staged"
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    if not os.environ.get("ADATAD_TEST_SLURM"):
+        pytest.skip("ADATAD_TEST_SLURM isn't set: real jobs take some ten minutes")
     reason = why_not()
     if reason:
         pytest.skip(reason)
