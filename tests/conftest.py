@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiny_spec import TINY_SPEC
 
 # A busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
@@ -20,34 +21,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., subprocess.CompletedProcess]
-
-TINY_SPEC = """
-data:
-  annotations: {data}/annotations.json
-  videos: {data}/videos
-  window: {{size_grid: 32, stride_frames: 2, frames_per_position: 1}}
-  size_pixels: 32
-  workers: 0
-model:
-  backbone:
-    {{width: 16, depth: 2, heads: 2, patch: 16, mlp_ratio: 2, position_grid: 2, mode: adapter, drop_path: 0.2,
-      weights: random}}
-  detector:
-    width: 16
-    heads: 2
-    stem_blocks: 1
-    branch_blocks: 2
-    max_length: 32
-    input_dropout: 0.1
-    regression_ranges: [[0, 4], [4, 8], [8, 10000]]
-optimizer:
-  lr: 1e-3
-  backbone: {{custom: [{{name: adapter, lr: 2e-3}}]}}
-schedule: {{warmup_epochs: 1, epochs: 3}}
-ema: {{decay: 0.9}}
-train: {{evaluate_every_epochs: 1, checkpoint_every_steps: 1}}
-run: {{root: {runs}}}
-"""
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ ALL_POLICIES = {**POLICIES, "selective": ["memory.policy=selective"], "ranges": 
 @pytest.fixture(scope="module")
 def spec_file(tiny_data, tmp_path_factory):
     """TINY_SPEC without rates of its own for parts of the backbone, which every mode here has or lacks."""
-    from conftest import TINY_SPEC
+    from tiny_spec import TINY_SPEC
 
     text = TINY_SPEC.format(data=tiny_data, runs=tiny_data.parent / "runs").splitlines()
     path = tmp_path_factory.mktemp("fsdp") / "tiny.yaml"

@@ -15,7 +15,7 @@ COMMON = [
 
 @pytest.fixture(scope="session")
 def invariance_spec(tiny_data, tmp_path_factory):
-    from conftest import TINY_SPEC
+    from tiny_spec import TINY_SPEC
 
     path = tmp_path_factory.mktemp("invariance") / "tiny.yaml"
     path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))

@@ -21,7 +21,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def spec_file(tiny_data, tmp_path_factory) -> str:
-    from conftest import TINY_SPEC
+    from tiny_spec import TINY_SPEC
 
     path = tmp_path_factory.mktemp("zero") / "tiny.yaml"
     path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))

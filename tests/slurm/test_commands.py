@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import until
-from conftest import ROOT, quick
+from jobs import ROOT, quick
 
 pytestmark = pytest.mark.slow
 SUBMITTED = sorted(path.name for path in (ROOT / "slurm").glob("*.sh") if "#SBATCH" in path.read_text())

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from cluster import until
-from conftest import ROOT, TWO_NODES, in_one_process, quick
+from jobs import ROOT, TWO_NODES, in_one_process, quick
 from test_whole_jobs import assert_same
 
 pytestmark = pytest.mark.slow

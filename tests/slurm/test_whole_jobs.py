@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import LAST_STEP, NODE_DISK, in_one_process
+from jobs import LAST_STEP, NODE_DISK, in_one_process
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from conftest import ROOT
 from test_documents import commands
+
+ROOT = Path(__file__).parents[2]
 
 SMALL = [
     "model.backbone.weights=random",

@@ -16,7 +16,7 @@ from adatad.training.run_directory import run_directory
 
 @pytest.fixture(scope="module")
 def run(tiny_data, tmp_path_factory):
-    from conftest import TINY_SPEC
+    from tiny_spec import TINY_SPEC
 
     folder = tmp_path_factory.mktemp("export")
     path = folder / "tiny.yaml"

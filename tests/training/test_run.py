@@ -59,7 +59,7 @@ def signal_in_step(monkeypatch, step: int, number: signal.Signals) -> None:
 
 @pytest.fixture(scope="module")
 def whole_run(tiny_data, tmp_path_factory) -> Checkpoint:
-    from conftest import TINY_SPEC
+    from tiny_spec import TINY_SPEC
 
     folder = tmp_path_factory.mktemp("whole")
     path = folder / "tiny.yaml"
