@@ -98,7 +98,7 @@ def plain_step(units: Units, policy: str) -> Step:
             break
         sums = Bytes(gradients=sum(above.sums for above in layers[index + 1 :]))
         step.note("backward", base + sums + Bytes({"saved activations": saved, "tile": layer.back.peak}))
-        saved -= layer.kept
+        saved -= layer.kept - layer.casts
         step.work.add(layer.back)
     step.work.add(embed.back)
     return step

@@ -77,11 +77,12 @@ class Outer:
 @dataclass
 class Layer:
     """A block over whole windows under one policy. kept: until backward; holds: its input
-    too. run, back: beside what was
+    too; casts: of it, of weights, until all of backward is done. run, back: beside what was
     there before forward and backward; output: of its output; sums: gradients that stay."""
 
     kept: int
     holds: bool
+    casts: int
     run: Cost
     back: Cost
     output: int
@@ -304,7 +305,7 @@ class Units:
         del x
         output = y.untyped_storage().nbytes()
         kept, holds = self.scale.bytes - floor - output, input_storage() is not None
-        back, sums = Cost(), 0
+        back, sums, casts = Cost(), 0, 0
         if y.requires_grad:
             pooled = model.backbone.pool(y)
             del y
@@ -313,9 +314,11 @@ class Units:
                 pooled.backward(torch.empty_like(pooled))
             sums = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
             back.peak = max(back.peak, 0) + before - floor - kept
+            del pooled
+            casts = self.scale.bytes - floor - sums
             for parameter in model.parameters():
                 parameter.grad = None
-        return Layer(kept, holds, forward, back, output, sums)
+        return Layer(kept, holds, casts, forward, back, output, sums)
 
     @cached_property
     def stream_dtype(self) -> torch.dtype:
