@@ -207,7 +207,7 @@ class _WaveStep:
     def step(self) -> Step:
         step, outer, units, wave = Step(), self.units.outer, self.units, self.wave
         base = self.frames + Bytes({"adapter casts": self.casts, "offload buffers": self.buffers()})
-        forward = base + Bytes(detector=outer.forward, features=outer.timeline)
+        forward = base + Bytes(detector=outer.forward, features=0 if wave.by_blocks else outer.timeline)
         for content in self.by_blocks() if wave.by_blocks else self.by_tiles():
             step.note("forward", forward + content + self.streamed(range(1), range(1)))
         kept = self.kept_rows(len(self.segments)) + self.kept_halos(0)
@@ -256,38 +256,36 @@ class _WaveStep:
     # Forward
 
     def by_tiles(self) -> Iterator[Bytes]:
-        """The stream, from when the last tile enters until it leaves: `passed` tiles of clips have come to a block
-        behind `a` adapters when passed + a have entered."""
+        """The stream, from when the last tile is embedded until it leaves. Tile t has come through `a` adapters when
+        t + a tiles have entered."""
         waiting = [i for i, kind in enumerate(self.kinds) if kind in ("first", "adapter")]
         all_tiles, stages = self.units.windows * self.tiles, len(waiting)
-        narrow = [self.blocks[index].squeeze.kept for index in waiting]
         widest = max((block.run.peak for block in self.blocks), default=0)
-        starts = [sum(index < start for index in waiting) for start, _ in self.segments]
+        yield self.stream_content(waiting, all_tiles - 1, self.embed.peak)
         for entered in range(all_tiles, all_tiles + stages + 1):
-            stops = [number for number in range(stages) if 1 <= entered - number <= all_tiles]
-            flying = len(stops) * self.row + sum(narrow[number] for number in stops)
-            rows = sum(min(all_tiles, max(0, entered - a)) for a in starts) * self.all_rows // all_tiles
-            halos = sum(
-                self.blocks[index].halo * min(all_tiles, max(0, entered - number)) for number, index in
-                enumerate(waiting)
-            )  # fmt: skip
-            # Whoever took a tile out of the stream has it until the next one comes.
-            out = self.row * (entered > stages + 1)
-            moving = out + self.row + widest
-            if entered == all_tiles:
-                moving = max(moving, out + self.embed.peak)
-            yield self.stream_content(flying + moving, rows, halos)
+            yield self.stream_content(waiting, entered, self.row + widest)
 
-    def stream_content(self, tiles: int, rows: int, halos: int) -> Bytes:
-        keep = bool(self.segments)
-        return Bytes({
-            "tile": tiles,
-            "saved rows": rows if keep and not self.wave.rows_on_host else 0,
-            "halos": halos if keep and not self.wave.halos_on_host else 0,
-        })  # fmt: skip
+    def stream_content(self, waiting: list[int], entered: int, moving: int) -> Bytes:
+        """When some tiles have entered and one is `moving`. waiting: blocks that a tile waits at."""
+        all_tiles, stages = self.units.windows * self.tiles, len(waiting)
+        stops = [index for number, index in enumerate(waiting) if 1 <= entered - number <= all_tiles]
+        flying = len(stops) * self.row + sum(self.blocks[index].squeeze.kept for index in stops)
+        # Whoever took a tile out of the stream has it until the next one comes.
+        content = Bytes(tile=flying + moving + self.row * (entered > stages))
+        if self.segments and not self.wave.rows_on_host:
+            behind = [sum(index < start for index in waiting) for start, _ in self.segments]
+            passed = sum(min(all_tiles, max(0, entered - a)) for a in behind)
+            content["saved rows"] = passed * self.all_rows // all_tiles
+        if self.segments and not self.wave.halos_on_host:
+            content["halos"] = sum(
+                self.blocks[index].halo * min(all_tiles, max(0, entered - number))
+                for number, index in enumerate(waiting)
+            )
+        return content
 
     def by_blocks(self) -> Iterator[Bytes]:
-        """A whole set of rows on its way, beside the kept ones; at the last block."""
+        """A whole set of rows on its way, beside the kept ones: at the last block; when the last tile is embedded; and
+        when all are pooled, for which the features are made only then."""
         moving = self.all_rows if not self.wave.rows_on_host else 2 * self.row
         narrow = max(block.squeeze.kept for block in self.blocks)
         work = max(block.run.peak for block in self.blocks) + 2 * narrow + self.row * (narrow > 0)
@@ -295,7 +293,9 @@ class _WaveStep:
         if self.segments:
             content += self.kept_rows(len(self.segments)) + self.kept_halos(0)
         yield content
-        yield Bytes(tile=moving + self.embed.peak)
+        first = self.kept_rows(int(bool(self.segments) and self.segments[0][0] == 0))
+        yield first + Bytes(tile=moving - self.row + self.embed.peak)
+        yield content - Bytes(tile=work) + Bytes(features=self.units.outer.timeline)
 
     # Backward
 
