@@ -236,7 +236,8 @@ class _WaveFunction(torch.autograd.Function):
             if scale is not None:
                 torch._foreach_div_(list(sums.values()), scale)
                 into = None if into is None else into / scale
-        return None, into, None, None, None, *(sums.get(name) for name in wave.weights.names)
+        # The wave lives as long as the loss does; its gradients must go when the optimizer lets them go.
+        return None, into, None, None, None, *(sums.pop(name, None) for name in wave.weights.names)
 
 
 def fp16_scale(gradient: Tensor, divisor: int) -> Tensor:
