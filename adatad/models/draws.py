@@ -47,63 +47,26 @@ def clip_keys(keys: Tensor, clips: int) -> Tensor:
     return mix(keys[:, None], torch.arange(clips, device=keys.device)).flatten()
 
 
-class DropPath(nn.Module):
-    """Drop a residual branch for whole rows of the batch, and scale the kept ones by 1 / (1 - rate).
+class Dropout(nn.Module):
+    """Dropout whose draws are a function of keys; what is kept is scaled by 1 / (1 - rate).
 
-    `name` must be unique in the model. Without keys, or with rate 0, the branch passes unchanged.
+    axes: leading axes whose entries have draws of their own. 1: whole rows of the batch, so residual branches of samples
+    or clips (DropPath); 2: channels of rows (torch's Dropout1d); 3: single numbers. `name` must be unique in the model.
+    Without keys, or with rate 0, everything passes unchanged.
     """
 
-    def __init__(self, rate: float, name: str):
+    def __init__(self, rate: float, name: str, axes: int):
         super().__init__()
-        self.rate = rate
-        self.name = name
-
-    def forward(self, branch: Tensor, keys: Tensor | None) -> Tensor:
-        """branch: [rows, ...]; keys: int64 [rows], or None."""
-        if keys is None or self.rate == 0.0:
-            return branch
-        keep = (uniform(keys, self.name) >= self.rate).to(branch.dtype) / (1.0 - self.rate)
-        return branch * keep.view(-1, *[1] * (branch.dim() - 1))
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
-
-
-class ChannelDropout(nn.Module):
-    """Drop whole channels of a sample (torch's Dropout1d), drawn from keys."""
-
-    def __init__(self, rate: float, name: str):
-        super().__init__()
-        self.rate = rate
-        self.name = name
+        self.rate, self.name, self.axes = rate, name, axes
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """x: [batch, channels, length]; keys: int64 [batch], or None."""
+        """x: [rows, ...] of `axes` or more axes; keys: int64 [rows], or None."""
         if keys is None or self.rate == 0.0:
             return x
-        channels = mix(keys[:, None], torch.arange(x.shape[1], device=keys.device))
-        keep = (uniform(channels, self.name) >= self.rate).to(x.dtype) / (1.0 - self.rate)
-        return x * keep[..., None]
+        for size in x.shape[1 : self.axes]:
+            keys = mix(keys[..., None], torch.arange(size, device=keys.device))
+        keep = (uniform(keys, self.name) >= self.rate).to(x.dtype) / (1.0 - self.rate)
+        return x * keep.view(*keep.shape, *[1] * (x.dim() - self.axes))
 
     def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
-
-
-class Dropout(nn.Module):
-    """Drop single numbers (torch's Dropout), drawn from keys."""
-
-    def __init__(self, rate: float, name: str):
-        super().__init__()
-        self.rate = rate
-        self.name = name
-
-    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """x: [batch, channels, length]; keys: int64 [batch], or None."""
-        if keys is None or self.rate == 0.0:
-            return x
-        channels = mix(keys[:, None], torch.arange(x.shape[1], device=keys.device))
-        numbers = mix(channels[..., None], torch.arange(x.shape[2], device=keys.device))
-        return x * (uniform(numbers, self.name) >= self.rate).to(x.dtype) / (1.0 - self.rate)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
+        return f"rate={self.rate:g}, axes={self.axes}"

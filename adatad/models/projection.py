@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.draws import ChannelDropout
+from adatad.models.draws import Dropout
 from adatad.models.sequence import ConvUnit, SequenceBlock
 from adatad.models.vit import sine_table
 from adatad.spec.schema import DetectorSpec
@@ -18,7 +18,7 @@ class Projection(nn.Module):
     def __init__(self, spec: DetectorSpec, in_widths: tuple[int, ...]):
         super().__init__()
         self.in_widths = in_widths
-        self.drop_input = ChannelDropout(spec.input_dropout, "detector/input")
+        self.drop_input = Dropout(spec.input_dropout, "detector/input", axes=2)
         split = spec.split_width or ()
         self.proj = nn.ModuleList(ConvUnit(i, o, 1) for i, o in zip(in_widths, split, strict=True)) if split else None
         width = sum(split) if split else sum(in_widths)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.draws import Dropout, DropPath
+from adatad.models.draws import Dropout
 
 MASKED = -1e4
 """Added to the scores of masked keys in windowed attention, as the reference does."""
@@ -153,11 +153,11 @@ class SequenceBlock(nn.Module):
         for branch in ("attn", "mlp"):
             scale = nn.Parameter(torch.full((1, width, 1), 1e-4)) if layer_scale else None
             self.register_parameter(f"{branch}_scale", scale)
-        self.drop_attn = DropPath(drop_path, f"{name}/attention")
-        self.drop_mlp = DropPath(drop_path, f"{name}/mlp")
-        self.drop_mixed = Dropout(dropout, f"{name}/attention numbers")
-        self.drop_hidden = Dropout(dropout, f"{name}/mlp hidden numbers")
-        self.drop_out = Dropout(dropout, f"{name}/mlp numbers")
+        self.drop_attn = Dropout(drop_path, f"{name}/attention", axes=1)
+        self.drop_mlp = Dropout(drop_path, f"{name}/mlp", axes=1)
+        self.drop_mixed = Dropout(dropout, f"{name}/attention numbers", axes=3)
+        self.drop_hidden = Dropout(dropout, f"{name}/mlp hidden numbers", axes=3)
+        self.drop_out = Dropout(dropout, f"{name}/mlp numbers", axes=3)
 
     def forward(self, x: Tensor, mask: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
         update, mask = self.attn(self.ln1(x), mask)

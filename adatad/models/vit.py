@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter
-from adatad.models.draws import DropPath
+from adatad.models.draws import Dropout
 from adatad.models.timm_layers import Mlp
 
 
@@ -60,8 +60,8 @@ class Block(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, mlp_width)
-        self.drop_attention = DropPath(drop_path, f"{name}/attention")
-        self.drop_mlp = DropPath(drop_path, f"{name}/mlp")
+        self.drop_attention = Dropout(drop_path, f"{name}/attention", axes=1)
+        self.drop_mlp = Dropout(drop_path, f"{name}/mlp", axes=1)
         self.adapter = adapter
 
     def forward(self, x_nlc: Tensor, batch: int, keys: Tensor | None = None) -> Tensor:

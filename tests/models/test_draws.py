@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.models.draws import ChannelDropout, Dropout, DropPath, clip_keys, uniform
+from adatad.models.draws import Dropout, clip_keys, uniform
 
 KEYS = torch.arange(20_000)
 
@@ -39,14 +39,14 @@ def test_clips_of_a_sample_differ_and_samples_do_not_share_them():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_drop_path_drops_whole_rows_and_keeps_the_mean(rate):
-    dropped = DropPath(rate, "d")(torch.ones(20_000, 2), KEYS)
+    dropped = Dropout(rate, "d", axes=1)(torch.ones(20_000, 2), KEYS)
     assert torch.equal(dropped[:, 0], dropped[:, 1])
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
     assert dropped.mean() == pytest.approx(1.0, abs=0.03)
 
 
 def test_channel_dropout_drops_whole_channels_of_a_sample():
-    dropped = ChannelDropout(0.3, "c")(torch.ones(50, 100, 4), KEYS[:50])
+    dropped = Dropout(0.3, "c", axes=2)(torch.ones(50, 100, 4), KEYS[:50])
     assert torch.equal(dropped[..., 0], dropped[..., 3])
     assert (dropped[..., 0] == 0).float().mean() == pytest.approx(0.3, abs=0.04)
     assert not torch.equal(dropped[0], dropped[1])
@@ -54,16 +54,18 @@ def test_channel_dropout_drops_whole_channels_of_a_sample():
 
 def test_without_keys_nothing_is_dropped():
     x = torch.randn(4, 3, 2)
-    assert torch.equal(DropPath(0.9, "d")(x, None), x)
-    assert torch.equal(ChannelDropout(0.9, "c")(x, None), x)
+    assert torch.equal(Dropout(0.9, "d", axes=1)(x, None), x)
+    assert torch.equal(Dropout(0.9, "c", axes=2)(x, None), x)
 
 
 def test_dropout_drops_single_numbers_and_keeps_the_mean():
-    dropped = Dropout(0.3, "n")(torch.ones(20, 30, 40), KEYS[:20])
+    dropped = Dropout(0.3, "n", axes=3)(torch.ones(20, 30, 40), KEYS[:20])
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert dropped.mean() == pytest.approx(1.0, abs=0.02)
     zeros = (dropped == 0).float()
     assert zeros.mean(1).std() > 0.05
     assert zeros.mean(2).std() > 0.05
-    assert torch.equal(dropped[3:4], Dropout(0.3, "n")(torch.ones(1, 30, 40), KEYS[3:4])), "whatever its batch is"
-    assert torch.equal(Dropout(0.3, "n")(torch.ones(1, 2, 3), None), torch.ones(1, 2, 3))
+    assert torch.equal(dropped[3:4], Dropout(0.3, "n", axes=3)(torch.ones(1, 30, 40), KEYS[3:4])), (
+        "whatever its batch is"
+    )
+    assert torch.equal(Dropout(0.3, "n", axes=3)(torch.ones(1, 2, 3), None), torch.ones(1, 2, 3))
