@@ -50,9 +50,9 @@ def clip_keys(keys: Tensor, clips: int) -> Tensor:
 class Dropout(nn.Module):
     """Dropout whose draws are a function of keys; what is kept is scaled by 1 / (1 - rate).
 
-    axes: leading axes whose entries have draws of their own. 1: whole rows of the batch, so residual branches of samples
-    or clips (DropPath); 2: channels of rows (torch's Dropout1d); 3: single numbers. `name` must be unique in the model.
-    Without keys, or with rate 0, everything passes unchanged.
+    axes: leading axes whose entries have draws of their own. 1: whole rows of the batch, such as residual branches of a
+    sample or clip (DropPath); 2: channels of rows (torch's Dropout1d); 3: single numbers. `name` must be unique in the
+    model. Without keys, or with rate 0, everything passes unchanged.
     """
 
     def __init__(self, rate: float, name: str, axes: int):
