@@ -17,8 +17,8 @@ from test_invariance import COMMON
 
 pytestmark = pytest.mark.slow
 DEEP = [*COMMON, "model.backbone.depth=4", "train.seed=7"]
-"""With seed 42 a maximum in the detector's pooling is a tie but for rounding in the fourth step: either side of it has a
-gradient of its own."""
+"""With seed 42 a maximum in the detector's pooling is a tie but for rounding in the fourth step: either side of it has
+a gradient of its own."""
 FSDP = "parallel.engine=fsdp"
 RANGES = ["memory.policy=[{first: 0, last: 0, policy: block}, {first: 1, last: 2, policy: tile},"
           "{first: 3, last: 3, policy: none}]", "memory.tile_clips=1", "memory.segment_blocks=1"]  # fmt: skip
