@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ BROKEN = (VideoError, WindowError)
 """What `data.on_error: skip` goes on after."""
 CHUNK_FRAMES = 16
 """Frames that are held at full size at once."""
+EVERYTHING = slice(None)
 MISSING_NAMED = 10
 """Missing videos that a message names; it counts the rest."""
 
@@ -63,11 +64,19 @@ class TrainingWindows(Dataset):
     """One window of each training video an epoch, at random or the video whole; addressed by (epoch, its number).
 
     Instead of a video that can't be read comes the next one, if the spec says so: on whichever rank or worker.
+    `here` is the part of a window's frames that is read, where other processes have the rest.
     """
 
-    def __init__(self, videos: tuple[Video, ...], spec: DataSpec, seed: int, reference: bool = False):
-        self.videos, self.spec, self.seed, self.reference = videos, spec, seed, reference
+    def __init__(
+        self, videos: tuple[Video, ...], spec: DataSpec, seed: int, reference: bool = False, here: slice = EVERYTHING
+    ):
+        self.videos, self.spec, self.seed, self.reference, self.here = videos, spec, seed, reference, here
         self._broken: dict[int, Skipped] = {}
+
+    def leave_out(self, skipped: Iterable[Skipped]) -> None:
+        """Take other videos in place of these, which another process couldn't read."""
+        numbers = {video.name: number for number, video in enumerate(self.videos)}
+        self._broken.update((numbers[item.video], item) for item in skipped)
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
         epoch, first = address
@@ -96,7 +105,7 @@ class TrainingWindows(Dataset):
             def cut(images: np.ndarray) -> Tensor:
                 return training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
 
-            frames = read_frames(reader, window.indices, cut)
+            frames = read_frames(reader, window.indices[self.here], cut)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
         augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
         return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation)
@@ -106,11 +115,11 @@ class ValidationWindows(Dataset):
     """Windows over whole videos, in order.
 
     `shuffle_clips` permutes the frames inside each clip of that many frames at random: what is then still found needs
-    no order in time.
+    no order in time. `here`: as in `TrainingWindows`; whole clips.
     """
 
-    def __init__(self, places: list[WindowPlace], spec: DataSpec, shuffle_clips: int = 0):
-        self.places, self.spec, self.shuffle_clips = places, spec, shuffle_clips
+    def __init__(self, places: list[WindowPlace], spec: DataSpec, shuffle_clips: int = 0, here: slice = EVERYTHING):
+        self.places, self.spec, self.shuffle_clips, self.here = places, spec, shuffle_clips, here
 
     def __len__(self) -> int:
         return len(self.places)
@@ -128,17 +137,19 @@ class ValidationWindows(Dataset):
         place = self.places[number]
         with open_named(self.spec, place.video.name) as reader:
             window = evaluation_window(place, reader.frame_count, self.spec.window)
-            frames = read_frames(reader, window.indices, lambda images: fit_frames(images, self.spec.size_pixels))
-        if self.shuffle_clips:
-            draw = generator(0, 0, number, "shuffle clips")
-            clips = frames.split(self.shuffle_clips, dim=1)
-            frames = torch.cat([clip[:, draw.permutation(self.shuffle_clips)] for clip in clips], dim=1)
+            indices = self._shuffled(window.indices, number) if self.shuffle_clips else window.indices
+            frames = read_frames(reader, indices[self.here], lambda images: fit_frames(images, self.spec.size_pixels))
         return _sample(frames, window, self.spec, key=0)
+
+    def _shuffled(self, indices: np.ndarray, number: int) -> np.ndarray:
+        draw = generator(0, 0, number, "shuffle clips")
+        clips = indices.reshape(-1, self.shuffle_clips)
+        return np.concatenate([clip[draw.permutation(self.shuffle_clips)] for clip in clips])
 
     def _nothing(self, place: WindowPlace, reason: str) -> Sample:
         """A window without a valid position, in place of one that can't be read."""
         spec = self.spec.window
-        frames = np.zeros(spec.size_grid * spec.frames_per_position, np.int64)
+        frames = np.zeros(spec.size_grid * spec.frames_per_position, np.int64)[self.here]
         nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
         window = Window(place.video, place.start_grid * spec.stride_frames, frames, 0, *nothing)
         black = torch.zeros((3, len(frames), self.spec.size_pixels, self.spec.size_pixels), dtype=torch.uint8)

@@ -62,7 +62,7 @@ class Loader:
     """
 
     def __init__(self, dataset: Dataset, batches: Any, workers: int):
-        self.dataset = dataset
+        self.dataset, self.batches = dataset, batches
         self._loader = DataLoader(
             _ErrorsAsValues(dataset), batch_sampler=batches, num_workers=workers, collate_fn=_collate_unless_error,
             pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_stop_signals,

@@ -113,6 +113,11 @@ def add_adapter_(tokens: Tensor, z: Tensor, left: Tensor | None, right: Tensor |
     tokens.view(-1, tokens.shape[-1]).add_(F.linear(u, weights.up, weights.up_bias))
 
 
+def planes_at(end: int, planes: Tensor, reach: int) -> Tensor:
+    """The first (end 0) or last (end 1) `reach` planes."""
+    return planes[:reach] if end == 0 else planes[len(planes) - reach :]
+
+
 def through_up_and_pointwise(gradient: Tensor, weights: AdapterWeights) -> Tensor:
     """v's gradient from y's: [planes, positions, width] -> [planes, positions, hidden]."""
     return gradient.to(weights.up.dtype) @ weights.up @ weights.pointwise
@@ -129,12 +134,19 @@ class Borders:
 
 
 def adapter_backward(
-    tokens: Tensor, gradient: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add, pass_on: bool
+    tokens: Tensor,
+    gradient: Tensor,
+    borders: Borders,
+    weights: AdapterWeights,
+    planes: int,
+    add: Add,
+    pass_on: bool,
+    end: int,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of one tile.
 
     tokens: x behind the frozen part; gradient: of y. Hands each weight's part of the gradient to `add`. Returns x's
-    gradient (None unless `pass_on`) and the last planes of v's gradient, which the right neighbour needs.
+    gradient (None unless `pass_on`) and the planes of v's gradient at one end, which the next tile needs.
     """
     width = tokens.shape[-1]
     low = weights.down.dtype
@@ -146,18 +158,20 @@ def adapter_backward(
     _add_up(u.view(-1, u.shape[-1]), gy, weights, add)
     del u, z
     gz = gy @ weights.up
-    gv_last = None
+    gv_end = None
     if padded is not None:
-        gz, gv_last = _through_convolution(gz, v, padded, borders, weights, planes, add)
+        gz, gv = _through_convolution(gz, v, padded, borders, weights, planes, add)
+        gv_end = planes_at(end, gv, weights.reach).clone()
+        del gv
     del padded, v
     gp = torch.ops.aten.gelu_backward(gz, before)
     del gz, before
     add("down.weight", product(gp.t(), x, weights.exact))
     add("down.bias", gp.sum(0, dtype=weights.exact))
     if not pass_on:
-        return None, gv_last
+        return None, gv_end
     gx = torch.addmm(gy, gp, weights.down).view_as(tokens)
-    return gx.to(tokens.dtype), gv_last
+    return gx.to(tokens.dtype), gv_end
 
 
 def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
@@ -172,7 +186,7 @@ def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
 def _through_convolution(
     gu: Tensor, v: Tensor, padded: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add
 ) -> tuple[Tensor, Tensor]:
-    """z's gradient from u's (in its place), and the last planes of v's gradient."""
+    """z's gradient from u's (in its place), and v's."""
     hidden, exact, reach, dilation = v.shape[-1], weights.exact, weights.reach, weights.dilation
     add("pointwise.weight", product(gu.t(), v.view(-1, hidden), exact)[..., None])
     add("pointwise.bias", gu.sum(0, dtype=exact))
@@ -187,7 +201,7 @@ def _through_convolution(
     for tap in range(taps):
         first = (taps - 1 - tap) * dilation
         gz.addcmul_(gv_padded[first : first + planes], weights.taps[:, tap])
-    return gz.view(-1, hidden), gv[planes - reach :].clone()
+    return gz.view(-1, hidden), gv
 
 
 def product(a: Tensor, b: Tensor, exact: torch.dtype) -> Tensor:

@@ -22,6 +22,7 @@ from adatad.memory.tiled import BlockRange, TiledTimeline, WavePass
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.wave import WaveSettings
 from adatad.models.backbone import VideoBackbone
+from adatad.spec.clip_share import clips_of_window
 from adatad.spec.schema import DataSpec, MemorySpec
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
@@ -35,25 +36,30 @@ ATTENTION = (
 
 
 def apply_policy(
-    backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype, sharded: bool = False
+    backbone: VideoBackbone,
+    memory: MemorySpec,
+    data: DataSpec,
+    arithmetic: torch.dtype,
+    sharded: bool = False,
+    clip_ranks: int = 1,
 ) -> None:
     """Make `backbone` run under the spec's policy. What is trained must be fixed; before any engine wraps the model.
 
     arithmetic: dtype of the run (autocast's), which is that of tiles unless the spec says otherwise. sharded: whether
-    the engine will shard frozen weights.
+    the engine will shard frozen weights. clip_ranks: ranks that share a window.
     """
     if memory.order == "auto":
         one_at_a_time = sharded or memory.frozen_weights == "stream"
         memory = memory.model_copy(update={"order": "blocks" if one_at_a_time else "tiles"})
     ranges = policy_ranges(memory, len(backbone.blocks))
     if backbone.mode == "side":
-        _apply_to_side(backbone, memory, data, arithmetic)
+        _apply_to_side(backbone, memory, data, arithmetic, clip_ranks)
         _place(backbone, memory)
         return
     tiled = [BlockRange(first, last, None) for first, last, _ in ranges]
     for blocks, (first, last, policy) in zip(tiled, ranges, strict=True):
         if policy == "tile":
-            blocks.wave = wave_settings(backbone, memory, data, arithmetic, first, last)
+            blocks.wave = wave_settings(backbone, memory, data, arithmetic, clip_ranks, first, last)
             cast_frozen_(backbone, first, last, blocks.wave.dtype)
             continue
         cast_for_autocast_(backbone, first, last, memory, arithmetic)
@@ -98,11 +104,17 @@ def policy_ranges(memory: MemorySpec, depth: int) -> list[tuple[int, int, str]]:
 
 
 def wave_settings(
-    backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype, first: int, last: int
+    backbone: VideoBackbone,
+    memory: MemorySpec,
+    data: DataSpec,
+    arithmetic: torch.dtype,
+    clip_ranks: int,
+    first: int,
+    last: int,
 ) -> WaveSettings:
     """The spec's settings, with the best tile and segment for this backbone and window where it leaves them open."""
     positions = (data.size_pixels // backbone.patch) ** 2
-    clips = data.window.size_grid * data.window.frames_per_position // backbone.clip_frames
+    clips = -(-clips_of_window(data, backbone.clip_frames) // clip_ranks)
     tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width)
     hold = memory.recompute == "hold"
     trained = [i for i in range(first, last + 1) if any(p.requires_grad for p in backbone.blocks[i].parameters())]
@@ -142,10 +154,12 @@ def cast_for_autocast_(
         cast_frozen_(backbone, first, last, arithmetic, norms=False)
 
 
-def _apply_to_side(backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype) -> None:
+def _apply_to_side(
+    backbone: VideoBackbone, memory: MemorySpec, data: DataSpec, arithmetic: torch.dtype, clip_ranks: int
+) -> None:
     """The backbone runs without a graph; what can be computed again is the adapters beside it."""
     if memory.policy == "tile":
-        settings = wave_settings(backbone, memory, data, arithmetic, 0, max(backbone.adapter_blocks))
+        settings = wave_settings(backbone, memory, data, arithmetic, clip_ranks, 0, max(backbone.adapter_blocks))
         cast_frozen_(backbone, settings.first, settings.last, settings.dtype)
         backbone.timeline = SideTimeline(backbone, settings)
         return

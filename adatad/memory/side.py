@@ -112,7 +112,7 @@ class _SideFunction(torch.autograd.Function):
         exact = torch.promote_types(low, torch.float32)
         with label("gradients"):
             sums = [torch.zeros_like(cast, dtype=exact) for cast in ctx.casts]
-        scales = [fp16_scale(g, positions) if low == torch.float16 else g.new_ones(()) for g in gradients]
+        scales = [fp16_scale(g.abs().amax(), positions) if low == torch.float16 else g.new_ones(()) for g in gradients]
         per_clip = [(g * scale / positions).to(low).reshape(-1, tubelets, 1, g.shape[-1])
                     for g, scale in zip(gradients, scales, strict=True)]  # fmt: skip
         with no_autocast(frames.device):

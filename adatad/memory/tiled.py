@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from adatad.memory.arithmetic import no_autocast
 from adatad.memory.frames import HostFrames, tile_frames
 from adatad.memory.labels import label
+from adatad.memory.neighbours import Neighbours, Nobody
 from adatad.memory.offload import HostMemory
 from adatad.memory.residency import AlwaysThere, Residency
 from adatad.memory.sharded import part_of, whole
 from adatad.memory.tiles import Tile
 from adatad.memory.wave import Rows, Wave, WaveSettings, Weights, read_from_block
 from adatad.models.backbone import VideoBackbone
-from adatad.models.draws import clip_keys
 
 FP16_GRADIENT = 64.0
 """Where fp16 gradients start from: their largest value is brought near this before they enter the blocks."""
@@ -80,7 +80,7 @@ class TiledTimeline:
         """See `VideoBackbone.timeline`."""
         batch, backbone = len(frames), self.backbone
         clip_count = frames.shape[2] // backbone.clip_frames
-        row_keys = None if keys is None else clip_keys(keys, clip_count)
+        row_keys = backbone.row_keys(keys, clip_count)
         tokens = None
         for blocks, wave_pass in zip(self.ranges, self.passes, strict=True):
             if wave_pass is not None:
@@ -104,6 +104,7 @@ class WavePass:
     trained_weights: TrainedWeights
     pooled: bool
     residency: Residency = field(default_factory=AlwaysThere)
+    neighbours: Neighbours = field(default_factory=Nobody)
     host_limit_bytes: int | None = None
     _host: HostMemory | None = None
 
@@ -123,8 +124,8 @@ class WavePass:
         below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
         weights = Weights(self.backbone, self.settings, names, tensors)
         return Wave(
-            self.backbone, self.settings, windows, clips, keys, weights, self.residency, self.host(source.device),
-            self.positions(source), keep, keep and below,
+            self.backbone, self.settings, windows, clips, keys, weights, self.residency, self.neighbours,
+            self.host(source.device), self.positions(source), keep, keep and below,
         )  # fmt: skip
 
     def host(self, device: torch.device) -> HostMemory:
@@ -175,7 +176,7 @@ class WavePass:
     def pool(self, rows: Rows, wave: Wave, source: Tensor | HostFrames) -> Tensor:
         """Every tile's mean over space as soon as it comes: no token of the last block outlives its tile."""
         dtype = torch.promote_types(self.settings.residual, torch.float32)
-        clips = wave.tiles[-1][-1].stop
+        clips = max(tile.stop for tile in wave.tiles[-1])
         shape = clips, self.backbone.clip_tubelets, self.backbone.width
         timeline = torch.empty(shape, dtype=dtype, device=source.device)
         for tile, x in rows:
@@ -183,7 +184,7 @@ class WavePass:
         return timeline.view(len(wave.tiles), -1, timeline.shape[-1])
 
     def join(self, rows: Rows, wave: Wave) -> Tensor:
-        return torch.cat([x for _, x in rows])
+        return _in_order(rows)
 
     # Gradients
 
@@ -200,7 +201,7 @@ class WavePass:
     ) -> Tensor | None:
         """The gradient of tokens that came in; where frames did, the patch embedding's gradients are summed instead."""
         if frames is None:
-            return torch.cat([below.pop(tile) for tile in list(below)]) if below else None
+            return _in_order((tile, below.pop(tile)) for tile in list(below)) if below else None
         named = {n: p for n, p in self.backbone.named_parameters() if n.startswith("patch_embed.") and p.requires_grad}
         for tile, clips in self.frames_of(frames, list(below)):
             with label("tile"):
@@ -210,6 +211,11 @@ class WavePass:
             for name, part in zip(named, parts, strict=True):
                 wave.weights.add(name, part)
         return None
+
+
+def _in_order(rows: Rows) -> Tensor:
+    """All tiles' rows, whichever came first."""
+    return torch.cat([x for _, x in sorted(rows, key=lambda row: row[0].start)])
 
 
 class _WaveFunction(torch.autograd.Function):
@@ -227,7 +233,8 @@ class _WaveFunction(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         wave, wave_pass = ctx.wave, ctx.wave_pass
         with no_autocast(gradient.device):
-            scale = fp16_scale(gradient, ctx.positions) if torch.float16 in wave_pass.dtypes() else None
+            half = torch.float16 in wave_pass.dtypes()
+            scale = fp16_scale(wave_pass.neighbours.largest(gradient.abs().amax()), ctx.positions) if half else None
             scaled = gradient if scale is None else gradient * scale
             rows = wave_pass.gradient_rows(scaled, wave, ctx.positions)
             below = wave.backward(rows)
@@ -240,8 +247,8 @@ class _WaveFunction(torch.autograd.Function):
         return None, into, None, None, None, *(sums.pop(name, None) for name in wave.weights.names)
 
 
-def fp16_scale(gradient: Tensor, divisor: int) -> Tensor:
-    """A power of two, on the gradient's device, that brings the largest value of gradient / divisor near
-    FP16_GRADIENT: gradients of pooled features are far below fp16's smallest numbers."""
-    largest = (gradient.abs().amax() / divisor).clamp(min=torch.finfo(torch.float32).tiny)
+def fp16_scale(largest: Tensor, divisor: int) -> Tensor:
+    """A power of two, on the gradient's device, that brings `largest`, its largest value, / divisor near FP16_GRADIENT:
+    gradients of pooled features are far below fp16's smallest numbers."""
+    largest = (largest / divisor).clamp(min=torch.finfo(torch.float32).tiny)
     return torch.exp2(torch.floor(torch.log2(FP16_GRADIENT / largest.float())))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
 
 
 class Tile(NamedTuple):
-    """Clips `start` to `stop` (counted over all windows of the batch); the `index`-th tile of its window."""
+    """Clips `start` to `stop` (counted over all windows of the batch); the `index`-th of its window to be worked on."""
 
     window: int
     index: int
@@ -22,10 +23,22 @@ class Tile(NamedTuple):
 
 def cut_tiles(windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
     """Tiles of every window of `clips` clips; the last tile of a window may be shorter than `tile_clips`."""
+    spans = [(first, min(first + tile_clips, clips)) for first in range(0, clips, tile_clips)]
+    return _of_windows(windows, clips, spans)
+
+
+def cut_evenly(windows: int, clips: int, count: int, backwards: bool) -> list[list[Tile]]:
+    """`count` tiles of every window, whose sizes differ by one clip at most. backwards: the last clips come first."""
+    edges = [number * clips // count for number in range(count + 1)]
+    spans = list(pairwise(edges))
+    return _of_windows(windows, clips, spans[::-1] if backwards else spans)
+
+
+def _of_windows(windows: int, clips: int, spans: list[tuple[int, int]]) -> list[list[Tile]]:
     return [
         [
-            Tile(window, index, window * clips + first, window * clips + min(first + tile_clips, clips))
-            for index, first in enumerate(range(0, clips, tile_clips))
+            Tile(window, index, window * clips + first, window * clips + last)
+            for index, (first, last) in enumerate(spans)
         ]
         for window in range(windows)
     ]

@@ -15,6 +15,7 @@ from torch import Tensor
 from adatad.memory.adapter_tile import add_adapter_, squeeze
 from adatad.memory.arithmetic import autocast, no_autocast
 from adatad.memory.labels import label
+from adatad.memory.neighbours import Nobody
 from adatad.memory.offload import HostMemory
 from adatad.memory.policy import apply_policy, wave_passes
 from adatad.memory.residency import AlwaysThere
@@ -141,7 +142,7 @@ class Units:
             memory = MemorySpec(policy=policy, weight_dtype=self.weight_dtype(policy))
             if policy == "tile":
                 memory = memory.model_copy(update={"residual_dtype": self.spec.memory.residual_dtype})
-            apply_policy(model.backbone, memory, self.spec.data, self.arithmetic)
+            apply_policy(model.backbone, memory, self.spec.data, self.arithmetic, clip_ranks=self.spec.parallel.clip)
             self.scale.meter.register([*model.parameters(), *model.buffers()], "weights")
             self._models[policy] = model
         return self._models[policy]
@@ -417,7 +418,7 @@ class Units:
         weights = Weights(backbone, settings, [n for n, _ in named], tuple(p for _, p in named))
         keep, flows = kind != "below", kind not in ("below", "first")
         return Wave(
-            backbone, settings, 1, TILES * clips, self._keys(TILES * clips), weights, AlwaysThere(),
+            backbone, settings, 1, TILES * clips, self._keys(TILES * clips), weights, AlwaysThere(), Nobody(),
             HostMemory(META), self.positions, keep, flows,
         )  # fmt: skip
 
@@ -478,7 +479,7 @@ class Units:
         return clips, self.tubelets * self.positions, self.sizes.width
 
     def _keys(self, clips: int) -> Tensor:
-        return clip_keys(torch.zeros(1, dtype=torch.int64, device=META), clips)
+        return clip_keys(torch.zeros(1, dtype=torch.int64, device=META), range(clips))
 
 
 class _Passed(torch.autograd.Function):

@@ -25,19 +25,23 @@ from adatad.memory.adapter_tile import (
     adapter_backward,
     add_adapter_,
     cast_adapter,
+    planes_at,
     squeeze,
     through_up_and_pointwise,
 )
 from adatad.memory.labels import label
+from adatad.memory.neighbours import LEFT, RIGHT, Arrival, Neighbours
 from adatad.memory.offload import HostMemory, Shelf, shelf
 from adatad.memory.residency import Residency
 from adatad.memory.sharded import part_of_sum
-from adatad.memory.tiles import Tile, cut_tiles
+from adatad.memory.tiles import Tile
 from adatad.memory.transform import Graph, Transform
 from adatad.models.backbone import VideoBackbone
 from adatad.models.vit import Block
 
 Rows = Iterator[tuple[Tile, Tensor]]
+Planes = Tensor | Arrival | None
+"""Of a neighbour: here, on the way from another rank, or none."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +114,20 @@ class Wave:
         keys: Tensor | None,
         weights: Weights,
         residency: Residency,
+        neighbours: Neighbours,
         host: HostMemory,
         positions: int,
         keep: bool,
         input_gradient: bool,
     ):
         """keys: int64 [windows x clips] for stochastic depth; positions: of a plane; keep: a backward will follow."""
-        self.residency = residency
+        self.residency, self.neighbours = residency, neighbours
+        # Where the tile lies that comes next, and the one that came before.
+        self.ahead, self.behind = (LEFT, RIGHT) if neighbours.backwards else (RIGHT, LEFT)
         self.backbone, self.settings, self.weights = backbone, settings, weights
         self.transform = Transform(backbone, settings.dtype, keys)
         self.adapters = weights.adapters
-        self.tiles = cut_tiles(windows, clips, settings.tile_clips)
+        self.tiles = neighbours.tiles(windows, clips, settings.tile_clips)
         self.keep = keep
         self.trained = {index for index, block in self._blocks() if _trained(block)}
         self.input_gradient = input_gradient
@@ -131,6 +138,8 @@ class Wave:
         # Block by block, a set of rows is on its way beside the kept ones.
         self.rows = self._row_shelf("saved rows", len(starts) + settings.block_by_block)
         self.halos = self._halo_shelf()
+        self.from_ranks: dict[tuple[int, int, int], Tensor] = {}
+        """Block, window, side: planes of z from the rank there, kept for backward."""
         self.spent = False
 
     def _row_shelf(self, name: str, per_tile: int) -> Shelf:
@@ -195,7 +204,7 @@ class Wave:
     def _through(self, rows: Rows, index: int) -> Rows:
         """Every tile through one block, in place. Where an adapter sees its neighbours, a tile waits for the next."""
         adapter = self.adapters.get(index)
-        waiting: list[tuple[Tile, Tensor, Tensor, Tensor | None]] = []
+        waiting: list[tuple[Tile, Tensor, Tensor, list[Planes]]] = []
         last = None
         for tile, x in rows:
             with label("tile"):
@@ -205,20 +214,40 @@ class Wave:
                 yield tile, x
                 continue
             halo = self._halo(index, tile, z)
-            left, right = (None, None) if tile.index == 0 or halo is None else (last, halo[0])
+            beside = self._ask_ranks(tile, halo)
+            if tile.index and halo is not None:
+                beside[self.behind], waiting[0][3][self.ahead] = last, halo[self.behind]
             if waiting:
-                yield self._finish(index, *waiting.pop(), right)
-            waiting.append((tile, x, z, left))
-            last = None if halo is None else halo[1]
+                yield self._finish(index, *waiting.pop())
+            waiting.append((tile, x, z, beside))
+            last = None if halo is None else halo[self.ahead]
         if waiting:
-            yield self._finish(index, *waiting.pop(), None)
+            yield self._finish(index, *waiting.pop())
 
-    def _finish(
-        self, index: int, tile: Tile, x: Tensor, z: Tensor, left: Tensor | None, right: Tensor | None
-    ) -> tuple[Tile, Tensor]:
+    def _finish(self, index: int, tile: Tile, x: Tensor, z: Tensor, beside: list[Planes]) -> tuple[Tile, Tensor]:
+        for side in (LEFT, RIGHT):
+            if callable(beside[side]):
+                beside[side] = self._arrived(index, tile, side, beside[side])
         with label("tile"):
-            add_adapter_(x, z, left, right, self.adapters[index])
+            add_adapter_(x, z, *beside, self.adapters[index])
         return tile, x
+
+    def _ask_ranks(self, tile: Tile, halo: Tensor | None) -> list[Planes]:
+        """A tile's neighbours on other ranks, left and right, whose planes are on their way from now on."""
+        sides = [] if halo is None else self.borders(tile.index, len(self.tiles[tile.window]))
+        return [self.neighbours.trade(side, halo[side]) if side in sides else None for side in (LEFT, RIGHT)]
+
+    def _arrived(self, index: int, tile: Tile, side: int, arrival: Arrival) -> Tensor:
+        with label("halos"):
+            planes = arrival()
+        if self.keep:
+            self.from_ranks[index, tile.window, side] = planes
+        return planes
+
+    def borders(self, t: int, count: int) -> list[int]:
+        """Sides on which the t-th of a window's tiles meets another rank."""
+        ends = [(self.behind, t == 0), (self.ahead, t == count - 1)]
+        return [side for side, at_end in ends if at_end and self.neighbours.beside(side)]
 
     def planes(self, tile: Tile) -> int:
         return (tile.stop - tile.start) * self.backbone.clip_tubelets
@@ -301,8 +330,10 @@ class SegmentWave:
         """(t, block): what backward will start from there; see `enter`."""
         self.gradients: dict[int, Tensor] = {}
         """t: gradient at the level that this tile has come down to."""
-        self.gv_left: dict[int, Tensor] = {}
-        """Block: v's gradient at the last planes of the tile that was there before."""
+        self.gv_behind: dict[int, Tensor] = {}
+        """Block: v's gradient of the tile that was there before, at the planes next to this one."""
+        self.gv_arriving: dict[tuple[int, int], Arrival] = {}
+        """Block, side: v's gradient at the planes of the rank there."""
 
     def run(self) -> None:
         depth = self.stop - self.start
@@ -331,8 +362,14 @@ class SegmentWave:
 
     def neighbours(self, index: int, t: int) -> tuple[Tensor | None, Tensor | None]:
         """Planes of z next to a tile: the left neighbour's last and the right one's first."""
-        left, right = self.halos.get((index, t - 1)), self.halos.get((index, t + 1))
-        return None if left is None else left[1], None if right is None else right[0]
+        wave, window = self.wave, self.tiles[t].window
+        beside: list[Tensor | None] = [None, None]
+        for side, other in ((wave.behind, t - 1), (wave.ahead, t + 1)):
+            if (halo := self.halos.get((index, other))) is not None:
+                beside[side] = halo[1 - side]
+            else:
+                beside[side] = wave.from_ranks.get((index, window, side))
+        return beside[LEFT], beside[RIGHT]
 
     def rebuild(self, t: int) -> None:
         """The inputs of all blocks of the segment for one tile, from its kept row and the halos."""
@@ -374,13 +411,28 @@ class SegmentWave:
         for known in (t, t + 1):
             if known < len(self.tiles) and known not in self.gradients:
                 with label("gradient rows"):
-                    self.gradients[known] = self.above.take(self.tiles[known])
+                    gradient = self.above.take(self.tiles[known])
+                self.reached(index, known, gradient)
         with label("tile"):
             gradient = self.through_block(index, t, tile, self.gradients.pop(t))
         if index > self.start:
-            self.gradients[t] = gradient
+            self.reached(index - 1, t, gradient)
         elif self.below is not None:
             self.below.put(tile, gradient)
+
+    def reached(self, index: int, t: int, gradient: Tensor) -> None:
+        """A tile's gradient stands behind a block: what other ranks need of it leaves at once."""
+        self.gradients[t] = gradient
+        if index in self.looking:
+            for side in self.wave.borders(t, len(self.tiles)):
+                self.gv_arriving[index, side] = self.wave.neighbours.trade(side, self.gv_at(index, side, gradient))
+
+    def gv_at(self, index: int, end: int, gradient: Tensor) -> Tensor:
+        """v's gradient at one end of a tile."""
+        adapter = self.wave.adapters[index]
+        positions = gradient.shape[1] // self.wave.backbone.clip_tubelets
+        planes = gradient.view(-1, positions, gradient.shape[-1])
+        return through_up_and_pointwise(planes_at(end, planes, adapter.reach), adapter)
 
     def through_block(self, index: int, t: int, tile: Tile, gradient: Tensor) -> Tensor | None:
         wave = self.wave
@@ -400,20 +452,22 @@ class SegmentWave:
         self, index: int, t: int, tile: Tile, behind: Tensor, gradient: Tensor, flows: bool
     ) -> Tensor | None:
         wave, adapter = self.wave, self.wave.adapters[index]
-        borders = Borders(*self.neighbours(index, t), self.gv_left.pop(index, None), None)
-        self.halos.pop((index, t - 1), None)
+        gv: list[Tensor | None] = [None, None]
+        gv[wave.behind] = self.gv_behind.pop(index, None)
         if adapter.reach and t + 1 < len(self.tiles):
-            right = self.gradients[t + 1]
-            positions = right.shape[1] // wave.backbone.clip_tubelets
-            first_planes = right.view(-1, positions, right.shape[-1])[: adapter.reach]
-            borders.gv_right = through_up_and_pointwise(first_planes, adapter)
+            gv[wave.ahead] = self.gv_at(index, wave.behind, self.gradients[t + 1])
+        for side in wave.borders(t, len(self.tiles)) if adapter.reach else ():
+            gv[side] = self.gv_arriving.pop((index, side))()
+        borders = Borders(*self.neighbours(index, t), *gv)
+        self.halos.pop((index, t - 1), None)
 
         def add(name: str, part: Tensor) -> None:
             wave.weights.add(f"blocks.{index}.adapter.{name}", part)
 
-        gradient, gv_last = adapter_backward(behind, gradient, borders, adapter, wave.planes(tile), add, flows)
-        if gv_last is not None and t + 1 < len(self.tiles):
-            self.gv_left[index] = gv_last
+        planes, end = wave.planes(tile), wave.ahead
+        gradient, gv_end = adapter_backward(behind, gradient, borders, adapter, planes, add, flows, end)
+        if gv_end is not None and t + 1 < len(self.tiles):
+            self.gv_behind[index] = gv_end
         return gradient
 
     def through_transform(self, index: int, graph: Graph, gradient: Tensor) -> Tensor:

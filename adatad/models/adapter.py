@@ -70,20 +70,25 @@ class Adapter(nn.Module):
         """
         clips, tokens, hidden = bottleneck.shape
         window = bottleneck.reshape(batch, -1, tokens // self.clip_tubelets, hidden)
-        mixed = depthwise_over_time(window, self.depthwise.weight, self.depthwise.bias, self.dilation)
+        reach = self.dilation * (self.depthwise.kernel_size[0] - 1) // 2
+        weight, bias = self.depthwise.weight, self.depthwise.bias
+        mixed = depthwise_over_time(self.pad_time(window, reach), weight, bias, self.dilation)
         return F.linear(mixed, self.pointwise.weight[..., 0], self.pointwise.bias).reshape(clips, tokens, hidden)
 
+    def pad_time(self, window: Tensor, reach: int) -> Tensor:
+        """What the convolution sees beside a window [b, tubelets, positions, hidden]: `reach` planes of zeros."""
+        return F.pad(window, (0, 0, 0, 0, reach, reach))
 
-def depthwise_over_time(window: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+
+def depthwise_over_time(padded: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
     """Depthwise convolution along axis 1 as a sum of shifted planes: no permuted copy of the window.
 
-    window: [batch, tubelets, positions, hidden]; weight: [hidden, 1, kernel]; bias: [hidden].
+    padded: [batch, tubelets and what is beside them, positions, hidden]; weight: [hidden, 1, kernel]; bias: [hidden].
     """
-    length, kernel = window.shape[1], weight.shape[-1]
-    reach = dilation * (kernel - 1) // 2
-    taps = weight[:, 0].to(window.dtype)
-    padded = F.pad(window, (0, 0, 0, 0, reach, reach))
-    mixed = bias.to(window.dtype)
+    kernel = weight.shape[-1]
+    length = padded.shape[1] - dilation * (kernel - 1)
+    taps = weight[:, 0].to(padded.dtype)
+    mixed = bias.to(padded.dtype)
     for tap in range(kernel):
         mixed = torch.addcmul(mixed, padded[:, tap * dilation : tap * dilation + length], taps[:, tap])
     return mixed

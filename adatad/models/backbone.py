@@ -33,6 +33,8 @@ class VideoBackbone(nn.Module):
         self.tubelet, self.clip_frames = spec.tubelet, spec.clip_frames
         self.clip_tubelets = spec.clip_frames // spec.tubelet
         self.position_grid = sizes.position_grid
+        self.first_clip = 0
+        """The number, in its window, of the first clip that this process has."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
         self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
         self.blocks = nn.ModuleList(self._build_block(spec, sizes, index) for index in range(sizes.depth))
@@ -77,7 +79,7 @@ class VideoBackbone(nn.Module):
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen"):
                 tokens = self.embed(clips)
-                row_keys = None if keys is None else clip_keys(keys, len(clips) // batch)
+                row_keys = self.row_keys(keys, len(clips) // batch)
                 for block in self.blocks:
                     tokens = block(tokens, batch, row_keys)
         return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
@@ -90,6 +92,10 @@ class VideoBackbone(nn.Module):
             if index in self.adapter_blocks:
                 listed.append(tokens)
         return listed
+
+    def row_keys(self, keys: Tensor | None, clips: int) -> Tensor | None:
+        """Keys of all clips, of `clips` in each window: int64 [b] -> [n]."""
+        return None if keys is None else clip_keys(keys, range(self.first_clip, self.first_clip + clips))
 
     def cut_clips(self, frames: Tensor) -> Tensor:
         """uint8 [b, 3, frames, height, width] -> [n, 3, clip_frames, height, width]."""

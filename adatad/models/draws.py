@@ -42,9 +42,9 @@ def uniform(keys: Tensor, name: str) -> Tensor:
     return (bits >> 7).to(torch.float32) * 2.0**-24
 
 
-def clip_keys(keys: Tensor, clips: int) -> Tensor:
-    """Keys of the clips of each sample: int64 [batch] -> [batch x clips]."""
-    return mix(keys[:, None], torch.arange(clips, device=keys.device)).flatten()
+def clip_keys(keys: Tensor, clips: range) -> Tensor:
+    """Keys of some clips of each sample, by their numbers in its window: int64 [batch] -> [batch x clips]."""
+    return mix(keys[:, None], torch.arange(clips.start, clips.stop, device=keys.device)).flatten()
 
 
 class Dropout(nn.Module):

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SUMMED, COLLECTED, SCATTERED, ONE_TO_ALL, TO_ONE = "all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce"
+TO_NEIGHBOUR = "send"
 
 KINDS = {
     "allreduce_": SUMMED,
@@ -31,6 +32,7 @@ KINDS = {
     "broadcast_": ONE_TO_ALL,
     "broadcast": ONE_TO_ALL,
     "reduce_": TO_ONE,
+    "send": TO_NEIGHBOUR,
 }
 """Operators of the namespaces c10d (what process groups run) and _c10d_functional (what DTensor calls)."""
 
@@ -42,7 +44,7 @@ class WireCounter(TorchDispatchMode):
     """`with WireCounter() as wire:` counts the collectives inside, those of backward and of C++ reducers too.
 
     `bytes_of` has, by kind, the bytes of the whole tensors concerned: what is summed, the collected result, what is
-    summed and scattered. Counting slows everything down: it is for tests and tables.
+    summed and scattered, what is sent. Counting slows everything down: it is for tests and tables.
     """
 
     def __init__(self) -> None:
@@ -69,7 +71,8 @@ class WireCounter(TorchDispatchMode):
 
     def sent_bytes(self, world: int) -> int:
         """What a rank sends for them by ring algorithms."""
-        return round(sum(SHARES[kind] * size for kind, size in self.bytes_of.items()) * (world - 1) / world)
+        collectives = sum(SHARES[kind] * size for kind, size in self.bytes_of.items() if kind in SHARES)
+        return round(collectives * (world - 1) / world) + self.bytes_of[TO_NEIGHBOUR]
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:

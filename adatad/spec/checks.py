@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from adatad.spec.clip_share import clips_of_window
 from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
 from adatad.spec.presets import resolve_backbone
@@ -34,6 +35,7 @@ def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
         _schedule,
         _memory,
         _parallel,
+        _clip,
         _postprocess,
         _classifier,
     )
@@ -327,6 +329,19 @@ def _parallel(spec: Spec) -> Iterator[Problem]:
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
         text = f"tiles wants all weights at once, which engine {parallel.engine} shards; use auto or blocks"
         yield ("memory", "order"), text
+
+
+def _clip(spec: Spec) -> Iterator[Problem]:
+    ranks, backbone, key = spec.parallel.clip, spec.model.backbone, ("parallel", "clip")
+    clips = clips_of_window(spec.data, backbone.clip_frames)
+    if ranks > clips:
+        yield key, f"{ranks} ranks can't share a window of {clips} clips of {backbone.clip_frames} frames"
+        return
+    reach = backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2
+    tubelets = clips // ranks * backbone.clip_frames // backbone.tubelet
+    if ranks > 1 and backbone.mode in ("adapter", "side") and reach > tubelets:
+        text = f"the adapters reach {reach} tubelets to each side, further than the {tubelets} that a rank may have"
+        yield key, f"{text}; use at most {clips * backbone.clip_frames // backbone.tubelet // reach} ranks"
 
 
 def _postprocess(spec: Spec) -> Iterator[Problem]:

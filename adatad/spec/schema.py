@@ -361,6 +361,8 @@ class ParallelSpec(Section):
     zero3, fairscale: all weights are sharded. auto is ddp."""
     deepspeed: str | None = None
     """zero1 to zero3: DeepSpeed's JSON file; null: ds_configs/<engine>.json."""
+    clip: Count = 1
+    """Ranks that share a window, each with some of its clips (docs/clip-parallel.md); divides the number of ranks."""
     cpu_offload: bool = False
     """fsdp: keep parameters and AdamW's state in host memory between uses."""
     checkpoint_offload: bool = False

@@ -29,6 +29,7 @@ from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
 from adatad.parallel.faults import Stacks
 from adatad.spec import Spec, to_yaml
+from adatad.training.agreement import same_videos
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.data_wait import DataWait
 from adatad.training.life import STOPPED, leave_mark
@@ -106,7 +107,9 @@ class Training:
             self.logger.warning(
                 "nothing to train: the run stands at epoch %d, step %d, past its end, epoch %d", *start, self.end_epoch
             )
-        batches = iter(training_loader(self.spec, self.annotations, self.processes, start))
+        loader = training_loader(self.spec, self.annotations, self.processes, start)
+        may_differ = parts.clip_group is not None and self.spec.data.on_error == "skip"
+        batches = same_videos(loader, parts.clip_group) if may_differ else iter(loader)
         bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
         try:
             with self.stacks or nullcontext(), bar:
@@ -189,7 +192,7 @@ class Training:
             return
         progress.bad_steps += 1
         mine = [window.video.name for batch in micro_batches for window in batch.windows]
-        videos = ", ".join(name for names in self.processes.gather(mine) for name in names)
+        videos = ", ".join(dict.fromkeys(name for names in self.processes.gather(mine) for name in names))
         facts = f"loss {values['cost']:g}, gradient norm {values['gradient_norm']:g}"
         self.logger.warning("step %d skipped on all ranks: %s; its videos: %s", progress.step, facts, videos)
         if progress.bad_steps_in_a_row >= most:
@@ -300,7 +303,7 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
     spec, engine, processes = parts.spec, parts.engine, parts.processes
     rates = set_rates(parts, step)
     targets = [batch_targets(parts, batch) for batch in micro_batches]
-    positives = processes.sum(sum(int(target.positive.sum()) for target in targets))
+    positives = processes.sum(sum(int(target.positive.sum()) for target in targets)) // spec.parallel.clip
     normalizer = parts.normalizer.update(positives)
     sums = dict.fromkeys(("cls_loss", "reg_loss", "cost"), 0.0)
     for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
@@ -311,7 +314,8 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
         for name in sums:
             sums[name] += float(losses[name].detach())
     # The same for all ranks, and in one exchange with the losses.
-    sums["windows_without_instances"] = float(sum(not len(own) for batch in micro_batches for own in batch.labels))
+    without = sum(not len(own) for batch in micro_batches for own in batch.labels)
+    sums["windows_without_instances"] = without / spec.parallel.clip
     values = dict(zip(sums, processes.sum_floats(list(sums.values())), strict=True))
     with label("optimizer state"):
         norm = engine.update(spec.train.clip_norm, skip=not math.isfinite(values["cost"]))
@@ -333,7 +337,8 @@ def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> 
         mask, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.mask, batch.keys))
         predictions = parts.engine.model(frames, mask, keys)
         targets = Targets(*(tensor.to(device, non_blocking=True) for tensor in targets))
-        return detection_losses(predictions, targets, normalizer, parts.spec.model.detector)
+        # Ranks that share a window all compute its loss: each has its part of it.
+        return detection_losses(predictions, targets, normalizer * parts.spec.parallel.clip, parts.spec.model.detector)
 
 
 def set_rates(parts: Parts, step: int) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from adatad.data.dataset import Batch
@@ -9,10 +11,13 @@ from adatad.memory.labels import label
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
 from adatad.models.detector import build_model
+from adatad.parallel.clip import PretendedGroup, share_clips
+from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.spec.clip_share import clips_of_window
 from adatad.training.loop import train_step
-from adatad.training.setup import Parts, assemble
+from adatad.training.setup import Parts, assemble, frames_here
 
 META = torch.device("meta")
 
@@ -45,11 +50,23 @@ def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> Parts:
     return parts
 
 
-def meta_parts(spec: Spec, num_classes: int = 20) -> Parts:
-    """A model without values, its engine and its moving average."""
+def meta_parts(spec: Spec, num_classes: int = 20, group: Any = None) -> Parts:
+    """A model without values, its engine and its moving average. group: the ranks that share a window; None: those of
+    `counted_mesh`, if the spec wants that."""
     with META:
         model = build_model(spec.model, num_classes)
-    return assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
+    parts = assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
+    if spec.parallel.clip > 1:
+        clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
+        parts.clip_group = group or PretendedGroup(counted_mesh(spec), clips)
+        share_clips(model.backbone, parts.clip_group)
+    return parts
+
+
+def counted_mesh(spec: Spec) -> Mesh:
+    """Of a rank with the longest share, and with two neighbours if there is one."""
+    clip, clips = spec.parallel.clip, clips_of_window(spec.data, spec.model.backbone.clip_frames)
+    return Mesh(data=1, clip=clip, data_rank=0, clip_rank=1 if clip > 2 and clips % clip != 1 else 0)
 
 
 def make_optimizer_state(parts: Parts) -> None:
@@ -64,7 +81,8 @@ def make_optimizer_state(parts: Parts) -> None:
 def random_batch(spec: Spec, windows: int, num_classes: int, device: torch.device) -> Batch:
     """Windows full of valid frames of any content, with one action each."""
     window, side = spec.data.window, spec.data.size_pixels
-    frames = window.size_grid * window.frames_per_position
+    here = frames_here(spec, counted_mesh(spec))
+    frames = here.stop - here.start
     return Batch(
         frames=torch.empty(windows, 3, frames, side, side, dtype=torch.uint8, device=device),
         mask=torch.ones(windows, window.size_grid, dtype=torch.bool),

@@ -44,8 +44,10 @@ from adatad.training.setup import (
     build_initial_model,
     build_parts,
     check_batch,
+    check_mesh,
     number_of_classes,
     shapes_of,
+    share_windows,
     validation_loader,
 )
 from adatad.training.signals import StopRequest
@@ -174,14 +176,18 @@ def score_checkpoint(
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
         check_classifier(spec, annotations)
+        if processes.world == 1:
+            spec = spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"clip": 1})})
+        check_mesh(spec, processes)
         spec = choose(spec, processes, number_of_classes(spec, annotations)).spec
         model = build_initial_model(spec, annotations)[0]
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint)
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
-        apply_policy(model.backbone, spec.memory, spec.data, arithmetic)
+        apply_policy(model.backbone, spec.memory, spec.data, arithmetic, clip_ranks=spec.parallel.clip)
         # Only now: frozen weights that are streamed, or cast, may not fit the device as they come from their file.
         model.to(processes.device)
+        share_windows(model, spec, processes)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
         found = detect(model, loader, spec, classes_of(spec, annotations), processes, skipped)

@@ -21,9 +21,12 @@ from adatad.memory.policy import apply_policy
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
 from adatad.models.trained import freeze
+from adatad.parallel.clip import ClipGroup, clip_group, share_clips
 from adatad.parallel.engine import Engine, autocast_dtype, prepare
+from adatad.parallel.mesh import Mesh, mesh_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
@@ -51,6 +54,8 @@ class Parts:
     steps_per_epoch: int
     frozen_fingerprint: str
     """Of the frozen weights as they were loaded, before any policy casts them."""
+    clip_group: ClipGroup | None = None
+    """The ranks that this rank shares windows with."""
     weights_report: list[str] = field(default_factory=list)
     """What was taken from the file of pretrained weights, and what wasn't, in lines."""
 
@@ -66,6 +71,7 @@ def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> P
     steps_per_epoch = len(annotations.train) // spec.train.global_batch
     parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
     parts.weights_report = weights_report
+    parts.clip_group = share_windows(model, spec, processes)
     return parts
 
 
@@ -78,7 +84,7 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     if hasattr(model, "backbone"):
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
         sharded = spec.parallel.engine in SHARDS_FROZEN_WEIGHTS
-        apply_policy(model.backbone, spec.memory, spec.data, arithmetic, sharded)
+        apply_policy(model.backbone, spec.memory, spec.data, arithmetic, sharded, spec.parallel.clip)
     engine = prepare(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
@@ -87,6 +93,27 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
         spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch,
         frozen_fingerprint,
     )  # fmt: skip
+
+
+def share_windows(model: nn.Module, spec: Spec, processes: Processes) -> ClipGroup | None:
+    """Spread windows over the ranks of this rank's clip group, if the spec wants that. The engine has the model."""
+    if spec.parallel.clip == 1:
+        return None
+    clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
+    group = clip_group(processes, mesh_of_ranks(spec, processes), clips, spec.train.hang_seconds)
+    share_clips(model.backbone, group)
+    return group
+
+
+def mesh_of_ranks(spec: Spec, processes: Processes) -> Mesh:
+    return mesh_of(processes.rank, processes.world, spec.parallel.clip)
+
+
+def frames_here(spec: Spec, mesh: Mesh) -> slice:
+    """The frames of a window that this rank reads."""
+    length = spec.model.backbone.clip_frames
+    share = clip_share(clips_of_window(spec.data, length), mesh.clip, mesh.clip_rank)
+    return slice(share.start * length, share.stop * length)
 
 
 def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
@@ -103,10 +130,12 @@ def build_initial_model(spec: Spec, annotations: Annotations) -> tuple[TemporalA
 
 def check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> None:
     """Refuse a global batch that these ranks, or these videos, can't make."""
-    train, world = spec.train, processes.world
-    if train.global_batch % (world * train.accumulation):
+    train, world, clip = spec.train, processes.world, spec.parallel.clip
+    check_mesh(spec, processes)
+    if train.global_batch % (world // clip * train.accumulation):
+        shared = f" / parallel.clip {clip}" if clip > 1 else ""
         raise SetupError(
-            f"train.global_batch {train.global_batch} can't be divided by {world} ranks x train.accumulation "
+            f"train.global_batch {train.global_batch} can't be divided by {world} ranks{shared} x train.accumulation "
             f"{train.accumulation}"
         )
     if len(annotations.train) < train.global_batch:
@@ -118,11 +147,22 @@ def check_batch(spec: Spec, processes: Processes, annotations: Annotations) -> N
         raise SetupError("model.detector.regression_weight 0 follows the losses of one rank: run it on one process")
 
 
+def check_mesh(spec: Spec, processes: Processes) -> None:
+    """Refuse a number of ranks that can't be cut into groups that share windows."""
+    world, clip = processes.world, spec.parallel.clip
+    if world % clip:
+        raise SetupError(
+            f"parallel.clip {clip}, ranks that share a window, doesn't divide the {world} ranks of this run; "
+            f"set parallel.clip to a divisor of {world}"
+        )
+
+
 def training_loader(spec: Spec, annotations: Annotations, processes: Processes, start: tuple[int, int]) -> Loader:
     """This rank's micro-batches from (epoch, step) to the end of training."""
-    train = spec.train
-    share = Share(processes.rank, processes.world, train.accumulation, train.global_batch)
-    dataset = TrainingWindows(annotations.train, spec.data, train.seed, reference=spec.compat == "reference")
+    train, mesh = spec.train, mesh_of_ranks(spec, processes)
+    share = Share(mesh.data_rank, mesh.data, train.accumulation, train.global_batch)
+    reference, here = spec.compat == "reference", frames_here(spec, mesh)
+    dataset = TrainingWindows(annotations.train, spec.data, train.seed, reference, here)
     batches = EpochBatches(len(annotations.train), share, train.seed, end_epoch(spec), start)
     return Loader(dataset, batches, spec.data.workers)
 
@@ -135,7 +175,7 @@ def end_epoch(spec: Spec) -> int:
 def validation_loader(
     spec: Spec, annotations: Annotations, processes: Processes, shuffle_clips: bool = False
 ) -> Loader:
-    """This rank's windows of the validation videos: every `world`-th window, none twice.
+    """This rank's windows of the validation videos: every n-th of n ranks (or clip groups), none twice.
 
     One at a time: in batches of another size the last digits would differ, and so with the number of ranks.
     """
@@ -143,6 +183,8 @@ def validation_loader(
     places = [
         place for video in annotations.validation for place in evaluation_windows(video, spec.data.window, repeat_last)
     ]
-    dataset = ValidationWindows(places, spec.data, spec.model.backbone.clip_frames if shuffle_clips else 0)
-    mine = range(processes.rank, len(places), processes.world)
+    mesh = mesh_of_ranks(spec, processes)
+    shuffled = spec.model.backbone.clip_frames if shuffle_clips else 0
+    dataset = ValidationWindows(places, spec.data, shuffled, frames_here(spec, mesh))
+    mine = range(mesh.data_rank, len(places), mesh.data)
     return Loader(dataset, [[number] for number in mine], spec.data.workers)

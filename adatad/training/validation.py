@@ -52,6 +52,8 @@ def detect(
     classifier = read_classifier(spec.postprocess.classifier) if spec.postprocess.classifier else None
     found: list[WindowDetections] = []
     missed: list[Skipped] = []
+    # Ranks that share a window all find the same in it.
+    speaks = processes.rank % spec.parallel.clip == 0
     for batch, counts in in_step(loader, processes):
         frames = placed(batch.frames, spec.memory, processes.device)
         mask = batch.mask.to(processes.device, non_blocking=True)
@@ -60,7 +62,7 @@ def detect(
         if after_window:
             after_window()
         missed += batch.skipped
-        if not counts or batch.skipped:
+        if not counts or not speaks:
             continue
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
             meta = window_meta(window, spec.data)
@@ -70,8 +72,10 @@ def detect(
             )
             found.append(WindowDetections(meta.video, window.start_frame, sliding, detections))
     model.train(training)
-    skipped.add(item for part in processes.gather(missed) for item in part)
-    everything = [window for part in processes.gather(found) for window in part]
+    unread = [item for part in processes.gather(missed) for item in part]
+    skipped.add(unread)
+    nothing_in = {item.video for item in unread}
+    everything = [w for part in processes.gather(found) for w in part if w.video not in nothing_in]
     # In an order that doesn't depend on the number of ranks.
     everything.sort(key=lambda window: (window.video, window.start_frame))
     return join_windows(everything, spec.postprocess, keep_repeats=spec.compat == "reference")

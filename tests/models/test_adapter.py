@@ -23,7 +23,7 @@ def test_shifted_sums_are_a_depthwise_convolution(shape, kernel, dilation, seed)
     padding = dilation * (kernel - 1) // 2
     expected = F.conv1d(along_time, weight, bias, padding=padding, dilation=dilation, groups=hidden)
     expected = expected.reshape(batch, positions, hidden, tubelets).permute(0, 3, 1, 2)
-    result = depthwise_over_time(window, weight, bias, dilation)
+    result = depthwise_over_time(F.pad(window, (0, 0, 0, 0, padding, padding)), weight, bias, dilation)
     torch.testing.assert_close(result, expected)
     towards = torch.randn(result.shape, generator=draw, dtype=torch.float64)
     ours = torch.autograd.grad(result, (window, weight, bias), towards, retain_graph=True)

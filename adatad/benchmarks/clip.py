@@ -1,0 +1,224 @@
+"""Clip parallelism in numbers: bytes on the wire, memory of a rank, idle time, and scaling on paper.
+
+VideoMAEv2-g, 1,536 frames of 224 pixels, under the wave. Exchanges and floating-point operations are those of the code
+that trains, run on the meta device; times follow from them by the speeds given here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from adatad.benchmarks.table import Result
+from adatad.memory.flops import FlopCount
+from adatad.memory.meta import gpu_like_meta
+from adatad.memory.neighbours import Arrival
+from adatad.parallel.clip import ClipGroup, PretendedGroup
+from adatad.parallel.clip_trace import Event, Machine, TracedGroup, replay
+from adatad.parallel.mesh import Mesh
+from adatad.parallel.wire import WireCounter
+from adatad.spec import Spec, load
+from adatad.spec.clip_share import clip_share, clips_of_window
+from adatad.spec.presets import resolve_backbone
+from adatad.training.loop import train_step
+from adatad.training.metered import META, make_optimizer_state, meta_parts, random_batch, step_memory
+
+SPEC = "configs/thumos/g_1536x224_adapter.yaml"
+TILE = ["memory.policy=tile", "memory.tile_clips=1"]
+GIB, GB = 2**30, 1e9
+
+WORK = 300e12
+"""Floating-point operations per second that a GPU reaches in 16-bit blocks."""
+LATENCY_SECONDS = 20e-6
+"""Of one exchange of planes."""
+INSIDE, PCIE, BETWEEN = 900 * GB / 2, 64 * GB / 2, 200e9 / 8
+"""Bytes per second, each way: NVLink of 900 GB/s, PCIe of 64 GB/s, a network of 200 Gb/s."""
+NODE = 8
+"""GPUs of a node."""
+SLOW = 1.1
+
+
+def run() -> list[Result]:
+    """Prints the tables of docs/clip-parallel.md; returns what has a bar."""
+    return [*wire(), *memory(), *idle(), *scaling()]
+
+
+def spec_of(clip: int, *overrides: str) -> Spec:
+    return load(SPEC, [*TILE, f"parallel.clip={clip}", *overrides], check_files=False)
+
+
+# On the wire
+
+
+def wire() -> list[Result]:
+    """Of one step on an inner rank of four, counted around torch's process group, which pretends to have peers."""
+    spec = spec_of(4)
+    dist.init_process_group("fake", rank=1, world_size=4, store=dist.HashStore())
+    try:
+        mesh = Mesh(data=1, clip=4, data_rank=0, clip_rank=1)
+        group = GroupInHostMemory(mesh, clips_of_window(spec.data, spec.model.backbone.clip_frames), dist.group.WORLD)
+        with gpu_like_meta():
+            parts = meta_parts(spec, group=group)
+            make_optimizer_state(parts)
+            with WireCounter() as counter:
+                train_step(parts, [random_batch(spec, 1, 20, META)], step=1)
+    finally:
+        dist.destroy_process_group()
+    trained = sum(p.numel() * p.element_size() for p in parts.model.parameters() if p.requires_grad)
+    halos, features = counter.bytes_of["send"] / 2, counter.bytes_of["all_gather"]
+    moved = 2 * halos + features * 3 / 4
+    all_to_all = all_to_all_bytes(spec, ranks=4)
+    rows = [
+        ("halos, to each neighbour", halos), ("features, gathered", features), ("trained gradients, summed", trained),
+        ("all-to-all context parallelism, sent by a rank", all_to_all),
+    ]  # fmt: skip
+    print_table("bytes of a step of g at 1,536 x 224 on 4 ranks", ["", "MB"], [(n, f"{b / 1e6:,.2f}") for n, b in rows])
+    return [
+        Result("halos to each neighbour, MB", halos / 1e6, 16.0),
+        Result("halos and features against all-to-all, %", 100 * moved / all_to_all, 0.1),
+    ]
+
+
+class GroupInHostMemory(ClipGroup):
+    """What has no values is exchanged as host memory of the same size: torch has no exchange for the meta device."""
+
+    def trade(self, side: int, planes: Tensor) -> Arrival:
+        arrival = super().trade(side, torch.empty_like(planes, device="cpu"))
+        return lambda: arrival().to(META)
+
+    def gather(self, own: Tensor) -> Tensor:
+        return super().gather(torch.empty_like(own, device="cpu")).to(META)
+
+
+def all_to_all_bytes(spec: Spec, ranks: int) -> float:
+    """What a rank sends where attention's tensors change hands (Ulysses): q, k, v and the output of every block, its
+    share of all tokens each, in 16 bits, all but what stays; forward, and gradients in backward."""
+    backbone, data = resolve_backbone(spec.model.backbone), spec.data
+    positions = (data.size_pixels // backbone.patch) ** 2
+    frames = data.window.size_grid * data.window.frames_per_position
+    tokens = frames // spec.model.backbone.tubelet * positions
+    return 2 * 4 * backbone.depth * (tokens / ranks) * backbone.width * 2 * (ranks - 1) / ranks
+
+
+# Memory
+
+
+def memory() -> list[Result]:
+    rows = []
+    for clip in (1, 2, 4, 8):
+        peak = step_memory(spec_of(clip), windows=1)
+        rows.append((str(clip), f"{peak.bytes / GIB:.2f}"))
+    print_table("memory of a rank, GiB, 1,536 frames, by count", ["clip", "GiB"], rows)
+    frames = largest_window(clip=8, limit=24e9)
+    print(f"the largest window at clip 8 on 24 GB: {frames:,} frames")
+    return []
+
+
+def largest_window(clip: int, limit: float) -> int:
+    """Frames, in steps of 1,536, of which a rank takes at most `limit` bytes (with a tenth left to the allocator)."""
+    fits = 1
+    while step_memory(long_spec(clip, 2 * fits), windows=1).bytes < 0.9 * limit:
+        fits *= 2
+    step = fits // 2
+    while step:
+        if step_memory(long_spec(clip, fits + step), windows=1).bytes < 0.9 * limit:
+            fits += step
+        step //= 2
+    return 1536 * fits
+
+
+def long_spec(clip: int, times: int) -> Spec:
+    grid = 768 * times
+    sizes = [f"data.window.size_grid={grid}", f"model.detector.max_length={grid}"]
+    return spec_of(clip, *sizes)
+
+
+# Time
+
+
+@cache
+def traces_of(clip: int, one_way: bool = False) -> tuple[tuple[Event, ...], ...]:
+    """What every rank of a group does in a step. Ranks that differ in nothing are traced once."""
+    spec = spec_of(clip)
+    clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
+    known: dict[tuple, tuple[Event, ...]] = {}
+    traces = []
+    for rank in range(clip):
+        kind = len(clip_share(clips, clip, rank)), rank % 2, rank == 0, rank == clip - 1
+        if kind not in known:
+            known[kind] = trace(spec, (OneWay if one_way else PretendedGroup)(Mesh(1, clip, 0, rank), clips))
+        traces.append(known[kind])
+    return tuple(traces)
+
+
+class OneWay(PretendedGroup):
+    """All ranks begin with their first clips."""
+
+    backwards = False
+
+
+def trace(spec: Spec, group: PretendedGroup) -> tuple[Event, ...]:
+    with gpu_like_meta(), FlopCount() as flops:
+        traced = TracedGroup(group, lambda: flops.total)
+        parts = meta_parts(spec, group=traced)
+        traced.work_done()
+        traced.events.clear()
+        frames = random_batch(spec, 1, 20, META).frames[:, :, : len(group.own) * spec.model.backbone.clip_frames]
+        train_step(parts, [random_batch(spec, 1, 20, META)._replace(frames=frames)], step=1)
+        traced.work_done()
+    return tuple(traced.events)
+
+
+def idle() -> list[Result]:
+    machine, rows, shares = Machine(WORK, INSIDE, LATENCY_SECONDS), [], {}
+    for name, one_way in (("neighbours in opposite directions", False), ("all in one direction", True)):
+        for clip in (2, 4, 8):
+            one = replay(traces_of(clip, one_way), machine)
+            shares[name, clip] = 100 * one.idle_share
+            rows.append((name, str(clip), f"{one.seconds:.2f}", f"{100 * one.idle_share:.1f}"))
+    print_table("idle share of ranks, simulated", ["", "clip", "step, s", "idle, %"], rows)
+    return [Result("idle share at 4 ranks, %", shares["neighbours in opposite directions", 4], 10.0)]
+
+
+MESHES = [(2, 1), (1, 2), (8, 1), (1, 8), (2, 4), (16, 1), (2, 8), (1, 16), (64, 1), (8, 8), (2, 32), (1, 64), (256, 1),
+          (32, 8), (4, 64)]  # fmt: skip
+"""data x clip."""
+
+
+def scaling() -> list[Result]:
+    """Windows a second of n GPUs against n times those of one."""
+    alone, rows = step_seconds(1, 1), []
+    for data, clip in MESHES:
+        even, uneven = step_seconds(data, clip), step_seconds(data, clip, SLOW)
+        shares = [f"{100 * alone / (clip * seconds):.0f}" for seconds in (even, uneven)]
+        rows.append((str(data * clip), f"{data} x {clip}", f"{even:.3f}", f"{uneven:.3f}", *shares))
+    head = ["GPUs", "data x clip", "step, s", "one slow, s", "efficiency, %", "one slow, %"]
+    print_table(f"scaling on paper; one GPU alone: {alone:.2f} s a window", head, rows)
+    return []
+
+
+def step_seconds(data: int, clip: int, slow: float = 1.0) -> float:
+    """Of groups of `clip` GPUs, `data` of them. Groups lie on nodes of NODE GPUs where they can; one GPU is `slow`."""
+    link = INSIDE if clip <= NODE else BETWEEN
+    done = replay(traces_of(clip), Machine(WORK, link, LATENCY_SECONDS, {clip // 2: slow}))
+    ranks = data * clip
+    between = INSIDE if ranks <= NODE else BETWEEN
+    return done.seconds + 2 * trained_bytes() * (ranks - 1) / ranks / between
+
+
+@cache
+def trained_bytes() -> int:
+    with gpu_like_meta():
+        return sum(p.numel() * p.element_size() for p in meta_parts(spec_of(1)).model.parameters() if p.requires_grad)
+
+
+def print_table(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=140).print(table)

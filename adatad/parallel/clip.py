@@ -1,0 +1,191 @@
+"""Clip parallelism: one window over several ranks, each with some of its clips.
+
+Attention never leaves a clip, so a rank runs the backbone on its own clips alone. What crosses ranks is what crosses
+clips: at every adapter the bottleneck's planes at a border, and their gradients back. The features of all clips are
+gathered, and every rank of a group runs the whole detector on them.
+
+A rank's loss is its part, 1 / size of the group, of the window's loss. The detector's gradients are the same on all of
+them, so that the sum over ranks, which every engine takes, is right for it; features get their gradient back from all
+ranks (which is `size` times this rank's own), so that the same sum is right for the adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from adatad.memory.neighbours import LEFT, RIGHT, Arrival
+from adatad.memory.policy import wave_passes
+from adatad.memory.tiles import Tile, cut_evenly
+from adatad.models.adapter import Adapter
+from adatad.models.backbone import VideoBackbone
+from adatad.parallel.mesh import Mesh
+from adatad.parallel.processes import Processes
+from adatad.spec.clip_share import clip_share
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the `clips` clips of a window lie on the ranks of a group."""
+
+    mesh: Mesh
+    clips: int
+
+    @property
+    def size(self) -> int:
+        return self.mesh.clip
+
+    @property
+    def all(self) -> list[range]:
+        """Clips of every rank."""
+        return [clip_share(self.clips, self.size, rank) for rank in range(self.size)]
+
+    @property
+    def own(self) -> range:
+        return clip_share(self.clips, self.size, self.mesh.clip_rank)
+
+    @property
+    def backwards(self) -> bool:
+        return self.mesh.clip_rank % 2 == 1
+
+    def beside(self, side: int) -> bool:
+        return self.mesh.clip_rank > 0 if side == LEFT else self.mesh.clip_rank < self.size - 1
+
+    def tiles(self, windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
+        """A tile has at most `tile_clips`; one more where single clips are spread unevenly, since no tile is empty."""
+        longest, shortest = len(self.all[0]), len(self.all[-1])
+        return cut_evenly(windows, clips, min(-(-longest // tile_clips), shortest), self.backwards)
+
+
+@dataclass(frozen=True)
+class ClipGroup(Shares):
+    """The ranks that share a window, and what they exchange; what `adatad.memory.neighbours` says of it holds."""
+
+    processes: dist.ProcessGroup
+
+    def trade(self, side: int, planes: Tensor) -> Arrival:
+        peer = self.mesh.group[self.mesh.clip_rank + (1 if side == RIGHT else -1)]
+        planes = planes.contiguous()
+        incoming = torch.empty_like(planes)
+        works = dist.batch_isend_irecv([
+            dist.P2POp(dist.isend, planes, peer, self.processes), dist.P2POp(dist.irecv, incoming, peer, self.processes)
+        ])  # fmt: skip
+        # The planes must live until they are sent.
+        return partial(_arrived, works, planes, incoming)
+
+    def largest(self, value: Tensor) -> Tensor:
+        dist.all_reduce(value, dist.ReduceOp.MAX, self.processes)
+        return value
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's object, in rank order."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, self.processes)
+        return values
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Every rank's piece [b, tubelets of its clips, c] of windows, joined in time."""
+        longest, per_clip = len(self.all[0]), own.shape[1] // len(self.own)
+        padded = F.pad(own, (0, 0, 0, longest * per_clip - own.shape[1])).contiguous()
+        pieces = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(pieces, padded, self.processes)
+        return torch.cat([piece[:, : len(share) * per_clip] for piece, share in zip(pieces, self.all, strict=True)], 1)
+
+
+class PretendedGroup(Shares):
+    """Of ranks that aren't there, to count what one of them does: what comes from the others has no meaning."""
+
+    def trade(self, side: int, planes: Tensor) -> Arrival:
+        return partial(torch.empty_like, planes)
+
+    def largest(self, value: Tensor) -> Tensor:
+        return value
+
+    def gather(self, own: Tensor) -> Tensor:
+        tubelets = self.clips * own.shape[1] // len(self.own)
+        return own.new_empty(own.shape[0], tubelets, own.shape[2])
+
+
+def _arrived(works: list[dist.Work], planes: Tensor, incoming: Tensor) -> Tensor:
+    for work in works:
+        work.wait()
+    return incoming
+
+
+def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float) -> ClipGroup:
+    """This rank's group. All ranks of the run call it."""
+    limit = timedelta(seconds=hang_seconds)
+    groups = [dist.new_group(list(range(first, first + mesh.clip)), timeout=limit)
+              for first in range(0, processes.world, mesh.clip)]  # fmt: skip
+    group = groups[mesh.data_rank]
+    # Before the first exchange between two of them, all ranks of a group must have met: NCCL wants that.
+    dist.barrier(group)
+    return ClipGroup(mesh, clips, group)
+
+
+def share_clips(backbone: VideoBackbone, group: ClipGroup | PretendedGroup) -> None:
+    """Make a backbone, under whatever memory policy, run on this rank's clips and give the whole window's features."""
+    backbone.first_clip = group.own.start
+    for adapter in (module for module in backbone.modules() if isinstance(module, Adapter)):
+        adapter.pad_time = partial(_pad_from_ranks, group)
+    for wave_pass in wave_passes(backbone):
+        wave_pass.neighbours = group
+    backbone.timeline = partial(_whole_timeline, group, backbone.timeline)
+
+
+def _whole_timeline(
+    group: ClipGroup, timeline: Callable[..., Tensor], frames: Any, keys: Tensor | None = None
+) -> Tensor:
+    return _Gathered.apply(timeline(frames, keys), group)
+
+
+def _pad_from_ranks(group: ClipGroup, window: Tensor, reach: int) -> Tensor:
+    return _Padded.apply(window, reach, group)
+
+
+class _Gathered(torch.autograd.Function):
+    """A rank's timeline to the whole window's."""
+
+    @staticmethod
+    def forward(ctx, own: Tensor, group: ClipGroup) -> Tensor:
+        ctx.group, ctx.per_clip = group, own.shape[1] // len(group.own)
+        return group.gather(own)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        share = ctx.group.own
+        own = gradient[:, share.start * ctx.per_clip : share.stop * ctx.per_clip]
+        return own * ctx.group.size, None
+
+
+class _Padded(torch.autograd.Function):
+    """Planes [b, tubelets, positions, hidden] between `reach` of each neighbour's; zeros at a window's ends."""
+
+    @staticmethod
+    def forward(ctx, window: Tensor, reach: int, group: ClipGroup) -> Tensor:
+        ctx.reach, ctx.group = reach, group
+        sides = [side for side in (LEFT, RIGHT) if group.beside(side)]
+        ends = window[:, :reach], window[:, window.shape[1] - reach :]
+        arrivals = {side: group.trade(side, ends[side]) for side in sides}
+        beside = [arrivals[side]() if side in sides else torch.zeros_like(ends[side]) for side in (LEFT, RIGHT)]
+        return torch.cat([beside[LEFT], window, beside[RIGHT]], 1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        reach, group = ctx.reach, ctx.group
+        length = gradient.shape[1] - 2 * reach
+        beyond = gradient[:, :reach], gradient[:, length + reach :]
+        arrivals = {side: group.trade(side, beyond[side]) for side in (LEFT, RIGHT) if group.beside(side)}
+        own = gradient[:, reach : length + reach].clone()
+        for side, arrival in arrivals.items():
+            end = own[:, :reach] if side == LEFT else own[:, length - reach :]
+            end += arrival()
+        return own, None, None

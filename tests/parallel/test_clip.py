@@ -1,0 +1,226 @@
+"""One window over several ranks, each with some of its clips: the same training as on one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from faulty import NO_FAULT, run_all
+from hypothesis import given
+from hypothesis import strategies as st
+from ranks import run_ranks
+from steps import POLICIES, Outcome, Run, difference, train_cases, train_steps, worst
+
+from adatad.memory.tiles import cut_evenly
+from adatad.parallel.clip_trace import Event, Machine, replay
+from adatad.spec import SpecError, load
+from adatad.spec.clip_share import clip_share
+
+WINDOW = ["data.window.size_grid=80", "model.detector.max_length=80"]
+"""Five clips of sixteen frames: uneven over two ranks and over four."""
+COMMON = [
+    *WINDOW, "train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]",
+    "data.augment={crop_short_side_pixels: 40, flip: 0.5, rand_augment: true, color_jitter: {}}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def clip_spec(tiny_data, tmp_path_factory) -> str:
+    from tiny_spec import TINY_SPEC
+
+    path = tmp_path_factory.mktemp("clip") / "tiny.yaml"
+    path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def truth(clip_spec) -> Outcome:
+    return run_ranks(1, train_steps, clip_spec, COMMON)[0]
+
+
+def settings_of(engine: str, folder: Path) -> list[str]:
+    """zero3's limits are those of so small a model: ds_configs/zero3.json would keep it whole."""
+    if engine != "zero3":
+        return [f"parallel.engine={engine}"]
+    limits = {"max_live_parameters": 12000, "max_reuse_distance": 1000, "prefetch_bucket_size": 3000}
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0} | {f"stage3_{k}": v for k, v in limits.items()}
+    (folder / "zero3.json").write_text(json.dumps({"zero_optimization": zero}))
+    return ["parallel.engine=zero3", f"parallel.deepspeed={folder / 'zero3.json'}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "clip"), [(2, 2), (4, 4)])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3"])
+def test_ranks_that_share_windows_train_as_one(engine, world, clip, clip_spec, truth, tmp_path):
+    common = [*COMMON, *settings_of(engine, tmp_path), f"parallel.clip={clip}"]
+    cases = {policy: [*common, *settings] for policy, settings in POLICIES.items()}
+    ranks = run_ranks(world, train_cases, clip_spec, cases)
+    for policy in POLICIES:
+        ours = ranks[0][policy]
+        assert difference(ours, truth) < 1e-5, (policy, worst(ours, truth))
+        assert all(values == ours.values for values in [rank[policy].values for rank in ranks])
+
+
+@pytest.mark.slow
+def test_groups_beside_each_other(clip_spec, truth, tmp_path):
+    """Two windows at a time, each over two ranks; other engines, and micro-batches."""
+    common = [*COMMON, "parallel.clip=2", *POLICIES["tile"]]
+    cases = {engine: [*common, f"parallel.engine={engine}"] for engine in ("ddp", "zero1", "zero2", "fairscale")}
+    cases["micro-batches"] = [*common, "train.accumulation=2"]
+    for name, ours in run_ranks(4, train_cases, clip_spec, cases)[0].items():
+        assert difference(ours, truth) < 1e-5, (name, worst(ours, truth))
+
+
+MODES = {
+    "side": ["model.backbone.mode=side"],
+    "full": ["model.backbone.mode=full", "optimizer.backbone={lr: 1e-4}"],
+    "wide kernel": ["model.backbone.adapter.kernel=5", "model.backbone.adapter.dilation=2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_other_backbones(mode, clip_spec):
+    common = [*COMMON, *MODES[mode]]
+    truth = run_ranks(1, train_steps, clip_spec, common)[0]
+    cases = {policy: [*common, *POLICIES[policy], "parallel.clip=3"] for policy in ("block", "tile")}
+    for policy, ours in run_ranks(3, train_cases, clip_spec, cases)[0].items():
+        assert difference(ours, truth) < 1e-5, (policy, worst(ours, truth))
+
+
+def detections_of(spec_file: str, overrides: list[str]) -> dict:
+    from adatad.data.skipped import SkippedVideos
+    from adatad.parallel.processes import start_processes
+    from adatad.training.setup import validation_loader
+    from adatad.training.validation import classes_of, detect
+
+    with start_processes() as processes:
+        run = Run(spec_file, overrides, processes)
+        classes = classes_of(run.spec, run.annotations)
+        loader = validation_loader(run.spec, run.annotations, processes, shuffle_clips=True)
+        return detect(run.parts.engine.model, loader, run.spec, classes, processes, SkippedVideos(0, print))
+
+
+@pytest.mark.slow
+def test_every_detection_is_found_once_by_shared_windows(clip_spec):
+    settings = [*WINDOW, "postprocess.nms=null"]
+    one = run_ranks(1, detections_of, clip_spec, settings)[0]
+    both = run_ranks(4, detections_of, clip_spec, [*settings, "parallel.clip=2"])
+    assert all(found == both[0] for found in both)
+    assert one.keys() == both[0].keys()
+    for video, found in one.items():
+        assert len(found) == len(both[0][video]) > 0
+        scores = [[round(item["score"], 4) for item in items] for items in (found, both[0][video])]
+        assert sorted(scores[0]) == pytest.approx(sorted(scores[1]), abs=2e-4)
+
+
+# What can go wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kill", "hang"])
+def test_a_group_ends_with_its_rank_and_says_which_it_was(kind, tiny_spec):
+    settings = ["--set", *WINDOW, "parallel.clip=2", "train.hang_seconds=8"]
+    left = run_all(tiny_spec, (kind, 1, 3), *settings)
+    assert left.codes[0] != 0
+    assert left.codes[1] != 0
+    assert left.lines()[0].startswith("rank 1 on ")
+    if kind == "kill":
+        resumed = run_all(tiny_spec, NO_FAULT, *settings[:-1], "--resume", "auto")
+        assert resumed.codes == [0, 0], resumed.log
+
+
+def videos_with_a_broken_one(spec_file: str, overrides: list[str]) -> list[tuple[list[str], tuple]]:
+    """Videos of every batch of two epochs, and what was left out, where rank 1 can't read its part of demo video 2."""
+    import adatad.data.dataset as dataset
+    from adatad.data.decode import VideoError
+    from adatad.parallel.processes import start_processes
+    from adatad.training.agreement import same_videos
+    from adatad.training.setup import training_loader
+
+    real = dataset.read_frames
+
+    def read_frames(reader, indices, transform):
+        if reader.path.stem == broken:
+            raise VideoError(f"{reader.path}: planted")
+        return real(reader, indices, transform)
+
+    with start_processes() as processes:
+        run = Run(spec_file, overrides, processes)
+        broken = run.annotations.train[2].name
+        if processes.rank == 1:
+            dataset.read_frames = read_frames
+        loader = training_loader(run.spec, run.annotations, processes, (0, 0))
+        batches = same_videos(loader, run.parts.clip_group)
+        return [([window.video.name for window in batch.windows], batch.skipped) for batch in batches]
+
+
+@pytest.mark.slow
+def test_a_video_that_one_rank_cannot_read_is_left_out_by_its_group(clip_spec):
+    settings = [*WINDOW, "parallel.clip=2", "data.on_error=skip", "data.skip_limit=1", "schedule.epochs=2"]
+    ranks = run_ranks(2, videos_with_a_broken_one, clip_spec, settings)
+    assert [names for names, _ in ranks[0]] == [names for names, _ in ranks[1]]
+    left_out = {item for rank in ranks for _, skipped in rank for item in skipped}
+    (name,) = {item.video for item in left_out}
+    assert all(name not in names for names, _ in ranks[0])
+    assert any(item.reason.endswith("planted (rank 1)") for item in left_out)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["parallel.clip=6"], "6 ranks can't share a window of 5 clips"),
+        (
+            ["parallel.clip=5", "model.backbone.adapter.dilation=9"],
+            "further than the 8 that a rank may have; use at most 4",
+        ),
+    ],
+)
+def test_more_ranks_than_a_window_has_room_for_are_refused(overrides, problem, clip_spec):
+    with pytest.raises(SpecError, match=problem):
+        load(clip_spec, [*WINDOW, *overrides])
+
+
+def test_ranks_that_groups_do_not_divide_are_refused():
+    import torch
+
+    from adatad.parallel.processes import Processes
+    from adatad.spec.schema import ParallelSpec, Spec
+    from adatad.training.setup import SetupError, check_mesh
+
+    spec = Spec.model_construct(parallel=ParallelSpec(clip=2))
+    with pytest.raises(SetupError, match=r"parallel\.clip 2.* doesn't divide the 3 ranks"):
+        check_mesh(spec, Processes(0, 3, torch.device("cpu")))
+
+
+# Shares, and waiting
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.data())
+def test_shares_and_tiles_cover_all_clips_evenly(clips, ranks, data):
+    ranks = min(ranks, clips)
+    shares = [clip_share(clips, ranks, rank) for rank in range(ranks)]
+    assert [clip for share in shares for clip in share] == list(range(clips))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    count, backwards = data.draw(st.integers(1, clips)), data.draw(st.booleans())
+    (tiles,) = cut_evenly(1, clips, count, backwards)
+    spans = [(tile.start, tile.stop) for tile in tiles]
+    assert [tile.index for tile in tiles] == list(range(count))
+    assert [clip for start, stop in sorted(spans) for clip in range(start, stop)] == list(range(clips))
+    assert spans == sorted(spans, reverse=backwards)
+    sizes = [stop - start for start, stop in spans]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_replay_waits_for_what_is_sent():
+    left = [Event("work", 10), Event("trade", 0, 1), Event("arrive", side=1), Event("gather", 0), Event("work", 5)]
+    right = [Event("trade", 0, 0), Event("work", 2), Event("arrive", side=0), Event("gather", 0)]
+    done = replay([left, right], Machine(work=1, link=1, latency_seconds=1))
+    # The right one waits from 2 to 11 for planes, and from 12, when both have met, to the end.
+    assert done.seconds == 17
+    assert done.idle == [12 - 10, 9 + 1 + 5]
+    slow = replay([left, right], Machine(work=1, link=1, latency_seconds=1, slow={0: 2}))
+    assert slow.seconds == 32
+    with pytest.raises(RuntimeError, match="wait for each other"):
+        replay([[Event("arrive", side=1)], [Event("arrive", side=0)]], Machine(1, 1, 1))
