@@ -153,7 +153,8 @@ class Planner:
         self._units: dict[int, Units] = {}
 
     def units(self, accumulation: int) -> Units:
-        windows = max(1, self.spec.train.global_batch // (accumulation * self.machine.ranks))
+        groups = self.machine.ranks // self.spec.parallel.clip
+        windows = max(1, self.spec.train.global_batch // (accumulation * max(1, groups)))
         if windows not in self._units:
             self._units[windows] = Units(self.spec, windows, self.arithmetic, self.num_classes)
         return self._units[windows]

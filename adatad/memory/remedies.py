@@ -61,7 +61,8 @@ def _host(planner: Planner, plans: list[Plan]) -> Iterator[Remedy]:
 
 def _accumulation(planner: Planner) -> Iterator[Remedy]:
     """One window at a time; the run stays the same."""
-    train, most = planner.spec.train, planner.spec.train.global_batch // planner.machine.ranks
+    train, groups = planner.spec.train, max(1, planner.machine.ranks // planner.spec.parallel.clip)
+    most = train.global_batch // groups
     if most > train.accumulation and planner.spec.model.detector.regression_weight:
         changed = planner.spec.model_copy(update={"train": train.model_copy(update={"accumulation": most})})
         found = _fitting(planner, changed)

@@ -29,6 +29,7 @@ from adatad.models.detector import TemporalActionDetector
 from adatad.models.draws import clip_keys
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
+from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.presets import resolve_backbone
 from adatad.spec.schema import MemorySpec, Spec
 
@@ -126,8 +127,10 @@ class Units:
         data, backbone = self.spec.data, self.spec.model.backbone
         self.kinds = kinds(backbone)
         self.side = backbone.mode == "side"
-        self.frames = data.window.size_grid * data.window.frames_per_position
-        self.clips = self.frames // backbone.clip_frames
+        self.window_clips = clips_of_window(data, backbone.clip_frames)
+        # Of ranks that share windows, the one with most.
+        self.clips = len(clip_share(self.window_clips, self.spec.parallel.clip, 0))
+        self.frames = self.clips * backbone.clip_frames
         self.sizes = resolve_backbone(backbone)
         self.tubelets = backbone.clip_frames // backbone.tubelet
         self.positions = (data.size_pixels // self.sizes.patch) ** 2
@@ -501,7 +504,7 @@ class _Timeline(torch.autograd.Function):
     def forward(ctx, weights: Tensor, units: Units, outer: Outer) -> Tensor:
         ctx.units, ctx.outer = units, outer
         outer.forward = units.scale.bytes - units._floor
-        shape = units.windows, units.clips * units.tubelets, units.sizes.width
+        shape = units.windows, units.window_clips * units.tubelets, units.sizes.width
         with label("features"):
             out = torch.empty(shape, dtype=torch.float32, device=META)
         outer.timeline = out.nbytes

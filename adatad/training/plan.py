@@ -115,4 +115,5 @@ def count(spec: Spec, plan: Plan, ranks: int = 1, num_classes: int = 20) -> Peak
     train = spec.train.model_copy(update={"accumulation": plan.accumulation})
     parallel = spec.parallel.model_copy(update={"engine": "ddp"})
     planned = spec.model_copy(update={"memory": plan.memory, "train": train, "parallel": parallel})
-    return step_memory(planned, num_classes, max(1, train.global_batch // (plan.accumulation * ranks)))
+    groups = max(1, ranks // spec.parallel.clip)
+    return step_memory(planned, num_classes, max(1, train.global_batch // (plan.accumulation * groups)))
