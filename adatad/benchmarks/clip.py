@@ -6,6 +6,9 @@ that trains, run on the meta device; times follow from them by the speeds given 
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from functools import cache
 
 import torch
@@ -15,18 +18,22 @@ from rich.table import Table
 from torch import Tensor
 
 from adatad.benchmarks.table import Result
+from adatad.data.dataset import Batch
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.neighbours import Arrival
-from adatad.parallel.clip import ClipGroup, PretendedGroup
+from adatad.models.detector import build_model
+from adatad.parallel.clip import ClipGroup, PretendedGroup, clip_group, share_clips
 from adatad.parallel.clip_trace import Event, Machine, TracedGroup, replay
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.mesh import Mesh, mesh_of
+from adatad.parallel.processes import start_processes
 from adatad.parallel.wire import WireCounter
 from adatad.spec import Spec, load
 from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.presets import resolve_backbone
 from adatad.training.loop import train_step
 from adatad.training.metered import META, make_optimizer_state, meta_parts, random_batch, step_memory
+from adatad.training.setup import Parts, assemble, frames_here
 
 SPEC = "configs/thumos/g_1536x224_adapter.yaml"
 TILE = ["memory.policy=tile", "memory.tile_clips=1"]
@@ -45,7 +52,7 @@ SLOW = 1.1
 
 def run() -> list[Result]:
     """Prints the tables of docs/clip-parallel.md; returns what has a bar."""
-    return [*wire(), *memory(), *idle(), *scaling()]
+    return [*wire(), *memory(), *idle(), *real(), *scaling()]
 
 
 def spec_of(clip: int, *overrides: str) -> Spec:
@@ -162,28 +169,94 @@ class OneWay(PretendedGroup):
     backwards = False
 
 
-def trace(spec: Spec, group: PretendedGroup) -> tuple[Event, ...]:
+def trace(spec: Spec, group: PretendedGroup, windows: int = 1) -> tuple[Event, ...]:
+    """Of a step on one rank, by floating-point operations; `windows` of one micro-batch."""
     with gpu_like_meta(), FlopCount() as flops:
         traced = TracedGroup(group, lambda: flops.total)
         parts = meta_parts(spec, group=traced)
         traced.work_done()
         traced.events.clear()
-        frames = random_batch(spec, 1, 20, META).frames[:, :, : len(group.own) * spec.model.backbone.clip_frames]
-        train_step(parts, [random_batch(spec, 1, 20, META)._replace(frames=frames)], step=1)
+        train_step(parts, [random_batch(spec, windows, 20, META, frames_here(spec, group.mesh))], step=1)
         traced.work_done()
     return tuple(traced.events)
 
 
 def idle() -> list[Result]:
     machine, rows, shares = Machine(WORK, INSIDE, LATENCY_SECONDS), [], {}
-    for name, one_way in (("neighbours in opposite directions", False), ("all in one direction", True)):
-        for clip in (2, 4, 8):
-            one = replay(traces_of(clip, one_way), machine)
-            shares[name, clip] = 100 * one.idle_share
-            rows.append((name, str(clip), f"{one.seconds:.2f}", f"{100 * one.idle_share:.1f}"))
+    for clip, one_way in ((2, False), (4, False), (8, False), (4, True)):
+        done = replay(traces_of(clip, one_way), machine)
+        shares[clip, one_way] = 100 * done.idle_share
+        name = "all in one direction" if one_way else "neighbours in opposite directions"
+        rows.append((name, str(clip), f"{done.seconds:.2f}", f"{100 * done.idle_share:.1f}"))
     print_table("idle share of ranks, simulated", ["", "clip", "step, s", "idle, %"], rows)
-    return [Result("idle share at 4 ranks, %", shares["neighbours in opposite directions", 4], 10.0)]
+    return [Result("idle share at 4 ranks, %", shares[4, False], 10.0)]
 
+
+# Real ranks
+
+SMALL = "configs/thumos/s_768x160_adapter.yaml"
+SMALLER = ["data.size_pixels=64", "data.window.size_grid=384", "model.detector.max_length=384", "train.precision=fp32",
+           "data.augment=null", "model.backbone.weights=random"]  # fmt: skip
+"""VideoMAE-S on 24 clips of 64 pixels: some seconds of CPU time."""
+LOOPBACK = Machine(work=1.0, link=1 * GB, latency_seconds=100e-6)
+"""For traces in CPU seconds."""
+STEPS = 3
+
+
+def real() -> list[Result]:
+    """Steps of processes on this machine, one thread each, traced by the CPU time of every piece of work: the replay of
+    their traces (as if each had a core of its own) beside the time that they took."""
+    rows = []
+    for clip in (1, 2, 4):
+        ranks = in_processes(clip)
+        fastest = min(range(1, STEPS), key=lambda step: max(rank[step][1] for rank in ranks))
+        traces = [rank[fastest][0] for rank in ranks]
+        done, took = replay(traces, LOOPBACK), max(rank[fastest][1] for rank in ranks)
+        rows.append((str(clip), f"{done.seconds:.2f}", f"{100 * done.idle_share:.1f}", f"{took:.2f}"))
+    columns = ["clip", "replayed step, s", "idle, %", f"step on {os.cpu_count()} cores, s"]
+    print_table("real ranks, VideoMAE-S on 24 clips of 64 pixels", columns, rows)
+    return []
+
+
+def in_processes(clip: int) -> list[list[tuple[list[Event], float]]]:
+    """Of every rank, by step, its trace and the seconds that it took."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    with context.Pool(clip) as pool:
+        return pool.starmap(real_rank, [(rank, clip, port) for rank in range(clip)], chunksize=1)
+
+
+def real_rank(rank: int, clip: int, port: int) -> list[tuple[list[Event], float]]:
+    where = {"RANK": rank, "WORLD_SIZE": clip, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in where.items()})
+    torch.set_num_threads(1)
+    spec = load(SMALL, [*TILE, *SMALLER, f"parallel.clip={clip}", f"train.global_batch={clip}"], check_files=False)
+    with start_processes() as processes:
+        model = build_model(spec.model, num_classes=20)
+        parts = assemble(spec, processes, model, num_classes=20, steps_per_epoch=100)
+        clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
+        mesh = mesh_of(rank, clip, clip)
+        group = clip_group(processes, mesh, clips, 600) if clip > 1 else PretendedGroup(mesh, clips)
+        traced = TracedGroup(group, time.thread_time)
+        if clip > 1:
+            share_clips(model.backbone, traced)
+        batch = random_batch(spec, 1, 20, torch.device("cpu"), frames_here(spec, mesh))
+        return [traced_step(parts, batch, traced, step) for step in range(STEPS)]
+
+
+def traced_step(parts: Parts, batch: Batch, traced: TracedGroup, step: int) -> tuple[list[Event], float]:
+    parts.processes.barrier()
+    traced.work_done()
+    traced.events.clear()
+    start = time.perf_counter()
+    train_step(parts, [batch], step)
+    traced.work_done()
+    return list(traced.events), time.perf_counter() - start
+
+
+# On paper
 
 MESHES = [(2, 1), (1, 2), (8, 1), (1, 8), (2, 4), (16, 1), (2, 8), (1, 16), (64, 1), (8, 8), (2, 32), (1, 64), (256, 1),
           (32, 8), (4, 64)]  # fmt: skip

@@ -78,10 +78,11 @@ def make_optimizer_state(parts: Parts) -> None:
         parts.engine.update(max_norm=None)
 
 
-def random_batch(spec: Spec, windows: int, num_classes: int, device: torch.device) -> Batch:
-    """Windows full of valid frames of any content, with one action each."""
+def random_batch(spec: Spec, windows: int, num_classes: int, device: torch.device, here: slice | None = None) -> Batch:
+    """Windows full of valid frames of any content, with one action each. here: the frames that a rank has; None: those
+    of `counted_mesh`."""
     window, side = spec.data.window, spec.data.size_pixels
-    here = frames_here(spec, counted_mesh(spec))
+    here = here or frames_here(spec, counted_mesh(spec))
     frames = here.stop - here.start
     return Batch(
         frames=torch.empty(windows, 3, frames, side, side, dtype=torch.uint8, device=device),

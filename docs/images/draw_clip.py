@@ -73,7 +73,9 @@ def draw() -> Figure:
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlim(0, CLIPS)
         axes.invert_yaxis()
-        axes.set_xticks([CLIPS / RANKS * (rank + 0.5) for rank in range(RANKS)], [f"rank {rank}" for rank in range(RANKS)])
+        axes.set_xticks(
+            [CLIPS / RANKS * (rank + 0.5) for rank in range(RANKS)], [f"rank {rank}" for rank in range(RANKS)]
+        )
         axes.set_xlabel("clips of one window, in time")
     both[0].set_ylabel("work done by each rank (blocks on tiles), downwards")
     figure.colorbar(points, ax=both, label="block", ticks=range(BLOCKS))
