@@ -130,7 +130,8 @@ def test_a_group_ends_with_its_rank_and_says_which_it_was(kind, tiny_spec):
     assert left.codes[1] != 0
     assert left.lines()[0].startswith("rank 1 on ")
     if kind == "kill":
-        resumed = run_all(tiny_spec, NO_FAULT, *settings[:-1], "--resume", "auto")
+        # A window for each rank from here on.
+        resumed = run_all(tiny_spec, NO_FAULT, "--set", *WINDOW, "--resume", "auto")
         assert resumed.codes == [0, 0], resumed.log
 
 
