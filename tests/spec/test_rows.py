@@ -15,6 +15,7 @@ from adatad.models.detector import build_model
 from adatad.models.head import PRIOR
 from adatad.models.trained import freeze
 from adatad.spec import Spec, SpecError, load
+from adatad.spec.arguments import spec_path
 from adatad.spec.presets import PRESETS, resolve_backbone
 from adatad.spec.rows import RowError, all_rows, find_row
 from adatad.training.optimizer import parameter_groups
@@ -503,8 +504,11 @@ def test_a_model_has_the_reference_s_parameters_and_optimizer_groups(reference):
 
 
 @pytest.mark.parametrize("reference", ROWS)
-def test_the_reference_s_paths_are_answered_with_ours(reference):
+def test_the_reference_s_paths_are_answered_with_ours(reference, capsys):
     row = find_row(reference)
+    assert Path(spec_path(f"configs/adatad/{reference}.py")).samefile(row.path)
+    note = f"note: configs/adatad/{reference}.py is OpenTAD's name of configs/{row.name}.yaml, which is used\n"
+    assert capsys.readouterr().err == note
     with pytest.raises(SpecError, match=re.escape(f"here it is configs/{row.name}.yaml")):
         load(f"configs/adatad/{reference}.py")
     assert find_row(f"/somewhere/configs/adatad/{reference}.py") == find_row(f"configs/{row.name}.yaml") == row
