@@ -186,6 +186,27 @@ def test_the_protocol_on_a_page_is_that_of_its_spec(page):
     compare(yaml.safe_load(said), resolved, page.parent.name)
 
 
+def test_the_spec_that_the_page_of_hacs_gives_is_one(tmp_path):
+    page = next(page for page in PAGES if page.parent.name == "hacs")
+    text = re.findall(r"```\n(base: .*?)```", page.read_text(), re.DOTALL)[0]
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("../base", str(ROOT / "configs" / "base")))
+    spec = load(path, check_files=False)
+    assert (spec.postprocess.classifier.kind, spec.compat, spec.reference, spec.published) == (
+        "tcanet_hacs", "mended", None, None,
+    )  # fmt: skip
+
+
+def test_wrong_files_are_answered_with_the_page(videos, monkeypatch, capsys):
+    words = ["python", "tools/prepare_data/annotations.py", "epic-verb", "nowhere", "data/out.json"]
+    with pytest.raises(AssertionError):
+        run(words, monkeypatch)
+    error = capsys.readouterr().err
+    assert "nowhere/EPIC_100_verb_classes.csv: not a readable CSV file" in error
+    assert "tools/prepare_data/epic/README.md says which files are expected where" in error
+    assert not Path("data").exists()
+
+
 def test_every_data_set_has_its_page():
     assert [page.parent.name for page in PAGES] == sorted(OFFICIAL)
     assert all(f"prepare_data/{name}/README.md" in (ROOT / "docs" / "data-sets.md").read_text() for name in OFFICIAL)

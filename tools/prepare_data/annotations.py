@@ -42,7 +42,8 @@ def main() -> int:
             files[args.output.with_name("blocked.json")] = json.dumps(blocked)
         write(files)
     except (UserError, OSError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        page = f"tools/prepare_data/{args.name.split('-')[0]}/README.md"
+        print(f"{sys.argv[0]}: {error}\n{page} says which files are expected where", file=sys.stderr)
         return 2
     instances = sum(len(entry["annotations"]) for entry in database.values())
     print(f"{args.output}: {len(database)} videos, {instances} instances, {len(classes)} classes")
