@@ -1,9 +1,7 @@
 """Checks of a data set: every kind of problem is found in its video alone, and a second pass reads nothing again."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -112,11 +110,8 @@ def test_ambiguous_is_no_unknown_label_and_other_classes_are_looked_at_again(tin
     assert problems(labels[:-1]) == {"unknown label"}
 
 
-def test_the_command(tiny_spec, tmp_path, monkeypatch, capsys):
-    tool = str(Path(__file__).parents[2] / "tools/prepare_data/check.py")
-    monkeypatch.setattr(sys, "argv", [tool, str(tiny_spec), "--output", str(tmp_path / "check"), "--workers", "1"])
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(tool, run_name="__main__")
-    assert left.value.code == 0
-    assert "8 videos, 0 with problems, 0 blocked" in capsys.readouterr().out
+def test_the_command(tiny_spec, run_here, tmp_path):
+    done = run_here("prepare_data/check.py", tiny_spec, "--output", tmp_path / "check", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert "8 videos, 0 with problems, 0 blocked" in done.stdout
     assert (tmp_path / "check/blocked.txt").read_text() == ""

@@ -4,10 +4,8 @@ scores what comes out; what a page says of the protocol is what its spec says.""
 import csv
 import json
 import re
-import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +119,7 @@ def two_seconds(tmp_path_factory):
 @pytest.fixture
 def videos(two_seconds, tmp_path, monkeypatch):
     """In a folder that looks like the project's: puts videos of two seconds at paths."""
-    for name in ("configs", "tools"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
 
     def put(*paths, fps=8):
@@ -133,27 +130,20 @@ def videos(two_seconds, tmp_path, monkeypatch):
     return put
 
 
-def run(words, monkeypatch):
-    """A command of a page, in this process if it is one of ours."""
-    if words[0] != "python":
-        subprocess.run(words, check=True)
-        return
-    monkeypatch.setattr(sys, "argv", words[1:])
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(words[1], run_name="__main__")
-    assert not left.value.code, words
-
-
 def spec_of(page):
     words = next(word for command in commands(page) for word in command if word.startswith("configs/"))
     return load(ROOT / words, check_files=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_the_commands_of_a_page_prepare_what_its_spec_reads_and_scores(page, videos, monkeypatch):
+def test_the_commands_of_a_page_prepare_what_its_spec_reads_and_scores(page, videos, run_here):
     OFFICIAL[page.parent.name](videos)
-    for words in commands(page):
-        run(words, monkeypatch)
+    for program, *words in commands(page):
+        if program == "python":
+            done = run_here(words[0].removeprefix("tools/"), *words[1:])
+        else:
+            done = subprocess.run([program, *words])
+        assert done.returncode == 0, (words, done.stderr)
     spec = spec_of(page)
     annotations = annotations_for(spec)
     assert len(annotations.train) == 1
@@ -197,14 +187,12 @@ def test_the_spec_that_the_page_of_hacs_gives_is_one(tmp_path):
     )  # fmt: skip
 
 
-def test_wrong_files_are_answered_with_the_page(videos, monkeypatch, capsys):
-    words = ["python", "tools/prepare_data/annotations.py", "epic-verb", "nowhere", "data/out.json"]
-    with pytest.raises(AssertionError):
-        run(words, monkeypatch)
-    error = capsys.readouterr().err
-    assert "nowhere/EPIC_100_verb_classes.csv: not a readable CSV file" in error
-    assert "tools/prepare_data/epic/README.md says which files are expected where" in error
-    assert not Path("data").exists()
+def test_wrong_files_are_answered_with_the_page(run_here, tmp_path):
+    done = run_here("prepare_data/annotations.py", "epic-verb", tmp_path / "nowhere", tmp_path / "out/verb.json")
+    assert done.returncode == 2
+    assert "nowhere/EPIC_100_verb_classes.csv: not a readable CSV file" in done.stderr
+    assert "tools/prepare_data/epic/README.md says which files are expected where" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_data_set_has_its_page():

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,15 +25,12 @@ RESULT = {"average_mAP": 0.6853, "mAP": {"0.3": 0.8, "0.5": 0.7}}
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(run_here):
     """The command in this process: its exit code, and what it printed."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            runpy.run_path(str(ROOT / "tools" / "reproduce.py"), run_name="__main__")
-        return left.value.code, *capsys.readouterr()
+        done = run_here("reproduce.py", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
