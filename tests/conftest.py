@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,22 @@ def run_tool() -> Run:
     def run(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
         command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+    return run
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The same in this process, in the directory that the test is in: importing torch again would take longer than most
+    commands do."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
+        command = [str(ROOT / "tools" / name), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(command[0], run_name="__main__")
+        return subprocess.CompletedProcess(command, left.value.code, *capsys.readouterr())
 
     return run
 

@@ -4,12 +4,15 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = sorted((ROOT / "tools").rglob("README.md"))
+"""Their commands are run by tests/tools/test_data_set_pages.py."""
 
 
 def commands(document: Path) -> list[list[str]]:
@@ -28,14 +31,17 @@ def test_commands_name_files_and_options_that_exist(document):
         specs = [word for word in words if word.startswith("configs/") and "=" not in word]
         assert all((ROOT / spec).exists() for spec in specs), specs
         if script.endswith(".py"):
-            command = [sys.executable, str(ROOT / script), "--help"]
-            helped = subprocess.run(command, capture_output=True, text=True).stdout
             after = words[words.index(script) :]
             options = [word for word in after if word.startswith("--")]
-            assert all(option in helped for option in options), (script, options)
+            assert all(option in help_of(script) for option in options), (script, options)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@cache
+def help_of(script: str) -> str:
+    return subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS + PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_links_lead_to_files(document):
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if "://" not in target:
@@ -52,7 +58,7 @@ def named_files(document: Path) -> list[list[str]]:
     return [words for words in pieces if any(word.startswith(FOLDERS) for word in words)]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS + PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_files_and_tests_named_in_the_text_exist(document):
     for words in named_files(document):
         for word in words:

@@ -25,10 +25,16 @@ def main() -> int:
     parser.add_argument("--test", type=Path, metavar="CHECKPOINT", help="test this one instead of training")
     parser.add_argument("--check", action="store_true", help="only say what is missing")
     args = parser.parse_args()
+    whole = []
+    if args.test is not None and args.test.is_file():
+        from adatad.training.export import holds_frozen_weights
+
+        # Nothing of a pretrained file would be left; it needn't be there.
+        whole = ["model.backbone.weights=random"] if holds_frozen_weights(args.test) else []
     try:
         path = Path(args.spec)
         path = path if path.suffix == ".yaml" and path.is_file() else find_row(args.spec).path
-        spec = load(path, overrides_from(args), check_files=False)
+        spec = load(path, [*overrides_from(args), *whole], check_files=False)
     except (RowError, SpecError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -40,7 +46,7 @@ def main() -> int:
     from adatad.training.reproduce import reproduce
 
     if args.check:
-        lines = missing(spec, training=args.test is None)
+        lines = missing(spec, args.test)
         print("\n".join(lines) if lines else f"{spec.name}: everything is there")
         return 2 if lines else 0
     try:

@@ -17,13 +17,16 @@ def main() -> int:
     add_spec_arguments(parser)
     parser.add_argument(
         "--checkpoint", type=Path, required=True,
-        help="checkpoint directory (its averages are used), a file of tools/export.py, or OpenTAD's checkpoint (.pth)",
+        help="checkpoint directory or OpenTAD's checkpoint (.pth): the averages are used; or a file of tools/export.py",
     )  # fmt: skip
+    parser.add_argument("--last", action="store_true", help="the last step's parameters instead of their averages")
     parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections to a JSON file")
     parser.add_argument(
         "--shuffle-clips", action="store_true", help="shuffle the frames inside every clip: what is left needs no order"
     )
     args = parser.parse_args()
+    if args.last and args.checkpoint.suffix == ".safetensors":
+        parser.error("--last: a file of tools/export.py holds one set of parameters; its header says which")
 
     if args.checkpoint.is_file():
         from adatad.training.export import holds_frozen_weights
@@ -39,7 +42,7 @@ def main() -> int:
     from adatad.training.run import score_checkpoint
 
     try:
-        result = score_checkpoint(spec, args.checkpoint, args.detections, args.shuffle_clips)
+        result = score_checkpoint(spec, args.checkpoint, args.detections, args.shuffle_clips, averages=not args.last)
     except UserError as error:
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         return 2

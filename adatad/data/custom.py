@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+from adatad.data.official import write
 from adatad.data.verify import LATE_SECONDS, seconds_of
 from adatad.data.video_index import Heartbeat, VideoError, read_index
 from adatad.errors import UserError
@@ -53,7 +54,7 @@ class Facts(NamedTuple):
 
 
 def make_annotations(table: Path, videos: Path, output: Path, validation_share: float = 0.2) -> Path:
-    """Write annotations.json, classes.txt and spec.yaml into `output`; returns the spec's path.
+    """Write annotations.json, classes.txt and spec.yaml into `output`; a spec that is there stays. Returns its path.
 
     table: CSV with a header that names `COLUMNS`, and maybe subset (training or validation); times in seconds. Without
     subsets, a share of the videos, always the same ones, is for validation. Raises TableError with all problems, before
@@ -77,13 +78,15 @@ def make_annotations(table: Path, videos: Path, output: Path, validation_share: 
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
         listed = "".join(f"\n  {line}" for line in wrong[:SHOWN] + more)
         raise TableError(f"{table}: {len(wrong)} problems; nothing was written:{listed}")
-    output.mkdir(parents=True, exist_ok=True)
     database = {facts[video].name: _entry(video, instances, facts[video], subsets[video]) for video in sorted(facts)}
     classes = sorted({instance.label for instance in instances})
     spec = _spec(output, videos, suffixes[0], instances, list(facts.values()))
-    (output / "annotations.json").write_text(json.dumps({"database": database}, indent=1), encoding="utf-8")
-    (output / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    (output / "spec.yaml").write_text(spec, encoding="utf-8")
+    files = {
+        output / "annotations.json": json.dumps({"database": database}, indent=1),
+        output / "classes.txt": "".join(f"{name}\n" for name in classes),
+    }
+    # Someone may have changed it since it was written.
+    write(files if (output / "spec.yaml").exists() else {**files, output / "spec.yaml": spec})
     return output / "spec.yaml"
 
 

@@ -5,6 +5,7 @@ What was found is kept video by video, so that an interrupted pass goes on where
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adatad.data.annotation_file import load_database, read_names
+from adatad.data.annotation_file import AMBIGUOUS, load_database, read_names
 from adatad.data.annotations import in_subset, names_of
 from adatad.data.classes import read_classes
 from adatad.data.dataset import open_named, video_path
@@ -31,7 +32,7 @@ LENGTH_TOLERANCE, LENGTH_FRAMES = 0.02, 3
 """By which share, or by how many frames if that is more, a video may be longer or shorter than annotations say."""
 LATE_SECONDS = 0.5
 """That an instance may end after its video: annotators' clocks and durations are rounded."""
-BLOCKING = ("missing", "undecodable", "wrong length")
+BLOCKING = ("missing", "undecodable", "wrong length", "unreadable annotations")
 """Kinds of problems for which a video goes on the block list."""
 
 
@@ -59,16 +60,20 @@ def check_data_set(
     earlier pass looked at it aren't read again. Raises AnnotationError.
     """
     database = load_database(spec.data.annotations)
-    numbers = read_classes(spec.data, database).numbers
+    labels = frozenset(read_classes(spec.data, database).numbers)
     subsets = names_of(spec.data.train_subset) + names_of(spec.data.validation_subset)
     blocked = read_names(spec.data.blocked_videos)
     wanted = {name: e for name, e in database.items() if in_subset(e, subsets) and name not in blocked}
     folder.mkdir(parents=True, exist_ok=True)
     known = read_journal(folder / JOURNAL)
-    done = {n: known[n] for n in wanted if n in known and known[n].stamp == _stamp(spec.data, n, wanted[n], whole)}
+    done = {
+        name: known[name]
+        for name, entry in wanted.items()
+        if name in known and known[name].stamp == _stamp(spec.data, name, entry, whole, labels)
+    }
     progress(len(done), len(wanted))
     with open(folder / JOURNAL, "a", encoding="utf-8") as journal, ProcessPoolExecutor(workers) as pool:
-        check = partial(check_video, spec.data, whole=whole, labels=frozenset(numbers))
+        check = partial(check_video, spec.data, whole=whole, labels=labels)
         # Ends a line that an interruption cut off.
         journal.write("\n")
         running = [pool.submit(check, name, entry) for name, entry in wanted.items() if name not in done]
@@ -93,29 +98,32 @@ def read_journal(path: Path) -> dict[str, Checked]:
     return found
 
 
-def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool) -> str:
-    """Changes with the file, its annotations, and how closely it is looked at; empty for no file."""
+def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> str:
+    """Changes with the file, its annotations, what they may say, and how closely it is looked at; empty for no file."""
     try:
         facts = video_path(data, name).stat()
     except OSError:
         return ""
-    return f"{facts.st_size} {facts.st_mtime_ns} {whole} {data.fps} {json.dumps(entry, sort_keys=True)}"
+    classes = hashlib.sha256(repr(sorted(map(repr, labels))).encode()).hexdigest()[:16]
+    rules = f"{whole} {data.fps} {data.label_key} {classes}"
+    return f"{facts.st_size} {facts.st_mtime_ns} {rules} {json.dumps(entry, sort_keys=True)}"
 
 
 def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> Checked:
     """All that is wrong with a video and its annotations. labels: what annotations may call a class."""
-    stamp, path = _stamp(data, name, entry, whole), video_path(data, name)
-    wrong = list(_label_problems(data, entry, labels))
+    stamp, path = _stamp(data, name, entry, whole, labels), video_path(data, name)
     if not stamp:
-        return Checked(name, [["missing", f"there is no file {path}"], *wrong])
+        return Checked(name, [["missing", f"there is no file {path}"], *_instance_problems(data, entry, labels)])
     try:
         index = read_index(path, Heartbeat())
         _decode(data, name, index, whole)
     except VideoError as error:
-        return Checked(name, [["undecodable", str(error)], *wrong], stamp=stamp)
+        wrong = [["undecodable", str(error)], *_instance_problems(data, entry, labels)]
+        return Checked(name, wrong, stamp=stamp)
     seconds = seconds_of(index)
-    wrong += _length_problems(data, entry, index.frame_count, seconds)
-    return Checked(name, wrong + list(_late(entry, seconds)), index.frame_count, seconds, stamp)
+    wrong = [*_length_problems(data, entry, index.frame_count, seconds)]
+    wrong += _instance_problems(data, entry, labels, seconds)
+    return Checked(name, wrong, index.frame_count, seconds, stamp)
 
 
 def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
@@ -134,24 +142,33 @@ def seconds_of(index: VideoIndex) -> float:
 
 
 def _length_problems(data: DataSpec, entry: dict[str, Any], frames: int, seconds: float) -> Iterator[list[str]]:
-    duration, listed = float(entry.get("duration") or 0), entry.get("frame")
-    rate = data.fps or entry.get("fps")
+    try:
+        duration, listed = float(entry["duration"]), float(entry.get("frame") or 0)
+        rate = float(data.fps or entry.get("fps") or 0)
+    except (KeyError, TypeError, ValueError) as error:
+        yield ["unreadable annotations", f"duration in seconds, frame and fps are expected as numbers: {error!r}"]
+        return
     if seconds and abs(seconds - duration) > max(LENGTH_TOLERANCE * duration, LENGTH_FRAMES * seconds / frames):
         yield ["wrong length", f"lasts {seconds:.2f} s, annotations say {duration:.2f} s"]
-    expected = duration * float(rate) if rate else float(listed or 0)
+    expected = duration * rate or listed
     if expected and abs(frames - expected) > max(LENGTH_TOLERANCE * expected, LENGTH_FRAMES):
         yield ["wrong length", f"has {frames} frames, annotations mean {math.floor(expected)}"]
 
 
-def _label_problems(data: DataSpec, entry: dict[str, Any], labels: frozenset[str | int]) -> Iterator[list[str]]:
-    for item in entry.get("annotations", []):
-        if item.get(data.label_key) not in labels:
-            yield ["unknown label", f"{item.get(data.label_key)!r} isn't in the class list"]
-
-
-def _late(entry: dict[str, Any], seconds: float) -> Iterator[list[str]]:
-    for item in entry.get("annotations", []):
-        start, end = item["segment"]
+def _instance_problems(
+    data: DataSpec, entry: dict[str, Any], labels: frozenset[str | int], seconds: float = 0.0
+) -> Iterator[list[str]]:
+    """seconds: of the video, 0 if that isn't known. "Ambiguous" is no class, and no mistake."""
+    for item in entry.get("annotations") or ():
+        try:
+            (start, end), label = map(float, item["segment"]), item[data.label_key]
+            known = label in labels or label == AMBIGUOUS
+        except (KeyError, TypeError, ValueError):
+            expected = f"a segment [start, end] in seconds and a {data.label_key}"
+            yield ["unreadable annotations", f"expected {expected}, got {item!r}"]
+            continue
+        if not known:
+            yield ["unknown label", f"{label!r} isn't in the class list"]
         if seconds and end > seconds + LATE_SECONDS:
             yield ["label out of range", f"{start:g} to {end:g} s, the video lasts {seconds:.2f} s"]
 

@@ -38,9 +38,13 @@ LOSSES = ("cls_loss", "reg_loss", "cost")
 INSIDE_THE_BACKBONE = ("block_input", "block", "side_output")
 
 
-def run_case(case: Case, memory: MemorySpec | None = None) -> list[Row]:
+def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bool = False) -> list[Row]:
     """Every comparison of a case, on the CPU in float32. Under policy tile no activation inside the backbone is ever
-    whole, so those aren't compared."""
+    whole, so those aren't compared.
+
+    double_trajectory: train in float64. In float32 a policy's other order of summation can decide a tie otherwise than
+    the reference's did (near a ReLU's zero, say), after which both trainings are right and differ.
+    """
     spec = spec_of(case).model_copy(update={"memory": memory or MemorySpec()})
     checks = Checks(case)
     parts = fresh_parts(case, spec)
@@ -48,7 +52,7 @@ def run_case(case: Case, memory: MemorySpec | None = None) -> list[Row]:
     evaluation(checks, parts, targets)
     detections(checks, parts)
     optimizer_groups(checks, parts)
-    trajectory(checks, fresh_parts(case, spec))
+    trajectory(checks, parts_in_double(case, spec) if double_trajectory else fresh_parts(case, spec))
     return checks.rows
 
 
@@ -80,6 +84,14 @@ def fresh_parts(case: Case, spec: Spec) -> Parts:
     processes = Processes(0, 1, torch.device("cpu"))
     classes, steps = case.facts["detector"]["classes"], case.facts["schedule"]["steps_per_epoch"]
     return assemble(spec, processes, model_of(case, spec), classes, steps)
+
+
+def parts_in_double(case: Case, spec: Spec) -> Parts:
+    if spec.memory.policy == "tile":
+        spec = spec.model_copy(update={"memory": spec.memory.model_copy(update={"weight_dtype": "fp64"})})
+    parts = fresh_parts(case, spec)
+    parts.model.double()
+    return parts
 
 
 def first_steps(checks: Checks, parts: Parts) -> Targets:

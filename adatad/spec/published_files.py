@@ -18,7 +18,7 @@ DATA_SETS = {
     "charades": "the PRIOR data page of AI2; the 480p videos, at 30 frames per second",
     "epic_kitchens-100": "epic-kitchens.github.io; copies at 30 frames per second of 512x288 pixels; CC BY-NC",
     "ego4d": "ego4d-data.org (a licence by e-mail); the clips of MQ, copies with a short side of 320 pixels",
-    "hacs": "hacs.csail.mit.edu",
+    "hacs-1.1.1": "hacs.csail.mit.edu",
 }
 """Where a data set is published and what the rows expect of it, by the name of its folder in data/."""
 
@@ -41,8 +41,17 @@ TRAINED = {
 """Google Drive file of the model that OpenTAD's authors trained, by row."""
 
 
-PREPARED = "; as sming256/OpenTAD on GitHub prepares this data set"
-"""For the end of a message about a file that isn't the data set's own: class lists, classifiers' scores."""
+PAGES = {
+    "thumos-14": "thumos", "multithumos": "multithumos", "activitynet-1.3": "activitynet", "charades": "charades",
+    "epic_kitchens-100": "epic", "ego4d": "ego4d", "hacs-1.1.1": "hacs",
+}  # fmt: skip
+"""Folder in tools/prepare_data whose README says how a data set's files are made, by the same name."""
+
+
+def how_made(path: str) -> str:
+    """For the end of a message about a missing file that the commands of a data set's page write, or that it names."""
+    page = next((PAGES[part] for part in Path(path).parts if part in PAGES), None)
+    return f"; made or fetched as tools/prepare_data/{page}/README.md says" if page else ""
 
 
 def where_data(path: str) -> str:

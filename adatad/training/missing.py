@@ -9,7 +9,7 @@ from pathlib import Path
 from adatad.data.dataset import video_path
 from adatad.errors import UserError
 from adatad.spec import Spec
-from adatad.spec.published_files import PREPARED, about_bytes, digest_start, where_data
+from adatad.spec.published_files import TRAINED, about_bytes, digest_start, how_made, where_data
 from adatad.spec.published_weights import where_published
 from adatad.training.run import annotations_for
 
@@ -18,10 +18,16 @@ NAMED = 10
 READ_BYTES = 1 << 24
 
 
-def missing(spec: Spec, training: bool = True) -> list[str]:
-    """A line for everything that isn't there. training: whether the training videos are needed too."""
+def missing(spec: Spec, checkpoint: Path | None = None) -> list[str]:
+    """A line for everything that isn't there. checkpoint: what is tested, so that no training videos are needed."""
     files = [*_files(spec)]
-    return [*_weights(spec), *files, *_videos(spec, training, files)]
+    return [*_checkpoint(spec, checkpoint), *_weights(spec), *files, *_videos(spec, checkpoint is None, files)]
+
+
+def _checkpoint(spec: Spec, checkpoint: Path | None) -> Iterator[str]:
+    if checkpoint is not None and not checkpoint.exists():
+        file = TRAINED.get(spec.name)
+        yield f"checkpoint {checkpoint}{f'; of OpenTAD, published: Google Drive, file {file}' if file else ''}"
 
 
 def _weights(spec: Spec) -> Iterator[str]:
@@ -54,7 +60,7 @@ def _files(spec: Spec) -> Iterator[str]:
         ("classifier's scores", classifier.file if classifier else None),
     ):
         if path is not None and not Path(path).is_file():
-            yield f"{what} {path}{where_data(path) and PREPARED}"
+            yield f"{what} {path}{how_made(path)}"
 
 
 def _videos(spec: Spec, training: bool, files: list[str]) -> Iterator[str]:

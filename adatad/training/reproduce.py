@@ -28,7 +28,7 @@ def reproduce(spec: Spec, checkpoint: Path | None = None) -> tuple[dict[str, Any
 
     checkpoint: test it instead of training. Raises MissingFilesError before anything is done.
     """
-    lines = missing(spec, training=checkpoint is None)
+    lines = missing(spec, checkpoint)
     if lines:
         listed = "".join(f"\n  {line}" for line in lines)
         raise MissingFilesError(f"{spec.name} can't run yet; {len(lines)} things are missing:{listed}")

@@ -165,12 +165,17 @@ def free_memory(processes: Processes) -> None:
 
 
 def score_checkpoint(
-    spec: Spec, checkpoint: Path, detections: Path | None = None, shuffle_clips: bool = False
+    spec: Spec,
+    checkpoint: Path,
+    detections: Path | None = None,
+    shuffle_clips: bool = False,
+    averages: bool = True,
 ) -> dict[str, Any]:
-    """Score the averaged weights of a checkpoint, or a file that `tools/export.py` wrote, on the validation videos;
+    """Score a checkpoint, ours or OpenTAD's, or a file that `tools/export.py` wrote, on the validation videos;
     optionally write the detections.
 
-    shuffle_clips: frames permuted at random inside every clip.
+    shuffle_clips: frames permuted at random inside every clip. averages: of a checkpoint's parameters, where it has
+    them, instead of those of the last step.
     """
     with start_processes(spec.train.hang_seconds) as processes:
         annotations = annotations_for(spec)
@@ -182,7 +187,7 @@ def score_checkpoint(
         spec = choose(spec, processes, number_of_classes(spec, annotations)).spec
         model = build_initial_model(spec, annotations)[0]
         trained = freeze(model, spec.model.backbone)
-        load_for_scoring(model, trained, checkpoint)
+        load_for_scoring(model, trained, checkpoint, averages)
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
         apply_policy(model.backbone, spec.memory, spec.data, arithmetic, clip_ranks=spec.parallel.clip)
         # Only now: frozen weights that are streamed, or cast, may not fit the device as they come from their file.
@@ -201,11 +206,11 @@ def annotations_for(spec: Spec) -> Annotations:
     return read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic)
 
 
-def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> None:
-    """A checkpoint's averages, or an exported file's tensors, into a model with its frozen weights; or all of a
-    checkpoint of OpenTAD's."""
+def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path, averages: bool = True) -> None:
+    """A checkpoint's averages or last parameters, or an exported file's tensors, into a model with its frozen weights;
+    or all of a checkpoint of OpenTAD's."""
     if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
-        for line in load_opentad(model, checkpoint).lines():
+        for line in load_opentad(model, checkpoint, averages).lines():
             print(line, file=sys.stderr)
         return
     if checkpoint.is_file():
@@ -213,7 +218,7 @@ def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path) -> 
         return
     saved = read_checkpoint(checkpoint)
     check_same_model(shapes_of(model), trained, fingerprint(model), saved, checkpoint)
-    model.load_state_dict(saved.ema, strict=False)
+    model.load_state_dict(saved.ema if averages else saved.parameters, strict=False)
 
 
 def _open(

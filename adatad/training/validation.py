@@ -16,7 +16,7 @@ from adatad.data.dataset import Batch, collate
 from adatad.data.loader import Loader
 from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.windows import Window
-from adatad.evaluation.classifiers import read_classifier
+from adatad.evaluation.classifiers import ClassifierError, read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.groups import evaluate_groups
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
@@ -140,9 +140,17 @@ def write_detections(path: Path, detections: Detections) -> None:
 
 
 def check_classifier(spec: Spec, annotations: Annotations) -> None:
-    """Raises ClassifierError, before hours are spent, if the external classifier lacks a video that it must label."""
-    if spec.postprocess.classifier is not None:
-        read_classifier(spec.postprocess.classifier).check(video.name for video in annotations.validation)
+    """Raises ClassifierError, before hours are spent, if the external classifier lacks a video that it must label, or
+    knows none of the classes."""
+    if spec.postprocess.classifier is None:
+        return
+    classifier = read_classifier(spec.postprocess.classifier)
+    classifier.check(video.name for video in annotations.validation)
+    if classifier.names and set(classifier.names).isdisjoint(annotations.classes):
+        raise ClassifierError(
+            f"{spec.postprocess.classifier.file}: has other classes ({classifier.names[0]!r} and so on) than "
+            f"{spec.data.annotations} ({annotations.classes[0]!r} and so on): nothing would be found"
+        )
 
 
 def classes_of(spec: Spec, annotations: Annotations) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def golden_weights(case):
     return state, model
 
 
-@pytest.mark.parametrize("form", ["averages", "no averages", "no prefix"])
+@pytest.mark.parametrize("form", ["averages", "last", "no averages", "no prefix"])
 def test_weights_of_the_goldens_come_in_and_go_out_unchanged(form, shared_folder, tmp_path):
     compared = 0
     for folder in find_cases(shared_folder / "golden" / "model"):
@@ -36,13 +36,15 @@ def test_weights_of_the_goldens_come_in_and_go_out_unchanged(form, shared_folder
             continue
         state, model = golden_weights(case)
         content = {"epoch": 1, "state_dict": state, "optimizer": {"state": {}}}
+        wrong = {name: torch.full_like(tensor, 7) for name, tensor in state.items()}
         if form == "averages":
-            wrong = {name: torch.full_like(tensor, 7) for name, tensor in state.items()}
             content |= {"state_dict": wrong, "state_dict_ema": state}
+        if form == "last":
+            content["state_dict_ema"] = wrong
         if form == "no prefix":
             content["state_dict"] = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         torch.save(content, tmp_path / "epoch_1.pth")
-        loaded = load_opentad(model, tmp_path / "epoch_1.pth")
+        loaded = load_opentad(model, tmp_path / "epoch_1.pth", averages=form != "last")
         assert ("moving averages" in loaded.title) == (form == "averages")
         out = opentad_state(model, 100)
         assert out.keys() == state.keys()
@@ -81,7 +83,7 @@ def test_what_opentad_has_not_is_refused():
         opentad_state(small_model(mode="plain"), 100)
 
 
-def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run_tool, tmp_path):
+def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run_here, tmp_path):
     spec = load(tiny_spec, ["schedule.epochs=1"])
     train(spec)
     checkpoint = all_checkpoints(run_directory(spec).checkpoints)[-1]
@@ -92,10 +94,14 @@ def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run
     score_checkpoint(spec, checkpoint, tmp_path / "ours.json")
     missing = "model.backbone.weights=nowhere.pth"
     found = tmp_path / "theirs.json"
-    tested = run_tool("test.py", tiny_spec, "--checkpoint", file, "--detections", found, "--set", missing)
+    tested = run_here("test.py", tiny_spec, "--checkpoint", file, "--detections", found, "--set", missing)
     assert tested.returncode == 0, tested.stderr
     assert "OpenTAD checkpoint, moving averages" in tested.stderr
     assert json.loads(found.read_text()) == json.loads((tmp_path / "ours.json").read_text())
+    last = [tmp_path / "last_of_ours.json", tmp_path / "last_of_theirs.json"]
+    for path, written in zip((checkpoint, file), last, strict=True):
+        score_checkpoint(spec, path, written, averages=False)
+    assert last[0].read_text() == last[1].read_text() != found.read_text()
     with pytest.raises(SpecError, match=r"there is no file nowhere\.pth"):
         load(tiny_spec, [missing])
     with pytest.raises(WeightsError, match="say random"):

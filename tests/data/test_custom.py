@@ -50,6 +50,17 @@ def test_the_table_comes_back_as_annotations(table, tiny_data, tmp_path):
     )
 
 
+def test_a_spec_that_is_there_stays(table, tiny_data, tmp_path):
+    path, rows = table
+    spec_file = make_annotations(path, tiny_data / "videos", tmp_path / "mine")
+    spec_file.write_text("# mine\n")
+    write(path, rows[:-1])
+    make_annotations(path, tiny_data / "videos", tmp_path / "mine")
+    assert spec_file.read_text() == "# mine\n"
+    database = json.loads((tmp_path / "mine/annotations.json").read_text())["database"]
+    assert sum(len(entry["annotations"]) for entry in database.values()) == len(rows) - 1
+
+
 def test_subsets_of_the_table_count(table, tiny_data, tmp_path):
     path, rows = table
     names = list(dict.fromkeys(row["video"] for row in rows))

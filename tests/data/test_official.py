@@ -4,10 +4,11 @@ import csv
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from adatad.data.demo import write_video
-from adatad.data.official import OfficialError, charades, ego4d, epic, thumos
+from adatad.data.official import OfficialError, activitynet, charades, ego4d, epic, not_scored, thumos
 
 
 def table(path, rows):
@@ -27,7 +28,8 @@ def read(path):
 
 
 def test_charades_comes_back(shared_folder, tmp_path):
-    truth = read(shared_folder / "data/annotations/charades.json.gz")
+    # Every fifth video is enough.
+    truth = dict(list(read(shared_folder / "data/annotations/charades.json.gz").items())[::5])
     for file, subset in (("Charades_v1_train.csv", "training"), ("Charades_v1_test.csv", "testing")):
         rows = []
         for name, entry in truth.items():
@@ -62,17 +64,23 @@ def test_epic_comes_back(task, shared_folder, tmp_path):
              "verb_class": a["verb"], "noun_class": a["noun"]}
             for name, entry in truth.items() if entry["subset"] == subset for a in entry["annotations"]
         ])  # fmt: skip
+    with open(folder / "epic_video_info.csv") as file:
+        unseen = next(row["video_id"] for row in csv.DictReader(file) if row["video_id"] not in truth)
+    table(tmp_path / "EPIC_100_test_timestamps.csv", [{"video_id": unseen, "start_timestamp": stamp(1)}])
     database, classes = epic(tmp_path, task)
-    assert classes == names
+    occurring = sorted({a[task] for entry in truth.values() for a in entry["annotations"]})
+    assert classes == [f"{number}\t{names[number]}" for number in occurring]
+    assert len(classes) < len(names)
+    assert database.keys() - truth.keys() == {unseen}
+    assert (database[unseen]["subset"], database[unseen]["annotations"]) == ("test", [])
     for name, entry in truth.items():
         got = database[name]
         assert (got["subset"], got["fps"]) == (entry["subset"], pytest.approx(entry["fps"], abs=0.01))
         assert got["duration"] == pytest.approx(entry["duration"], abs=1e-4)
         expected = unique([{**a, "label": names[a[task]]} for a in entry["annotations"]])
         assert [a["label"] for a in got["annotations"]] == [a["label"] for a in expected]
-        assert all(
-            a["segment"] == pytest.approx(b["segment"]) for a, b in zip(got["annotations"], expected, strict=True)
-        )
+        ends = [np.array([a["segment"] for a in items]) for items in (got["annotations"], expected)]
+        assert np.abs(ends[0] - ends[1]).max() < 1e-6
 
 
 def test_ego4d_clips_have_their_own_time(tmp_path):
@@ -80,7 +88,10 @@ def test_ego4d_clips_have_their_own_time(tmp_path):
     clip = {"clip_uid": "c1", "video_start_sec": 100.0, "video_end_sec": 580.0, "video_start_frame": 3000,
             "video_end_frame": 17400}  # fmt: skip
     annotators = [{"labels": [label, {**label, "label": "other", "primary": False}]}, {"labels": [label]}]
-    train = {"video_uid": "v1", "split": "train", "clips": [{**clip, "annotations": annotators}]}
+    unlabelled = {**clip, "clip_uid": "without labels", "annotations": [{"labels": []}]}
+    too_slow = {**clip, "clip_uid": "5 fps", "video_end_frame": 5400, "annotations": annotators}
+    clips = [{**clip, "annotations": annotators}, unlabelled, too_slow]
+    train = {"video_uid": "v1", "split": "train", "clips": clips}
     test = {"video_uid": "v2", "split": "test", "clips": [{**clip, "clip_uid": "c2"}]}
     contents = {"moments_train.json": [train], "moments_val.json": [], "moments_test_unannotated.json": [test]}
     for file, videos in contents.items():
@@ -95,8 +106,6 @@ def test_ego4d_clips_have_their_own_time(tmp_path):
 
 
 def test_thumos_files_and_videos(tmp_path):
-    import numpy as np
-
     (tmp_path / "videos").mkdir()
     for name in ("video_validation_0000001", "video_test_0000002"):
         write_video(tmp_path / "videos" / f"{name}.mp4", np.zeros((30, 32, 32, 3), np.uint8))
@@ -106,6 +115,9 @@ def test_thumos_files_and_videos(tmp_path):
     (tmp_path / "text/Ambiguous_test.txt").write_text("video_test_0000002 0.4 0.5\n")
     database, classes = thumos(tmp_path / "text", tmp_path / "videos")
     assert classes == ["Diving"]
+    assert thumos(tmp_path / "text", tmp_path / "videos", ["video_test_0000002"])[0].keys() == {
+        "video_validation_0000001"
+    }
     entry = database["video_test_0000002"]
     assert (entry["subset"], entry["frame"], database["video_validation_0000001"]["subset"]) == (
         "validation",
@@ -113,8 +125,58 @@ def test_thumos_files_and_videos(tmp_path):
         "training",
     )
     assert [a["label"] for a in entry["annotations"]] == ["Ambiguous", "Diving"]
+    (tmp_path / "text/Diving_val.txt").write_text("".join(f"video_validation_{n:07d} 0.1 0.9\n" for n in range(14)))
+    with pytest.raises(OfficialError, match=r"videos: 13 of 15 annotated .*: video_validation_0000000, .* and 3 more;"):
+        thumos(tmp_path / "text", tmp_path / "videos")
     (tmp_path / "text/Diving_val.txt").write_text("video_validation_0000001 soon 0.9\n")
     with pytest.raises(OfficialError, match=r"Diving_val\.txt, line 1: can't read"):
         thumos(tmp_path / "text", tmp_path / "videos")
     with pytest.raises(OfficialError, match=r"Charades_v1_train\.csv: not a readable"):
         charades(tmp_path)
+
+
+def published(**changes):
+    """HACS' and ActivityNet's form; HACS has durations as text."""
+    item = {"label": "Dodgeball", "segment": [5.4, 11.6]}
+    entry = {"annotations": [item, item, {**item, "label": "Archery"}], "subset": "training", "duration": "92.166667"}
+    return {"database": {"--0edUL8zmA": {**entry, "url": "", **changes}}}
+
+
+def test_activitynet_and_hacs_keep_what_specs_read(tmp_path):
+    path = tmp_path / "segments.json"
+    content = published()
+    content["database"]["v2"] = {"subset": "testing", "duration": 3, "annotations": []}
+    path.write_text(json.dumps(content))
+    database, classes = activitynet(path)
+    labels = [item["label"] for item in database["--0edUL8zmA"].pop("annotations")]
+    assert (labels, classes) == (["Dodgeball", "Archery"], ["Archery", "Dodgeball"])
+    assert database == {
+        "--0edUL8zmA": {"subset": "training", "duration": 92.166667},
+        "v2": {"subset": "testing", "duration": 3.0, "annotations": []},
+    }
+
+
+@pytest.mark.parametrize(
+    "changes", [{"duration": "long"}, {"subset": None, "duration": None}, {"annotations": [{"label": "a"}]}]
+)
+def test_what_is_not_activitynet_s_form_is_named(changes, tmp_path):
+    (tmp_path / "segments.json").write_text(json.dumps(published(**changes)))
+    with pytest.raises(OfficialError, match=r"segments\.json: video '--0edUL8zmA': expected subset, duration in"):
+        activitynet(tmp_path / "segments.json")
+
+
+def test_videos_that_bsn_s_list_lacks_are_not_scored(tmp_path):
+    database = {name: {"subset": "validation"} for name in "abc"} | {"d": {"subset": "training"}}
+    table(tmp_path / "info.csv", [{"video": f"v_{name}", "subset": "validation"} for name in "ac"])
+    assert not_scored(database, tmp_path / "info.csv") == ["b"]
+    with pytest.raises(OfficialError, match=r"info\.csv: names none of the annotated videos"):
+        not_scored({"x": {"subset": "validation"}}, tmp_path / "info.csv")
+
+
+def test_the_anet_videos_that_are_scored_are_bsn_s(shared_folder, tmp_path):
+    truth = read(shared_folder / "data/annotations/anet_1_3.json.gz")
+    table(tmp_path / "info.csv", [{"video": f"v_{name}", "subset": e["subset"]} for name, e in truth.items()])
+    with gzip.open(shared_folder / "data/annotations/anet_sample_detection_prediction.json.gz") as file:
+        official = {name: {"subset": "validation"} for name in json.load(file)["results"]}
+    assert len(official) == 4926
+    assert len(not_scored(official, tmp_path / "info.csv")) == 198

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.data.decode import open_video
-from adatad.data.transcode import copy_size, speed_up, transcode_all
+from adatad.data.transcode import copy_size, find_videos, shown_at, speed_up, transcode_all
 from adatad.data.verify import seconds_of
 from adatad.data.video_index import Heartbeat, read_index
 
@@ -55,6 +55,38 @@ def test_only_missing_copies_are_made(folder, tmp_path):
     assert transcode_all(sources, tmp_path, 48, 8, 2, lambda done, of: counts.append(done)) == []
     assert counts == [1, 2, 3]
     assert (tmp_path / "v1.mp4").read_bytes() == b"made before"
+
+
+def test_videos_are_found_in_folders_and_once(tmp_path):
+    for name in ("Archery/v_a.mp4", "Bowling/v_a.mp4", "Bowling/v_b.MP4", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"same")
+    assert find_videos(tmp_path) == ([tmp_path / "Archery/v_a.mp4", tmp_path / "Bowling/v_b.MP4"], [])
+    (tmp_path / "Bowling/v_a.mp4").write_bytes(b"other")
+    assert find_videos(tmp_path)[1] == ["v_a"]
+
+
+def test_copies_at_another_rate_show_the_same_at_the_same_time(folder, tmp_path):
+    sources = sorted(folder.iterdir())[:1]
+    transcode_all(sources, tmp_path, 48, 8, 1, lambda done, of: None, fps=12)
+    index = read_index(tmp_path / "v0.mp4", Heartbeat())
+    assert index.frame_count == 16
+    assert seconds_of(index) == pytest.approx(16 / 12, abs=1e-3)
+    with open_video(tmp_path / "v0.mp4") as copy:
+        shades = copy.frames(np.arange(16)).mean((1, 2, 3))
+    shown = np.ceil((np.arange(16) + 0.5) / 12 * 30000 / 1001) - 1
+    assert np.abs(shades - (40 + 4 * shown)).max() < 3
+
+
+@given(st.lists(st.floats(0.001, 0.5), min_size=1, max_size=50), st.floats(1, 120))
+def test_frames_shown_at_any_rate_are_near_in_time(gaps, fps):
+    seconds = np.cumsum([0.0, *gaps])
+    numbers = shown_at(seconds, fps)
+    assert len(numbers) == max(1, round(seconds[-1] * fps))
+    assert (np.diff(numbers) >= 0).all()
+    assert numbers[0] >= 0
+    assert (seconds[numbers] < (np.arange(len(numbers)) + 0.5) / fps).all()
+    assert (seconds[numbers + 1][:-1] >= (np.arange(len(numbers) - 1) + 0.5) / fps).all()
 
 
 @given(st.integers(16, 2000), st.integers(16, 2000), st.integers(16, 512))

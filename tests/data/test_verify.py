@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from adatad.data import verify
 from adatad.data.verify import check_data_set, read_journal, write_block_list
 from adatad.report.data_check import write_data_check
 from adatad.spec import load
+from adatad.spec.schema import DataSpec
 
 
 @pytest.fixture
@@ -73,8 +75,43 @@ def test_a_second_pass_reads_only_what_is_new(broken, tmp_path, monkeypatch):
     assert len(read_journal(journal)) == 8
 
 
-def test_the_command(tiny_spec, run_tool, tmp_path):
-    done = run_tool("prepare_data/check.py", tiny_spec, "--output", tmp_path / "check", "--workers", 1)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"duration": "long"}, "duration in seconds, frame and fps are expected as numbers"),
+        ({"annotations": [{"segment": [1], "label": "run"}]}, "expected a segment [start, end] in seconds and a label"),
+        ({"annotations": [{"segment": [0, 1], "label": ["run"]}]}, "got {'segment': [0, 1], 'label': ['run']}"),
+        ({"annotations": {"run": [0, 1]}}, "got 'run'"),
+    ],
+)
+def test_annotations_that_cannot_be_read_are_a_problem_of_their_video(change, message, tiny_data):
+    entry = {"duration": 1.0, "annotations": [], **change}
+    data = DataSpec(annotations="a.json", videos=str(tiny_data / "videos"))
+    found = verify.check_video(data, "demo_training_000", entry, False, frozenset({"run"}))
+    (detail,) = [detail for kind, detail in found.problems if kind == "unreadable annotations"]
+    assert message in detail
+    assert found.is_blocked
+
+
+def test_ambiguous_is_no_unknown_label_and_other_classes_are_looked_at_again(tiny_spec, tmp_path):
+    spec, nothing = load(tiny_spec), lambda done, of: None
+    content = json.loads(Path(spec.data.annotations).read_text())
+    first = next(iter(content["database"].values()))
+    first["annotations"].append({"segment": [0.0, 0.5], "label": "Ambiguous"})
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    labels = sorted({a["label"] for e in content["database"].values() for a in e["annotations"]} - {"Ambiguous"})
+
+    def problems(classes):
+        changed = load(tiny_spec, [f"data.annotations={tmp_path / 'a.json'}", f"data.classes={classes}"])
+        return {kind for found in check_data_set(changed, tmp_path / "check", 1, False, nothing)
+                for kind, _ in found.problems}  # fmt: skip
+
+    assert problems(labels) == set()
+    assert problems(labels[:-1]) == {"unknown label"}
+
+
+def test_the_command(tiny_spec, run_here, tmp_path):
+    done = run_here("prepare_data/check.py", tiny_spec, "--output", tmp_path / "check", "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert "8 videos, 0 with problems, 0 blocked" in done.stdout
     assert (tmp_path / "check/blocked.txt").read_text() == ""

@@ -9,7 +9,8 @@ from steps import POLICIES, difference, joint, train_cases, train_steps
 from zero_ranks import hand_over, hold_averages, refuse_steps, watch_gathered
 
 pytestmark = pytest.mark.slow
-COMMON = ["train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]"]
+COMMON = ["train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]", "train.seed=7"]
+"""With seed 42 the side adapters have a gradient so near to zero that AdamW makes a step of its rounding."""
 MODES = {
     "adapter": [],
     "full": ["model.backbone.mode=full", "optimizer.backbone={lr: 0.001}"],

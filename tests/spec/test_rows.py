@@ -4,6 +4,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path, PurePath
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from adatad.models.detector import build_model
 from adatad.models.head import PRIOR
 from adatad.models.trained import freeze
 from adatad.spec import Spec, SpecError, load
+from adatad.spec.arguments import spec_path
 from adatad.spec.presets import PRESETS, resolve_backbone
 from adatad.spec.rows import RowError, all_rows, find_row
 from adatad.training.optimizer import parameter_groups
@@ -457,8 +459,9 @@ def expected_counts(spec: Spec) -> tuple[int, int, int, int]:
 
 @cache
 def built(model_json: str, classes: int, reference: str):
-    """The model of a row on the meta device, one for all rows that have the same."""
-    with torch.device("meta"):
+    """The model of a row on the meta device, one for all rows that have the same. Initial values, which no parameter
+    has there, are what takes the time."""
+    with torch.device("meta"), patch("torch.nn.init.kaiming_uniform_"), patch("adatad.models.adapter.trunc_normal_"):
         model = build_model(spec_of(reference).model, classes)
     freeze(model, spec_of(reference).model.backbone)
     return model
@@ -503,8 +506,11 @@ def test_a_model_has_the_reference_s_parameters_and_optimizer_groups(reference):
 
 
 @pytest.mark.parametrize("reference", ROWS)
-def test_the_reference_s_paths_are_answered_with_ours(reference):
+def test_the_reference_s_paths_are_answered_with_ours(reference, capsys):
     row = find_row(reference)
+    assert Path(spec_path(f"configs/adatad/{reference}.py")).samefile(row.path)
+    note = f"note: configs/adatad/{reference}.py is OpenTAD's name of configs/{row.name}.yaml, which is used\n"
+    assert capsys.readouterr().err == note
     with pytest.raises(SpecError, match=re.escape(f"here it is configs/{row.name}.yaml")):
         load(f"configs/adatad/{reference}.py")
     assert find_row(f"/somewhere/configs/adatad/{reference}.py") == find_row(f"configs/{row.name}.yaml") == row

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from test_documents import commands
@@ -24,7 +21,7 @@ SMALL = [
 ]
 
 
-def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, tmp_path):
+def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, run_here, tmp_path, monkeypatch):
     database = json.loads((tiny_data / "annotations.json").read_text())["database"]
     with open(tmp_path / "labels.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -32,16 +29,13 @@ def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, tmp
         for name, entry in database.items():
             writer.writerows([name, *item["segment"], item["label"], entry["subset"]] for item in entry["annotations"])
     (tmp_path / "my_videos").symlink_to(tiny_data / "videos")
-    (tmp_path / "tools").symlink_to(ROOT / "tools")
     run = commands(ROOT / "docs" / "own-data.md")
     scripts = [words[1].removeprefix("tools/") for words in run]
     assert scripts == ["prepare_data/custom.py", "data.py", "prepare_data/check.py", "train.py", "test.py"]
+    monkeypatch.chdir(tmp_path)
     for words in run:
         small = ["--set", *SMALL] if words[1] in ("tools/train.py", "tools/test.py") else []
-        command = [sys.executable, *words[1:], *small]
-        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": paths}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        done = run_here(words[1].removeprefix("tools/"), *words[2:], *small)
         assert done.returncode == 0, (words, done.stderr)
     assert (tmp_path / "data/mine/check/blocked.txt").read_text() == ""
     assert (tmp_path / "runs/mine/id0/report.html").is_file()

@@ -3,35 +3,34 @@
 import hashlib
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from adatad.convert.checkpoint import opentad_state
+from adatad.models.detector import build_model
 from adatad.report.reproduction import compare_with_published, verdict_line, write_reproduction
 from adatad.spec import load
-from adatad.spec.published_files import DATA_SETS, TRAINED, about_bytes, digest_start, where_data
+from adatad.spec.published_files import DATA_SETS, PAGES, TRAINED, about_bytes, digest_start, how_made, where_data
 from adatad.spec.published_weights import PUBLISHED
 from adatad.spec.rows import all_rows, find_row
 from adatad.training import reproduce as kit
 from adatad.training.missing import missing
 from adatad.training.reproduce import MissingFilesError, reproduce
+from adatad.training.run import annotations_for
 
 ROOT = Path(__file__).parents[2]
 RESULT = {"average_mAP": 0.6853, "mAP": {"0.3": 0.8, "0.5": 0.7}}
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(run_here):
     """The command in this process: its exit code, and what it printed."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            runpy.run_path(str(ROOT / "tools" / "reproduce.py"), run_name="__main__")
-        return left.value.code, *capsys.readouterr()
+        done = run_here("reproduce.py", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
@@ -80,11 +79,25 @@ def test_a_row_is_trained_then_goes_on_and_is_tested_once(tiny_spec, monkeypatch
         reproduce(load(tiny_spec, ["postprocess.nms.sigma=0.3"]), newest)
 
 
+def test_a_whole_checkpoint_is_tested_without_its_pretrained_file(tiny_spec, command, tmp_path):
+    nowhere, file = ("--set", "model.backbone.weights=nowhere.pth"), tmp_path / "epoch_59.pth"
+    code, out, _ = command(tiny_spec, "--check", "--test", file, *nowhere)
+    assert code == 2
+    assert re.fullmatch(rf"checkpoint {file}\nweights nowhere\.pth \(about .*\)\n", out)
+    spec = load(tiny_spec)
+    model = build_model(spec.model, len(annotations_for(spec).classes))
+    torch.save({"epoch": 59, "state_dict": opentad_state(model, 100)}, file)
+    assert command(tiny_spec, "--check", "--test", file, *nowhere) == (0, "tiny: everything is there\n", "")
+    code, out, error = command(tiny_spec, "--test", file, *nowhere)
+    assert code == 0, error
+    assert "no average mAP was published" in out
+
+
 def test_what_is_missing_is_listed_with_its_place(tiny_spec, tiny_data, tmp_path):
     spec = load(tiny_spec, [f"data.videos={tmp_path}"])
     (line,) = missing(spec)
     assert line.startswith(f"8 of 8 videos in {tmp_path}: ")
-    (line,) = missing(spec, training=False)
+    (line,) = missing(spec, tmp_path)
     assert line.startswith("2 of 2 videos")
     with pytest.raises(MissingFilesError, match=r"tiny can't run yet; 1 things are missing:\n  8 of 8 videos"):
         reproduce(spec)
@@ -93,6 +106,10 @@ def test_what_is_missing_is_listed_with_its_place(tiny_spec, tiny_data, tmp_path
     lines = "\n".join(missing(row))
     for words in ("229dbb03", "about 1214 MB", "OpenMMLab", "thumos_14_anno.json", "crcv.ucf.edu/THUMOS14"):
         assert words in lines
+    lines = missing(row, tmp_path / "epoch_59.pth")
+    assert lines[0].endswith(
+        "epoch_59.pth; of OpenTAD, published: Google Drive, file 1vCbNU82TFjh0b6BRP566Jj1JHC-3qcum"
+    )
     named = "\n".join(missing(load(find_row("anet-g-internvideo2").path, check_files=False)))
     assert "classifier's scores data/activitynet-1.3/classifiers/anet_UMTv2" in named
 
@@ -112,10 +129,11 @@ def test_every_row_s_files_have_a_place():
         spec = load(row.path, check_files=False)
         assert Path(spec.model.backbone.weights).name in PUBLISHED
         assert where_data(spec.data.videos)
-        assert where_data(spec.data.annotations)
+        assert (ROOT / how_made(spec.data.annotations).split()[5]).is_file()
     assert TRAINED.keys() <= {row.name for row in all_rows()}
-    assert where_data("data/hacs/videos").endswith(DATA_SETS["hacs"])
-    assert not where_data("elsewhere/videos")
+    assert where_data("data/hacs-1.1.1/videos").endswith(DATA_SETS["hacs-1.1.1"])
+    assert PAGES.keys() == DATA_SETS.keys()
+    assert not where_data("elsewhere/videos") + how_made("elsewhere/a.json")
     assert digest_start("a/vit-base_20221013-860a3cd3.pth") == "860a3cd3"
     giant = load(find_row("thumos-g-1536").path, check_files=False)
     assert about_bytes(giant.model.backbone) == pytest.approx(4 * 1_011_610_752, rel=0.002)

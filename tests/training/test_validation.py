@@ -88,3 +88,15 @@ def test_blocked_videos_and_recall_reach_the_score(tiny_spec, tiny_data, tmp_pat
     assert (result.average_mAP, result.num_ground_truth) == (1.0, len(truth[seen]))
     assert summary(result)["recall"]["0.5"] == {"1": 1.0, "5": 1.0}
     assert score(perfect, load(tiny_spec)).num_ground_truth == len(truth[seen]) + len(truth[blocked])
+
+
+def test_a_classifier_of_other_classes_is_refused_before_training(tiny_spec, class_scores, tmp_path):
+    content = json.loads(class_scores.read_text())
+    class_scores.write_text(json.dumps({**content, "class": [f"other {name}" for name in content["class"]]}))
+    settings = [f"postprocess.classifier={{kind: cuhk, file: {class_scores}}}", "model.detector.class_agnostic=true",
+                "postprocess.nms.multiclass=false"]  # fmt: skip
+    with pytest.raises(
+        ClassifierError, match=r"scores\.json: has other classes \('other blink' and so on\) than .*'blink'"
+    ):
+        train(load(tiny_spec, settings))
+    assert not (tmp_path / "runs").exists()

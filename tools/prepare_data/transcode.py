@@ -2,9 +2,12 @@
 
 python tools/prepare_data/transcode.py raw_videos short256
 python tools/prepare_data/transcode.py raw_videos short256 --measure
+python tools/prepare_data/transcode.py raw_videos fps30 --short-side 288 --fps 30
 
-Copies have the same frames, so that the same annotations hold; set data.videos to their folder and data.pattern to
-{name}.mp4. Started again, it makes those that aren't there. --measure also reads windows of originals and copies.
+Videos in folders of the folder are found too; copies lie side by side, one where the same file lies in several folders.
+They have the same frames, so that the same annotations hold (with --fps those in seconds); set data.videos to their
+folder and data.pattern to {name}.mp4. Started again, it makes those that aren't there. --measure also reads windows of
+originals and copies.
 """
 
 from __future__ import annotations
@@ -13,8 +16,6 @@ import argparse
 import sys
 from pathlib import Path
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".flv", ".wmv", ".ts")
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -22,28 +23,31 @@ def main() -> int:
     parser.add_argument("output", type=Path, metavar="OUT", help="folder of the copies")
     parser.add_argument("--short-side", type=int, default=256, metavar="PIXELS", help="default %(default)s")
     parser.add_argument("--key-frames", type=int, default=16, metavar="N", help="a key frame every N (%(default)s)")
+    parser.add_argument("--fps", type=float, metavar="F", help="frames a second of copies (default: each its own)")
     parser.add_argument("--workers", type=int, metavar="N", help="videos at a time (default: one a core)")
     parser.add_argument("--measure", action="store_true", help="print how much faster windows are read")
     args = parser.parse_args()
-    if not args.source.is_dir() or args.source.resolve() == args.output.resolve():
-        parser.error(f"FOLDER: expected a folder of videos that isn't OUT, got {args.source}")
-    sources = sorted(path for path in args.source.iterdir() if path.suffix.lower() in SUFFIXES)
-    twice = {path.stem for path in sources if sum(other.stem == path.stem for other in sources) > 1}
-    if not sources or twice:
-        parser.error(f"FOLDER: {f'several videos are called {sorted(twice)[0]}' if twice else 'holds no videos'}")
+    if not args.source.is_dir() or args.output.resolve().is_relative_to(args.source.resolve()):
+        parser.error(f"FOLDER: expected a folder of videos, and OUT outside of it, got {args.source}")
+    if args.fps is not None and (args.measure or not 0 < args.fps <= 1000):
+        parser.error("--fps: above 0, at most 1000, and without --measure, which reads the same frames of both")
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from adatad.data.transcode import copy_path, speed_up, transcode_all
+    from adatad.data.transcode import copy_path, find_videos, speed_up, transcode_all
     from adatad.data.verify import usable_cores
 
+    sources, disputed = find_videos(args.source)
+    if not sources or disputed:
+        reason = f"different videos are called {', '.join(disputed[:10])}" if disputed else "holds no videos"
+        parser.error(f"FOLDER: {args.source}: {reason}")
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("videos", total=len(sources))
         failed = transcode_all(
             sources, args.output, args.short_side, args.key_frames, args.workers or usable_cores(),
-            lambda done, of: bar.update(task, completed=done),
+            lambda done, of: bar.update(task, completed=done), args.fps,
         )  # fmt: skip
     for source, reason in failed:
         print(f"{source}: not copied: {reason}", file=sys.stderr)
