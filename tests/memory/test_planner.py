@@ -83,6 +83,17 @@ def test_formulas_and_the_meter_agree(seed):
     assert plan.bytes == pytest.approx(counted.bytes, rel=WITHIN), (plan.categories, counted.by_label)
 
 
+@pytest.mark.parametrize("policy", ["none", "block", "tile"])
+@pytest.mark.parametrize("clip", [2, 3])
+def test_formulas_and_the_meter_agree_on_shared_windows(policy, clip):
+    tile = ["memory.tile_clips=1", "memory.segment_blocks=2"] if policy == "tile" else []
+    spec = small("data.window.size_grid=240", "model.detector.max_length=240", f"memory.policy={policy}", *tile,
+                 f"parallel.clip={clip}")  # fmt: skip
+    # One rank alone is counted, without what an engine exchanges with others.
+    plan, counted = planner(spec).own(), step_memory(spec)
+    assert plan.bytes == pytest.approx(counted.bytes, rel=WITHIN), (plan.categories, counted.by_label)
+
+
 @pytest.mark.parametrize(
     "memory",
     ["policy=selective", "policy=tile memory.segment_blocks=3 memory.tile_clips=5 memory.recompute=rebuild"],
