@@ -10,7 +10,15 @@ from small_backbones import batch, build, error, gradients, under
 
 from adatad.memory import offload
 from adatad.memory.frames import HostFrames, tile_frames
-from adatad.memory.offload import CopiesAtOnce, HostMemory, HostMemoryError, HostShelf, pieces
+from adatad.memory.offload import (
+    CopiesAtOnce,
+    CopiesOnStreams,
+    HostMemory,
+    HostMemoryError,
+    HostShelf,
+    pieces,
+    pinned_rows,
+)
 from adatad.memory.policy import wave_passes
 from adatad.memory.tiles import cut_tiles
 from adatad.parallel.host_adamw import HostStateAdamW
@@ -81,6 +89,33 @@ def test_gradients_of_several_steps_are_those_of_no_offload_with_slow_copies(slo
     assert sum(copies.run for copies in slow) == sum(copies.started for copies in slow) > 0
 
 
+class SlowStreams(CopiesOnStreams):
+    """The real ones, held up before each copy for longer than the work beside it takes."""
+
+    def start(self, to, source, after=None):
+        with torch.cuda.stream(self._streams["out" if source.is_cuda else "in"]):
+            torch.cuda._sleep(2_000_000)
+        return super().start(to, source, after)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("order", ["tiles", "blocks"])
+def test_gradients_on_a_gpu_are_those_of_no_offload_with_slow_streams(monkeypatch, order):
+    for module in ("offload", "streamed"):
+        monkeypatch.setattr(f"adatad.memory.{module}.copies_for", lambda device: SlowStreams())
+    gpu, backbone = torch.device("cuda"), build("adapter", adapter={"blocks": (1, 3)})
+    places = PLACES if order == "blocks" else PLACES[:3]
+    waved = under(
+        backbone, clips=9, policy="tile", tile_clips=2, segment_blocks=2, order=order, **placed(places)
+    ).to(gpu)  # fmt: skip
+    backbone.to(gpu)
+    for step in range(3):
+        frames, keys = batch(windows=2, clips=9)
+        frames, keys = frames.roll(step, 2), keys.to(gpu)
+        ours = gradients(waved, HostFrames(frames.pin_memory(), gpu), keys)
+        assert error(ours, gradients(backbone, frames.to(gpu), keys)) < 1e-10
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_placement_is_exact_for_any_shape(data):
@@ -143,6 +178,37 @@ def test_frozen_blocks_are_on_the_device_only_while_they_are_wanted():
         assert all(torch.equal(parameters[n], p) for n, p in there.items() if n.startswith(("blocks.1.", "blocks.2.")))
         assert all(parameters[n].numel() == 0 for n in there if n.startswith(("blocks.0.", "blocks.3.")))
     assert all(parameters[name].numel() == 0 for name in there)
+
+
+@given(st.integers(1, 2000), st.integers(1, 9_000_000))
+def test_pinned_rows_take_little_more_than_they_are(count, size):
+    """Of an allocator that rounds every request up to a power of two, as torch's does for pinned memory."""
+    requests = []
+
+    def pinned(shape, dtype, device, what):
+        requests.append(shape.numel())
+        return torch.empty(1, dtype=torch.uint8).expand(shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offload, "pinned", pinned)
+        rows = list(pinned_rows(count, size, CPU, "x"))
+    assert [row.shape for row in rows] == [(size,)] * count
+    taken = sum(2 ** (request - 1).bit_length() for request in requests)
+    # Every request leaves less than a row over, and the rest is halved each time.
+    assert taken <= (count + 2 + count.bit_length()) * size
+
+
+def test_streamed_blocks_are_the_same_when_they_have_been_pinned(monkeypatch):
+    """Many blocks lie in one piece of memory then."""
+    waved = under(build("adapter"), policy="tile", tile_clips=1, segment_blocks=2, frozen_weights="stream")
+    (wave_pass,) = wave_passes(waved)
+    packed = list(wave_pass.residency._packed.values())
+    before = [block.memory.clone() for block in packed]
+    on_gpu = type("Gpu", (), {"type": "cuda"})()
+    monkeypatch.setattr(offload, "pinned", lambda shape, dtype, device, what: torch.empty(shape, dtype=dtype))
+    wave_pass.residency._pin(on_gpu)
+    assert all(torch.equal(block.memory, there) for block, there in zip(packed, before, strict=True))
+    assert len({block.memory.untyped_storage().data_ptr() for block in packed}) < len(packed)
 
 
 def test_a_bound_on_host_memory_names_what_is_too_large():
