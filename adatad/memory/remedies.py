@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from adatad.memory.offload import GIB
@@ -36,7 +37,9 @@ def shortfall(planner: Planner, plans: list[Plan]) -> str:
         return f"{text}{(least.bytes - machine.usable_bytes) / GIB:.2f} more than the {machine.usable_bytes / GIB:.2f}"
     smallest = min((plan for plan in plans if plan.bytes <= machine.usable_bytes), key=lambda plan: plan.host_bytes)
     text = f"what fits the device takes at least {smallest.host_bytes / GIB:.2f} GiB of host memory"
-    return f"{text}, {(smallest.host_bytes - (machine.host_bytes or 0)) / GIB:.2f} more than there is"
+    if machine.host_bytes is None or smallest.host_bytes <= machine.host_bytes:
+        return f"{text}, of which memory.host_limit_gib allows {smallest.memory.host_limit_gib:g} for rows and halos"
+    return f"{text}, {(smallest.host_bytes - machine.host_bytes) / GIB:.2f} more than there is"
 
 
 def _free(planner: Planner) -> Iterator[Remedy]:
@@ -47,16 +50,18 @@ def _free(planner: Planner) -> Iterator[Remedy]:
     free = spec.model_copy(update={"memory": MemorySpec(policy="auto")})
     found = _fitting(planner, free)
     if found:
-        yield Remedy("without the other settings of section memory", found.settings(free), found)
+        yield Remedy("without the other settings of section memory", found.settings(spec), found)
 
 
 def _host(planner: Planner, plans: list[Plan]) -> Iterator[Remedy]:
-    fitting = [plan for plan in plans if plan.bytes <= planner.machine.usable_bytes and not plan.fits(planner.machine)]
+    machine = planner.machine
+    fitting = [plan for plan in plans if plan.bytes <= machine.usable_bytes and not plan.fits(machine)]
     if fitting:
         least = min(fitting, key=lambda plan: plan.host_bytes)
-        yield Remedy(
-            f"{least.host_bytes / GIB:.1f} GiB of host memory for each rank", least.settings(planner.spec), least
-        )
+        least = replace(least, memory=least.memory.model_copy(update={"host_limit_gib": None}))
+        bound = "no bound and " if planner.spec.memory.host_limit_gib else ""
+        what = f"{bound}{least.host_bytes / GIB:.1f} GiB of host memory for each rank"
+        yield Remedy(what, least.settings(planner.spec), least)
 
 
 def _accumulation(planner: Planner) -> Iterator[Remedy]:
