@@ -25,10 +25,13 @@ class OutOfMemoryError(UserError):
     """Memory ran out in training; the message says in what, what took most, and what to set."""
 
 
+SAID_BY_OTHERS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What the CPU's allocator, the driver and cuBLAS (for its workspace) say of it, in an ordinary RuntimeError."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_BY_OTHERS)
+    return said or isinstance(error, torch.OutOfMemoryError)
 
 
 def snapshot_when_full(run: RunDirectory, processes: Processes) -> None:

@@ -58,6 +58,7 @@ def test_labels_tell_where_an_error_came_from():
 def test_both_allocators_are_known():
     assert is_out_of_memory(torch.OutOfMemoryError(FULL))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not is_out_of_memory(RuntimeError("shapes don't fit"))
 
 
