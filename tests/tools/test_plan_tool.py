@@ -49,6 +49,13 @@ def test_a_batch_that_the_gpus_can_t_share_is_refused(plan):
     assert "train.global_batch 2 can't be divided by 3 GPUs" in printed
 
 
+@pytest.mark.parametrize("silly", [("--gpu-memory", 0), ("--gpus", 0), ("--tflops", -1), ("--pcie", "nan")])
+def test_numbers_that_mean_nothing_are_refused(plan, silly):
+    code, printed = plan("--gpu-memory", 24, *silly)
+    assert code == 2
+    assert f"argument {silly[0]}: expected a number above 0, got {silly[1]}" in printed
+
+
 def test_help_loads_no_torch(run_tool):
     """So that it comes at once."""
     run = run_tool("plan.py", "--help", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
