@@ -55,6 +55,11 @@ class Machine:
         return max(0.0, (1 - KEPT_FREE) * self.memory_bytes - GIB)
 
 
+def size_for(usable_bytes: float) -> float:
+    """Of a device that has so much that is usable."""
+    return (usable_bytes + GIB) / (1 - KEPT_FREE)
+
+
 @dataclass(frozen=True)
 class Plan:
     """One way to run a spec, and what it takes on a rank. settings: what a spec must say, as "key=value"."""

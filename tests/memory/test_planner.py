@@ -169,7 +169,10 @@ def test_a_misfit_says_by_how_much_and_what_would_fit():
     # A little too small for the least.
     some.machine = Machine((some.smallest(found).bytes + GIB - 2**19) / 0.9)
     assert some.best(found) is None
-    assert "more than the" in shortfall(some, found)
+    said = shortfall(some, found)
+    assert "more than the" in said
+    wanted = float(said.rpartition("a device of ")[2])
+    assert wanted == pytest.approx((some.smallest(found).bytes + GIB) / 0.9 / GIB, abs=0.05)
     cures = {cure.what.split(" ")[0]: cure for cure in remedies(some, found)}
     assert {"without", "one", "windows", "frames"} == cures.keys()
     for cure in cures.values():
