@@ -16,6 +16,7 @@ import torch
 
 from adatad.memory.moments import Bytes, Step, Wave, Work, plain_step, tiled_step, update_bytes
 from adatad.memory.offload import GIB
+from adatad.memory.scale import Scale
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.units import Held, Outer, Units
 from adatad.parallel.partition import Held as Shares
@@ -149,16 +150,18 @@ class Planner:
         arithmetic: torch.dtype,
         num_classes: int = 20,
         engines: tuple[str, ...] = ("ddp",),
+        scale: Scale | None = None,
     ):
-        """engines: that `parallel.engine: auto` may become."""
+        """engines: that `parallel.engine: auto` may become; scale: that has weighed for another spec."""
         self.spec, self.machine, self.arithmetic, self.num_classes = spec, machine, arithmetic, num_classes
         self.engines = engines if spec.parallel.engine == "auto" else (spec.parallel.engine,)
+        self.scale = scale or Scale()
         self._units: dict[int, Units] = {}
 
     def units(self, accumulation: int) -> Units:
         windows = max(1, self.spec.train.global_batch // (accumulation * self.machine.ranks))
         if windows not in self._units:
-            self._units[windows] = Units(self.spec, windows, self.arithmetic, self.num_classes)
+            self._units[windows] = Units(self.spec, windows, self.arithmetic, self.num_classes, self.scale)
         return self._units[windows]
 
     # Which plans there are

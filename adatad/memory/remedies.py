@@ -122,5 +122,5 @@ def _fitting(planner: Planner, spec: Spec) -> Plan | None:
     """The fastest of a few plans of a changed spec that fits; None also if the spec isn't a valid one."""
     if cross_checks(spec):
         return None
-    changed = Planner(spec, planner.machine, planner.arithmetic, planner.num_classes, planner.engines)
+    changed = Planner(spec, planner.machine, planner.arithmetic, planner.num_classes, planner.engines, planner.scale)
     return changed.best(changed.plans(coarse=True))
