@@ -1,5 +1,6 @@
 """tools/plan.py: what it prints to paste, and its exit codes."""
 
+import gc
 import os
 import runpy
 import sys
@@ -19,6 +20,8 @@ def plan(monkeypatch, capsys):
     """plan(arguments) runs the command in this process: (exit code, what it printed)."""
 
     def run(*arguments: object) -> tuple[int, str]:
+        # The objects of other tests must not stay.
+        monkeypatch.setattr(gc, "freeze", lambda: None)
         monkeypatch.setattr(sys, "argv", ["plan.py", SPEC, *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             runpy.run_path("tools/plan.py", run_name="__main__")
