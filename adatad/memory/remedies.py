@@ -51,7 +51,7 @@ def _free(planner: Planner) -> Iterator[Remedy]:
     free = spec.model_copy(update={"memory": MemorySpec(policy="auto")})
     found = _fitting(planner, free)
     if found:
-        yield Remedy("without the other settings of section memory", found.settings(spec), found)
+        yield Remedy("the other settings of section memory left out", found.settings(spec), found)
 
 
 def _host(planner: Planner, plans: list[Plan]) -> Iterator[Remedy]:
@@ -60,7 +60,7 @@ def _host(planner: Planner, plans: list[Plan]) -> Iterator[Remedy]:
     if fitting:
         least = min(fitting, key=lambda plan: plan.host_bytes)
         least = replace(least, memory=least.memory.model_copy(update={"host_limit_gib": None}))
-        bound = "no bound and " if planner.spec.memory.host_limit_gib else ""
+        bound = "memory.host_limit_gib left out and " if planner.spec.memory.host_limit_gib else ""
         what = f"{bound}{least.host_bytes / GIB:.1f} GiB of host memory for each rank"
         yield Remedy(what, least.settings(planner.spec), least)
 
