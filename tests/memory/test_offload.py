@@ -1,6 +1,8 @@
 """What waits in host memory comes back as it was, however late copies run, and nothing is allocated in later steps."""
 
 import itertools
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -87,6 +89,55 @@ def test_gradients_of_several_steps_are_those_of_no_offload_with_slow_copies(slo
         frames = frames.roll(step, 2)
         assert error(gradients(waved, on_host(frames, places), keys), gradients(backbone, frames, keys)) < 1e-10
     assert sum(copies.run for copies in slow) == sum(copies.started for copies in slow) > 0
+
+
+class FakeStream:
+    """Notes what is queued on it; events are the lengths of queues."""
+
+    current: ClassVar[list] = []
+
+    def __init__(self) -> None:
+        self.queue = []
+
+    def wait_stream(self, other) -> None:
+        self.queue.append(("waits for", other, len(other.queue)))
+
+    def wait_event(self, event) -> None:
+        self.queue.append(("waits for", *event))
+
+    def record_event(self) -> tuple:
+        return self, len(self.queue)
+
+    def __enter__(self) -> None:
+        self.current.append(self)
+
+    def __exit__(self, *_) -> None:
+        self.current.pop()
+
+
+def test_copies_on_streams_come_after_what_they_read_and_before_what_waits(monkeypatch):
+    computing = FakeStream()
+    monkeypatch.setattr(FakeStream, "current", [computing])
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream.current[-1])
+
+    def tensor(is_cuda: bool) -> SimpleNamespace:
+        def copy(source, non_blocking):
+            FakeStream.current[-1].queue.append("copies" if non_blocking else "holds the host up")
+
+        return SimpleNamespace(is_cuda=is_cuda, copy_=copy)
+
+    copies = CopiesOnStreams()
+    computing.queue.append("makes the source")
+    leaving = copies.start(tensor(False), tensor(True))
+    computing.queue.append("goes on")
+    coming = copies.start(tensor(True), tensor(False), after=leaving)
+    copies.wait(coming)
+    out, into = leaving[0], coming[0]
+    assert out.queue == [("waits for", computing, 1), "copies"]
+    assert into.queue == [("waits for", computing, 2), ("waits for", out, 2), "copies"]
+    assert computing.queue == ["makes the source", "goes on", ("waits for", into, 3)]
 
 
 class SlowStreams(CopiesOnStreams):
