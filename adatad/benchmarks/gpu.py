@@ -24,6 +24,8 @@ from adatad.benchmarks.table import Result
 from adatad.errors import UserError
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
+from adatad.memory.offload import GIB
+from adatad.memory.planner import Machine, Planner
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
@@ -71,6 +73,8 @@ CASES = (
     Case("g 1536 x 224", "g_1536x224_adapter", "", "memory.tile_clips=1 memory.segment_blocks=5"),
 )  # fmt: skip
 REFERENCE = "reference's recipe"
+ON_HOST = "tile, hold, on the host"
+"""Rows, halos and frames."""
 
 
 def variants(case: Case) -> tuple[Variant, ...]:
@@ -82,6 +86,7 @@ def variants(case: Case) -> tuple[Variant, ...]:
         Variant("block", "memory.policy=block"),
         Variant("tile, hold", f"memory.policy=tile {case.tile}"),
         Variant("tile, rebuild", f"memory.policy=tile {case.tile} memory.recompute=rebuild"),
+        Variant(ON_HOST, f"memory.policy=tile {case.tile} memory.rows=host memory.halos=host memory.frames=host"),
     )
 
 
@@ -105,6 +110,8 @@ def run(cases: tuple[Case, ...] = CASES, device: torch.device | None = None, rou
         useful = useful_flops(case)
         show(case, measured, useful, rate)
         results += bars(case, {variant.name: m for variant, m in measured.items()}, rate)
+        if device.type == "cuda":
+            results += planner_bars(case, measured, rate)
     print(f"matrix product at the end: {matrix_rate(device) / 1e12:.1f} TFLOP/s")
     return results
 
@@ -142,6 +149,9 @@ def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[
     parts = assemble(spec, Processes(0, 1, device), model, CLASSES, steps_per_epoch=100)
     averages = [p.detach().float().clone() for p in parts.model.parameters()] if variant.averages_all else []
     batch = random_batch(spec, windows=1, num_classes=CLASSES, device=torch.device("cpu"))
+    if device.type == "cuda":
+        # As the loader gives it.
+        batch = batch._replace(frames=batch.frames.pin_memory())
     numbers = iter(range(1, 100))
 
     def step() -> None:
@@ -181,6 +191,14 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
     else:
         floor = resident_floor()
         yield lambda: peak_resident() - floor
+
+
+def link_rate(device: torch.device) -> float:
+    """Bytes a second from pinned host memory to the device."""
+    here = torch.empty(2**28, dtype=torch.uint8).pin_memory()
+    there = torch.empty_like(here, device=device)
+    seconds = [timed(lambda: there.copy_(here, non_blocking=True), device) for _ in range(6)][1:]
+    return here.nbytes / statistics.median(seconds)
 
 
 def useful_flops(case: Case) -> int:
@@ -234,7 +252,26 @@ def bars(case: Case, measured: dict[str, Measured], rate: float) -> list[Result]
     if REFERENCE in times and kept:
         ratio = min(kept) / times[REFERENCE]
         results.append(Result(f"{case.name}: none or selective / reference's recipe", ratio, 0.75, 1.0))
+    if ON_HOST in times and "tile, hold" in times:
+        results.append(Result(f"{case.name}: {ON_HOST} / tile, hold", times[ON_HOST] / times["tile, hold"], 1.1))
     if case.name.startswith("g ") and "tile, hold" in times:
         used = measured["tile, hold"].executed_flops / times["tile, hold"] / rate
         results.append(Result(f"{case.name}: tile, hold, share of the matrix rate left idle", 1 - used, 0.55))
+    return results
+
+
+def planner_bars(case: Case, measured: dict[Variant, Measured], rate: float) -> list[Result]:
+    """How far the planner's memory and time are off, told the rates that this device and its link have."""
+    machine = Machine(1000 * GIB, tflops=rate / 1e12, pcie_gbps=link_rate(torch.device("cuda")) / 1e9)
+    results = []
+    for variant, m in measured.items():
+        if not m.fits or variant.averages_all:
+            continue
+        plan = Planner(spec_of(case, variant), machine, torch.bfloat16, CLASSES).own()
+        memory, seconds = plan.bytes / m.peak_bytes, plan.seconds / statistics.median(m.seconds)
+        name = f"{case.name}: {variant.name}, off by which the planner's"
+        results += [
+            Result(f"{name} memory is", abs(memory - 1), 0.08),
+            Result(f"{name} time is", abs(seconds - 1), 0.2),
+        ]
     return results

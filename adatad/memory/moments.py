@@ -191,7 +191,9 @@ class _WaveStep:
         self.kinds = units.kinds
         self.row = units.row_bytes(wave.tile_clips)
         self.all_rows = units.row_bytes(units.clips) * units.windows
-        self.blocks: list[BlockTile] = [units.tile(wave.tile_clips, kind, wave.hold) for kind in self.kinds]
+        weighed = {kind: units.tile(wave.tile_clips, kind, wave.hold) for kind in set(self.kinds)}
+        self.blocks: list[BlockTile] = [weighed[kind] for kind in self.kinds]
+        self.held = units.held("tile")
         first = next((i for i, kind in enumerate(self.kinds) if kind != "below"), None)
         k = wave.segment_blocks
         starts = [] if first is None else range(first, len(self.kinds), k)
@@ -235,7 +237,7 @@ class _WaveStep:
 
     def streamed(self, blocks: range, following: range) -> Bytes:
         """Frozen weights that are there for a while: of the blocks in work, and those that come next."""
-        one = self.units.held("tile").largest_frozen_block if self.wave.streamed else 0
+        one = self.held.largest_frozen_block if self.wave.streamed else 0
         return Bytes({"frozen weights": (len(blocks) + len(following)) * one})
 
     def buffers(self) -> int:
@@ -365,10 +367,9 @@ class _WaveStep:
     def sums(self, index: int) -> int:
         """Of a block's weight gradients."""
         kind = self.kinds[index]
-        held = self.units.held("tile")
         if kind == "full":
-            return held.trained_block
-        return held.adapter if kind in ("first", "adapter") else 0
+            return self.held.trained_block
+        return self.held.adapter if kind in ("first", "adapter") else 0
 
     def rows_beside(self, number: int, window: int, top: bool, wanted: bool, t: int) -> Bytes:
         """Kept rows of this segment and those below it, gradients that wait above and below it."""

@@ -116,10 +116,13 @@ class HostMemory:
                 f"{what} on the host take {wanted / GIB:.2f} GiB there, memory.host_limit_gib allows "
                 f"{self.limit_bytes / GIB:.2f}: raise it, raise memory.segment_blocks, or leave some on the device"
             )
-        there = 0 if self.device.type == "meta" else slot_bytes
-        slab = pinned(torch.Size((missing, there)), torch.uint8, self.device, what)
-        self._free[slot_bytes] += [Slot(slot_bytes, row) for row in slab]
-        self.bytes = wanted
+        if self.device.type == "meta":
+            rows = iter([torch.empty(0, dtype=torch.uint8)] * missing)
+        else:
+            rows = pinned_rows(missing, slot_bytes, self.device, what)
+        for row in rows:
+            self._free[slot_bytes].append(Slot(slot_bytes, row))
+            self.bytes += slot_bytes
 
     def take_slot(self, slot_bytes: int) -> Slot:
         return self._free[slot_bytes].pop()
@@ -144,6 +147,19 @@ class HostMemory:
         buffer.ticket = slot.ticket = self.copies.start(to, source)
 
 
+def pinned_rows(count: int, size_bytes: int, device: torch.device, what: str) -> Iterator[Tensor]:
+    """Pieces of one size, made many at a time.
+
+    torch rounds whatever it pins up to a power of two, so that a single slab could take twice what was asked for: each
+    slab here is just below a power of two.
+    """
+    while count > 0:
+        below = 2 ** ((count * size_bytes).bit_length() - 1)
+        together = max(1, below // size_bytes)
+        yield from pinned(torch.Size((together, size_bytes)), torch.uint8, device, what)
+        count -= together
+
+
 def pinned(shape: torch.Size, dtype: torch.dtype, device: torch.device, what: str) -> Tensor:
     """Host memory that a GPU can copy from and to without help of the CPU; ordinary memory for other devices."""
     try:
@@ -151,7 +167,7 @@ def pinned(shape: torch.Size, dtype: torch.dtype, device: torch.device, what: st
     except RuntimeError as error:
         size = shape.numel() * dtype.itemsize / GIB
         raise HostMemoryError(
-            f"{size:.2f} GiB of pinned host memory for {what} can't be had ({error}): leave it on the device "
+            f"{size:.2f} GiB more of pinned host memory for {what} can't be had ({error}): leave it on the device "
             "(memory.rows, memory.halos, ...), or allow the process more locked memory (ulimit -l, the job's memory)"
         ) from error
 

@@ -16,11 +16,12 @@ import torch
 
 from adatad.memory.moments import Bytes, Step, Wave, Work, plain_step, tiled_step, update_bytes
 from adatad.memory.offload import GIB
+from adatad.memory.scale import Scale
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.units import Held, Outer, Units
 from adatad.parallel.partition import Held as Shares
 from adatad.parallel.partition import gathered_bytes, held_bytes
-from adatad.spec.checks import TILE_ONLY, cross_checks
+from adatad.spec.checks import TILE_ONLY, memory_checks
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, Spec
 
 KEPT_FREE = 0.1
@@ -53,6 +54,11 @@ class Machine:
     @property
     def usable_bytes(self) -> float:
         return max(0.0, (1 - KEPT_FREE) * self.memory_bytes - GIB)
+
+
+def size_for(usable_bytes: float) -> float:
+    """Of a device that has so much that is usable."""
+    return (usable_bytes + GIB) / (1 - KEPT_FREE)
 
 
 @dataclass(frozen=True)
@@ -91,21 +97,19 @@ class Plan:
         return round(math.log(self.seconds) / math.log(ALIKE)), self.away, self.bytes + self.host_bytes
 
     def settings(self, asked: Spec) -> list[str]:
-        """What `--set` must say for this plan, over the defaults of a spec's section memory."""
+        """What `--set` must say for this plan: over `asked`, or over one that says no more of memory than dtypes."""
         memory, defaults = self.memory, MemorySpec()
-        named = [name for name in MemorySpec.model_fields if name not in ("weight_dtype", "residual_dtype")]
-        if memory.policy != "tile":
-            named = [name for name in named if name not in TILE_ONLY]
         lines = [f"memory.policy={memory.policy}"]
-        for name in named[1:]:
-            value = getattr(memory, name)
-            if value != getattr(defaults, name) or value != getattr(asked.memory, name):
-                lines.append(f"memory.{name}={value}")
+        for name in MemorySpec.model_fields:
+            value, kept = getattr(memory, name), name in ("weight_dtype", "residual_dtype")
+            differs = value != getattr(asked.memory, name) or (value != getattr(defaults, name) and not kept)
+            if name != "policy" and differs:
+                lines.append(f"memory.{name}={'null' if value is None else value}")
         if self.engine != ("ddp" if asked.parallel.engine == "auto" else asked.parallel.engine):
             lines.append(f"parallel.engine={self.engine}")
         if self.accumulation != asked.train.accumulation:
             lines.append(f"train.accumulation={self.accumulation}")
-        return [line for line in lines if not line.endswith("=None")]
+        return lines
 
     def describe(self) -> str:
         """In words: "tile, 1 clip, k 5, hold, rows and halos on the host"."""
@@ -146,17 +150,19 @@ class Planner:
         arithmetic: torch.dtype,
         num_classes: int = 20,
         engines: tuple[str, ...] = ("ddp",),
+        scale: Scale | None = None,
     ):
-        """engines: that `parallel.engine: auto` may become."""
+        """engines: that `parallel.engine: auto` may become; scale: that has weighed for another spec."""
         self.spec, self.machine, self.arithmetic, self.num_classes = spec, machine, arithmetic, num_classes
         self.engines = engines if spec.parallel.engine == "auto" else (spec.parallel.engine,)
+        self.scale = scale or Scale()
         self._units: dict[int, Units] = {}
 
     def units(self, accumulation: int) -> Units:
         groups = self.machine.ranks // self.spec.parallel.clip
         windows = max(1, self.spec.train.global_batch // (accumulation * max(1, groups)))
         if windows not in self._units:
-            self._units[windows] = Units(self.spec, windows, self.arithmetic, self.num_classes)
+            self._units[windows] = Units(self.spec, windows, self.arithmetic, self.num_classes, self.scale)
         return self._units[windows]
 
     # Which plans there are
@@ -234,8 +240,7 @@ class Planner:
 
     def allowed(self, memory: MemorySpec, engine: str) -> bool:
         parallel = self.spec.parallel.model_copy(update={"engine": engine})
-        changed = self.spec.model_copy(update={"memory": memory, "parallel": parallel})
-        return not any(key[0] in ("memory", "parallel") for key, _ in cross_checks(changed))
+        return not memory_checks(self.spec.model_copy(update={"memory": memory, "parallel": parallel}))
 
     def best(self, plans: list[Plan]) -> Plan | None:
         """The first that fits, of plans in order."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from adatad.memory.offload import GIB
-from adatad.memory.planner import Plan, Planner
+from adatad.memory.planner import Plan, Planner, size_for
 from adatad.spec.checks import cross_checks
 from adatad.spec.schema import MemorySpec, Spec
 
@@ -33,10 +34,13 @@ def shortfall(planner: Planner, plans: list[Plan]) -> str:
     machine, least = planner.machine, planner.smallest(plans)
     if least.bytes > machine.usable_bytes:
         text = f"the smallest plan ({least.describe()}) takes {least.bytes / GIB:.2f} GiB, "
-        return f"{text}{(least.bytes - machine.usable_bytes) / GIB:.2f} more than the {machine.usable_bytes / GIB:.2f}"
+        text += f"{(least.bytes - machine.usable_bytes) / GIB:.2f} more than the {machine.usable_bytes / GIB:.2f}"
+        return f"{text} that are usable; it wants a device of {size_for(least.bytes) / GIB:.1f}"
     smallest = min((plan for plan in plans if plan.bytes <= machine.usable_bytes), key=lambda plan: plan.host_bytes)
     text = f"what fits the device takes at least {smallest.host_bytes / GIB:.2f} GiB of host memory"
-    return f"{text}, {(smallest.host_bytes - (machine.host_bytes or 0)) / GIB:.2f} more than there is"
+    if machine.host_bytes is None or smallest.host_bytes <= machine.host_bytes:
+        return f"{text}, of which memory.host_limit_gib allows {smallest.memory.host_limit_gib:g} for rows and halos"
+    return f"{text}, {(smallest.host_bytes - machine.host_bytes) / GIB:.2f} more than there is"
 
 
 def _free(planner: Planner) -> Iterator[Remedy]:
@@ -47,16 +51,18 @@ def _free(planner: Planner) -> Iterator[Remedy]:
     free = spec.model_copy(update={"memory": MemorySpec(policy="auto")})
     found = _fitting(planner, free)
     if found:
-        yield Remedy("without the other settings of section memory", found.settings(free), found)
+        yield Remedy("the other settings of section memory left out", found.settings(spec), found)
 
 
 def _host(planner: Planner, plans: list[Plan]) -> Iterator[Remedy]:
-    fitting = [plan for plan in plans if plan.bytes <= planner.machine.usable_bytes and not plan.fits(planner.machine)]
+    machine = planner.machine
+    fitting = [plan for plan in plans if plan.bytes <= machine.usable_bytes and not plan.fits(machine)]
     if fitting:
         least = min(fitting, key=lambda plan: plan.host_bytes)
-        yield Remedy(
-            f"{least.host_bytes / GIB:.1f} GiB of host memory for each rank", least.settings(planner.spec), least
-        )
+        least = replace(least, memory=least.memory.model_copy(update={"host_limit_gib": None}))
+        bound = "memory.host_limit_gib left out and " if planner.spec.memory.host_limit_gib else ""
+        what = f"{bound}{least.host_bytes / GIB:.1f} GiB of host memory for each rank"
+        yield Remedy(what, least.settings(planner.spec), least)
 
 
 def _accumulation(planner: Planner) -> Iterator[Remedy]:
@@ -72,39 +78,50 @@ def _accumulation(planner: Planner) -> Iterator[Remedy]:
 
 def _frames(planner: Planner) -> Iterator[Remedy]:
     """Fewer frames of a window; this changes the result."""
-    data, detector = planner.spec.data, planner.spec.model.detector
-    window = data.window
-    for halving in range(1, HALVINGS + 1):
-        grid = window.size_grid // 2**halving
-        settings = {"data.window.size_grid": grid}
-        model = planner.spec.model
+    spec = planner.spec
+    window, model, detector = spec.data.window, spec.model, spec.model.detector
+    changed = {}
+    for grid in (window.size_grid // 2**halving for halving in range(1, HALVINGS + 1)):
+        lines = [f"data.window.size_grid={grid}"]
         if detector.max_length == window.size_grid:
-            settings["model.detector.max_length"] = grid
+            lines.append(f"model.detector.max_length={grid}")
             model = model.model_copy(update={"detector": detector.model_copy(update={"max_length": grid})})
-        shorter = data.model_copy(update={"window": window.model_copy(update={"size_grid": grid})})
-        found = _fitting(planner, planner.spec.model_copy(update={"data": shorter, "model": model}))
-        if found:
-            frames = grid * window.frames_per_position
-            lines = [f"{key}={value}" for key, value in settings.items()]
-            yield Remedy(f"windows of {frames} frames (another result)", lines + found.settings(planner.spec), found)
-            return
+        data = spec.data.model_copy(update={"window": window.model_copy(update={"size_grid": grid})})
+        what = f"windows of {grid * window.frames_per_position} frames (another result)"
+        changed[what] = lines, spec.model_copy(update={"data": data, "model": model})
+    yield from _largest(planner, changed)
 
 
 def _pixels(planner: Planner) -> Iterator[Remedy]:
     """Smaller frames; this changes the result."""
-    data, patch = planner.spec.data, planner.units(planner.spec.train.accumulation).sizes.patch
-    for rows in range(data.size_pixels // patch - 2, 1, -2):
-        smaller = data.model_copy(update={"size_pixels": rows * patch})
-        found = _fitting(planner, planner.spec.model_copy(update={"data": smaller}))
-        if found:
-            lines = [f"data.size_pixels={rows * patch}", *found.settings(planner.spec)]
-            yield Remedy(f"frames of {rows * patch} pixels (another result)", lines, found)
-            return
+    spec, patch = planner.spec, planner.units(planner.spec.train.accumulation).sizes.patch
+    changed = {}
+    for pixels in (rows * patch for rows in range(spec.data.size_pixels // patch - 2, 1, -2)):
+        data = spec.data.model_copy(update={"size_pixels": pixels})
+        what = f"frames of {pixels} pixels (another result)"
+        changed[what] = [f"data.size_pixels={pixels}"], spec.model_copy(update={"data": data})
+    yield from _largest(planner, changed)
+
+
+def _largest(planner: Planner, changed: dict[str, tuple[list[str], Spec]]) -> Iterator[Remedy]:
+    """The first that fits of specs that become smaller, by halving: to plan one takes a second."""
+    named = [(what, lines, spec) for what, (lines, spec) in changed.items() if not cross_checks(spec)]
+    found, first, last = None, 0, len(named)
+    while first < last:
+        middle = (first + last) // 2
+        what, lines, spec = named[middle]
+        plan = _fitting(planner, spec)
+        if plan:
+            found, last = Remedy(what, lines + plan.settings(planner.spec), plan), middle
+        else:
+            first = middle + 1
+    if found:
+        yield found
 
 
 def _fitting(planner: Planner, spec: Spec) -> Plan | None:
     """The fastest of a few plans of a changed spec that fits; None also if the spec isn't a valid one."""
     if cross_checks(spec):
         return None
-    changed = Planner(spec, planner.machine, planner.arithmetic, planner.num_classes, planner.engines)
+    changed = Planner(spec, planner.machine, planner.arithmetic, planner.num_classes, planner.engines, planner.scale)
     return changed.best(changed.plans(coarse=True))

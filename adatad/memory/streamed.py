@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adatad.memory.labels import label
-from adatad.memory.offload import Copies, copies_for, pinned
+from adatad.memory.offload import Copies, copies_for, pinned_rows
 
 ALIGNMENT_BYTES = 256
 """Where a weight may begin in its block's memory."""
@@ -54,39 +54,34 @@ class PackedBlock:
             for parameter, shape, offset in pieces
         ]
 
-    def pin(self, device: torch.device) -> None:
-        """Once, before the first copy: only then is known where copies go."""
-        if device.type == "cuda" and not self.memory.is_pinned():
-            memory = pinned(self.memory.shape, torch.uint8, device, "frozen weights")
-            self.memory = memory.copy_(self.memory)
-
 
 class StreamedBlocks:
     """The wave's residency of frozen weights that come from the host. first: number of the first of `blocks`; home: a
     weight that is always on the device."""
 
-    def __init__(self, blocks: Sequence[nn.Module], first: int, home: nn.Parameter, copies: Copies | None = None):
+    def __init__(self, blocks: Sequence[nn.Module], first: int, home: nn.Parameter):
         frozen = [[p for p in block.parameters() if not p.requires_grad] for block in blocks]
         self._packed = {first + number: PackedBlock(parameters) for number, parameters in enumerate(frozen)}
         for packed in self._packed.values():
             packed.pack()
-        self._home, self._copies = home, copies
+        self._home = home
+        self._copies: Copies | None = None
         self._coming: dict[int, tuple[Tensor, Any]] = {}
 
     @contextmanager
     def whole(self, blocks: range, following: range) -> Iterator[None]:
         for index in blocks:
             self._want(index)
-        for index in blocks:
-            memory, ticket = self._coming.pop(index)
-            self._copies.wait(ticket)
-            packed = self._packed[index]
-            for parameter, here in zip(packed.parameters, packed.views(memory), strict=True):
-                parameter.data = here
-            del memory
-        for index in following:
-            self._want(index)
         try:
+            for index in blocks:
+                memory, ticket = self._coming.pop(index)
+                self._copies.wait(ticket)
+                packed = self._packed[index]
+                for parameter, here in zip(packed.parameters, packed.views(memory), strict=True):
+                    parameter.data = here
+                del memory
+            for index in following:
+                self._want(index)
             yield
         finally:
             for index in blocks:
@@ -96,11 +91,21 @@ class StreamedBlocks:
         if index in self._coming:
             return
         packed, device = self._packed[index], self._home.device
-        self._copies = self._copies or copies_for(device)
+        if self._copies is None:
+            # Only now is known where copies go.
+            self._copies = copies_for(device)
+            self._pin(device)
         with label("frozen weights"):
             memory = torch.empty(packed.size_bytes, dtype=torch.uint8, device=device)
         ticket = None
         if packed.memory is not None:
-            packed.pin(device)
             ticket = self._copies.start(memory, packed.memory)
         self._coming[index] = memory, ticket
+
+    def _pin(self, device: torch.device) -> None:
+        """Move all blocks to memory that copies to a GPU can run beside."""
+        blocks = [packed for packed in self._packed.values() if packed.memory is not None]
+        for size in {packed.size_bytes for packed in blocks} if device.type == "cuda" else ():
+            alike = [packed for packed in blocks if packed.size_bytes == size]
+            for packed, row in zip(alike, pinned_rows(len(alike), size, device, "frozen weights"), strict=True):
+                packed.memory = row.copy_(packed.memory)

@@ -3,6 +3,7 @@ tile, under a policy; the detector with its losses; the model's weights."""
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -120,6 +121,8 @@ class Units:
     scale: Scale = field(default_factory=Scale)
     _layers: dict = field(default_factory=dict)
     _tiles: dict = field(default_factory=dict)
+    _embeddings: dict = field(default_factory=dict)
+    _visits: dict = field(default_factory=dict)
     _models: dict = field(default_factory=dict)
     _held: dict = field(default_factory=dict)
 
@@ -141,7 +144,8 @@ class Units:
     def model(self, policy: str) -> TemporalActionDetector:
         """The sample under a policy, on the meta device."""
         if policy not in self._models:
-            model = sample_model(self.spec.model, self.num_classes)
+            # A copy comes sooner than a new one, and no policy touches the detector.
+            model = copy.deepcopy(self._sample, {id(self._sample.detector): self._sample.detector})
             memory = MemorySpec(policy=policy, weight_dtype=self.weight_dtype(policy))
             if policy == "tile":
                 memory = memory.model_copy(update={"residual_dtype": self.spec.memory.residual_dtype})
@@ -149,6 +153,10 @@ class Units:
             self.scale.meter.register([*model.parameters(), *model.buffers()], "weights")
             self._models[policy] = model
         return self._models[policy]
+
+    @cached_property
+    def _sample(self) -> TemporalActionDetector:
+        return sample_model(self.spec.model, self.num_classes)
 
     def weight_dtype(self, policy: str) -> str:
         asked = self.spec.memory.weight_dtype
@@ -267,10 +275,8 @@ class Units:
         return self._layer(("embedding", policy), policy, lambda model, x: model.backbone.embed(x))
 
     def layer(self, policy: str, kind: Kind) -> Layer:
-        keys = self._keys(self.windows * self.clips)
-
         def run(model: TemporalActionDetector, x: Tensor) -> Tensor:
-            return model.backbone.blocks[self.sample(kind)](x, self.windows, keys)
+            return model.backbone.blocks[self.sample(kind)](x, self.windows, self._keys(self.windows * self.clips))
 
         return self._layer((policy, kind), policy, run, kind)
 
@@ -337,6 +343,11 @@ class Units:
 
     def embedding_tile(self, clips: int) -> tuple[Cost, Cost]:
         """The patch embedding of one tile, and (mode full) its gradients."""
+        if clips not in self._embeddings:
+            self._embeddings[clips] = self._weigh_embedding(clips)
+        return self._embeddings[clips]
+
+    def _weigh_embedding(self, clips: int) -> tuple[Cost, Cost]:
         stream = self.tile_pass()
         backbone, length = stream.backbone, clips * self.spec.model.backbone.clip_frames
         with self.scale.on():
@@ -387,6 +398,11 @@ class Units:
 
     def side_visit(self, clips: int) -> tuple[Cost, Cost]:
         """An adapter beside the backbone reads a tile: going forward, and for the gradients of its first layer."""
+        if clips not in self._visits:
+            self._visits[clips] = self._weigh_visit(clips)
+        return self._visits[clips]
+
+    def _weigh_visit(self, clips: int) -> tuple[Cost, Cost]:
         stream = self.tile_pass()
         low = stream.settings.dtype
         with self.scale.on(), torch.no_grad():

@@ -1,19 +1,29 @@
-"""timm's layers, importable wherever torch is.
+"""The layers of timm's that are used here, without the rest of it.
 
-timm imports torchvision, whose import fails when its compiled operators don't load: a torchvision built for CUDA beside
-a CPU-only torch, which is what the package index gives a machine without a GPU. Nothing here needs those operators, so
-the declarations that the import misses are made beforehand.
+`import timm` loads every model that it knows, and torchvision: a second of every command, and a failure where
+torchvision's compiled operators don't fit the torch that is there. The files that are wanted need neither, so they are
+imported as parts of packages that hold nothing else.
 """
 
-import torch
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    _declaration = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        _declaration.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_bare: dict[str, ModuleType] = {}
+if "timm" not in sys.modules:
+    _folder = Path(find_spec("timm").origin).parent
+    for _name, _path in (("timm", _folder), ("timm.layers", _folder / "layers")):
+        _bare[_name] = ModuleType(_name)
+        _bare[_name].__path__ = [str(_path)]
+sys.modules.update(_bare)
 
-from timm.layers import Mlp, trunc_normal_
+from timm.layers.mlp import Mlp  # noqa: E402
+from timm.layers.weight_init import trunc_normal_  # noqa: E402
+
+# Whoever imports timm after this gets all of it, and who unpickles an Mlp doesn't.
+for _name in _bare:
+    del sys.modules[_name]
+Mlp.__module__ = __name__
 
 __all__ = ["Mlp", "trunc_normal_"]

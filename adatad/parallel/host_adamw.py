@@ -30,10 +30,9 @@ class HostStateAdamW(torch.optim.AdamW):
                     self.param_groups = [{**group, "params": parameters}]
                     self._fetch(parameters)
                     super().step(closure)
-                    self.store(parameters)
+                    self._put_away(parameters)
         finally:
             self.param_groups = groups
-        # Whoever reads the moments next, on the host, must find them complete.
         settle(groups[0]["params"][0].device)
 
     def _fetch(self, parameters: Sequence[Tensor]) -> None:
@@ -43,7 +42,12 @@ class HostStateAdamW(torch.optim.AdamW):
                     self.state[parameter][name] = to_device(host, parameter.device)
 
     def store(self, parameters: Sequence[Tensor]) -> None:
-        """Move the moments of some parameters from the device to the host."""
+        """Move the moments of some parameters from the device to the host. Whoever reads them there next finds them
+        complete."""
+        self._put_away(parameters)
+        settle(parameters[0].device)
+
+    def _put_away(self, parameters: Sequence[Tensor]) -> None:
         for parameter in parameters:
             state, hosts = self.state.get(parameter, {}), self._on_host.setdefault(parameter, {})
             for name in MOMENTS:

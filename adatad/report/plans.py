@@ -16,7 +16,6 @@ from adatad.memory.planner import Machine, Plan, Planner
 from adatad.memory.remedies import remedies, shortfall
 from adatad.parallel.engine import autocast_dtype
 from adatad.spec import Spec
-from adatad.training.plan import count
 
 GROUPS = {
     "weights": ("frozen weights", "trained weights", "buffers", "adapter casts", "gathered"),
@@ -118,6 +117,9 @@ def say_misfit(planner: Planner, plans: list[Plan]) -> None:
 
 def print_counts(spec: Spec, planner: Planner, plans: dict[str, Plan | None], classes: int) -> None:
     """What the meter counts of a whole step beside the formulas, for one process."""
+    # Takes seconds to load, with all of training.
+    from adatad.training.plan import count
+
     alone = Planner(spec, Machine(planner.machine.memory_bytes), planner.arithmetic, classes)
     windows = planner.machine.ranks
     for name, plan in plans.items():

@@ -42,6 +42,11 @@ def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     return _problems(checks, spec, set(doubtful))
 
 
+def memory_checks(spec: Spec) -> list[Problem]:
+    """Of the cross checks, those of the sections memory and parallel: what a planner varies."""
+    return _problems((_memory, _parallel), spec, set())
+
+
 def file_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     """Files and folders that a run reads and that aren't there."""
     return _problems(
@@ -270,6 +275,8 @@ def _memory(spec: Spec) -> Iterator[Problem]:
     if memory.policy == "auto":
         # The planner leaves out what isn't allowed; what is said beside it must be possible under tile.
         yield from _placement(spec, ["tile"])
+        if _asks_for_tile(memory):
+            yield from _reach(spec)
         return
     if "tile" not in policies:
         defaults = MemorySpec()
@@ -280,16 +287,23 @@ def _memory(spec: Spec) -> Iterator[Problem]:
             yield (*key, "weight_dtype"), f"{memory.weight_dtype} needs policy tile; here it can be auto or fp32"
         return
     yield from _placement(spec, policies)
+    yield from _reach(spec)
+
+
+def _asks_for_tile(memory: MemorySpec) -> bool:
+    """Whether policy auto can only become tile, by what is said beside it."""
+    defaults = MemorySpec()
+    said = any(getattr(memory, name) != getattr(defaults, name) for name in TILE_ONLY)
+    return said or memory.weight_dtype not in ("auto", "fp32")
+
+
+def _reach(spec: Spec) -> Iterator[Problem]:
     backbone = spec.model.backbone
-    reach, planes = (
-        backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2,
-        backbone.clip_frames // backbone.tubelet,
-    )
-    if mode == "adapter" and reach > planes:
-        text = (
-            f"the adapters reach {reach} tubelets to each side, further than one clip of {planes}: tile can't do that"
-        )
-        yield (*key, "policy"), text
+    adapter, planes = backbone.adapter, backbone.clip_frames // backbone.tubelet
+    reach = adapter.dilation * (adapter.kernel - 1) // 2
+    if backbone.mode == "adapter" and reach > planes:
+        text = f"the adapters reach {reach} tubelets to each side, further than one clip of {planes}"
+        yield ("memory", "policy"), f"{text}: tile can't do that"
 
 
 def _placement(spec: Spec, policies: list[str]) -> Iterator[Problem]:

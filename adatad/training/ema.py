@@ -19,6 +19,8 @@ class Ema:
     def __init__(self, masters: dict[str, Tensor], decay: float, on_host: bool = False):
         self.decay, self.on_host = decay, on_host
         self.averages = {name: self._start(master) for name, master in masters.items()}
+        for device in {master.device for master in masters.values()}:
+            settle(device)
 
     def _start(self, master: Tensor) -> Tensor:
         return write_host(host_like(master, "moving averages"), master) if self.on_host else master.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,10 +26,13 @@ class OutOfMemoryError(UserError):
     """Memory ran out in training; the message says in what, what took most, and what to set."""
 
 
+SAID_BY_OTHERS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What the CPU's allocator, the driver and cuBLAS (for its workspace) say of it, in an ordinary RuntimeError."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_BY_OTHERS)
+    return said or isinstance(error, torch.OutOfMemoryError)
 
 
 def snapshot_when_full(run: RunDirectory, processes: Processes) -> None:
@@ -52,6 +56,9 @@ def explain(error: BaseException, spec: Spec, processes: Processes, num_classes:
     # Asks no other rank: they may be anywhere.
     planner = planner_for(spec, processes, this_rank(processes, empty=False), num_classes)
     own, plans = planner.own(), planner.plans(coarse=True)
+    if own is not None and planner.machine.host_bytes is not None:
+        # What this run has there is free for the next.
+        planner.machine = replace(planner.machine, host_bytes=planner.machine.host_bytes + own.host_bytes)
     smaller = None if own is None else planner.smaller(plans, own)
     lines = [f"out of memory: {str(error).splitlines()[0]}"]
     if place_of(error):

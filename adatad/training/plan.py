@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 
 from adatad.errors import UserError
@@ -16,6 +15,7 @@ from adatad.memory.remedies import remedies, shortfall
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.training.host_memory import available_bytes
 from adatad.training.metered import step_memory
 
 
@@ -37,7 +37,7 @@ def this_rank(processes: Processes, empty: bool = True) -> Machine:
     """What this rank has: a GPU's free memory (or all of it, if it isn't `empty` now); on a CPU the available RAM is
     device and host."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
-    host = psutil.virtual_memory().available / local
+    host = available_bytes() / local
     if processes.device.type != "cuda":
         return Machine(host, None, ranks=processes.world, shared=True)
     free, total = torch.cuda.mem_get_info(processes.device)

@@ -159,9 +159,13 @@ class Attempt:
 
 
 def free_memory(processes: Processes) -> None:
+    """Give all that nothing refers to back to the device, and what was pinned to the host."""
     gc.collect()
     if processes.device.type == "cuda":
+        # Copies that were begun for what was given up may still be on their way.
+        torch.cuda.synchronize(processes.device)
         torch.cuda.empty_cache()
+        torch._C._host_emptyCache()
 
 
 def score_checkpoint(

@@ -29,7 +29,8 @@ def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], d
 
 def shard_tensors(parts: Parts) -> dict[str, Tensor] | None:
     """The same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine has none.
-    All memory is that of the parts. Before the first update the moments are zeros."""
+    The memory is that of the parts where these lie on the mesh's device. Before the first update the moments are
+    zeros."""
     engine, local = parts.engine, parts.engine.moments()
     masters = engine.masters()
     shards = engine.shards(masters)
@@ -53,12 +54,12 @@ def load_shards(parts: Parts, folder: Path, optimizer_step: float) -> None:
     """Fill this rank's parts from a folder that ranks wrote, however many they were."""
     tensors = shard_tensors(parts)
     read_parts(folder, tensors)
-    step = torch.tensor(optimizer_step)
-    moments = {
-        name: {"step": step, **{key: tensors[f"optimizer/{name}/{key}"].to_local() for key in MOMENTS}}
-        for name in parts.engine.masters()
-    }
-    parts.engine.load(parts.engine.masters(), moments)
+    # Of what waits in host memory beside a GPU, DTensors are copies.
+    local = {name: tensor.to_local() for name, tensor in tensors.items()}
+    names, step = list(parts.engine.masters()), torch.tensor(optimizer_step)
+    moments = {name: {"step": step, **{key: local[f"optimizer/{name}/{key}"] for key in MOMENTS}} for name in names}
+    parts.engine.load({name: local[f"parameters/{name}"] for name in names}, moments)
+    parts.ema.load({name: local[f"ema/{name}"] for name in names})
 
 
 def load_whole_tensors(

@@ -34,6 +34,7 @@ def test_every_variant_is_measured_and_a_full_memory_survived(monkeypatch, capsy
     assert [result.name.split(": ")[1] for result in results] == [
         "tile, hold / reference's recipe",
         "none or selective / reference's recipe",
+        f"{gpu.ON_HOST} / tile, hold",
         "tile, hold, share of the matrix rate left idle",
     ]
     assert all(result.value > 0 for result in results)

@@ -44,7 +44,8 @@ def batch(windows: int = 1, clips: int = 3, height: int = 16, width: int = 16) -
 def gradients(backbone: VideoBackbone, frames: torch.Tensor, keys: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """The features, and the gradients of a function that depends on all of them."""
     timeline = backbone(frames, 3 + frames.shape[2] // 2, keys)
-    weight = torch.linspace(-1, 1, timeline.numel(), dtype=timeline.dtype).view_as(timeline).sin()
+    weight = torch.linspace(-1, 1, timeline.numel(), dtype=timeline.dtype, device=timeline.device)
+    weight = weight.view_as(timeline).sin()
     (timeline * weight + timeline.tanh()).sum().backward()
     named = {name: p.grad for name, p in backbone.named_parameters() if p.requires_grad}
     for parameter in backbone.parameters():

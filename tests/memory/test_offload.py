@@ -1,6 +1,8 @@
 """What waits in host memory comes back as it was, however late copies run, and nothing is allocated in later steps."""
 
 import itertools
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +12,15 @@ from small_backbones import batch, build, error, gradients, under
 
 from adatad.memory import offload
 from adatad.memory.frames import HostFrames, tile_frames
-from adatad.memory.offload import CopiesAtOnce, HostMemory, HostMemoryError, HostShelf, pieces
+from adatad.memory.offload import (
+    CopiesAtOnce,
+    CopiesOnStreams,
+    HostMemory,
+    HostMemoryError,
+    HostShelf,
+    pieces,
+    pinned_rows,
+)
 from adatad.memory.policy import wave_passes
 from adatad.memory.tiles import cut_tiles
 from adatad.parallel.host_adamw import HostStateAdamW
@@ -81,6 +91,82 @@ def test_gradients_of_several_steps_are_those_of_no_offload_with_slow_copies(slo
     assert sum(copies.run for copies in slow) == sum(copies.started for copies in slow) > 0
 
 
+class FakeStream:
+    """Notes what is queued on it; events are the lengths of queues."""
+
+    current: ClassVar[list] = []
+
+    def __init__(self) -> None:
+        self.queue = []
+
+    def wait_stream(self, other) -> None:
+        self.queue.append(("waits for", other, len(other.queue)))
+
+    def wait_event(self, event) -> None:
+        self.queue.append(("waits for", *event))
+
+    def record_event(self) -> tuple:
+        return self, len(self.queue)
+
+    def __enter__(self) -> None:
+        self.current.append(self)
+
+    def __exit__(self, *_) -> None:
+        self.current.pop()
+
+
+def test_copies_on_streams_come_after_what_they_read_and_before_what_waits(monkeypatch):
+    computing = FakeStream()
+    monkeypatch.setattr(FakeStream, "current", [computing])
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream.current[-1])
+
+    def tensor(is_cuda: bool) -> SimpleNamespace:
+        def copy(source, non_blocking):
+            FakeStream.current[-1].queue.append("copies" if non_blocking else "holds the host up")
+
+        return SimpleNamespace(is_cuda=is_cuda, copy_=copy)
+
+    copies = CopiesOnStreams()
+    computing.queue.append("makes the source")
+    leaving = copies.start(tensor(False), tensor(True))
+    computing.queue.append("goes on")
+    coming = copies.start(tensor(True), tensor(False), after=leaving)
+    copies.wait(coming)
+    out, into = leaving[0], coming[0]
+    assert out.queue == [("waits for", computing, 1), "copies"]
+    assert into.queue == [("waits for", computing, 2), ("waits for", out, 2), "copies"]
+    assert computing.queue == ["makes the source", "goes on", ("waits for", into, 3)]
+
+
+class SlowStreams(CopiesOnStreams):
+    """The real ones, held up before each copy for longer than the work beside it takes."""
+
+    def start(self, to, source, after=None):
+        with torch.cuda.stream(self._streams["out" if source.is_cuda else "in"]):
+            torch.cuda._sleep(2_000_000)
+        return super().start(to, source, after)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("order", ["tiles", "blocks"])
+def test_gradients_on_a_gpu_are_those_of_no_offload_with_slow_streams(monkeypatch, order):
+    for module in ("offload", "streamed"):
+        monkeypatch.setattr(f"adatad.memory.{module}.copies_for", lambda device: SlowStreams())
+    gpu, backbone = torch.device("cuda"), build("adapter", adapter={"blocks": (1, 3)})
+    places = PLACES if order == "blocks" else PLACES[:3]
+    waved = under(
+        backbone, clips=9, policy="tile", tile_clips=2, segment_blocks=2, order=order, **placed(places)
+    ).to(gpu)  # fmt: skip
+    backbone.to(gpu)
+    for step in range(3):
+        frames, keys = batch(windows=2, clips=9)
+        frames, keys = frames.roll(step, 2), keys.to(gpu)
+        ours = gradients(waved, HostFrames(frames.pin_memory(), gpu), keys)
+        assert error(ours, gradients(backbone, frames.to(gpu), keys)) < 1e-10
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_placement_is_exact_for_any_shape(data):
@@ -143,6 +229,37 @@ def test_frozen_blocks_are_on_the_device_only_while_they_are_wanted():
         assert all(torch.equal(parameters[n], p) for n, p in there.items() if n.startswith(("blocks.1.", "blocks.2.")))
         assert all(parameters[n].numel() == 0 for n in there if n.startswith(("blocks.0.", "blocks.3.")))
     assert all(parameters[name].numel() == 0 for name in there)
+
+
+@given(st.integers(1, 2000), st.integers(1, 9_000_000))
+def test_pinned_rows_take_little_more_than_they_are(count, size):
+    """Of an allocator that rounds every request up to a power of two, as torch's does for pinned memory."""
+    requests = []
+
+    def pinned(shape, dtype, device, what):
+        requests.append(shape.numel())
+        return torch.empty(1, dtype=torch.uint8).expand(shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offload, "pinned", pinned)
+        rows = list(pinned_rows(count, size, CPU, "x"))
+    assert [row.shape for row in rows] == [(size,)] * count
+    taken = sum(2 ** (request - 1).bit_length() for request in requests)
+    # Every request leaves less than a row over, and the rest is halved each time.
+    assert taken <= (count + 2 + count.bit_length()) * size
+
+
+def test_streamed_blocks_are_the_same_when_they_have_been_pinned(monkeypatch):
+    """Many blocks lie in one piece of memory then."""
+    waved = under(build("adapter"), policy="tile", tile_clips=1, segment_blocks=2, frozen_weights="stream")
+    (wave_pass,) = wave_passes(waved)
+    packed = list(wave_pass.residency._packed.values())
+    before = [block.memory.clone() for block in packed]
+    on_gpu = type("Gpu", (), {"type": "cuda"})()
+    monkeypatch.setattr(offload, "pinned", lambda shape, dtype, device, what: torch.empty(shape, dtype=dtype))
+    wave_pass.residency._pin(on_gpu)
+    assert all(torch.equal(block.memory, there) for block, there in zip(packed, before, strict=True))
+    assert len({block.memory.untyped_storage().data_ptr() for block in packed}) < len(packed)
 
 
 def test_a_bound_on_host_memory_names_what_is_too_large():

@@ -137,6 +137,17 @@ def test_a_plan_s_settings_load_to_the_plan(plans):
         assert small(*plan.settings(small())).memory == plan.memory
 
 
+def test_a_plan_s_settings_undo_what_a_spec_places_elsewhere(plans):
+    _, all_plans = plans
+    own = ["policy=tile", "order=blocks", "rows=host", "frames=host", "frozen_weights=stream", "host_limit_gib=3",
+           "weight_dtype=fp16", "optimizer_state=host"]  # fmt: skip
+    asked = [f"memory.{setting}" for setting in own]
+    for plan in all_plans[:: len(all_plans) // 12]:
+        assert small(*asked, *plan.settings(small(*asked))).memory.policy == plan.memory.policy
+    for plan in planner(small(*asked)).plans(coarse=True)[::5]:
+        assert small(*asked, *plan.settings(small(*asked))).memory == plan.memory
+
+
 def test_what_is_said_beside_auto_stays():
     asked = small("memory.policy=auto", "memory.rows=host", "memory.optimizer_state=host", "memory.tile_clips=3")
     found = planner(asked).plans(coarse=True)
@@ -169,9 +180,12 @@ def test_a_misfit_says_by_how_much_and_what_would_fit():
     # A little too small for the least.
     some.machine = Machine((some.smallest(found).bytes + GIB - 2**19) / 0.9)
     assert some.best(found) is None
-    assert "more than the" in shortfall(some, found)
+    said = shortfall(some, found)
+    assert "more than the" in said
+    wanted = float(said.rpartition("a device of ")[2])
+    assert wanted == pytest.approx((some.smallest(found).bytes + GIB) / 0.9 / GIB, abs=0.05)
     cures = {cure.what.split(" ")[0]: cure for cure in remedies(some, found)}
-    assert {"without", "one", "windows", "frames"} == cures.keys()
+    assert {"the", "one", "windows", "frames"} == cures.keys()
     for cure in cures.values():
         assert cure.plan.fits(some.machine)
     cure = cures["windows"]
@@ -190,6 +204,20 @@ def test_host_memory_that_is_missing_is_named():
     assert any("host memory" in cure.what for cure in remedies(some, found))
 
 
+def test_a_bound_that_is_too_low_is_named_and_taken_away():
+    asked = ["memory.policy=auto", "memory.host_limit_gib=1e-6"]
+    some = planner(small(*asked))
+    found = some.plans(coarse=True)
+    placed = [plan for plan in found if not plan.fits_host(some.machine)]
+    some.machine = Machine((min(plan.bytes for plan in placed) + GIB + 2**10) / 0.9)
+    assert some.best(found) is None
+    cure = next(cure for cure in remedies(some, found) if "host memory" in cure.what)
+    assert small(*asked, *cure.settings).memory.host_limit_gib is None
+    assert cure.plan.fits(some.machine)
+    tight = [plan for plan in placed if plan.bytes <= some.machine.usable_bytes]
+    assert "memory.host_limit_gib allows 1e-06" in shortfall(some, tight)
+
+
 @pytest.mark.parametrize("gib", [4, 8, 24])
 def test_the_specs_for_small_cards_fit_and_say_what_they_take(gib):
     path = Path(f"configs/thumos/g_1536x224_adapter_{gib}gb.yaml")
@@ -205,6 +233,13 @@ def test_auto_refuses_what_no_plan_could_do():
     with pytest.raises(SpecError, match=r"memory.frozen_weights.*mode full"):
         small("memory.policy=auto", "memory.frozen_weights=stream", "model.backbone.mode=full",
               "optimizer.backbone.lr=1e-5")  # fmt: skip
+
+
+def test_auto_is_refused_where_what_stands_beside_it_leaves_no_plan():
+    far = ["memory.policy=auto", "model.backbone.adapter.dilation=9"]
+    assert planner(small(*far)).plans(coarse=True)
+    with pytest.raises(SpecError, match=r"memory.policy: the adapters reach 9 tubelets .* tile can't do that"):
+        small(*far, "memory.rows=host")
 
 
 def test_an_unresolved_auto_is_an_error():

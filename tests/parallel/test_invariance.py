@@ -56,3 +56,15 @@ def test_two_ranks_of_every_engine_under_every_policy(engine, policy, invariance
 def test_ranks_times_micro_batches(world, accumulation, invariance_spec, truth):
     ranks = run_ranks(world, train_steps, invariance_spec, [*COMMON, f"train.accumulation={accumulation}"])
     assert difference(ranks[0], truth) < 1e-5, worst(ranks[0], truth)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3"])
+def test_two_ranks_with_all_that_an_engine_lets_wait_on_the_host(engine, invariance_spec, truth, engine_settings):
+    places = ["rows=host", "halos=host", "frames=host", "moving_average=host"]
+    if engine == "ddp":
+        places += ["optimizer_state=host", "frozen_weights=stream"]
+    tile = ["policy=tile", "tile_clips=1", "segment_blocks=1", *places]
+    overrides = [*COMMON, *engine_settings[engine], "train.accumulation=2", *(f"memory.{setting}" for setting in tile)]
+    ranks = run_ranks(2, train_steps, invariance_spec, overrides)
+    assert difference(ranks[0], truth) < 1e-5, worst(ranks[0], truth)

@@ -1,5 +1,6 @@
 """tools/plan.py: what it prints to paste, and its exit codes."""
 
+import gc
 import os
 import runpy
 import sys
@@ -19,6 +20,8 @@ def plan(monkeypatch, capsys):
     """plan(arguments) runs the command in this process: (exit code, what it printed)."""
 
     def run(*arguments: object) -> tuple[int, str]:
+        # The objects of other tests must not stay.
+        monkeypatch.setattr(gc, "freeze", lambda: None)
         monkeypatch.setattr(sys, "argv", ["plan.py", SPEC, *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             runpy.run_path("tools/plan.py", run_name="__main__")
@@ -47,6 +50,13 @@ def test_a_batch_that_the_gpus_can_t_share_is_refused(plan):
     code, printed = plan("--gpu-memory", 24, "--gpus", 3)
     assert code == 2
     assert "train.global_batch 2 can't be divided by 3 GPUs" in printed
+
+
+@pytest.mark.parametrize("silly", [("--gpu-memory", 0), ("--gpus", 0), ("--tflops", -1), ("--pcie", "nan")])
+def test_numbers_that_mean_nothing_are_refused(plan, silly):
+    code, printed = plan("--gpu-memory", 24, *silly)
+    assert code == 2
+    assert f"argument {silly[0]}: expected a number above 0, got {silly[1]}" in printed
 
 
 def test_help_loads_no_torch(run_tool):

@@ -13,10 +13,10 @@ from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine
 from adatad.parallel.processes import Processes
 from adatad.spec import load
-from adatad.training.out_of_memory import OutOfMemoryError, is_out_of_memory
-from adatad.training.plan import PlanError, check_fits, choose
+from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory
+from adatad.training.plan import PlanError, check_fits, choose, planner_for
 from adatad.training.run import train
-from adatad.training.run_directory import run_directory
+from adatad.training.run_directory import RunDirectory, run_directory
 
 CPU = Processes(0, 1, torch.device("cpu"))
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -58,6 +58,7 @@ def test_labels_tell_where_an_error_came_from():
 def test_both_allocators_are_known():
     assert is_out_of_memory(torch.OutOfMemoryError(FULL))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not is_out_of_memory(RuntimeError("shapes don't fit"))
 
 
@@ -132,6 +133,16 @@ def test_the_smallest_has_no_smaller_one(tiny_spec, device_of, monkeypatch):
                             "memory.optimizer_state=host", "memory.frozen_weights=stream"])  # fmt: skip
     with pytest.raises(OutOfMemoryError, match="no smaller plan is known"):
         train(spec)
+
+
+def test_host_memory_that_the_run_itself_has_is_there_for_a_smaller_plan(tiny_spec, monkeypatch, tmp_path):
+    spec = load(tiny_spec, ["memory.policy=tile", "memory.rows=host", "memory.halos=host"])
+    roomy = planner_for(spec, CPU, Machine(64 * GIB), 20)
+    own = roomy.own()
+    wanted = roomy.smaller(roomy.plans(coarse=True), own).host_bytes
+    left = Machine(64 * GIB, host_bytes=wanted - own.host_bytes)
+    monkeypatch.setattr("adatad.training.out_of_memory.this_rank", lambda *_, **__: left)
+    assert "--set memory.policy=" in explain(torch.OutOfMemoryError(FULL), spec, CPU, 20, RunDirectory(tmp_path))
 
 
 def test_a_spec_that_is_submitted_is_held_against_the_gpu():
