@@ -6,6 +6,7 @@ memory: peak of a training step for every model, counted on the meta device (a q
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes).
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
+clip: bytes, memory, waiting and scaling where ranks share a window (ten minutes, no GPU needed).
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
 checkpoint: how long a step stands still while a checkpoint is saved (half a minute).
 decoding: what a frame costs through each library, and memory over 2,000 openings (five minutes).
@@ -21,6 +22,7 @@ TITLES = {
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
     "engines": "memory of a rank under every engine",
+    "clip": "ranks that share a window",
     "evaluation": "scoring on one thread",
     "checkpoint": "saving a checkpoint beside training",
     "decoding": "a window of 96 frames, every 4th, from the middle of a video",
@@ -45,6 +47,8 @@ def main() -> int:
             from adatad.benchmarks.gpu import run
         case "engines":
             from adatad.benchmarks.engines import run
+        case "clip":
+            from adatad.benchmarks.clip import run
         case "evaluation":
             from adatad.benchmarks.evaluation import run
         case "checkpoint":

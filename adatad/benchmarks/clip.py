@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -22,11 +23,13 @@ from adatad.data.dataset import Batch
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.neighbours import Arrival
+from adatad.memory.planner import Machine as Device
+from adatad.memory.planner import Planner
 from adatad.models.detector import build_model
 from adatad.parallel.clip import ClipGroup, PretendedGroup, clip_group, share_clips
 from adatad.parallel.clip_trace import Event, Machine, TracedGroup, replay
 from adatad.parallel.mesh import Mesh, mesh_of
-from adatad.parallel.processes import start_processes
+from adatad.parallel.processes import Processes, start_processes
 from adatad.parallel.wire import WireCounter
 from adatad.spec import Spec, load
 from adatad.spec.clip_share import clip_share, clips_of_window
@@ -64,7 +67,7 @@ def spec_of(clip: int, *overrides: str) -> Spec:
 
 def wire() -> list[Result]:
     """Of one step on an inner rank of four, counted around torch's process group, which pretends to have peers."""
-    spec = spec_of(4)
+    spec = spec_of(4, NOTHING_DROPPED)
     dist.init_process_group("fake", rank=1, world_size=4, store=dist.HashStore())
     try:
         mesh = Mesh(data=1, clip=4, data_rank=0, clip_rank=1)
@@ -116,49 +119,63 @@ def all_to_all_bytes(spec: Spec, ranks: int) -> float:
 
 
 def memory() -> list[Result]:
+    """By count; the largest window by the planner's formulas."""
     rows = []
     for clip in (1, 2, 4, 8):
-        peak = step_memory(spec_of(clip), windows=1)
+        peak = step_memory(spec_of(clip, NOTHING_DROPPED), windows=1)
         rows.append((str(clip), f"{peak.bytes / GIB:.2f}"))
     print_table("memory of a rank, GiB, 1,536 frames, by count", ["clip", "GiB"], rows)
-    frames = largest_window(clip=8, limit=24e9)
-    print(f"the largest window at clip 8 on 24 GB: {frames:,} frames")
+    for clip in (1, 8):
+        print(f"the largest window at clip {clip} on 24 GB: {largest_window(clip, 24e9):,} frames")
     return []
 
 
-def largest_window(clip: int, limit: float) -> int:
-    """Frames, in steps of 1,536, of which a rank takes at most `limit` bytes (with a tenth left to the allocator)."""
-    fits = 1
-    while step_memory(long_spec(clip, 2 * fits), windows=1).bytes < 0.9 * limit:
-        fits *= 2
-    step = fits // 2
+def largest_window(clip: int, device_bytes: float) -> int:
+    """Frames, in steps of 1,536, of which a rank takes at most nine tenths of the device: the rest is left to the
+    allocator and what else is there."""
+
+    def fits(times: int) -> bool:
+        sizes = [f"data.window.size_grid={768 * times}", f"model.detector.max_length={768 * times}"]
+        return planner(spec_of(clip, *sizes)).own().bytes < 0.9 * device_bytes
+
+    most = 1
+    while fits(2 * most):
+        most *= 2
+    step = most // 2
     while step:
-        if step_memory(long_spec(clip, fits + step), windows=1).bytes < 0.9 * limit:
-            fits += step
+        most += step if fits(most + step) else 0
         step //= 2
-    return 1536 * fits
+    return 1536 * most
 
 
-def long_spec(clip: int, times: int) -> Spec:
-    grid = 768 * times
-    sizes = [f"data.window.size_grid={grid}", f"model.detector.max_length={grid}"]
-    return spec_of(clip, *sizes)
+def planner(spec: Spec) -> Planner:
+    return Planner(spec, Device(24e9), torch.bfloat16)
 
 
 # Time
 
+MINIATURE = [
+    "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.patch=16", "data.size_pixels=48",
+    "model.backbone.position_grid=3", "model.detector.width=16", "model.detector.heads=2", "train.precision=fp32",
+    "data.augment=null", "model.backbone.weights=random",
+]  # fmt: skip
+"""g with all lengths of a block small, in proportion: 1.5 tokens of a clip for each channel."""
+NOTHING_DROPPED = "model.backbone.drop_path=0.0"
+
 
 @cache
 def traces_of(clip: int, one_way: bool = False) -> tuple[tuple[Event, ...], ...]:
-    """What every rank of a group does in a step. Ranks that differ in nothing are traced once."""
-    spec = spec_of(clip)
+    """What every rank of a group does in a step of g: the order from a miniature, work and bytes from g. Ranks that
+    differ in nothing are traced once."""
+    spec = spec_of(clip, *MINIATURE, NOTHING_DROPPED)
     clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
     known: dict[tuple, tuple[Event, ...]] = {}
     traces = []
     for rank in range(clip):
         kind = len(clip_share(clips, clip, rank)), rank % 2, rank == 0, rank == clip - 1
         if kind not in known:
-            known[kind] = trace(spec, (OneWay if one_way else PretendedGroup)(Mesh(1, clip, 0, rank), clips))
+            group = (OneWay if one_way else PretendedGroup)(Mesh(1, clip, 0, rank), clips)
+            known[kind] = enlarged(trace(spec, group, torch.device("cpu")), len(group.own) / clips)
         traces.append(known[kind])
     return tuple(traces)
 
@@ -169,16 +186,50 @@ class OneWay(PretendedGroup):
     backwards = False
 
 
-def trace(spec: Spec, group: PretendedGroup, windows: int = 1) -> tuple[Event, ...]:
+def trace(spec: Spec, group: PretendedGroup, device: torch.device, windows: int = 1) -> tuple[Event, ...]:
     """Of a step on one rank, by floating-point operations; `windows` of one micro-batch."""
-    with gpu_like_meta(), FlopCount() as flops:
+    model = build_model(spec.model, num_classes=20)
+    parts = assemble(spec, Processes(0, 1, device), model, num_classes=20, steps_per_epoch=100)
+    batch = random_batch(spec, windows, 20, device, frames_here(spec, group.mesh))
+    with FlopCount() as flops:
         traced = TracedGroup(group, lambda: flops.total)
-        parts = meta_parts(spec, group=traced)
-        traced.work_done()
-        traced.events.clear()
-        train_step(parts, [random_batch(spec, windows, 20, META, frames_here(spec, group.mesh))], step=1)
+        share_clips(model.backbone, traced)
+        model.backbone.register_forward_hook(lambda module, inputs, features: until_detected(features, traced))
+        train_step(parts, [batch], step=1)
         traced.work_done()
     return tuple(traced.events)
+
+
+def until_detected(features: Tensor, traced: TracedGroup) -> None:
+    """Everything between the features and their gradient is the detector's."""
+    traced.work_done()
+    features.register_hook(lambda gradient: traced.work_done("detector"))
+
+
+def enlarged(events: tuple[Event, ...], share: float) -> tuple[Event, ...]:
+    """A miniature's trace with g's work (of the backbone by the share of clips, of the detector once) and g's bytes."""
+    large = sizes_of(spec_of(1))
+    scale = large.backbone * share / sum(event.amount for event in events if event.kind == "work")
+    amounts = {"trade": large.plane, "arrive": 0.0, "gather": large.features * share, "detector": large.detector}
+    return tuple(e._replace(amount=amounts.get(e.kind, e.amount * scale)) for e in events)
+
+
+class Sizes(NamedTuple):
+    """Floating-point operations of a step, backbone and detector; bytes of a plane and of the features."""
+
+    backbone: float
+    detector: float
+    plane: float
+    features: float
+
+
+def sizes_of(spec: Spec) -> Sizes:
+    whole, backbone = planner(spec), spec.model.backbone
+    detector = whole.outer(whole.units(1), spec.memory).flops
+    sizes = resolve_backbone(backbone)
+    plane = (spec.data.size_pixels // sizes.patch) ** 2 * int(sizes.width * backbone.adapter.ratio) * 2
+    tubelets = clips_of_window(spec.data, backbone.clip_frames) * backbone.clip_frames // backbone.tubelet
+    return Sizes(whole.own().flops - detector, detector, plane, 4 * tubelets * sizes.width)
 
 
 def idle() -> list[Result]:
@@ -270,6 +321,9 @@ def scaling() -> list[Result]:
         even, uneven = step_seconds(data, clip), step_seconds(data, clip, SLOW)
         shares = [f"{100 * alone / (clip * seconds):.0f}" for seconds in (even, uneven)]
         rows.append((str(data * clip), f"{data} x {clip}", f"{even:.3f}", f"{uneven:.3f}", *shares))
+    for name, link in (("NVLink", INSIDE), ("PCIe", PCIE), ("the network", BETWEEN)):
+        seconds = replay(traces_of(NODE), Machine(WORK, link, LATENCY_SECONDS)).seconds
+        print(f"a window over {NODE} GPUs that trade over {name}: {seconds:.3f} s, without the sum of gradients")
     head = ["GPUs", "data x clip", "step, s", "one slow, s", "efficiency, %", "one slow, %"]
     print_table(f"scaling on paper; one GPU alone: {alone:.2f} s a window", head, rows)
     return []

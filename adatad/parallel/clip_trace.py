@@ -17,11 +17,11 @@ from adatad.parallel.clip import ClipGroup, PretendedGroup
 
 
 class Event(NamedTuple):
-    """work: `amount` by the clock of the trace; trade: `amount` bytes leave for the neighbour on `side`; arrive: waits
-    for the oldest planes from there that weren't waited for; gather: all ranks of the group meet, and `amount` bytes of
-    each go to all."""
+    """work, and the detector's: `amount` by the clock of the trace; trade: `amount` bytes leave for the neighbour on
+    `side`; arrive: waits for the oldest planes from there that weren't waited for; gather: all ranks of the group meet,
+    and `amount` bytes of each go to all."""
 
-    kind: Literal["work", "trade", "arrive", "gather"]
+    kind: Literal["work", "detector", "trade", "arrive", "gather"]
     amount: float = 0.0
     side: int = LEFT
 
@@ -40,10 +40,10 @@ class TracedGroup:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.group, name)
 
-    def work_done(self) -> None:
+    def work_done(self, kind: Literal["work", "detector"] = "work") -> None:
         """Note the work since the last event."""
         now = self.clock()
-        self.events.append(Event("work", now - self._last))
+        self.events.append(Event(kind, now - self._last))
         self._last = now
 
     def trade(self, side: int, planes: Tensor) -> Arrival:
@@ -123,7 +123,7 @@ class _Rank:
         start = self.at
         while self.left and self.event.kind != "gather":
             kind, amount, side = self.event
-            if kind == "work":
+            if kind in ("work", "detector"):
                 self.now += amount / self.machine.work * self.machine.slow.get(self.number, 1.0)
             elif kind == "trade":
                 self.sent[side].append(self.now + self.machine.latency_seconds + amount / self.machine.link)
