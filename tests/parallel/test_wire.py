@@ -59,7 +59,7 @@ def test_ddp_moves_trained_gradients_and_nothing_else(tiny_spec):
 
 @pytest.mark.slow
 def test_shared_windows_move_planes_and_features_beside_gradients(tiny_spec):
-    """Two windows of two clips over two ranks; planes of 2 x 2 positions and 4 numbers go there, their gradients back."""
+    """Two windows of two clips over two ranks; planes of 2 x 2 positions x 4 numbers go there, their gradients back."""
     settings = ["model.backbone.depth=4", "parallel.clip=2"]
     cases = {policy: [*settings, *POLICIES[policy]] for policy in ("none", "block", "tile")}
     for results in run_ranks(2, step_on_the_wire, str(tiny_spec), cases):
