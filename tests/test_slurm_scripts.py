@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from adatad.cluster.freeze import LEFT_OUT
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
 SUBMITTED = [path for path in SCRIPTS if "#SBATCH" in path.read_text()]
@@ -79,7 +81,7 @@ def train(tmp_path, tiny_spec):
     # What is kept of a job: a copy of the checkout's scripts serves as the checkout.
     home = tmp_path / "home"
     for name in ("adatad", "slurm", "tools", "ds_configs"):
-        shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, home / name, ignore=LEFT_OUT)
 
     def run(srun: str, *arguments: str, state: str = "RUNNING", **environment: str):
         calls = tmp_path / "calls"

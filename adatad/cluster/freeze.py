@@ -10,6 +10,9 @@ from adatad.spec import Spec, to_yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("adatad", "tools", "ds_configs", "slurm")
+LEFT_OUT = shutil.ignore_patterns("logs", "*.pyc.*", "*.tmp.*")
+"""Not what is compiled already, which each rank of the job would compile anew; but of that the files being written now,
+which may be gone in a moment."""
 
 
 def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
@@ -18,10 +21,9 @@ def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
     code, resolved = folder / f"code-{job}", folder / f"spec-{job}.yaml"
     unfinished = folder / f".code-{job}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    ignore = shutil.ignore_patterns("__pycache__", "logs")
     for name in FOLDERS:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, unfinished / name, ignore=ignore)
+            shutil.copytree(ROOT / name, unfinished / name, ignore=LEFT_OUT)
     shutil.rmtree(code, ignore_errors=True)
     unfinished.rename(code)
     resolved.write_text(to_yaml(spec), encoding="utf-8")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adatad.cluster import status, submit
+from adatad.cluster import freeze, status, submit
 from adatad.cluster.job import JobError, Life, note_submitted, present_life
 from adatad.cluster.slurm import Queued, outside_of_jobs
 from adatad.cluster.submit import Resources, check, prepare, refuse_second_job
@@ -82,6 +82,18 @@ def test_a_script_is_kept_with_its_code_and_its_spec(tiny_spec, monkeypatch, tmp
     assert load(script.parent / f"spec-{name}.yaml", check_files=False) == spec
     assert (script.parent / f"code-{name}" / "adatad" / "cluster" / "submit.py").is_file()
     assert (script.parent / f"version-{name}.txt").read_text()
+
+
+def test_the_code_is_kept_with_what_is_compiled_of_it(tiny_spec, monkeypatch, tmp_path):
+    """Else every rank of every job compiles for ten seconds. A file being written now may be gone in a moment."""
+    cache = tmp_path / "checkout" / "adatad" / "__pycache__"
+    cache.mkdir(parents=True)
+    for name in ("x.cpython-311.pyc", "x.cpython-311.pyc.140", "x.f-1.py311.nbi", "x.f-1.py311.nbi.tmp.14"):
+        (cache / name).touch()
+    monkeypatch.setattr(freeze, "ROOT", tmp_path / "checkout")
+    _, code = freeze.freeze(tmp_path / "slurm", "7", load(tiny_spec))
+    kept = {path.name for path in (code / "adatad" / "__pycache__").iterdir()}
+    assert kept == {"x.cpython-311.pyc", "x.f-1.py311.nbi"}
 
 
 def test_what_would_end_the_job_at_once_is_refused_now(tiny_spec, tmp_path):

@@ -10,6 +10,8 @@ import pytest
 from cluster import until
 from jobs import ROOT, quick
 
+from adatad.cluster.freeze import LEFT_OUT
+
 pytestmark = pytest.mark.slow
 SUBMITTED = sorted(path.name for path in (ROOT / "slurm").glob("*.sh") if "#SBATCH" in path.read_text())
 
@@ -33,7 +35,7 @@ def checkout(tmp_path) -> Path:
     """A clone as a user has it, with its environment."""
     folder = tmp_path / "clone"
     for name in ("adatad", "configs", "ds_configs", "slurm", "tools"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT)
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
