@@ -101,6 +101,7 @@ def train(tmp_path, tiny_spec):
         called = {file.name: file.read_text().splitlines() for file in calls.iterdir()}
         return done, called.get("srun", []), called.get("scontrol", [])
 
+    run.home = home
     run.folder = tmp_path / "runs" / "tiny" / "id0" / "slurm"
     return run
 
@@ -150,6 +151,7 @@ def test_restarts_without_progress_end_the_job(train):
         assert bool(scontrol) == (restarts < 2), done.stderr
     assert done.returncode == 2
     assert "stopped: 2 restarts in a row without progress, still at no checkpoint at all" in done.stderr
+    assert "without progress" in (train.folder / "lives" / "7-002.end").read_text()
     (train.folder.parent / "checkpoints" / "step-00000004").mkdir(parents=True)
     _, _, scontrol = train(STOPPED, SLURM_RESTART_COUNT="3", MAX_IDLE_RESTARTS="2")
     assert scontrol == ["requeue 7"]
@@ -163,6 +165,23 @@ def test_a_later_life_uses_the_code_and_the_spec_of_the_first(train, tiny_spec):
     done, _, _ = train(STOPPED)
     assert done.returncode == 2
     assert "nonsense" in done.stderr
+
+
+def test_what_becomes_of_the_checkout_meanwhile_does_not_reach_a_later_life(train):
+    train(STOPPED)
+    (train.home / "adatad" / "cluster" / "logs.py").write_text("in the middle of an edit")
+    done, _, scontrol = train(f'echo "0: hello"; {STOPPED}', SLURM_RESTART_COUNT="1")
+    assert "rank 0 | hello" in done.stdout, done.stderr
+    assert scontrol == ["requeue 7"]
+
+
+def test_marks_of_an_earlier_life_of_the_same_name_do_not_count(train):
+    """Numbers of jobs come again, and train.sh may run twice in one allocation."""
+    done, _, _ = train('echo "step 9" >"$ADATAD_LIFE.done"')
+    assert done.returncode == 0
+    done, _, scontrol = train("exit 3")
+    assert (done.returncode, scontrol) == (3, [])
+    assert (train.folder / "lives" / "7-000.end").read_text() == "failed: exit code 3\n"
 
 
 def test_a_bad_node_is_left_out_and_too_many_end_the_job(train):
