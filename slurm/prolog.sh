@@ -26,6 +26,8 @@ fi
 
 # The code that was frozen with the job goes first, then the checkout's.
 export PYTHONPATH=${ADATAD_CODE:-$home}${PYTHONPATH:+:$PYTHONPATH}
+# Without it `python -m` would look into the working folder before all, which is the checkout.
+export PYTHONSAFEPATH=1
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 COLUMNS=160
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN} TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
@@ -85,7 +87,10 @@ check_nodes() {
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   bad=$("${python[@]}" -m adatad.parallel.health "$health" --judge "${hosts[@]}" \
     --slow-factor "$SLOW_FACTOR" --min-gbit "$MIN_GBIT") && return
-  [ -n "$bad" ] || exit 1
+  if [ -z "$bad" ]; then
+    echo "failed: health check" >"$life.end"
+    exit 1
+  fi
   come_back "bad node $bad" "$bad"
 }
 
