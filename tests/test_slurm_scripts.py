@@ -19,6 +19,8 @@ echo "$*" >>"$STAND_IN/srun"
 eval "$STAND_IN_SRUN"
 """
 SCONTROL = """#!/usr/bin/env bash
+# Busy: the first question of each kind isn't answered.
+if [ -n "$STAND_IN_BUSY" ] && mkdir "$STAND_IN_BUSY/$1" 2>/dev/null; then exit 1; fi
 case "$1 $2" in
   "show job") echo "JobId=7 JobState=$STAND_IN_STATE ExcNodeList=(null)" ;;
   "show hostnames") echo "$3" | tr , '\\n' ;;
@@ -89,7 +91,8 @@ def train(tmp_path, tiny_spec):
         calls.mkdir()
         variables = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") and k != "PYTHONPATH"} | {
             "PATH": f"{tmp_path}:{os.environ['PATH']}", "STAND_IN": str(calls), "STAND_IN_SRUN": srun,
-            "STAND_IN_STATE": state, "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1",
+            "STAND_IN_STATE": state, "STAND_IN_BUSY": "",
+            "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1",
             "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "3", "VENV": sys.prefix,
             "HEALTH_CHECK": "0", **environment,
         }  # fmt: skip
@@ -121,6 +124,14 @@ def test_a_stopped_life_is_requeued_whatever_the_launcher_says(train):
 def test_an_array_task_is_requeued_by_its_own_name(train):
     _, _, scontrol = train(STOPPED, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="2")
     assert scontrol == ["requeue 7_2"]
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(train, tmp_path):
+    (tmp_path / "busy" / "show").mkdir(parents=True)
+    shows_nothing_once = f'{STOPPED.rpartition(";")[0]}; rmdir "$STAND_IN_BUSY/show"; exit 75'
+    done, _, scontrol = train(shows_nothing_once, STAND_IN_BUSY=str(tmp_path / "busy"))
+    assert {path.name for path in (tmp_path / "busy").iterdir()} == {"show", "requeue"}
+    assert scontrol == ["requeue 7"], done.stdout
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", ""])
