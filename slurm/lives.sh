@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# Sourced by train.sh: how a life of a job ends, and whether there is another.
+# Sourced by train.sh and test.sh: how a life of a job ends, and whether there is another.
 
 # What scontrol says of the job; asked again for a while, since Slurm's controller may be busy or starting anew.
 job_facts() {

@@ -76,7 +76,8 @@ def test_named_scripts_name_specs_that_exist_and_take_their_settings_from_one_pl
 
 @pytest.fixture
 def train(tmp_path, tiny_spec):
-    """train("what srun does", state=...) runs slurm/train.sh as a batch shell: the process, and what was called."""
+    """train("what srun does", state=...) runs slurm/train.sh, or `name`, as a batch shell: the process, and what was
+    called."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -85,7 +86,7 @@ def train(tmp_path, tiny_spec):
     for name in ("adatad", "slurm", "tools", "ds_configs"):
         shutil.copytree(ROOT / name, home / name, ignore=LEFT_OUT)
 
-    def run(srun: str, *arguments: str, state: str = "RUNNING", **environment: str):
+    def run(srun: str, *arguments: str, state: str = "RUNNING", name: str = "train.sh", **environment: str):
         calls = tmp_path / "calls"
         shutil.rmtree(calls, ignore_errors=True)
         calls.mkdir()
@@ -97,7 +98,7 @@ def train(tmp_path, tiny_spec):
             "HEALTH_CHECK": "0", **environment,
         }  # fmt: skip
         script = tmp_path / "spool-copy"
-        shutil.copy(ROOT / "slurm" / "train.sh", script)
+        shutil.copy(ROOT / "slurm" / name, script)
         done = subprocess.run(
             ["bash", str(script), str(tiny_spec), *arguments], cwd=home, env=variables, capture_output=True, text=True
         )
@@ -132,6 +133,13 @@ def test_a_controller_that_does_not_answer_is_asked_again(train, tmp_path):
     done, _, scontrol = train(shows_nothing_once, STAND_IN_BUSY=str(tmp_path / "busy"))
     assert {path.name for path in (tmp_path / "busy").iterdir()} == {"show", "requeue"}
     assert scontrol == ["requeue 7"], done.stdout
+
+
+def test_a_test_that_a_preemption_ends_is_begun_anew(train):
+    assert train("exit 143", name="test.sh")[2] == ["requeue 7"]
+    for code, state in ((143, "COMPLETING"), (2, "RUNNING"), (0, "RUNNING")):
+        done, _, scontrol = train(f"exit {code}", name="test.sh", state=state)
+        assert (done.returncode, scontrol) == (code, [])
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", ""])
