@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from adatad.spec import Spec, to_yaml
@@ -29,6 +30,15 @@ def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
     resolved.write_text(to_yaml(spec), encoding="utf-8")
     (folder / f"version-{job}.txt").write_text(version(), encoding="utf-8")
     return resolved, code
+
+
+def forget(folder: Path, job: str) -> None:
+    """Remove what was kept for a job that is none."""
+    for name in (f"code-{job}", f".code-{job}.unfinished"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (f"spec-{job}.yaml", f"version-{job}.txt"):
+        with suppress(OSError):
+            (folder / name).unlink()
 
 
 def version() -> str:
