@@ -59,6 +59,18 @@ def test_what_a_status_says(run, monkeypatch):
     assert "old" not in text
 
 
+def test_a_status_of_a_run_with_broken_files(run, monkeypatch):
+    monkeypatch.setattr(status, "queued", lambda job: None)
+    (run / "slurm" / "lives" / "7-003.start").write_text('{"job": "7", "ste')
+    (run / "checkpoints" / "step-00000006" / "manifest.json").write_text("{")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('in{"kind": "train"}\n{"kind": "train", "step": 8, "cost": 0.25, "step_seconds": 2.0}\n')
+    text = "\n".join(status.report(run)[0])
+    assert "step        8 of 9, loss 0.2500" in text
+    assert "checkpoint  step-00000005, " in text
+    assert "7-003" not in text
+
+
 def test_a_status_away_from_the_cluster(run, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     lines, going_on = status.report(run)
@@ -76,7 +88,8 @@ def test_a_script_is_kept_with_its_code_and_its_spec(tiny_spec, monkeypatch, tmp
     assert script.parent == tmp_path / "a folder" / "tiny" / "id0" / "slurm"
     for option in ("nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "partition=long", "qos=x", "requeue"):
         assert f"#SBATCH --{option}" in lines
-    assert f"#SBATCH --output={script.parent}/job-%j.log" in lines
+    # The folder's name has a space.
+    assert f"#SBATCH '--output={script.parent}/job-%j.log'" in lines
     assert lines[-1].endswith(".yaml' --launcher torchrun")
     name = script.stem.removeprefix("job-")
     assert load(script.parent / f"spec-{name}.yaml", check_files=False) == spec
@@ -113,8 +126,28 @@ def test_a_second_job_of_a_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(submit, "queued", lambda job: Queued("PENDING", "Priority", "1:00", ""))
     with pytest.raises(JobError, match="job 41 is PENDING already: scancel 41"):
         refuse_second_job(tmp_path)
+    write_life(tmp_path, "42_1-000", -1, None, job="42_1")
+    monkeypatch.setattr(submit, "queued", lambda job: Queued("RUNNING", "", "1:00", "n1") if job == "42_1" else None)
+    with pytest.raises(JobError, match="job 42_1 is RUNNING already"):
+        refuse_second_job(tmp_path)
     monkeypatch.setattr(submit, "queued", lambda job: None)
     refuse_second_job(tmp_path)
+
+
+def test_what_slurm_refuses_leaves_nothing_and_a_folder_that_cannot_be_written_is_named(
+    tiny_spec, monkeypatch, tmp_path
+):
+    def refuse(*command):
+        raise JobError("sbatch: invalid partition")
+
+    monkeypatch.setattr(submit, "slurm", refuse)
+    script = prepare(load(tiny_spec), Resources(), "srun")
+    with pytest.raises(JobError, match="invalid partition"):
+        submit.submit(script)
+    assert not list(script.parent.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(JobError, match=r"file/tiny/id0/slurm: can't be written: .*; run\.root names another place"):
+        prepare(load(tiny_spec, [f"run.root={tmp_path}/file"]), Resources(), "srun")
 
 
 def test_a_job_submits_others_as_if_from_outside():
