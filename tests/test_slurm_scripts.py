@@ -86,7 +86,7 @@ def train(tmp_path, tiny_spec):
     for name in ("adatad", "slurm", "tools", "ds_configs"):
         shutil.copytree(ROOT / name, home / name, ignore=LEFT_OUT)
 
-    def run(srun: str, *arguments: str, state: str = "RUNNING", name: str = "train.sh", **environment: str):
+    def run(srun: str, *arguments: str, state="RUNNING", name="train.sh", first: str | None = None, **environment: str):
         calls = tmp_path / "calls"
         shutil.rmtree(calls, ignore_errors=True)
         calls.mkdir()
@@ -100,7 +100,11 @@ def train(tmp_path, tiny_spec):
         script = tmp_path / "spool-copy"
         shutil.copy(ROOT / "slurm" / name, script)
         done = subprocess.run(
-            ["bash", str(script), str(tiny_spec), *arguments], cwd=home, env=variables, capture_output=True, text=True
+            ["bash", str(script), *([first] if first else []), str(tiny_spec), *arguments],
+            cwd=home,
+            env=variables,
+            capture_output=True,
+            text=True,
         )
         called = {file.name: file.read_text().splitlines() for file in calls.iterdir()}
         return done, called.get("srun", []), called.get("scontrol", [])
@@ -174,6 +178,24 @@ def test_restarts_without_progress_end_the_job(train):
     (train.folder.parent / "checkpoints" / "step-00000004").mkdir(parents=True)
     _, _, scontrol = train(STOPPED, SLURM_RESTART_COUNT="3", MAX_IDLE_RESTARTS="2")
     assert scontrol == ["requeue 7"]
+
+
+def test_a_task_of_a_sweep_takes_its_line_and_refuses_one_that_cannot_be_read(train, tiny_spec, tmp_path):
+    rows = tmp_path / "rows.txt"
+    rows.write_text("# rows\r\ntrain.seed=3 'run.name=a b'\r\n\ntrain.seed=4 'run.name=a\n")
+    array = {"SLURM_ARRAY_JOB_ID": "7", "name": "sweep.sh", "first": str(rows)}
+    for task, text in ((1, "rows.txt, line 1 (from 0): train.seed=4 'run.name=a: can't be read"), (2, "has 2 lines")):
+        done, srun, _ = train("exit 0", SLURM_ARRAY_TASK_ID=str(task), **array)
+        assert (done.returncode, srun) == (2, [])
+        assert text in done.stderr
+    done, _, _ = train("exit 0", SLURM_ARRAY_TASK_ID="0", **{**array, "first": f"{tmp_path}/none"})
+    assert "none: no such file" in done.stderr
+    rows.write_text("train.seed=3 'schedule={warmup_epochs: 1, epochs: 2}'\r\n")
+    train('echo "step 9" >"$ADATAD_LIFE.done"', SLURM_ARRAY_TASK_ID="0", **array)
+    spec = (train.folder / "spec-7_0.yaml").read_text()
+    assert re.search(r"seed: 3$", spec, re.MULTILINE)
+    assert re.search(r" epochs: 2\b", spec)
+    assert "| 0 | train.seed=3" in (train.folder.parents[1] / "sweep-rows.md").read_text()
 
 
 def test_a_later_life_uses_the_code_and_the_spec_of_the_first(train, tiny_spec):
