@@ -78,7 +78,8 @@ launch() {
 # Every node before training: names a bad one, and comes back without it.
 check_nodes() {
   local bad rc
-  a_task_a_node --kill-on-bad-exit=0 --wait="$HEALTH_SECONDS" \
+  # A GPU or a disk may hang whoever looks at it.
+  a_task_a_node --kill-on-bad-exit=0 --wait="$HEALTH_SECONDS" timeout --kill-after=10 "$HEALTH_SECONDS" \
     "${python[@]}" -m adatad.parallel.health "$health" --disk "$LOCAL_DISK" --min-free-gib "$MIN_FREE_GIB" \
     --seconds "$HEALTH_SECONDS"
   rc=$?

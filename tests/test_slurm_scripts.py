@@ -229,6 +229,7 @@ def test_a_bad_node_is_left_out_and_too_many_end_the_job(train):
     done, srun, scontrol = train("exit 1", HEALTH_CHECK="1")
     assert len(srun) == 1
     assert "health check: n1: didn't answer" in done.stderr
+    assert " timeout --kill-after=10 180 " in srun[0]
     assert scontrol == ["requeue 7", "update JobId=7 ExcNodeList=n1"]
     done, _, scontrol = train("exit 1", HEALTH_CHECK="1", MAX_EXCLUDED_NODES="0")
     assert (done.returncode, scontrol) == (1, [])
