@@ -24,6 +24,9 @@ if ! "${python[@]}" -c pass; then
   exit 2
 fi
 
+# Of sbatch --export=SOME: steps would drop what this script sets, and the path of commands.
+unset SLURM_EXPORT_ENV
+export PATH
 # The code that was frozen with the job goes first, then the checkout's.
 export PYTHONPATH=${ADATAD_CODE:-$home}${PYTHONPATH:+:$PYTHONPATH}
 # Without it `python -m` would look into the working folder before all, which is the checkout.

@@ -92,20 +92,16 @@ def train(tmp_path, tiny_spec):
         calls.mkdir()
         variables = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") and k != "PYTHONPATH"} | {
             "PATH": f"{tmp_path}:{os.environ['PATH']}", "STAND_IN": str(calls), "STAND_IN_SRUN": srun,
-            "STAND_IN_STATE": state, "STAND_IN_BUSY": "",
-            "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1",
-            "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "3", "VENV": sys.prefix,
-            "HEALTH_CHECK": "0", **environment,
+            "STAND_IN_STATE": state, "STAND_IN_BUSY": "", "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_CPUS_PER_TASK": "3", "VENV": sys.prefix, "HEALTH_CHECK": "0", **environment,
         }  # fmt: skip
         script = tmp_path / "spool-copy"
         shutil.copy(ROOT / "slurm" / name, script)
         done = subprocess.run(
             ["bash", str(script), *([first] if first else []), str(tiny_spec), *arguments],
-            cwd=home,
-            env=variables,
-            capture_output=True,
-            text=True,
-        )
+            cwd=home, env=variables, capture_output=True, text=True, input="of the script\n",
+        )  # fmt: skip
         called = {file.name: file.read_text().splitlines() for file in calls.iterdir()}
         return done, called.get("srun", []), called.get("scontrol", [])
 
@@ -124,6 +120,22 @@ def test_a_stopped_life_is_requeued_whatever_the_launcher_says(train):
         assert "stopped by SIGUSR1 at step 3: asking for another life" in done.stdout
     # The CPUs of a task aren't taken over from the job by themselves.
     assert "--cpus-per-task=3" in srun[0]
+
+
+def test_signals_at_the_same_moment_to_all_of_the_batch_script_lose_nothing(train):
+    """Slurm signals every process of it: the shell, the one of the pipeline, which dies, and what they run."""
+    signals = """batch=$(awk '/^PPid/ {print $2}' /proc/$PPID/status)
+    kill -TERM $batch $PPID; kill -USR1 $batch; kill -TERM $batch; sleep 0.2; echo "0: saved"; """
+    done, _, scontrol = train(signals + STOPPED)
+    assert "rank 0 | saved" in done.stdout
+    assert scontrol == ["requeue 7"], done.stderr
+    assert "unexpected EOF" not in done.stderr
+
+
+def test_steps_take_the_whole_environment_and_no_input(train):
+    says = 'read -r line; echo "0: ${SLURM_EXPORT_ENV-all of it}, input: $line."; ' + STOPPED
+    done, _, _ = train(says, SLURM_EXPORT_ENV="VENV,HOME")
+    assert "rank 0 | all of it, input: ." in done.stdout
 
 
 def test_an_array_task_is_requeued_by_its_own_name(train):
