@@ -1,6 +1,11 @@
 # shellcheck shell=bash disable=SC2154
 # Sourced by the scripts beside it: the environment of a job, the check of its nodes, and how ranks are started.
 
+if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
+  echo "$0: runs in a job of Slurm: sbatch ${0#"$PWD"/} (docs/cluster.md)" >&2
+  exit 2
+fi
+
 MODULES=${MODULES:-}              # modules to load, such as "gcc/13 cuda/12.6"
 CONTAINER=${CONTAINER:-}          # an Apptainer image that holds Python and the packages
 VENV=${VENV:-$home/.venv}         # else: the virtual environment (launch/setup.sh makes it)
@@ -44,7 +49,14 @@ ranks=${SLURM_NTASKS_PER_NODE:-1}
 cpus=${SLURM_CPUS_PER_TASK:-1}
 # Signals wait until the trainer is there to note them, however long its imports take.
 held=(env "--block-signal=TERM,USR1")
-"${held[@]}" true 2>/dev/null || held=()
+if ! "${held[@]}" true 2>/dev/null; then
+  # env can since coreutils 8.31.
+  block='import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})'
+  held=("$VENV/bin/python")
+  [ -z "$CONTAINER" ] || held=(python3)
+  held+=(-c "$block; os.execvp(sys.argv[1], sys.argv[1:])")
+  "${held[@]}" true || held=()
+fi
 
 say() { printf '%(%F %T)T job: %s\n' -1 "$*"; }
 

@@ -259,6 +259,8 @@ def test_staging_that_is_interrupted_comes_back_and_one_that_fails_does_not(trai
 def test_mistakes_on_the_command_line_are_said_at_once(train):
     for arguments, text in (
         (("--launcher", "ssh"), "expected srun, torchrun or deepspeed"),
+        (("--launcher=ssh",), "--launcher is 'ssh'"),
+        (("--launcher",), "--launcher is ''"),
         (("--overwrite",), "isn't for jobs"),
         (("--set", "train.sead=1"), "train.sead"),
     ):
@@ -268,6 +270,19 @@ def test_mistakes_on_the_command_line_are_said_at_once(train):
     done, _, _ = train(STOPPED, VENV="/nowhere")
     assert done.returncode == 2
     assert "set VENV or CONTAINER" in done.stderr
+    done, _, _ = train(STOPPED, SLURM_JOB_NODELIST="")
+    assert done.returncode == 2
+    assert "runs in a job of Slurm: sbatch " in done.stderr
+
+
+def test_signals_wait_for_the_trainer_also_where_env_cannot_hold_them(train, tmp_path):
+    (tmp_path / "env").write_text("#!/usr/bin/bash\nexit 125\n")
+    (tmp_path / "env").chmod(0o755)
+    says = 'until [ "$1" = bash ]; do command=("${command[@]}" "$1"); shift; done; '
+    says += '"${command[@]:$((${#command[@]} - 3))}" sed -n "s/^SigBlk:/0:/p" /proc/self/status; ' + STOPPED
+    done, _, _ = train(says)
+    blocked = int(re.search(r"^rank 0 \| *\t?([0-9a-f]+)$", done.stdout, re.MULTILINE)[1], 16)
+    assert blocked == 1 << 14 | 1 << 9
 
 
 @pytest.mark.parametrize(("visible", "local"), [("0,1", "1"), ("5", "0"), ("", "1")])
