@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adatad.cluster.freeze import LEFT_OUT
+from adatad.spec import load
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
@@ -74,6 +75,14 @@ def test_named_scripts_name_specs_that_exist_and_take_their_settings_from_one_pl
             assert len(path.read_text().splitlines()) < 9
 
 
+@pytest.mark.parametrize(("nodes", "ranks"), [("one", 2), ("two", 2), ("eight", 64)])
+def test_overlays_of_nodes_fit_the_published_spec_and_their_ranks(nodes, ranks):
+    path = ROOT / "configs" / "thumos" / "g_1536x224_adapter.yaml"
+    spec = load(path, check_files=False, overlays=[str(ROOT / "slurm" / "nodes" / f"{nodes}.yaml")])
+    assert spec.train.global_batch == ranks * spec.train.accumulation
+    assert spec.memory.policy == "tile"
+
+
 @pytest.fixture
 def train(tmp_path, tiny_spec):
     """train("what srun does", state=...) runs slurm/train.sh, or `name`, as a batch shell: the process, and what was
@@ -136,6 +145,15 @@ def test_steps_take_the_whole_environment_and_no_input(train):
     says = 'read -r line; echo "0: ${SLURM_EXPORT_ENV-all of it}, input: $line."; ' + STOPPED
     done, _, _ = train(says, SLURM_EXPORT_ENV="VENV,HOME")
     assert "rank 0 | all of it, input: ." in done.stdout
+
+
+def test_ranks_meet_on_the_first_node_of_this_life_and_the_others_outlive_one_that_fails(train):
+    says = f'echo "0: meet at $MASTER_ADDR:$MASTER_PORT"; {STOPPED}'
+    for restarts, nodes in enumerate(("n1,n2", "n3,n2")):
+        done, srun, _ = train(says, SLURM_JOB_NODELIST=nodes, SLURM_RESTART_COUNT=str(restarts))
+        assert f"meet at {nodes[:2]}:15007" in done.stdout
+        # The kill's own codes would hide the first failure's.
+        assert " --kill-on-bad-exit=0 --wait=60 " in srun[0]
 
 
 def test_an_array_task_is_requeued_by_its_own_name(train):
