@@ -35,10 +35,11 @@ def report(run: Path) -> tuple[list[str], bool]:
     lines += [f"job {job:<8}{_job_line(found)}" for job, found in jobs.items() if found]
     lines += _training(run)
     lines.append(f"checkpoint  {_checkpoint(run)}")
-    running = {job for job, found in jobs.items() if isinstance(found, Queued)}
+    waiting_or_running = {job: found.state for job, found in jobs.items() if isinstance(found, Queued)}
+    running = {job for job, state in waiting_or_running.items() if state != "PENDING"}
     lines += [f"life        {text}" for text in _lives(folder, lives, running)]
     lines += [f"{rank:<12}{error}" for rank, error in errors_by_rank(folder / "logs")]
-    return lines, bool(running)
+    return lines, bool(waiting_or_running)
 
 
 def _look_up(job: str) -> Queued | str | None:

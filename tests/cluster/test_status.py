@@ -57,6 +57,11 @@ def test_what_a_status_says(run, monkeypatch):
     assert text.count("at step 5: running") == 1
     assert "rank-1      KeyError: 'now'" in lines
     assert "old" not in text
+    # After a lost node the job waits for its next life.
+    monkeypatch.setattr(status, "queued", lambda job: Queued("PENDING", "BeginTime", "3:00:00", ""))
+    lines, going_on = status.report(run)
+    assert going_on
+    assert lines[-2].endswith("at step 5: ended without a word: its node was lost, or it was killed")
 
 
 def test_a_status_of_a_run_with_broken_files(run, monkeypatch):
