@@ -82,7 +82,9 @@ def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster,
 
 
 def test_a_rank_that_fails_fails_the_job_with_its_error_last(submit, cluster):
-    job = submit("train_g_1536.sh", plant="fail:1:3")
+    """Under an --export that drops all else, also the path of commands; steps would inherit it."""
+    exported = "--export=" + ",".join([*quick(), "PROGRAM", "PLANT", "PLANT_GO"])
+    job = submit("train_g_1536.sh", options=(exported,), plant="fail:1:3")
     job.ends_as("FAILED")
     assert cluster.facts(job.id)["Restarts"] == "0"
     end = job.log[job.log.index("The first failing rank was rank 1 (") :].splitlines()
