@@ -1,12 +1,25 @@
 # shellcheck shell=bash disable=SC2154
-# Sourced by train.sh: how a life of a job ends, and whether there is another.
+# Sourced by train.sh and test.sh: how a life of a job ends, and whether there is another.
 
-job_state() { scontrol show job -o "$job" | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d= -f2; }
+# What scontrol says of the job; asked again for a while, since Slurm's controller may be busy or starting anew.
+job_facts() {
+  local tries
+  for ((tries = 0; tries < 20; tries++)); do
+    scontrol show job -o "$job" && return
+    sleep 1
+  done
+  return 1
+}
+
+job_state() { job_facts | grep -o 'JobState=[A-Z_]*' | head -n 1 | cut -d= -f2; }
+
+# It ends what this shell runs, also scontrol amid its answer: only the job's state tells a refusal.
+requeue() { scontrol requeue "$job" || [ "$(job_state)" != RUNNING ]; }
 
 # The job's list of excluded nodes, with one more.
 excluded_with() {
   local list
-  list=$(scontrol show job -o "$job" | grep -o 'ExcNodeList=[^ ]*' | head -n 1 | cut -d= -f2)
+  list=$(job_facts | grep -o 'ExcNodeList=[^ ]*' | head -n 1 | cut -d= -f2)
   case $list in '' | '(null)') echo "$1" ;; *) echo "$list,$1" ;; esac
 }
 
@@ -33,8 +46,7 @@ come_back() {
   ended=0
   say "$1: asking for another life"
   echo "requeued: $1" >"$life.end"
-  # The requeue ends what this shell runs, also scontrol amid its answer: only the job's state tells a refusal.
-  if ! scontrol requeue "$job" && [ "$(job_state)" = RUNNING ]; then
+  if ! requeue && ! { sleep 2; requeue; }; then
     say "this job may not be requeued: submit it again, it goes on from its last checkpoint"
     echo "failed: $1, and Slurm refused to requeue" >"$life.end"
     exit 75

@@ -1,6 +1,11 @@
 # shellcheck shell=bash disable=SC2154
 # Sourced by the scripts beside it: the environment of a job, the check of its nodes, and how ranks are started.
 
+if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
+  echo "$0: runs in a job of Slurm: sbatch ${0#"$PWD"/} (docs/cluster.md)" >&2
+  exit 2
+fi
+
 MODULES=${MODULES:-}              # modules to load, such as "gcc/13 cuda/12.6"
 CONTAINER=${CONTAINER:-}          # an Apptainer image that holds Python and the packages
 VENV=${VENV:-$home/.venv}         # else: the virtual environment (launch/setup.sh makes it)
@@ -24,8 +29,13 @@ if ! "${python[@]}" -c pass; then
   exit 2
 fi
 
+# Of sbatch --export=SOME: steps would drop what this script sets, and the path of commands.
+unset SLURM_EXPORT_ENV
+export PATH
 # The code that was frozen with the job goes first, then the checkout's.
 export PYTHONPATH=${ADATAD_CODE:-$home}${PYTHONPATH:+:$PYTHONPATH}
+# Without it `python -m` would look into the working folder before all, which is the checkout.
+export PYTHONSAFEPATH=1
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 COLUMNS=160
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN} TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
@@ -39,7 +49,14 @@ ranks=${SLURM_NTASKS_PER_NODE:-1}
 cpus=${SLURM_CPUS_PER_TASK:-1}
 # Signals wait until the trainer is there to note them, however long its imports take.
 held=(env "--block-signal=TERM,USR1")
-"${held[@]}" true 2>/dev/null || held=()
+if ! "${held[@]}" true 2>/dev/null; then
+  # env can since coreutils 8.31.
+  block='import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})'
+  held=("$VENV/bin/python")
+  [ -z "$CONTAINER" ] || held=(python3)
+  held+=(-c "$block; os.execvp(sys.argv[1], sys.argv[1:])")
+  "${held[@]}" true || held=()
+fi
 
 say() { printf '%(%F %T)T job: %s\n' -1 "$*"; }
 
@@ -76,7 +93,8 @@ launch() {
 # Every node before training: names a bad one, and comes back without it.
 check_nodes() {
   local bad rc
-  a_task_a_node --kill-on-bad-exit=0 --wait="$HEALTH_SECONDS" \
+  # A GPU or a disk may hang whoever looks at it.
+  a_task_a_node --kill-on-bad-exit=0 --wait="$HEALTH_SECONDS" timeout --kill-after=10 "$HEALTH_SECONDS" \
     "${python[@]}" -m adatad.parallel.health "$health" --disk "$LOCAL_DISK" --min-free-gib "$MIN_FREE_GIB" \
     --seconds "$HEALTH_SECONDS"
   rc=$?
@@ -85,7 +103,10 @@ check_nodes() {
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   bad=$("${python[@]}" -m adatad.parallel.health "$health" --judge "${hosts[@]}" \
     --slow-factor "$SLOW_FACTOR" --min-gbit "$MIN_GBIT") && return
-  [ -n "$bad" ] || exit 1
+  if [ -z "$bad" ]; then
+    echo "failed: health check" >"$life.end"
+    exit 1
+  fi
   come_back "bad node $bad" "$bad"
 }
 

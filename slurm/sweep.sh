@@ -20,14 +20,22 @@ if [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || [ $# -lt 2 ]; then
 fi
 list=$1
 shift
-mapfile -t rows < <(grep -Ev '^[[:space:]]*(#|$)' "$list")
+if [ ! -f "$list" ]; then
+  echo "slurm/sweep.sh: $list: no such file in $home" >&2
+  exit 2
+fi
+mapfile -t rows < <(tr -d '\r' <"$list" | grep -Ev '^[[:space:]]*(#|$)')
 row=${rows[$SLURM_ARRAY_TASK_ID]:-}
 if [ -z "$row" ]; then
   echo "slurm/sweep.sh: $list has ${#rows[@]} lines: --array=0-$((${#rows[@]} - 1)), there is no $SLURM_ARRAY_TASK_ID" >&2
   exit 2
 fi
 # Words of the line, quotes and all, as a shell would read them.
-mapfile -t overrides < <(xargs -n 1 printf '%s\n' <<<"$row")
+if ! words=$(xargs -n 1 printf '%s\n' <<<"$row"); then
+  echo "slurm/sweep.sh: $list, line $SLURM_ARRAY_TASK_ID (from 0): $row: can't be read, see above" >&2
+  exit 2
+fi
+mapfile -t overrides <<<"$words"
 bash "$scripts/train.sh" "$@" --set "${overrides[@]}" --id $((FIRST_ID + SLURM_ARRAY_TASK_ID))
 rc=$?
 if [ "$rc" = 0 ]; then

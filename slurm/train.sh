@@ -32,7 +32,8 @@ source "$scripts/lives.sh"
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --launcher) LAUNCHER=${2:-}; shift 2 ;;
+    --launcher) LAUNCHER=${2:-}; shift; [ $# = 0 ] || shift ;;
+    --launcher=*) LAUNCHER=${1#*=}; shift ;;
     --resume | --overwrite)
       echo "slurm/train.sh: $1 isn't for jobs: they go on from what their run directory holds; --id N starts another" >&2
       exit 2

@@ -6,6 +6,7 @@ python tools/submit.py configs/thumos/g_1536x224_adapter.yaml --nodes 2 --gpus 4
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
@@ -45,7 +46,7 @@ def main() -> int:
         if args.dry_run:
             script = prepare(spec, resources, args.launcher)
             print(script.read_text(), end="")
-            print(f"# not submitted: sbatch {script}")
+            print(f"# not submitted: sbatch {shlex.quote(str(script))}")
             return 0
         refuse_second_job(run)
         job = submit(prepare(spec, resources, args.launcher))

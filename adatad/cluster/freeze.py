@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from adatad.spec import Spec, to_yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("adatad", "tools", "ds_configs", "slurm")
+LEFT_OUT = shutil.ignore_patterns("logs", "*.pyc.*", "*.tmp.*")
+"""Not what is compiled already, which each rank of the job would compile anew; but of that the files being written now,
+which may be gone in a moment."""
 
 
 def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
@@ -18,15 +22,23 @@ def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
     code, resolved = folder / f"code-{job}", folder / f"spec-{job}.yaml"
     unfinished = folder / f".code-{job}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    ignore = shutil.ignore_patterns("__pycache__", "logs")
     for name in FOLDERS:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, unfinished / name, ignore=ignore)
+            shutil.copytree(ROOT / name, unfinished / name, ignore=LEFT_OUT)
     shutil.rmtree(code, ignore_errors=True)
     unfinished.rename(code)
     resolved.write_text(to_yaml(spec), encoding="utf-8")
     (folder / f"version-{job}.txt").write_text(version(), encoding="utf-8")
     return resolved, code
+
+
+def forget(folder: Path, job: str) -> None:
+    """Remove what was kept for a job that is none."""
+    for name in (f"code-{job}", f".code-{job}.unfinished"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (f"spec-{job}.yaml", f"version-{job}.txt"):
+        with suppress(OSError):
+            (folder / name).unlink()
 
 
 def version() -> str:

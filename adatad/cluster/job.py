@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,12 @@ def present_life(environment: Mapping[str, str] = os.environ) -> Life:
 
 
 def started_lives(folder: Path) -> list[dict[str, Any]]:
-    """What stands in the .start files of a run's `slurm/` folder, with "name", oldest first."""
-    files = (folder / "lives").glob("*.start")
-    lives = [{"name": file.stem, **json.loads(file.read_text())} for file in files]
+    """What stands in the .start files of a run's `slurm/` folder, with "name", oldest first. A full disk may have left
+    one without its facts, which is no life that began."""
+    lives = []
+    for file in (folder / "lives").glob("*.start"):
+        with suppress(ValueError):
+            lives.append({"name": file.stem, **json.loads(file.read_text())})
     return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"]))
 
 

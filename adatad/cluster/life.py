@@ -17,6 +17,7 @@ from pathlib import Path
 from adatad.cluster.freeze import freeze
 from adatad.cluster.job import FOLDER, JobError, Life, newest_step, present_life, started_lives
 from adatad.spec import Spec, add_engine_arguments, add_spec_arguments, load, spec_from_arguments
+from adatad.training.life import DONE, STOPPED
 
 POINTERS = Path("slurm") / "logs"
 """Here a requeued job finds its run, whatever has become of the files that it was submitted with."""
@@ -32,7 +33,7 @@ def main() -> int:
         run, spec_file, code = known_job(life) or new_job(life, args.spec, spec_from_arguments(args))
         note_start(run / FOLDER, life, newest_step(run))
         refuse_idle(run / FOLDER, life, int(os.environ.get("MAX_IDLE_RESTARTS", "3")))
-    except JobError as error:
+    except (JobError, OSError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2
     folder = run / FOLDER
@@ -75,6 +76,7 @@ def new_job(life: Life, path: str, spec: Spec) -> tuple[Path, Path, Path]:
 
 
 def note_start(folder: Path, life: Life, step: int) -> None:
+    """A start without an end, whatever a life of this name has left before."""
     for name in ("lives", "logs", f"health/{life.name}"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     facts = {
@@ -84,7 +86,13 @@ def note_start(folder: Path, life: Life, step: int) -> None:
         "step": step,
         "seconds_since_1970": time.time(),
     }
-    (folder / "lives" / f"{life.name}.start").write_text(json.dumps(facts))
+    # Numbers of jobs come again, and the batch script may run twice in one allocation.
+    for kind in (STOPPED, DONE, "end"):
+        (folder / "lives" / f"{life.name}.{kind}").unlink(missing_ok=True)
+    start = folder / "lives" / f"{life.name}.start"
+    unfinished = start.with_name(f".{start.name}.unfinished")
+    unfinished.write_text(json.dumps(facts))
+    unfinished.replace(start)
 
 
 def refuse_idle(folder: Path, life: Life, most: int) -> None:
@@ -92,6 +100,7 @@ def refuse_idle(folder: Path, life: Life, most: int) -> None:
     steps = [facts["step"] for facts in started_lives(folder) if facts["job"] == life.job]
     if life.restarts and len(steps) > most and len(set(steps[-most - 1 :])) == 1:
         where = f"step {steps[-1]}" if steps[-1] >= 0 else "no checkpoint at all"
+        (folder / "lives" / f"{life.name}.end").write_text(f"failed: {most} restarts in a row without progress\n")
         raise JobError(
             f"stopped: {most} restarts in a row without progress, still at {where}. {folder}/lives says how each life "
             "ended; a checkpoint may take longer than the time there is (train.checkpoint_every_steps, --time, "

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -40,6 +41,11 @@ class Stream:
     name: str
     path: Path
     last: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
+
+    def write(self, text: str) -> None:
+        """A disk that is full costs a line."""
+        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
 
     def end(self) -> list[str]:
         """The last error and what follows it; without one the last lines."""
@@ -78,8 +84,7 @@ class RankLogs:
         else:
             stream = self.stream(label[1])
         self.out.write(f"{stream.name} | {text}\n")
-        with stream.path.open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        stream.write(text)
         stream.last.append(text)
         self.look_for_faults(stream, text)
 
@@ -87,8 +92,7 @@ class RankLogs:
         name = f"rank {number}" if is_rank or self.one_task_a_rank else f"node {number}"
         if name not in self.streams:
             self.streams[name] = Stream(name, self.folder / f"{name.replace(' ', '-')}.log")
-            with self.streams[name].path.open("a", encoding="utf-8") as file:
-                file.write(self.header + "\n")
+            self.streams[name].write(self.header)
         return self.streams[name]
 
     def look_for_faults(self, stream: Stream, text: str) -> None:
@@ -111,8 +115,10 @@ class RankLogs:
 
 def sort(lines: Iterable[str], logs: RankLogs) -> None:
     for line in lines:
-        logs.take(line.rstrip("\r\n"))
-        logs.out.flush()
+        # Ranks would die of a closed pipe.
+        with suppress(OSError):
+            logs.take(line.rstrip("\r\n"))
+            logs.out.flush()
 
 
 def ended_well() -> bool:

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ def report(run: Path) -> tuple[list[str], bool]:
     lines += [f"job {job:<8}{_job_line(found)}" for job, found in jobs.items() if found]
     lines += _training(run)
     lines.append(f"checkpoint  {_checkpoint(run)}")
-    running = {job for job, found in jobs.items() if isinstance(found, Queued)}
+    waiting_or_running = {job: found.state for job, found in jobs.items() if isinstance(found, Queued)}
+    running = {job for job, state in waiting_or_running.items() if state != "PENDING"}
     lines += [f"life        {text}" for text in _lives(folder, lives, running)]
     lines += [f"{rank:<12}{error}" for rank, error in errors_by_rank(folder / "logs")]
-    return lines, bool(running)
+    return lines, bool(waiting_or_running)
 
 
 def _look_up(job: str) -> Queued | str | None:
@@ -56,7 +58,7 @@ def _job_line(found: Queued | str) -> str:
 
 def _training(run: Path) -> Iterator[str]:
     records = _records(run / "metrics.jsonl")
-    train = [record for record in records if record["kind"] == "train"]
+    train = [record for record in records if record.get("kind") == "train"]
     if train:
         step, total = train[-1]["step"], _total_steps(run)
         yield f"step        {step}" + (f" of {total}" if total else "") + f", loss {train[-1]['cost']:.4f}"
@@ -64,14 +66,19 @@ def _training(run: Path) -> Iterator[str]:
             seconds = statistics.median(record["step_seconds"] for record in train[-LATEST_STEPS:])
             left = timedelta(seconds=round(seconds * max(total - step, 0)))
             yield f"left        {left} of training at {seconds:.2f} s a step, evaluations not counted"
-    for record in [record for record in records if record["kind"] == "evaluation"][-1:]:
+    for record in [record for record in records if record.get("kind") == "evaluation"][-1:]:
         yield f"average mAP {100 * record['average_mAP']:.2f} % after step {record['step']}"
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a metrics file that somebody may be writing."""
+    """Readable lines of a metrics file that somebody may be writing."""
     text = path.read_text() if path.is_file() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    records = []
+    for line in text.splitlines():
+        # A life that was cut off in a line leaves half of it, and the next life goes on in the same line.
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def _total_steps(run: Path) -> int | None:
@@ -90,7 +97,7 @@ def _checkpoint(run: Path) -> str:
         try:
             files = json.loads((path / "manifest.json").read_text())
             whole = all((path / name).stat().st_size == facts["bytes"] for name, facts in files.items())
-        except OSError:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             continue
         if whole:
             age = timedelta(seconds=int(time.time() - (path / "manifest.json").stat().st_mtime))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from adatad.cluster.freeze import freeze, version
-from adatad.cluster.job import FOLDER, JobError, note_submitted, submitted_jobs
+from adatad.cluster.freeze import forget, freeze, version
+from adatad.cluster.job import FOLDER, JobError, note_submitted, started_lives, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
 from adatad.parallel.processes import Processes
@@ -68,10 +68,13 @@ def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:
     """Write the job's script to the run directory, beside the code and the spec that it will use."""
     folder = run_directory(spec).path.absolute() / FOLDER
     name = time.strftime("%Y%m%d-%H%M%S")
-    resolved, code = freeze(folder, name, spec)
-    text = script(spec, resources, launcher, folder, resolved, code)
     path = folder / f"job-{name}.sh"
-    path.write_text(text, encoding="utf-8")
+    try:
+        resolved, code = freeze(folder, name, spec)
+        path.write_text(script(spec, resources, launcher, folder, resolved, code), encoding="utf-8")
+    except OSError as error:
+        forget(folder, name)
+        raise JobError(f"{folder}: can't be written: {error}; run.root names another place for runs") from error
     return path
 
 
@@ -82,7 +85,8 @@ def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolv
         [
             "#!/usr/bin/env bash",
             f"# {spec.name}, run {spec.run.id}, of code {version().split()[0]}; written by tools/submit.py",
-            *(f"#SBATCH {option}" for option in directives),
+            # sbatch takes quotes as a shell does.
+            *(f"#SBATCH {shlex.quote(option)}" for option in directives),
             f"export ADATAD_HOME={home} ADATAD_CODE={shlex.quote(str(code))} VENV=${{VENV:-{venv}}}",
             f'exec bash "$ADATAD_CODE/slurm/train.sh" {shlex.quote(str(resolved))} --launcher {launcher}',
             "",
@@ -91,8 +95,9 @@ def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolv
 
 
 def refuse_second_job(run: Path) -> None:
-    """Two jobs on one run would take it from each other."""
-    for job in submitted_jobs(run / FOLDER):
+    """Two jobs on one run would take it from each other, however they were submitted."""
+    lives = (life["job"] for life in started_lives(run / FOLDER))
+    for job in dict.fromkeys([*submitted_jobs(run / FOLDER), *lives]):
         if there := queued(job):
             raise JobError(
                 f"{run}: job {job} is {there.state} already: scancel {job} ends it, --id N makes another run beside it"
@@ -100,8 +105,14 @@ def refuse_second_job(run: Path) -> None:
 
 
 def submit(script_path: Path) -> str:
-    """Hand a prepared script to Slurm, if Slurm finds it possible; returns the job's number."""
-    slurm("sbatch", "--test-only", str(script_path))
-    job = slurm("sbatch", "--parsable", str(script_path)).strip().split(";")[0]
+    """Hand a prepared script to Slurm, if Slurm finds it possible, else remove what was prepared; returns the job's
+    number."""
+    try:
+        slurm("sbatch", "--test-only", str(script_path))
+        job = slurm("sbatch", "--parsable", str(script_path)).strip().split(";")[0]
+    except JobError:
+        forget(script_path.parent, script_path.stem.removeprefix("job-"))
+        script_path.unlink()
+        raise
     note_submitted(script_path.parent, job)
     return job

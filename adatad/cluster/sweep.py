@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -45,13 +46,20 @@ def main() -> int:
     args = parser.parse_args()
     spec = spec_from_arguments(args)
     folder = Path(spec.run.root) / spec.name
-    text = table(rows_of(args.list), folder, args.first_id)
-    # Tasks that end at the same moment each write the whole table.
-    unfinished = folder / f".sweep-{os.getpid()}.unfinished"
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(folder / f"sweep-{args.list.stem}.md")
-    print(text, end="")
+    print(write_table(args.list, folder, args.first_id), end="")
     return 0
+
+
+def write_table(file: Path, folder: Path, first_id: int) -> str:
+    """Tasks that end at the same moment each write the whole table, on several hosts: the last one to write looks
+    again, so that it leaves no other's result out."""
+    rows, written = rows_of(file), ""
+    while (text := table(rows, folder, first_id)) != written:
+        unfinished = folder / f".sweep-{socket.gethostname()}-{os.getpid()}.unfinished"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(folder / f"sweep-{file.stem}.md")
+        written = text
+    return written
 
 
 if __name__ == "__main__":

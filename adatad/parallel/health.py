@@ -222,10 +222,14 @@ def judge(folder: Path, hosts: Sequence[str], slow_factor: float, min_gbit: floa
 def _look(args: argparse.Namespace) -> int:
     node, nodes = int(os.environ.get("SLURM_NODEID", 0)), int(os.environ.get("SLURM_NNODES", 1))
     report = examine(args.disk, args.min_free_gib)
+    if nodes > 1:
+        # What stands there if this process is killed in the exchange.
+        report.exchange_error = "didn't come back from it"
     report.write(args.folder)
     if nodes > 1:
         try:
             exchange(report, node, nodes, args.seconds / 2)
+            report.exchange_error = None
         except Exception as error:
             report.exchange_error = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         report.write(args.folder)

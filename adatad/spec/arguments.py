@@ -22,7 +22,7 @@ def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HE
     parser.add_argument("spec", metavar="SPEC", help=help_text)
     parser.add_argument(
         "--overlay", dest="overlays", metavar="FILE", action="append", default=[],
-        help="a YAML file over the spec, such as configs/cluster/nodes_2.yaml; --set comes after it",
+        help="a YAML file over the spec, such as slurm/nodes/two.yaml; --set comes after it",
     )  # fmt: skip
     parser.add_argument(
         "--set", "--cfg-options", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[],

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adatad.errors import UserError
+from adatad.training.life import successor
 
 FILE = "owner.txt"
 
@@ -40,7 +41,13 @@ class Owner:
 
 
 def claim(folder: Path) -> Owner:
-    """Make this process the owner of a run's folder; whoever was it before may write no more."""
+    """Make this process the owner of a run's folder; whoever was it before may write no more.
+
+    Raises TakenOver in a life of a job that Slurm has started again already: a cut-off node may be slow to begin.
+    """
+    later = successor()
+    if later:
+        raise TakenOver(f"{folder}: life {later} of this job has begun since; this one leaves the run to it")
     owner = Owner(folder, uuid.uuid4().hex[:12])
     text = f"{owner.token} on {socket.gethostname()}, pid {os.getpid()}, {time.strftime('%F %T')}\n"
     unfinished = folder / f".{FILE}.{owner.token}"

@@ -48,6 +48,13 @@ def test_a_rank_that_died_without_a_word_is_told_by_srun(tmp_path):
     assert lines[-1] == "rank 1 | last words"
 
 
+def test_a_disk_that_takes_nothing_does_not_end_the_sorting(tmp_path):
+    (tmp_path / "file").touch()
+    lines, _ = sorted_lines(tmp_path / "file", "0: one\n0: ValueError: two\n")
+    assert lines[:2] == ["rank 0 | one", "rank 0 | ValueError: two"]
+    assert lines[-1] == "rank 0 | ValueError: two"
+
+
 def test_a_long_error_keeps_its_beginning_and_its_end(tmp_path):
     frames = "".join(f"0:   frame {n}\n" for n in range(100))
     lines, _ = sorted_lines(tmp_path, f"0: Traceback (most recent call last):\n{frames}0: ValueError: at last\n")

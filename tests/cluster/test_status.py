@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adatad.cluster import status, submit
+from adatad.cluster import freeze, status, submit
 from adatad.cluster.job import JobError, Life, note_submitted, present_life
 from adatad.cluster.slurm import Queued, outside_of_jobs
 from adatad.cluster.submit import Resources, check, prepare, refuse_second_job
@@ -57,6 +57,23 @@ def test_what_a_status_says(run, monkeypatch):
     assert text.count("at step 5: running") == 1
     assert "rank-1      KeyError: 'now'" in lines
     assert "old" not in text
+    # After a lost node the job waits for its next life.
+    monkeypatch.setattr(status, "queued", lambda job: Queued("PENDING", "BeginTime", "3:00:00", ""))
+    lines, going_on = status.report(run)
+    assert going_on
+    assert lines[-2].endswith("at step 5: ended without a word: its node was lost, or it was killed")
+
+
+def test_a_status_of_a_run_with_broken_files(run, monkeypatch):
+    monkeypatch.setattr(status, "queued", lambda job: None)
+    (run / "slurm" / "lives" / "7-003.start").write_text('{"job": "7", "ste')
+    (run / "checkpoints" / "step-00000006" / "manifest.json").write_text("{")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('in{"kind": "train"}\n{"kind": "train", "step": 8, "cost": 0.25, "step_seconds": 2.0}\n')
+    text = "\n".join(status.report(run)[0])
+    assert "step        8 of 9, loss 0.2500" in text
+    assert "checkpoint  step-00000005, " in text
+    assert "7-003" not in text
 
 
 def test_a_status_away_from_the_cluster(run, monkeypatch):
@@ -76,12 +93,25 @@ def test_a_script_is_kept_with_its_code_and_its_spec(tiny_spec, monkeypatch, tmp
     assert script.parent == tmp_path / "a folder" / "tiny" / "id0" / "slurm"
     for option in ("nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "partition=long", "qos=x", "requeue"):
         assert f"#SBATCH --{option}" in lines
-    assert f"#SBATCH --output={script.parent}/job-%j.log" in lines
+    # The folder's name has a space.
+    assert f"#SBATCH '--output={script.parent}/job-%j.log'" in lines
     assert lines[-1].endswith(".yaml' --launcher torchrun")
     name = script.stem.removeprefix("job-")
     assert load(script.parent / f"spec-{name}.yaml", check_files=False) == spec
     assert (script.parent / f"code-{name}" / "adatad" / "cluster" / "submit.py").is_file()
     assert (script.parent / f"version-{name}.txt").read_text()
+
+
+def test_the_code_is_kept_with_what_is_compiled_of_it(tiny_spec, monkeypatch, tmp_path):
+    """Else every rank of every job compiles for ten seconds. A file being written now may be gone in a moment."""
+    cache = tmp_path / "checkout" / "adatad" / "__pycache__"
+    cache.mkdir(parents=True)
+    for name in ("x.cpython-311.pyc", "x.cpython-311.pyc.140", "x.f-1.py311.nbi", "x.f-1.py311.nbi.tmp.14"):
+        (cache / name).touch()
+    monkeypatch.setattr(freeze, "ROOT", tmp_path / "checkout")
+    _, code = freeze.freeze(tmp_path / "slurm", "7", load(tiny_spec))
+    kept = {path.name for path in (code / "adatad" / "__pycache__").iterdir()}
+    assert kept == {"x.cpython-311.pyc", "x.f-1.py311.nbi"}
 
 
 def test_what_would_end_the_job_at_once_is_refused_now(tiny_spec, tmp_path):
@@ -101,8 +131,28 @@ def test_a_second_job_of_a_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(submit, "queued", lambda job: Queued("PENDING", "Priority", "1:00", ""))
     with pytest.raises(JobError, match="job 41 is PENDING already: scancel 41"):
         refuse_second_job(tmp_path)
+    write_life(tmp_path, "42_1-000", -1, None, job="42_1")
+    monkeypatch.setattr(submit, "queued", lambda job: Queued("RUNNING", "", "1:00", "n1") if job == "42_1" else None)
+    with pytest.raises(JobError, match="job 42_1 is RUNNING already"):
+        refuse_second_job(tmp_path)
     monkeypatch.setattr(submit, "queued", lambda job: None)
     refuse_second_job(tmp_path)
+
+
+def test_what_slurm_refuses_leaves_nothing_and_a_folder_that_cannot_be_written_is_named(
+    tiny_spec, monkeypatch, tmp_path
+):
+    def refuse(*command):
+        raise JobError("sbatch: invalid partition")
+
+    monkeypatch.setattr(submit, "slurm", refuse)
+    script = prepare(load(tiny_spec), Resources(), "srun")
+    with pytest.raises(JobError, match="invalid partition"):
+        submit.submit(script)
+    assert not list(script.parent.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(JobError, match=r"file/tiny/id0/slurm: can't be written: .*; run\.root names another place"):
+        prepare(load(tiny_spec, [f"run.root={tmp_path}/file"]), Resources(), "srun")
 
 
 def test_a_job_submits_others_as_if_from_outside():

@@ -70,6 +70,24 @@ def test_what_is_nobodys_own_fault_names_no_host(tmp_path):
     assert judged(tmp_path, hosts, min_gbit=2) == {}
 
 
+def test_a_node_that_dies_in_the_exchange_is_not_taken_for_well(tmp_path, monkeypatch):
+    """As of NCCL, which ends a process that waits too long."""
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    monkeypatch.setenv("SLURMD_NODENAME", "a")
+    monkeypatch.setattr(health.sys, "argv", ["health", str(tmp_path), "--disk", str(tmp_path), "--min-free-gib", "0"])
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(health, "exchange", die)
+    with pytest.raises(KeyboardInterrupt):
+        health.main()
+    assert judged(tmp_path, ["a"])[""].endswith("a: didn't come back from it")
+    monkeypatch.setattr(health, "exchange", lambda *arguments: None)
+    health.main()
+    assert judged(tmp_path, ["a"]) == {}
+
+
 def meet(ill: int | None) -> Report:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     report = Report(f"n{rank}", ["ill"] if rank == ill else [])

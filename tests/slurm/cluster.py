@@ -52,7 +52,7 @@ SlurmctldTimeout=30
 SlurmdTimeout=8
 MessageTimeout=4
 TCPTimeout=2
-KillWait=30
+KillWait=20
 CompleteWait=0
 InactiveLimit=0
 MinJobAge=7200
@@ -88,7 +88,8 @@ def until(condition: Callable[[], object], what: str, seconds: float = 240.0) ->
         if value:
             return value
         assert time.monotonic() < end, f"not in {seconds:g} s: {what}"
-        time.sleep(0.1)
+        # Each look at a job is a process or two, on cores that the job needs.
+        time.sleep(0.25)
 
 
 class Cluster:

@@ -24,8 +24,6 @@ NODE_DISK = "/dev/shm/staged"
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    if not os.environ.get("ADATAD_TEST_SLURM"):
-        pytest.skip("ADATAD_TEST_SLURM isn't set: real jobs take some ten minutes")
     reason = why_not()
     if reason:
         pytest.skip(reason)
@@ -161,22 +159,28 @@ def submit(cluster: Cluster, tmp_path: Path, tiny: list[str]) -> Submit:
 
 
 @pytest.fixture(scope="session")
-def two_nodes(cluster: Cluster, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The published job on two nodes, never interrupted; with the health check, and videos on the nodes' disks."""
+def two_nodes(
+    cluster: Cluster, tiny: list[str], one_process: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Job:
+    """The published job on two nodes, never interrupted; with the health check, and videos on the nodes' disks.
+
+    After one process, which leaves in the checkout what it has compiled: jobs keep that with their code.
+    """
     submit = Submit(cluster, tmp_path_factory.mktemp("two-nodes"), tiny)
     job = submit("train_g_1536.sh", f"data.stage_to={NODE_DISK}", HEALTH_CHECK="1", SLOW_FACTOR="1000")
     job.ends_as("COMPLETED")
     return job
 
 
-def in_one_process(tiny: list[str], folder: Path, config: str = "g_1536x224_adapter") -> Checkpoint:
-    """The same spec without Slurm."""
-    spec = ROOT / "configs" / "thumos" / f"{config}.yaml"
+@pytest.fixture(scope="session")
+def one_process(cluster: Cluster, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """The last checkpoint of the same spec without Slurm."""
+    folder, spec = tmp_path_factory.mktemp("one-process"), ROOT / "configs" / "thumos" / "g_1536x224_adapter.yaml"
     command = [sys.executable, str(ROOT / "tools/train.py"), str(spec), *tiny, f"run.root={folder}/runs"]
     environment = {**clean(os.environ), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return read_checkpoint(all_checkpoints(folder / "runs" / "thumos" / config / "id0" / "checkpoints")[-1])
+    return read_checkpoint(all_checkpoints(folder / "runs" / "thumos" / spec.stem / "id0" / "checkpoints")[-1])
 
 
 def read_json_lines(path: Path) -> list[dict]:

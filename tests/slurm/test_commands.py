@@ -33,7 +33,7 @@ def checkout(tmp_path) -> Path:
     """A clone as a user has it, with its environment."""
     folder = tmp_path / "clone"
     for name in ("adatad", "configs", "ds_configs", "slurm", "tools"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.tmp.*"))
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
@@ -51,16 +51,18 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
             said = cluster.run(words[0], *small, *words[1:], *tiny, cwd=checkout, **settings)
             jobs.append(said.strip())
         elif "tools/submit.py" in words:
-            said = cluster.run(*python(words), *tiny, cwd=checkout, **settings)
+            # Held until a second one has been refused: it might have ended before.
+            said = cluster.run(*python(words), "--sbatch=--hold", *tiny, cwd=checkout, **settings)
             jobs.append(re.match(r"job (\d+); python tools/status\.py \S+/id1 --watch", said)[1])
             again = cluster.run(*python(words), *tiny, cwd=checkout, check=False, **settings)
-            assert f"job {jobs[-1]} is " in again
+            assert f"job {jobs[-1]} is PENDING already" in again
+            cluster.run("scontrol", "release", jobs[-1])
         else:
             run = checkout / words[-1]
             until(lambda run=run: (run / "metrics.jsonl").exists(), f"a step of {run}")
             said = cluster.run(*python(words), cwd=checkout, **settings)
             assert re.search(r"step +\d of 6, loss \d", said), said
-            assert f"job {jobs[-1]}" in said
+            assert f"life        {jobs[-1]}-000 from " in said
     for job in jobs:
         assert cluster.wait(job) == "COMPLETED", logs(checkout)
     for number in (0, 1):

@@ -6,17 +6,19 @@ import re
 
 import pytest
 from cluster import until
-from jobs import ROOT, TWO_NODES, in_one_process, quick
+from jobs import ROOT, TWO_NODES, quick
 from test_whole_jobs import assert_same
 
 pytestmark = pytest.mark.slow
 ONE_NODE = ("--nodes=1",)
 
 
-def test_a_time_limit(submit, two_nodes):
-    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first life, which waits for it. On a
-    busy machine it comes before the first step, and so in later lives too: each then makes a step."""
+def test_a_time_limit(submit, two_nodes, cluster):
+    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first life, which waits for it; on a
+    busy machine before the first step, and so in later lives too, if they weren't given more time."""
     job = submit("train_g_1536.sh", options=("--time=1", "--signal=USR1@30"), plant="hold:2")
+    job.until(lambda: cluster.facts(job.id).get("Restarts") == "1", "requeued")
+    cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=20")
     job.ends_as("COMPLETED")
     assert_same(job.checkpoint(), two_nodes.checkpoint())
     ends = job.ended()
@@ -49,7 +51,7 @@ def test_preemption_with_more_signals_while_saving(submit, two_nodes, cluster):
     assert "DataLoader worker" not in job.log
 
 
-def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster, tiny, two_nodes, tmp_path):
+def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster, one_process, two_nodes):
     """The first node of both jobs is lost, with their batch scripts. The rank there lives on, and would write later."""
     one = submit("train_g_1536.sh", options=ONE_NODE, plant="keep-holding:2")
     two = submit("train_g_1536.sh", plant="hold:2")
@@ -74,13 +76,15 @@ def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster,
     finally:
         cluster.heal(lost)
         until(lambda: cluster.idle() == cluster.nodes, "the node is back")
-    assert_same(one.checkpoint(), in_one_process(tiny, tmp_path))
+    assert_same(one.checkpoint(), one_process)
     assert_same(two.checkpoint(), two_nodes.checkpoint())
     assert one.ended()[1] == two.ended()[-1] == "done"
 
 
 def test_a_rank_that_fails_fails_the_job_with_its_error_last(submit, cluster):
-    job = submit("train_g_1536.sh", plant="fail:1:3")
+    """Under an --export that drops all else, also the path of commands; steps would inherit it."""
+    exported = "--export=" + ",".join([*quick(), "PROGRAM", "PLANT", "PLANT_GO"])
+    job = submit("train_g_1536.sh", options=(exported,), plant="fail:1:3")
     job.ends_as("FAILED")
     assert cluster.facts(job.id)["Restarts"] == "0"
     end = job.log[job.log.index("The first failing rank was rank 1 (") :].splitlines()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from jobs import LAST_STEP, NODE_DISK, in_one_process
+from jobs import LAST_STEP, NODE_DISK
 
 pytestmark = pytest.mark.slow
 
@@ -16,8 +16,8 @@ def relative_change(ours, theirs) -> float:
     return (difference / sum(float(theirs.parameters[n].double().pow(2).sum()) for n in names)) ** 0.5
 
 
-def test_two_nodes_train_what_one_process_trains(two_nodes, tiny, tmp_path):
-    assert relative_change(two_nodes.checkpoint(), in_one_process(tiny, tmp_path)) < 1e-5
+def test_two_nodes_train_what_one_process_trains(two_nodes, one_process):
+    assert relative_change(two_nodes.checkpoint(), one_process) < 1e-5
     assert two_nodes.ended() == ["done"]
     assert f"done, step {LAST_STEP}" in two_nodes.log
 

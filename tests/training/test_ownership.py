@@ -1,5 +1,7 @@
 """Who may write to a run: the process that opened it last, and no other."""
 
+import os
+
 import pytest
 import torch
 
@@ -42,6 +44,21 @@ def test_opening_a_run_takes_it_over(tiny_spec):
     with pytest.raises(TakenOver, match=rf"{first.owner.token}, writes nothing more"):
         first.owner.check()
     assert not unfinished.exists()
+
+
+def test_a_life_that_was_given_up_before_it_opened_the_run_leaves_it_to_its_successor(tmp_path, monkeypatch):
+    lives = tmp_path / "slurm" / "lives"
+    lives.mkdir(parents=True)
+    # 7-002 is one of another job of that number, long ago.
+    for seconds, name in enumerate(("7-002", "7-000", "7-001", "7_1-002", "77-002")):
+        (lives / f"{name}.start").touch()
+        os.utime(lives / f"{name}.start", (seconds, seconds))
+    monkeypatch.setenv("ADATAD_LIFE", str(lives / "7-001"))
+    owner = claim(tmp_path)
+    monkeypatch.setenv("ADATAD_LIFE", str(lives / "7-000"))
+    with pytest.raises(TakenOver, match="life 7-001 of this job has begun since"):
+        claim(tmp_path)
+    owner.check()
 
 
 def test_a_run_that_was_deleted_belongs_to_nobody(tmp_path):
