@@ -75,7 +75,7 @@ def test_named_scripts_name_specs_that_exist_and_take_their_settings_from_one_pl
             assert len(path.read_text().splitlines()) < 9
 
 
-@pytest.mark.parametrize(("nodes", "ranks"), [("one", 2), ("two", 8), ("eight", 64)])
+@pytest.mark.parametrize(("nodes", "ranks"), [("one", 2), ("two", 4), ("eight", 64)])
 def test_overlays_of_nodes_fit_the_published_spec_and_their_ranks(nodes, ranks):
     path = ROOT / "configs" / "thumos" / "g_1536x224_adapter.yaml"
     spec = load(path, check_files=False, overlays=[str(ROOT / "slurm" / "nodes" / f"{nodes}.yaml")])

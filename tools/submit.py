@@ -1,6 +1,6 @@
 """Submit a spec as a job that trains to its end, in as many lives as it takes (docs/cluster.md).
 
-python tools/submit.py configs/thumos/g_1536x224_adapter.yaml --nodes 2 --gpus 4 --overlay slurm/nodes/two.yaml
+python tools/submit.py configs/thumos/g_1536x224_adapter.yaml --nodes 2 --gpus 2 --overlay slurm/nodes/two.yaml
 """
 
 from __future__ import annotations
