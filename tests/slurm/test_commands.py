@@ -58,8 +58,8 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
             assert f"job {jobs[-1]} is PENDING already" in again
             cluster.run("scontrol", "release", jobs[-1])
         else:
-            run = checkout / words[-1]
-            until(lambda run=run: (run / "metrics.jsonl").exists(), f"a step of {run}")
+            metrics = checkout / words[-1] / "metrics.jsonl"
+            until(lambda file=metrics: file.exists() and "\n" in file.read_text(), f"a step in {metrics}")
             said = cluster.run(*python(words), cwd=checkout, **settings)
             assert re.search(r"step +\d of 6, loss \d", said), said
             assert f"life        {jobs[-1]}-000 from " in said
