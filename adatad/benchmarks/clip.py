@@ -330,9 +330,10 @@ def scaling() -> list[Result]:
 
 
 def step_seconds(data: int, clip: int, slow: float = 1.0) -> float:
-    """Of groups of `clip` GPUs, `data` of them. Groups lie on nodes of NODE GPUs where they can; one GPU is `slow`."""
+    """Of groups of `clip` GPUs, `data` of them. Groups lie on nodes of NODE GPUs where they can; one GPU, which has no
+    fewer clips than any, is `slow`."""
     link = INSIDE if clip <= NODE else BETWEEN
-    done = replay(traces_of(clip), Machine(WORK, link, LATENCY_SECONDS, {clip // 2: slow}))
+    done = replay(traces_of(clip), Machine(WORK, link, LATENCY_SECONDS, {(clip - 1) // 2: slow}))
     ranks = data * clip
     between = INSIDE if ranks <= NODE else BETWEEN
     return done.seconds + 2 * trained_bytes() * (ranks - 1) / ranks / between

@@ -250,5 +250,6 @@ class _WaveFunction(torch.autograd.Function):
 def fp16_scale(largest: Tensor, divisor: int) -> Tensor:
     """A power of two, on the gradient's device, that brings `largest`, its largest value, / divisor near FP16_GRADIENT:
     gradients of pooled features are far below fp16's smallest numbers."""
-    largest = (largest / divisor).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.exp2(torch.floor(torch.log2(FP16_GRADIENT / largest.float())))
+    power = torch.floor(torch.log2(FP16_GRADIENT / (largest / divisor).float()))
+    # Of gradients that are all 0 none would be high enough.
+    return torch.exp2(power.clamp(max=100))

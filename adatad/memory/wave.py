@@ -145,9 +145,10 @@ class Wave:
     def _row_shelf(self, name: str, per_tile: int) -> Shelf:
         """Keys (start of a segment, tile). The gradients between segments take the places of rows that are done."""
         settings, backbone = self.settings, self.backbone
-        tokens = settings.tile_clips * backbone.clip_tubelets * self.plane
+        # Ranks that share a window unevenly may have a larger tile than the settings say.
+        largest = max(self.planes(tile) for tile in self.tiles[0])
         host = self.host if settings.rows_on_host else None
-        row_bytes = tokens * backbone.width * settings.residual.itemsize
+        row_bytes = largest * self.plane * backbone.width * settings.residual.itemsize
         return shelf(name, host, row_bytes, per_tile * sum(map(len, self.tiles)))
 
     def _halo_shelf(self) -> Shelf:

@@ -126,8 +126,9 @@ def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float
     groups = [dist.new_group(list(range(first, first + mesh.clip)), timeout=limit)
               for first in range(0, processes.world, mesh.clip)]  # fmt: skip
     group = groups[mesh.data_rank]
-    # Before the first exchange between two of them, all ranks of a group must have met: NCCL wants that.
-    dist.barrier(group)
+    # Before the first exchange between two of them, all ranks of a group must have met on their devices: NCCL wants
+    # that. A barrier would be gloo's, beside which NCCL is the group's second backend.
+    dist.all_reduce(torch.zeros(1, device=processes.device), group=group)
     return ClipGroup(mesh, clips, group)
 
 
@@ -148,7 +149,7 @@ def _whole_timeline(
 
 
 def _pad_from_ranks(group: ClipGroup, window: Tensor, reach: int) -> Tensor:
-    return _Padded.apply(window, reach, group)
+    return _Padded.apply(window, reach, group) if reach else window
 
 
 class _Gathered(torch.autograd.Function):

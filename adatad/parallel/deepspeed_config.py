@@ -15,6 +15,7 @@ from adatad.spec.deepspeed_file import (
     contradiction,
     deepspeed_problems,
     determined,
+    global_batch,
     read_deepspeed_file,
 )
 from adatad.spec.schema import Spec
@@ -31,14 +32,14 @@ def deepspeed_config(spec: Spec, world: int, on_cpu: bool) -> dict[str, Any]:
 
     on_cpu: the device of the run is the CPU, whose memory can't be pinned.
     """
-    path, train = deepspeed_file(spec), spec.train
+    path, train, clip = deepspeed_file(spec), spec.train, spec.parallel.clip
     # A spec that was loaded with its files has been through these; they can change since.
     problems = list(deepspeed_problems(path, spec))
     if problems:
         raise DeepSpeedFileError("\n".join(problems))
     sections = read_deepspeed_file(path)
-    share = train.global_batch // (world * train.accumulation)
-    split = f"train.global_batch {train.global_batch} on {world} ranks with train.accumulation {train.accumulation}"
+    share = train.global_batch * clip // (world * train.accumulation)
+    split = f"{global_batch(spec)} on {world} ranks with train.accumulation {train.accumulation}"
     for problem in contradiction(sections, BY_RANKS, share, split):
         raise DeepSpeedFileError(f"{path}: {problem}")
     zero = dict(sections["zero_optimization"])

@@ -32,9 +32,14 @@ META = torch.device("meta")
 
 def print_plans(spec: Spec, args: argparse.Namespace) -> int:
     """Prints the table, the fastest that fits, and its settings; returns the exit code. args: of `tools/plan.py`."""
-    if spec.train.global_batch % (args.gpus * spec.train.accumulation):
-        print(f"train.global_batch {spec.train.global_batch} can't be divided by {args.gpus} GPUs x "
-              f"train.accumulation {spec.train.accumulation}", file=sys.stderr)  # fmt: skip
+    train, clip = spec.train, spec.parallel.clip
+    if args.gpus % clip:
+        print(f"parallel.clip {clip} doesn't divide {args.gpus} GPUs (--gpus)", file=sys.stderr)
+        return 2
+    if train.global_batch * clip % (args.gpus * train.accumulation):
+        shared = f" / parallel.clip {clip}" if clip > 1 else ""
+        print(f"train.global_batch {train.global_batch} can't be divided by {args.gpus} GPUs{shared} x "
+              f"train.accumulation {train.accumulation}", file=sys.stderr)  # fmt: skip
         return 2
     host = None if args.host_memory is None else args.host_memory * GIB / args.gpus
     machine = Machine(args.gpu_memory * GIB, host, args.tflops, args.pcie, args.gpus)
@@ -121,14 +126,14 @@ def print_counts(spec: Spec, planner: Planner, plans: dict[str, Plan | None], cl
     from adatad.training.plan import count
 
     alone = Planner(spec, Machine(planner.machine.memory_bytes), planner.arithmetic, classes)
-    windows = planner.machine.ranks
+    ranks = planner.machine.ranks
     for name, plan in plans.items():
         if plan is None:
             continue
         started = time.monotonic()
-        train = spec.train.model_copy(update={"global_batch": spec.train.global_batch // windows})
+        train = spec.train.model_copy(update={"global_batch": spec.train.global_batch * spec.parallel.clip // ranks})
         one = Planner(spec.model_copy(update={"train": train}), alone.machine, planner.arithmetic, classes)
         formula = one.plan(plan.memory, "ddp", plan.accumulation).bytes
-        counted = count(spec, plan, windows, classes)
+        counted = count(spec, plan, ranks, classes)
         print(f"{name}: one process by formulas {formula / GIB:.3f} GiB, counted {counted.bytes / GIB:.3f} GiB "
               f"({formula / counted.bytes - 1:+.2%}) in {time.monotonic() - started:.0f} s")  # fmt: skip

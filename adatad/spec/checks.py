@@ -347,15 +347,18 @@ def _parallel(spec: Spec) -> Iterator[Problem]:
 
 def _clip(spec: Spec) -> Iterator[Problem]:
     ranks, backbone, key = spec.parallel.clip, spec.model.backbone, ("parallel", "clip")
+    if ranks == 1:
+        return
     clips = clips_of_window(spec.data, backbone.clip_frames)
     if ranks > clips:
         yield key, f"{ranks} ranks can't share a window of {clips} clips of {backbone.clip_frames} frames"
         return
     reach = backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2
     tubelets = clips // ranks * backbone.clip_frames // backbone.tubelet
-    if ranks > 1 and backbone.mode in ("adapter", "side") and reach > tubelets:
+    if backbone.mode in ("adapter", "side") and reach > tubelets:
         text = f"the adapters reach {reach} tubelets to each side, further than the {tubelets} that a rank may have"
-        yield key, f"{text}; use at most {clips * backbone.clip_frames // backbone.tubelet // reach} ranks"
+        reached_clips = -(-reach * backbone.tubelet // backbone.clip_frames)
+        yield key, f"{text}; use at most {max(1, clips // reached_clips)}"
 
 
 def _postprocess(spec: Spec) -> Iterator[Problem]:

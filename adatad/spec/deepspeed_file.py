@@ -94,12 +94,18 @@ def determined(spec: Spec) -> dict[str, tuple[Any, str]]:
     comes from."""
     train = spec.train
     return {
-        "train_batch_size": (train.global_batch, f"train.global_batch {train.global_batch}"),
+        "train_batch_size": (train.global_batch * spec.parallel.clip, global_batch(spec)),
         "gradient_accumulation_steps": (train.accumulation, f"train.accumulation {train.accumulation}"),
         "gradient_clipping": (train.clip_norm or 0.0, f"train.clip_norm {train.clip_norm}"),
         "zero_allow_untested_optimizer": (True, "the spec's AdamW, torch's own,"),
         "zero_force_ds_cpu_optimizer": (False, "the spec's AdamW, torch's own,"),
     }
+
+
+def global_batch(spec: Spec) -> str:
+    """In words. DeepSpeed, which knows of no shared windows, must count a window once for every rank that has it."""
+    shared = f" x parallel.clip {spec.parallel.clip}" if spec.parallel.clip > 1 else ""
+    return f"train.global_batch {spec.train.global_batch}{shared}"
 
 
 BY_RANKS = "train_micro_batch_size_per_gpu"

@@ -116,6 +116,16 @@ def test_fp16_keeps_gradients_that_are_too_small_for_it():
             torch.testing.assert_close(other.grad, one.grad, rtol=0.1, atol=float(one.grad.abs().max()) * 0.02)
 
 
+@pytest.mark.parametrize("mode", ["adapter", "side"])
+def test_fp16_takes_gradients_that_are_zero(mode):
+    """As those of side adapters' first layers are in the first step."""
+    waved = under(build(mode, torch.float32), torch.float16, policy="tile", tile_clips=1)
+    (waved.timeline(*batch()).sum() * 0).backward()
+    for parameter in waved.parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.eq(0).all()
+
+
 def test_a_residual_of_its_own_dtype_brings_bf16_nearer():
     backbone, (frames, keys) = build("adapter", torch.float32), batch()
     truth = gradients(backbone, frames, keys)

@@ -39,6 +39,12 @@ def test_the_spec_fills_in_what_it_determines(config_of, stage):
     assert not config.keys() & {"fp16", "bf16", "optimizer", "scheduler"}
 
 
+def test_ranks_that_share_a_window_count_it_each(tiny_spec):
+    spec = load(tiny_spec, ["parallel.engine=zero2", "parallel.clip=2", "train.global_batch=1"])
+    config = deepspeed_config(spec, 2, True)
+    assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (2, 1)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "ds_configs").glob("*.json")), ids=lambda path: path.stem)
 def test_every_file_that_comes_along_is_accepted(config_of, path):
     zero = json.loads(path.read_text())["zero_optimization"]

@@ -61,11 +61,12 @@ def test_ddp_moves_trained_gradients_and_nothing_else(tiny_spec):
 def test_shared_windows_move_planes_and_features_beside_gradients(tiny_spec):
     """Two windows of two clips over two ranks; planes of 2 x 2 positions x 4 numbers go there, their gradients back."""
     settings = ["model.backbone.depth=4", "parallel.clip=2"]
-    cases = {policy: [*settings, *POLICIES[policy]] for policy in ("none", "block", "tile")}
+    policies = {**POLICIES, "selective": ["memory.policy=selective"]}
+    cases = {name: [*settings, *policy] for name, policy in policies.items()}
     for results in run_ranks(2, step_on_the_wire, str(tiny_spec), cases):
         for policy, (bytes_of, _, sizes) in results.items():
             planes = 4 * 2 * (2 * 2 * 4) * 4
-            assert bytes_of["send"] == planes * (3 if policy == "block" else 2)
+            assert bytes_of["send"] == planes * (3 if policy in ("block", "selective") else 2)
             assert bytes_of["all_gather"] == 2 * 16 * 16 * 4
             assert sizes["trained"] <= bytes_of["all_reduce"] <= sizes["trained"] + LOGGED
 

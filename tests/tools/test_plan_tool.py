@@ -40,6 +40,15 @@ def test_what_fits_is_named_with_settings_to_paste(plan):
     assert "own: one process by formulas" in printed
 
 
+def test_more_gpus_than_windows_are_planned_where_they_share_them(plan):
+    asked = ["parallel.clip=4", "memory.policy=block"]
+    code, printed = plan("--gpu-memory", 24, "--gpus", 8, "--count", "--set", *SMALL, *asked)
+    assert code == 0, printed
+    assert "own: one process by formulas" in printed
+    code, printed = plan("--gpu-memory", 24, "--gpus", 2, "--set", *SMALL, *asked)
+    assert (code, printed) == (2, "parallel.clip 4 doesn't divide 2 GPUs (--gpus)\n")
+
+
 def test_nothing_fits_is_exit_code_2_with_by_how_much(plan):
     code, printed = plan("--gpu-memory", 1.12, "--host-memory", 8, "--set", *SMALL, "train.global_batch=1")
     assert code == 2, printed
