@@ -42,6 +42,14 @@ def tiny_spec(tiny_data: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def shared_spec(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same for tests that leave nothing in its runs: ranks that train a few steps."""
+    path = tmp_path_factory.mktemp("shared") / "tiny.yaml"
+    path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))
+    return str(path)
+
+
 @pytest.fixture
 def run_tool() -> Run:
     """run_tool("train.py", ...) runs a command of tools/ and returns the finished process, its output as text."""

@@ -1,7 +1,7 @@
 """Clip parallelism in numbers: bytes on the wire, memory of a rank, idle time, and scaling on paper.
 
-VideoMAEv2-g, 1,536 frames of 224 pixels, under the wave. Exchanges and floating-point operations are those of the code
-that trains, run on the meta device; times follow from them by the speeds given here.
+VideoMAEv2-g, 1,536 frames of 224 pixels, under the wave. Bytes are counted on the meta device. Times follow, by the
+speeds given here, from the order in which a miniature of g works and exchanges, and from g's floating-point operations.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from adatad.data.dataset import Batch
@@ -11,7 +9,7 @@ from adatad.memory.labels import label
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
 from adatad.models.detector import build_model
-from adatad.parallel.clip import PretendedGroup, share_clips
+from adatad.parallel.clip import ClipGroup, PretendedGroup, share_clips
 from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
@@ -50,7 +48,7 @@ def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> Parts:
     return parts
 
 
-def meta_parts(spec: Spec, num_classes: int = 20, group: Any = None) -> Parts:
+def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | PretendedGroup | None = None) -> Parts:
     """A model without values, its engine and its moving average. group: the ranks that share a window; None: those of
     `counted_mesh`, if the spec wants that."""
     with META:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,15 @@ def train_cases(spec_file: str, cases: dict[str, list[str]], steps: int = STEPS)
 
     with start_processes() as processes:
         return {name: outcome_of(Run(spec_file, overrides, processes), steps) for name, overrides in cases.items()}
+
+
+def zero3_settings(folder: Path, live: int = 12000, reuse: int = 1000, prefetch: int = 3000) -> list[str]:
+    """Overrides for zero3 with limits (numbers of parameters) of so small a model, in a file of that folder:
+    ds_configs/zero3.json would keep it whole."""
+    limits = {"max_live_parameters": live, "max_reuse_distance": reuse, "prefetch_bucket_size": prefetch}
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0} | {f"stage3_{k}": v for k, v in limits.items()}
+    (folder / "zero3.json").write_text(json.dumps({"zero_optimization": zero}))
+    return ["parallel.engine=zero3", f"parallel.deepspeed={folder / 'zero3.json'}"]
 
 
 class Run:

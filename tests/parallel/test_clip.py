@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from faulty import NO_FAULT, run_all
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import run_ranks
-from steps import POLICIES, Outcome, Run, difference, train_cases, train_steps, worst
+from steps import POLICIES, Outcome, Run, difference, train_cases, train_steps, worst, zero3_settings
 
 from adatad.benchmarks.clip import trace
 from adatad.memory.tiles import cut_evenly
@@ -29,36 +28,21 @@ COMMON = [
 
 
 @pytest.fixture(scope="session")
-def clip_spec(tiny_data, tmp_path_factory) -> str:
-    from tiny_spec import TINY_SPEC
-
-    path = tmp_path_factory.mktemp("clip") / "tiny.yaml"
-    path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))
-    return str(path)
-
-
-@pytest.fixture(scope="session")
-def truth(clip_spec) -> Outcome:
-    return run_ranks(1, train_steps, clip_spec, COMMON)[0]
+def truth(shared_spec) -> Outcome:
+    return run_ranks(1, train_steps, shared_spec, COMMON)[0]
 
 
 def settings_of(engine: str, folder: Path) -> list[str]:
-    """zero3's limits are those of so small a model: ds_configs/zero3.json would keep it whole."""
-    if engine != "zero3":
-        return [f"parallel.engine={engine}"]
-    limits = {"max_live_parameters": 12000, "max_reuse_distance": 1000, "prefetch_bucket_size": 3000}
-    zero = {"stage": 3, "stage3_param_persistence_threshold": 0} | {f"stage3_{k}": v for k, v in limits.items()}
-    (folder / "zero3.json").write_text(json.dumps({"zero_optimization": zero}))
-    return ["parallel.engine=zero3", f"parallel.deepspeed={folder / 'zero3.json'}"]
+    return zero3_settings(folder) if engine == "zero3" else [f"parallel.engine={engine}"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "clip"), [(2, 2), (4, 4)])
 @pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3"])
-def test_ranks_that_share_windows_train_as_one(engine, world, clip, clip_spec, truth, tmp_path):
+def test_ranks_that_share_windows_train_as_one(engine, world, clip, shared_spec, truth, tmp_path):
     common = [*COMMON, *settings_of(engine, tmp_path), f"parallel.clip={clip}"]
     policies = POLICIES if world == 2 else ("block", "tile")
-    ranks = run_ranks(world, train_cases, clip_spec, {policy: [*common, *POLICIES[policy]] for policy in policies})
+    ranks = run_ranks(world, train_cases, shared_spec, {policy: [*common, *POLICIES[policy]] for policy in policies})
     for policy in policies:
         ours = ranks[0][policy]
         assert difference(ours, truth) < 1e-5, (policy, worst(ours, truth))
@@ -66,7 +50,7 @@ def test_ranks_that_share_windows_train_as_one(engine, world, clip, clip_spec, t
 
 
 @pytest.mark.slow
-def test_groups_beside_each_other(clip_spec, truth, tmp_path):
+def test_groups_beside_each_other(shared_spec, truth, tmp_path):
     """Two windows at a time, each over two ranks; other engines and placements, and micro-batches."""
     common = [*COMMON, "parallel.clip=2", *POLICIES["tile"]]
     cases = {engine: [*common, f"parallel.engine={engine}"] for engine in ("zero1", "fairscale")}
@@ -75,7 +59,7 @@ def test_groups_beside_each_other(clip_spec, truth, tmp_path):
     on_host = [f"memory.{name}=host" for name in ("rows", "halos", "frames")]
     cases["ddp, micro-batches, on the host"] = [*common, "train.accumulation=2", *on_host]
     cases["selective"] = [*COMMON, "parallel.clip=2", "memory.policy=selective"]
-    for name, ours in run_ranks(4, train_cases, clip_spec, cases)[0].items():
+    for name, ours in run_ranks(4, train_cases, shared_spec, cases)[0].items():
         assert difference(ours, truth) < 1e-5, (name, worst(ours, truth))
 
 
@@ -88,11 +72,11 @@ MODES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_other_backbones(mode, clip_spec):
+def test_other_backbones(mode, shared_spec):
     common = [*COMMON, *MODES[mode]]
-    truth = run_ranks(1, train_steps, clip_spec, common, 4)[0]
+    truth = run_ranks(1, train_steps, shared_spec, common, 4)[0]
     cases = {policy: [*common, *POLICIES[policy], "parallel.clip=3"] for policy in ("block", "tile")}
-    for policy, ours in run_ranks(3, train_cases, clip_spec, cases, 4)[0].items():
+    for policy, ours in run_ranks(3, train_cases, shared_spec, cases, 4)[0].items():
         assert difference(ours, truth) < 1e-5, (policy, worst(ours, truth))
 
 
@@ -110,10 +94,10 @@ def detections_of(spec_file: str, overrides: list[str]) -> dict:
 
 
 @pytest.mark.slow
-def test_every_detection_is_found_once_by_shared_windows(clip_spec):
+def test_every_detection_is_found_once_by_shared_windows(shared_spec):
     settings = [*WINDOW, "postprocess.nms=null"]
-    one = run_ranks(1, detections_of, clip_spec, settings)[0]
-    both = run_ranks(4, detections_of, clip_spec, [*settings, "parallel.clip=2"])
+    one = run_ranks(1, detections_of, shared_spec, settings)[0]
+    both = run_ranks(4, detections_of, shared_spec, [*settings, "parallel.clip=2"])
     assert all(found == both[0] for found in both)
     assert one.keys() == both[0].keys()
     for video, found in one.items():
@@ -165,9 +149,9 @@ def videos_with_a_broken_one(spec_file: str, overrides: list[str]) -> list[tuple
 
 
 @pytest.mark.slow
-def test_a_video_that_one_rank_cannot_read_is_left_out_by_its_group(clip_spec):
+def test_a_video_that_one_rank_cannot_read_is_left_out_by_its_group(shared_spec):
     settings = [*WINDOW, "parallel.clip=2", "data.on_error=skip", "data.skip_limit=1", "schedule.epochs=2"]
-    ranks = run_ranks(2, videos_with_a_broken_one, clip_spec, settings)
+    ranks = run_ranks(2, videos_with_a_broken_one, shared_spec, settings)
     assert [names for names, _ in ranks[0]] == [names for names, _ in ranks[1]]
     left_out = {item for rank in ranks for _, skipped in rank for item in skipped}
     (name,) = {item.video for item in left_out}
@@ -185,9 +169,9 @@ def test_a_video_that_one_rank_cannot_read_is_left_out_by_its_group(clip_spec):
         ),
     ],
 )
-def test_more_ranks_than_a_window_has_room_for_are_refused(overrides, problem, clip_spec):
+def test_more_ranks_than_a_window_has_room_for_are_refused(overrides, problem, shared_spec):
     with pytest.raises(SpecError, match=problem):
-        load(clip_spec, [*WINDOW, *overrides])
+        load(shared_spec, [*WINDOW, *overrides])
 
 
 def test_ranks_that_groups_do_not_divide_are_refused():
@@ -228,13 +212,13 @@ def exchanges_of(spec_file: str, overrides: list[str]) -> list[Event]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["block", "tile"])
-def test_what_is_counted_without_other_ranks_is_what_real_ones_exchange(policy, clip_spec):
+def test_what_is_counted_without_other_ranks_is_what_real_ones_exchange(policy, shared_spec):
     """The benchmark's traces are taken of one rank at a time."""
     import torch
 
     settings = [*WINDOW, *POLICIES[policy], "parallel.clip=3", "train.precision=fp32", "train.global_batch=2"]
-    spec = load(clip_spec, settings)
-    for rank, real in enumerate(run_ranks(3, exchanges_of, clip_spec, settings)):
+    spec = load(shared_spec, settings)
+    for rank, real in enumerate(run_ranks(3, exchanges_of, shared_spec, settings)):
         counted = trace(spec, PretendedGroup(Mesh(1, 3, 0, rank), 5), torch.device("cpu"), windows=2)
         assert [event for event in counted if event.kind not in ("work", "detector")] == real
         assert len(real) > 10

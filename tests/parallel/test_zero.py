@@ -1,11 +1,9 @@
 """DeepSpeed's ZeRO beyond what every engine is tested for: modes, offload, gathered bytes, hand-overs, refusals."""
 
-import json
-
 import numpy as np
 import pytest
 from ranks import run_ranks
-from steps import POLICIES, difference, joint, train_cases, train_steps
+from steps import POLICIES, difference, joint, train_cases, train_steps, zero3_settings
 from zero_ranks import hand_over, hold_averages, refuse_steps, watch_gathered
 
 pytestmark = pytest.mark.slow
@@ -21,41 +19,28 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def spec_file(tiny_data, tmp_path_factory) -> str:
-    from tiny_spec import TINY_SPEC
-
-    path = tmp_path_factory.mktemp("zero") / "tiny.yaml"
-    path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def alone(spec_file):
+def alone(shared_spec):
     """One process, no engine's sharding, no recomputation."""
-    return run_ranks(1, train_steps, spec_file, COMMON, STEPS)[0]
+    return run_ranks(1, train_steps, shared_spec, COMMON, STEPS)[0]
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory) -> list[str]:
     """Stage 3 with nothing but what is in use whole: the limits of ds_configs/zero3.json would keep all of so small a
     model. In test_stage_3_never_... the patch embedding has 49 thousand numbers, a block with its adapter 9.4."""
-    limits = {"max_live_parameters": 68000, "max_reuse_distance": 9000, "prefetch_bucket_size": 9000}
-    zero = {"stage": 3, "stage3_param_persistence_threshold": 0} | {f"stage3_{k}": v for k, v in limits.items()}
-    file = tmp_path_factory.mktemp("deepspeed") / "sharded.json"
-    file.write_text(json.dumps({"zero_optimization": zero}))
-    return ["parallel.engine=zero3", f"parallel.deepspeed={file}"]
+    return zero3_settings(tmp_path_factory.mktemp("deepspeed"), live=68000, reuse=9000, prefetch=9000)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_modes_under_stage_3_train_as_one_process_does(mode, spec_file, sharded):
+def test_modes_under_stage_3_train_as_one_process_does(mode, shared_spec, sharded):
     settings = [*COMMON, *MODES[mode]]
-    truth = run_ranks(1, train_steps, spec_file, settings, STEPS)[0]
+    truth = run_ranks(1, train_steps, shared_spec, settings, STEPS)[0]
     cases = {policy: [*settings, *sharded, *POLICIES[policy]] for policy in ("block", "tile")}
-    for policy, outcome in run_ranks(2, train_cases, spec_file, cases, STEPS)[0].items():
+    for policy, outcome in run_ranks(2, train_cases, shared_spec, cases, STEPS)[0].items():
         assert difference(outcome, truth) < 1e-5, policy
 
 
-def test_micro_batches_and_offload_change_no_number(spec_file, alone):
+def test_micro_batches_and_offload_change_no_number(shared_spec, alone):
     cases = {
         f"{engine}, accumulated": [*COMMON, f"parallel.engine={engine}", "train.accumulation=2"]
         for engine in ("zero1", "zero2", "zero3")
@@ -63,30 +48,30 @@ def test_micro_batches_and_offload_change_no_number(spec_file, alone):
     for file in ("zero2_offload", "zero3_offload"):
         engine = [f"parallel.engine={file[:5]}", f"parallel.deepspeed=ds_configs/{file}.json"]
         cases[file] = [*COMMON, *engine, *POLICIES["tile"], "train.accumulation=2"]
-    for name, outcome in run_ranks(2, train_cases, spec_file, cases, STEPS)[0].items():
+    for name, outcome in run_ranks(2, train_cases, shared_spec, cases, STEPS)[0].items():
         assert difference(outcome, alone) < 1e-5, name
 
 
-def test_one_rank_and_no_launcher(spec_file, alone):
+def test_one_rank_and_no_launcher(shared_spec, alone):
     cases = {engine: [*COMMON, f"parallel.engine={engine}"] for engine in ("zero1", "zero2", "zero3")}
-    for name, outcome in run_ranks(1, train_cases, spec_file, cases, STEPS)[0].items():
+    for name, outcome in run_ranks(1, train_cases, shared_spec, cases, STEPS)[0].items():
         assert difference(outcome, alone) < 1e-5, name
 
 
-def test_any_engine_goes_on_from_any_other(spec_file, sharded):
+def test_any_engine_goes_on_from_any_other(shared_spec, sharded):
     """Parameters, averages and AdamW's state go through whole tensors, and training continues as if nothing was. As the
     tensors have no engine's layout, it is enough that each gives and takes them once."""
     engines = ("ddp", "zero1", "fsdp", "zero3", "fairscale", "zero2", "ddp")
     chain = [*([f"parallel.engine={engine}"] for engine in engines), sharded]
     settings = [*COMMON, *POLICIES["block"], "schedule.epochs=16"]
-    truth = run_ranks(1, train_steps, spec_file, settings, 2 * len(chain))[0]
-    handed = run_ranks(2, hand_over, spec_file, [[*settings, *engine] for engine in chain], 2)[0]
+    truth = run_ranks(1, train_steps, shared_spec, settings, 2 * len(chain))[0]
+    handed = run_ranks(2, hand_over, shared_spec, [[*settings, *engine] for engine in chain], 2)[0]
     assert difference(handed, truth) < 1e-5
 
 
-def test_refused_steps_change_nothing_on_any_rank(spec_file):
+def test_refused_steps_change_nothing_on_any_rank(shared_spec):
     cases = {engine: [*COMMON, f"parallel.engine={engine}"] for engine in ("ddp", "zero1", "zero2", "zero3")}
-    ranks = run_ranks(2, refuse_steps, spec_file, cases)
+    ranks = run_ranks(2, refuse_steps, shared_spec, cases)
     truth = ranks[0]["ddp"]
     for engine in cases:
         mine, other = ranks[0][engine], ranks[1][engine]
@@ -103,32 +88,32 @@ def test_refused_steps_change_nothing_on_any_rank(spec_file):
 
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "zero3, all sharded"])
-def test_a_model_holds_other_values_and_gets_its_own_back(engine, spec_file, alone, sharded):
+def test_a_model_holds_other_values_and_gets_its_own_back(engine, shared_spec, alone, sharded):
     settings = sharded if "sharded" in engine else [f"parallel.engine={engine}"]
-    held = run_ranks(2, hold_averages, spec_file, [*COMMON, *settings])[0]
+    held = run_ranks(2, hold_averages, shared_spec, [*COMMON, *settings])[0]
     assert np.abs(held["own"] - held["held"]).max() > 1e-3
     assert np.array_equal(held["own"], held["back"])
     assert [v["cost"] for v in held["values"]] == pytest.approx([v["cost"] for v in alone.values], rel=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["block", "tile"])
-def test_stage_3_never_holds_more_than_two_units_of_frozen_weights(policy, spec_file, sharded):
+def test_stage_3_never_holds_more_than_two_units_of_frozen_weights(policy, shared_spec, sharded):
     deep = ["model.backbone.depth=6", "model.backbone.width=32"]
     settings = [*COMMON, *deep, *sharded, *POLICIES[policy]]
-    held = run_ranks(2, watch_gathered, spec_file, settings, 3)[0]
+    held = run_ranks(2, watch_gathered, shared_spec, settings, 3)[0]
     unit = held["block"] * (2 if policy == "tile" else 1)
     # Two, because the next is on its way while one is used.
     assert unit + held["root"] < held["peak"] <= 2 * unit + held["root"] < held["all"]
     assert held["after"] == 0
 
 
-def test_bf16_is_as_near_to_one_process_as_under_ddp(spec_file):
+def test_bf16_is_as_near_to_one_process_as_under_ddp(shared_spec):
     """Rounding differs with the split of the batch; losses say the same within bf16's precision."""
     settings = [*COMMON, "train.precision=bf16", *POLICIES["block"]]
-    truth = run_ranks(1, train_steps, spec_file, settings, STEPS)[0]
-    exact = run_ranks(1, train_steps, spec_file, COMMON, STEPS)[0]
+    truth = run_ranks(1, train_steps, shared_spec, settings, STEPS)[0]
+    exact = run_ranks(1, train_steps, shared_spec, COMMON, STEPS)[0]
     cases = {engine: [*settings, f"parallel.engine={engine}"] for engine in ("ddp", "zero2", "zero3")}
-    outcomes = run_ranks(2, train_cases, spec_file, cases, STEPS)[0]
+    outcomes = run_ranks(2, train_cases, shared_spec, cases, STEPS)[0]
     # Autocast is on: fp32 gives other numbers.
     assert difference(truth, exact) > 1e-3
     for name, outcome in outcomes.items():
