@@ -15,7 +15,8 @@ decoding: what a frame costs through each library, and memory over 2,000 opening
 from __future__ import annotations
 
 import argparse
-import sys
+
+from adatad.command import run
 
 TITLES = {
     "memory": "training step, one window, peak in GiB",
@@ -36,7 +37,6 @@ def main() -> int:
     args = parser.parse_args()
 
     from adatad.benchmarks.table import show, verdict
-    from adatad.errors import UserError
 
     match args.suite:
         case "memory":
@@ -55,15 +55,11 @@ def main() -> int:
             from adatad.benchmarks.checkpoint import run
         case "decoding":
             from adatad.benchmarks.decoding import run
-    try:
-        results = run()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    results = run()
     show(TITLES[args.suite], results)
     failed = verdict(results)
     return failed if args.check else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,8 +6,9 @@ python tools/compare.py runs/demo/tia/id0 runs/demo/tia/id1 --output curves.png
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -17,16 +18,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
     args = parser.parse_args()
 
-    from adatad.errors import UserError
     from adatad.report.compare import compare
 
-    try:
-        compare(args.runs, args.output, args.group)
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    compare(args.runs, args.output, args.group)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

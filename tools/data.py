@@ -7,8 +7,8 @@ python tools/data.py benchmark configs/demo/tia.yaml --step-seconds 0.5
 from __future__ import annotations
 
 import argparse
-import sys
 
+from adatad.command import run
 from adatad.errors import UserError
 from adatad.spec import add_spec_arguments, spec_from_arguments
 
@@ -29,15 +29,11 @@ def main() -> int:
             parser.error("--windows and --ranks: whole numbers from 1")
         if args.step_seconds is not None and not args.step_seconds > 0:
             parser.error("--step-seconds: more than 0")
-    try:
-        match args.command:
-            case "summary":
-                return show_summary(args)
-            case "benchmark":
-                return run_benchmark(args)
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    match args.command:
+        case "summary":
+            return show_summary(args)
+        case "benchmark":
+            return run_benchmark(args)
 
 
 def show_summary(args: argparse.Namespace) -> int:
@@ -63,4 +59,4 @@ def run_benchmark(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from adatad.spec import SpecError, load
+from adatad.command import run
+from adatad.spec import load
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = Path("configs/demo/tia.yaml")
@@ -32,23 +32,18 @@ def main() -> int:
     os.chdir(ROOT)
 
     from adatad.data.demo import make_demo_with_progress
-    from adatad.errors import UserError
     from adatad.report.summary import print_summary
     from adatad.training.run import train
     from adatad.training.run_directory import run_directory
 
-    try:
-        # Where the spec's data lie; its files can be checked only when they are there.
-        folder = Path(load(args.spec, args.overrides, check_files=False).data.annotations).parent
-        make_demo_with_progress(folder, args.train_videos, args.validation_videos, difficulty=args.difficulty)
-        spec = load(args.spec, args.overrides)
-        result = train(spec, overwrite=True)
-    except (SpecError, UserError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    # Where the spec's data lie; its files can be checked only when they are there.
+    folder = Path(load(args.spec, args.overrides, check_files=False).data.annotations).parent
+    make_demo_with_progress(folder, args.train_videos, args.validation_videos, difficulty=args.difficulty)
+    spec = load(args.spec, args.overrides)
+    result = train(spec, overwrite=True)
     print_summary(spec, result, run_directory(spec).path)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from adatad.errors import UserError
+from adatad.command import run
 from adatad.evaluation.detection_map import MapResult
 from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 from adatad.evaluation.proposal_recall import RecallResult
@@ -43,11 +43,7 @@ def main() -> int:
         parser.error("--tiou: thresholds lie above 0 and up to 1")
     if args.top_k and (args.score != "mAP" or min(args.top_k) < 1):
         parser.error("--top-k: numbers from 1, with --score mAP")
-    try:
-        result = score(args)
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    result = score(args)
     if isinstance(result, RecallResult):
         show_recall(result)
     else:
@@ -112,4 +108,4 @@ def warn_of_other_videos(result: MapResult, subset: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

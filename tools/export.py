@@ -10,8 +10,9 @@ tools/test.py --checkpoint reads all three.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -31,24 +32,19 @@ def main() -> int:
     if args.opentad == (args.output.suffix == ".safetensors"):
         parser.error("--output: ends in .pth with --opentad, and in .safetensors without")
 
-    from adatad.errors import UserError
     from adatad.spec import load
     from adatad.training.checkpoint import read_checkpoint
     from adatad.training.export import export, export_opentad
 
-    try:
-        checkpoint = read_checkpoint(args.checkpoint)
-        spec = load(args.checkpoint / "spec.yaml", check_files=False)
-        if args.opentad:
-            tensors = export_opentad(spec, checkpoint, args.output)
-        else:
-            tensors = export(spec, checkpoint, args.output, averages=not args.last, merged=args.merged)
-    except (UserError, OSError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    checkpoint = read_checkpoint(args.checkpoint)
+    spec = load(args.checkpoint / "spec.yaml", check_files=False)
+    if args.opentad:
+        tensors = export_opentad(spec, checkpoint, args.output)
+    else:
+        tensors = export(spec, checkpoint, args.output, averages=not args.last, merged=args.merged)
     print(f"{args.output}: {tensors} tensors, {args.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,8 +6,9 @@ python tools/make_demo.py --output data/demo
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -20,18 +21,13 @@ def main() -> int:
     args = parser.parse_args()
 
     from adatad.data.demo import make_demo_with_progress
-    from adatad.errors import UserError
 
-    try:
-        annotations = make_demo_with_progress(
-            args.output, args.train_videos, args.validation_videos, seed=args.seed, difficulty=args.difficulty
-        )
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    annotations = make_demo_with_progress(
+        args.output, args.train_videos, args.validation_videos, seed=args.seed, difficulty=args.difficulty
+    )
     print(annotations)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

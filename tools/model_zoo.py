@@ -6,8 +6,9 @@ python tools/model_zoo.py
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -23,4 +24,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-import sys
 
+from adatad.command import run
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 
 
@@ -50,4 +50,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

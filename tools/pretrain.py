@@ -6,8 +6,9 @@ python tools/pretrain.py --output configs/demo/tiny_backbone.safetensors
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -42,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

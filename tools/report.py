@@ -6,9 +6,9 @@ python tools/report.py runs/demo/tia/id0
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from adatad.command import run
 from adatad.spec import load
 
 
@@ -17,16 +17,11 @@ def main() -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     args = parser.parse_args()
 
-    from adatad.errors import UserError
     from adatad.report.page import write_report
 
-    try:
-        print(write_report(args.run, load(args.run / "spec.yaml")))
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    print(write_report(args.run, load(args.run / "spec.yaml")))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

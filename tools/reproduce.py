@@ -11,11 +11,11 @@ one, 1 if it is further below, 2 if something is missing, 75 if it was asked to 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from adatad.spec import SpecError, add_engine_arguments, add_spec_arguments, load, overrides_from
-from adatad.spec.rows import RowError, find_row
+from adatad.command import run
+from adatad.spec import add_engine_arguments, add_spec_arguments, load, overrides_from
+from adatad.spec.rows import find_row
 
 
 def main() -> int:
@@ -31,15 +31,10 @@ def main() -> int:
 
         # Nothing of a pretrained file would be left; it needn't be there.
         whole = ["model.backbone.weights=random"] if holds_frozen_weights(args.test) else []
-    try:
-        path = Path(args.spec)
-        path = path if path.suffix == ".yaml" and path.is_file() else find_row(args.spec).path
-        spec = load(path, [*overrides_from(args), *whole], check_files=False)
-    except (RowError, SpecError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    path = Path(args.spec)
+    path = path if path.suffix == ".yaml" and path.is_file() else find_row(args.spec).path
+    spec = load(path, [*overrides_from(args), *whole], check_files=False)
 
-    from adatad.errors import UserError
     from adatad.report.reproduction import verdict_line
     from adatad.report.summary import print_scores
     from adatad.training.missing import missing
@@ -49,11 +44,7 @@ def main() -> int:
         lines = missing(spec, args.test)
         print("\n".join(lines) if lines else f"{spec.name}: everything is there")
         return 2 if lines else 0
-    try:
-        result, reproduction = reproduce(spec, args.test)
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    result, reproduction = reproduce(spec, args.test)
     if reproduction is None:
         return 0
     print_scores(spec, result)
@@ -62,4 +53,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

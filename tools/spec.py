@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from adatad.command import run
 from adatad.spec import SpecError, add_spec_arguments, overrides_from, spec_path
 from adatad.spec.checks import file_checks
 from adatad.spec.dump import annotated
@@ -31,4 +32,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import socket
-import sys
 
+from adatad.command import run
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 
 
@@ -28,10 +28,10 @@ def main() -> int:
         names = [video.name for video in annotations.train + annotations.validation]
         stage(spec.data, names, lambda line: print(f"{socket.gethostname()}: {line}"))
     except UserError as error:
-        print(f"{sys.argv[0]}: {socket.gethostname()}: {error}", file=sys.stderr)
-        return 2
+        # Of many nodes' outputs in one log, this line says which.
+        raise UserError(f"{socket.gethostname()}: {error}") from error
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from adatad.cluster.status import report
-from adatad.errors import UserError
+from adatad.command import run
 
 WATCH_SECONDS = 10
 
@@ -24,11 +24,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     while True:
-        try:
-            lines, going_on = report(args.run)
-        except UserError as error:
-            print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-            return 2
+        lines, going_on = report(args.run)
         if args.watch and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print("\n".join(lines), flush=True)
@@ -38,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

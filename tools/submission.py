@@ -13,10 +13,9 @@ Nothing is written if anything is wrong.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from adatad.errors import UserError
+from adatad.command import run
 from adatad.evaluation.submission import expected_of, write_submission
 
 
@@ -39,16 +38,12 @@ def main() -> int:
         parser.error("--external belongs to activitynet")
     if (args.annotations is None) != (args.subset is None):
         parser.error("--annotations and --subset go together")
-    try:
-        expected = expected_of(args.annotations, args.subset) if args.annotations else None
-        ids = (args.verb_classes, args.noun_classes) if args.form == "epic" else None
-        entries = write_submission(args.form, args.detections, args.output, args.nouns, ids, args.external, expected)
-    except (UserError, OSError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    expected = expected_of(args.annotations, args.subset) if args.annotations else None
+    ids = (args.verb_classes, args.noun_classes) if args.form == "epic" else None
+    entries = write_submission(args.form, args.detections, args.output, args.nouns, ids, args.external, expected)
     print(f"{args.output}: {args.form}, {entries} entries, {args.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

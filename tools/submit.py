@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 
+from adatad.command import run
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 
 
@@ -33,7 +33,6 @@ def main() -> int:
     spec = spec_from_arguments(args)
 
     from adatad.cluster.submit import Resources, check, prepare, refuse_second_job, submit
-    from adatad.errors import UserError
     from adatad.training.run_directory import run_directory
 
     resources = Resources(
@@ -41,21 +40,17 @@ def main() -> int:
         tuple(args.sbatch),
     )  # fmt: skip
     run = run_directory(spec).path
-    try:
-        check(spec, resources, args.gpu_memory)
-        if args.dry_run:
-            script = prepare(spec, resources, args.launcher)
-            print(script.read_text(), end="")
-            print(f"# not submitted: sbatch {shlex.quote(str(script))}")
-            return 0
-        refuse_second_job(run)
-        job = submit(prepare(spec, resources, args.launcher))
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    check(spec, resources, args.gpu_memory)
+    if args.dry_run:
+        script = prepare(spec, resources, args.launcher)
+        print(script.read_text(), end="")
+        print(f"# not submitted: sbatch {shlex.quote(str(script))}")
+        return 0
+    refuse_second_job(run)
+    job = submit(prepare(spec, resources, args.launcher))
     print(f"job {job}; python tools/status.py {run} --watch")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,9 +6,9 @@ python tools/test.py configs/demo/tia.yaml --checkpoint runs/demo/tia/id0/checkp
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from adatad.command import run
 from adatad.spec import add_spec_arguments, spec_from_arguments
 
 
@@ -36,20 +36,15 @@ def main() -> int:
             args.overrides.append("model.backbone.weights=random")
     spec = spec_from_arguments(args)
 
-    from adatad.errors import UserError
     from adatad.parallel.processes import is_first_rank
     from adatad.report.summary import print_scores
     from adatad.training.run import score_checkpoint
 
-    try:
-        result = score_checkpoint(spec, args.checkpoint, args.detections, args.shuffle_clips, averages=not args.last)
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    result = score_checkpoint(spec, args.checkpoint, args.detections, args.shuffle_clips, averages=not args.last)
     if is_first_rank():
         print_scores(spec, result)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -8,8 +8,8 @@ deepspeed --num_gpus 2 tools/train.py configs/demo/tia.yaml --deepspeed ds_confi
 from __future__ import annotations
 
 import argparse
-import sys
 
+from adatad.command import run
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 from adatad.training.signals import StopRequest
 
@@ -25,21 +25,16 @@ def main() -> int:
     args = parser.parse_args()
     spec = spec_from_arguments(args)
 
-    from adatad.errors import UserError
     from adatad.parallel.processes import is_first_rank
     from adatad.report.summary import print_summary
     from adatad.training.run import train
     from adatad.training.run_directory import run_directory
 
-    try:
-        result = train(spec, args.resume, args.overwrite, stop)
-    except UserError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    result = train(spec, args.resume, args.overwrite, stop)
     if is_first_rank():
         print_summary(spec, result, run_directory(spec).path)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -9,8 +9,9 @@ A row a case and quantity, with the largest error and its tolerance. Exit code 1
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -35,4 +36,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

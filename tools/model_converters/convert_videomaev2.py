@@ -10,8 +10,9 @@ written in our own names.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -23,16 +24,11 @@ def main() -> int:
         parser.error(f"OUT: the folder {args.output.parent} doesn't exist")
 
     from adatad.convert.mmaction import convert_backbone
-    from adatad.errors import UserError
 
-    try:
-        for line in convert_backbone(args.source, args.output):
-            print(line)
-    except (UserError, OSError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    for line in convert_backbone(args.source, args.output):
+        print(line)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

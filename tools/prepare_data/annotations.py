@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -43,8 +44,7 @@ def main() -> int:
         write(files)
     except (UserError, OSError) as error:
         page = f"tools/prepare_data/{args.name.split('-')[0]}/README.md"
-        print(f"{sys.argv[0]}: {error}\n{page} says which files are expected where", file=sys.stderr)
-        return 2
+        raise UserError(f"{error}\n{page} says which files are expected where") from error
     instances = sum(len(entry["annotations"]) for entry in database.values())
     print(f"{args.output}: {len(database)} videos, {instances} instances, {len(classes)} classes")
     if args.scored:
@@ -72,4 +72,4 @@ def read(args: argparse.Namespace) -> tuple[dict, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

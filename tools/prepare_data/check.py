@@ -9,10 +9,9 @@ Exit code 1 if a problem was found.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from adatad.errors import UserError
+from adatad.command import run
 from adatad.spec import add_spec_arguments, spec_from_arguments
 
 
@@ -34,14 +33,10 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("videos", total=None)
-        try:
-            checked = check_data_set(
-                spec, args.output, args.workers or usable_cores(), args.whole,
-                lambda done, of: bar.update(task, completed=done, total=of),
-            )  # fmt: skip
-        except UserError as error:
-            print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-            return 2
+        checked = check_data_set(
+            spec, args.output, args.workers or usable_cores(), args.whole,
+            lambda done, of: bar.update(task, completed=done, total=of),
+        )  # fmt: skip
     blocked = write_block_list(checked, args.output / "blocked.txt")
     write_data_check(checked, spec.name, args.output / "summary.html")
     wrong = [found for found in checked if found.problems]
@@ -55,4 +50,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

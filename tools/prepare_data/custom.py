@@ -9,8 +9,9 @@ validation). Everything is checked before anything is written.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from adatad.command import run
 
 
 def main() -> int:
@@ -27,16 +28,11 @@ def main() -> int:
         parser.error("--validation-share: lies between 0 and 1")
 
     from adatad.data.custom import make_annotations
-    from adatad.errors import UserError
 
-    try:
-        spec = make_annotations(args.table, args.videos, args.output, args.validation_share)
-    except (UserError, OSError) as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
-        return 2
+    spec = make_annotations(args.table, args.videos, args.output, args.validation_share)
     print(f"{spec}: look at it, then python tools/data.py summary {spec}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

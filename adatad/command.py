@@ -1,0 +1,124 @@
+"""How every command of tools/ ends: an exit code, and of what went wrong one line instead of a traceback.
+
+    0    done
+    1    done, and what was asked for isn't so (a bar not met, a video that can't be read)
+    2    bad input: the line names the file, key or video, and what to do
+    75   asked to stop, and saved: the same command with --resume auto goes on
+    130  interrupted by Ctrl-C
+    141  what reads the output has gone (`| head`)
+
+Imports nothing heavy, so that an interruption while the rest is imported ends in a line too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import NoReturn
+
+from adatad.errors import UserError
+
+BAD_INPUT, INTERRUPTED, OUTPUT_CLOSED = 2, 130, 141
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+NO_MEMORY = "memory ran out: give the process more (ulimit -v, the container's or job's limit), or take fewer workers"
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's `main` and leave with its exit code. A UserError, an error of the system, a nesting without end
+    or an interruption is said in one line on stderr; only a defect of the program shows a traceback."""
+    _print_whatever_the_terminal_can()
+    code = BAD_INPUT
+    try:
+        code = main() or 0
+        # Here, not when Python leaves: what can't be printed is known now.
+        sys.stdout.flush()
+    except UserError as error:
+        say(str(error))
+    except KeyboardInterrupt:
+        say("interrupted")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = OUTPUT_CLOSED
+    except MemoryError:
+        say(NO_MEMORY)
+    except RecursionError:
+        say("the input is nested too deeply, or refers to itself")
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            say(NO_MEMORY)
+        else:
+            say(f"{_of_system(error)}; free some room, or give a place that can be read and written")
+    except ImportError as error:
+        # A library that can't be mapped for want of address space is no missing package.
+        if "allocate memory" not in str(error) and "map segment" not in str(error):
+            raise
+        say(NO_MEMORY)
+    _leave(code)
+
+
+def say(text: str) -> None:
+    """An error on stderr, under the command's name. What could steer a terminal is written as an escape."""
+    if sys.stderr is None:
+        return
+    safe = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    # Perhaps nobody is there to be told.
+    with suppress(OSError):
+        print(f"{sys.argv[0]}: {safe}", file=sys.stderr, flush=True)
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number from `least` to `most`, or without an upper bound up to what counts 64 bits."""
+    highest = 2**63 - 1 if most is None else most
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= highest:
+            upper = f" to {most}" if most is not None else ""
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least}{upper}, got {text!r}")
+        return value
+
+    return read
+
+
+def _of_system(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def _print_whatever_the_terminal_can() -> None:
+    """Names in any script, on a terminal of any encoding: what it can't show comes as an escape, not as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave(code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _say_interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Ctrl-C before `run` was reached: while modules are imported."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    say("interrupted")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os._exit(INTERRUPTED)
+
+
+sys.excepthook = _say_interrupted
