@@ -26,10 +26,11 @@ MAX_SPEC_BYTES = 4 << 20
 """Of a file that a person writes: a spec, a class list, a DeepSpeed file."""
 GZIP_START = b"\x1f\x8b"
 UTF16_STARTS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-LONE_SURROGATE = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
-)
-"""Half of a character, written as an escape: a name that holds one can be neither printed nor saved."""
+WHOLE = r"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+HALF = r"u[dD][89a-fA-F][0-9a-fA-F]{2}"
+ESCAPE = re.compile(rf"\\(?:{WHOLE}|(?P<half>{HALF})|.)", re.DOTALL)
+"""An escape of JSON, found one after the other, so that an escaped backslash doesn't begin another. half: a surrogate
+without the other one; a name that holds it can be neither printed nor saved."""
 POINTER_START = b"version https://git-lfs"
 PAGE_STARTS = (b"<!doctype html", b"<html")
 
@@ -43,10 +44,11 @@ def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES) -> bytes:
     try:
         # Without waiting: opening a FIFO would until somebody writes into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(descriptor)
+            raise FileError(f"{path}: is no regular file, but {_kind(facts.st_mode)}; name a file")
         with open(descriptor, "rb") as file:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                raise FileError(f"{path}: is no regular file, but {_kind(facts.st_mode)}; name a file")
             if facts.st_size > limit_bytes:
                 raise FileError(
                     f"{path}: has {facts.st_size:,} bytes; at most {limit_bytes:,} are read here: is it another file?"
@@ -85,10 +87,10 @@ def parse_json(text: str, where: str | Path) -> Any:
     """The value of a JSON text. `where` names it in errors. Raises FileError."""
     if not text.strip():
         raise FileError(f"{where}: is not readable as JSON: it is empty")
-    if LONE_SURROGATE.search(text):
-        found = LONE_SURROGATE.search(text)
-        line = text.count("\n", 0, found.start()) + 1
-        raise FileError(f"{where}: line {line}: {found[0]} is half of a character; write the name in plain UTF-8")
+    half = _half_of_a_character(text)
+    if half:
+        line = text.count("\n", 0, half.start()) + 1
+        raise FileError(f"{where}: line {line}: {half[0]} is half of a character; write the name in plain UTF-8")
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
@@ -98,6 +100,12 @@ def parse_json(text: str, where: str | Path) -> Any:
     except ValueError as error:
         what = what_it_is(text[:200].encode())
         raise FileError(f"{where}: " + (f"is {what}" if what else f"is not readable as JSON: {error}")) from error
+
+
+def _half_of_a_character(text: str) -> re.Match[str] | None:
+    if "\\ud" not in text and "\\uD" not in text:
+        return None
+    return next((found for found in ESCAPE.finditer(text) if found["half"]), None)
 
 
 class KeyStandsTwiceError(ValueError):
