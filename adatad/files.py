@@ -158,8 +158,9 @@ def check_output(path: str | Path) -> Path:
     try:
         if not str(path) or not target.name:
             raise FileError(f"{str(path)!r}: expected the name of a file to write")
-        if target.exists() and not target.is_file():
-            raise FileError(f"{path}: is no regular file, but {_kind(target.stat().st_mode)}; name another")
+        mode = _mode(target)
+        if mode is not None and not stat.S_ISREG(mode):
+            raise FileError(f"{path}: is no regular file, but {_kind(mode)}; name another")
         _check_folder(_through_links(target).parent)
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: can't be written: {reason(error)}; name a file in a folder of yours") from error
@@ -172,12 +173,22 @@ def check_output_folder(path: str | Path) -> Path:
     try:
         if not str(path):
             raise FileError("'': expected the name of a folder to write to")
-        if folder.exists() and not folder.is_dir():
-            raise FileError(f"{path}: is a file; expected a folder to write to")
+        mode = _mode(folder)
+        if mode is not None and not stat.S_ISDIR(mode):
+            raise FileError(f"{path}: is no folder; expected one to write to")
         _check_folder(folder)
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: can't be written to: {reason(error)}; name a folder of yours") from error
     return folder
+
+
+def _mode(path: Path) -> int | None:
+    """What is there, behind links; None for nothing, also where a link leads to nothing. Raises OSError for a link that
+    leads back to itself."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def _check_folder(folder: Path) -> None:
@@ -245,7 +256,7 @@ def shown(text: object) -> str:
 
 def _through_links(path: Path) -> Path:
     """The file that a link points to, also through several; `path` itself if it is none."""
-    return path.resolve() if path.is_symlink() else path
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _kind(mode: int) -> str:

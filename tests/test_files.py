@@ -106,10 +106,18 @@ def test_an_output_is_checked_and_its_folder_made(tmp_path):
     assert check_output(tmp_path / "new/folder/d.json").parent.is_dir()
     assert not list((tmp_path / "new/folder").iterdir())
     (tmp_path / "file").touch()
-    for bad in ("", tmp_path, tmp_path / "file/x.json", tmp_path / ("a" * 300) / "x", "/dev/null", pipe(tmp_path)):
+    for bad in (
+        "",
+        tmp_path,
+        tmp_path / "file/x.json",
+        tmp_path / ("a" * 300) / "x",
+        "/dev/null",
+        pipe(tmp_path),
+        link_to_itself(tmp_path),
+    ):
         with pytest.raises(FileError):
             check_output(bad)
-    for bad in ("", tmp_path / "file", tmp_path / "file/x", link_to_itself(tmp_path)):
+    for bad in ("", tmp_path / "file", tmp_path / "file/x", tmp_path / "link"):
         with pytest.raises(FileError):
             check_output_folder(bad)
 
