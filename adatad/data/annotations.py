@@ -73,13 +73,19 @@ class Annotations:
     validation_account: Account
 
 
-def read_annotations(spec: DataSpec, reference: bool = False, class_agnostic: bool = False) -> Annotations:
+def read_annotations(
+    spec: DataSpec, reference: bool = False, class_agnostic: bool = False, training: bool = True
+) -> Annotations:
     """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError."""
-    return annotations_of(load_database(spec.annotations), spec, reference, class_agnostic)
+    return annotations_of(load_database(spec.annotations), spec, reference, class_agnostic, training)
 
 
 def annotations_of(
-    database: dict[str, dict[str, Any]], spec: DataSpec, reference: bool = False, class_agnostic: bool = False
+    database: dict[str, dict[str, Any]],
+    spec: DataSpec,
+    reference: bool = False,
+    class_agnostic: bool = False,
+    training: bool = True,
 ) -> Annotations:
     """Both subsets of a database, in its order.
 
@@ -87,11 +93,17 @@ def annotations_of(
     segments with two labels stay, and so do segments that end after their video: what cuts windows cuts them.
     class_agnostic: training labels are all 0. reference: the reference's quirks; a subset is taken if its name lies
     within the wanted one, empty segments stay unless `filter_short`, frames are cut without regard to rounding.
+    training: False reads the validation subset alone, which is all that a test needs: a file without training videos
+    is fine then, and `train` is empty.
     """
     classes = read_classes(spec, database, reference)
     blocked = read_names(spec.blocked_videos)
-    rules = [_Rules(spec, classes, reference, training, class_agnostic and training) for training in (True, False)]
-    (train, train_account), (validation, validation_account) = (_read_subset(database, blocked, r) for r in rules)
+    train, train_account = (), Account(spec.train_subset)
+    if training:
+        rules = _Rules(spec, classes, reference, training=True, class_agnostic=class_agnostic)
+        train, train_account = _read_subset(database, blocked, rules)
+    rules = _Rules(spec, classes, reference, training=False, class_agnostic=False)
+    validation, validation_account = _read_subset(database, blocked, rules)
     return Annotations(classes.names, train, validation, train_account, validation_account)
 
 

@@ -47,6 +47,17 @@ def test_subsets_are_read_in_the_order_of_the_file(read):
     assert [video.name for video in found.validation] == ["v0"]
 
 
+def test_a_file_without_training_videos_is_read_for_a_test_alone(tmp_path):
+    content = {"database": {"v": {**ENTRY, "subset": "validation", "annotations": [segment(1, 2)]}}}
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    spec = DataSpec(annotations=str(tmp_path / "test.json"), videos="videos")
+    with pytest.raises(AnnotationError, match=r"no video of subset 'training'"):
+        read_annotations(spec)
+    found = read_annotations(spec, training=False)
+    assert (found.train, found.train_account.videos, found.train_account.instances) == ((), 0, 0)
+    assert [video.name for video in found.validation] == ["v"]
+
+
 def test_a_video_without_segments_is_validated_but_not_trained_on(read):
     found = read({"a": {**ENTRY}, "b": {**ENTRY, "annotations": [segment(1, 2)]}, **database()})
     assert [video.name for video in found.train] == ["b"]
