@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from adatad.files import FileError, StandsTwiceError, shown
 
 AMBIGUOUS = "Ambiguous"
 """THUMOS-14's label for parts that are neither action nor background."""
+MAX_LISTED = 5
+"""Names that a warning lists; it counts the rest."""
 LINE_BREAKS = re.compile(r"\r\n|\r|\n")
 LIST_STARTS = ("[", "{")
 ES_PLURAL = re.compile(r"(?<=[sxz])es$|(?<=[cs]h)es$")
@@ -103,3 +105,9 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     for name in names:
         groups.setdefault(folded(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
+    """A few names, as they can be printed, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more

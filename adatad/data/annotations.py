@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, folded, load_database, read_names
+from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, folded, listed, load_database, read_names
 from adatad.data.classes import ClassList, nearest, read_classes, similar_labels
 from adatad.data.entry import (
     PAST_END_SECONDS,
@@ -29,8 +29,6 @@ SHORTEST_SHARE = 0.01
 """Of its video that an instance must be longer than, where videos are resized to be windows."""
 OUTSIDE = "wholly outside their video"
 """Instances that nobody can find: they end before their video starts, or start after it ends."""
-MAX_LISTED = 5
-"""Names that a warning lists; it counts the rest."""
 VIDEO_ENDING = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|mpe?g|wmv|flv|ts|3gp)$", re.IGNORECASE)
 EVALUATED = "evaluated"
 """Subset of all videos that `ground_truth` gives."""
@@ -156,12 +154,6 @@ def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[st
 def _bare(name: str) -> str:
     """A video's name without what others put around it: a folder, an ending, BSN's v_."""
     return VIDEO_ENDING.sub("", name.rpartition("/")[2]).removeprefix("v_")
-
-
-def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
-    """A few names, as they can be printed, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(shown, names[:most])) + more
 
 
 def names_of(subset: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from adatad.data.annotation_file import AMBIGUOUS, load_database
 from adatad.data.verify import seconds_of
 from adatad.data.video_index import Heartbeat, read_index
 from adatad.errors import UserError
+from adatad.files import replacing
 
 Database = dict[str, dict[str, Any]]
 EPIC_SUBSETS = {"EPIC_100_train.csv": "train", "EPIC_100_validation.csv": "val"}
@@ -201,12 +203,10 @@ def _thumos_line(line: str) -> tuple[str, list[float]]:
 
 
 def write(files: dict[Path, str]) -> None:
-    """Texts by path; each file appears only when whole."""
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+    """Write texts by path. Files appear only when all of them are whole. Raises FileError."""
+    with ExitStack() as stack:
+        for path, text in files.items():
+            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
 def _rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from adatad.data.annotation_file import load_database
+from adatad.data.annotation_file import listed, load_database
 from adatad.data.annotations import (
     OUTSIDE,
     Account,
@@ -18,7 +18,6 @@ from adatad.data.annotations import (
     Video,
     annotations_of,
     in_subset,
-    listed,
     names_of,
 )
 from adatad.files import shown
