@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from adatad.data.verify import LATE_SECONDS, seconds_of
 from adatad.data.video_files import Folder, VideoFile, names_in_annotations, unfit
 from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index
 from adatad.errors import UserError
-from adatad.files import FileError, check_output, check_output_folder, read_text, shown
+from adatad.files import check_output_folder, files_to_write, read_text, shown
 
 WINDOWS_GRID = (96, 192, 384, 768)
 """Sizes that whole clips and the detector's six levels divide."""
@@ -67,7 +66,10 @@ def make_annotations(
     validation. say: is told what was guessed, and what to look at. Raises TableError with all problems, before anything
     is written.
     """
-    with _place_for(table, videos, output):
+    # What is no folder is told as such, not by a file in it.
+    if output.exists():
+        check_output_folder(output)
+    with files_to_write([output / name for name in FILES], [table]):
         instances, notes, wrong = read_instances(table, columns or {})
         guessed = [*notes]
         data = _data_set(instances, videos, validation_share, notes, wrong)
@@ -81,25 +83,6 @@ def make_annotations(
             say(note)
         _write(data, output, videos, say)
     return output / "spec.yaml"
-
-
-@contextmanager
-def _place_for(table: Path, videos: Path, output: Path) -> Iterator[None]:
-    """Make sure, before anything is read, that the files can be written; a folder that was made for them is gone again
-    if they aren't."""
-    made = [folder for folder in (output, *output.parents) if not folder.exists()]
-    check_output_folder(output)
-    try:
-        for name in FILES:
-            check_output(output / name)
-            if (output / name).exists() and table.exists() and (output / name).samefile(table):
-                raise FileError(f"{table}: is a file that would be written over; give another --output")
-        yield
-    except BaseException:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 def _data_set(

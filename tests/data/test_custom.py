@@ -272,7 +272,7 @@ def test_what_may_be_one_class_and_classes_that_a_subset_lacks_are_named(make):
 @pytest.mark.parametrize("name", ["annotations.json", "classes.txt", "spec.yaml"])
 def test_the_table_itself_is_not_written_over(three_videos, tmp_path, name):
     (tmp_path / name).write_text(PLAIN)
-    with pytest.raises(FileError, match="is a file that would be written over"):
+    with pytest.raises(FileError, match="is read here, and would be written over"):
         make_annotations(tmp_path / name, three_videos, tmp_path)
     assert (tmp_path / name).read_text() == PLAIN
 
