@@ -13,8 +13,8 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,9 @@ def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         what = what_it_is(content)
+        line = content.count(b"\n", 0, error.start) + 1
         raise FileError(
-            f"{path}: " + (f"is {what}" if what else f"is no text in UTF-8 ({reason(error)}); save it as UTF-8")
+            f"{path}: " + (f"is {what}" if what else f"line {line} is no text in UTF-8; save the file as UTF-8")
         ) from error
 
 
@@ -96,7 +97,7 @@ def parse_json(text: str, where: str | Path) -> Any:
     except RecursionError:
         raise FileError(f"{where}: is not readable as JSON: it is nested too deeply") from None
     except KeyStandsTwiceError as error:
-        raise FileError(f"{where}: {error.args[0]!r} stands twice in one object; keep one of the two") from None
+        raise StandsTwiceError(where, *error.args) from None
     except ValueError as error:
         what = what_it_is(text[:200].encode())
         raise FileError(f"{where}: " + (f"is {what}" if what else f"is not readable as JSON: {error}")) from error
@@ -108,15 +109,23 @@ def _half_of_a_character(text: str) -> re.Match[str] | None:
     return next((found for found in ESCAPE.finditer(text) if found["half"]), None)
 
 
+class StandsTwiceError(FileError):
+    """A file in which an object has a key twice: which of the two was meant, nobody knows. value: the second one's."""
+
+    def __init__(self, where: str | Path, key: str, value: Any):
+        super().__init__(f"{where}: {shown(repr(key))} stands twice in one object; keep one of the two")
+        self.key, self.value = key, value
+
+
 class KeyStandsTwiceError(ValueError):
-    """JSON in which one object has a key twice: which of the two was meant, nobody knows."""
+    """The same while it is read; (key, the second value)."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         seen: set[str] = set()
-        raise KeyStandsTwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))
+        raise KeyStandsTwiceError(*next(pair for pair in pairs if pair[0] in seen or seen.add(pair[0])))
     return content
 
 
@@ -189,6 +198,24 @@ def _mode(path: Path) -> int | None:
         return path.stat().st_mode
     except FileNotFoundError:
         return None
+
+
+@contextmanager
+def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iterator[None]:
+    """A block that works on `inputs` and then writes `outputs`: before it begins all of them are checked, also that
+    none is an input. If the block fails, folders that were made for them are removed again. Raises FileError."""
+    made = [folder for path in outputs for folder in path.parents if not folder.exists()]
+    try:
+        for path in outputs:
+            check_output(path)
+            if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
+                raise FileError(f"{path}: is read here, and would be written over; name another place to write to")
+        yield
+    except BaseException:
+        for folder in sorted(set(made), key=lambda folder: len(folder.parts), reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _check_folder(folder: Path) -> None:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, load_database, read_names
-from adatad.data.classes import ClassList, read_classes
+from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, folded, listed, load_database, read_names
+from adatad.data.classes import ClassList, nearest, read_classes, similar_labels
+from adatad.data.entry import (
+    PAST_END_SECONDS,
+    REFUSED,
+    UNKNOWN_LABEL,
+    Length,
+    entry_problems,
+    read_item,
+    read_length,
+)
+from adatad.files import shown
 from adatad.spec.schema import DataSpec
 
 SHORTEST_SHARE = 0.01
 """Of its video that an instance must be longer than, where videos are resized to be windows."""
-PAST_END_SECONDS = 0.01
-"""After its video's end that a segment must end to be counted: durations are given to hundredths of a second."""
+OUTSIDE = "wholly outside their video"
+"""Instances that nobody can find: they end before their video starts, or start after it ends."""
+VIDEO_ENDING = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|mpe?g|wmv|flv|ts|3gp)$", re.IGNORECASE)
 EVALUATED = "evaluated"
 """Subset of all videos that `ground_truth` gives."""
 
@@ -38,8 +51,9 @@ class Video:
 
 @dataclass(frozen=True)
 class Account:
-    """What was read of a subset and what was left out. dropped: by reason, instances by video; past_end: kept instances
-    that end after their video, by video; without_instances: names of videos that have none left."""
+    """What was read of a subset and what was left out. dropped: by reason, instances by video; before_start, past_end:
+    kept instances that begin before their video or end after it, by video; outside: those that lie wholly outside of
+    it, which are scored, but not trained on; without_instances: names of videos that have none left."""
 
     subset: str | tuple[str, ...]
     videos: int = 0
@@ -48,6 +62,8 @@ class Account:
     without_instances: list[str] = field(default_factory=list)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     past_end: Counter[str] = field(default_factory=Counter)
+    before_start: Counter[str] = field(default_factory=Counter)
+    outside: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
         """One line for a log: what was kept, and what was left out for which reason."""
@@ -56,7 +72,9 @@ class Account:
         for count, what in (
             (len(self.blocked), "videos blocked"),
             (len(self.without_instances), "videos without instances"),
+            (self.before_start.total(), "instances begin before their video"),
             (self.past_end.total(), "instances end after their video"),
+            (self.outside.total(), f"instances lie {OUTSIDE}"),
         ):
             parts += [f"{count} {what}"] if count else []
         return "; ".join(parts)
@@ -71,15 +89,24 @@ class Annotations:
     validation: tuple[Video, ...]
     train_account: Account
     validation_account: Account
+    warnings: tuple[str, ...] = ()
+    """Sentences about the file as a whole: names that are in no entry, labels that look alike, classes that a subset
+    lacks."""
 
 
-def read_annotations(spec: DataSpec, reference: bool = False, class_agnostic: bool = False) -> Annotations:
+def read_annotations(
+    spec: DataSpec, reference: bool = False, class_agnostic: bool = False, training: bool = True
+) -> Annotations:
     """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError."""
-    return annotations_of(load_database(spec.annotations), spec, reference, class_agnostic)
+    return annotations_of(load_database(spec.annotations), spec, reference, class_agnostic, training)
 
 
 def annotations_of(
-    database: dict[str, dict[str, Any]], spec: DataSpec, reference: bool = False, class_agnostic: bool = False
+    database: dict[str, dict[str, Any]],
+    spec: DataSpec,
+    reference: bool = False,
+    class_agnostic: bool = False,
+    training: bool = True,
 ) -> Annotations:
     """Both subsets of a database, in its order.
 
@@ -87,12 +114,46 @@ def annotations_of(
     segments with two labels stay, and so do segments that end after their video: what cuts windows cuts them.
     class_agnostic: training labels are all 0. reference: the reference's quirks; a subset is taken if its name lies
     within the wanted one, empty segments stay unless `filter_short`, frames are cut without regard to rounding.
+    training: False reads the validation subset alone, which is all that a test needs: a file without training videos
+    is fine then, and `train` is empty.
     """
     classes = read_classes(spec, database, reference)
     blocked = read_names(spec.blocked_videos)
-    rules = [_Rules(spec, classes, reference, training, class_agnostic and training) for training in (True, False)]
-    (train, train_account), (validation, validation_account) = (_read_subset(database, blocked, r) for r in rules)
-    return Annotations(classes.names, train, validation, train_account, validation_account)
+    train, train_account = (), Account(spec.train_subset)
+    if training:
+        rules = _Rules(spec, classes, reference, training=True, class_agnostic=class_agnostic)
+        train, train_account = _read_subset(database, blocked, rules)
+    rules = _Rules(spec, classes, reference, training=False, class_agnostic=False)
+    validation, validation_account = _read_subset(database, blocked, rules)
+    found = Annotations(classes.names, train, validation, train_account, validation_account)
+    return replace(found, warnings=tuple(_warnings(found, database, spec, training)))
+
+
+def _warnings(found: Annotations, database: dict[str, dict[str, Any]], spec: DataSpec, training: bool) -> Iterator[str]:
+    absent = sorted(read_names(spec.blocked_videos) - database.keys())
+    if absent:
+        yield f"{len(absent)} blocked names aren't in the annotation file: {listed(_with_hint(absent, database))}"
+    for group in similar_labels(database, spec.label_key, found.classes):
+        yield f"labels {group}"
+    for role, videos, read in (("training", found.train, training), ("validation", found.validation, True)):
+        counts = np.bincount(
+            np.concatenate([np.zeros(0, np.int64), *(video.labels for video in videos)]), minlength=len(found.classes)
+        )
+        lacking = [name for name, count in zip(found.classes, counts, strict=False) if not count]
+        if read and counts.any() and lacking:
+            yield f"{len(lacking)} of {len(found.classes)} classes have no instance in {role}: {listed(lacking)}"
+
+
+def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[str]:
+    """Names that aren't in the file, each with the one that is and may be meant."""
+    known = {folded(_bare(name)): name for name in database}
+    meant = [known.get(folded(_bare(name))) for name in names]
+    return [f"{name} (is {other} meant?)" if other else name for name, other in zip(names, meant, strict=True)]
+
+
+def _bare(name: str) -> str:
+    """A video's name without what others put around it: a folder, an ending, BSN's v_."""
+    return VIDEO_ENDING.sub("", name.rpartition("/")[2]).removeprefix("v_")
 
 
 def names_of(subset: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -121,8 +182,9 @@ def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
     videos = {}
     for name, entry in database.items():
         if in_subset(entry, spec.validation_subset) and name not in blocked:
-            items = _items(spec, name, entry)
-            instances = (_read_instance(rules, name, item) for item in items)
+            _refuse(spec, name, entry, classes)
+            items = entry.get("annotations") or []
+            instances = [_read_instance(rules, item) for item in items]
             videos[name] = {
                 "subset": EVALUATED,
                 "annotations": [
@@ -164,34 +226,57 @@ def _read_subset(
     spec = rules.spec
     entries = {name: entry for name, entry in database.items() if in_subset(entry, rules.subset, rules.reference)}
     if not entries:
-        there = ", ".join(sorted({str(entry.get("subset")) for entry in database.values()}))
+        there = listed(sorted({str(entry.get("subset")) for entry in database.values()}), 20)
         key = "data.train_subset" if rules.training else "data.validation_subset"
         wanted = " or ".join(map(repr, names_of(rules.subset)))
         raise AnnotationError(f"{spec.annotations}: no video of subset {wanted}; the file has {there}; set {key}")
-    videos, without, dropped, past_end = [], [], {}, Counter()
+    for name, entry in entries.items():
+        if name not in blocked:
+            _refuse(spec, name, entry, rules.classes)
+    account = Account(rules.subset, blocked=[name for name in entries if name in blocked])
+    videos = []
     for name, entry in entries.items():
         if name in blocked:
             continue
-        video = _read_video(rules, name, entry, dropped)
+        video = _read_video(rules, name, entry, account.dropped)
         if not len(video.labels):
-            without.append(name)
+            account.without_instances.append(name)
         if len(video.labels) or not rules.training:
             videos.append(video)
-        late = video.segments_seconds[:, 1] > video.duration_seconds + PAST_END_SECONDS
-        past_end.update({name: int(late.sum())} if late.any() else {})
-    instances = sum(len(video.labels) for video in videos)
-    left_out = [name for name in entries if name in blocked]
-    account = Account(rules.subset, len(videos), instances, left_out, without, dropped, past_end)
-    return tuple(videos), account
+        _count_ends(video, account)
+    return tuple(videos), replace(account, videos=len(videos), instances=sum(len(video.labels) for video in videos))
+
+
+def _refuse(spec: DataSpec, name: str, entry: dict[str, Any], classes: ClassList) -> None:
+    """Raises AnnotationError for an entry that can't be used, with all that is wrong in it."""
+    wrong = [problem for problem in entry_problems(spec, name, entry, classes.numbers) if problem.kind in REFUSED]
+    if not wrong:
+        return
+    first = wrong[0].text
+    if wrong[0].kind == UNKNOWN_LABEL:
+        first += f" of {len(classes.names)} classes{nearest(wrong[0].label, classes)}"
+    more = f" (and {len(wrong) - 1} more like it in this video)" if len(wrong) > 1 else ""
+    raise AnnotationError(f"{spec.annotations}: video {shown(repr(name))}: {first}{more}")
+
+
+def _count_ends(video: Video, account: Account) -> None:
+    starts, ends = video.segments_seconds.T
+    outside = (ends <= 0) | (starts >= video.duration_seconds + PAST_END_SECONDS)
+    for counter, which in (
+        (account.outside, outside),
+        (account.before_start, ~outside & (starts < -PAST_END_SECONDS)),
+        (account.past_end, ~outside & (ends > video.duration_seconds + PAST_END_SECONDS)),
+    ):
+        counter.update({video.name: int(which.sum())} if which.any() else {})
 
 
 def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[str, Counter[str]]) -> Video:
     """One video with the instances that are kept; the others are counted in `dropped`."""
-    length = _read_length(rules, name, entry)
+    length = read_length(rules.spec, entry)
     kept: dict[tuple[float, float, int], tuple[float, float, float, float]] = {}
-    for item in _items(rules.spec, name, entry):
-        start, end, number = _read_instance(rules, name, item)
-        reason, in_frames = _reason_to_drop(rules, start, end, number), (0.0, 0.0)
+    for item in entry.get("annotations") or ():
+        start, end, number = _read_instance(rules, item)
+        reason, in_frames = _reason_to_drop(rules, start, end, number, length.duration_seconds), (0.0, 0.0)
         if reason is None:
             in_frames = _to_frames(length, start, rules.reference), _to_frames(length, end, rules.reference)
             number = 0 if rules.class_agnostic else number
@@ -211,81 +296,31 @@ def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[s
     return Video(name, length.duration_seconds, length.fps, length.frames, numbers[:, :2], numbers[:, 2:], labels)
 
 
-class _Length(NamedTuple):
-    """counted: the file gives `frames`; otherwise they follow from a rate."""
-
-    duration_seconds: float
-    fps: float
-    frames: int
-    counted: bool
-
-
-def _read_length(rules: _Rules, name: str, entry: dict[str, Any]) -> _Length:
-    where, spec = _where(rules.spec, name), rules.spec
-    try:
-        duration = float(entry["duration"])
-        if not (math.isfinite(duration) and duration > 0):
-            raise ValueError(duration)
-    except (KeyError, TypeError, ValueError) as error:
-        raise AnnotationError(f'{where}: expected "duration" in seconds, more than 0: {error!r}') from error
-    try:
-        frames, fps = entry.get("frame"), spec.fps or entry.get("fps")
-        if spec.fps is None and frames is not None and int(frames) > 0:
-            return _Length(duration, int(frames) / duration, int(frames), counted=True)
-        if fps is not None and math.isfinite(float(fps)) and float(fps) > 0:
-            return _Length(duration, float(fps), int(duration * float(fps)), counted=False)
-    except (TypeError, ValueError) as error:
-        text = f'{where}: expected "frame" (a count) or "fps" (a rate), got {frames!r} and {fps!r}'
-        raise AnnotationError(text) from error
-    if rules.whole_videos:
-        return _Length(duration, 0.0, 0, counted=False)
-    raise AnnotationError(
-        f'{where}: has neither "frame" (a count above 0) nor "fps"; set data.fps to the rate of the video files'
-    )
-
-
-def _items(spec: DataSpec, name: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    items = entry.get("annotations")
-    if items is not None and not isinstance(items, list):
-        raise AnnotationError(f"{_where(spec, name)}: expected a list of annotations, got {items!r}")
-    return items or []
-
-
-def _read_instance(rules: _Rules, name: str, item: Any) -> tuple[float, float, int | None]:
+def _read_instance(rules: _Rules, item: Any) -> tuple[float, float, int | None]:
     """(start, end, class number) of one annotation; the number is None for "Ambiguous" outside the class list."""
-    spec = rules.spec
-    try:
-        (start, end), label = item["segment"], item[spec.label_key]
-        start, end = float(start), float(end)
-    except (KeyError, TypeError, ValueError) as error:
-        expected = f'{{"segment": [start, end], "{spec.label_key}": name}}'
-        raise AnnotationError(
-            f"{_where(spec, name)}: expected {expected} (data.label_key names the label's key), got {item!r}"
-        ) from error
-    number = rules.classes.numbers.get(label) if isinstance(label, (str, int)) else None
-    if number is None and label != AMBIGUOUS:
-        count = len(rules.classes.names)
-        raise AnnotationError(f"{_where(spec, name)}: label {label!r} isn't in the class list of {count} classes")
+    start, end, label = read_item(rules.spec, item)
+    number = rules.classes.numbers.get(label)
     # Whatever its class list says, the reference trains on no such instance.
     return start, end, None if label == AMBIGUOUS and rules.reference else number
 
 
-def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None) -> str | None:
+def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None, duration_seconds: float) -> str | None:
     if number is None:
         return AMBIGUOUS
     if not (math.isfinite(start) and math.isfinite(end)):
         return "without finite ends"
-    if end <= start and not rules.reference:
+    if rules.reference:
+        return None
+    if end <= start:
         return "empty (end <= start)"
+    # Scoring keeps them, as everybody's does: its figures stay comparable.
+    if rules.training and (end <= 0 or start >= duration_seconds + PAST_END_SECONDS):
+        return OUTSIDE
     return None
 
 
-def _to_frames(length: _Length, seconds: float, reference: bool) -> float:
+def _to_frames(length: Length, seconds: float, reference: bool) -> float:
     """Whole frames, cut towards zero: by the file's count of frames if there is one, else by the rate."""
     frames = seconds / length.duration_seconds * length.frames if length.counted else seconds * length.fps
     # A label that lies on a frame must not fall to the one before by rounding, which the reference lets happen.
     return float(math.trunc(frames + (0.0 if reference else 1e-6)))
-
-
-def _where(spec: DataSpec, name: str) -> str:
-    return f"{spec.annotations}: video {name!r}"

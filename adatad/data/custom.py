@@ -2,188 +2,333 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
-import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import yaml
 
+from adatad.data.annotation_file import alike, listed, names_text
+from adatad.data.instance_table import Instance, line_of, read_instances
 from adatad.data.official import write
+from adatad.data.split import TRAINING, VALIDATION, split
+from adatad.data.table import TableError, counted
 from adatad.data.verify import LATE_SECONDS, seconds_of
-from adatad.data.video_index import Heartbeat, VideoError, read_index
+from adatad.data.video_files import Folder, VideoFile, names_in_annotations, unfit
+from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index
 from adatad.errors import UserError
+from adatad.files import check_output_folder, files_to_write, read_text, shown
 
-COLUMNS = ("video", "start", "end", "label")
-SUBSETS = ("training", "validation")
 WINDOWS_GRID = (96, 192, 384, 768)
 """Sizes that whole clips and the detector's six levels divide."""
 POSITIONS_OF_SHORT = 4
 """Positions that the shortest twentieth of instances should at least have."""
 SHOWN = 20
 """Problems that an error lists; it counts the rest."""
-
-
-class TableError(UserError):
-    """A table that can't be used; the message lists what is wrong by line."""
-
-
-class Instance(NamedTuple):
-    """A row of the table. subset: empty where the table doesn't say."""
-
-    line: int
-    video: str
-    start_seconds: float
-    end_seconds: float
-    label: str
-    subset: str
+FILES = ("annotations.json", "classes.txt", "spec.yaml")
+NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 
 class Facts(NamedTuple):
-    """Of a video file. name: in annotations, the file's without its ending; suffix: that ending."""
+    """Of a video file."""
 
-    name: str
-    suffix: str
     frames: int
     seconds: float
     short_side_pixels: int
 
 
-def make_annotations(table: Path, videos: Path, output: Path, validation_share: float = 0.2) -> Path:
+class DataSet(NamedTuple):
+    """What a table and a folder hold. names: of videos in annotations, by file; subsets: by file."""
+
+    instances: dict[VideoFile, list[Instance]]
+    facts: dict[VideoFile, Facts]
+    names: dict[VideoFile, str]
+    subsets: dict[VideoFile, str]
+    pattern: str
+
+
+def make_annotations(
+    table: Path,
+    videos: Path,
+    output: Path,
+    validation_share: float = 0.2,
+    columns: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
     """Write annotations.json, classes.txt and spec.yaml into `output`; a spec that is there stays. Returns its path.
 
-    table: CSV with a header that names `COLUMNS`, and maybe subset (training or validation); times in seconds. Without
-    subsets, a share of the videos, always the same ones, is for validation. Raises TableError with all problems, before
-    anything is written.
+    table: a text table whose header names video, start, end and label (`adatad.data.columns`), and maybe the subset;
+    columns: what else names them, by role. Without subsets, a share of the videos, always the same ones, is for
+    validation. say: is told what was guessed, and what to look at. Raises TableError with all problems, before anything
+    is written.
     """
-    instances, wrong = read_table(table)
-    facts, missing = _facts_of({instance.video for instance in instances}, videos)
-    wrong += missing
-    for instance in instances:
-        known = facts.get(instance.video)
-        if known and instance.end_seconds > known.seconds + LATE_SECONDS:
-            wrong.append(
-                f"line {instance.line}: ends at {instance.end_seconds:g} s, {known.name} at {known.seconds:.2f} s"
-            )
-    subsets, disputed = _subsets(instances, validation_share)
-    wrong += disputed
-    suffixes = sorted({known.suffix for known in facts.values()})
-    if len(suffixes) > 1:
-        wrong.append(f"{videos}: the files end in {', '.join(suffixes)}; a data set has one ending")
-    if wrong:
-        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        listed = "".join(f"\n  {line}" for line in wrong[:SHOWN] + more)
-        raise TableError(f"{table}: {len(wrong)} problems; nothing was written:{listed}")
-    database = {facts[video].name: _entry(video, instances, facts[video], subsets[video]) for video in sorted(facts)}
-    classes = sorted({instance.label for instance in instances})
-    spec = _spec(output, videos, suffixes[0], instances, list(facts.values()))
-    files = {
-        output / "annotations.json": json.dumps({"database": database}, indent=1),
-        output / "classes.txt": "".join(f"{name}\n" for name in classes),
-    }
-    # Someone may have changed it since it was written.
-    write(files if (output / "spec.yaml").exists() else {**files, output / "spec.yaml": spec})
+    # What is no folder is told as such, not by a file in it.
+    if output.exists():
+        check_output_folder(output)
+    with files_to_write([output / name for name in FILES], [table]):
+        instances, notes, wrong = read_instances(table, columns or {})
+        guessed = [*notes]
+        data = _data_set(instances, videos, validation_share, notes, wrong)
+        if wrong:
+            wrong.sort(key=line_of)
+            rest = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+            # What was guessed of the columns may be why nothing fits.
+            lines = "".join(f"\n  {line}" for line in wrong[:SHOWN] + rest + guessed)
+            raise TableError(f"{table}: {counted(len(wrong), 'problem')}; nothing was written:{lines}")
+        for note in (*notes, *_to_look_at(data)):
+            say(note)
+        _write(data, output, videos, say)
     return output / "spec.yaml"
 
 
-def read_table(path: Path) -> tuple[list[Instance], list[str]]:
-    """Rows that can be read, and what is wrong with the others. Raises TableError for what is no such table."""
+def _data_set(
+    instances: list[Instance], videos: Path, validation_share: float, notes: list[str], wrong: list[str]
+) -> DataSet:
+    """Instances by the files that they mean. Adds to `notes` what is to be said, to `wrong` what is wrong."""
+    nothing = DataSet({}, {}, {}, {}, "")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-            columns = [*(reader.fieldnames or ())]
-    except (OSError, ValueError, csv.Error) as error:
-        raise TableError(f"{path}: not a readable CSV file: {error}") from error
-    absent = [name for name in COLUMNS if name not in columns]
-    if absent or not rows:
-        what = f"no column {', '.join(absent)}" if absent else "no rows"
-        raise TableError(f"{path}: {what}; expected a first line {','.join(COLUMNS)} and one instance a line")
-    instances, wrong = [], []
-    for line, row in rows:
-        video, label, subset = ((row.get(key) or "").strip() for key in ("video", "label", "subset"))
+        folder = Folder(videos)
+    except TableError as error:
+        wrong.append(str(error))
+        return nothing
+    files, problems = _files_meant(instances, folder)
+    wrong += problems
+    by_file: dict[VideoFile, list[Instance]] = {}
+    facts: dict[VideoFile, Facts] = {}
+    rows_of: dict[VideoFile, list[Instance]] = {file: [] for file in sorted(set(files.values()))}
+    for instance in instances:
+        if instance.video in files:
+            rows_of[files[instance.video]].append(instance)
+    for file, rows in rows_of.items():
         try:
-            start, end = float(row["start"]), float(row["end"])
-        except (TypeError, ValueError):
-            wrong.append(f"line {line}: start and end are seconds, got {row['start']!r} and {row['end']!r}")
-            continue
-        if not (math.isfinite(end) and 0 <= start < end):
-            wrong.append(f"line {line}: expected 0 <= start < end, got {start:g} and {end:g}")
-        elif not video or not label:
-            wrong.append(f"line {line}: has no {'video' if label else 'label'}")
-        elif subset and subset not in SUBSETS:
-            wrong.append(f"line {line}: subset is {' or '.join(SUBSETS)}, got {subset!r}")
-        else:
-            instances.append(Instance(line, video, start, end, label, subset))
-    return instances, wrong
-
-
-def _facts_of(names: set[str], folder: Path) -> tuple[dict[str, Facts], list[str]]:
-    """Of the videos' files by the table's names, which may have their ending or not; and what is wrong with them."""
-    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    facts, wrong = {}, [] if folder.is_dir() else [f"{folder}: there is no such folder"]
-    for name in sorted(names) if files else ():
-        found = [path for path in files if name in (path.name, path.stem)]
-        if len(found) != 1:
-            wrong.append(f"video {name!r}: {len(found)} files of that name in {folder}")
-            continue
-        try:
-            index = read_index(found[0], Heartbeat())
-        except VideoError as error:
+            index = read_index(file.path, Heartbeat())
+            facts[file] = _facts(index)
+        except UserError as error:
             wrong.append(str(error))
             continue
-        seconds = seconds_of(index)
-        if not seconds:
-            wrong.append(f"{found[0]}: doesn't tell how long it lasts ({index.doubt}); transcode it to H.264 in MP4")
+        by_file[file], problems = _placed(rows, index, facts[file].seconds)
+        wrong += problems
+    repeated = [line for file in by_file for line in _take_out_copies(by_file, file)]
+    if repeated:
+        notes.append(f"{counted(len(repeated), 'row')} left out that stood there before: line {listed(repeated)}")
+    unused = [file.relative for file in folder.videos if file not in by_file]
+    if unused and not wrong:
+        notes.append(f"{counted(len(unused), 'video')} of {videos} not in the table: {listed(unused)}")
+    if wrong:
+        # Subsets are looked at all the same: their problems are told with the others.
+        wrong += _disputed(_said(instances, lambda instance: shown(instance.video)))
+        return nothing
+    subsets, problems = _subsets(by_file, validation_share, notes)
+    wrong += problems
+    names, pattern = names_in_annotations(by_file)
+    return DataSet(by_file, facts, names, subsets, pattern)
+
+
+def _files_meant(instances: list[Instance], folder: Folder) -> tuple[dict[str, VideoFile], list[str]]:
+    """The file of each name in the table, and what is wrong with names."""
+    files: dict[str, VideoFile] = {}
+    wrong = []
+    for name in dict.fromkeys(instance.video for instance in instances):
+        try:
+            file = folder.find(name)
+        except TableError as error:
+            line = next(instance.line for instance in instances if instance.video == name)
+            wrong.append(f"line {line}: {error}")
             continue
-        side = min(index.width, index.height)
-        facts[name] = Facts(found[0].stem, found[0].suffix, index.frame_count, seconds, side)
-    return facts, wrong
+        problem = unfit(file)
+        wrong += [problem] if problem else []
+        files[name] = file
+    by_file: dict[VideoFile, list[str]] = defaultdict(list)
+    for name, file in files.items():
+        by_file[file].append(name)
+    for file, names in by_file.items():
+        folders = {name.replace("\\", "/").rpartition("/")[0].strip("./") for name in names} - {""}
+        # "a/k0.mp4" and "b/k0.mp4" are two videos; one of them isn't here.
+        longest = max(folders, key=len, default="")
+        if not all(f"/{longest}".endswith(f"/{other}") for other in folders):
+            wrong.append(
+                f"{listed([repr(n) for n in names])} would all be the file {file.relative}; which of them is it?"
+            )
+    return files, wrong
 
 
-def _subsets(instances: list[Instance], validation_share: float) -> tuple[dict[str, str], list[str]]:
-    """Subset of each video, and lines about tables that are of two minds."""
-    said = defaultdict(set)
+def _facts(index: VideoIndex) -> Facts:
+    """Raises VideoError for a file that doesn't tell its length."""
+    seconds = seconds_of(index)
+    if not seconds:
+        doubt = index.doubt or "it has one frame"
+        raise VideoError(f"{index.path}: doesn't tell how long it lasts ({doubt}); transcode it to H.264 in MP4")
+    return Facts(index.frame_count, seconds, min(index.width, index.height))
+
+
+def _frame_seconds(index: VideoIndex) -> np.ndarray:
+    """When each frame is shown, from the video's start: float64 [frames]."""
+    return (index.pts - index.pts[0]) * index.tick_seconds
+
+
+def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[list[Instance], list[str]]:
+    """Rows of a video in its seconds, and what is wrong with the others."""
+    name = shown(index.path.name)
+    times = [*_frame_seconds(index), seconds] if any(row.unit == "frames" for row in rows) else []
+    placed, wrong = [], []
+    for row in rows:
+        start, end = row.start, row.end
+        if row.unit == "frames":
+            if end > index.frame_count:
+                wrong.append(f"line {row.line}: ends at frame {end:g}, {name} has {index.frame_count} frames")
+                continue
+            start, end = float(times[int(start)]), float(times[int(end)])
+        if start >= seconds:
+            wrong.append(f"line {row.line}: begins at {start:g} s, after {name} has ended at {seconds:.2f} s")
+        elif end > seconds + LATE_SECONDS:
+            wrong.append(f"line {row.line}: ends at {end:g} s, {name} at {seconds:.2f} s")
+        else:
+            placed.append(row._replace(start=start, end=min(end, seconds), unit="seconds"))
+    return placed, wrong
+
+
+def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) -> list[str]:
+    """Leave one of equal instances of a video; returns the lines of the others."""
+    first = {(row.start, row.end, row.label): row.line for row in reversed(by_file[file])}
+    lines = [str(row.line) for row in by_file[file] if row.line not in first.values()]
+    kept = frozenset(first.values())
+    by_file[file] = [row for row in by_file[file] if row.line in kept]
+    return lines
+
+
+def _said(instances: list[Instance], of: Callable[[Instance], str]) -> dict[str, set[str]]:
+    """Subsets that the rows of each video give."""
+    said: dict[str, set[str]] = defaultdict(set)
     for instance in instances:
-        said[instance.video].add(instance.subset)
-    if any(subset for named in said.values() for subset in named):
-        wrong = [f"video {video!r}: expected one subset on all its lines" for video, named in said.items()
-                 if len(named) > 1 or "" in named]  # fmt: skip
-        return {video: min(named) for video, named in said.items()}, wrong
-    # By their names' digests, so that the choice stays when videos are added.
-    order = sorted(said, key=lambda video: hashlib.sha256(video.encode()).digest())
-    count = min(max(1, round(validation_share * len(order))), len(order) - 1)
-    wrong = [] if len(order) > 1 else ["one video is too few: some train, others validate"]
-    return {video: SUBSETS[place < count] for place, video in enumerate(order)}, wrong
+        said[of(instance)].add(instance.subset)
+    return said
 
 
-def _entry(video: str, instances: list[Instance], facts: Facts, subset: str) -> dict:
-    annotations = [
-        {"segment": [i.start_seconds, min(i.end_seconds, facts.seconds)], "label": i.label}
-        for i in instances
-        if i.video == video
+def _disputed(said: dict[str, set[str]]) -> list[str]:
+    """What is wrong with videos that have several subsets, or none where others have one."""
+    if not any(subset for named in said.values() for subset in named):
+        return []
+    wrong = [
+        f"video {video!r}: expected one subset on all its lines, got {' and '.join(sorted(s or 'none' for s in named))}"
+        for video, named in said.items()
+        if len(named) > 1
     ]
-    return {"subset": subset, "duration": facts.seconds, "frame": facts.frames, "annotations": annotations}
+    without = [video for video, named in said.items() if named == {""}]
+    if without:
+        wrong.append(f"{counted(len(without), 'video')} without a subset, which others have: {listed(without)}")
+    return wrong
 
 
-def _spec(output: Path, videos: Path, suffix: str, instances: list[Instance], facts: list[Facts]) -> str:
+def _subsets(
+    by_file: dict[VideoFile, list[Instance]], validation_share: float, notes: list[str]
+) -> tuple[dict[VideoFile, str], list[str]]:
+    """Subset of each video, and what is wrong with what the table says of them."""
+    said = {file: {row.subset for row in rows} for file, rows in by_file.items()}
+    if not any(subset for named in said.values() for subset in named):
+        if len(said) < 2:
+            return {}, ["one video is too few: some train, others validate; add videos, or a column subset"]
+        names, _ = names_in_annotations(by_file)
+        chosen = split(
+            {names[file]: frozenset(r.label for r in rows) for file, rows in by_file.items()}, validation_share
+        )
+        return {file: chosen[names[file]] for file in by_file}, []
+    wrong = _disputed({shown(file.relative): named for file, named in said.items()})
+    if wrong:
+        return {}, wrong
+    subsets = {file: min(named) for file, named in said.items()}
+    there = set(subsets.values())
+    if "test" in there and VALIDATION not in there:
+        notes.append("no row is for validation, but some for test: these are validated on")
+        subsets = {file: VALIDATION if subset == "test" else subset for file, subset in subsets.items()}
+    elif "test" in there:
+        count = sum(subset == "test" for subset in subsets.values())
+        notes.append(
+            f"{counted(count, 'video')} for test: in the annotation file, but neither trained nor validated on"
+        )
+    wrong = [
+        f"no row is for {subset}: the table's subsets are {listed(sorted(there))}; write {subset} in some videos' "
+        "rows, or leave the column out"
+        for subset in (TRAINING, VALIDATION)
+        if subset not in subsets.values()
+    ]
+    return subsets, wrong
+
+
+def _to_look_at(data: DataSet) -> Iterator[str]:
+    """What is no mistake for certain: labels that look alike, classes that a subset lacks."""
+    counts = Counter(row.label for rows in data.instances.values() for row in rows)
+    for group in alike(counts):
+        named = ", ".join(f"{shown(repr(name))} ({counts[name]})" for name in group)
+        yield f"warning: labels {named} differ in case, blanks or a plural alone; are they one class?"
+    for subset in (TRAINING, VALIDATION):
+        there = {r.label for file, rows in data.instances.items() if data.subsets[file] == subset for r in rows}
+        lacking = sorted(counts.keys() - there)
+        if lacking:
+            yield f"warning: {len(lacking)} of {len(counts)} classes have no instance in {subset}: {listed(lacking)}"
+
+
+def _write(data: DataSet, output: Path, videos: Path, say: Callable[[str], None]) -> None:
+    database = {data.names[file]: _entry(data, file) for file in sorted(data.instances)}
+    classes = sorted({row.label for rows in data.instances.values() for row in rows})
+    spec_path = output / "spec.yaml"
+    files = {
+        output / "annotations.json": json.dumps({"database": database}, indent=1),
+        output / "classes.txt": names_text(classes),
+    }
+    # Someone may have changed it since it was written.
+    if spec_path.exists():
+        write(files)
+        say(f"{output}: 2 files written, spec.yaml left as it was")
+        for line in _stale(spec_path, data.pattern, videos):
+            say(line)
+    else:
+        write({**files, spec_path: _spec(output, videos, data)})
+        say(f"{output}: 3 files written")
+
+
+def _entry(data: DataSet, file: VideoFile) -> dict:
+    annotations = [{"segment": [row.start, row.end], "label": row.label} for row in data.instances[file]]
+    facts = data.facts[file]
+    return {
+        "subset": data.subsets[file], "duration": facts.seconds, "frame": facts.frames, "annotations": annotations,
+    }  # fmt: skip
+
+
+def _stale(spec_path: Path, pattern: str, videos: Path) -> Iterator[str]:
+    """What an older spec says of the videos that these annotations contradict."""
+    try:
+        content = yaml.safe_load(read_text(spec_path))
+    except (UserError, yaml.YAMLError, ValueError, RecursionError):
+        return
+    section = content.get("data") if isinstance(content, dict) else None
+    for key, wanted in (("pattern", pattern), ("videos", str(videos))) if isinstance(section, dict) else ():
+        if key in section and section[key] != wanted:
+            yield (
+                f"warning: {spec_path} has data.{key} {section[key]!r}, these annotations want {wanted!r}: change it"
+            )
+
+
+def _spec(output: Path, videos: Path, data: DataSet) -> str:
     """A spec to begin with: VideoMAE-S with adapters, and windows that suit the videos and their instances."""
+    facts = list(data.facts.values())
+    instances = [row for rows in data.instances.values() for row in rows]
     rate = float(np.median([known.frames / known.seconds for known in facts]))
-    short = float(np.quantile([i.end_seconds - i.start_seconds for i in instances], 0.05))
+    short = float(np.quantile([row.end - row.start for row in instances], 0.05))
     stride = int(np.clip(short * rate / POSITIONS_OF_SHORT, 1, 4))
     longest = max(known.frames for known in facts) / stride
     size = next((size for size in WINDOWS_GRID if size >= longest), WINDOWS_GRID[-1])
     window = {"size_grid": size, "frames_per_position": 1, "stride_frames": stride, "overlap": 0.5}
     pixels = min(160, *(known.short_side_pixels // 16 * 16 for known in facts))
     content = {
-        "name": output.name,
+        # The folder's own, also of one that is called "." here.
+        "name": NOT_IN_NAMES.sub("_", output.resolve().name).strip("._") or "own-videos",
         "data": {
             "annotations": f"{output}/annotations.json", "classes": f"{output}/classes.txt", "videos": str(videos),
-            "pattern": f"{{name}}{suffix}", "window": window, "size_pixels": max(pixels, 32), "augment": {"flip": 0.5},
+            "pattern": data.pattern, "window": window, "size_pixels": max(pixels, 32), "augment": {"flip": 0.5},
         },
         "model": {
             "backbone": {
@@ -200,4 +345,4 @@ def _spec(output: Path, videos: Path, suffix: str, instances: list[Instance], fa
         f"# Videos of about {rate:.2f} frames a second; one in twenty instances is shorter than {short:.2f} s.\n"
         "# augment.flip: 0 if left and right mirrored would be another action.\n"
     )
-    return head + yaml.safe_dump(content, sort_keys=False)
+    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -1,21 +1,27 @@
 """Official annotation files of public data sets into the form that specs read.
 
 Videos are left out where the reference's own annotation files leave them out. Of instances nothing is dropped but
-copies: what is short, late or ambiguous is dropped, and counted, when a spec reads the file.
+copies: what is short, late or ambiguous is dropped, and counted, when a spec reads the file. What no spec could read is
+refused here.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Collection, Iterable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from adatad.data.annotation_file import AMBIGUOUS, load_database
+from adatad.data.annotation_file import AMBIGUOUS, LINE_BREAKS, listed, load_database
+from adatad.data.entry import REFUSED, brief, entry_problems
+from adatad.data.table import read_table
 from adatad.data.verify import seconds_of
-from adatad.data.video_index import Heartbeat, read_index
+from adatad.data.video_index import Heartbeat, VideoError, read_index
 from adatad.errors import UserError
+from adatad.files import read_json, read_text, replacing, shown
+from adatad.spec.schema import DataSpec, WindowSpec
 
 Database = dict[str, dict[str, Any]]
 EPIC_SUBSETS = {"EPIC_100_train.csv": "train", "EPIC_100_validation.csv": "val"}
@@ -41,17 +47,17 @@ def activitynet(path: Path) -> tuple[Database, list[str]]:
     for name, entry in load_database(str(path)).items():
         try:
             items = [
-                {"segment": [float(end) for end in item["segment"]], "label": str(item["label"])}
+                {"segment": [float(end) for end in item["segment"]], "label": _text(item["label"])}
                 for item in entry.get("annotations") or ()
             ]
-            duration = float(entry["duration"])
-            database[name] = {"subset": str(entry["subset"]), "duration": duration, "annotations": _once(items)}
-        except (KeyError, TypeError, ValueError) as error:
+            duration, subset = _finite(entry["duration"]), _text(entry["subset"])
+            database[name] = {"subset": subset, "duration": duration, "annotations": items}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise OfficialError(
-                f"{path}: video {name!r}: expected subset, duration in seconds, annotations with segment and label "
-                f"({error!r}); is it the official file?"
+                f"{path}: video {shown(repr(name))}: expected subset, duration in seconds, annotations with segment "
+                f"and label ({error!r}); is it the official file?"
             ) from error
-    return database, _labels(database)
+    return _finished(path, database)
 
 
 def not_scored(database: Database, scored: Path, subset: str = "validation") -> list[str]:
@@ -69,14 +75,17 @@ def charades(folder: Path) -> tuple[Database, list[str]]:
     for file, subset in CHARADES_SUBSETS.items():
         for where, row in _rows(folder / file, ("id", "actions", "length")):
             actions = [_of(where, _charades_action, text) for text in row["actions"].split(";") if text]
-            length = _of(where, float, row["length"])
-            database[row["id"]] = {"subset": subset, "duration": length, "annotations": _once(actions)}
+            length, name = _of(where, _finite, row["length"]), _of(where, _text, row["id"])
+            if name in database:
+                raise OfficialError(f"{where}: video {name!r} stands twice")
+            database[name] = {"subset": subset, "duration": length, "annotations": actions}
+    database, _ = _finished(folder, database)
     return database, [f"c{number:03d}" for number in range(157)]
 
 
 def _charades_action(text: str) -> dict[str, Any]:
     label, start, end = text.split()
-    return {"segment": [float(start), float(end)], "label": label}
+    return {"segment": [_finite(start), _finite(end)], "label": label}
 
 
 def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
@@ -85,7 +94,7 @@ def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
     Classes are lines of number, tab and name, of those that occur: of 300 nouns the models know 293. Test videos are in
     it, without instances, if their file lies there.
     """
-    names = {_of(where, int, row["id"]): row["key"] for where, row in
+    names = {_of(where, int, row["id"]): _of(where, _text, row["key"]) for where, row in
              _rows(folder / f"EPIC_100_{task}_classes.csv", ("id", "key"))}  # fmt: skip
     facts = {row["video_id"]: (where, row) for where, row in
              _rows(folder / "EPIC_100_video_info.csv", ("video_id", "duration", "fps"))}  # fmt: skip
@@ -111,55 +120,64 @@ def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
     database = {}
     for name, items in found.items():
         where, row = facts[name]
-        length, rate = _of(where, float, row["duration"]), _of(where, float, row["fps"])
+        length, rate = _of(where, _finite, row["duration"]), _of(where, _finite, row["fps"])
         database[name] = {"subset": subsets[name], "duration": round(length, 4), "fps": round(rate, 2),
-                          "annotations": _once(items)}  # fmt: skip
+                          "annotations": items}  # fmt: skip
+    database, _ = _finished(folder, database)
     return database, [f"{number}\t{names[number]}" for number in occurring]
 
 
 def _timestamp(text: str) -> float:
     """Seconds of HH:MM:SS.ss."""
     hours, minutes, seconds = text.split(":")
-    return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 3)
+    return round(int(hours) * 3600 + int(minutes) * 60 + _finite(seconds), 3)
 
 
-def ego4d(folder: Path) -> tuple[Database, list[str]]:
+def ego4d(folder: Path, say: Callable[[str], None] = print) -> tuple[Database, list[str]]:
     """Out of Ego4D's three files of moments: clips, with all annotators' primary labels, in seconds of the clip.
 
-    Clips of train and val without a primary label aren't part of the task.
+    Clips of train and val without a primary label aren't part of the task. say: is told how many clips are left out.
     """
     database: Database = {}
+    without_labels = other_rates = 0
     for file in EGO4D_FILES:
+        content = read_json(folder / file)
         try:
-            for video in json.loads((folder / file).read_text(encoding="utf-8"))["videos"]:
+            for video in content["videos"]:
                 for clip in video["clips"]:
-                    entry = _ego4d_clip(clip, video["split"])
+                    name, entry = _text(clip["clip_uid"]), _ego4d_clip(clip, _text(video["split"]))
                     rate = entry["frame"] / entry["duration"] if entry["duration"] > 0 else 0
-                    wanted = entry["annotations"] or video["split"] == "test"
-                    if wanted and EGO4D_RATES[0] <= rate <= EGO4D_RATES[1]:
-                        database[clip["clip_uid"]] = entry
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                    if not entry["annotations"] and video["split"] != "test":
+                        without_labels += 1
+                    elif not EGO4D_RATES[0] <= rate <= EGO4D_RATES[1]:
+                        other_rates += 1
+                    else:
+                        database[name] = entry
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise OfficialError(f"{folder / file}: not a readable file of moments: {error!r}") from error
-    return database, _labels(database)
+    if without_labels or other_rates:
+        rates = f"{EGO4D_RATES[0]} to {EGO4D_RATES[1]}"
+        say(f"left out: {without_labels} clips without a label, {other_rates} of other than {rates} frames a second")
+    return _finished(folder, database, say)
 
 
 def _ego4d_clip(clip: dict[str, Any], subset: str) -> dict[str, Any]:
-    start = max(float(clip["video_start_sec"]), 0.0)
-    duration = round(float(clip["video_end_sec"]) - start, 4)
+    start = max(_finite(clip["video_start_sec"]), 0.0)
+    duration = round(_finite(clip["video_end_sec"]) - start, 4)
     frames = int(clip["video_end_frame"]) - max(int(clip["video_start_frame"]), 0)
     items = [
         {
             "segment": [
-                round(float(label["video_start_time"]) - start, 4),
-                round(float(label["video_end_time"]) - start, 4),
+                round(_finite(label["video_start_time"]) - start, 4),
+                round(_finite(label["video_end_time"]) - start, 4),
             ],
-            "label": label["label"],
+            "label": _text(label["label"]),
         }
         for annotator in clip.get("annotations", ())
         for label in annotator["labels"]
         if label["primary"]
     ]
-    return {"subset": subset, "duration": duration, "frame": frames, "annotations": _once(items)}
+    return {"subset": subset, "duration": duration, "frame": frames, "annotations": items}
 
 
 def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[Database, list[str]]:
@@ -171,65 +189,113 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
         raise OfficialError(f"{folder}: holds no text file; expected one a class")
     for file in files:
         label = file.stem.removesuffix("_val").removesuffix("_test")
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(LINE_BREAKS.split(read_text(file)), 1):
             if line.strip():
                 name, ends = _of(f"{file}, line {number}", _thumos_line, line)
                 found.setdefault(name, []).append({"segment": ends, "label": label})
     found = {name: items for name, items in found.items() if name not in left_out}
     absent = [name for name in sorted(found) if not (videos / f"{name}.mp4").is_file()]
     if absent:
-        named = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
         raise OfficialError(
-            f"{videos}: {len(absent)} of {len(found)} annotated videos aren't there as NAME.mp4: {named}; they are "
-            "needed, for only they tell how long they are"
+            f"{videos}: {len(absent)} of {len(found)} annotated videos aren't there as NAME.mp4: "
+            f"{listed(absent, NAMED)}; they are needed, for only they tell how long they are"
         )
-    database = {}
+    database, wrong = {}, []
     for name in sorted(found):
         subset = next((subset for start, subset in THUMOS_SUBSETS.items() if name.startswith(start)), None)
         if subset is None:
             raise OfficialError(f"{folder}: video {name!r} begins with none of {', '.join(THUMOS_SUBSETS)}")
-        index = read_index(videos / f"{name}.mp4", Heartbeat())
+        try:
+            index = read_index(videos / f"{name}.mp4", Heartbeat())
+        except VideoError as error:
+            wrong.append(str(error))
+            continue
         duration = round(seconds_of(index), 2)
+        if not duration:
+            wrong.append(
+                f"{index.path}: doesn't tell how long it lasts ({index.doubt or 'it has one frame'}); transcode it to "
+                "H.264 in MP4"
+            )
         database[name] = {"subset": subset, "duration": duration, "frame": index.frame_count,
-                          "annotations": _once(found[name])}  # fmt: skip
-    return database, _labels(database)
+                          "annotations": found[name]}  # fmt: skip
+    if wrong:
+        more = f"\n  and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        lines = "".join(f"\n  {line}" for line in wrong[:NAMED])
+        raise OfficialError(f"{videos}: {len(wrong)} of {len(found)} videos can't be used:{lines}{more}")
+    return _finished(folder, database)
 
 
 def _thumos_line(line: str) -> tuple[str, list[float]]:
     name, start, end = line.split()
-    return name, [float(start), float(end)]
+    return name, [_finite(start), _finite(end)]
+
+
+def _finished(path: Path, database: Database, say: Callable[[str], None] = print) -> tuple[Database, list[str]]:
+    """The database without exact copies of instances, and its classes. Raises OfficialError for what no spec could
+    read, and for nothing at all."""
+    instances = sum(len(entry["annotations"]) for entry in database.values())
+    if not instances:
+        raise OfficialError(f"{path}: {len(database)} videos and no instance could be read; is it the official file?")
+    # Of whole videos: whether windows will need a rate is the spec's to say.
+    spec = DataSpec(annotations=str(path), videos="", window=WindowSpec(kind="resize"))
+    labels = _labels(database)
+    for name, entry in database.items():
+        wrong = [text for kind, text, _ in entry_problems(spec, name, entry, labels) if kind in REFUSED]
+        ends = [end for item in entry["annotations"] for end in item["segment"]]
+        if not all(map(math.isfinite, ends)):
+            wrong.append("a segment without finite ends")
+        if wrong:
+            raise OfficialError(f"{path}: video {shown(repr(name))}: {wrong[0]}")
+        entry["annotations"] = _once(entry["annotations"])
+    copies = instances - sum(len(entry["annotations"]) for entry in database.values())
+    if copies:
+        say(f"left out: {copies} exact copies of instances")
+    return database, labels
 
 
 def write(files: dict[Path, str]) -> None:
-    """Texts by path; each file appears only when whole."""
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+    """Write texts by path. Files appear only when all of them are whole. Raises FileError."""
+    with ExitStack() as stack:
+        for path, text in files.items():
+            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
-def _rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a CSV file, each with the words that name its place in errors."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        raise OfficialError(f"{path}: not a readable CSV file: {error}") from error
-    absent = [name for name in columns if name not in (reader.fieldnames or ())]
-    if absent or not rows:
-        raise OfficialError(
-            f"{path}: {f'has no column {absent[0]}' if absent else 'holds no rows'}; is it the official file?"
-        )
-    yield from rows
+    table = read_table(path, lambda header: sum(name in header for name in columns))
+    absent = [name for name in columns if name not in table.header]
+    if absent:
+        there = table.header_shown()
+        raise OfficialError(f"{path}: has no column {absent[0]} in its header {there}; is it the official file?")
+    if table.problems:
+        raise OfficialError(f"{path}, {table.problems[0]}")
+    if not table.rows:
+        raise OfficialError(f"{path}: holds no rows; is it the official file?")
+    for row in table.rows:
+        yield f"{path}, line {row.line}", dict(zip(table.header, row.fields, strict=True))
+
+
+def _finite(value: Any) -> float:
+    """Raises TypeError or ValueError."""
+    if isinstance(value, bool):
+        raise TypeError(value)
+    if not math.isfinite(found := float(value)):
+        raise ValueError(value)
+    return found
+
+
+def _text(value: Any) -> str:
+    """A name. Raises ValueError for what is none or empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected a name, got {brief(value)}")
+    return value
 
 
 def _of(where: str, read: Any, text: str) -> Any:
     try:
         return read(text)
-    except (TypeError, ValueError) as error:
-        raise OfficialError(f"{where}: can't read {text!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OfficialError(f"{where}: can't read {brief(text)}") from error
 
 
 def _labels(database: Database) -> list[str]:

@@ -10,15 +10,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from adatad.data.annotation_file import load_database, read_names
-from adatad.data.annotations import Account, Annotations, Video, annotations_of, in_subset, names_of
+from adatad.data.annotation_file import listed, load_database
+from adatad.data.annotations import (
+    OUTSIDE,
+    Account,
+    Annotations,
+    Video,
+    annotations_of,
+    in_subset,
+    names_of,
+)
+from adatad.files import shown
 from adatad.spec.schema import DataSpec, Spec
 
 EDGES_SECONDS = (0, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, np.inf)
 BAR = 12
 """Characters of a histogram's longest bar."""
-NAMED = 5
-"""Videos that a warning names; it counts the rest."""
 RATE_TOLERANCE = 0.01
 """Of the frame rate, that `frame` / `duration` may differ by."""
 
@@ -50,14 +57,17 @@ def print_summary(spec: Spec, console: Console) -> None:
         f"{spec.data.annotations}: {len(database)} videos, {len(annotations.classes)} classes", soft_wrap=True
     )
     if unused:
-        names = ", ".join(f"{count} videos of {name}" for name, count in unused.items())
+        names = ", ".join(f"{count} videos of {shown(name)}" for name, count in unused.items())
         console.print(f"not used: {names}", soft_wrap=True)
     console.print(_counts({role: account for role, _, account in roles}))
     console.print(_classes(annotations))
     videos = {role: read for role, read, _ in roles}
-    console.print(_histogram("instances by seconds", {r: instance_seconds(v) for r, v in videos.items()}))
+    bar = "#" if console.options.ascii_only else "█"
+    console.print(_histogram("instances by seconds", {r: instance_seconds(v) for r, v in videos.items()}, bar))
     lengths = {role: np.array([video.duration_seconds for video in read]) for role, read in videos.items()}
-    console.print(_histogram("videos by seconds", lengths))
+    console.print(_histogram("videos by seconds", lengths, bar))
+    for sentence in annotations.warnings:
+        console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
     for role, read, account in roles:
         for warned in warnings(spec.data, database, read, account, reference):
             console.print(f"warning: {role}: {_sentence(warned)}", style="yellow", soft_wrap=True)
@@ -77,16 +87,18 @@ def warnings(
 ) -> list[Warned]:
     """What there is to look at in one subset; nothing of it stops a training."""
     found = (
+        Warned("instances begin before their video", account.before_start),
         Warned("instances end after their video", account.past_end),
+        Warned(f"instances lie {OUTSIDE}", account.outside),
+        Warned(f"instances lie {OUTSIDE} and are left out", account.dropped.get(OUTSIDE, Counter())),
         Warned("videos without instances", Counter(account.without_instances)),
         Warned("segments carry two labels or more", _count(videos, _with_two_labels)),
         Warned("instances are shorter than one position of the window", _count(videos, lambda v: _short(v, spec))),
         Warned("instances are longer than a window", _count(videos, lambda v: _long(v, spec))),
         Warned(
             f"videos whose frame / duration is more than {RATE_TOLERANCE:.0%} off the fps",
-            Counter(_wrong_rates(spec, database, account.subset, reference)),
+            Counter(_wrong_rates(spec, database, account, reference)),
         ),
-        Warned("blocked names aren't in the annotation file", Counter(read_names(spec.blocked_videos) - set(database))),
     )
     return [warned for warned in found if warned.by_video]
 
@@ -118,27 +130,27 @@ def _long(video: Video, spec: DataSpec) -> int:
 
 
 def _wrong_rates(
-    spec: DataSpec, database: dict[str, dict[str, Any]], subset: str | tuple[str, ...], reference: bool
+    spec: DataSpec, database: dict[str, dict[str, Any]], account: Account, reference: bool
 ) -> Iterator[str]:
+    # Nobody has looked at the values of those.
+    blocked = frozenset(account.blocked)
     for name, entry in database.items():
         fps = spec.fps or entry.get("fps")
-        if fps and entry.get("frame") and in_subset(entry, subset, reference):
+        if fps and entry.get("frame") and in_subset(entry, account.subset, reference) and name not in blocked:
             difference = float(entry["frame"]) / float(entry["duration"]) - float(fps)
             if abs(difference) > RATE_TOLERANCE * float(fps):
                 yield name
 
 
 def _sentence(warned: Warned) -> str:
-    names = list(warned.by_video)
-    more = f" and {len(names) - NAMED} more videos" if len(names) > NAMED else ""
-    return f"{warned.by_video.total()} {warned.what}: {', '.join(names[:NAMED])}{more}"
+    return f"{warned.by_video.total()} {warned.what}: {listed(list(warned.by_video))}"
 
 
 def _counts(accounts: dict[str, Account]) -> Table:
     """Videos and instances of each subset, and what was left out for which reason."""
     table = Table(
         Column(no_wrap=True),
-        *(Column(f"{r} ({', '.join(names_of(a.subset))})", justify="right") for r, a in accounts.items()),
+        *(Column(f"{r} ({shown(', '.join(names_of(a.subset)))})", justify="right") for r, a in accounts.items()),
     )
     reasons = dict.fromkeys(reason for account in accounts.values() for reason in account.dropped)
     rows = {
@@ -167,11 +179,11 @@ def _classes(annotations: Annotations) -> Table:
         for videos in (annotations.train, annotations.validation)
     ]
     for name, train, validation in zip(annotations.classes, *counts, strict=True):
-        table.add_row(name, f"{train:,}", f"{validation:,}", style=None if train else "yellow")
+        table.add_row(shown(name), f"{train:,}", f"{validation:,}", style=None if train else "yellow")
     return table
 
 
-def _histogram(title: str, seconds: dict[str, np.ndarray]) -> Table:
+def _histogram(title: str, seconds: dict[str, np.ndarray], bar: str) -> Table:
     """Counts by duration, one column of numbers and one of bars for each subset."""
     table = Table(Column(title, no_wrap=True))
     counts = {}
@@ -184,6 +196,6 @@ def _histogram(title: str, seconds: dict[str, np.ndarray]) -> Table:
         low, high = EDGES_SECONDS[row : row + 2]
         cells = [f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"]
         for count in counts.values():
-            cells += [f"{count[row]:,}", "█" * int(np.ceil(BAR * count[row] / max(count.max(), 1)))]
+            cells += [f"{count[row]:,}", bar * int(np.ceil(BAR * count[row] / max(count.max(), 1)))]
         table.add_row(*cells)
     return table

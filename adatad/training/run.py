@@ -324,6 +324,8 @@ def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger:
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
     for account in (annotations.train_account, annotations.validation_account):
         logger.info("subset %s", account.line())
+    for sentence in annotations.warnings:
+        logger.warning(sentence)
     for line in parts.weights_report:
         logger.info(line)
     sizes = {name: shape.numel() for name, shape in parts.shapes.items()}

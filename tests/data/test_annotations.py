@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from adatad.data.annotation_file import AnnotationError, load_database
-from adatad.data.annotations import EVALUATED, ground_truth, read_annotations
+from adatad.data.annotation_file import AnnotationError, load_database, names_text, read_names
+from adatad.data.annotations import EVALUATED, OUTSIDE, ground_truth, read_annotations
 from adatad.evaluation.detection_map import evaluate
 from adatad.spec.schema import DataSpec, WindowSpec
 
@@ -45,6 +45,17 @@ def test_subsets_are_read_in_the_order_of_the_file(read):
     found = read({f"v{n}": {**ENTRY, "subset": subset, "annotations": one} for n, subset in enumerate(subsets)})
     assert [video.name for video in found.train] == ["v1", "v3"]
     assert [video.name for video in found.validation] == ["v0"]
+
+
+def test_a_file_without_training_videos_is_read_for_a_test_alone(tmp_path):
+    content = {"database": {"v": {**ENTRY, "subset": "validation", "annotations": [segment(1, 2)]}}}
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    spec = DataSpec(annotations=str(tmp_path / "test.json"), videos="videos")
+    with pytest.raises(AnnotationError, match=r"no video of subset 'training'"):
+        read_annotations(spec)
+    found = read_annotations(spec, training=False)
+    assert (found.train, found.train_account.videos, found.train_account.instances) == ((), 0, 0)
+    assert [video.name for video in found.validation] == ["v"]
 
 
 def test_a_video_without_segments_is_validated_but_not_trained_on(read):
@@ -117,7 +128,7 @@ def test_a_label_on_a_frame_stays_there_but_for_the_reference(read):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a readable JSON file"),
+        ("{", "is not readable as JSON"),
         ("[]", 'expected an object with a "database"'),
         ('{"database": {"t": 3}}', 'expected an object with a "database"'),
         (database(segment(1, 2), duration=None), "video 't': expected \"duration\" in seconds"),
@@ -192,7 +203,7 @@ def test_gzip_is_known_by_its_first_bytes(tmp_path):
     path.write_bytes(gzip.compress(json.dumps({"database": database()}).encode()))
     assert load_database(str(path)) == database()
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(AnnotationError, match=r"annotations\.json: not a readable JSON file"):
+    with pytest.raises(AnnotationError, match=r"annotations\.json: can't be unpacked: it is cut off"):
         load_database(str(path))
 
 
@@ -279,7 +290,100 @@ def test_whole_videos_need_no_rate(read):
         read(content)
 
 
+# ---- instances before the start and past the end
+
+
+def test_instances_outside_their_video_are_counted_apart_and_not_trained_on(read):
+    content = database(segment(-1, 2), segment(-3, -1), segment(8, 12), segment(1000, 4000))
+    content["v"] |= {"duration": 10.0, "annotations": content["t"]["annotations"]}
+    found = read(content)
+    train, validation = found.train_account, found.validation_account
+    assert found.train[0].segments_seconds.tolist() == [[-1, 2], [8, 12]]
+    assert dict(train.dropped[OUTSIDE]) == {"t": 2}
+    assert len(found.validation[0].labels) == 4, "scored as everybody scores them"
+    for account in (train, validation):
+        counts = account.before_start.total(), account.past_end.total(), account.outside.total()
+        assert counts == (1, 1, 2 if account is validation else 0)
+    assert train.line().endswith(
+        "2 wholly outside their video dropped; 1 instances begin before their video; 1 instances end after their video"
+    )
+    assert validation.line().endswith("2 instances lie wholly outside their video")
+    assert len(read(content, reference=True).train[0].labels) == 4
+
+
+def test_an_instance_within_rounding_of_the_end_is_inside(read):
+    found = read(database(segment(-0.005, 1), segment(9, 10.005)))
+    assert not found.train_account.before_start
+    assert not found.train_account.past_end
+
+
+# ---- names that stand twice, look alike, or are in no entry
+
+
+def test_a_video_that_stands_twice_is_refused(read):
+    entry = json.dumps({**ENTRY, "annotations": [segment(1, 2)]})
+    with pytest.raises(AnnotationError, match=r"annotations\.json: video 'k0' stands twice in the file"):
+        read('{"database": {"k0": %s, "k0": %s}}' % (entry, entry))  # noqa: UP031
+    with pytest.raises(AnnotationError, match=r"annotations\.json: 'duration' stands twice"):
+        read('{"database": {"k0": {"duration": 3, "duration": 4}}}')
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"database": ' * 5_000])
+def test_nesting_without_end_is_refused(read, content):
+    with pytest.raises(AnnotationError, match="nested too deeply"):
+        read(content)
+
+
+def test_blocked_names_that_are_in_no_entry_are_named_with_what_may_be_meant(read):
+    found = read(subsets("training", "validation"), blocked_videos=("v_v0", "v1.mp4", "elsewhere"))
+    assert found.warnings == (
+        "3 blocked names aren't in the annotation file: elsewhere, v1.mp4 (is v1 meant?), v_v0 (is v0 meant?)",
+    )
+
+
+def test_labels_that_look_alike_are_named_with_their_counts(read):
+    content = database(segment(1, 2, "Pour"), segment(3, 4, "pour "), segment(5, 6, "pours"), segment(7, 8, "stir"))
+    warning, lacking = read({**content, "v": {**content["t"], "subset": "validation"}}).warnings, read(content).warnings
+    assert warning == ("labels 'Pour' (2), 'pour ' (2), 'pours' (2) differ in case, blanks or a plural alone; are they "
+                       "one class?",)  # fmt: skip
+    assert len(lacking) == 1, "nothing is annotated in validation: no class in particular is missing"
+
+
+def test_classes_that_a_subset_lacks_are_named(read):
+    content = database(segment(1, 2, "run"), segment(3, 4, "jump"))
+    content["v"]["annotations"] = [segment(1, 2, "run"), segment(1, 2, "fly")]
+    assert read(content).warnings == (
+        "1 of 3 classes have no instance in training: fly",
+        "1 of 3 classes have no instance in validation: jump",
+    )
+
+
+def test_a_label_s_error_names_the_class_that_may_be_meant(read):
+    with pytest.raises(AnnotationError, match="label 'Run ' isn't in the class list of 2 classes; the list has 'run'"):
+        read(database(segment(1, 2, "Run ")), classes=("run", "jump"))
+
+
+@pytest.mark.parametrize("names", [["a", "[b"], ["[a]", "b"], ["{a", "b"], ["two\nlines"], [" blank"], []])
+def test_what_is_written_as_a_list_of_names_comes_back(tmp_path, names):
+    (tmp_path / "names").write_text(names_text(names))
+    assert read_names(tmp_path / "names") == frozenset(names)
+
+
 # ---- labels that are numbers, class lists, ground truth
+
+
+def test_whole_numbers_with_a_point_are_whole_numbers(read):
+    """As pandas writes them where a column has gaps."""
+    content = database(segment(1, 2, 1.0), segment(3, 4, 2.0), segment(5, 6, 2))
+    found = read(content)
+    assert (found.classes, found.train[0].labels.tolist()) == (("1", "2"), [0, 1, 1])
+
+
+@pytest.mark.parametrize("label", [1.5, True, None, ["run"], "", "two\nlines"])
+def test_labels_that_are_neither_names_nor_numbers_are_shown(read, label):
+    with pytest.raises(AnnotationError, match=r"labels are names or whole numbers, got"):
+        read(database(segment(1, 2, label)))
+
 
 IDS = [{"segment": [1, 2], "verb": 12, "noun": 3}, {"segment": [3, 4], "verb": 5, "noun": 3}]
 
@@ -295,7 +399,16 @@ def test_ids_are_labels_by_the_key_that_is_named(read, tmp_path):
         read(database(*IDS), label_key="verb", classes=("wash",))
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "holds no class"), ("run\njump\nrun\n", "names class 'run' twice")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no class"),
+        ("run\njump\nrun\n", "names class 'run' twice"),
+        ("1\trun\n1\tjump\n", "gives the id 1 to two classes"),
+        ("run\nform\ffeed\n", ".*holds a line break, a tab or another control character"),
+        ('["run", "run"]', "names class 'run' twice"),
+    ],
+)
 def test_class_files_that_make_no_sense(read, tmp_path, text, message):
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(AnnotationError, match=f"classes.txt: {message}"):
@@ -303,7 +416,7 @@ def test_class_files_that_make_no_sense(read, tmp_path, text, message):
 
 
 def test_names_and_numbers_side_by_side_need_a_class_list(read):
-    with pytest.raises(AnnotationError, match="some labels are names and some numbers; give the classes"):
+    with pytest.raises(AnnotationError, match=r"some labels are names and some numbers \('run' and 7\); give the"):
         read(database(segment(1, 2), segment(3, 4, 7)))
 
 
@@ -339,24 +452,26 @@ def test_the_ground_truth_calls_ids_by_their_names(read, tmp_path):
 
 FILES = [
     ("thumos14.json", {"train_subset": "Validation", "validation_subset": "Test"}, 20,
-     (200, 3007, {}, 4), (212, 3358, {}, 26)),
-    ("thumos_14_anno.json", {}, 20, (200, 3007, {"Ambiguous": 89}, 4), (213, 3358, {"Ambiguous": 99}, 26)),
-    ("multithumos_anno.json.gz", {}, 65,
-     (200, 18482 - 3, {"empty (end <= start)": 3}, 10), (213, 20208 - 4, {"empty (end <= start)": 4}, 55)),
+     (200, 3007 - 4, {OUTSIDE: 4}, 0, 0), (212, 3358, {}, 0, 26)),
+    ("thumos_14_anno.json", {}, 20,
+     (200, 3007 - 4, {"Ambiguous": 89, OUTSIDE: 4}, 0, 0), (213, 3358, {"Ambiguous": 99}, 0, 26)),
+    ("multithumos_anno.json.gz", {}, 65, (200, 18482 - 11, {"empty (end <= start)": 3, OUTSIDE: 8}, 2, 0),
+     (213, 20208 - 4, {"empty (end <= start)": 4}, 3, 52)),
     # Five of the 19,607 segments past the end are empty besides.
     ("charades.json.gz", {"validation_subset": "testing", "fps": 30}, 157,
-     (7985 - 174, 49809 - 7, {"empty (end <= start)": 7}, 14578), (1863, 16691, {}, 5024)),
+     (7985 - 174, 49809 - 7, {"empty (end <= start)": 7}, 14578, 0), (1863, 16691, {}, 5024, 0)),
     ("anet_1_3.json.gz", {"window": WHOLE}, 200,
-     (9649 - 46, 14859 - 306, {"empty (end <= start)": 9, "copies": 31, "too short to train on": 266}, 7),
-     (4728, 7293 - 22, {"empty (end <= start)": 3, "copies": 19}, 6)),
+     (9649 - 46, 14859 - 306, {"empty (end <= start)": 9, "copies": 31, "too short to train on": 266}, 7, 0),
+     (4728, 7293 - 22, {"empty (end <= start)": 3, "copies": 19}, 6, 0)),
     ("anet_1_3.json.gz", {"window": WHOLE, "validation_subset": "testing", "filter_short": False}, 200,
-     (9649 - 8, 14859 - 40, {"empty (end <= start)": 9, "copies": 31}, 7), (4851, 0, {}, 0)),
+     (9649 - 8, 14859 - 40, {"empty (end <= start)": 9, "copies": 31}, 7, 0), (4851, 0, {}, 0, 0)),
     ("epic_kitchens_partial.json.gz", {"label_key": "verb", "train_subset": "train", "validation_subset": "val",
-     "classes": "epic_verb_classes.txt"}, 97, (148, 16115 - 2, {"copies": 2}, 0), (138, 9668, {}, 1)),
+     "classes": "epic_verb_classes.txt"}, 97, (148, 16115 - 2, {"copies": 2}, 0, 0), (138, 9668, {}, 1, 0)),
     ("epic_kitchens_partial.json.gz", {"label_key": "noun", "train_subset": "train", "validation_subset": "val",
-     "classes": "epic_noun_classes.txt", "fps": 30}, 300, (148, 16115 - 3, {"copies": 3}, 0), (138, 9668, {}, 1)),
+     "classes": "epic_noun_classes.txt", "fps": 30}, 300, (148, 16115 - 3, {"copies": 3}, 0, 0), (138, 9668, {}, 1, 0)),
 ]  # fmt: skip
-"""File, settings, classes, and of both subsets: videos, instances, what is dropped, segments past the end."""
+"""File, settings, classes, and of both subsets: videos, instances, what is dropped, segments past the end and wholly
+outside."""
 
 
 @pytest.mark.parametrize(("name", "settings", "classes", "train", "validation"), FILES)
@@ -370,5 +485,6 @@ def test_files_of_the_field_load_completely(shared_folder, name, settings, class
         (found.validation, found.validation_account, validation),
     ):
         dropped = {reason: by_video.total() for reason, by_video in account.dropped.items()}
-        assert (len(videos), account.instances, dropped, account.past_end.total()) == expected
+        ends = account.past_end.total(), account.outside.total()
+        assert (len(videos), account.instances, dropped, *ends) == expected
         assert account.instances == sum(len(video.labels) for video in videos)

@@ -2,11 +2,17 @@
 
 import csv
 import json
+import shutil
 
+import numpy as np
 import pytest
 import yaml
 
+from adatad.data.annotations import read_annotations
 from adatad.data.custom import TableError, make_annotations
+from adatad.data.dataset import video_path
+from adatad.data.demo import write_video
+from adatad.files import FileError
 from adatad.spec import load
 
 
@@ -40,7 +46,9 @@ def test_the_table_comes_back_as_annotations(table, tiny_data, tmp_path):
         assert entry["frame"] == truth[name].get("frame", entry["frame"])
         assert entry["duration"] == pytest.approx(truth[name]["duration"], abs=0.05)
         assert [a["label"] for a in entry["annotations"]] == [r["label"] for r in rows if r["video"] == name]
-    assert sum(entry["subset"] == "validation" for entry in database.values()) == round(0.25 * len(database))
+    for subset in ("training", "validation"):
+        there = {a["label"] for entry in database.values() if entry["subset"] == subset for a in entry["annotations"]}
+        assert there == {row["label"] for row in rows}, "each class is in both"
     spec = load(spec_file, ["model.backbone.weights=random"])
     assert spec.name == "mine"
     assert spec.data.size_pixels == 64
@@ -74,13 +82,20 @@ def test_subsets_of_the_table_count(table, tiny_data, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"start": "soon"}, "line 2: start and end are seconds, got 'soon'"),
+        ({"start": "soon"}, "line 2: start and end are seconds, or m:ss or h:mm:ss, got 'soon'"),
         ({"start": 5, "end": 4}, "line 2: expected 0 <= start < end, got 5 and 4"),
         ({"end": 9999}, "line 2: ends at 9999 s"),
         ({"label": " "}, "line 2: has no label"),
-        ({"video": "nobody"}, "video 'nobody': 0 files"),
-        ({"subset": "test"}, "line 2: subset is training or validation, got 'test'"),
-        ({"subset": "training"}, "expected one subset on all its lines"),
+        ({"video": "nobody"}, "line 2: video 'nobody': no file of that name"),
+        ({"subset": "holdout"}, "line 2: subset is training or validation, got 'holdout'"),
+        ({"subset": "training"}, "expected one subset on all its lines, got none and training"),
+        ({"start": -1}, "line 2: expected 0 <= start < end, got -1 and"),
+        ({"start": 5000, "end": 6000}, "line 2: begins at 5000 s, after demo_"),
+        ({"label": "two\nlines"}, "line 2: the label 'two\\nlines' holds a line break"),
+        ({"label": "3\tfoo"}, "holds a line break, a tab or another control character"),
+        ({"label": "page\u2028break"}, "the label 'page\\u2028break' holds"),
+        ({"label": "form\x0cfeed"}, "the label 'form\\x0cfeed' holds"),
+        ({"start": 0, "end": "1,234"}, "line 2: a number like 3,200 may be 3.2 or 3200 in this table"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_written(row, message, table, tiny_data, tmp_path):
@@ -99,3 +114,197 @@ def test_what_is_no_table_is_refused(text, message, tmp_path):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(TableError, match=message):
         make_annotations(tmp_path / "labels.csv", tmp_path, tmp_path / "mine")
+
+
+# ---- forms of tables, names of videos, subsets: three small videos
+
+
+@pytest.fixture(scope="module")
+def three_videos(tmp_path_factory):
+    """Folder of k0.mp4 to k2.mp4, each of 12 s at 8 frames a second."""
+    folder = tmp_path_factory.mktemp("three")
+    for number in range(3):
+        write_video(folder / f"k{number}.mp4", np.zeros((96, 32, 32, 3), np.uint8))
+    return folder
+
+
+@pytest.fixture
+def make(three_videos, tmp_path):
+    """make(text, videos=..., columns=...) -> (database, what was said); files lie in tmp_path/d."""
+
+    def make(text, videos=three_videos, **options):
+        (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        said = []
+        make_annotations(tmp_path / "labels.csv", videos, tmp_path / "d", say=said.append, **options)
+        return json.loads((tmp_path / "d/annotations.json").read_text())["database"], "\n".join(said)
+
+    return make
+
+
+def found(database):
+    """[start, end, label] of all instances, by video."""
+    return {name: [[*a["segment"], a["label"]] for a in e["annotations"]] for name, e in sorted(database.items())}
+
+
+PLAIN = "video,start,end,label\nk0,1.5,3,pour\nk1,2,5,stir\nk1,2,5,pour\nk0,6,7,stir\n"
+EXPECTED = {"k0": [[1.5, 3.0, "pour"], [6.0, 7.0, "stir"]], "k1": [[2.0, 5.0, "stir"], [2.0, 5.0, "pour"]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PLAIN, ""),
+        (PLAIN.replace(",", ";").replace("1.5", "1,5"),
+         "divided by semicolons: video, start, end, label\ndecimal commas"),
+        (PLAIN.replace(",", "\t").replace("1.5", "1,5").encode("utf-16"), "divided by tabs"),
+        (PLAIN.replace("1.5", '"1,5"'), "decimal commas in times"),
+        (PLAIN.replace(",", ", "), ""),
+        (PLAIN.replace("1.5", "0:01.5").replace("6,7", "0:06,0:00:07.000"), ""),
+        (PLAIN.replace("start,end", "start_ms,end (ms)").replace("1.5,3", "1500,3000").replace("2,5", "2000,5000")
+         .replace("6,7", "6000,7000"), "start from 'start_ms' (milliseconds), end from 'end (ms)' (milliseconds)"),
+        (PLAIN.replace("start,end", "start_frame,end_frame").replace("1.5,3", "12,24").replace("2,5", "16,40")
+         .replace("6,7", "48,56"), "frames are counted from 0; an instance ends where its end frame begins"),
+        (PLAIN.replace("video,start,end,label", "Filename;Begin;Stop;Behaviour").replace(",", ";"),
+         "video from 'Filename', start from 'Begin', end from 'Stop', label from 'Behaviour'"),
+        (PLAIN.replace("k0,", "clips/k0.mp4,"), ""),
+        (PLAIN.replace("k0,", "k0.mp4,", 1), ""),
+        (PLAIN + "k0,1.5,3.0,pour\n", "one row left out that stood there before: line 6"),
+        (PLAIN.replace("end", "duration").replace("1.5,3", "1.5,1.5").replace("2,5", "2,3").replace("6,7", "6,1"),
+         "an instance ends its duration after its start"),
+    ],
+)  # fmt: skip
+def test_tables_in_every_form_say_the_same(make, text, said):
+    database, notes = make(text)
+    assert found(database) == EXPECTED
+    assert said in notes
+    assert "one video of" in notes, "k2 isn't in the table"
+    assert "3 files written" in notes
+
+
+def test_columns_can_be_given(make):
+    text = PLAIN.replace("label", "verb").replace("video", "what")
+    with pytest.raises(TableError, match=r"no column video, label"):
+        make(text)
+    database, notes = make(text, columns={"label": "verb", "video": "what"})
+    assert found(database) == EXPECTED
+    assert "label from 'verb'" in notes
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_lines(make, tmp_path):
+    with pytest.raises(TableError) as caught:
+        make(PLAIN + "k0,1,2,a,b\nk1,5,4,stir\nk1,1,999,stir\nk9,1,2,stir\nk0,20,30,pour\nk0,1,2\n")
+    lines = str(caught.value).splitlines()
+    assert "six problems; nothing was written:" in lines[0]
+    assert [line.split()[1].rstrip(":") for line in lines[1:]] == ["6", "7", "8", "9", "10", "11"]
+    assert not (tmp_path / "d").exists()
+
+
+def test_videos_of_several_endings_in_folders_are_found_by_the_spec(make, three_videos, tmp_path):
+    videos = tmp_path / "videos"
+    (videos / "day1").mkdir(parents=True)
+    shutil.copy(three_videos / "k0.mp4", videos / "day1/k0.MP4")
+    shutil.copy(three_videos / "k1.mp4", videos / "k1.mp4")
+    (videos / "k1.srt").touch()
+    (videos / "k1.json").touch()
+    database, _ = make(PLAIN, videos=videos)
+    assert found(database).keys() == {"day1/k0.MP4", "k1.mp4"}
+    spec = load(tmp_path / "d/spec.yaml", ["model.backbone.weights=random"])
+    annotations = read_annotations(spec.data)
+    for video in (*annotations.train, *annotations.validation):
+        assert video_path(spec.data, video.name).is_file()
+
+
+def test_what_another_ending_changes_is_said_of_a_spec_that_stays(make, three_videos, tmp_path):
+    make(PLAIN)
+    videos = tmp_path / "videos"
+    shutil.copytree(three_videos, videos)
+    (videos / "k0.mp4").rename(videos / "k0.MOV")
+    _, notes = make(PLAIN, videos=videos)
+    assert "2 files written, spec.yaml left as it was" in notes
+    assert "has data.pattern '{name}.mp4', these annotations want '{name}': change it" in notes
+
+
+@pytest.mark.parametrize(
+    ("subsets", "expected", "said"),
+    [
+        (["train", "val"], ["training", "validation"], ""),
+        (["Train", "VALID"], ["training", "validation"], ""),
+        (["training", "test"], ["training", "validation"], "no row is for validation, but some for test: these are"),
+    ],
+)
+def test_what_tables_call_subsets(make, subsets, expected, said):
+    text = "video,start,end,label,split\n" + "".join(f"k{n},1,2,pour,{name}\n" for n, name in enumerate(subsets))
+    database, notes = make(text)
+    assert [database[f"k{n}"]["subset"] for n in range(2)] == expected
+    assert said in notes
+
+
+def test_test_videos_stay_beside_validation_videos(make):
+    database, notes = make("video,start,end,label,split\nk0,1,2,a,train\nk1,1,2,a,val\nk2,1,2,a,test\n")
+    assert database["k2"]["subset"] == "test"
+    assert "one video for test: in the annotation file, but neither trained nor validated on" in notes
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("k0,1,2,a,train\nk1,1,2,a,training\n", "no row is for validation: the table's subsets are training"),
+        ("k0,1,2,a,val\nk1,1,2,a,val\n", "no row is for training: the table's subsets are validation"),
+        ("k0,1,2,a,val\nk1,1,2,a,train\nk2,1,2,a,\n", "one video without a subset, which others have: k2"),
+        ("k0,1,2,a,val\nk0.mp4,1,3,a,train\nk1,1,2,a,train\n", "k0.mp4': expected one subset on all its lines, got "
+         "training and validation"),
+        ("a/k0.mp4,1,2,a,val\nb/k0.mp4,1,3,a,val\nk1,1,2,a,train\n", "would all be the file k0.mp4; which of them"),
+    ],
+)  # fmt: skip
+def test_subsets_that_leave_nothing_are_refused(make, tmp_path, rows, message):
+    with pytest.raises(TableError) as caught:
+        make("video,start,end,label,subset\n" + rows)
+    assert message in str(caught.value)
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_may_be_one_class_and_classes_that_a_subset_lacks_are_named(make):
+    _, notes = make("video,start,end,label\nk0,1,2,Pour\nk1,1,2,pour\nk2,3,4,pours\n")
+    assert "warning: labels 'Pour' (1), 'pour' (1), 'pours' (1) differ in case, blanks or a plural alone" in notes
+    assert "warning: 2 of 3 classes have no instance in validation: " in notes
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "classes.txt", "spec.yaml"])
+def test_the_table_itself_is_not_written_over(three_videos, tmp_path, name):
+    (tmp_path / name).write_text(PLAIN)
+    with pytest.raises(FileError, match="is read here, and would be written over"):
+        make_annotations(tmp_path / name, three_videos, tmp_path)
+    assert (tmp_path / name).read_text() == PLAIN
+
+
+def test_places_that_cannot_be_written_are_told_first(three_videos, tmp_path):
+    (tmp_path / "labels.csv").write_text("nonsense")
+    (tmp_path / "file").touch()
+    (tmp_path / "full/annotations.json").mkdir(parents=True)
+    for output in (tmp_path / "file", tmp_path / "file/below", tmp_path / "full"):
+        with pytest.raises(FileError, match=output.name):
+            make_annotations(tmp_path / "labels.csv", three_videos, output)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("mine", "mine"), ("my data (2)", "my_data_2"), (".hidden", "hidden")])
+def test_a_spec_has_its_folder_s_name(make, tmp_path, monkeypatch, three_videos, folder, name):
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    (tmp_path / "labels.csv").write_text(PLAIN)
+    spec = make_annotations(tmp_path / "labels.csv", three_videos, type(tmp_path)("."), say=print)
+    assert load(spec, ["model.backbone.weights=random"]).name == name
+
+
+def test_a_class_that_begins_with_a_bracket_comes_back(make, tmp_path):
+    make(PLAIN.replace("pour", '"[""a""]"'))
+    spec = load(tmp_path / "d/spec.yaml", ["model.backbone.weights=random"])
+    assert read_annotations(spec.data).classes == ('["a"]', "stir")
+
+
+@pytest.mark.parametrize("columns", [["label"], ["=x"], ["label="], ["label=a", "label=b"]])
+def test_columns_of_another_form_are_refused(run_here, tmp_path, columns):
+    run = run_here(
+        "prepare_data/custom.py", "t.csv", "--videos", "v", "--output", tmp_path / "d", "--columns", *columns
+    )
+    assert run.returncode == 2
+    assert "--columns: " in run.stderr

@@ -190,7 +190,7 @@ def test_the_spec_that_the_page_of_hacs_gives_is_one(tmp_path):
 def test_wrong_files_are_answered_with_the_page(run_here, tmp_path):
     done = run_here("prepare_data/annotations.py", "epic-verb", tmp_path / "nowhere", tmp_path / "out/verb.json")
     assert done.returncode == 2
-    assert "nowhere/EPIC_100_verb_classes.csv: not a readable CSV file" in done.stderr
+    assert "nowhere/EPIC_100_verb_classes.csv: can't be read: No such file" in done.stderr
     assert "tools/prepare_data/epic/README.md says which files are expected where" in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -28,27 +28,32 @@ def main() -> int:
         parser.error("--scored: belongs to activitynet")
     if (args.videos is None) == args.name.endswith("thumos"):
         parser.error("--videos: thumos and multithumos need it, the others don't")
+    if Path(args.classes).name != args.classes or args.classes in (args.output.name, "blocked.json"):
+        parser.error(f"--classes: expected a file name of its own beside OUT, got {args.classes!r}")
+    if not args.output.name:
+        parser.error("OUT: expected the name of a JSON file to write")
 
+    from adatad.data.annotation_file import names_text
     from adatad.data.official import not_scored, write
     from adatad.errors import UserError
+    from adatad.files import files_to_write
 
-    try:
-        database, classes = read(args)
-        files = {
-            args.output: json.dumps({"database": database}),
-            args.output.with_name(args.classes): "".join(f"{name}\n" for name in classes),
-        }
-        if args.scored:
-            blocked = not_scored(database, args.scored)
-            files[args.output.with_name("blocked.json")] = json.dumps(blocked)
-        write(files)
-    except (UserError, OSError) as error:
-        page = f"tools/prepare_data/{args.name.split('-')[0]}/README.md"
-        raise UserError(f"{error}\n{page} says which files are expected where") from error
+    classes_file, blocked_file = args.output.with_name(args.classes), args.output.with_name("blocked.json")
+    outputs = [args.output, classes_file, *([blocked_file] if args.scored else [])]
+    with files_to_write(outputs, [args.source, *([args.scored] if args.scored else [])]):
+        try:
+            database, classes = read(args)
+            blocked = not_scored(database, args.scored) if args.scored else []
+        except (UserError, OSError) as error:
+            page = f"tools/prepare_data/{args.name.split('-')[0]}/README.md"
+            raise UserError(f"{error}\n{page} says which files are expected where") from error
+        texts = json.dumps({"database": database}), names_text(classes), json.dumps(blocked)
+        # Without a list of what is scored there is no third.
+        write(dict(zip(outputs, texts, strict=False)))
     instances = sum(len(entry["annotations"]) for entry in database.values())
     print(f"{args.output}: {len(database)} videos, {instances} instances, {len(classes)} classes")
     if args.scored:
-        print(f"{args.output.with_name('blocked.json')}: {len(blocked)} validation videos that aren't scored")
+        print(f"{blocked_file}: {len(blocked)} validation videos that aren't scored")
     return 0
 
 

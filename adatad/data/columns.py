@@ -1,0 +1,179 @@
+"""What the columns of a table of instances mean, told by their names: in any case, with blanks or underscores, and with
+the synonyms and units that other tools write."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from adatad.data.table import TableError
+from adatad.files import shown
+
+
+def _words_in(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NEEDED = ("video", "start", "end", "label")
+ROLES = (*NEEDED, "duration", "subset")
+NAMES = {
+    "video": (
+        _words_in(
+            "video videos video_name videoname video_file video_filename video_file_name video_id videoid vid "
+            "video_path filename file_name file file_path filepath media_file media_file_name media_file_path "
+            "youtube_id"
+        ),
+        _words_in("name path clip clip_id clip_name media movie recording id source"),
+    ),
+    "label": (
+        _words_in(
+            "label labels class classes classname class_name class_label label_name action actions action_label "
+            "action_name action_class activity activity_label activity_name activity_class behavior behaviour "
+            "behavior_name behaviour_name annotation event event_label event_name category category_name "
+            "trial_type"
+        ),
+        _words_in("annotations tag type event_type label_id class_id action_id label_index text value name"),
+    ),
+    "subset": (_words_in("subset split set partition"), _words_in("phase usage")),
+}
+"""By role: names that say it, and names that may say it where none of the first is there."""
+STARTS = _words_in("start begin beginning onset from init starts begins")
+ENDS = _words_in("end stop offset to finish ends stops until")
+UNITS = {
+    "s": "seconds", "sec": "seconds", "secs": "seconds", "second": "seconds", "seconds": "seconds",
+    "ms": "milliseconds", "msec": "milliseconds", "msecs": "milliseconds", "millis": "milliseconds",
+    "millisecond": "milliseconds", "milliseconds": "milliseconds",
+    "min": "minutes", "mins": "minutes", "minute": "minutes", "minutes": "minutes",
+    "f": "frames", "frame": "frames", "frames": "frames", "frameno": "frames",
+}  # fmt: skip
+FRAME_WORDS = _words_in("number no nr idx index id num")
+"""That may follow "frame"."""
+TIME_WORDS = _words_in("time times timestamp timestamps t ts stamp timecode point of the in at position")
+CLOCK_FORMS = re.compile(r"ss\.msec|hh:mm:ss(\.(ms|f+))?|h:mm:ss|mm:ss|m:ss", re.IGNORECASE)
+"""As ELAN and others write a column's form behind its name."""
+JOINED = re.compile(
+    r"(?P<t>t|time)?(?P<end>start|begin|onset|end|stop|offset|finish)"
+    r"(?P<rest>timestamp|time|seconds|secs|sec|ms|msec|frames|frame)?"
+)
+
+
+class Column(NamedTuple):
+    """place: from 0; name: as found; unit: of times."""
+
+    place: int
+    name: str
+    unit: str = "seconds"
+
+
+def recognized(header: Sequence[str]) -> int:
+    """How many roles a header's names speak of."""
+    return len(_by_role(header))
+
+
+def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> dict[str, Column]:
+    """The column of each role. given: names by role, which go before what names say. where: the table and its header,
+    for errors. Raises TableError where a role has no column or several."""
+    keys = [_key(name) for name in header if name]
+    twice = next((name for name in header if name and keys.count(_key(name)) > 1), None)
+    if twice is not None:
+        raise TableError(f"{where} has the column {shown(twice)!r} twice; keep one of the two")
+    chosen = {role: _named(role, name, header, where) for role, name in given.items()}
+    taken = {column.place for column in chosen.values()}
+    for role, columns in _by_role(header).items():
+        left = [column for column in columns if column.place not in taken]
+        if role in chosen or not left:
+            continue
+        exact = [column for column in left if _key(column.name) == role]
+        # "label" beside "class" may be its number, its weight or a mark; of the others the plain name is what it says.
+        if exact and role != "label":
+            left = exact
+        if len(left) > 1:
+            names = " and ".join(repr(shown(column.name)) for column in left)
+            raise TableError(
+                f"{where}: {names} can each be the {role}; say which it is: --columns {role}={_quoted(left[0].name)}"
+            )
+        chosen[role] = left[0]
+    if "end" in chosen:
+        chosen.pop("duration", None)
+    absent = [role for role in NEEDED if role not in chosen and not (role == "end" and "duration" in chosen)]
+    if absent:
+        raise TableError(
+            f"{where}: no column {', '.join(absent)}; expected a first line like {','.join(NEEDED)} and one instance a "
+            f"line; if a column has another name, say so: --columns {absent[0]}=NAME"
+        )
+    return {role: chosen[role] for role in ROLES if role in chosen}
+
+
+def _by_role(header: Sequence[str]) -> dict[str, list[Column]]:
+    """Columns that may play a role; those whose names say it before those whose names may."""
+    found: dict[str, list[Column]] = {}
+    for place, name in enumerate(header):
+        timed = _time_column(place, name)
+        if timed:
+            found.setdefault(timed[0], []).append(timed[1])
+    for role, (strong, weak) in NAMES.items():
+        for names in (strong, weak):
+            columns = [Column(place, name) for place, name in enumerate(header) if _key(name) in names]
+            others = {column.place for other in found.values() for column in other}
+            columns = [column for column in columns if column.place not in others]
+            if columns:
+                found.setdefault(role, columns)
+                break
+    return found
+
+
+def _time_column(place: int, name: str) -> tuple[str, Column] | None:
+    """Whether a name is of a start, an end or a duration, and in which unit."""
+    words, unit = [], "seconds"
+    for word in _words(CLOCK_FORMS.sub(" seconds ", name)):
+        joined = JOINED.fullmatch(word)
+        words += [part for part in (joined["t"], joined["end"], joined["rest"]) if part] if joined else [word]
+    units = [UNITS[word] for word in words if word in UNITS]
+    if units:
+        unit = units[0]
+    if len(set(units)) > 1:
+        return None
+    rest = [word for word in words if word not in UNITS and word not in TIME_WORDS]
+    if unit == "frames":
+        rest = [word for word in rest if word not in FRAME_WORDS]
+    if len(rest) != 1 or not words:
+        return None
+    for role, names in (("start", STARTS), ("end", ENDS), ("duration", {"duration"})):
+        if rest[0] in names:
+            return role, Column(place, name, unit)
+    return None
+
+
+def unit_of(name: str) -> str:
+    """The unit that a column's name tells; seconds where it doesn't."""
+    units = [UNITS[word] for word in _words(CLOCK_FORMS.sub(" seconds ", name)) if word in UNITS]
+    return units[0] if units else "seconds"
+
+
+def _named(role: str, name: str, header: Sequence[str], where: str) -> Column:
+    if role not in ROLES:
+        raise TableError(f"--columns {shown(role)}: expected one of {', '.join(ROLES)}")
+    places = [place for place, there in enumerate(header) if there == name]
+    places = places or [place for place, there in enumerate(header) if _key(there) == _key(name)]
+    if len(places) != 1:
+        raise TableError(
+            f"{where}: --columns {role}={_quoted(name)}: {'no' if not places else 'more than one'} such column"
+        )
+    return Column(places[0], header[places[0]], unit_of(header[places[0]]))
+
+
+def _key(name: str) -> str:
+    return "_".join(_words(name))
+
+
+def _words(name: str) -> list[str]:
+    """A name in small words: without case, quotes, brackets; "startTime" is two."""
+    plain = unicodedata.normalize("NFKC", name)
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", plain)
+    return [word for word in re.split(r"[\W_]+", apart.casefold()) if word]
+
+
+def _quoted(name: str) -> str:
+    return f'"{shown(name)}"' if re.search(r"\W", name) else name

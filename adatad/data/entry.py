@@ -1,0 +1,205 @@
+"""One video's entry of an annotation file: what its values must be, and what is said of those that aren't.
+
+Training, evaluation, the summary and the data check all ask here, so that none passes what another refuses.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Container
+from typing import Any, NamedTuple
+
+from adatad.data.annotation_file import AMBIGUOUS, AnnotationError
+from adatad.files import shown
+from adatad.spec.schema import DataSpec
+
+MAX_SECONDS = 1e7
+"""Four months: what is longer is no video, but a number that went wrong."""
+MAX_FRAMES = 10**9
+MAX_FPS = 1e5
+MAX_NAME_BYTES = 255
+"""Of one part of a path, on every common file system."""
+PAST_END_SECONDS = 0.01
+"""Before its video's start or after its end that an instance must reach to be counted: durations are given to
+hundredths of a second."""
+SHOWN_CHARACTERS = 120
+PLAIN_NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,3})?")
+UNREADABLE, UNKNOWN_LABEL, OUT_OF_RANGE, LEFT_OUT = (
+    "unreadable annotations",
+    "unknown label",
+    "label out of range",
+    "instance left out",
+)
+"""Kinds of problems: training refuses the first two; it counts and warns of the others."""
+REFUSED = (UNREADABLE, UNKNOWN_LABEL)
+
+
+class EntryProblem(NamedTuple):
+    """kind: one of those above; text: what is wrong, without file and video; label: the one that isn't known."""
+
+    kind: str
+    text: str
+    label: str | int | None = None
+
+
+class Length(NamedTuple):
+    """Of a video, as annotations have it. counted: they give `frames`; otherwise these follow from a rate."""
+
+    duration_seconds: float
+    fps: float
+    frames: int
+    counted: bool
+
+
+def entry_problems(spec: DataSpec, name: str, entry: dict[str, Any], labels: Container[Any]) -> list[EntryProblem]:
+    """All that is wrong with a video's entry, as far as it can be told without the video.
+
+    labels: what annotations may call a class (`ClassList.numbers`). An instance that ends late is no problem here: only
+    the video tells how late that is.
+    """
+    problems = [EntryProblem(UNREADABLE, text) for text in (name_problem(spec, name),) if text]
+    try:
+        read_length(spec, entry)
+    except AnnotationError as error:
+        problems.append(EntryProblem(UNREADABLE, str(error)))
+    items = entry.get("annotations")
+    if not isinstance(items, (list, type(None))):
+        return [*problems, EntryProblem(UNREADABLE, f"expected a list of annotations, got {brief(items)}")]
+    for item in items or ():
+        try:
+            start, end, label = read_item(spec, item)
+        except AnnotationError as error:
+            problems.append(EntryProblem(UNREADABLE, str(error)))
+            continue
+        if label not in labels and label != AMBIGUOUS:
+            problems.append(EntryProblem(UNKNOWN_LABEL, f"label {brief(label)} isn't in the class list", label))
+        if not (math.isfinite(start) and math.isfinite(end)):
+            problems.append(EntryProblem(LEFT_OUT, f"segment [{start:g}, {end:g}] has no finite ends"))
+        elif end <= start:
+            problems.append(EntryProblem(LEFT_OUT, f"segment [{start:g}, {end:g}] is empty: it ends where it begins"))
+        elif end <= 0:
+            problems.append(EntryProblem(OUT_OF_RANGE, f"{start:g} to {end:g} s lies wholly before the video's start"))
+        elif start < -PAST_END_SECONDS:
+            problems.append(EntryProblem(OUT_OF_RANGE, f"{start:g} to {end:g} s begins before the video does"))
+    return problems
+
+
+def name_problem(spec: DataSpec, name: str) -> str:
+    """Why a name can't be a video's: no file system, list of lines or terminal takes it; empty if it can."""
+    if not name.strip():
+        return "the video's name is empty"
+    if has_control_characters(name):
+        return f"the name '{shown(name)}' holds a line break or another control character"
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in spec.pattern.replace("{name}", name).split("/")):
+        return f"the name makes a file name of more than {MAX_NAME_BYTES} bytes, which no file may have"
+    return ""
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a text holds what neither a list of lines nor a terminal takes: line and page breaks of all kinds, tabs,
+    escapes, halves of characters."""
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+
+
+def read_length(spec: DataSpec, entry: dict[str, Any]) -> Length:
+    """Duration, rate and frames of a video. Raises AnnotationError, which names the key but not the video."""
+    duration = number(entry.get("duration"))
+    if duration is None or not 0 < duration <= MAX_SECONDS:
+        raise AnnotationError(
+            f'expected "duration" in seconds, more than 0 and at most {MAX_SECONDS:g}, got {_given(entry, "duration")}'
+        )
+    frames, fps = _number_or_nothing(entry, "frame", MAX_FRAMES), _number_or_nothing(entry, "fps", MAX_FPS)
+    fps = spec.fps or fps
+    if spec.fps is None and int(frames):
+        length = Length(duration, int(frames) / duration, int(frames), counted=True)
+        if length.fps > MAX_FPS:
+            raise AnnotationError(
+                f'"frame" {int(frames)} in a "duration" of {duration:g} s would be {length.fps:g} frames a second'
+            )
+        return length
+    if fps:
+        length = Length(duration, float(fps), int(duration * fps), counted=False)
+        if not length.frames:
+            raise AnnotationError(f"lasts {duration:g} s, less than a frame at {fps:g} frames a second")
+        return length
+    if spec.window.kind == "resize":
+        return Length(duration, 0.0, 0, counted=False)
+    raise AnnotationError(
+        'has neither "frame" (a count above 0) nor "fps"; set data.fps to the rate of the video files'
+    )
+
+
+def read_item(spec: DataSpec, item: Any) -> tuple[float, float, str | int]:
+    """(start, end, label) of one annotation: seconds that may be NaN or without order, and a name or whole number.
+    Raises AnnotationError, which doesn't name the video."""
+    if not isinstance(item, dict) or "segment" not in item or spec.label_key not in item:
+        raise AnnotationError(
+            f'expected {{"segment": [start, end], "{spec.label_key}": name}} (data.label_key names the label\'s key), '
+            f"got {brief(item)}"
+        )
+    segment, label = item["segment"], label_of(item[spec.label_key])
+    ends = [_time(value) for value in segment] if isinstance(segment, list) else []
+    if len(ends) != 2 or None in ends:
+        raise AnnotationError(
+            f'expected {{"segment": [start, end], "{spec.label_key}": name}}, both in seconds and at most '
+            f"{MAX_SECONDS:g}, got the segment {brief(segment)}"
+        )
+    if label is None:
+        raise AnnotationError(
+            f'expected {{"segment": [start, end], "{spec.label_key}": name}}: labels are names or whole numbers, got '
+            f"{brief(item[spec.label_key])}"
+        )
+    return *ends, label
+
+
+def label_of(value: Any) -> str | int | None:
+    """A label as the class list knows it; None for what is none. A whole number with a point (pandas writes 1.0 where
+    a column has gaps) is that number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    is_label = isinstance(value, (str, int)) and not isinstance(value, bool)
+    return value if is_label and str(value).strip() and not has_control_characters(str(value)) else None
+
+
+def number(value: Any) -> float | None:
+    """A number, or the text of a plain one (HACS writes durations so); None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value.strip()):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def brief(value: Any) -> str:
+    """A value of a file in an error: in one line, not too long."""
+    try:
+        text = shown(repr(value))
+    except (RecursionError, ValueError):
+        return f"{type(value).__name__} without end"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def _given(entry: dict[str, Any], key: str) -> str:
+    return brief(entry[key]) if key in entry else "none"
+
+
+def _number_or_nothing(entry: dict[str, Any], key: str, most: float) -> float:
+    """0 where the file doesn't tell. Raises AnnotationError."""
+    value = entry.get(key)
+    found = 0.0 if value is None else number(value)
+    if found is None or not 0 <= found <= most:
+        raise AnnotationError(
+            f'expected "frame" (a count) or "fps" (a rate), got {_given(entry, "frame")} and {_given(entry, "fps")}'
+        )
+    return found
+
+
+def _time(value: Any) -> float | None:
+    """Seconds; NaN and infinities pass: such instances are counted, not refused."""
+    found = number(value)
+    return None if found is None or MAX_SECONDS < abs(found) < math.inf else found
