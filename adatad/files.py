@@ -8,13 +8,14 @@ and on the disk; what can't be written is said before the work begins where `che
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import re
 import stat
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,14 @@ def check_output_folder(path: str | Path) -> Path:
     return folder
 
 
+def refuse_input_as_output(output: str | Path, *inputs: str | Path | None) -> None:
+    """Raise FileError if a file that is read would be replaced by what is made of it."""
+    for path in inputs:
+        with suppress(OSError, ValueError):
+            if path is not None and os.path.samefile(path, output):
+                raise FileError(f"{output}: is read here, and would be replaced; name another file to write")
+
+
 def _check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Rights alone don't tell: root may write anywhere, but on no disk that is mounted read-only.
@@ -236,8 +245,13 @@ def shown(text: object) -> str:
 
 
 def _through_links(path: Path) -> Path:
-    """The file that a link points to, also through several; `path` itself if it is none."""
-    return path.resolve() if path.is_symlink() else path
+    """The file that a link points to, also through several; `path` itself if it is none. Raises OSError for a loop."""
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
 
 
 def _kind(mode: int) -> str:
