@@ -16,7 +16,7 @@ from adatad.data.annotations import Annotations, read_annotations
 from adatad.errors import UserError
 from adatad.evaluation.files import read_detections
 from adatad.files import check_output, check_output_folder, reason, shown, write_bytes, write_text
-from adatad.report.run_files import Metrics, by_step, read_metrics, read_result, read_words
+from adatad.report.run_files import Metrics, by_step, is_there, read_metrics, read_result, read_words
 from adatad.report.timelines import COLOURS, class_style, names_are_text, picture_text, to_png, validation_timelines
 from adatad.spec import Spec, to_yaml
 
@@ -105,7 +105,7 @@ def _why(error: Exception) -> str:
 
 
 def _if_there(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    return read(path) if path.exists() else {}
+    return read(path) if is_there(path) else {}
 
 
 def _metrics(path: Path, note: Say) -> Metrics:

@@ -5,6 +5,7 @@ edited a file. What can't be read is named in a FileError, or counted and left o
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_metrics(
     train_keys, evaluation_keys: what a line of that kind must have besides "step": numbers, or under `NESTED` numbers
     by name. A last line without an end is still being written, or was cut off by a kill, and isn't counted.
     """
-    if not path.exists():
+    if not is_there(path):
         return Metrics([], [], 0)
     keys = {"train": train_keys, "evaluation": evaluation_keys}
     by_kind: dict[str, list[Record]] = {kind: [] for kind in keys}
@@ -79,6 +80,11 @@ def _is_usable(record: Record, keys: Iterable[str]) -> bool:
     return is_step and all(
         _are_numbers(record.get(key)) if key in NESTED else is_number(record.get(key)) for key in keys
     )
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at all, also a link that leads nowhere."""
+    return os.path.lexists(path)
 
 
 def by_step(records: Sequence[Record]) -> list[Record]:
@@ -150,12 +156,13 @@ def read_result(path: Path) -> Record:
 
 def read_words(path: Path) -> list[str]:
     """Names in a text file, one a line; none if there is no file. Raises FileError."""
-    return read_text(path, MAX_TEXT_BYTES).split() if path.exists() else []
+    return read_text(path, MAX_TEXT_BYTES).split() if is_there(path) else []
 
 
 def read_end(path: Path, limit_bytes: int) -> str:
     """The last part of a text file of any size, whatever it holds. Raises OSError."""
-    with path.open("rb") as file:
+    # A pipe isn't waited for, and can't be searched from its end.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         size = file.seek(0, 2)
         file.seek(max(size - limit_bytes, 0))
         return file.read(limit_bytes).decode("utf-8", errors="replace")
