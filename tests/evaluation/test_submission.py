@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -150,9 +151,11 @@ def test_a_submission_never_replaces_what_it_is_made_of_or_a_device(tmp_path, ru
     before = detections.read_text()
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
     (tmp_path / "real.json").write_text("old")
+    # In the place of a device, which a defect would replace for the whole machine.
+    os.mkfifo(tmp_path / "pipe")
     for output, message in (
         (detections, "is read here"),
-        ("/dev/full", "no regular file"),
+        (tmp_path / "pipe", "no regular file"),
         (tmp_path, "a folder"),
         ("", ""),
     ):
@@ -164,4 +167,4 @@ def test_a_submission_never_replaces_what_it_is_made_of_or_a_device(tmp_path, ru
     assert run_here("submission.py", "activitynet", detections, tmp_path / "link.json").returncode == 0
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text())["version"] == "VERSION 1.3"
-    assert {path.name for path in tmp_path.iterdir()} == {"d.json", "link.json", "real.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"d.json", "link.json", "pipe", "real.json"}

@@ -1,6 +1,7 @@
 """tools/evaluate.py: what it prints, in which order, and what it refuses before it scores."""
 
 import json
+import os
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
         (["--subset", ""], "no video of subset ''; the file has 'validation'"),
         (["--subset", "None"], "no video of subset 'None'"),
         (["--json", ""], "expected the name of a file"),
-        (["--json", "/dev/full"], "no regular file"),
+        (["--json", "pipe"], "no regular file"),
         (["--json", "."], "expected the name of a file"),
         (["--json", "x" * 300], "File name too long"),
         (["--json", "gt.json/x"], "can't be written"),
@@ -57,6 +58,8 @@ def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
 def test_bad_arguments_are_refused_before_anything_is_scored(files, run_here, monkeypatch, options, message):
     monkeypatch.chdir(files)
     (files / "loop").symlink_to("loop")
+    # In the place of a device, which a defect would replace for the whole machine.
+    os.mkfifo(files / "pipe")
     before = {path.name for path in files.iterdir()}
     done = run_here("evaluate.py", "gt.json", "found.json", *options)
     assert done.returncode == 2
