@@ -8,6 +8,7 @@ and on the disk; what can't be written is said before the work begins where `che
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -208,14 +209,21 @@ def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iter
     try:
         for path in outputs:
             check_output(path)
-            if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
-                raise FileError(f"{path}: is read here, and would be written over; name another place to write to")
+            refuse_input_as_output(path, *inputs)
         yield
     except BaseException:
         for folder in sorted(set(made), key=lambda folder: len(folder.parts), reverse=True):
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def refuse_input_as_output(output: str | Path, *inputs: str | Path | None) -> None:
+    """Raise FileError if a file that is read would be replaced by what is made of it."""
+    for path in inputs:
+        with suppress(OSError, ValueError):
+            if path is not None and os.path.samefile(path, output):
+                raise FileError(f"{output}: is read here, and would be replaced; name another file to write")
 
 
 def _check_folder(folder: Path) -> None:
@@ -282,8 +290,13 @@ def shown(text: object) -> str:
 
 
 def _through_links(path: Path) -> Path:
-    """The file that a link points to, also through several; `path` itself if it is none."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """The file that a link points to, also through several; `path` itself if it is none. Raises OSError for a loop."""
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
 
 
 def _kind(mode: int) -> str:

@@ -21,6 +21,7 @@ def main() -> int:
     from adatad.report.compare import compare
 
     compare(args.runs, args.output, args.group)
+    print(args.output)
     return 0
 
 

@@ -9,20 +9,21 @@ EPIC-Kitchens' files; recall: average recall of the detections as proposals, wha
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from adatad.command import run
+from adatad.command import run, whole_number
 from adatad.evaluation.detection_map import MapResult
 from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 from adatad.evaluation.proposal_recall import RecallResult
+from adatad.files import check_output, refuse_input_as_output, shown, write_json
 
 POINTS = (1, 5, 10, 100)
 """Proposals a video at which average recall is shown."""
+MAX_TOP_K = 1_000_000
 
 
 def main() -> int:
@@ -32,7 +33,9 @@ def main() -> int:
     parser.add_argument("--subset", default="validation", help="subset that is scored (default %(default)s)")
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], metavar="T")
     parser.add_argument("--score", choices=("mAP", "verb", "noun", "action", "recall"), default="mAP")
-    parser.add_argument("--top-k", type=int, nargs="+", default=[], metavar="K", help="report recall@kx too")
+    parser.add_argument(
+        "--top-k", type=whole_number(1, MAX_TOP_K), nargs="+", default=[], metavar="K", help="report recall@kx too"
+    )
     parser.add_argument(
         "--blocked", type=Path, metavar="FILE", help="videos that don't count: a JSON list, or a name a line"
     )
@@ -41,16 +44,23 @@ def main() -> int:
     args = parser.parse_args()
     if not all(0 < tiou <= 1 for tiou in args.tiou):
         parser.error("--tiou: thresholds lie above 0 and up to 1")
-    if args.top_k and (args.score != "mAP" or min(args.top_k) < 1):
-        parser.error("--top-k: numbers from 1, with --score mAP")
+    if len({f"{tiou:g}" for tiou in args.tiou}) < len(args.tiou) or len(set(args.top_k)) < len(args.top_k):
+        parser.error("--tiou, --top-k: a value is there twice")
+    if args.top_k and args.score != "mAP":
+        parser.error("--top-k: only with --score mAP")
+    if args.json:
+        refuse_input_as_output(check_output(args.json), args.ground_truth, args.detections, args.blocked)
     result = score(args)
     if isinstance(result, RecallResult):
         show_recall(result)
     else:
         show(result)
-        warn_of_other_videos(result, args.subset)
+    # Whatever becomes of the file, the score has been seen.
+    sys.stdout.flush()
+    for line in result.warnings:
+        print(f"{sys.argv[0]}: warning: {line}", file=sys.stderr)
     if args.json:
-        args.json.write_text(json.dumps(result.summary(), indent=1))
+        write_json(args.json, {**result.summary(), "warnings": list(result.warnings)})
     return 0
 
 
@@ -69,13 +79,14 @@ def show(result: MapResult) -> None:
     # Names aren't cut: the headings of the figures are broken into two lines first.
     table = Table(Column("class", no_wrap=True), "average", *(f"tIoU {tiou:g}" for tiou in result.mAP))
     for label, values in result.ap_per_class.items():
-        table.add_row(label, *percent([sum(values) / len(values), *values]))
+        table.add_row(shown(label), *percent([sum(values) / len(values), *values]))
     table.add_section()
     table.add_row("mAP", *percent([result.average_mAP, *result.mAP.values()]), style="bold")
     for k in next(iter(result.recall.values()), {}):
         recalls = [by_k[k] for by_k in result.recall.values()]
         table.add_row(f"recall@{k}x", *percent([sum(recalls) / len(recalls), *recalls]), style="bold")
-    console = Console()
+    # Names are data: "[red]" and ":smile:" are printed as they are.
+    console = Console(markup=False, emoji=False)
     # Nor are figures, however many columns there are.
     console.width = max(console.width, console.measure(table, options=console.options.update(width=1_000)).minimum)
     console.print(table)
@@ -94,17 +105,6 @@ def show_recall(result: RecallResult) -> None:
 
 def percent(values: list[float]) -> list[str]:
     return [f"{100 * value:.2f}" for value in values]
-
-
-def warn_of_other_videos(result: MapResult, subset: str) -> None:
-    others = result.other_videos
-    if others:
-        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        print(
-            f"{sys.argv[0]}: {len(others)} videos with detections aren't of subset {subset!r}, and what was found in "
-            f"them counts as wrong: {shown}",
-            file=sys.stderr,
-        )
 
 
 if __name__ == "__main__":

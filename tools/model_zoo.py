@@ -9,16 +9,19 @@ import argparse
 from pathlib import Path
 
 from adatad.command import run
+from adatad.files import check_output, write_text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/model-zoo.md"), metavar="FILE")
     args = parser.parse_args()
+    # The page takes minutes.
+    check_output(args.output)
 
     from adatad.report.model_zoo import model_zoo
 
-    args.output.write_text(model_zoo(), encoding="utf-8")
+    write_text(args.output, model_zoo())
     print(args.output)
     return 0
 

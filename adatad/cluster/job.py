@@ -11,18 +11,23 @@ A job that is requeued keeps its number; each time that it runs is a life, `<job
 
 from __future__ import annotations
 
-import json
+import math
 import os
+import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
+from adatad.files import FileError, read_json
 
 FOLDER = "slurm"
 SUBMITTED = "submitted.txt"
+JOB = re.compile(r"^\d+(?:_\d+)?$", re.MULTILINE | re.ASCII)
+"""A job's number in a line of its own: what else stands there never reaches a command of Slurm's."""
+FACTS = {"job": str, "nodes": str, "step": int, "seconds_since_1970": float}
+"""Of a life at its start."""
 
 
 class JobError(UserError):
@@ -55,23 +60,39 @@ def present_life(environment: Mapping[str, str] = os.environ) -> Life:
 def started_lives(folder: Path) -> list[dict[str, Any]]:
     """What stands in the .start files of a run's `slurm/` folder, with "name", oldest first. A full disk may have left
     one without its facts, which is no life that began."""
-    lives = []
+    return read_lives(folder)[0]
+
+
+def read_lives(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The same, and how many .start files can't be read or are of another shape."""
+    lives, unreadable = [], 0
     for file in (folder / "lives").glob("*.start"):
-        with suppress(ValueError):
-            lives.append({"name": file.stem, **json.loads(file.read_text())})
-    return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"]))
+        try:
+            facts = read_json(file)
+        except FileError:
+            facts = None
+        if _is_life(facts):
+            lives.append({"name": file.stem, **facts})
+        else:
+            unreadable += 1
+    return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"])), unreadable
+
+
+def _is_life(facts: object) -> bool:
+    is_complete = isinstance(facts, dict) and all(isinstance(facts.get(key), kind) for key, kind in FACTS.items())
+    return is_complete and JOB.fullmatch(facts["job"]) is not None and math.isfinite(facts["seconds_since_1970"])
 
 
 def newest_step(run: Path) -> int:
     """Step of the newest finished checkpoint of a run; -1 without one."""
     names = (path.name.partition("-")[2] for path in (run / "checkpoints").glob("step-*"))
-    return max((int(name) for name in names if name.isdigit()), default=-1)
+    return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=-1)
 
 
 def submitted_jobs(folder: Path) -> list[str]:
     """Numbers of the jobs that tools/submit.py has submitted for a run, oldest first."""
     file = folder / SUBMITTED
-    return file.read_text().split() if file.is_file() else []
+    return JOB.findall(file.read_text(errors="replace")) if file.is_file() else []
 
 
 def note_submitted(folder: Path, job: str) -> None:

@@ -6,18 +6,19 @@ python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of tools/train.py]
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
-import sys
 from pathlib import Path
 
+from adatad.command import run
+from adatad.files import FileError, read_text, shown
+from adatad.report.run_files import Record, is_there, read_result
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 
 
 def rows_of(path: Path) -> list[str]:
-    """Lines of a list of overrides, without comments and empty ones."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    """Lines of a list of overrides, without comments and empty ones. Raises FileError."""
+    lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -26,14 +27,20 @@ def table(rows: list[str], folder: Path, first_id: int) -> str:
     lines = ["| id | overrides | average mAP | best | epochs |", "| --- | --- | --- | --- | --- |"]
     for number, row in enumerate(rows, first_id):
         file = folder / f"id{number}" / "result.json"
-        if file.is_file():
-            result = json.loads(file.read_text())
-            values = [f"{100 * result[key]:.2f}" for key in ("average_mAP", "best_average_mAP")]
-            cells = [*values, str(result["epochs"])]
-        else:
-            cells = ["-", "-", "no result yet"]
-        lines.append(f"| {number} | {row} | {' | '.join(cells)} |")
+        # A bar would end the cell.
+        lines.append(f"| {number} | {shown(row).replace('|', '&#124;')} | {' | '.join(_cells(file))} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(file: Path) -> list[str]:
+    if not is_there(file):
+        return ["-", "-", "no result yet"]
+    try:
+        result: Record = read_result(file)
+    except FileError:
+        return ["-", "-", "result.json can't be read"]
+    values = ["-" if result[key] is None else f"{100 * result[key]:.2f}" for key in ("average_mAP", "best_average_mAP")]
+    return [*values, "-" if result["epochs"] is None else str(result["epochs"])]
 
 
 def main() -> int:
@@ -63,4 +70,4 @@ def write_table(file: Path, folder: Path, first_id: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import io
+import math
+import reprlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from adatad.data.annotation_file import read_text
 from adatad.errors import UserError
+from adatad.files import FileError, read_bytes, read_json
 from adatad.spec.schema import ClassifierSpec
 
 THUMOS_CLASSES = {
@@ -21,6 +24,12 @@ THUMOS_CLASSES = {
 }  # fmt: skip
 """THUMOS-14's 20 classes of detection by their numbers, counted from 1, among UCF-101's classes."""
 UCF_CLASSES = 101
+MAX_SCORE = 1e12
+"""Of a classifier's scores, to either side."""
+ARRAY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 Labelled = tuple[np.ndarray, np.ndarray, list[str]]
 """segments in seconds [n, 2], scores [n], labels."""
@@ -86,14 +95,20 @@ class Classifier:
             raise MissingVideoError(f"{self.spec.file}: has no scores of video {video!r}; {there}")
         try:
             scores = np.array(self.scores[video], np.float64)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ClassifierError(f"{self.spec.file}: video {video!r}: expected a list of numbers: {error}") from error
         if self.spec.kind == "tcanet_hacs" and scores.ndim == 2 and len(scores) == 1:
             scores = scores[0]
-        if scores.shape != (len(self.names),) or not np.isfinite(scores).all():
+        if scores.shape != (len(self.names),) or not (np.abs(scores) <= MAX_SCORE).all():
             raise ClassifierError(
                 f"{self.spec.file}: video {video!r}: expected {len(self.names)} finite scores, one a class, "
                 f"got an array of shape {scores.shape}"
+            )
+        if self.spec.kind == "standard" and not self.spec.apply_softmax and (scores < 0).any():
+            # A detection's score is a square root then.
+            raise ClassifierError(
+                f"{self.spec.file}: video {video!r}: has scores below 0; expected probabilities, or logits with "
+                "postprocess.classifier.apply_softmax"
             )
         if self.spec.kind == "tcanet_hacs":
             return 2 * _softmax(scores)
@@ -107,7 +122,10 @@ class Classifier:
                 f"{self.spec.file}: has no scores of video {video!r}: expected a name that ends in four digits, "
                 f"from 0001 to {len(self.scores):04d}, which say its row"
             )
-        return self.scores[int(number) - 1, [column - 1 for column in THUMOS_CLASSES]]
+        scores = self.scores[int(number) - 1, [column - 1 for column in THUMOS_CLASSES]]
+        if not (np.abs(scores) <= MAX_SCORE).all():
+            raise ClassifierError(f"{self.spec.file}: row {int(number)}, of video {video!r}: expected finite scores")
+        return scores
 
 
 def read_classifier(spec: ClassifierSpec) -> Classifier:
@@ -124,27 +142,44 @@ def read_classifier(spec: ClassifierSpec) -> Classifier:
 def _read_json(path: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Class names, and scores by video."""
     try:
-        content = json.loads(read_text(path))
-    except (OSError, EOFError, ValueError) as error:
-        raise ClassifierError(f"{path}: not a readable JSON file: {error}") from error
+        content = read_json(path)
+    except FileError as error:
+        raise ClassifierError(str(error)) from error
     form = f'{path}: expected {{"results": {{video: [scores]}}, "class": [names]}}'
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise ClassifierError(form)
     names = content.get("class", content.get("classes"))
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ClassifierError(f"{form}; its class names are {names!r}")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ClassifierError(f"{form}; its class names are {reprlib.repr(names)}")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ClassifierError(f"{path}: class {twice[0]!r} stands twice among its class names")
     return tuple(names), content["results"]
 
 
 def _read_array(path: str) -> np.ndarray:
+    """float64 [videos, 101] of a .npy file. Its header is believed only as far as the file is long: memory for what it
+    claims is never asked for, and no pickle is read."""
     try:
-        scores = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ClassifierError(f"{path}: not a readable .npy array: {error}") from error
-    if scores.ndim != 2 or scores.shape[1] != UCF_CLASSES or scores.dtype.kind not in "fiu":
+        content = read_bytes(path)
+    except FileError as error:
+        raise ClassifierError(str(error)) from error
+    file = io.BytesIO(content)
+    try:
+        shape, is_fortran, dtype = ARRAY_HEADERS[np.lib.format.read_magic(file)](file)
+        numbers, start = math.prod(shape), file.tell()
+    except Exception as error:
+        # numpy raises whatever its parser of Python text does: SyntaxError, TokenError, MemoryError and more.
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ClassifierError(f"{path}: not a readable .npy array: {reason}") from error
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != UCF_CLASSES or dtype.kind not in "fiu":
+        raise ClassifierError(f"{path}: expected numbers [videos, {UCF_CLASSES}], got {dtype} of shape {shape}")
+    if numbers * dtype.itemsize > len(content) - start:
         raise ClassifierError(
-            f"{path}: expected numbers [videos, {UCF_CLASSES}], got {scores.dtype} of shape {scores.shape}"
+            f"{path}: not a readable .npy array: its header says {dtype} of shape {shape}, "
+            f"but {len(content) - start:,} bytes follow; fetch it again"
         )
+    scores = np.frombuffer(content, dtype, numbers, start).reshape(shape, order="F" if is_fortran else "C")
     return scores.astype(np.float64)
 
 

@@ -36,7 +36,8 @@ class MapResult:
 
     num_ground_truth: instances that were left; num_detections: of all videos that aren't blocked, with known labels or
     not. recall: recall@kx, by tIoU and k; recall_per_class: the same for each label, [tIoU][k]. other_videos: videos
-    with detections that aren't of the subset, whose detections count as false positives.
+    with detections that aren't of the subset, whose detections count as false positives. warnings: what is suspicious
+    about the two files, a line each, where they were looked at (`adatad.evaluation.files`).
     """
 
     average_mAP: float  # noqa: N815, the field's name for it
@@ -47,6 +48,7 @@ class MapResult:
     recall: dict[float, dict[int, float]] = field(default_factory=dict)
     recall_per_class: dict[str, list[list[float]]] = field(default_factory=dict)
     other_videos: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def summary(self) -> dict[str, Any]:
         """As it stands in files: figures by tIoU, AP by class and tIoU, recall@kx by tIoU and k if it was asked for."""

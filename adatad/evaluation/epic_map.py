@@ -67,6 +67,20 @@ def _instances(
     return {number: {video: np.array(s, np.float64) for video, s in videos.items()} for number, videos in found.items()}
 
 
+def annotated_name(task: Task, item: dict[str, Any], nouns: int = NOUNS) -> str | None:
+    """Name of the class of an annotation, as in `MapResult.ap_per_class`; None if it has none."""
+    try:
+        return _name(_annotated(item, task, nouns), task, nouns)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # Of a subset that isn't scored, and was never looked at.
+        return None
+
+
+def detected_name(task: Task, item: dict[str, Any], nouns: int = NOUNS) -> str:
+    """The same of a detection."""
+    return _name(_detected(item, task, nouns), task, nouns)
+
+
 def _annotated(item: dict[str, Any], task: Task, nouns: int) -> int:
     """Number of the class of an annotation."""
     if task == "action":

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
+import reprlib
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adatad.data.annotation_file import read_names, read_text
-from adatad.errors import UserError
+from adatad.data.annotation_file import read_names
+from adatad.evaluation.checks import (
+    blocked_warnings,
+    dropped_warnings,
+    label_warnings,
+    listed,
+    quoted,
+    score_warnings,
+    time_warnings,
+    video_warnings,
+)
 from adatad.evaluation.detection_map import MapResult, evaluate
-from adatad.evaluation.epic_map import Task, evaluate_epic
+from adatad.evaluation.epic_map import Task, annotated_name, detected_name, evaluate_epic
 from adatad.evaluation.proposal_recall import RecallResult, evaluate_recall
+from adatad.files import FileError, read_json
 
-
-class FileError(UserError):
-    """A file that can't be scored; the message names it, the video, and what was expected."""
+MAX_NUMBER = 1e12
+"""Of seconds and scores, to either side: what is larger overflows when lengths are added up, and is a mistake."""
+MAX_DIGITS = 9
+"""Of a class number."""
+MAX_SUBSETS_LISTED = 20
+SHORT = reprlib.Repr()
+"""Values in messages, cut: a file may hold anything."""
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 60
+SHORT.maxdict = 8
 
 
 class Contents(NamedTuple):
@@ -43,7 +60,9 @@ def evaluate_files(
     quirks too.
     """
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
-    return evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, reference, top_k)
+    result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, reference, top_k)
+    warnings = score_warnings(read.ground_truth, read.detections, subset, read.blocked, keep_ambiguous=reference)
+    return replace(result, warnings=(*blocked_warnings(read.ground_truth, read.blocked), *warnings))
 
 
 def evaluate_epic_files(
@@ -59,9 +78,19 @@ def evaluate_epic_files(
     keys = ("verb_label", "noun_label") if task == "action" else (f"{task}_label",)
     labels = {task: _not_pair if task == "action" else _not_number}
     read = _read_all(ground_truth, detections, subset, blocked, dict.fromkeys(keys, _not_id), labels)
-    return evaluate_epic(
+    result = evaluate_epic(
         read.ground_truth, read.detections, subset, tious, task, blocked_videos=read.blocked, reference=reference
     )
+    files = (read.ground_truth, read.detections, subset, read.blocked)
+    # The reference takes a number that isn't annotated for another class: nothing is left out there.
+    unused = () if reference else label_warnings(*files, partial(annotated_name, task), partial(detected_name, task))
+    warnings = (
+        *blocked_warnings(read.ground_truth, read.blocked),
+        *video_warnings(*files),
+        *unused,
+        *time_warnings(*files),
+    )
+    return replace(result, warnings=warnings)
 
 
 def evaluate_recall_files(
@@ -75,16 +104,24 @@ def evaluate_recall_files(
 ) -> RecallResult:
     """Average recall of the detections as proposals, whatever their labels."""
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {})
-    return evaluate_recall(
+    result = evaluate_recall(
         read.ground_truth, read.detections, subset, tious, most_per_video, read.blocked, keep_ambiguous=reference
     )
+    files = (read.ground_truth, read.detections, subset, read.blocked)
+    warnings = (
+        *blocked_warnings(read.ground_truth, read.blocked),
+        *video_warnings(*files, "detections there count among the proposals, and find nothing"),
+        *time_warnings(*files),
+        *dropped_warnings(read.ground_truth, subset, read.blocked, keep_ambiguous=reference),
+    )
+    return replace(result, warnings=warnings)
 
 
 def read_detections(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The "results" of a detections file with names for labels, checked. Raises FileError."""
     results = _read(path, "results", '{"results": {video: [{"segment", "label", "score"}]}}')["results"]
     for video, items in results.items():
-        _check(f"{path}: video {video!r}", "detection", items, {"label": _not_name}, "score")
+        _check(f"{path}: video {quoted(video)}", "detection", items, {"label": _not_name}, "score")
     return results
 
 
@@ -97,18 +134,23 @@ def _not_name(value: Any) -> str | None:
 
 
 def _not_id(value: Any) -> str | None:
-    right = isinstance(value, str) and value.removeprefix("id_").isdecimal()
+    right = isinstance(value, str) and _is_number(value.removeprefix("id_"))
     return None if right else 'a number like "id_12"'
 
 
 def _not_number(value: Any) -> str | None:
-    right = isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+    right = type(value) in (int, str) and _is_number(str(value))
     return None if right else "a number"
 
 
 def _not_pair(value: Any) -> str | None:
-    right = isinstance(value, str) and len(value.split(",")) == 2 and value.replace(",", "").isdecimal()
-    return None if right else 'a pair of numbers like "3,12"'
+    parts = value.split(",") if isinstance(value, str) else []
+    return None if len(parts) == 2 and all(map(_is_number, parts)) else 'a pair of numbers like "3,12"'
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is the number of a class."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def _read_all(
@@ -120,35 +162,41 @@ def _read_all(
     names = read_names(blocked)
     for video, entry in truth["database"].items():
         if not isinstance(entry, dict):
-            raise FileError(f"{ground_truth}: video {video!r}: expected an object with subset and annotations")
-    subsets = sorted({str(entry.get("subset")) for entry in truth["database"].values()})
-    if subset not in subsets:
-        raise FileError(f"{ground_truth}: no video of subset {subset!r}; the file has {', '.join(subsets)}")
+            raise FileError(f"{ground_truth}: video {quoted(video)}: expected an object with subset and annotations")
+    _check_subset(ground_truth, truth["database"], subset)
     for video, entry in truth["database"].items():
         if entry.get("subset") == subset:
-            _check(f"{ground_truth}: video {video!r}", "annotation", entry.get("annotations", []), annotated)
+            _check(f"{ground_truth}: video {quoted(video)}", "annotation", entry.get("annotations", []), annotated)
     for video, items in found["results"].items():
-        _check(f"{detections}: video {video!r}", "detection", items, detected, "score")
+        _check(f"{detections}: video {quoted(video)}", "detection", items, detected, "score")
     return Contents(truth, found, names)
+
+
+def _check_subset(path: Path, database: dict[str, dict[str, Any]], subset: str) -> None:
+    """Raise FileError if no video is of the subset; the message names those that there are."""
+    subsets = [entry.get("subset") for entry in database.values()]
+    if subset not in subsets:
+        there = sorted({name if isinstance(name, str) else SHORT.repr(name) for name in subsets})
+        raise FileError(
+            f"{path}: no video of subset {quoted(subset)}; "
+            + (f"the file has {listed(there, most=MAX_SUBSETS_LISTED)}; --subset names one" if there else "it has none")
+        )
 
 
 def _check(where: str, what: str, items: Any, labels: Labels, *scores: str) -> None:
     """Raise FileError if `items` isn't a list of segments with labels and these scores."""
     if not isinstance(items, list):
-        raise FileError(f"{where}: expected a list of {what}s, got {items!r}")
+        raise FileError(f"{where}: expected a list of {what}s, got {SHORT.repr(items)}")
     for number, item in enumerate(items):
         problem = _problem(item, labels, scores)
         # An annotation without a length is left out when scoring; a detection like that comes from a mistake.
         if problem or (scores and item["segment"][1] < item["segment"][0]):
             problem = problem or "the segment ends before it starts"
-            raise FileError(f"{where}, {what} {number}: {problem}, got {item!r}")
+            raise FileError(f"{where}, {what} {number}: {problem}, got {SHORT.repr(item)}")
 
 
 def _read(path: Path, key: str, form: str) -> dict[str, Any]:
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, EOFError, ValueError) as error:
-        raise FileError(f"{path}: not a readable JSON file: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
         raise FileError(f"{path}: expected {form}")
     return content
@@ -163,7 +211,8 @@ def _problem(item: Any, labels: Labels, scores: Collection[str]) -> str | None:
     numbers = (
         [*segment, *(item[score] for score in scores)] if isinstance(segment, list) and len(segment) == 2 else [None]
     )
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+    # True and false are numbers to Python; NaN is in no range.
+    if not all(type(number) in (int, float) and abs(number) <= MAX_NUMBER for number in numbers):
         return " and ".join(["expected segment [start, end]", *scores]) + " as finite numbers"
     for key, wrong in labels.items():
         if expected := wrong(item[key]):

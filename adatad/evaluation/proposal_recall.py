@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from adatad.evaluation.detection_map import Subset, ground_truth_segments, tiou
 @dataclass(frozen=True)
 class RecallResult:
     """auc: area under the curve over its last x, in 0..1. average_recall: mean over the tIoUs, float64 [points];
-    proposals_per_video: float64 [points]. Point j - 1 keeps about j proposals a video, more in videos with more."""
+    proposals_per_video: float64 [points]. Point j - 1 keeps about j proposals a video, more in videos with more.
+    warnings: as of `MapResult`."""
 
     auc: float
     average_recall: np.ndarray
     proposals_per_video: np.ndarray
     num_ground_truth: int
     num_proposals: int
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def at(self, k: int) -> float:
         """AR@k."""

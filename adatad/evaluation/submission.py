@@ -5,8 +5,8 @@ The forms are those of the challenges' own examples; no server was asked. Needs 
 
 from __future__ import annotations
 
-import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from adatad.data.annotation_file import load_database
-from adatad.evaluation.files import FileError, read_detections
+from adatad.evaluation.checks import listed, quoted
+from adatad.evaluation.files import MAX_DIGITS, MAX_NUMBER, read_detections
+from adatad.files import FileError, check_output, read_text, refuse_input_as_output, write_json
 
 Form = Literal["activitynet", "epic", "ego4d"]
 EPIC_SUPERVISION = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3}
@@ -40,7 +42,14 @@ class Expected(NamedTuple):
 
 
 def activitynet(results: Results, external: str | None = None) -> dict[str, Any]:
-    """external: what was used beside the data set's own videos and labels, in words; None for nothing."""
+    """external: what was used beside the data set's own videos and labels, in words; None for nothing. Raises FileError
+    for a video that is there with "v_" before its name and without."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for video in results:
+        spellings[video.removeprefix("v_")].append(video)
+    twice = [" and ".join(map(quoted, names)) for names in spellings.values() if len(names) > 1]
+    if twice:
+        raise FileError(f"{len(twice)} videos are there under two names, such as {twice[0]}; join them to one")
     plain = {video.removeprefix("v_"): _plain(items) for video, items in results.items()}
     used = {"used": external is not None, "details": external or ""}
     return {"version": "VERSION 1.3", "results": plain, "external_data": used}
@@ -67,7 +76,7 @@ def _arrays(items: list[dict[str, Any]], ids: Mapping[str, int], video: str) -> 
     """Segments float64 [n, 2], scores float64 [n], numbers int64 [n]."""
     unknown = sorted({item["label"] for item in items} - ids.keys())
     if unknown:
-        raise FileError(f"video {video!r}: the class file has no number for {', '.join(unknown[:3])}")
+        raise FileError(f"video {video!r}: the class file has no number for {listed(unknown)}")
     segments = np.array([item["segment"] for item in items], np.float64).reshape(-1, 2)
     scores = np.array([item["score"] for item in items], np.float64)
     return segments, scores, np.array([ids[item["label"]] for item in items], np.int64)
@@ -163,28 +172,40 @@ def _time_problem(item: dict[str, Any], duration_seconds: float) -> str | None:
 def expected_of(ground_truth: Path, subset: str) -> Expected:
     """Videos and labels of an annotation file, plain or gzip'd. Raises FileError or AnnotationError."""
     database = load_database(str(ground_truth))
-    try:
-        of_subset = {video: float(e["duration"]) for video, e in database.items() if e.get("subset") == subset}
-        labels = {item["label"] for e in database.values() for item in e.get("annotations", []) if "label" in item}
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{ground_truth}: not a readable annotation file: {error!r}") from error
+    of_subset, labels = {}, set()
+    for video, entry in database.items():
+        where = f"{ground_truth}: video {quoted(video)}"
+        if entry.get("subset") == subset:
+            duration = entry.get("duration")
+            if type(duration) not in (int, float) or not 0 < duration <= MAX_NUMBER:
+                raise FileError(f'{where}: expected "duration" in seconds, more than 0')
+            of_subset[video] = float(duration)
+        items = entry.get("annotations") or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise FileError(f"{where}: expected a list of annotations")
+        # The labels of a test set are hidden; those that there are must be names.
+        labels.update(item["label"] for item in items if isinstance(item.get("label"), str))
     if not of_subset:
-        raise FileError(f"{ground_truth}: no video of subset {subset!r}")
+        there = sorted({str(entry.get("subset")) for entry in database.values()})
+        raise FileError(f"{ground_truth}: no video of subset {subset!r}; the file has {listed(there, most=SHOWN)}")
     return Expected(of_subset, frozenset(labels))
 
 
 def read_ids(path: Path) -> dict[str, int]:
-    """Numbers of classes by name, and by the number as text: one `id<TAB>name` a line, or names in order."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: not a readable class file: {error}") from error
-    ids = {}
-    for place, line in enumerate(lines):
+    """Numbers of classes by name, and by the number as text: one `id<TAB>name` a line, or names in order. Raises
+    FileError."""
+    ids: dict[str, int] = {}
+    numbers: set[int] = set()
+    lines = [(place, line) for place, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    for count, (place, line) in enumerate(lines):
         number, tab, name = line.partition("\t")
-        if tab and not number.strip().isdecimal():
-            raise FileError(f"{path}, line {place + 1}: expected id<TAB>name, got {line!r}")
-        ids[name.strip() if tab else line.strip()] = int(number) if tab else place
+        number, name = (number.strip(), name.strip()) if tab else (str(count), line.strip())
+        if not number.isdecimal() or len(number) > MAX_DIGITS:
+            raise FileError(f"{path}, line {place}: expected id<TAB>name, got {quoted(line)}")
+        if name in ids or int(number) in numbers:
+            raise FileError(f"{path}, line {place}: the name {quoted(name)} or the number {number} stands twice")
+        ids[name] = int(number)
+        numbers.add(int(number))
     return {str(number): number for number in ids.values()} | ids
 
 
@@ -201,6 +222,7 @@ def write_submission(
 
     nouns, ids: epic's second detections file, and class files of verbs and nouns. Raises FileError with all problems.
     """
+    refuse_input_as_output(check_output(output), detections, nouns, *(ids or ()))
     results = read_detections(detections)
     match form:
         case "activitynet":
@@ -211,11 +233,8 @@ def write_submission(
             content = epic(results, read_detections(nouns), *(read_ids(path) for path in ids))
     wrong = problems(form, content, expected)
     if wrong:
-        shown = "".join(f"\n  {line}" for line in wrong[:20]) + (
-            f"\n  and {len(wrong) - 20} more" if wrong[20:] else ""
-        )
-        raise FileError(f"{detections}: can't be submitted as {form}, {len(wrong)} problems:{shown}")
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    unfinished.write_text(json.dumps(content))
-    unfinished.replace(output)
+        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        lines = "".join(f"\n  {line}" for line in wrong[:SHOWN]) + more
+        raise FileError(f"{detections}: can't be submitted as {form}, {len(wrong)} problems:{lines}")
+    write_json(output, content, indent=None)
     return sum(map(len, content["detect_results" if form == "ego4d" else "results"].values()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adatad.errors import UserError
-from adatad.report.page import by_step, curve, read_lines
+from adatad.files import FileError, check_output, refuse_input_as_output, shown, write_bytes
+from adatad.report.page import curve
+from adatad.report.run_files import Record, by_step, is_number, read_metrics, read_result
 from adatad.report.timelines import to_png
 
 
@@ -22,34 +25,59 @@ class CompareError(UserError):
 def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> None:
     """Print the results of finished runs and draw their mAP curves into a PNG file.
 
-    group: a name from their "groups", whose mAP is meant then; None for that of all instances.
+    group: a name from their "groups", whose mAP is meant then; None for that of all instances. Raises CompareError.
     """
+    check_output(picture)
     series: dict[str, tuple[list[int], list[float]]] = {}
     table = Table("run", "average mAP, %", "untrained, %", "minutes")
-    for run in runs:
-        evaluations = by_step(read_lines(run / "metrics.jsonl"), "evaluation")
-        if not evaluations or not (run / "result.json").is_file():
-            raise CompareError(f"{run}: holds no evaluation (metrics.jsonl, result.json)")
-        result = json.loads((run / "result.json").read_text())
+    # One that is given twice would be drawn over itself.
+    for run, name in _names(dict.fromkeys(runs)).items():
+        refuse_input_as_output(picture, run / "metrics.jsonl", run / "result.json")
+        evaluations, result = _read(run)
         untrained = result["untrained_average_mAP"]
         if group is not None:
             evaluations, result = [_of_group(line, group, run) for line in evaluations], _of_group(result, group, run)
             untrained = evaluations[0]["average_mAP"] if evaluations[0]["step"] == 0 else None
-        name = f"{run.parent.name}/{run.name}"
         series[name] = ([line["step"] for line in evaluations], [100 * line["average_mAP"] for line in evaluations])
         table.add_row(
-            name, f"{100 * result['average_mAP']:.2f}", "" if untrained is None else f"{100 * untrained:.2f}",
-            f"{result['seconds'] / 60:.1f}",
+            shown(name), f"{100 * result['average_mAP']:.2f}", "" if untrained is None else f"{100 * untrained:.2f}",
+            "" if result["seconds"] is None else f"{result['seconds'] / 60:.1f}",
         )  # fmt: skip
-    Console().print(table)
+    # Names of runs and groups are no markup.
+    Console(markup=False, emoji=False).print(table)
     title = "average mAP on validation, %" if group is None else f"average mAP on validation, {group}, %"
-    picture.write_bytes(to_png(curve(title, series, marker="o")))
+    write_bytes(picture, to_png(curve(title, series, marker="o")))
+
+
+def _names(runs: Sequence[Path]) -> dict[Path, str]:
+    """A short name for each run: its last two folders, or the whole path where two would be called alike."""
+    absolute = {run: Path(os.path.abspath(run)) for run in runs}
+    short = {run: f"{path.parent.name}/{path.name}" for run, path in absolute.items()}
+    names = list(short.values())
+    return {run: name if names.count(name) == 1 else str(run) for run, name in short.items()}
+
+
+def _read(run: Path) -> tuple[list[Record], Record]:
+    """Evaluations by step and the result of a run; what is left out of its metrics is said on stderr."""
+    if not run.is_dir():
+        raise CompareError(f"{run}: is no run directory; expected runs/<spec name>/id<N>")
+    try:
+        metrics = read_metrics(run / "metrics.jsonl", ())
+        result = read_result(run / "result.json")
+    except FileError as error:
+        raise CompareError(f"{run}: holds no evaluation that can be read: {error}") from error
+    if not metrics.evaluations:
+        raise CompareError(f"{run}: holds no evaluation (metrics.jsonl)")
+    if line := metrics.note(run / "metrics.jsonl"):
+        print(f"{sys.argv[0]}: {shown(line)}", file=sys.stderr)
+    return by_step(metrics.evaluations), result
 
 
 def _of_group(values: dict[str, Any], group: str, run: Path) -> dict[str, Any]:
     """An evaluation with the figures of one group in the place of those of all instances."""
-    groups = values.get("groups", {})
-    if group not in groups:
-        there = ", ".join(groups) or "none: set evaluate.groups_by"
+    groups = values.get("groups")
+    groups = groups if isinstance(groups, dict) else {}
+    if not isinstance(groups.get(group), dict) or not is_number(groups[group].get("average_mAP")):
+        there = ", ".join(map(shown, groups)) or "none: set evaluate.groups_by"
         raise CompareError(f"{run}: has no group {group!r}; it has {there}")
     return {**values, **groups[group]}

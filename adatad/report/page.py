@@ -3,48 +3,116 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from adatad.report.timelines import COLOURS, to_png, validation_timelines
+from adatad.data.annotations import Annotations, read_annotations
+from adatad.errors import UserError
+from adatad.evaluation.files import read_detections
+from adatad.files import check_output, check_output_folder, reason, shown, write_bytes, write_text
+from adatad.report.run_files import Metrics, by_step, is_there, read_metrics, read_result, read_words
+from adatad.report.timelines import COLOURS, class_style, names_are_text, picture_text, to_png, validation_timelines
 from adatad.spec import Spec, to_yaml
 
 MAX_TIMELINES = 60
 """Timelines on a page; a page of hundreds wouldn't open."""
+MAX_NOTES = 20
+"""Lines of what couldn't be read or drawn on a page."""
+MAX_FILE_NAME_BYTES = 200
+TRAIN_KEYS, EVALUATION_KEYS = ("cls_loss", "reg_loss", "lr"), ("average_mAP", "mAP")
+
+T = TypeVar("T")
+Say = Callable[[str], None]
 
 
-def write_report(run_directory: Path, spec: Spec) -> Path:
+def try_write_report(run_directory: Path, spec: Spec) -> str | None:
+    """Draw a report after the work is done: whatever goes wrong, the result stands. Returns a line that says what is
+    missing and how to try again; None if nothing is."""
+    missing: list[str] = []
+    try:
+        write_report(run_directory, spec, missing.append)
+    except Exception as error:
+        missing.append(f"report.html: {_why(error)}")
+    if not missing:
+        return None
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"not drawn: {missing[0]}{more}; the results stand; python tools/report.py {run_directory} tries again"
+
+
+def write_report(run_directory: Path, spec: Spec, say: Say | None = None) -> Path:
     """Draw timelines/<video>.png and report.html from what the run directory holds; returns the page.
 
-    Every file but the spec may be missing or unfinished: the page then says less.
+    Every file but the spec may be missing, unfinished or damaged: the page then says less, and what it lacks. say:
+    called with each such line. Raises FileError if the page can't be written.
     """
-    lines = read_lines(run_directory / "metrics.jsonl")
-    steps, evaluations = by_step(lines, "train"), by_step(lines, "evaluation")
-    result = _read_json(run_directory / "result.json")
-    detections = _read_json(run_directory / "detections.json").get("results", {})
-    trained = run_directory / "trained.txt"
+    path = check_output(run_directory / "report.html")
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        notes.append(line)
+        if say:
+            say(line)
+
+    metrics = _attempt(
+        note, "metrics.jsonl", lambda: _metrics(run_directory / "metrics.jsonl", note), Metrics([], [], 0)
+    )
+    result = _attempt(note, "result.json", lambda: _if_there(run_directory / "result.json", read_result), {})
+    found = _attempt(note, "detections.json", lambda: _if_there(run_directory / "detections.json", read_detections), {})
+    trained = _attempt(note, "trained.txt", lambda: read_words(run_directory / "trained.txt"), [])
+    reference = spec.compat == "reference"
+    annotations = _attempt(note, "annotations", lambda: read_annotations(spec.data, reference=reference), None)
+    figures = _attempt(note, "curves", lambda: curves(by_step(metrics.train), by_step(metrics.evaluations)), [])
+    embedded = [_attempt(note, "a curve", lambda figure=figure: _embed(figure), None) for figure in figures]
+    timelines = _timelines(run_directory, spec, found, annotations, note) if found and annotations else []
     page = _environment().get_template("page.html").render(
         name=spec.name,
         run=run_directory.name,
+        notes=notes[:MAX_NOTES],
+        more_notes=max(len(notes) - MAX_NOTES, 0),
         result=result,
         published=spec.published,
-        classes=class_rows(result, spec.evaluate.tious),
+        classes=class_rows(result, annotations.classes if annotations else ()),
         tious=[f"{tiou:g}" for tiou in spec.evaluate.tious],
-        curves=[_embed(figure) for figure in curves(steps, evaluations)],
-        timelines=_timelines(run_directory, spec, detections) if detections else [],
-        videos=len(detections),
-        trained=trained.read_text().split() if trained.is_file() else [],
+        curves=[url for url in embedded if url],
+        timelines=timelines,
+        videos=len(found),
+        trained=trained,
         settings=to_yaml(spec),
     )  # fmt: skip
-    path = run_directory / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
+
+
+def _attempt(note: Say, what: str, action: Callable[[], T], otherwise: T) -> T:
+    """What the action gives; if it fails, `otherwise`, and a note why."""
+    try:
+        return action()
+    except UserError as error:
+        note(f"{error}; left out")
+    except Exception as error:
+        note(f"{what}: left out: {_why(error)}")
+    return otherwise
+
+
+def _why(error: Exception) -> str:
+    return reason(error) if isinstance(error, (OSError, UserError)) else f"{type(error).__name__}: {reason(error)}"
+
+
+def _if_there(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    return read(path) if is_there(path) else {}
+
+
+def _metrics(path: Path, note: Say) -> Metrics:
+    metrics = read_metrics(path, TRAIN_KEYS, EVALUATION_KEYS)
+    if line := metrics.note(path):
+        note(line)
+    return metrics
 
 
 def _environment() -> Environment:
@@ -53,37 +121,21 @@ def _environment() -> Environment:
     )
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; a last line cut short by a killed run is left out."""
-    if not path.is_file():
-        return []
-    objects = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            objects.append(json.loads(line))
-        except ValueError:
-            continue
-    return objects
-
-
-def by_step(lines: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Lines of one kind in the order of steps; of a step that a resumed run repeated, the last."""
-    latest = {line["step"]: line for line in lines if line.get("kind") == kind}
-    return [latest[step] for step in sorted(latest)]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def class_rows(result: dict[str, Any], tious: Sequence[float]) -> list[dict[str, Any]]:
-    """Classes by average AP, best first."""
+def class_rows(result: dict[str, Any], classes: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Classes by average AP, best first, in the colours that they have in the timelines; then those that validation has
+    no instance of, whose average is None. classes: in the order of the class list."""
+    scored = {label: values for label, values in result.get("ap_per_class", {}).items() if values}
+    names = list(dict.fromkeys([*classes, *sorted(scored)]))
     rows = [
-        {"label": label, "average": sum(values) / len(values), "values": values, "colour": COLOURS[i % len(COLOURS)]}
-        for i, (label, values) in enumerate(sorted(result.get("ap_per_class", {}).items()))
-        if values
+        {
+            "label": label,
+            "average": sum(scored[label]) / len(scored[label]) if label in scored else None,
+            "values": scored.get(label, []),
+            "colour": class_style(names, label)[0],
+        }
+        for label in names
     ]
-    return sorted(rows, key=lambda row: -row["average"])
+    return sorted(rows, key=lambda row: (row["average"] is None, -(row["average"] or 0.0))) if scored else []
 
 
 def curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> list[Figure]:
@@ -107,6 +159,7 @@ def curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]
     return figures
 
 
+@names_are_text
 def curve(
     title: str, series: dict[str, tuple[Sequence[int], Sequence[float]]], smooth: bool = False, marker: str = ""
 ) -> Figure:
@@ -120,8 +173,10 @@ def curve(
         if smooth:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             values = _running_mean(values)
+        # Matplotlib leaves labels out that begin with an underscore.
+        label = "\u200b" * label.startswith("_") + picture_text(label)
         axes.plot(steps, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(picture_text(title), fontsize=10, loc="left")
     axes.set_xlabel("optimizer steps", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(color="0.92")
@@ -162,14 +217,35 @@ def _as_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _timelines(run_directory: Path, spec: Spec, detections: dict[str, Any]) -> list[dict[str, str]]:
+def _timelines(
+    run_directory: Path, spec: Spec, detections: dict[str, Any], annotations: Annotations, note: Say
+) -> list[dict[str, str]]:
     """Write every validation video's timeline as a picture; the first ones are for the page."""
-    folder = run_directory / "timelines"
-    folder.mkdir(exist_ok=True)
-    embedded = []
-    for name, figure in validation_timelines(spec, detections):
+    folder = _attempt(note, "timelines", lambda: check_output_folder(run_directory / "timelines"), None)
+    embedded: list[dict[str, str]] = []
+    names: set[str] = set()
+
+    def draw(name: str, figure: Figure) -> None:
         png = to_png(figure)
-        (folder / f"{name.replace('/', '_')}.png").write_bytes(png)
         if len(embedded) < MAX_TIMELINES:
             embedded.append({"name": name, "url": _as_url(png)})
+        if folder is not None:
+            write_bytes(folder / f"{_file_name(name, names)}.png", png)
+
+    def draw_all() -> None:
+        for name, figure in validation_timelines(spec, detections, annotations=annotations):
+            _attempt(note, f"timeline of {name!r}", lambda name=name, figure=figure: draw(name, figure), None)
+
+    _attempt(note, "timelines", draw_all, None)
     return embedded
+
+
+def _file_name(video: str, taken: set[str]) -> str:
+    """A file's name for a video's picture that no other has: a folder in it, a control character or a length that no
+    disk takes makes it another one than the video's."""
+    name = shown(video).replace("/", "_")
+    if name in taken or len(name.encode()) > MAX_FILE_NAME_BYTES:
+        mark = hashlib.sha256(video.encode(errors="surrogatepass")).hexdigest()[:12]
+        name = name.encode()[:MAX_FILE_NAME_BYTES].decode(errors="ignore") + f"-{mark}"
+    taken.add(name)
+    return name

@@ -47,7 +47,7 @@ def print_plans(spec: Spec, args: argparse.Namespace) -> int:
     planner = Planner(spec, machine, autocast_dtype(spec.train.precision, META), args.classes, engines)
     plans = planner.plans()
     best, own = planner.best(plans), planner.own()
-    console = Console(width=max(Console().width, 150))
+    console = Console(width=max(Console().width, 150), markup=False, emoji=False)
     console.print(table_of(planner, plans, best, own))
     print("GiB of one rank at the fullest moment. s a step: estimated, not measured. + fits, * is the spec's own.")
     if best is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adatad.files import write_text
 from adatad.spec import Spec
 
 BAND = 0.5
@@ -64,7 +64,6 @@ def verdict_line(spec: Spec, reproduction: Reproduction) -> str:
 def write_reproduction(folder: Path, spec: Spec, result: dict[str, Any], how: str) -> Reproduction:
     """reproduction.json and reproduction.md in the folder. how: where the figures come from, a line."""
     reproduction = compare_with_published(spec, result)
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "spec": spec.name,
         "reference": spec.reference,
@@ -74,8 +73,8 @@ def write_reproduction(folder: Path, spec: Spec, result: dict[str, Any], how: st
         "figures": [{**figure._asdict(), "difference": figure.difference} for figure in reproduction.figures],
         "obtained": {"average_mAP": result["average_mAP"], "mAP": result["mAP"], "recall": result.get("recall", {})},
     }
-    _write(folder / "reproduction.json", json.dumps(content, indent=1) + "\n")
-    _write(folder / "reproduction.md", _page(spec, result, reproduction, how))
+    write_text(folder / "reproduction.json", json.dumps(content, indent=1) + "\n")
+    write_text(folder / "reproduction.md", _page(spec, result, reproduction, how))
     return reproduction
 
 
@@ -88,9 +87,3 @@ def _page(spec: Spec, result: dict[str, Any], reproduction: Reproduction, how: s
         rows.append(f"| {'average' if name == AVERAGE else name} | {100 * value:.2f} | {theirs} |")
     table = "\n".join(["| mAP at tIoU | obtained | published | difference |", "| --- | --- | --- | --- |", *rows])
     return f"# {spec.name}\n\n{verdict_line(spec, reproduction)}\n\n{how}\n\n{table}\n"
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from adatad.files import shown
 from adatad.spec import Spec
 
 
@@ -18,7 +19,7 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
         print(f"{spec.name}: {spec.data.annotations} has no instances in {subset!r}: nothing was scored")
         return
     untrained, published = result.get("untrained_average_mAP"), spec.published or {}
-    table = Table("mAP", "%", *(["published"] if published else []), title=spec.name)
+    table = Table("mAP", "%", *(["published"] if published else []), title=shown(spec.name))
 
     def add(what: str, value: float, name: str, **options: str) -> None:
         theirs = [f"{published[name]:.2f}" if name in published else ""] if published else []
@@ -31,20 +32,20 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
         for k, value in by_k.items():
             table.add_row(f"recall@{k}x, tIoU {tiou}", f"{100 * value:.2f}")
     for name, group in result.get("groups", {}).items():
-        table.add_row(f"average, {name} ({group['instances']} instances)", f"{100 * group['average_mAP']:.2f}")
+        table.add_row(f"average, {shown(name)} ({group['instances']} instances)", f"{100 * group['average_mAP']:.2f}")
     if untrained is not None:
         table.add_row("untrained, average", f"{100 * untrained:.2f}")
-    Console().print(table)
+    # Names of groups and specs are no markup.
+    Console(markup=False, emoji=False).print(table)
 
 
 def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> None:
     """The scores, and where to look."""
     print_scores(spec, result)
-    console = Console()
     for what, name in (
         ("report", "report.html"),
         ("timelines", "timelines"),
         ("detections", "detections.json"),
         ("TensorBoard", "tensorboard"),
     ):
-        console.print(f"{what:12} {run_directory / name}", highlight=False, soft_wrap=True)
+        print(f"{what:12} {shown(run_directory / name)}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import av
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
@@ -20,7 +22,7 @@ from matplotlib.text import Text
 from adatad.data.annotations import Annotations, Video, read_annotations
 from adatad.data.dataset import video_path
 from adatad.data.decode import open_video
-from adatad.errors import UserError
+from adatad.files import shown
 from adatad.spec import Spec
 
 Detection = dict[str, Any]
@@ -31,13 +33,28 @@ THUMBNAILS = 14
 MAX_DETECTIONS = 40
 """Of a video, the best by score."""
 LEAST_SHARE = 0.25
-"""Detections below this share of the video's best score aren't drawn."""
+"""Detections below this share of the video's best score aren't drawn, but counted."""
+MAX_LANES = 40
+"""Rows of annotated segments; what overlaps more is counted."""
+LEAST_STRENGTH = 0.12
+"""Of the colour of a detection with score 0; one with score 1 has the whole colour, in every video."""
+LEGEND_SCORES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MAX_CHARACTERS = 80
+"""Of a name in a picture."""
 # Paul Tol's "bright" and "muted" schemes: told apart also by readers who don't see all colours.
 COLOURS = (
     "#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377",
     "#332288", "#DDCC77", "#117733", "#882255", "#44AA99", "#999933",
 )  # fmt: skip
 HATCHES = ("", "//", "xx", "..")
+names_are_text = matplotlib.rc_context({"text.parse_math": False, "text.usetex": False})
+"""Decorates what draws names of classes, videos and groups: "costs $5 or $6" is no formula."""
+
+
+def picture_text(name: str) -> str:
+    """A name as it stands in a picture: without control characters, and cut if it is too long for any picture."""
+    text = shown(name)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "\u2026"
 
 
 def class_style(classes: Sequence[str], label: str) -> tuple[str, str]:
@@ -63,9 +80,16 @@ def pack_lanes(segments: Sequence[Sequence[float]], gap_seconds: float = 0.0) ->
 def shown_detections(detections: Sequence[Detection]) -> list[Detection]:
     """The detections that a timeline draws: the best ones, as far as they come near the best of all."""
     best = sorted(detections, key=lambda item: -item["score"])[:MAX_DETECTIONS]
-    return [item for item in best if item["score"] >= LEAST_SHARE * best[0]["score"]]
+    # Scores below 0 are no probabilities, and have no share.
+    return [item for item in best if best[0]["score"] <= 0 or item["score"] >= LEAST_SHARE * best[0]["score"]]
 
 
+def strength(score: float) -> float:
+    """How much of its class's colour a detection has: by its score alone, so that pictures can be compared."""
+    return LEAST_STRENGTH + (1 - LEAST_STRENGTH) * min(max(score, 0.0), 1.0)
+
+
+@names_are_text
 def draw_timeline(
     name: str,
     duration_seconds: float,
@@ -74,21 +98,23 @@ def draw_timeline(
     thumbnails: Sequence[Thumbnail],
     classes: Sequence[str],
 ) -> Figure:
-    """One video: rows of annotated segments, rows of detections (fainter where the score is low), thumbnails below."""
-    shown = shown_detections(detections)
-    lanes_above = pack_lanes([item["segment"] for item in truth])
-    lanes_below = pack_lanes([item["segment"] for item in shown])
+    """One video: rows of annotated segments, rows of detections (fainter where the score is low, with a legend of the
+    scale), thumbnails below. What isn't drawn is counted in the title."""
+    best = shown_detections(detections)
+    lanes_above, lanes_below = (pack_lanes([item["segment"] for item in items]) for items in (truth, best))
+    annotated = [item for item, lane in zip(truth, lanes_above, strict=True) if lane < MAX_LANES]
+    lanes_above = [lane for lane in lanes_above if lane < MAX_LANES]
     rows_above, rows_below = max(lanes_above, default=0) + 1, max(lanes_below, default=0) + 1
     height = 1.0 + 0.3 * (rows_above + rows_below) + 0.75
     figure = Figure(figsize=(11, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     bars, strip = figure.subplots(2, 1, sharex=True, height_ratios=[rows_above + rows_below + 0.6, 2.2])
-    _draw_rows(bars, truth, lanes_above, 0.0, classes, faint=False)
-    _draw_rows(bars, shown, lanes_below, rows_above + 0.6, classes, faint=True)
+    _draw_rows(bars, annotated, lanes_above, 0.0, classes, faint=False)
+    _draw_rows(bars, best, lanes_below, rows_above + 0.6, classes, faint=True)
     bars.set_ylim(rows_above + rows_below + 0.6, 0)
     bars.set_yticks([rows_above / 2, rows_above + 0.6 + rows_below / 2], ["annotated", "detected"])
     bars.axhline(rows_above + 0.3, color="0.8", linewidth=0.8)
-    if not shown:
+    if not best:
         middle = rows_above + 0.6 + rows_below / 2
         bars.text(duration_seconds / 2, middle, "nothing detected", ha="center", va="center", color="0.5", fontsize=8)
     _draw_thumbnails(strip, thumbnails, duration_seconds)
@@ -97,8 +123,41 @@ def draw_timeline(
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(length=0, labelsize=8)
     strip.set_xlabel("seconds", fontsize=8)
-    bars.set_title(f"{name}   {duration_seconds:.1f} s", fontsize=9, loc="left")
+    title = [f"{picture_text(name)}   {duration_seconds:.1f} s", *_not_drawn(truth, annotated, detections, best)]
+    outside = sum(item["segment"][1] < 0 or item["segment"][0] > duration_seconds for item in (*annotated, *best))
+    title += [f"{outside} segments outside of the video"] if outside else []
+    bars.set_title("   ".join(title), fontsize=9, loc="left")
+    _draw_scale(bars)
     return figure
+
+
+def _not_drawn(
+    truth: Sequence[Detection],
+    annotated: Sequence[Detection],
+    detections: Sequence[Detection],
+    best: Sequence[Detection],
+) -> Iterator[str]:
+    if len(annotated) < len(truth):
+        yield f"{len(truth) - len(annotated)} annotated segments not drawn"
+    if len(best) < len(detections):
+        least = min(item["score"] for item in best)
+        yield f"{len(detections) - len(best)} detections not drawn, none above {least:.2g}"
+
+
+def _draw_scale(axes: Axes) -> None:
+    """A legend of what the strength of a colour means, above the right end of the axes."""
+    grey = to_rgb("0.2")
+    patches = [Rectangle((0, 0), 1, 1, facecolor=_mixed(grey, strength(score))) for score in LEGEND_SCORES]
+    labels = [f"score {score:g}" if score == LEGEND_SCORES[0] else f"{score:g}" for score in LEGEND_SCORES]
+    axes.legend(
+        patches, labels, ncols=len(labels), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, frameon=False,
+        fontsize=7, handlelength=1.2, columnspacing=0.8, handletextpad=0.4,
+    )  # fmt: skip
+
+
+def _mixed(colour: Sequence[float], share: float) -> tuple[float, ...]:
+    """A colour mixed with white rather than transparent: text on it stays readable."""
+    return tuple(1 - share * (1 - channel) for channel in colour)
 
 
 class BarLabel(Text):
@@ -116,16 +175,13 @@ class BarLabel(Text):
 def _draw_rows(
     axes: Axes, items: Sequence[Detection], lanes: Sequence[int], top: float, classes: Sequence[str], faint: bool
 ) -> None:
-    best = max((item.get("score", 1.0) for item in items), default=1.0)
     for item, lane in zip(items, lanes, strict=True):
         start, end = item["segment"]
         colour, hatch = class_style(classes, item["label"])
-        strength = 0.25 + 0.75 * item["score"] / best if faint else 1.0
-        # Mixed with white rather than transparent: the text on it stays readable.
-        face = tuple(1 - strength * (1 - channel) for channel in to_rgb(colour))
+        face = _mixed(to_rgb(colour), strength(item["score"]) if faint else 1.0)
         bar = Rectangle((start, top + lane + 0.06), end - start, 0.88, facecolor=face, hatch=hatch, edgecolor="w")
         axes.add_patch(bar)
-        text = (f"{item['score']:.2f} " if faint else "") + item["label"]
+        text = (f"{item['score']:.2f} " if faint else "") + picture_text(item["label"])
         bright = 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] > 0.55
         colour = "black" if bright else "white"
         axes.add_artist(BarLabel(bar, start + 0.1, top + lane + 0.52, text, fontsize=7, va="center", color=colour))
@@ -142,7 +198,8 @@ def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_secon
 
 
 def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Thumbnail]:
-    """Pictures from the middle of equal parts of a video; none if it can't be read. frames: 0 for those of the file."""
+    """Pictures from the middle of equal parts of a video; none if it can't be read, which the picture says. frames: 0
+    for those of the file."""
     seconds = (np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * duration_seconds
     try:
         with open_video(path) as reader:
@@ -150,28 +207,43 @@ def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Th
             last = min(frames, reader.frame_count) - 1
             indices = np.minimum((seconds / duration_seconds * frames).astype(int), last)
             return list(zip(seconds.tolist(), reader.frames(indices), strict=True))
-    except (UserError, av.FFmpegError):
+    except Exception:
+        # Whatever a broken video makes its reader do: a result's pictures are drawn after all work is done.
         return []
 
 
 def to_image(figure: Figure) -> np.ndarray:
     """uint8 [height, width, 3]."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with _without_warnings():
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with _without_warnings():
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """A letter that the font lacks is drawn as a box, and a long name leaves less room: neither is worth a line for
+    each picture."""
+    with warnings.catch_warnings(action="ignore"):
+        yield
+
+
 def validation_timelines(
-    spec: Spec, detections: dict[str, list[Detection]], limit: int | None = None
+    spec: Spec,
+    detections: dict[str, list[Detection]],
+    limit: int | None = None,
+    annotations: Annotations | None = None,
 ) -> Iterator[tuple[str, Figure]]:
-    """(name, timeline) of the validation videos, in the order of the annotation file."""
-    annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+    """(name, timeline) of the validation videos, in the order of the annotation file. annotations: the spec's, if they
+    have been read already."""
+    annotations = annotations or read_annotations(spec.data, reference=spec.compat == "reference")
     for video in annotations.validation[:limit]:
         thumbnails = read_thumbnails(video_path(spec.data, video.name), video.duration_seconds, video.frames)
         found = detections.get(video.name, [])

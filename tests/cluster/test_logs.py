@@ -1,6 +1,8 @@
 """Output of many ranks sorted: a file each, prefixes, and whose error comes first."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -62,3 +64,11 @@ def test_a_long_error_keeps_its_beginning_and_its_end(tmp_path):
     assert end[0] == "rank 0 | Traceback (most recent call last):"
     assert end[-1] == "rank 0 | ValueError: at last"
     assert len(end) == 41
+
+
+def test_lines_go_through_where_no_file_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "adatad.cluster.logs", str(tmp_path / "file" / "logs"), "srun"]
+    done = subprocess.run(command, input=b" 0: one\n 0: \xff two\n", capture_output=True, check=False)
+    assert done.stdout.decode().splitlines()[:2] == ["rank 0 | one", "rank 0 | \ufffd two"]
+    assert b"Traceback" not in done.stderr

@@ -1,11 +1,13 @@
 """tools/status.py and tools/submit.py without a Slurm."""
 
 import json
+import os
+import re
 
 import pytest
 
 from adatad.cluster import freeze, status, submit
-from adatad.cluster.job import JobError, Life, note_submitted, present_life
+from adatad.cluster.job import JobError, Life, note_submitted, present_life, submitted_jobs
 from adatad.cluster.slurm import Queued, outside_of_jobs
 from adatad.cluster.submit import Resources, check, prepare, refuse_second_job
 from adatad.errors import UserError
@@ -74,6 +76,103 @@ def test_a_status_of_a_run_with_broken_files(run, monkeypatch):
     assert "step        8 of 9, loss 0.2500" in text
     assert "checkpoint  step-00000005, " in text
     assert "7-003" not in text
+
+
+def say(run, monkeypatch) -> str:
+    monkeypatch.setattr(status, "queued", lambda job: None)
+    return "\n".join(status.report(run)[0])
+
+
+def test_a_status_says_what_it_leaves_out(run, monkeypatch):
+    lives = run / "slurm" / "lives"
+    for number, text in enumerate(("[]", "3", '{"job": "7"}', '{"job": 7, "nodes": "", "step": 1}', "[" * 9999, "\0")):
+        (lives / f"9-00{number}.start").write_text(text)
+    write_life(run, "8-000", 3, None, job="7; reboot")
+    write_life(run, "8-001", 3, None, seconds_since_1970=float("nan"))
+    (lives / "8-002.start").mkdir()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('in"}\n{"kind": "train", "step": 7}\n{"kind": "evaluation", "step": 7, "average_mAP": "x"}\n')
+    (run / "slurm" / "submitted.txt").write_bytes(b"41\n\xff\xfe\n--version\n")
+    text = say(run, monkeypatch)
+    assert f"left out    {lives}: 9 starts that can't be read" in text
+    assert "metrics.jsonl: 3 lines can't be read or lack a key; left out" in text
+    assert "step        6 of 9, loss 0.5000" in text
+    assert "reboot" not in text
+    assert submitted_jobs(run / "slurm") == ["41"]
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\x00", b""])
+def test_folders_and_binary_files_in_the_place_of_a_run_s_own_are_no_traceback(run, monkeypatch, content):
+    for path in (
+        "slurm/logs/x.log",
+        "slurm/lives/7-001.end",
+        "metrics.jsonl",
+        "spec.yaml",
+        "checkpoints/step-00000005/manifest.json",
+    ):
+        file = run / path
+        file.unlink(missing_ok=True)
+        file.mkdir() if content is None else file.write_bytes(content)
+    text = say(run, monkeypatch)
+    assert "checkpoint  none yet" in text
+    assert ("x.log can't be read: Is a directory" in text) == (content is None)
+    assert ("7-001.end can't be read: Is a directory" in text) == (content is None)
+
+
+def test_pipes_are_not_waited_for(run, monkeypatch):
+    (run / "metrics.jsonl").unlink()
+    for path in ("slurm/logs/x.log", "slurm/lives/7-001.end", "slurm/lives/7-003.start", "metrics.jsonl"):
+        os.mkfifo(run / path)
+    text = say(run, monkeypatch)
+    assert "x.log can't be read" in text
+    assert "metrics.jsonl: is no regular file, but a pipe" in text
+    assert "1 starts that can't be read" in text
+
+
+def test_times_of_another_clock_are_said_to_be(run, monkeypatch):
+    manifest = run / "checkpoints" / "step-00000005" / "manifest.json"
+    os.utime(manifest, (8e9, 8e9))
+    write_life(run, "7-003", 6, None, seconds_since_1970=1e300)
+    text = say(run, monkeypatch)
+    assert re.search(r"step-00000005, \d+ days, .* in the future \(by this machine's clock\)", text)
+    assert "7-003 from an unknown time" in text
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-3", "1e300", '"x"', "1" * 400])
+def test_step_times_that_cannot_be(run, monkeypatch, seconds):
+    (run / "metrics.jsonl").write_text(f'{{"kind": "train", "step": 1, "cost": 1.0, "step_seconds": {seconds}}}\n')
+    assert "left  " not in say(run, monkeypatch)
+
+
+def test_an_empty_manifest_is_no_checkpoint(run, monkeypatch):
+    (run / "checkpoints" / "step-00000005" / "manifest.json").write_text("{}")
+    assert "checkpoint  none yet" in say(run, monkeypatch)
+
+
+def test_nothing_steers_the_terminal(run, monkeypatch):
+    (run / "slurm" / "lives" / "7-001.end").write_text("\x1b[2J\x1b]0;x\x07gone")
+    (run / "slurm" / "logs" / "rank-0.log").write_text("ValueError: \x1b[31m" + "x" * 10_000)
+    text = say(run, monkeypatch)
+    assert "\x1b" not in text
+    assert "\\x1b[2J" in text
+    assert max(map(len, text.splitlines())) < 400
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, run, run_here):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, message in (
+        (tmp_path, "is no run directory: it has no spec.yaml"),
+        (run.parent, "expected one; in it are id0"),
+        (tmp_path / "file", "is no directory"),
+        (tmp_path / "loop", "no such run directory"),
+        (tmp_path / "absent", "no such run directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        done = run_here("status.py", name)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_status_away_from_the_cluster(run, monkeypatch):

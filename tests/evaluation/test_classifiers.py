@@ -86,7 +86,7 @@ def test_wrong_scores_of_a_video_are_named(tmp_path, scores):
 @pytest.mark.parametrize("text", ["", "[]", '{"results": {}}', '{"results": {}, "class": "run"}', '{"class": []}'])
 def test_unusable_files_are_named(tmp_path, text):
     (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(ClassifierError, match=r"scores\.json: (expected|not a readable)"):
+    with pytest.raises(ClassifierError, match=r"scores\.json: (expected|not a readable|is not readable)"):
         read_classifier(ClassifierSpec(kind="cuhk", file=str(tmp_path / "scores.json")))
 
 
@@ -95,6 +95,80 @@ def test_unusable_arrays_are_named(tmp_path, array):
     np.save(tmp_path / "scores.npy", array, allow_pickle=True)
     with pytest.raises(ClassifierError, match=r"scores\.npy: (expected|not a readable)"):
         read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npy")))
+
+
+def npy(header: str, content: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    """A file with this header, as numpy writes them."""
+    text = header.encode() + b"\n"
+    length = len(text).to_bytes(2 if version[0] == 1 else 4, "little")
+    return b"\x93NUMPY" + version + length + text + content
+
+
+FLOATS = "{'descr': '<f8', 'fortran_order': False, 'shape': %s, }"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"PK\x03\x04", b"PK\x03\x04" + bytes(200), b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{", b"\x80\x04K\x01.",
+        npy(FLOATS % "(9999999999999, 101)"), npy(FLOATS % "(-1, 101)"), npy(FLOATS % "(0, 101)"),
+        npy(FLOATS % f"(1{'0' * 400}, 101)"), npy(FLOATS % "(2, 101)", bytes(8 * 201)), npy("(" * 3000), npy("{'a': "),
+        npy(FLOATS % "(1, 101)", bytes(8 * 101), b"\x03\x00"), npy(FLOATS % "(1, 101)", bytes(8 * 101), b"\x09\x00"),
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1, 101), }", bytes(8 * 101)),
+        npy("{'descr': '<c16', 'fortran_order': False, 'shape': (1, 101), }", bytes(16 * 101)),
+        npy("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1, 101), }", bytes(8 * 101)),
+        npy("__import__('os').abort()"),
+    ],
+)  # fmt: skip
+def test_an_array_is_believed_only_as_far_as_its_file_is_long(tmp_path, content):
+    (tmp_path / "scores.npy").write_bytes(content)
+    with pytest.raises(ClassifierError, match=r"scores\.npy: (expected|not a readable)"):
+        read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npy")))
+
+
+def test_an_archive_of_arrays_is_no_array(tmp_path):
+    np.savez(tmp_path / "scores.npz", np.zeros((1, 101)))
+    with pytest.raises(ClassifierError, match=r"scores\.npz: not a readable \.npy array"):
+        read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npz")))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_in_either_order_are_read_alike(tmp_path, order):
+    scores = np.arange(303.0).reshape(3, 101).astype(np.float32, order=order)
+    np.save(tmp_path / "scores.npy", scores)
+    made = read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npy")))
+    assert (made.scores == scores).all()
+    scores[1, 6] = np.nan
+    np.save(tmp_path / "scores.npy", scores)
+    made = read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npy")))
+    made.label("video_0003", SEGMENTS, SCORES)
+    with pytest.raises(ClassifierError, match="row 2, of video 'video_0002': expected finite scores"):
+        made.label("video_0002", SEGMENTS, SCORES)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    ["[1, 2]", "{}", "null", "[1, 2, NaN]", "[1, 2, 1e999]", f"[1, 2, 1{'0' * 400}]", "[1, [2], 3]", "[[1, 2, 3]]"],
+)
+def test_scores_of_a_video_must_be_one_number_a_class(tmp_path, scores):
+    path = tmp_path / "scores.json"
+    path.write_text(f'{{"results": {{"v": {scores}}}, "class": {json.dumps(NAMES)}}}')
+    made = read_classifier(ClassifierSpec(kind="cuhk", file=str(path)))
+    with pytest.raises(ClassifierError, match="video 'v': expected"):
+        made.check(["v"])
+
+
+def test_roots_are_taken_of_probabilities_alone(tmp_path):
+    classifier(tmp_path, [0.1, -0.3, 0.6]).check(["v"])
+    classifier(tmp_path, [0.1, -0.3, 0.6], kind="standard", apply_softmax=True).check(["v"])
+    with pytest.raises(ClassifierError, match="scores below 0; expected probabilities"):
+        classifier(tmp_path, [0.1, -0.3, 0.6], kind="standard").check(["v"])
+
+
+def test_a_class_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "scores.json").write_text('{"results": {}, "class": ["a", "b", "a"]}')
+    with pytest.raises(ClassifierError, match="class 'a' stands twice"):
+        read_classifier(ClassifierSpec(kind="cuhk", file=str(tmp_path / "scores.json")))
 
 
 def test_detections_of_a_video_carry_the_classifier_s_labels(tmp_path):

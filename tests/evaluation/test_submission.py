@@ -2,13 +2,23 @@
 
 import copy
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.evaluation.files import FileError
-from adatad.evaluation.submission import Expected, activitynet, ego4d, epic, problems, write_submission
+from adatad.evaluation.submission import (
+    Expected,
+    activitynet,
+    ego4d,
+    epic,
+    expected_of,
+    problems,
+    read_ids,
+    write_submission,
+)
 
 FOUND = {"v_a": [{"segment": [1.0, 2.5], "label": "run", "score": 0.5}], "v_b": []}
 EXPECTED = Expected({"v_a": 10.0, "v_b": 5.0}, frozenset({"run", "jump"}))
@@ -46,7 +56,7 @@ def test_verbs_and_nouns_that_overlap_become_actions():
     assert problems("epic", sent, Expected({"P01_12": 9.0}, frozenset())) == [
         "results: video 'P01_11' isn't of the subset", "results: video 'P01_12' is missing",
     ]  # fmt: skip
-    with pytest.raises(FileError, match="no number for cut"):
+    with pytest.raises(FileError, match="no number for 'cut'"):
         epic(verbs, nouns, {}, IDS)
 
 
@@ -95,3 +105,66 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path, run_tool):
     done = run_tool("submission.py", "ego4d", detections, output, "--annotations", truth, "--subset", "test")
     assert done.returncode == 0, done.stderr
     assert json.loads(output.read_text())["detect_results"] == FOUND
+
+
+def test_one_video_under_two_names_is_refused():
+    with pytest.raises(FileError, match="1 videos are there under two names, such as 'v_a' and 'a'"):
+        activitynet({"v_a": [], "a": []})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\tcut\n1\twash\n", "line 2: the name 'wash' or the number 1 stands twice"),
+        ("cut\n\ncut\n", "line 3: the name 'cut' or the number 1 stands twice"),
+        ("x\tcut\n", "line 1: expected id<TAB>name"),
+        (f"{'9' * 5000}\tcut\n", "line 1: expected id<TAB>name"),
+    ],
+)
+def test_class_files_whose_numbers_cannot_be_trusted_are_refused(tmp_path, text, message):
+    (tmp_path / "verbs.txt").write_text(text)
+    with pytest.raises(FileError, match=message):
+        read_ids(tmp_path / "verbs.txt")
+    (tmp_path / "verbs.txt").write_text("1\tcut\n7\twash\n")
+    assert read_ids(tmp_path / "verbs.txt") == {"1": 1, "7": 7, "cut": 1, "wash": 7}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"subset": "test", "duration": float("nan")}, "video 'v': expected \"duration\" in seconds"),
+        ({"subset": "test", "duration": 10**400}, 'expected "duration" in seconds'),
+        ({"subset": "test"}, 'expected "duration" in seconds'),
+        ({"subset": "test", "duration": 3, "annotations": ["label"]}, "expected a list of annotations"),
+        ({"subset": "val"}, "no video of subset 'test'; the file has 'val'"),
+    ],
+)
+def test_what_a_submission_is_checked_against_is_checked_too(tmp_path, entry, message):
+    (tmp_path / "gt.json").write_text(json.dumps({"database": {"v": entry}}))
+    with pytest.raises(FileError, match=message):
+        expected_of(tmp_path / "gt.json", "test")
+
+
+def test_a_submission_never_replaces_what_it_is_made_of_or_a_device(tmp_path, run_here):
+    detections = tmp_path / "d.json"
+    detections.write_text(json.dumps({"results": FOUND}))
+    before = detections.read_text()
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    (tmp_path / "real.json").write_text("old")
+    # In the place of a device, which a defect would replace for the whole machine.
+    os.mkfifo(tmp_path / "pipe")
+    for output, message in (
+        (detections, "is read here"),
+        (tmp_path / "pipe", "no regular file"),
+        (tmp_path, "a folder"),
+        ("", ""),
+    ):
+        done = run_here("submission.py", "activitynet", detections, output)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert detections.read_text() == before
+    assert run_here("submission.py", "activitynet", detections, tmp_path / "link.json").returncode == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["version"] == "VERSION 1.3"
+    assert {path.name for path in tmp_path.iterdir()} == {"d.json", "link.json", "pipe", "real.json"}

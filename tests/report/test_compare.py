@@ -1,9 +1,12 @@
 """Runs side by side."""
 
 import json
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from adatad.files import FileError
 from adatad.report.compare import CompareError, compare
 
 
@@ -25,9 +28,62 @@ def test_results_are_printed_and_drawn(tmp_path, capsys):
 
 
 def test_a_run_without_results_is_named(tmp_path):
-    with pytest.raises(CompareError, match="empty: holds no evaluation"):
+    with pytest.raises(CompareError, match="empty: is no run directory"):
+        compare([tmp_path / "empty"], tmp_path / "c.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CompareError, match=r"empty: holds no evaluation that can be read: .*result\.json"):
         compare([tmp_path / "empty"], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
+
+
+def test_runs_of_one_name_are_told_apart_and_none_is_drawn_twice(tmp_path, capsys, monkeypatch):
+    for root, average in (("one", 0.5), ("two", 0.75)):
+        write_run(tmp_path / root / "a" / "id0", average)
+    drawn = []
+    monkeypatch.setattr("adatad.report.compare.curve", lambda title, series, **looks: drawn.append(series) or Figure())
+    monkeypatch.chdir(tmp_path)
+    compare([Path("one/a/id0"), Path("two/a/id0"), Path("one/a/id0")], tmp_path / "c.png")
+    assert list(drawn[0]) == ["one/a/id0", "two/a/id0"]
+    monkeypatch.chdir(tmp_path / "one" / "a" / "id0")
+    compare([Path()], tmp_path / "c.png")
+    assert list(drawn[1]) == ["a/id0"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"average_mAP": "x"}', '{"average_mAP": 1, "seconds": 1e400}', "\0", "[" * 9999]
+)
+def test_a_result_that_cannot_be_read_is_named(tmp_path, text):
+    run = write_run(tmp_path / "a" / "id0", 0.5)
+    (run / "result.json").write_text(text)
+    with pytest.raises(CompareError, match=r"id0: holds no evaluation that can be read: .*result\.json: "):
+        compare([run], tmp_path / "c.png")
+
+
+def test_lines_that_cannot_be_read_are_counted(tmp_path, capsys):
+    run = write_run(tmp_path / "a" / "id0", 0.5)
+    good = (run / "metrics.jsonl").read_text()
+    bad = [
+        "3",
+        "[]",
+        "{}",
+        '{"kind": "evaluation"}',
+        '{"kind": "evaluation", "step": "x", "average_mAP": 1}',
+        "\xff",
+        "{",
+    ]
+    (run / "metrics.jsonl").write_text("\n".join([*bad, good, '{"kind": "tra']), encoding="latin-1")
+    compare([run], tmp_path / "c.png")
+    assert f"metrics.jsonl: {len(bad)} lines can't be read or lack a key; left out" in capsys.readouterr().err
+
+
+def test_names_are_no_markup_and_the_picture_never_replaces_a_run_s_file(tmp_path, capsys):
+    run = write_run(tmp_path / "[red]a" / "[|bold]$x{$", 0.5)
+    compare([run], tmp_path / "c.png")
+    assert "[red]a/[|bold]$x{$" in capsys.readouterr().out
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileError, match="is read here"):
+        compare([run], run / "metrics.jsonl")
+    assert (run / "metrics.jsonl").read_bytes() == before
 
 
 def test_figures_of_one_group(tmp_path, capsys):

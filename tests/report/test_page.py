@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from adatad.report.page import by_step, class_rows, curves, read_lines, write_report
+from adatad.data.annotations import read_annotations
+from adatad.report.page import _file_name, class_rows, curves, try_write_report, write_report
+from adatad.report.run_files import by_step, read_metrics
+from adatad.report.timelines import class_style
 from adatad.spec import load
 
 
@@ -35,6 +38,12 @@ def run(tiny_spec, tmp_path) -> tuple[Path, object]:
     lines.append({"kind": "evaluation", "step": 8, "epoch": 1, "average_mAP": 0.5, "mAP": {"0.3": 0.7, "0.5": 0.3}})
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "tra')
     return folder, spec
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures are laid out, but not painted: that takes most of a second for each."""
+    monkeypatch.setattr("adatad.report.page.to_png", lambda figure: b"png")
 
 
 class References(HTMLParser):
@@ -77,7 +86,7 @@ def test_what_the_page_says(run):
     assert "annotations:" in text, "the settings"
 
 
-def test_a_run_that_has_hardly_begun(run):
+def test_a_run_that_has_hardly_begun(run, no_pictures):
     folder, spec = run
     for name in ("result.json", "detections.json", "metrics.jsonl", "trained.txt"):
         (folder / name).unlink()
@@ -100,7 +109,7 @@ def test_nan_and_repeated_steps(run):
         for value in ("NaN", "0.25"):
             line = '{"kind": "train", "step": 4, "epoch": 0, "cls_loss": %s, "reg_loss": 0.5, "lr": {"adapter": 0}}'
             file.write(line % value + "\n")
-    steps = by_step(read_lines(folder / "metrics.jsonl"), "train")
+    steps = by_step(read_metrics(folder / "metrics.jsonl", ["cls_loss"]).train)
     assert [line["step"] for line in steps] == list(range(1, 9))
     assert steps[3]["cls_loss"] == 0.25
     write_report(folder, spec)
@@ -114,8 +123,106 @@ def test_curves_that_coincide_are_one_under_both_names():
 
 
 def test_classes_are_sorted_by_precision():
-    rows = class_rows({"ap_per_class": {"a": [0.1, 0.3], "b": [0.5, 0.5]}}, (0.3, 0.5))
+    rows = class_rows({"ap_per_class": {"a": [0.1, 0.3], "b": [0.5, 0.5]}})
     assert [(row["label"], row["average"]) for row in rows] == [("b", 0.5), ("a", pytest.approx(0.2))]
+
+
+def test_classes_have_one_colour_on_the_whole_page_and_none_is_missing(run, no_pictures):
+    folder, spec = run
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"classes": None})})
+    classes = read_annotations(spec.data).classes
+    result = {"average_mAP": 0.5, "ap_per_class": {classes[2]: [0.1, 0.2], classes[1]: [0.8, 0.9]}}
+    (folder / "result.json").write_text(json.dumps(result))
+    rows = class_rows(result, classes)
+    assert [row["colour"] for row in rows] == [class_style(classes, row["label"])[0] for row in rows]
+    assert [row["label"] for row in rows] == [classes[1], classes[2], *(c for c in classes if c not in classes[1:3])]
+    text = parsed(write_report(folder, spec)).text
+    assert text.count("no instances in validation") == len(classes) - 2
+
+
+BAD_TEXTS = ["", "{", "[]", "3", "null", "\0", "[" * 9999, '{"average_mAP": {}}', '{"a": 1, "a": 2}', '{"results": []}']
+
+
+@pytest.mark.parametrize("name", ["result.json", "detections.json", "metrics.jsonl", "trained.txt"])
+def test_damaged_files_cost_their_part_of_the_page_and_are_named(run, monkeypatch, name):
+    folder, spec = run
+    monkeypatch.setattr("adatad.report.page.validation_timelines", lambda *_, **__: iter(()))
+    monkeypatch.setattr("adatad.report.page.curves", lambda steps, evaluations: [])
+    (folder / name).unlink()
+    lines = []
+    for content in [text.encode() for text in BAD_TEXTS] + [b"\xff\xfe\x00", b"\x80abc", b"\x1f\x8b"]:
+        (folder / name).write_bytes(content)
+        lines.append([])
+        write_report(folder, spec, lines[-1].append)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    lines.append([])
+    page = write_report(folder, spec, lines[-1].append)
+    assert re.search(rf"{name}: [^\n]*irectory[^\n]*left out", parsed(page).text)
+    # Without an end the last line is being written; an empty or unread list of names is fine.
+    expected = {"metrics.jsonl": 1, "trained.txt": 3}.get(name, len(BAD_TEXTS) + 4)
+    assert sum(map(bool, lines)) >= expected
+    assert all(name in line and "Traceback" not in line for said in lines for line in said)
+
+
+def test_lines_of_metrics_that_lack_a_key_are_counted(run, no_pictures):
+    folder, spec = run
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(
+            '\n[]\n{"kind": "train", "step": 9}\n{"kind": "evaluation", "step": 9, "average_mAP": 1, "mAP": 3}\n'
+        )
+        file.write('{"kind": "another", "step": 9}\n')
+    lines = []
+    write_report(folder, spec, lines.append)
+    assert lines == [f"{folder / 'metrics.jsonl'}: 4 lines can't be read or lack a key; left out"]
+
+
+def test_a_picture_that_fails_takes_neither_the_others_nor_the_result_with_it(run, monkeypatch):
+    folder, spec = run
+    broken = iter([True])
+
+    def to_png(figure):
+        if next(broken, False):
+            raise ValueError("no such letter")
+        return b"png"
+
+    monkeypatch.setattr("adatad.report.page.to_png", to_png)
+    line = try_write_report(folder, spec)
+    assert line.startswith("not drawn: a curve: left out: ValueError: no such letter")
+    assert line.endswith(f"the results stand; python tools/report.py {folder} tries again")
+    assert parsed(folder / "report.html").tags.count("img") == 3 + 2 - 1
+    monkeypatch.setattr("adatad.report.page.to_png", lambda figure: b"png")
+    assert try_write_report(folder, spec) is None
+
+
+def test_a_page_that_cannot_be_written_is_a_line(run, no_pictures, monkeypatch):
+    folder, spec = run
+    (folder / "report.html").mkdir()
+    assert try_write_report(folder, spec).startswith(
+        f"not drawn: report.html: {folder}/report.html: is no regular file"
+    )
+    (folder / "report.html").rmdir()
+    monkeypatch.setattr("adatad.report.page.to_yaml", lambda spec: 1 / 0)
+    assert "not drawn: report.html: ZeroDivisionError: division by zero" in try_write_report(folder, spec)
+
+
+def test_a_report_without_its_annotations(run, no_pictures, tmp_path):
+    folder, spec = run
+    moved = spec.model_copy(update={"data": spec.data.model_copy(update={"annotations": str(tmp_path / "gone.json")})})
+    lines = []
+    assert "50.0 %" in parsed(write_report(folder, moved, lines.append)).text
+    assert len(lines) == 1
+    assert "gone.json" in lines[0]
+
+
+def test_videos_of_any_name_have_a_picture_of_their_own():
+    taken = set()
+    names = ["a", "b/c", "b_c", "x" * 300, "x" * 301, "\0", "\ud800", "..", "\u4e2d" * 100]
+    files = [_file_name(name, taken) for name in names]
+    assert files[0] == "a"
+    assert files[1] == "b_c"
+    assert len(set(files)) == len(names)
+    assert all("/" not in file and "\0" not in file and len(file.encode()) < 250 for file in files)
 
 
 FLAGS = [

@@ -97,7 +97,7 @@ def test_evaluate_scores_files(run_tool, files):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a readable JSON file"),
+        ("{", "not readable as JSON"),
         ("[]", 'expected {"results"'),
         ('{"results": {"v": {}}}', "video 'v': expected a list"),
         ('{"results": {"v": [{"segment": [1, 2], "label": "a"}]}}', "video 'v', detection 0: expected segment, label"),
@@ -138,7 +138,7 @@ def test_evaluate_reports_recall_and_leaves_blocked_videos_out(run_tool, files):
     arguments = [files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--json", files / "r.json"]
     run = run_tool("evaluate.py", *arguments, "--top-k", 1, 5)
     assert run.returncode == 0, run.stderr
-    assert "1 videos with detections aren't of subset 'validation'" in run.stderr
+    assert "1 video with detections but in no annotation" in run.stderr
     result = json.loads((files / "r.json").read_text())
     assert result["ap_per_class"]["a"] == [0.5, 0.5]
     assert result["recall"] == {"0.4": {"1": 1.0, "5": 1.0}, "0.6": {"1": 0.5, "5": 0.5}}
@@ -177,7 +177,7 @@ def test_the_demo_finds_its_spec_from_anywhere(tmp_path):
 def test_evaluate_names_the_subsets_there_are(run_tool, files):
     run = run_tool("evaluate.py", files / "gt.json", files / "found.json", "--subset", "test")
     assert run.returncode == 2
-    assert "no video of subset 'test'; the file has validation" in run.stderr
+    assert "no video of subset 'test'; the file has 'validation'" in run.stderr
 
 
 def test_verify_golden_without_cases(run_tool, tmp_path):
