@@ -151,7 +151,7 @@ def test_a_model_of_another_size_is_refused_with_both_sizes(tmp_path):
 
 
 def original_shapes(made):
-    return {name.replace("patch_embed.", "patch_embed.proj."): torch.zeros(1, dtype=torch.uint8).expand(p.shape)
+    return {name.replace("patch_embed.", "patch_embed.proj."): torch.zeros(p.shape, dtype=torch.uint8)
             for name, p in made.named_parameters()}  # fmt: skip
 
 
