@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.files import FileError, read_start, reason, replacing, shown, what_it_is
+from adatad.files import FileError, parse_json, read_start, reason, replacing, shown, what_it_is
 
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
 """Keys under which checkpoints keep the parameters, beside the optimizer and the rest."""
@@ -98,12 +98,14 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     _start(Path(path))
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
     except MemoryError:
         raise
     except Exception as error:
         # safetensors raises its own error, and others for kinds of numbers that torch doesn't know.
         raise WeightsError(f"{path}: not a readable safetensors file: {_reason(error)}; fetch it again") from error
+    return tensors, _own_header(path, metadata)
 
 
 def read_header(path: str | Path) -> tuple[dict[str, list[int]], dict[str, str]]:
@@ -112,9 +114,10 @@ def read_header(path: str | Path) -> tuple[dict[str, list[int]], dict[str, str]]
     try:
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-            return shapes, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
     except Exception as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {_reason(error)}; fetch it again") from error
+    return shapes, _own_header(path, metadata)
 
 
 def check_values(tensors: Mapping[str, Tensor], path: object) -> None:
@@ -214,10 +217,23 @@ def _check_form(path: Path, name: str, tensor: Tensor) -> None:
 
 def _own_meta(content: Any) -> dict[str, str]:
     meta = content.get(META) if isinstance(content, Mapping) else None
-    own = meta.get(OWN_META) if isinstance(meta, Mapping) else None
-    if not isinstance(own, Mapping):
+    return _texts(meta.get(OWN_META)) if isinstance(meta, Mapping) else {}
+
+
+def _own_header(path: object, metadata: dict[str, str]) -> dict[str, str]:
+    """What stands in the one entry that a checkpoint's own files have, or else all entries."""
+    if OWN_META not in metadata:
+        return metadata
+    try:
+        return _texts(parse_json(metadata[OWN_META], f"{path}: header"))
+    except FileError as error:
+        raise WeightsError(str(error)) from error
+
+
+def _texts(content: Any) -> dict[str, str]:
+    if not isinstance(content, Mapping):
         return {}
-    return {key: text for key, text in own.items() if isinstance(key, str) and isinstance(text, str)}
+    return {key: text for key, text in content.items() if isinstance(key, str) and isinstance(text, str)}
 
 
 def _parameters(content: Any, within: tuple[int, ...] = ()) -> dict[str, Tensor]:

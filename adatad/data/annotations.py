@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,16 +72,33 @@ class Annotations:
     train_account: Account
     validation_account: Account
 
+    def in_order(self, classes: tuple[str, ...]) -> Annotations:
+        """The same with the classes, which are these in another order, numbered in this one."""
+        if classes == self.classes:
+            return self
+        numbers = np.array([classes.index(name) for name in self.classes], np.int64)
+        train, validation = (
+            tuple(replace(video, labels=numbers[video.labels]) for video in videos)
+            for videos in (self.train, self.validation)
+        )
+        return replace(self, classes=classes, train=train, validation=validation)
 
-def read_annotations(spec: DataSpec, reference: bool = False, class_agnostic: bool = False) -> Annotations:
+
+def read_annotations(
+    spec: DataSpec, reference: bool = False, class_agnostic: bool = False, training: bool = True
+) -> Annotations:
     """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError."""
-    return annotations_of(load_database(spec.annotations), spec, reference, class_agnostic)
+    return annotations_of(load_database(spec.annotations), spec, reference, class_agnostic, training)
 
 
 def annotations_of(
-    database: dict[str, dict[str, Any]], spec: DataSpec, reference: bool = False, class_agnostic: bool = False
+    database: dict[str, dict[str, Any]],
+    spec: DataSpec,
+    reference: bool = False,
+    class_agnostic: bool = False,
+    training: bool = True,
 ) -> Annotations:
-    """Both subsets of a database, in its order.
+    """Both subsets of a database, in its order; training=False: the validation videos alone, for a test.
 
     Copies, empty and "Ambiguous" segments are left out and counted, and training videos without a segment. Equal
     segments with two labels stay, and so do segments that end after their video: what cuts windows cuts them.
@@ -91,7 +108,9 @@ def annotations_of(
     classes = read_classes(spec, database, reference)
     blocked = read_names(spec.blocked_videos)
     rules = [_Rules(spec, classes, reference, training, class_agnostic and training) for training in (True, False)]
-    (train, train_account), (validation, validation_account) = (_read_subset(database, blocked, r) for r in rules)
+    nothing: tuple[tuple[Video, ...], Account] = ((), Account(spec.train_subset))
+    train, train_account = _read_subset(database, blocked, rules[0]) if training else nothing
+    validation, validation_account = _read_subset(database, blocked, rules[1])
     return Annotations(classes.names, train, validation, train_account, validation_account)
 
 
