@@ -30,6 +30,7 @@ TENSOR_FILES = {kind: f"{kind}.safetensors" for kind in ("parameters", "ema", "o
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's tensors of a parameter, beside its step."""
 MAX_STATE_BYTES = 64 << 20
+MAX_SPEC_DEPTH = 50
 MAX_NAME_LETTERS = 255
 """Of a file's name."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -121,16 +122,28 @@ def read_spec_text(path: Path) -> str:
     CheckpointError."""
     try:
         text = read_text(path / SPEC, MAX_SPEC_BYTES)
-        # Aliases aren't resolved: a few bytes could stand for gigabytes.
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        problem = _yaml_problem(text)
     except FileError as error:
         raise CheckpointError(f"{path}: {SPEC} {_without_path(error, path / SPEC)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        first = (str(error) or "it is nested too deeply").splitlines()[0]
-        raise CheckpointError(f"{path}: {SPEC} is no readable YAML: {brief(first)}") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise CheckpointError(f"{path}: {SPEC} is no spec: expected sections (data:, model:, ...)")
+    except (yaml.YAMLError, ValueError) as error:
+        raise CheckpointError(f"{path}: {SPEC} is no readable YAML: {brief(str(error).splitlines()[0])}") from error
+    if problem:
+        raise CheckpointError(f"{path}: {SPEC} {problem}")
     return text
+
+
+def _yaml_problem(text: str) -> str | None:
+    """Why a text can't be a spec, by its parts one after another: nothing is built, so that neither depth nor aliases
+    cost anything. Raises YAMLError."""
+    depth, kinds = 0, []
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if len(kinds) < 3:
+            kinds.append(type(event))
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_SPEC_DEPTH:
+            return "is no readable YAML: it is nested too deeply"
+    sections = kinds == [yaml.StreamStartEvent, yaml.DocumentStartEvent, yaml.MappingStartEvent]
+    return None if sections else "is no spec: expected sections (data:, model:, ...)"
 
 
 def check_names(

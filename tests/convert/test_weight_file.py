@@ -180,17 +180,18 @@ def test_the_advice_for_objects_of_python_needs_no_trust(tmp_path, capsys):
     assert "code ran" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("output", ["folder", "/dev/full", "w.pth", "", "x" * 300 + ".pth", "w.bin"])
+@pytest.mark.parametrize("output", ["folder.pth", "pipe.pth", "w.pth", "", "x" * 300 + ".pth", "w.bin"])
 def test_an_output_that_cannot_be_written_is_refused_first(output, run_here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.pth").mkdir()
+    os.mkfifo(tmp_path / "pipe.pth")
     torch.save(original(backbone()), "w.pth")
     written = Path("w.pth").read_bytes()
     done = run_here("model_converters/convert_videomaev2.py", "w.pth", output)
     assert done.returncode == 2
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "w.pth"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.pth", "pipe.pth", "w.pth"]
     assert Path("w.pth").read_bytes() == written
 
 
