@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from adatad.errors import UserError
 
@@ -42,6 +42,26 @@ class FileError(UserError):
 
 def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file of at most `limit_bytes`. Raises FileError."""
+    with _regular_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit_bytes:
+            raise FileError(f"{path}: has {size:,} bytes; at most {limit_bytes:,} are read here: is it another file?")
+        # One byte more: a file may grow while it is read.
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise FileError(f"{path}: grows while it is read; at most {limit_bytes:,} bytes are read here")
+    return content
+
+
+def read_start(path: str | Path, count: int = 512) -> bytes:
+    """The first bytes of a regular file of any size, which tell what it is. Raises FileError."""
+    with _regular_file(path) as file:
+        return file.read(count)
+
+
+@contextmanager
+def _regular_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that is open for reading; raises FileError for what is none, and for what goes wrong while it is open."""
     try:
         # Without waiting: opening a FIFO would until somebody writes into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,17 +70,9 @@ def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES) -> bytes:
             os.close(descriptor)
             raise FileError(f"{path}: is no regular file, but {_kind(facts.st_mode)}; name a file")
         with open(descriptor, "rb") as file:
-            if facts.st_size > limit_bytes:
-                raise FileError(
-                    f"{path}: has {facts.st_size:,} bytes; at most {limit_bytes:,} are read here: is it another file?"
-                )
-            # One byte more: a file may grow while it is read.
-            content = file.read(limit_bytes + 1)
+            yield file
     except (OSError, ValueError) as error:
         raise FileError(f"{path}: can't be read: {reason(error)}") from error
-    if len(content) > limit_bytes:
-        raise FileError(f"{path}: grows while it is read; at most {limit_bytes:,} bytes are read here")
-    return content
 
 
 def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:

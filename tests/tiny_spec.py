@@ -27,3 +27,10 @@ ema: {{decay: 0.9}}
 train: {{evaluate_every_epochs: 1, checkpoint_every_steps: 1}}
 run: {{root: {runs}}}
 """
+
+
+def saved_state(step: int = 0, **changes: object) -> dict[str, object]:
+    """What state.json of a checkpoint after so many steps holds, in the form of before there was a version."""
+    progress = {"epoch": 0, "step_in_epoch": step, "step": step}
+    state = {"progress": progress, "normalizer": 76.15, "scaler": {}, "frozen_fingerprint": "0" * 64}
+    return {**state, **changes}

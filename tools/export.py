@@ -10,14 +10,18 @@ tools/test.py --checkpoint reads all three.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from adatad.command import run
+from adatad.files import FileError, check_output
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint directory")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint directory, or a run (its best checkpoint)"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
     parser.add_argument("--merged", action="store_true", help="with the frozen weights of the backbone")
     parser.add_argument("--last", action="store_true", help="the last step's parameters instead of their averages")
@@ -32,12 +36,21 @@ def main() -> int:
     if args.opentad == (args.output.suffix == ".safetensors"):
         parser.error("--output: ends in .pth with --opentad, and in .safetensors without")
 
-    from adatad.spec import load
+    check_output(args.output)
+
     from adatad.training.checkpoint import read_checkpoint
     from adatad.training.export import export, export_opentad
+    from adatad.training.trained_file import find_checkpoint, own_spec
 
-    checkpoint = read_checkpoint(args.checkpoint)
-    spec = load(args.checkpoint / "spec.yaml", check_files=False)
+    path, lines = find_checkpoint(args.checkpoint)
+    if path.is_dir() and path.resolve() in args.output.resolve().parents:
+        raise FileError(f"{args.output}: lies in the checkpoint itself, which must stay as it is; name another place")
+    checkpoint = read_checkpoint(path)
+    spec = own_spec(path, check_files=False)
+    if checkpoint.facts is None:
+        lines.append(f"{path}: doesn't say which classes its outputs are (an older file); nor will {args.output}")
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
     if args.opentad:
         tensors = export_opentad(spec, checkpoint, args.output)
     else:

@@ -11,6 +11,7 @@ one, 1 if it is further below, 2 if something is missing, 75 if it was asked to 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from adatad.command import run
@@ -26,9 +27,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only say what is missing")
     args = parser.parse_args()
     whole = []
-    if args.test is not None and args.test.is_file():
-        from adatad.training.export import holds_frozen_weights
+    if args.test is not None and args.test.exists():
+        from adatad.training.trained_file import find_checkpoint, holds_frozen_weights
 
+        args.test, lines = find_checkpoint(args.test)
+        for line in lines:
+            print(f"note: {line}", file=sys.stderr)
         # Nothing of a pretrained file would be left; it needn't be there.
         whole = ["model.backbone.weights=random"] if holds_frozen_weights(args.test) else []
     path = Path(args.spec)

@@ -1,23 +1,28 @@
-"""Evaluate a checkpoint on the validation videos of a spec.
+"""Evaluate a checkpoint on the validation videos of a spec: of its own, or of another.
 
-python tools/test.py configs/demo/tia.yaml --checkpoint runs/demo/tia/id0/checkpoints/best
+python tools/test.py --checkpoint runs/demo/tia/id0
+python tools/test.py configs/demo/tia.yaml --checkpoint runs/demo/tia/id0/checkpoints/best --detections found.json
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from adatad.command import run
-from adatad.spec import add_spec_arguments, spec_from_arguments
+from adatad.files import FileError, check_output
+from adatad.spec import add_spec_arguments, overrides_from, spec_from_arguments
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_spec_arguments(parser)
+    help_text = "YAML file of the experiment, or its name in OpenTAD; left out: the spec that the checkpoint holds"
+    add_spec_arguments(parser, help_text, optional=True)
     parser.add_argument(
         "--checkpoint", type=Path, required=True,
-        help="checkpoint directory or OpenTAD's checkpoint (.pth): the averages are used; or a file of tools/export.py",
+        help="run (its best checkpoint), checkpoint directory or OpenTAD's checkpoint (.pth): the averages are used; "
+        "or a file of tools/export.py",
     )  # fmt: skip
     parser.add_argument("--last", action="store_true", help="the last step's parameters instead of their averages")
     parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections to a JSON file")
@@ -28,22 +33,46 @@ def main() -> int:
     if args.last and args.checkpoint.suffix == ".safetensors":
         parser.error("--last: a file of tools/export.py holds one set of parameters; its header says which")
 
-    if args.checkpoint.is_file():
-        from adatad.training.export import holds_frozen_weights
-
-        if holds_frozen_weights(args.checkpoint):
-            # Nothing of a pretrained file would be left; it needn't be there.
-            args.overrides.append("model.backbone.weights=random")
-    spec = spec_from_arguments(args)
+    if args.detections is not None:
+        check_output(args.detections)
 
     from adatad.parallel.processes import is_first_rank
-    from adatad.report.summary import print_scores
-    from adatad.training.run import score_checkpoint
+    from adatad.training.trained_file import find_checkpoint, holds_frozen_weights, own_spec
 
-    result = score_checkpoint(spec, args.checkpoint, args.detections, args.shuffle_clips, averages=not args.last)
+    checkpoint, lines = find_checkpoint(args.checkpoint)
     if is_first_rank():
-        print_scores(spec, result)
+        for line in lines:
+            print(f"note: {line}", file=sys.stderr)
+    if holds_frozen_weights(checkpoint):
+        # Nothing of a pretrained file would be left; it needn't be there.
+        args.overrides.append("model.backbone.weights=random")
+    own = args.spec is None
+    spec = own_spec(checkpoint, overrides_from(args), args.overlays) if own else spec_from_arguments(args)
+    if args.detections is not None:
+        _keep_inputs(args.detections, Path(spec.data.annotations), checkpoint)
+
+    from adatad.report.summary import print_scores
+    from adatad.training.run import detect_and_score
+    from adatad.training.validation import write_detections
+
+    scored = detect_and_score(
+        spec, checkpoint, args.shuffle_clips, averages=not args.last, only_scores=args.detections is None
+    )
+    if scored.is_main:
+        try:
+            print_scores(spec, scored.result)
+        finally:
+            if args.detections is not None:
+                write_detections(args.detections, scored.detections)
+                print(f"detections {args.detections}", file=sys.stderr)
     return 0
+
+
+def _keep_inputs(output: Path, annotations: Path, checkpoint: Path) -> None:
+    """Raises FileError for an output that would take the place of what is read."""
+    place = output.resolve()
+    if place in (annotations.resolve(), checkpoint.resolve()) or checkpoint.resolve() in place.parents:
+        raise FileError(f"{output}: is read by this test, or part of its checkpoint; name another file")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from adatad.convert.layouts import Found, find_encoder
-from adatad.convert.weight_file import WeightsError, read_weight_file
+from adatad.convert.weight_file import WeightsError, brief, check_values, name_few, read_weight_file
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.presets import PRESETS
 from adatad.spec.published_weights import RANDOM, where_published
 
-SHOWN = 8
-"""Names that a message lists; it counts the rest."""
+MAX_BLOCKS = 1000
+"""More than any video transformer has."""
 
 
 class Loaded(NamedTuple):
@@ -55,39 +55,67 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     here, there = {name: p.shape for name, p in wanted.items()}, {name: t.shape for name, t in found.tensors.items()}
     if sizes_of(there) != sizes_of(here):
         raise WeightsError(f"{path}: doesn't fit the backbone: the file is {_named(there)}, the spec's {_named(here)}")
-    problems = [f"missing {name}" for name in sorted(here.keys() - there.keys())]
-    problems += [f"unknown {name}" for name in sorted(there.keys() - here.keys()) + found.unknown]
-    both = sorted(here.keys() & there.keys())
-    problems += [f"{n} is {tuple(there[n])}, expected {tuple(here[n])}" for n in both if there[n] != here[n]]
-    if problems:
-        raise WeightsError(f"{path} ({found.title}): doesn't fit the backbone: {name_few(problems, '; ')}")
+    check_parts(found, here, path)
+    # First, since it may refuse a table.
+    positions = take_positions(backbone, found.positions, path)
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found.tensors[name])
-        positions = take_positions(backbone, found.positions)
     return Loaded(found.title, len(wanted), _by_reason(found), positions)
 
 
+def check_parts(found: Found, expected: dict[str, torch.Size], path: object) -> None:
+    """Raises WeightsError if an encoder hasn't exactly the expected tensors, by name and shape, or if their numbers
+    can't be weights."""
+    there = {name: tensor.shape for name, tensor in found.tensors.items()}
+    problems = [f"missing {name}" for name in sorted(expected.keys() - there.keys())]
+    problems += [f"unknown {brief(name)}" for name in sorted(there.keys() - expected.keys()) + found.unknown]
+    both = sorted(expected.keys() & there.keys())
+    problems += [f"{n} is {tuple(there[n])}, expected {tuple(expected[n])}" for n in both if there[n] != expected[n]]
+    if problems:
+        raise WeightsError(f"{path} ({found.title}): doesn't fit the backbone: {name_few(problems, '; ')}")
+    check_values(found.tensors, path)
+
+
+def encoder_shapes(sizes: dict[str, int]) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors of an encoder of these sizes (see `sizes_of`), as a VideoBackbone without
+    adapters has them."""
+    width, mlp, patch = sizes["width"], sizes["MLP width"], sizes["patch"]
+    block = {
+        "norm1.weight": (width,), "norm1.bias": (width,), "norm2.weight": (width,), "norm2.bias": (width,),
+        "attn.qkv.weight": (3 * width, width), "attn.q_bias": (width,), "attn.v_bias": (width,),
+        "attn.proj.weight": (width, width), "attn.proj.bias": (width,),
+        "mlp.fc1.weight": (mlp, width), "mlp.fc1.bias": (mlp,),
+        "mlp.fc2.weight": (width, mlp), "mlp.fc2.bias": (width,),
+    }  # fmt: skip
+    shapes = {"patch_embed.weight": (width, 3, sizes["tubelet"], patch, patch), "patch_embed.bias": (width,)}
+    shapes |= {f"blocks.{n}.{name}": shape for n in range(sizes["depth"]) for name, shape in block.items()}
+    return {name: torch.Size(shape) for name, shape in shapes.items()}
+
+
 @torch.no_grad()
-def take_positions(backbone: VideoBackbone, table: Tensor | None) -> str:
+def take_positions(backbone: VideoBackbone, table: Tensor | None, path: object) -> str:
     """As the reference: a file's table [1, n, width] of the right size replaces the sine table, one of another size
-    doesn't. Returns which it is, in words."""
+    doesn't. Returns which it is, in words. Raises WeightsError for one of no floats, or with NaN."""
     if table is None:
         return "computed"
     if table.shape != backbone.position_table.shape:
         shapes = f"{tuple(table.shape)}, not {tuple(backbone.position_table.shape)}"
         return f"computed (the file's table is {shapes}: left out, as the reference does)"
+    check_values({"pos_embed": table}, path)
     backbone.position_table.copy_(table)
     return "those of the file"
 
 
 def sizes_of(shapes: dict[str, torch.Size]) -> dict[str, int]:
     """Width, depth, MLP width, patch and tubelet of an encoder, by VideoBackbone's names; 0 for what can't be told."""
-    patch = shapes.get("patch_embed.weight", (0,) * 5)
-    blocks = [int(number) for name in shapes for number in re.findall(r"^blocks\.(\d+)\.", name)]
-    mlp = shapes.get("blocks.0.mlp.fc1.weight", (0,))[0]
-    return {"width": patch[0], "depth": max(blocks, default=-1) + 1, "MLP width": mlp, "patch": patch[-1],
-            "tubelet": patch[2]}  # fmt: skip
+    patch, mlp = shapes.get("patch_embed.weight", ()), shapes.get("blocks.0.mlp.fc1.weight", ())
+    patch = patch if len(patch) == 5 else (0,) * 5
+    # No more digits than a block's number can have: what has is unknown, by its name.
+    blocks = [int(number) for name in shapes for number in re.findall(r"^blocks\.(\d{1,4})\.", name)]
+    depth = max((number for number in blocks if number < MAX_BLOCKS), default=-1) + 1
+    mlp_width = mlp[0] if len(mlp) == 2 else 0
+    return {"width": patch[0], "depth": depth, "MLP width": mlp_width, "patch": patch[-1], "tubelet": patch[2]}
 
 
 def _named(shapes: dict[str, torch.Size]) -> str:
@@ -100,9 +128,3 @@ def _named(shapes: dict[str, torch.Size]) -> str:
 def _by_reason(found: Found) -> dict[str, list[str]]:
     reasons = dict.fromkeys(found.ignored.values())
     return {reason: [name for name, why in found.ignored.items() if why == reason] for reason in reasons}
-
-
-def name_few(names: list[str], between: str = ", ") -> str:
-    """The first of them, and how many more there are."""
-    more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return between.join(names[:SHOWN]) + more

@@ -11,24 +11,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adatad.convert.backbone import Loaded, name_few, take_positions
+from adatad.convert.backbone import Loaded, take_positions
 from adatad.convert.opentad import is_dropped, opentad_name, our_name
-from adatad.convert.weight_file import WeightsError, read_weight_file
+from adatad.convert.weight_file import WeightFile, WeightsError, brief, check_values, name_few, read_weight_file
 from adatad.models.detector import TemporalActionDetector
 
 VIT = "module.backbone.model.backbone."
 
 
-def load_opentad(model: TemporalActionDetector, path: Path, averages: bool = True) -> Loaded:
+def load_opentad(
+    model: TemporalActionDetector, path: Path, averages: bool = True, file: WeightFile | None = None
+) -> Loaded:
     """Put all of a checkpoint (its moving averages, if it has them) into a model of the same shape, frozen weights too.
 
-    Raises WeightsError, with nothing changed, which names what is missing, unknown or of another size.
+    file: what was read of it, if it was. Raises WeightsError, with nothing changed, which names what is missing,
+    unknown, of another size, or can't be a weight.
     """
-    file = read_weight_file(path, averages)
+    file = file or read_weight_file(path, averages)
     tensors, unknown = _ours(file.tensors)
     wanted = dict(model.named_parameters())
     problems = [f"missing {opentad_name(name)}" for name in wanted if name not in tensors]
-    problems += [f"unknown {name}" for name in unknown]
+    problems += [f"unknown {brief(name)}" for name in unknown]
     problems += [f"unknown {opentad_name(name)}" for name in tensors if name not in wanted]
     problems += [
         f"{opentad_name(name)} is {tuple(tensors[name].shape)}, the spec's {tuple(parameter.shape)}"
@@ -40,10 +43,12 @@ def load_opentad(model: TemporalActionDetector, path: Path, averages: bool = Tru
             f"{path}: isn't an OpenTAD checkpoint of this spec's model: {name_few(problems, '; ')}. Its variant "
             "(model.backbone.mode, preset, adapter) and number of classes must be the spec's"
         )
+    check_values(tensors, path)
+    # First, since it may refuse a table.
+    positions = take_positions(model.backbone, file.tensors.get(f"{VIT}pos_embed".removeprefix("module.")), path)
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(tensors[name])
-        positions = take_positions(model.backbone, file.tensors.get(f"{VIT}pos_embed".removeprefix("module.")))
     ignored = {"without effect on features": [name for name in file.tensors if is_dropped(name)]}
     title = f"OpenTAD checkpoint, {'moving averages' if file.averaged else 'parameters'}"
     return Loaded(title, len(wanted), ignored, positions)

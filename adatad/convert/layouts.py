@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adatad.convert.weight_file import WeightsError
+from adatad.convert.weight_file import WeightsError, brief, name_few
 
 
 class Layout(NamedTuple):
@@ -99,11 +99,11 @@ def recognise(tensors: dict[str, Tensor], path: object) -> tuple[Layout, str]:
         if len(prefixes) == 1:
             return layout, prefixes[0]
         if prefixes:
-            raise WeightsError(f"{path}: holds several encoders: {', '.join(sorted(prefixes))}")
+            raise WeightsError(f"{path}: holds several encoders: {name_few(sorted(prefixes))}")
     known = ", ".join(f"{layout.patch}weight" for layout in LAYOUTS)
     raise WeightsError(
         f"{path}: of no known format: none of its {len(tensors)} names ends in {known}; they begin with "
-        f"{', '.join(list(tensors)[:3])}"
+        f"{', '.join(map(brief, list(tensors)[:3]))}"
     )
 
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from adatad.convert.backbone import name_few, sizes_of
-from adatad.convert.layouts import MMACTION, find_encoder
-from adatad.convert.weight_file import WeightsError, read_weight_file
+from adatad.convert.backbone import check_parts, encoder_shapes, sizes_of
+from adatad.convert.layouts import MMACTION, Found, find_encoder
+from adatad.convert.weight_file import (
+    WeightsError,
+    brief,
+    check_values,
+    name_few,
+    read_weight_file,
+    write_safetensors,
+    write_torch,
+)
+from adatad.files import check_output
 from adatad.models.vit import sine_table
 
 IMAGE_PIXELS, CLIP_FRAMES = 224, 16
 """Of the clips that the published backbones were trained on: they size the position table."""
+SMALLEST_PATCH = 4
+"""In pixels; smaller ones would make a table larger than the backbone."""
 
 
 def convert_backbone(source: Path, output: Path) -> list[str]:
@@ -22,24 +32,32 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     The table of positions, which OpenTAD keeps beside the weights, is computed if the file has none. `output` appears
     only when whole. Raises WeightsError.
     """
+    if output.resolve() == source.resolve():
+        raise WeightsError(f"{output}: is the file that is read; name another for what is written")
+    check_output(output)
     file = read_weight_file(source).tensors
     found = find_encoder(file, source)
     if found.unknown:
         raise WeightsError(f"{source} ({found.title}): has parts that VideoMAE doesn't have: {name_few(found.unknown)}")
+    sizes = sizes_of({name: tensor.shape for name, tensor in found.tensors.items()})
+    if not all(sizes.values()):
+        raise WeightsError(f"{source} ({found.title}): isn't a whole encoder: {_listed(sizes)}")
+    check_parts(found, encoder_shapes(sizes), source)
     ours = {name: tensor.contiguous().clone() for name, tensor in found.tensors.items()}
-    unfinished = output.with_name(f".{output.name}.unfinished")
     if output.suffix == ".safetensors":
-        save_file(ours, unfinished)
+        write_safetensors(output, ours)
     else:
         named = {_mmaction_name(name): tensor for name, tensor in ours.items()}
-        named["backbone.pos_embed"] = found.positions if found.positions is not None else _positions(found.tensors)
+        named["backbone.pos_embed"] = _positions(found, sizes, source)
         named |= {f"backbone.{n}": t for n, t in file.items() if n.startswith("fc_norm.")}
         named |= {f"cls_head.fc_cls.{n.removeprefix('head.')}": t for n, t in file.items() if n.startswith("head.")}
-        torch.save({"meta": {}, "state_dict": named}, unfinished)
-    unfinished.replace(output)
-    sizes = ", ".join(f"{key} {value}" for key, value in sizes_of({n: t.shape for n, t in ours.items()}).items())
-    ignored = [f"  left out, {reason}: {name}" for name, reason in found.ignored.items()]
-    return [f"{source}: {found.title}, {sizes}", f"{output}: {len(ours)} tensors of the encoder", *ignored]
+        write_torch(output, {"meta": {}, "state_dict": named})
+    ignored = [f"  left out, {reason}: {brief(name)}" for name, reason in found.ignored.items()]
+    return [f"{source}: {found.title}, {_listed(sizes)}", f"{output}: {len(ours)} tensors of the encoder", *ignored]
+
+
+def _listed(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sizes.items())
 
 
 def _mmaction_name(name: str) -> str:
@@ -48,6 +66,15 @@ def _mmaction_name(name: str) -> str:
     return f"backbone.{name}"
 
 
-def _positions(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    width, _, tubelet, _, patch = tensors["patch_embed.weight"].shape
-    return sine_table(CLIP_FRAMES // tubelet * (IMAGE_PIXELS // patch) ** 2, width)
+def _positions(found: Found, sizes: dict[str, int], source: Path) -> torch.Tensor:
+    """The file's table, or a computed one for the clips of the published backbones."""
+    if found.positions is not None:
+        check_values({"pos_embed": found.positions}, source)
+        return found.positions
+    clips, pixels = sizes["tubelet"], sizes["patch"]
+    if CLIP_FRAMES % clips or not SMALLEST_PATCH <= pixels <= IMAGE_PIXELS:
+        raise WeightsError(
+            f"{source}: patches of {clips} x {pixels} x {pixels} give no table of positions for clips of "
+            f"{CLIP_FRAMES} x {IMAGE_PIXELS} x {IMAGE_PIXELS}; write a .safetensors file, which needs none"
+        )
+    return sine_table(CLIP_FRAMES // clips * (IMAGE_PIXELS // pixels) ** 2, sizes["width"])

@@ -1,27 +1,54 @@
-"""Weight files of any project as tensors by name: safetensors, or what torch.save wrote, without running its code."""
+"""Weight files of any project as tensors by name: safetensors, or what torch.save wrote, without running its code.
+
+What stands in a file is checked at this door: that it is a weight file at all (and no page or pointer in its place),
+that every tensor is a plain one whose numbers the file really holds, and, of those that are used, that they are finite
+floats (`check_values`).
+"""
 
 from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from adatad.errors import UserError
+from adatad.files import FileError, parse_json, read_start, reason, replacing, shown, what_it_is
 
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
 """Keys under which checkpoints keep the parameters, beside the optimizer and the rest."""
 AVERAGES = "state_dict_ema"
 """OpenTAD's key of the moving average of everything."""
+META, OWN_META = "meta", "adatad"
+"""Where a checkpoint of OpenTAD's form that was written here says what it is; OpenTAD looks at neither."""
 PLAIN_OBJECTS = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType, np.dtypes.Int64DType]
 """Objects without effects that published checkpoints hold beside tensors: the arguments of the training, numbers."""
+OTHER_KINDS = {
+    b"\x1f\x8b": "packed by gzip: unpack it with gunzip",
+    b"BZh": "packed by bzip2: unpack it with bunzip2",
+    b"\xfd7zXZ": "packed by xz: unpack it with unxz",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"Rar!": "a rar archive: unpack it",
+    b"\x89HDF": "an HDF5 file (Keras?): its project has to convert it to torch or safetensors",
+    b"\x93NUMPY": "an array of numpy: save a state dict with torch.save",
+    b"%PDF": "a PDF document: fetch the weights themselves",
+    b"GGUF": "a GGUF file of a language model: it is no video transformer's",
+}
+"""What files begin with that are taken for weights by mistake."""
+SHOWN = 8
+"""Names that a message lists; it counts the rest."""
+NAME_LETTERS = 160
+"""Of a name or a reason in a message."""
 
 
 class WeightsError(UserError):
@@ -29,10 +56,12 @@ class WeightsError(UserError):
 
 
 class WeightFile(NamedTuple):
-    """tensors: by the name that they have in the file, without `module.`; averaged: they are a moving average."""
+    """tensors: by the name that they have in the file, without `module.`; averaged: they are a moving average; header:
+    what the file says of itself, as text by name (safetensors' metadata, or what we add to a checkpoint of OpenTAD)."""
 
     tensors: dict[str, Tensor]
     averaged: bool
+    header: dict[str, str] = {}  # noqa: RUF012, a NamedTuple's default
 
 
 def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
@@ -42,47 +71,236 @@ def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
     a checkpoint of plain tensors.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        try:
-            return WeightFile(load_file(path), averaged=False)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
-    content = _unpickled(path)
+    start = _start(path)
+    if path.suffix == ".safetensors" or _begins_as_safetensors(start):
+        tensors, header = read_safetensors(path)
+        return WeightFile(tensors, averaged=False, header=header)
+    content = _unpickled(path, start)
     averaged = averages and isinstance(content, Mapping) and bool(content.get(AVERAGES))
-    tensors = _parameters(content[AVERAGES] if averaged else content)
-    if not tensors:
-        held = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+    found = _parameters(content[AVERAGES] if averaged else content)
+    if not found:
+        held = ", ".join(map(brief, list(content)[:SHOWN])) if isinstance(content, Mapping) else type(content).__name__
         raise WeightsError(
-            f"{path}: no parameters found: expected a state dict, alone or under {CONTAINERS}; got {held}"
+            f"{path}: no parameters found: expected a state dict, alone or under {CONTAINERS}; got {held or 'nothing'}"
         )
-    return WeightFile({name.removeprefix("module."): tensor for name, tensor in tensors.items()}, averaged)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        _check_form(path, name, tensor)
+        bare = name.removeprefix("module.")
+        if bare in tensors:
+            raise WeightsError(f"{path}: holds {brief(bare)} twice, with and without module. before it")
+        tensors[bare] = tensor
+    return WeightFile(tensors, averaged, _own_meta(content))
 
 
-def _parameters(content: Any) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, itself or under one of `CONTAINERS`, at any depth; empty if there is none."""
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises WeightsError."""
+    _start(Path(path))
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except MemoryError:
+        raise
+    except Exception as error:
+        # safetensors raises its own error, and others for kinds of numbers that torch doesn't know.
+        raise WeightsError(f"{path}: not a readable safetensors file: {_reason(error)}; fetch it again") from error
+    return tensors, _own_header(path, metadata)
+
+
+def read_header(path: str | Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Shapes of the tensors, and metadata, of a safetensors file. Raises WeightsError."""
+    _start(Path(path))
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except Exception as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {_reason(error)}; fetch it again") from error
+    return shapes, _own_header(path, metadata)
+
+
+def check_values(tensors: Mapping[str, Tensor], path: object) -> None:
+    """Raises WeightsError, which names tensors, for numbers that can't be weights: whole ones, complex ones, NaN."""
+    problems = [f"{brief(name)} {problem}" for name, t in tensors.items() if (problem := _value_problem(t))]
+    if problems:
+        raise WeightsError(
+            f"{path}: its numbers can't be weights: {name_few(problems, '; ')}. The file is damaged, or was made for "
+            "something else: fetch it again"
+        )
+
+
+def _value_problem(tensor: Tensor) -> str | None:
+    if not tensor.is_floating_point():
+        return f"is {str(tensor.dtype).removeprefix('torch.')}, expected floats"
+    # Kinds of 8 bits can't be asked themselves.
+    numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    if torch.isnan(numbers).any():
+        return "holds NaN"
+    return "holds infinite numbers" if torch.isinf(numbers).any() else None
+
+
+@contextmanager
+def writing_weights(path: str | Path) -> Iterator[Path]:
+    """`adatad.files.replacing` for safetensors' and torch's own errors too. Raises FileError."""
+    with replacing(path) as unfinished:
+        try:
+            yield unfinished
+        except (SafetensorError, RuntimeError) as error:
+            raise FileError(
+                f"{path}: can't be written: {_reason(error)}; what was there is as it was. Make room, or name another "
+                "file"
+            ) from error
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears only when whole. Raises FileError."""
+    with writing_weights(path) as unfinished:
+        save_file(tensors, unfinished, metadata=header)
+
+
+def write_torch(path: str | Path, content: Any) -> None:
+    """Write with torch.save a file that appears only when whole. Raises FileError."""
+    with writing_weights(path) as unfinished:
+        torch.save(content, unfinished)
+
+
+def brief(name: object) -> str:
+    """A name as it can be printed, cut if it is endless."""
+    text = shown(str(name)[: NAME_LETTERS + 1])
+    return text if len(text) <= NAME_LETTERS else f"{text[:NAME_LETTERS]}..."
+
+
+def name_few(names: list[str], between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return between.join(map(brief, names[:SHOWN])) + more
+
+
+def _start(path: Path) -> bytes:
+    """The file's first bytes. Raises WeightsError for what can't be a weight file by these."""
+    try:
+        start = read_start(path)
+    except FileError as error:
+        raise WeightsError(str(error)) from error
+    what = what_it_is(start)
+    what = what or next((text for magic, text in OTHER_KINDS.items() if start.startswith(magic)), None)
+    if not start:
+        raise WeightsError(f"{path}: not a readable weight file: it is empty; fetch it again")
+    if what:
+        raise WeightsError(f"{path}: is {what}")
+    return start
+
+
+def _begins_as_safetensors(start: bytes) -> bool:
+    """Whatever it is called: a length of 8 bytes, and JSON."""
+    return start[8:9] == b"{" and not start.startswith(b"PK")
+
+
+def _check_form(path: Path, name: str, tensor: Tensor) -> None:
+    """Raises WeightsError for a tensor that isn't the plain array that it claims to be."""
+    where = f"{path}: {brief(name)}"
+    if tensor.is_meta:
+        raise WeightsError(f"{where} has no numbers (it was saved from the meta device); take a file that has them")
+    if tensor.is_quantized:
+        raise WeightsError(f"{where} is quantized; save tensor.dequantize() of it where the file was made")
+    if tensor.layout is not torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        raise WeightsError(f"{where} is {kind}; save tensor.to_dense() of it where the file was made")
+    claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if claimed > held:
+        raise WeightsError(
+            f"{where} claims {claimed:,} bytes, of which the file holds {held:,} (strides of 0); save "
+            "tensor.contiguous() of it where the file was made"
+        )
+
+
+def _own_meta(content: Any) -> dict[str, str]:
+    meta = content.get(META) if isinstance(content, Mapping) else None
+    return _texts(meta.get(OWN_META)) if isinstance(meta, Mapping) else {}
+
+
+def _own_header(path: object, metadata: dict[str, str]) -> dict[str, str]:
+    """What stands in the one entry that a checkpoint's own files have, or else all entries."""
+    if OWN_META not in metadata:
+        return metadata
+    try:
+        return _texts(parse_json(metadata[OWN_META], f"{path}: header"))
+    except FileError as error:
+        raise WeightsError(str(error)) from error
+
+
+def _texts(content: Any) -> dict[str, str]:
     if not isinstance(content, Mapping):
         return {}
+    return {key: text for key, text in content.items() if isinstance(key, str) and isinstance(text, str)}
+
+
+def _parameters(content: Any, within: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, itself or under one of `CONTAINERS`, at any depth; empty if there is none."""
+    # A dict may hold itself.
+    if not isinstance(content, Mapping) or id(content) in within:
+        return {}
     for key in CONTAINERS:
-        if isinstance(content.get(key), Mapping) and (found := _parameters(content[key])):
+        if isinstance(content.get(key), Mapping) and (found := _parameters(content[key], (*within, id(content)))):
             return found
     return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def _unpickled(path: Path) -> Any:
+def _unpickled(path: Path, start: bytes) -> Any:
     """What torch.save wrote, weights only: a file that would run code is refused."""
+    if start.startswith(b"PK"):
+        _check_zip(path)
     try:
-        with torch.serialization.safe_globals(PLAIN_OBJECTS):
+        with torch.serialization.safe_globals(PLAIN_OBJECTS), warnings.catch_warnings():
+            # Torch warns of what it then refuses, or reads well.
+            warnings.simplefilter("ignore")
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:
                 # Files of before torch 1.6 can't be mapped.
                 return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except pickle.UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "it isn't torch.save's")
+        line = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
+        if line is None:
+            raise WeightsError(
+                f"{path}: not a readable weight file: it is neither torch.save's nor safetensors, or damaged; fetch it "
+                "again, or save it again with torch.save(model.state_dict(), FILE)"
+            ) from error
         raise WeightsError(
-            f"{path}: holds more than tensors and numbers, and loading it could run code ({reason[:160]}); if you "
-            "trust it, load it once with torch.load and save its state dict alone"
+            f"{path}: holds more than tensors and numbers, and loading it could run code ({brief(line)}), so it isn't "
+            "read. Where it was made, save the tensors alone: torch.save(model.state_dict(), FILE)"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path}: not a readable weight file of torch.save's: {first[:200]}") from error
+    except Exception as error:
+        # A damaged pickle can raise anything.
+        raise WeightsError(
+            f"{path}: not a readable weight file of torch.save's: {_reason(error)}; fetch it again"
+        ) from error
+
+
+def _check_zip(path: Path) -> None:
+    """Raises WeightsError for a zip archive that torch.save didn't write."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"{path}: not a readable weight file: {_reason(error)}; fetch it again") from error
+    names = [member.filename for member in members]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise WeightsError(
+            f"{path}: is a TorchScript program; take its weights with "
+            "torch.save(torch.jit.load(FILE).state_dict(), OUT)"
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        raise WeightsError(
+            f"{path}: is a zip archive, but not torch.save's (it holds {name_few(names) or 'nothing'}); unpack it and "
+            "name the weight file"
+        )
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise WeightsError(f"{path}: was packed again since torch.save wrote it; unpack it, or fetch it again")
+
+
+def _reason(error: BaseException) -> str:
+    return brief(reason(error))

@@ -93,6 +93,17 @@ class Annotations:
     """Sentences about the file as a whole: names that are in no entry, labels that look alike, classes that a subset
     lacks."""
 
+    def in_order(self, classes: tuple[str, ...]) -> Annotations:
+        """The same with the classes, which are these in another order, numbered in this one."""
+        if classes == self.classes:
+            return self
+        numbers = np.array([classes.index(name) for name in self.classes], np.int64)
+        train, validation = (
+            tuple(replace(video, labels=numbers[video.labels]) for video in videos)
+            for videos in (self.train, self.validation)
+        )
+        return replace(self, classes=classes, train=train, validation=validation)
+
 
 def read_annotations(
     spec: DataSpec, reference: bool = False, class_agnostic: bool = False, training: bool = True
@@ -108,7 +119,7 @@ def annotations_of(
     class_agnostic: bool = False,
     training: bool = True,
 ) -> Annotations:
-    """Both subsets of a database, in its order.
+    """Both subsets of a database, in its order; training=False: the validation videos alone, for a test.
 
     Copies, empty and "Ambiguous" segments are left out and counted, and training videos without a segment. Equal
     segments with two labels stay, and so do segments that end after their video: what cuts windows cuts them.

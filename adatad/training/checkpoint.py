@@ -27,28 +27,40 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 
-from adatad.errors import UserError
+from adatad.convert.weight_file import OWN_META
 from adatad.training import shards
+from adatad.training.checkpoint_check import (
+    MANIFEST,
+    SPEC,
+    STATE,
+    TENSOR_FILES,
+    check_files,
+    check_names,
+    check_tensor,
+    describe_shards,
+    read_spec_text,
+    read_state,
+    sha256,
+    why_broken,
+)
+from adatad.training.model_facts import TRAINED, CheckpointError, ModelFacts
 from adatad.training.ownership import Owner
 
-MANIFEST = "manifest.json"
 BEST = "best"
-
-
-class CheckpointError(UserError):
-    """A checkpoint that can't be used; the message names it and says why."""
 
 
 @dataclass
 class Checkpoint:
     """parameters, ema: trained tensors by name; optimizer: their AdamW tensors by name and key; state: everything else
-    (position, schedule, scaler, normalizer, best result, fingerprint of the frozen weights)."""
+    (position, schedule, scaler, normalizer, best result, fingerprint of the frozen weights); facts: what the state says
+    of the model, None in files of before it did."""
 
     parameters: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
     spec_yaml: str
+    facts: ModelFacts | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, by kind and name."""
@@ -61,7 +73,7 @@ class Checkpoint:
         optimizer = {n: {key: tensors[f"optimizer/{n}/{key}"] for key in ts} for n, ts in self.optimizer.items()}
         parameters = {name: tensors[f"parameters/{name}"] for name in self.parameters}
         ema = {name: tensors[f"ema/{name}"] for name in self.ema}
-        return Checkpoint(parameters, ema, optimizer, json.loads(json.dumps(self.state)), self.spec_yaml)
+        return Checkpoint(parameters, ema, optimizer, json.loads(json.dumps(self.state)), self.spec_yaml, self.facts)
 
 
 class HostCopies:
@@ -107,7 +119,7 @@ def _reason(error: BaseException) -> str:
     """In one line; of what several ranks wrote, which of them failed and how."""
     if isinstance(error, CheckpointException):
         return ", ".join(f"rank {rank}: {failure}" for rank, (failure, _) in error.failures.items())
-    return str(error)
+    return str(error) or type(error).__name__
 
 
 @contextmanager
@@ -142,27 +154,33 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, owner: Owner | None = N
     """Write to `path`, as `replacing` does."""
     shutil.rmtree(unfinished_path(path, owner), ignore_errors=True)
     with replacing(path, owner) as folder:
-        save_file(checkpoint.parameters, folder / "parameters.safetensors")
-        save_file(checkpoint.ema, folder / "ema.safetensors")
+        header = _header(checkpoint)
+        save_file(checkpoint.parameters, folder / TENSOR_FILES["parameters"], header)
+        save_file(checkpoint.ema, folder / TENSOR_FILES["ema"], header)
         flat = {f"{name}/{key}": t for name, tensors in checkpoint.optimizer.items() for key, t in tensors.items()}
-        save_file(flat, folder / "optimizer.safetensors")
+        save_file(flat, folder / TENSOR_FILES["optimizer"])
         _write_rest(folder, checkpoint.state, checkpoint.spec_yaml)
+
+
+def _header(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """What a file of the checkpoint's parameters or averages says of itself, so that it can be used alone: one entry,
+    since safetensors writes several in any order, and the same checkpoint gives the same bytes."""
+    if checkpoint.facts is None:
+        return None
+    facts = checkpoint.facts.header(checkpoint.spec_yaml)
+    fingerprint_of_frozen = {"frozen_fingerprint": checkpoint.state["frozen_fingerprint"]}
+    return {OWN_META: json.dumps({"content": TRAINED, **fingerprint_of_frozen, **facts}, ensure_ascii=False)}
 
 
 def _write_rest(folder: Path, state: dict[str, Any], spec_yaml: str) -> None:
     """What isn't tensors, and the manifest of everything."""
-    (folder / "state.json").write_text(json.dumps(state, indent=1))
-    (folder / "spec.yaml").write_text(spec_yaml)
+    (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    (folder / SPEC).write_text(spec_yaml, encoding="utf-8")
     found = sorted(file for file in folder.rglob("*") if file.is_file())
-    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": _sha256(f)} for f in found}
+    files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in found}
     (folder / MANIFEST).write_text(json.dumps(files, indent=1))
     for file in (*found, folder / MANIFEST):
         _flush(file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -173,51 +191,61 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def why_broken(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if every file is as its manifest says."""
-    try:
-        files = json.loads((path / MANIFEST).read_text())
-        expected = [(name, facts["bytes"], facts["sha256"]) for name, facts in files.items()]
-    except (OSError, ValueError) as error:
-        return f"{MANIFEST} can't be read: {error}"
-    except (AttributeError, KeyError, TypeError):
-        return f"{MANIFEST} isn't what was written: a size or a checksum is missing from it"
-    for name, size, checksum in expected:
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size or _sha256(file) != checksum:
-            return f"{name} isn't what was written ({size} bytes, by its checksum)"
-    return None
-
-
 def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
-    """Read a checkpoint; raises CheckpointError if anything is missing or was changed.
+    """Read a checkpoint; raises CheckpointError if anything is missing, was changed, or can't be what was written.
 
     whole=False: of one that ranks wrote in shards, meta tensors alone (`is_sharded`).
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint directory")
-    reason = why_broken(path)
-    if reason:
-        raise CheckpointError(f"{path}: {reason}")
-    state, spec_yaml = json.loads((path / "state.json").read_text()), (path / "spec.yaml").read_text()
+    check_files(path)
+    state, facts = read_state(path)
+    spec_yaml = read_spec_text(path)
     if is_sharded(path):
-        read = shards.read_whole if whole else shards.describe
-        return _of_tensors(read(path / shards.FOLDER), state, spec_yaml)
+        check_names(path, describe_shards(path), state, facts)
+        with _reading(path):
+            tensors = (shards.read_whole if whole else shards.describe)(path / shards.FOLDER)
+        checkpoint = _of_tensors(tensors, state, spec_yaml, facts)
+    else:
+        checkpoint = _read_whole(path, state, spec_yaml, facts)
+    for flat, tensor in checkpoint.tensors().items():
+        if not tensor.is_meta:
+            kind, _, name = flat.partition("/")
+            check_tensor(path, shards.FOLDER if is_sharded(path) else TENSOR_FILES[kind], name, tensor)
+    return checkpoint
+
+
+def _read_whole(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelFacts | None) -> Checkpoint:
+    with _reading(path):
+        kinds = {kind: load_file(path / file) for kind, file in TENSOR_FILES.items()}
+    described = {f"{kind}/{name}": tuple(t.shape) for kind, tensors in kinds.items() for name, t in tensors.items()}
+    check_names(path, described, state, facts)
     optimizer: dict[str, dict[str, Tensor]] = {}
-    for flat, tensor in load_file(path / "optimizer.safetensors").items():
+    for flat, tensor in kinds["optimizer"].items():
         name, key = flat.rsplit("/", 1)
         optimizer.setdefault(name, {})[key] = tensor
-    parameters, ema = load_file(path / "parameters.safetensors"), load_file(path / "ema.safetensors")
-    return Checkpoint(parameters, ema, optimizer, state, spec_yaml)
+    return Checkpoint(kinds["parameters"], kinds["ema"], optimizer, state, spec_yaml, facts)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises CheckpointError, which names the checkpoint, for files of tensors that can't be read."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        # safetensors and torch's reader of shards raise many kinds.
+        raise CheckpointError(f"{path}: its tensors can't be read: {_reason(error).splitlines()[0][:200]}") from error
 
 
 def is_sharded(path: Path) -> bool:
     return (path / shards.FOLDER).is_dir()
 
 
-def _of_tensors(tensors: dict[str, Tensor], state: dict[str, Any], spec_yaml: str) -> Checkpoint:
+def _of_tensors(
+    tensors: dict[str, Tensor], state: dict[str, Any], spec_yaml: str, facts: ModelFacts | None
+) -> Checkpoint:
     """Of tensors named as `Checkpoint.tensors` names them."""
     kinds: dict[str, dict[str, Any]] = {"parameters": {}, "ema": {}, "optimizer": {}}
     for flat, tensor in tensors.items():
@@ -227,7 +255,7 @@ def _of_tensors(tensors: dict[str, Tensor], state: dict[str, Any], spec_yaml: st
             kinds[kind].setdefault(name, {"step": torch.tensor(state["optimizer_step"])})[key] = tensor
         else:
             kinds[kind][name] = tensor
-    return Checkpoint(kinds["parameters"], kinds["ema"], kinds["optimizer"], state, spec_yaml)
+    return Checkpoint(kinds["parameters"], kinds["ema"], kinds["optimizer"], state, spec_yaml, facts)
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -236,7 +264,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and a line for each newer one that was skipped."""
+    """The newest whole checkpoint, and a line for each newer one that was skipped. Raises NewerVersionError for one
+    that a newer version of the program wrote: going on from an older one would lose its work."""
     skipped = []
     for path in reversed(all_checkpoints(folder)):
         reason = why_broken(path)
@@ -247,11 +276,22 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def mark_best(folder: Path, path: Path) -> None:
-    """Let `folder`/best point to a checkpoint."""
+    """Let `folder`/best point to a checkpoint. Raises CheckpointError if a folder or file has that name."""
+    check_best(folder)
     link = folder / f".{BEST}.new"
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
     link.replace(folder / BEST)
+
+
+def check_best(folder: Path) -> None:
+    """Raises CheckpointError if `folder`/best is anything but the link that training makes."""
+    best = folder / BEST
+    if not best.is_symlink() and best.exists():
+        raise CheckpointError(
+            f"{best}: is {'a folder' if best.is_dir() else 'a file'}, and not the link to the best checkpoint that "
+            f"training makes (was the run copied with its links followed?); rename it: mv {best} {best}-copy"
+        )
 
 
 def prune(folder: Path, newest: Path, keep: int) -> None:

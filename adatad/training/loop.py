@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -31,11 +32,14 @@ from adatad.parallel.faults import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.agreement import same_videos
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
+from adatad.training.checkpoint_check import TENSOR_FILES
 from adatad.training.data_wait import DataWait
 from adatad.training.life import STOPPED, leave_mark
 from adatad.training.metrics import Metrics
+from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.progress import ProgressBar
 from adatad.training.run_directory import RunDirectory
+from adatad.training.saved_state import Progress
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
 from adatad.training.signals import Stopped, StopRequest
@@ -45,24 +49,6 @@ from adatad.training.validation import classes_of, detect, scores
 
 class TrainingError(UserError):
     """Training that makes no sense to go on with; the message says why and what to do."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    evaluated_epochs: int = 0
-    """Epochs that were complete at the last evaluation."""
-    best_mAP: float = -1.0  # noqa: N815, the field's name for it
-    untrained_mAP: float | None = None  # noqa: N815
-    bad_steps: int = 0
-    """Steps so far whose loss or gradients weren't finite, which changed nothing."""
-    bad_steps_in_a_row: int = 0
-    seconds: float = 0.0
-    """Training and evaluation so far."""
 
 
 @dataclass
@@ -234,21 +220,28 @@ class Training:
         it, every rank writes its own part; else the first rank writes whole tensors."""
         parts, progress = self.parts, self.progress
         progress.seconds = time.monotonic() - self.started
+        facts = facts_of(self.spec, self.annotations.classes)
         state = {
+            "format_version": FORMAT_VERSION,
             "progress": asdict(progress),
             "normalizer": parts.normalizer.value,
             "scaler": parts.engine.scaler_state(),
             "frozen_fingerprint": self.parts.frozen_fingerprint,
+            "model": facts.model_dump(mode="json"),
         }
         if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(parts)):
             moments = parts.engine.moments()
             state["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
             shapes = {name: list(parts.shapes[parameter_of(name)]) for name in shards}
+            state["tensors"] = dict(Counter(name.partition("/")[0] for name in shapes))
             self.writer.submit_shards(progress.step, shards, shapes, state, to_yaml(self.spec))
             return
         tensors = whole_tensors(parts)
         if self.processes.is_main:
-            self.writer.submit(progress.step, Checkpoint(*tensors, state, to_yaml(self.spec)))
+            checkpoint = Checkpoint(*tensors, state, to_yaml(self.spec), facts)
+            kinds = Counter(name.partition("/")[0] for name in checkpoint.tensors())
+            state["tensors"] = {kind: kinds[kind] for kind in TENSOR_FILES}
+            self.writer.submit(progress.step, checkpoint)
 
     def evaluate_if_due(self) -> None:
         """Evaluate a just completed epoch if the spec wants it and it wasn't done before."""

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from adatad.convert.weight_file import read_header, read_weight_file
 from adatad.data.dataset import video_path
 from adatad.errors import UserError
 from adatad.spec import Spec
 from adatad.spec.published_files import TRAINED, about_bytes, digest_start, how_made, where_data
-from adatad.spec.published_weights import where_published
+from adatad.spec.published_weights import drive, where_published
+from adatad.training.checkpoint_check import why_broken
 from adatad.training.run import annotations_for
 
 NAMED = 10
@@ -27,7 +29,25 @@ def missing(spec: Spec, checkpoint: Path | None = None) -> list[str]:
 def _checkpoint(spec: Spec, checkpoint: Path | None) -> Iterator[str]:
     if checkpoint is not None and not checkpoint.exists():
         file = TRAINED.get(spec.name)
-        yield f"checkpoint {checkpoint}{f'; of OpenTAD, published: Google Drive, file {file}' if file else ''}"
+        yield f"checkpoint {checkpoint}{f'; of OpenTAD, published: {drive(file, str(checkpoint))}' if file else ''}"
+        return
+    try:
+        if checkpoint is not None and (reason := _unusable(checkpoint)):
+            yield f"checkpoint {checkpoint}: {reason}"
+    except UserError as error:
+        yield f"checkpoint {error}"
+
+
+def _unusable(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint that is there. Raises UserError for what is none."""
+    if checkpoint.is_dir():
+        return why_broken(checkpoint)
+    if checkpoint.suffix == ".safetensors":
+        read_header(checkpoint)
+    else:
+        # Mapped, not read.
+        read_weight_file(checkpoint)
+    return None
 
 
 def _weights(spec: Spec) -> Iterator[str]:
@@ -40,6 +60,11 @@ def _weights(spec: Spec) -> Iterator[str]:
         yield f"weights {path} (about {about_bytes(backbone) / 1e6:.0f} MB{known}){where_published(str(path))}"
     elif start and not (found := _digest(path)).startswith(start):
         yield f"weights {path}: damaged: SHA-256 begins with {found[:8]}, not {start}{where_published(str(path))}"
+    else:
+        try:
+            read_weight_file(path)
+        except UserError as error:
+            yield f"weights {error}{where_published(str(path))}"
 
 
 def _digest(path: Path) -> str:
@@ -71,7 +96,7 @@ def _videos(spec: Spec, training: bool, files: list[str]) -> Iterator[str]:
     if files:
         return
     try:
-        annotations = annotations_for(spec)
+        annotations = annotations_for(spec, training)
     except UserError as error:
         yield str(error)
         return

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adatad.errors import UserError
 from adatad.training.checkpoint import all_checkpoints, newest_checkpoint
+from adatad.training.checkpoint_check import MANIFEST
 from adatad.training.run_directory import RunDirectory
 
 AUTO = "auto"
@@ -26,6 +27,10 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
     path = Path(resume)
     if not path.is_dir():
         raise ResumeError(f"--resume {resume}: no such checkpoint directory; expected {AUTO} or a checkpoint's path")
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if not (path / MANIFEST).exists() and all_checkpoints(folder):
+        names = ", ".join(checkpoint.name for checkpoint in all_checkpoints(folder))
+        raise ResumeError(f"--resume {resume}: is a run, not a checkpoint of it; name one in {folder} ({names})")
     others = _others(run.checkpoints, path)
     if others:
         names = ", ".join(other.name for other in others)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -22,6 +22,8 @@ from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import check_videos
 from adatad.data.skipped import SkippedVideos
 from adatad.data.staging import stage
+from adatad.errors import UserError
+from adatad.files import check_output
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
@@ -30,7 +32,15 @@ from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.training import shards
-from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint, is_sharded, read_checkpoint
+from adatad.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    check_best,
+    fingerprint,
+    is_sharded,
+    read_checkpoint,
+)
+from adatad.training.class_names import match_for_resume, match_for_test
 from adatad.training.export import load_exported
 from adatad.training.life import DONE, leave_mark
 from adatad.training.loop import Progress, Training
@@ -39,6 +49,7 @@ from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_m
 from adatad.training.plan import Choice, choose
 from adatad.training.resume import ResumeError, checkpoint_to_resume, go_on
 from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
+from adatad.training.saved_state import check_position
 from adatad.training.setup import (
     Parts,
     build_initial_model,
@@ -52,6 +63,7 @@ from adatad.training.setup import (
 )
 from adatad.training.signals import StopRequest
 from adatad.training.tensors import load_shards, load_whole_tensors
+from adatad.training.trained_file import read_trained_file
 from adatad.training.validation import Detections, check_classifier, classes_of, detect, scores, write_detections
 
 T = TypeVar("T")
@@ -139,8 +151,10 @@ class Attempt:
                 _describe(parts, self.annotations, self.run, logger)
             snapshot_when_full(self.run, processes)
             started = progress.step
+            agnostic = spec.model.detector.class_agnostic
+            annotations = self.annotations if agnostic else self.annotations.in_order(parts.classes)
             training = Training(
-                parts, self.annotations, self.run, progress, logger, self.console, self.stop, _board_timelines(spec)
+                parts, annotations, self.run, progress, logger, self.console, self.stop, _board_timelines(spec)
             )
             result = training.train()
             self.steps = training.progress.step
@@ -175,21 +189,53 @@ def score_checkpoint(
     shuffle_clips: bool = False,
     averages: bool = True,
 ) -> dict[str, Any]:
-    """Score a checkpoint, ours or OpenTAD's, or a file that `tools/export.py` wrote, on the validation videos;
-    optionally write the detections.
+    """`detect_and_score`, with the detections in a file if one is named."""
+    if detections:
+        check_output(detections)
+    scored = detect_and_score(spec, checkpoint, shuffle_clips, averages)
+    if detections and scored.is_main:
+        write_detections(detections, scored.detections)
+    return scored.result
+
+
+class Scored(NamedTuple):
+    """detections: of all evaluated videos, on every rank; is_main: this rank writes files."""
+
+    result: dict[str, Any]
+    detections: Detections
+    is_main: bool
+
+
+def detect_and_score(
+    spec: Spec, checkpoint: Path, shuffle_clips: bool = False, averages: bool = True, only_scores: bool = False
+) -> Scored:
+    """Score a checkpoint, ours or OpenTAD's, or a file that `tools/export.py` wrote, on the validation videos. Its
+    outputs have the names that it says; what isn't as it was in training is said on stderr.
 
     shuffle_clips: frames permuted at random inside every clip. averages: of a checkpoint's parameters, where it has
-    them, instead of those of the last step.
+    them, instead of those of the last step. only_scores: nobody takes the detections. Raises UserError before anything
+    is decoded, also if nothing would come of it.
     """
     with start_processes(spec.train.hang_seconds) as processes:
-        annotations = annotations_for(spec)
+        facts = read_trained_file(checkpoint).facts
+        spec, lines = match_for_test(spec, facts, checkpoint)
+        annotations = annotations_for(spec, training=False)
+        if processes.is_main:
+            for line in lines:
+                print(f"note: {line}", file=sys.stderr)
         check_videos(spec.data, annotations.validation)
         check_classifier(spec, annotations)
+        if only_scores and not any(len(video.labels) for video in annotations.validation):
+            raise UserError(
+                f"{spec.data.annotations}: the evaluated videos have no annotated instance, so that nothing can be "
+                "scored; --detections FILE writes what is found in them"
+            )
         if processes.world == 1:
             spec = spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"clip": 1})})
         check_mesh(spec, processes)
-        spec = choose(spec, processes, number_of_classes(spec, annotations)).spec
-        model = build_initial_model(spec, annotations)[0]
+        outputs = facts.outputs if facts else classes_of(spec, annotations)
+        spec = choose(spec, processes, len(outputs)).spec
+        model = build_initial_model(spec, len(outputs))[0]
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint, averages)
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
@@ -199,15 +245,14 @@ def score_checkpoint(
         share_windows(model, spec, processes)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
-        found = detect(model, loader, spec, classes_of(spec, annotations), processes, skipped)
-        if detections and processes.is_main:
-            write_detections(detections, found)
-        return scores(found, spec)
+        found = detect(model, loader, spec, outputs, processes, skipped)
+        return Scored(scores(found, spec), found, processes.is_main)
 
 
-def annotations_for(spec: Spec) -> Annotations:
-    """The spec's annotation file as its model and its `compat` want it read."""
-    return read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic)
+def annotations_for(spec: Spec, training: bool = True) -> Annotations:
+    """The spec's annotation file as its model and its `compat` want it read. training=False: for a test, which needs no
+    training videos."""
+    return read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic, training)
 
 
 def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path, averages: bool = True) -> None:
@@ -241,6 +286,11 @@ def _open(
         own_parts = is_sharded(path) and parts.engine.shards({}) is not None
         checkpoint = read_checkpoint(path, whole=not own_parts)
         check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
+        check_position(Progress(**checkpoint.state["progress"]), parts.steps_per_epoch, path)
+        parts.classes, lines = match_for_resume(checkpoint.facts, parts.classes, path)
+        skipped = [*skipped, *lines]
+    if not overwrite:
+        _on_main(processes, lambda: check_best(run_directory(spec).checkpoints))
     run = opened or _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
     processes.note(OPENED)
     logger = log_to(run, console) if processes.is_main else _silent_logger()

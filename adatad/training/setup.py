@@ -56,6 +56,8 @@ class Parts:
     """Of the frozen weights as they were loaded, before any policy casts them."""
     clip_group: ClipGroup | None = None
     """The ranks that this rank shares windows with."""
+    classes: tuple[str, ...] = ()
+    """Names of the data set's classes in the order of the outputs: a run that goes on keeps its checkpoint's."""
     weights_report: list[str] = field(default_factory=list)
     """What was taken from the file of pretrained weights, and what wasn't, in lines."""
 
@@ -67,10 +69,10 @@ def number_of_classes(spec: Spec, annotations: Annotations) -> int:
 def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> Parts:
     """Everything of a fresh run. Raises SetupError or WeightsError before anything is written."""
     check_batch(spec, processes, annotations)
-    model, weights_report = build_initial_model(spec, annotations)
+    model, weights_report = build_initial_model(spec, number_of_classes(spec, annotations))
     steps_per_epoch = len(annotations.train) // spec.train.global_batch
     parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
-    parts.weights_report = weights_report
+    parts.weights_report, parts.classes = weights_report, annotations.classes
     parts.clip_group = share_windows(model, spec, processes)
     return parts
 
@@ -121,10 +123,10 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
-def build_initial_model(spec: Spec, annotations: Annotations) -> tuple[TemporalActionDetector, list[str]]:
+def build_initial_model(spec: Spec, num_classes: int) -> tuple[TemporalActionDetector, list[str]]:
     """The model at step 0: random from `train.seed`, the backbone from its file; and lines on what was read."""
     torch.manual_seed(spec.train.seed)
-    model = build_model(spec.model, number_of_classes(spec, annotations))
+    model = build_model(spec.model, num_classes)
     return model, initial_weights(model.backbone, spec.model.backbone.weights)
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adatad.training.checkpoint_check import MOMENTS
 from adatad.training.setup import Parts
 from adatad.training.shards import read_parts
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's tensors of a parameter, beside its step."""
 
 
 def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:

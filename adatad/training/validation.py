@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from adatad.evaluation.classifiers import ClassifierError, read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.groups import evaluate_groups
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
+from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
 from adatad.memory.frames import placed
 from adatad.models.detections import decode
@@ -136,7 +136,8 @@ def summary(result: MapResult) -> dict[str, Any]:
 
 
 def write_detections(path: Path, detections: Detections) -> None:
-    path.write_text(json.dumps({"results": detections}))
+    """A file in the ActivityNet form that appears only when whole. Raises FileError."""
+    write_json(path, {"results": detections}, indent=None)
 
 
 def check_classifier(spec: Spec, annotations: Annotations) -> None:

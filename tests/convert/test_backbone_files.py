@@ -151,7 +151,7 @@ def test_a_model_of_another_size_is_refused_with_both_sizes(tmp_path):
 
 
 def original_shapes(made):
-    return {name.replace("patch_embed.", "patch_embed.proj."): torch.zeros(1, dtype=torch.uint8).expand(p.shape)
+    return {name.replace("patch_embed.", "patch_embed.proj."): torch.zeros(p.shape, dtype=torch.uint8)
             for name, p in made.named_parameters()}  # fmt: skip
 
 
@@ -213,8 +213,8 @@ def test_training_needs_weights_or_the_word_random(tmp_path):
     with pytest.raises(WeightsError, match="say random"):
         initial_weights(fresh, None)
     name = "vit-small-p16_videomae-k400-pre_16x4x1_kinetics-400_my.pth"
-    with pytest.raises(WeightsError, match=rf"no file pretrained/{name}; published: Google Drive, file 1xZr"):
-        initial_weights(fresh, f"pretrained/{name}")
+    with pytest.raises(WeightsError, match=rf"no file my/{name}; published: gdown 1BH5.* -O my/{name} \(https://drive"):
+        initial_weights(fresh, f"my/{name}")
 
 
 def test_a_converted_file_is_named_as_mmaction2_does_and_reads_the_same(run_here, tmp_path):

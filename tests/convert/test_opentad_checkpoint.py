@@ -90,7 +90,8 @@ def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run
     file = tmp_path / "epoch_0.pth"
     export_opentad(spec, read_checkpoint(checkpoint), file)
     content = torch.load(file, weights_only=True)
-    assert content.keys() == {"epoch", "state_dict", "state_dict_ema"}
+    assert content.keys() == {"epoch", "state_dict", "state_dict_ema", "meta"}
+    assert {type(text) for text in content["meta"]["adatad"].values()} == {str}
     score_checkpoint(spec, checkpoint, tmp_path / "ours.json")
     missing = "model.backbone.weights=nowhere.pth"
     found = tmp_path / "theirs.json"

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_spec import saved_state
 
 from adatad.training.checkpoint import (
     BEST,
@@ -27,9 +29,11 @@ from adatad.training.checkpoint import (
 
 def some_checkpoint(step: int = 0) -> Checkpoint:
     weights = {"backbone.blocks.0.adapter.up.weight": torch.randn(3, 2), "detector.head.scales.0": torch.tensor(1.5)}
-    moments = {name: {"exp_avg": t * 0.1, "step": torch.tensor(float(step))} for name, t in weights.items()}
+    moments = {
+        name: {"exp_avg": t * 0.1, "exp_avg_sq": t**2, "step": torch.tensor(float(step))} for name, t in weights.items()
+    }
     ema = {name: t + 1 for name, t in weights.items()}
-    return Checkpoint(weights, ema, moments, {"progress": {"step": step}, "normalizer": 76.15}, "name: x\n")
+    return Checkpoint(weights, ema, moments, saved_state(step), "name: x\n")
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -127,20 +131,26 @@ def test_a_failed_write_is_reported(tmp_path):
         writer.close()
 
 
+WITH_TESTS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 SMALL_DISK_WRITER = """
 import resource, signal, sys, torch
 from pathlib import Path
+from tiny_spec import saved_state
 from adatad.training.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 for step, size in enumerate((10_000, 100_000)):
-    write_checkpoint(checkpoint_path(Path(sys.argv[1]), step), Checkpoint({"x": torch.ones(size)}, {}, {}, {}, ""))
+    weights = {"x": torch.ones(size)}
+    checkpoint = Checkpoint(weights, weights, {}, saved_state(step), "name: x")
+    write_checkpoint(checkpoint_path(Path(sys.argv[1]), step), checkpoint)
 """
 
 
 def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path):
     """The system itself refuses the bytes here, by a limit on the size of files."""
-    run = subprocess.run([sys.executable, "-c", SMALL_DISK_WRITER, str(tmp_path)], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", SMALL_DISK_WRITER, str(tmp_path)], capture_output=True, text=True, env=WITH_TESTS
+    )
     assert "CheckpointError" in run.stderr
     assert "step-00000001: can't be written" in run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"]
@@ -150,18 +160,21 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path):
 ENDLESS_WRITER = """
 import sys, torch
 from pathlib import Path
+from tiny_spec import saved_state
 from adatad.training.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
 weights = {str(i): torch.full((100_000,), float(i)) for i in range(8)}
 for step in range(10_000):
-    state = {"progress": {"step": step}}
-    write_checkpoint(checkpoint_path(Path(sys.argv[1]), step), Checkpoint(weights, weights, {}, state, ""))
+    checkpoint = Checkpoint(weights, weights, {}, saved_state(step), "name: x")
+    write_checkpoint(checkpoint_path(Path(sys.argv[1]), step), checkpoint)
     print(step, flush=True)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_writer_leaves_only_whole_checkpoints(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", ENDLESS_WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS_WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=WITH_TESTS
+    )
     for _ in range(3):
         assert process.stdout.readline()
     time.sleep(0.013)

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from adatad.convert.weight_file import WeightsError
 from adatad.spec import load
 from adatad.training.checkpoint import CheckpointError, all_checkpoints, read_checkpoint
 from adatad.training.export import export
@@ -64,5 +65,5 @@ def test_files_of_other_models_are_refused(run, tmp_path):
         export(load(path, ["train.seed=1"]), read_checkpoint(checkpoint), tmp_path / "merged.safetensors", merged=True)
     assert not (tmp_path / "merged.safetensors").exists()
     file.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
         score_checkpoint(spec, file)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from tiny_spec import saved_state
 
 from adatad.spec import load
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, all_checkpoints, read_checkpoint
@@ -13,7 +14,7 @@ from adatad.training.run_directory import open_run
 
 def checkpoint_of(value: float) -> Checkpoint:
     weights = {"w": torch.full((3,), value)}
-    return Checkpoint(weights, weights, {"w": {"exp_avg": weights["w"]}}, {"progress": {"step": 5}}, "name: x\n")
+    return Checkpoint(weights, weights, {}, saved_state(5), "name: x\n")
 
 
 def test_the_first_owner_writes_nothing_once_there_is_a_second(tmp_path):

@@ -97,25 +97,32 @@ def test_what_is_missing_is_listed_with_its_place(tiny_spec, tiny_data, tmp_path
     spec = load(tiny_spec, [f"data.videos={tmp_path}"])
     (line,) = missing(spec)
     assert line.startswith(f"8 of 8 videos in {tmp_path}: ")
-    (line,) = missing(spec, tmp_path)
+    no_checkpoint, line = missing(spec, tmp_path)
+    assert no_checkpoint.startswith(f"checkpoint {tmp_path}: manifest.json can't be read")
     assert line.startswith("2 of 2 videos")
     with pytest.raises(MissingFilesError, match=r"tiny can't run yet; 1 things are missing:\n  8 of 8 videos"):
         reproduce(spec)
     assert not Path(spec.run.root).exists()
     row = load(find_row("thumos-l-768").path, check_files=False)
     lines = "\n".join(missing(row))
-    for words in ("229dbb03", "about 1214 MB", "OpenMMLab", "thumos_14_anno.json", "crcv.ucf.edu/THUMOS14"):
+    for words in (
+        "229dbb03",
+        "about 1214 MB",
+        "curl -L https://download.openmmlab",
+        "thumos_14_anno.json",
+        "crcv.ucf.edu/THUMOS14",
+    ):
         assert words in lines
     lines = missing(row, tmp_path / "epoch_59.pth")
-    assert lines[0].endswith(
-        "epoch_59.pth; of OpenTAD, published: Google Drive, file 1vCbNU82TFjh0b6BRP566Jj1JHC-3qcum"
-    )
+    command = f"gdown 1yijRNA4zeoYnFtTk3N7NyCClihvXFAYK -O {tmp_path / 'epoch_59.pth'} (https://drive.google.com"
+    assert f"epoch_59.pth; of OpenTAD, published: {command}" in lines[0]
     named = "\n".join(missing(load(find_row("anet-g-internvideo2").path, check_files=False)))
     assert "classifier's scores data/activitynet-1.3/classifiers/anet_UMTv2" in named
 
 
 def test_a_damaged_weight_file_is_seen_by_its_name(tiny_spec, tmp_path):
-    content = b"weights"
+    torch.save({"x": torch.ones(1)}, tmp_path / "w.pth")
+    content = (tmp_path / "w.pth").read_bytes()
     start = hashlib.sha256(content).hexdigest()[:8]
     for name, damaged in ((f"vit_{start}.pth", False), ("vit_20221013-00000000.pth", True), ("vit_my.pth", False)):
         (tmp_path / name).write_bytes(content)
@@ -148,3 +155,12 @@ def test_the_command_says_what_is_missing(tiny_spec, command):
     assert "thumos/s_768x160_adapter can't run yet; 4 things are missing:" in error
     code, _, error = command("thumos-q-768")
     assert (code, "no published row" in error) == (2, True)
+
+
+def test_an_empty_file_is_no_checkpoint_and_no_weights(tiny_spec, command, tmp_path):
+    for name in ("epoch.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+        code, out, _ = command(tiny_spec, "--check", "--test", tmp_path / name)
+        assert (code, f"checkpoint {tmp_path / name}: not a readable weight file: it is empty" in out) == (2, True)
+        lines = missing(load(tiny_spec, [f"model.backbone.weights={tmp_path / name}"], check_files=False))
+        assert [line for line in lines if "it is empty" in line]

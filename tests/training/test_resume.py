@@ -56,3 +56,9 @@ def test_a_restarted_attempt_goes_on_from_its_job_s_checkpoints_else_from_what_w
     assert go_on(run, named) == go_on(run, None) == AUTO
     assert go_on(RunDirectory(tmp_path / "id1"), named) == named
     assert go_on(RunDirectory(tmp_path / "id1"), None) == AUTO
+
+
+@pytest.mark.parametrize("name", ["", "checkpoints"])
+def test_a_run_is_no_checkpoint_and_its_checkpoints_are_named(run, tmp_path, name):
+    with pytest.raises(ResumeError, match=r"is a run, not a checkpoint of it; .*step-00000003, step-00000006"):
+        checkpoint_to_resume(RunDirectory(tmp_path / "id1"), str(run.path / name))

@@ -20,7 +20,7 @@ def found_by(spec):
     """Detections of an untrained model."""
     annotations = read_annotations(spec.data)
     processes = Processes(0, 1, torch.device("cpu"))
-    model, _ = build_initial_model(spec, annotations)
+    model, _ = build_initial_model(spec, len(annotations.classes))
     loader = validation_loader(spec, annotations, processes)
     return detect(model, loader, spec, classes_of(spec, annotations), processes, SkippedVideos(0, print))
 

@@ -20,8 +20,8 @@ def main() -> int:
     parser.add_argument("source", type=Path, metavar="IN", help="file as it was published")
     parser.add_argument("output", type=Path, metavar="OUT", help="file to write, .pth or .safetensors")
     args = parser.parse_args()
-    if not args.output.parent.is_dir():
-        parser.error(f"OUT: the folder {args.output.parent} doesn't exist")
+    if args.output.suffix not in (".pth", ".safetensors"):
+        parser.error(f"OUT: expected a name that ends in .pth or .safetensors, got {str(args.output)!r}")
 
     from adatad.convert.mmaction import convert_backbone
 

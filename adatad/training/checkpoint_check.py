@@ -1,0 +1,276 @@
+"""Whether a checkpoint is what was written, and what it may be: files by manifest, then state, spec and tensors.
+
+Each problem is a CheckpointError of one line that names checkpoint, file and field. Nothing of a checkpoint is used
+before all of it has been looked at; that its checksums fit doesn't make it one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+import yaml
+from safetensors import safe_open
+from torch import Tensor
+
+from adatad.convert.weight_file import WeightsError, brief, read_header
+from adatad.files import MAX_SPEC_BYTES, FileError, read_json, read_text, shown
+from adatad.training.model_facts import CheckpointError, ModelFacts, NewerVersionError, check_outputs, cut
+from adatad.training.saved_state import check_state
+from adatad.training.shards import FOLDER as SHARDS
+from adatad.training.shards import SHAPES
+
+MANIFEST, STATE, SPEC = "manifest.json", "state.json", "spec.yaml"
+TENSOR_FILES = {kind: f"{kind}.safetensors" for kind in ("parameters", "ema", "optimizer")}
+"""File of each kind of tensors, where one rank wrote them whole."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's tensors of a parameter, beside its step."""
+MAX_STATE_BYTES = 64 << 20
+MAX_SPEC_DEPTH = 50
+MAX_NAME_LETTERS = 255
+"""Of a file's name."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def why_broken(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if it is whole. Raises NewerVersionError if a newer version of the
+    program wrote it: such a one is no broken one."""
+    try:
+        check_files(path)
+        state, facts = read_state(path)
+        read_spec_text(path)
+        if (path / SHARDS).is_dir():
+            described = describe_shards(path)
+        else:
+            described = {}
+            for kind, file in TENSOR_FILES.items():
+                described |= {f"{kind}/{name}": shape for name, shape in _shapes(path, file).items()}
+        check_names(path, described, state, facts)
+        for file, name, tensor in _all_tensors(path):
+            check_tensor(path, file, name, tensor)
+    except NewerVersionError:
+        raise
+    except CheckpointError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def check_files(path: Path) -> None:
+    """Raises CheckpointError unless the manifest names all files of a checkpoint, and these are as it says."""
+    try:
+        manifest = read_json(path / MANIFEST, MAX_STATE_BYTES)
+    except FileError as error:
+        raise CheckpointError(f"{path}: {MANIFEST} {_without_path(error, path / MANIFEST)}") from error
+    for name, size, checksum in _entries(path, manifest):
+        file = path / name
+        try:
+            if not file.is_file():
+                raise CheckpointError(f"{path}: {name} is missing")
+            if file.stat().st_size != size or sha256(file) != checksum:
+                raise CheckpointError(f"{path}: {name} isn't what was written ({size} bytes, by its checksum)")
+        except OSError as error:
+            raise CheckpointError(f"{path}: {name} can't be read: {error.strerror}") from error
+
+
+def _entries(path: Path, manifest: Any) -> Iterator[tuple[str, int, str]]:
+    """Name, bytes and checksum of every file, after all names have been looked at."""
+    wrong = f"{path}: {MANIFEST} isn't what was written: "
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{wrong}expected an object of files by name, got {type(manifest).__name__}")
+    for name in manifest:
+        parts = PurePosixPath(name).parts
+        plain = len(parts) == 1 or (len(parts) == 2 and parts[0] == SHARDS)
+        if not plain or str(PurePosixPath(*parts)) != name or ".." in parts or shown(name) != name or "\\" in name:
+            raise CheckpointError(f"{wrong}{brief(name)!r} is no file of a checkpoint")
+        if len(parts[-1].encode("utf-8", "surrogatepass")) > MAX_NAME_LETTERS:
+            raise CheckpointError(f"{wrong}the name {brief(name)!r} is too long")
+    sharded = (path / SHARDS).is_dir() or any(name.startswith(f"{SHARDS}/") for name in manifest)
+    needed = [f"{SHARDS}/{SHAPES}"] if sharded else list(TENSOR_FILES.values())
+    gone = [name for name in (*needed, STATE, SPEC) if name not in manifest]
+    if sharded and not any(name.startswith(f"{SHARDS}/") and name.endswith(".safetensors") for name in manifest):
+        gone.append(f"{SHARDS}/*.safetensors")
+    if gone:
+        raise CheckpointError(f"{wrong}it doesn't name {', '.join(gone)}")
+    for name, facts in manifest.items():
+        size, checksum = (facts.get("bytes"), facts.get("sha256")) if isinstance(facts, dict) else (None, None)
+        if type(size) is not int or size < 0 or not isinstance(checksum, str) or not SHA256.fullmatch(checksum):
+            raise CheckpointError(f"{wrong}a size or a checksum is missing from it, of {name}")
+    yield from ((name, facts["bytes"], facts["sha256"]) for name, facts in manifest.items())
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], ModelFacts | None]:
+    """The content of state.json, checked, and what it says of the model (None in files of before it did). Raises
+    CheckpointError."""
+    try:
+        state = read_json(path / STATE, MAX_STATE_BYTES)
+    except FileError as error:
+        raise CheckpointError(f"{path}: {STATE} {_without_path(error, path / STATE)}") from error
+    return state, check_state(state, f"{path}: {STATE}")
+
+
+def read_spec_text(path: Path) -> str:
+    """The text of spec.yaml: YAML with sections; whether it is a spec for this program isn't looked at. Raises
+    CheckpointError."""
+    try:
+        text = read_text(path / SPEC, MAX_SPEC_BYTES)
+        problem = _yaml_problem(text)
+    except FileError as error:
+        raise CheckpointError(f"{path}: {SPEC} {_without_path(error, path / SPEC)}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise CheckpointError(f"{path}: {SPEC} is no readable YAML: {brief(str(error).splitlines()[0])}") from error
+    if problem:
+        raise CheckpointError(f"{path}: {SPEC} {problem}")
+    return text
+
+
+def _yaml_problem(text: str) -> str | None:
+    """Why a text can't be a spec, by its parts one after another: nothing is built, so that neither depth nor aliases
+    cost anything. Raises YAMLError."""
+    depth, kinds = 0, []
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if len(kinds) < 3:
+            kinds.append(type(event))
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_SPEC_DEPTH:
+            return "is no readable YAML: it is nested too deeply"
+    sections = kinds == [yaml.StreamStartEvent, yaml.DocumentStartEvent, yaml.MappingStartEvent]
+    return None if sections else "is no spec: expected sections (data:, model:, ...)"
+
+
+def check_names(
+    path: Path, described: dict[str, tuple[int, ...]], state: dict[str, Any], facts: ModelFacts | None
+) -> None:
+    """Raises CheckpointError unless average and optimizer have what the parameters have, and outputs have names.
+
+    described: shapes by names as `Checkpoint.tensors` gives them.
+    """
+    kinds: dict[str, dict[str, tuple[int, ...]]] = {kind: {} for kind in TENSOR_FILES}
+    for flat, shape in described.items():
+        kind, _, name = flat.partition("/")
+        if kind not in kinds:
+            raise CheckpointError(f"{path}: {SHARDS} holds {brief(flat)!r}, which is no tensor of a checkpoint")
+        kinds[kind][name] = tuple(shape)
+    parameters = kinds["parameters"]
+    sharded = (path / SHARDS).is_dir()
+    file = {kind: SHARDS if sharded else name for kind, name in TENSOR_FILES.items()}
+    counts = state.get("tensors") or {}
+    for kind, tensors in kinds.items():
+        if counts.get(kind, len(tensors)) != len(tensors):
+            raise CheckpointError(
+                f"{path}: {file[kind]} holds {len(tensors)} tensors ({kind}), and {STATE} says that they were "
+                f"{counts[kind]}"
+            )
+    if not parameters:
+        raise CheckpointError(f"{path}: {file['parameters']} holds no tensors")
+    check_outputs(facts, parameters, f"{path}: {STATE}: model")
+    _check_alike(path, file["ema"], parameters, kinds["ema"])
+    moments: dict[str, dict[str, tuple[int, ...]]] = {}
+    for flat, shape in kinds["optimizer"].items():
+        name, slash, key = flat.rpartition("/")
+        if not slash or name not in parameters:
+            raise CheckpointError(f"{path}: {file['optimizer']} holds {brief(flat)!r}, of no trained parameter")
+        moments.setdefault(name, {})[key] = shape
+    # In shards the step is one number, in the state.
+    needed = MOMENTS if sharded else ("step", *MOMENTS)
+    for name, tensors in moments.items():
+        for key in (*needed, *tensors):
+            if key not in tensors or key not in needed:
+                what = "lacks" if key not in tensors else "holds the unknown"
+                raise CheckpointError(f"{path}: {file['optimizer']} {what} {brief(f'{name}/{key}')}")
+        _check_alike(path, file["optimizer"], {key: parameters[name] for key in MOMENTS},
+                     {key: tensors[key] for key in MOMENTS}, f"{name}/")  # fmt: skip
+        if tensors.get("step", ()) not in ((), (1,)):
+            raise CheckpointError(f"{path}: {file['optimizer']}: {brief(name)}/step is no single number")
+    if sharded and state.get("optimizer_step") is None:
+        raise CheckpointError(f"{path}: {STATE}: optimizer_step: is missing")
+
+
+def _check_alike(
+    path: Path, file: str, here: dict[str, tuple[int, ...]], there: dict[str, tuple[int, ...]], before: str = ""
+) -> None:
+    for name in [*here, *there]:
+        what = f"{path}: {file}"
+        if name not in there:
+            raise CheckpointError(f"{what} lacks {brief(before + name)}, which is trained")
+        if name not in here:
+            raise CheckpointError(f"{what} holds {brief(before + name)}, of no trained parameter")
+        if here[name] != there[name]:
+            raise CheckpointError(
+                f"{what}: {brief(before + name)} is {there[name]}, and the parameter itself {here[name]}"
+            )
+
+
+def check_tensor(path: Path, file: str, name: str, tensor: Tensor) -> None:
+    """Raises CheckpointError for numbers that training can't have written. name: within its file."""
+    key = name.rpartition("/")[2]
+    where = f"{path}: {file}: {brief(name)}"
+    if key == "step":
+        if not 0 <= float(tensor) < float("inf"):
+            raise CheckpointError(f"{where} is {float(tensor)}, expected a number of steps")
+        return
+    if tensor.dtype != torch.float32:
+        raise CheckpointError(f"{where} is {str(tensor.dtype).removeprefix('torch.')}, expected float32")
+    if torch.isnan(tensor).any():
+        raise CheckpointError(f"{where} holds NaN")
+    # The squares of large gradients may be infinite, and stay so without harm.
+    if key != MOMENTS[1] and torch.isinf(tensor).any():
+        raise CheckpointError(f"{where} holds infinite numbers")
+    if key == MOMENTS[1] and (tensor < 0).any():
+        raise CheckpointError(f"{where} holds squares below 0")
+
+
+def describe_shards(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of what ranks wrote, by their list; raises CheckpointError if it isn't what their files hold."""
+    place = f"{SHARDS}/{SHAPES}"
+    try:
+        shapes = read_json(path / place, MAX_STATE_BYTES)
+    except FileError as error:
+        raise CheckpointError(f"{path}: {place} {_without_path(error, path / place)}") from error
+    if not isinstance(shapes, dict):
+        raise CheckpointError(f"{path}: {place}: expected shapes by name, got {type(shapes).__name__}")
+    for name, shape in shapes.items():
+        if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+            raise CheckpointError(f"{path}: {place}: {brief(name)}: expected a shape, got {cut(shape)}")
+    held = {name for file in _shard_files(path) for name in _shapes(path, file)}
+    if held != set(shapes):
+        name = sorted(held ^ set(shapes))[0]
+        where = "holds" if name in held else "lacks"
+        raise CheckpointError(f"{path}: {SHARDS} {where} {brief(name)}, against {place}")
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _shard_files(path: Path) -> list[str]:
+    return sorted(f"{SHARDS}/{file.name}" for file in (path / SHARDS).glob("*.safetensors"))
+
+
+def _shapes(path: Path, file: str) -> dict[str, tuple[int, ...]]:
+    try:
+        shapes, _ = read_header(path / file)
+    except WeightsError as error:
+        raise CheckpointError(f"{path}: {file} {_without_path(error, path / file)}") from error
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _all_tensors(path: Path) -> Iterable[tuple[str, str, Tensor]]:
+    """File, name and values of all tensors, one after another."""
+    files = _shard_files(path) if (path / SHARDS).is_dir() else list(TENSOR_FILES.values())
+    for file in files:
+        try:
+            with safe_open(path / file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    yield file, name, opened.get_tensor(name)
+        except Exception as error:
+            raise CheckpointError(f"{path}: {file} can't be read: {brief(error)}") from error
+
+
+def _without_path(error: Exception, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
