@@ -15,11 +15,15 @@ FIRST_ID=${FIRST_ID:-0}             # number of the first run
 cd "$home" || exit 2
 scripts=$home/slurm
 if [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || [ $# -lt 2 ]; then
-  echo "usage: sbatch --array=0-N slurm/sweep.sh LIST SPEC [arguments of slurm/train.sh]" >&2
+  echo "usage: sbatch --array=0-N slurm/sweep.sh LIST SPEC [arguments of slurm/train.sh] (in a job of Slurm)" >&2
   exit 2
 fi
 list=$1
 shift
+if [ ! -f "$scripts/train.sh" ]; then
+  echo "slurm/sweep.sh: $home isn't the checkout: submit there, or set ADATAD_HOME" >&2
+  exit 2
+fi
 if [ ! -f "$list" ]; then
   echo "slurm/sweep.sh: $list: no such file in $home" >&2
   exit 2

@@ -5,12 +5,20 @@
 #SBATCH --job-name=adatad-test --nodes=1 --ntasks-per-node=2 --gpus-per-node=2 --cpus-per-task=8 --time=4:00:00
 #SBATCH --requeue --open-mode=append --output=slurm/logs/%x-%j.log
 set -uo pipefail
+if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
+  echo "slurm/test.sh: runs in a job of Slurm: sbatch slurm/test.sh SPEC --checkpoint CHECKPOINT; without Slurm: tools/test.py (docs/cluster.md)" >&2
+  exit 2
+fi
 
 home=${ADATAD_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}    # the checkout; paths in specs are relative to it
 LEAVE_SECONDS=${LEAVE_SECONDS:-60}                # after one rank has left, until the others are ended
 
 cd "$home" || exit 2
 scripts=$home/slurm
+if [ ! -f "$scripts/prolog.sh" ]; then
+  echo "slurm/test.sh: $home isn't the checkout: submit there, or set ADATAD_HOME" >&2
+  exit 2
+fi
 # shellcheck source=slurm/prolog.sh
 source "$scripts/prolog.sh"
 # shellcheck source=slurm/lives.sh

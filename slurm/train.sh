@@ -6,6 +6,10 @@
 #SBATCH --job-name=adatad --nodes=1 --ntasks-per-node=2 --gpus-per-node=2 --cpus-per-task=8 --time=24:00:00
 #SBATCH --signal=USR1@180 --requeue --open-mode=append --output=slurm/logs/%x-%j.log
 set -uo pipefail
+if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
+  echo "slurm/train.sh: runs in a job of Slurm: sbatch slurm/train.sh SPEC; without Slurm: launch/torchrun.sh SPEC (docs/cluster.md)" >&2
+  exit 2
+fi
 # Slurm signals the ranks itself; this shell need only outlive them. Never trap '': children would inherit "ignored".
 ended=0
 trap ended=1 TERM USR1

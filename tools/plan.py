@@ -10,32 +10,28 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
 
-from adatad.command import run
+from adatad.command import run, whole_number
+from adatad.quantities import gib, number
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
-
-
-def positive(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return float(text)
-
-
-def count(text: str) -> int:
-    return int(positive(str(int(text))))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
     add_engine_arguments(parser)
-    parser.add_argument("--gpu-memory", type=positive, required=True, metavar="GIB", help="of one GPU")
-    parser.add_argument("--gpus", type=count, default=1, metavar="N", help="ranks that share the global batch")
-    parser.add_argument("--host-memory", type=positive, metavar="GIB", help="of the machine, for all its ranks")
-    parser.add_argument("--tflops", type=positive, default=60.0, help="16-bit TFLOP/s of the GPU in large products")
-    parser.add_argument("--pcie", type=positive, default=12.0, metavar="GB/s", help="of copies from or to the host")
-    parser.add_argument("--classes", type=count, default=20, help="of the data set")
+    parser.add_argument("--gpu-memory", type=gib, required=True, metavar="GIB", help="of one GPU: 24, or 24GB")
+    parser.add_argument(
+        "--gpus", type=whole_number(1, 100_000), default=1, metavar="N", help="ranks that share the global batch"
+    )
+    parser.add_argument("--host-memory", type=gib, metavar="GIB", help="of the machine, for all its ranks")
+    parser.add_argument(
+        "--tflops", type=number(1e-3, 1e6), default=60.0, help="16-bit TFLOP/s of the GPU in large products"
+    )
+    parser.add_argument(
+        "--pcie", type=number(1e-3, 1e6), default=12.0, metavar="GB/s", help="of copies from or to the host"
+    )
+    parser.add_argument("--classes", type=whole_number(1, 1_000_000), default=20, help="of the data set")
     parser.add_argument("--count", action="store_true", help="also count the fastest that fits and the spec's own plan")
     args = parser.parse_args()
     spec = spec_from_arguments(args, check_files=False)

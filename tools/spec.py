@@ -9,22 +9,18 @@ import argparse
 import sys
 
 from adatad.command import run
-from adatad.spec import SpecError, add_spec_arguments, overrides_from, spec_path
+from adatad.spec import add_spec_arguments
+from adatad.spec.arguments import load_from_arguments
 from adatad.spec.checks import file_checks
 from adatad.spec.dump import annotated
 from adatad.spec.explain import dotted
-from adatad.spec.load import load_with_sources
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
     args = parser.parse_args()
-    try:
-        spec, document = load_with_sources(spec_path(args.spec), overrides_from(args), False, args.overlays)
-    except SpecError as error:
-        print(f"{args.spec} can't be used:\n{error}", file=sys.stderr)
-        return 2
+    spec, document = load_from_arguments(args, check_files=False)
     print(annotated(spec, document))
     for key, problem in file_checks(spec):
         print(f"warning: {dotted(key)}: {problem}", file=sys.stderr)

@@ -16,10 +16,15 @@ LEFT_OUT = shutil.ignore_patterns("logs", "*.pyc.*", "*.tmp.*")
 which may be gone in a moment."""
 
 
+def frozen_names(folder: Path, job: str) -> tuple[Path, Path]:
+    """Where `freeze` puts the resolved spec and the copy of the code."""
+    return folder / f"spec-{job}.yaml", folder / f"code-{job}"
+
+
 def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
     """Copy what the job needs to `folder`, whole or not at all; returns the resolved spec and the copy of the code."""
     folder.mkdir(parents=True, exist_ok=True)
-    code, resolved = folder / f"code-{job}", folder / f"spec-{job}.yaml"
+    resolved, code = frozen_names(folder, job)
     unfinished = folder / f".code-{job}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     for name in FOLDERS:
@@ -33,12 +38,16 @@ def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
 
 
 def forget(folder: Path, job: str) -> None:
-    """Remove what was kept for a job that is none."""
+    """Remove what was kept for a job that is none, and the run's directory if nothing else is in it."""
     for name in (f"code-{job}", f".code-{job}.unfinished"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (f"spec-{job}.yaml", f"version-{job}.txt"):
         with suppress(OSError):
             (folder / name).unlink()
+    with suppress(OSError):
+        # Fails where anything is left.
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def version() -> str:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
-from adatad.files import FileError, read_json
+from adatad.files import MAX_SPEC_BYTES, FileError, read_json, shown
 
 FOLDER = "slurm"
 SUBMITTED = "submitted.txt"
-JOB = re.compile(r"^\d+(?:_\d+)?$", re.MULTILINE | re.ASCII)
-"""A job's number in a line of its own: what else stands there never reaches a command of Slurm's."""
-FACTS = {"job": str, "nodes": str, "step": int, "seconds_since_1970": float}
-"""Of a life at its start."""
+JOB = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?")
+"""A job's number, or that of a task of an array: what else stands in its place never reaches a command of Slurm's."""
+FACTS = {"job": str, "nodes": str, "step": int, "seconds_since_1970": (int, float)}
+"""What a .start file says, and as what."""
 
 
 class JobError(UserError):
@@ -53,8 +53,14 @@ def present_life(environment: Mapping[str, str] = os.environ) -> Life:
         raise JobError("SLURM_JOB_ID isn't set: this runs in a batch script; sbatch slurm/train.sh SPEC starts one")
     job = environment["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environment:
-        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return Life(job, int(environment.get("SLURM_RESTART_COUNT", "0")))
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '')}"
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    if not JOB.fullmatch(job) or not re.fullmatch(r"[0-9]{1,9}", restarts):
+        raise JobError(
+            f"SLURM_JOB_ID, SLURM_ARRAY_..._ID and SLURM_RESTART_COUNT say job {shown(job)!r}, restart "
+            f"{shown(restarts)!r}; expected numbers, as Slurm sets them in a batch script"
+        )
+    return Life(job, int(restarts))
 
 
 def started_lives(folder: Path) -> list[dict[str, Any]]:
@@ -68,7 +74,7 @@ def read_lives(folder: Path) -> tuple[list[dict[str, Any]], int]:
     lives, unreadable = [], 0
     for file in (folder / "lives").glob("*.start"):
         try:
-            facts = read_json(file)
+            facts = read_json(file, MAX_SPEC_BYTES)
         except FileError:
             facts = None
         if _is_life(facts):
@@ -92,7 +98,8 @@ def newest_step(run: Path) -> int:
 def submitted_jobs(folder: Path) -> list[str]:
     """Numbers of the jobs that tools/submit.py has submitted for a run, oldest first."""
     file = folder / SUBMITTED
-    return JOB.findall(file.read_text(errors="replace")) if file.is_file() else []
+    words = file.read_text(errors="replace").split() if file.is_file() else []
+    return [word for word in words if JOB.fullmatch(word)]
 
 
 def note_submitted(folder: Path, job: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import socket
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from adatad.cluster.freeze import freeze
 from adatad.cluster.job import FOLDER, JobError, Life, newest_step, present_life, started_lives
+from adatad.errors import UserError
+from adatad.files import MAX_SPEC_BYTES, read_text
 from adatad.spec import Spec, add_engine_arguments, add_spec_arguments, load, spec_from_arguments
 from adatad.training.life import DONE, STOPPED
 
@@ -32,8 +35,8 @@ def main() -> int:
         life = present_life()
         run, spec_file, code = known_job(life) or new_job(life, args.spec, spec_from_arguments(args))
         note_start(run / FOLDER, life, newest_step(run))
-        refuse_idle(run / FOLDER, life, int(os.environ.get("MAX_IDLE_RESTARTS", "3")))
-    except (JobError, OSError) as error:
+        refuse_idle(run / FOLDER, life, most_idle_restarts())
+    except (UserError, OSError) as error:
         print(f"{socket.gethostname()}: {error}", file=sys.stderr)
         return 2
     folder = run / FOLDER
@@ -59,7 +62,10 @@ def known_job(life: Life) -> tuple[Path, Path, Path] | None:
     """(run directory, resolved spec, code) of a job in a later life."""
     if life.restarts == 0 or not pointer(life).is_file():
         return None
-    run, spec_file, code = map(Path, pointer(life).read_text().splitlines())
+    lines = read_text(pointer(life), MAX_SPEC_BYTES).splitlines()
+    if len(lines) != 3:
+        raise JobError(f"{pointer(life)}: expected three lines, a run's folder, spec and code: submit the job again")
+    run, spec_file, code = map(Path, lines)
     return run, spec_file, code
 
 
@@ -73,6 +79,13 @@ def new_job(life: Life, path: str, spec: Spec) -> tuple[Path, Path, Path]:
     pointer(life).parent.mkdir(parents=True, exist_ok=True)
     pointer(life).write_text(f"{run}\n{spec_file}\n{code}\n")
     return run, spec_file, code
+
+
+def most_idle_restarts() -> int:
+    text = os.environ.get("MAX_IDLE_RESTARTS", "3")
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise JobError(f"MAX_IDLE_RESTARTS is {text!r}; expected a whole number, such as 3")
+    return int(text)
 
 
 def note_start(folder: Path, life: Life, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import torch
 
-from adatad.cluster.freeze import forget, freeze, version
+from adatad.cluster.freeze import forget, freeze, frozen_names, version
 from adatad.cluster.job import FOLDER, JobError, note_submitted, started_lives, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
+from adatad.files import FileError, reason, write_text
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.spec.text import cut, forbidden_character
 from adatad.training.plan import check_fits
 from adatad.training.run import annotations_for
 from adatad.training.run_directory import run_directory
@@ -36,7 +39,11 @@ class Resources:
     extra: tuple[str, ...] = ()
 
     def options(self) -> list[str]:
+        """Options of sbatch. Raises JobError for one that can't stand in a line of a script."""
         named = {"partition": self.partition, "account": self.account}
+        for option in self.extra:
+            if not option.startswith("-"):
+                raise JobError(f"--sbatch {cut(option)}: expected an option of sbatch, as --sbatch=--qos=long")
         return [
             f"--nodes={self.nodes}",
             f"--ntasks-per-node={self.gpus}",
@@ -64,22 +71,52 @@ def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None)
         check_fits(spec, gpu_memory_gib, ranks, number_of_classes(spec, annotations))
 
 
+def find_slurm() -> None:
+    """Raises JobError where jobs can't be submitted, before anything is written for one."""
+    if shutil.which("sbatch") is None:
+        raise JobError(
+            "sbatch isn't here: run this on a host of the cluster that jobs are submitted on; --dry-run shows the "
+            "job's script anywhere, and without Slurm launch/torchrun.sh SPEC trains on this machine"
+        )
+
+
 def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:
-    """Write the job's script to the run directory, beside the code and the spec that it will use."""
-    folder = run_directory(spec).path.absolute() / FOLDER
-    name = time.strftime("%Y%m%d-%H%M%S")
+    """Write the job's script to the run directory, beside the code and the spec that it will use. Raises JobError, and
+    then nothing is left."""
+    folder, name = job_folder(spec), time.strftime("%Y%m%d-%H%M%S")
     path = folder / f"job-{name}.sh"
     try:
-        resolved, code = freeze(folder, name, spec)
-        path.write_text(script(spec, resources, launcher, folder, resolved, code), encoding="utf-8")
-    except OSError as error:
+        text = script(spec, resources, launcher, folder, *frozen_names(folder, name))
+        freeze(folder, name, spec)
+        write_text(path, text)
+    except (OSError, FileError) as error:
         forget(folder, name)
-        raise JobError(f"{folder}: can't be written: {error}; run.root names another place for runs") from error
+        why = reason(error) if isinstance(error, OSError) else error
+        raise JobError(f"{cut(folder)}: can't be written: {why}; run.root names another place for runs") from error
+    except BaseException:
+        forget(folder, name)
+        raise
     return path
 
 
+def preview(spec: Spec, resources: Resources, launcher: str) -> str:
+    """The script that `prepare` would write, of a job whose copies of spec and code are called "<date>"."""
+    folder = job_folder(spec)
+    return script(spec, resources, launcher, folder, *frozen_names(folder, "<date>"))
+
+
+def job_folder(spec: Spec) -> Path:
+    return run_directory(spec).path.absolute() / FOLDER
+
+
 def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolved: Path, code: Path) -> str:
-    directives = [f"--job-name={spec.name.replace('/', '-')}", *resources.options(), f"--output={folder}/job-%j.log"]
+    # In a file's name %j is the job's number to Slurm, and %% a percent sign.
+    output = str(folder).replace("%", "%%")
+    directives = [f"--job-name={spec.name.replace('/', '-')}", *resources.options(), f"--output={output}/job-%j.log"]
+    for line in (spec.name, *directives):
+        # Quotes don't hold a line break back in a comment: what follows it would be run.
+        if found := forbidden_character(line):
+            raise JobError(f"{cut(line)!r} holds {found}, which can't stand in a job's script")
     home, venv = shlex.quote(str(Path.cwd())), shlex.quote(sys.prefix)
     return "\n".join(
         [
@@ -87,7 +124,8 @@ def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolv
             f"# {spec.name}, run {spec.run.id}, of code {version().split()[0]}; written by tools/submit.py",
             # sbatch takes quotes as a shell does.
             *(f"#SBATCH {shlex.quote(option)}" for option in directives),
-            f"export ADATAD_HOME={home} ADATAD_CODE={shlex.quote(str(code))} VENV=${{VENV:-{venv}}}",
+            f"export ADATAD_HOME={home} ADATAD_CODE={shlex.quote(str(code))}",
+            f"export VENV=${{VENV:-{venv}}}",
             f'exec bash "$ADATAD_CODE/slurm/train.sh" {shlex.quote(str(resolved))} --launcher {launcher}',
             "",
         ]
@@ -107,12 +145,13 @@ def refuse_second_job(run: Path) -> None:
 def submit(script_path: Path) -> str:
     """Hand a prepared script to Slurm, if Slurm finds it possible, else remove what was prepared; returns the job's
     number."""
+    folder, name = script_path.parent, script_path.stem.removeprefix("job-")
     try:
         slurm("sbatch", "--test-only", str(script_path))
         job = slurm("sbatch", "--parsable", str(script_path)).strip().split(";")[0]
-    except JobError:
-        forget(script_path.parent, script_path.stem.removeprefix("job-"))
-        script_path.unlink()
+    except BaseException:
+        script_path.unlink(missing_ok=True)
+        forget(folder, name)
         raise
-    note_submitted(script_path.parent, job)
+    note_submitted(folder, job)
     return job

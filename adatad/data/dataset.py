@@ -163,7 +163,10 @@ def video_path(spec: DataSpec, name: str) -> Path:
 
 
 def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
-    """Raises VideoError, which lists all files of `videos` that aren't there, unless the spec goes on without them."""
+    """Raises VideoError, which lists all files of `videos` that aren't there, unless the spec goes on without them, and
+    VideoNameError."""
+    for video in videos:
+        original_path(spec, video.name)
     if spec.on_error == "skip":
         return
     missing = [path for video in videos if not (path := video_path(spec, video.name)).is_file()]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from adatad.errors import UserError
+from adatad.spec.pattern import fill, leaves_folder
 from adatad.spec.schema import DataSpec
+from adatad.spec.text import PathError, cut, expand, path_problem
 
 RESERVE_BYTES = 1 << 30
 """Left free on the disk."""
@@ -20,18 +21,42 @@ class StagingError(UserError):
     """Videos that can't be copied; the message names the folder and what to do."""
 
 
+class VideoNameError(UserError):
+    """A video whose name can't be a file's below a folder; the message names the annotation file and the video."""
+
+
 def original_path(spec: DataSpec, name: str) -> Path:
-    return Path(spec.videos) / spec.pattern.format(name=name)
+    """Where a video lies. Raises VideoNameError for a name that leads out of the folder of videos."""
+    return Path(spec.videos) / _file_name(spec, name)
 
 
 def staged_path(spec: DataSpec, name: str) -> Path | None:
-    """Where the copy of a video lies, or will lie; None where the spec wants none. A copy is whole if it is there."""
+    """Where the copy of a video lies, or will lie; None where the spec wants none. A copy is whole if it is there.
+    Raises StagingError, and VideoNameError."""
     if spec.stage_to is None:
         return None
-    folder = os.path.expandvars(spec.stage_to)
-    if "$" in folder:
-        raise StagingError(f"data.stage_to {spec.stage_to}: {folder} names a variable that isn't set on this machine")
-    return Path(folder) / spec.pattern.format(name=name)
+    return _stage_folder(spec.stage_to) / _file_name(spec, name)
+
+
+def _stage_folder(stage_to: str) -> Path:
+    try:
+        return Path(expand(stage_to))
+    except PathError as error:
+        raise StagingError(f"data.stage_to {cut(stage_to)}: on this machine, {error}") from error
+
+
+def _file_name(spec: DataSpec, name: str) -> str:
+    """The file name of a video, relative to a folder of videos. Raises VideoNameError."""
+    file = fill(spec.pattern, name)
+    if leaves_folder(file):
+        problem = "leaves the folder of videos; a name has no .. and doesn't begin with a slash"
+    elif not name:
+        problem = "has no name"
+    else:
+        problem = path_problem(file)
+    if problem:
+        raise VideoNameError(f"{cut(spec.annotations)}: video '{cut(name)}' {problem}")
+    return file
 
 
 def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = print) -> None:
@@ -43,7 +68,7 @@ def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = pri
     if spec.stage_to is None:
         return
     pairs = [(original_path(spec, name), staged_path(spec, name)) for name in names]
-    folder = Path(os.path.expandvars(spec.stage_to))
+    folder = _stage_folder(spec.stage_to)
     try:
         with _alone(folder):
             todo = [(source, copy) for source, copy in pairs if source.is_file() and not _is_copy(copy, source)]

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from adatad.files import shown
 from adatad.spec.deepspeed_file import DeepSpeedFileError, engine_of
-from adatad.spec.load import SpecError, load
-from adatad.spec.rows import RowError, row_of_reference
-from adatad.spec.schema import EngineKind, Spec
+from adatad.spec.document import Document, DocumentError, parse_value
+from adatad.spec.load import SpecError, load_with_sources
+from adatad.spec.opentad import FLAGS
+from adatad.spec.rows import RowError, find_row, row_of_reference
+from adatad.spec.schema import MAX_COUNT, EngineKind, Spec
+from adatad.spec.text import PathError, cut, expand
 
-SPEC_HELP = "YAML file of the experiment, or the name of its configuration file in OpenTAD"
+SPEC_HELP = "YAML file of the experiment; or a published row, by its name or OpenTAD's, such as thumos-s-768"
+
+
+class _Elsewhere(argparse.Action):
+    """A flag of other trainers that is none here: says what to write instead, and leaves with exit code 2."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _namespace: object, value: Any, option: str | None = None
+    ) -> None:
+        asked, instead = FLAGS[str(option)]
+        parser.error(f"{option}: is none of this command's options here; instead: {instead.format(value or asked)}")
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HELP, optional: bool = False) -> None:
     """SPEC, which may be left out if it is optional, --overlay, --set, --cfg-options (OpenTAD's name for the same) and
     --id."""
+    # Not with this module, which notebooks import as well: it takes over what Ctrl-C does.
+    from adatad.command import whole_number
+
     parser.add_argument("spec", metavar="SPEC", nargs="?" if optional else None, help=help_text)
     parser.add_argument(
         "--overlay", dest="overlays", metavar="FILE", action="append", default=[],
@@ -29,7 +47,12 @@ def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HE
         "--set", "--cfg-options", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
         help="settings over those of the file, such as optimizer.backbone.custom.0.lr=1e-4",
     )  # fmt: skip
-    parser.add_argument("--id", type=int, metavar="N", help="number of the run: it lives in runs/<spec name>/id<N>")
+    parser.add_argument(
+        "--id", type=whole_number(0, MAX_COUNT), metavar="N",
+        help="number of the run: it lives in runs/<spec name>/id<N>",
+    )  # fmt: skip
+    for flag in FLAGS:
+        parser.add_argument(flag, nargs="?", action=_Elsewhere, help=argparse.SUPPRESS)
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +71,8 @@ def overrides_from(args: argparse.Namespace) -> Sequence[str]:
     overrides = [*args.overrides]
     engine, file = getattr(args, "engine", None), getattr(args, "deepspeed", None)
     if file is not None:
-        overrides.append(f"parallel.deepspeed={file}")
-        engine = engine or engine_of(file)
+        overrides.append(f"parallel.deepspeed={_as_value(file)}")
+        engine = engine or engine_of(_expanded(file, "--deepspeed"))
     if engine is not None:
         overrides.append(f"parallel.engine={engine}")
     if args.id is not None:
@@ -57,25 +80,54 @@ def overrides_from(args: argparse.Namespace) -> Sequence[str]:
     return overrides
 
 
-def spec_path(text: str) -> str:
-    """The spec file that a SPEC argument means: a configuration file of OpenTAD stands for the row here, which is
-    said on the terminal. A name that isn't known comes back as it is."""
-    if not text.endswith(".py"):
-        return text
+def _as_value(text: str) -> str:
+    """Text as an override has it: quoted where YAML would take it for something else, as null or a: b."""
     try:
-        row = row_of_reference(text)
+        plain = parse_value(text) == text
+    except DocumentError:
+        plain = False
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _expanded(path: str, option: str) -> str:
+    """A path of the command line: a shell leaves the ~ after an equals sign as it is. Raises SpecError."""
+    try:
+        return expand(path)
+    except PathError as error:
+        raise SpecError([f"{option} {cut(path)}: {error}"]) from error
+
+
+def spec_path(text: str) -> str:
+    """The spec file that a SPEC argument means: the name of a published row stands for its file, as does that of its
+    configuration file in OpenTAD, which is said on the terminal. A name that isn't known comes back as it is."""
+    if not text or (os.path.lexists(text) and not text.endswith(".py")) or text.endswith((".yaml", ".yml")):
+        return text
+    reference = text.endswith(".py")
+    try:
+        row = row_of_reference(text) if reference else find_row(text)
     except RowError:
         return text
     if os.environ.get("RANK", "0") == "0":
-        print(f"note: {text} is OpenTAD's name of {row.shown}, which is used", file=sys.stderr)
+        what = f"OpenTAD's name of {row.shown}" if reference else f"the row of {row.shown}"
+        print(f"note: {shown(text)} is {what}, which is used", file=sys.stderr)
     here = Path(row.shown)
     return str(here if here.is_file() and here.samefile(row.path) else row.path)
 
 
+def load_from_arguments(args: argparse.Namespace, check_files: bool = True) -> tuple[Spec, Document]:
+    """The spec that the arguments name, and where its values came from. Prints all that is wrong with it and leaves
+    with exit code 2."""
+    from adatad.command import BAD_INPUT, say
+
+    try:
+        overlays = [_expanded(overlay, "--overlay") for overlay in args.overlays]
+        return load_with_sources(spec_path(args.spec), overrides_from(args), check_files, overlays)
+    except (SpecError, DeepSpeedFileError) as error:
+        lines = str(error).splitlines()
+        say(lines[0] if len(lines) == 1 else "\n".join([f"{cut(args.spec)} can't be used:", *lines]))
+        sys.exit(BAD_INPUT)
+
+
 def spec_from_arguments(args: argparse.Namespace, check_files: bool = True) -> Spec:
     """The spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2."""
-    try:
-        return load(spec_path(args.spec), overrides_from(args), check_files, args.overlays)
-    except (SpecError, DeepSpeedFileError) as error:
-        print(f"{args.spec} can't be used:\n{error}", file=sys.stderr)
-        sys.exit(2)
+    return load_from_arguments(args, check_files)[0]

@@ -6,19 +6,21 @@ Each check yields the key it is about and what is wrong; all are reported at onc
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from functools import partial
 
 from adatad.spec.clip_share import clips_of_window
+from adatad.spec.cures import instead
 from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
+from adatad.spec.model_checks import MODEL_CHECKS, Problem
+from adatad.spec.paths import PATHS, STAGE_TO
 from adatad.spec.presets import resolve_backbone
 from adatad.spec.published_weights import RANDOM, where_published
 from adatad.spec.salvage import DoubtError, Undoubted
-from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, DetectorSpec, MemorySpec, Spec
-
-Problem = tuple[Key, str]
-
+from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, Spec
+from adatad.spec.text import cut, name_problem, path_problem
 
 Check = Callable[[Spec], Iterator[Problem]]
 
@@ -26,13 +28,9 @@ Check = Callable[[Spec], Iterator[Problem]]
 def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     """Settings that contradict one another; none that hangs on a doubtful key."""
     checks = (
-        _window,
-        _names,
-        _backbone,
-        _detector,
-        _levels,
-        _optimizer,
-        _schedule,
+        _name,
+        *(partial(_path, key=key) for key in (*PATHS, STAGE_TO)),
+        *MODEL_CHECKS,
         _memory,
         _parallel,
         _clip,
@@ -79,7 +77,7 @@ def _weights(spec: Spec) -> Iterator[Problem]:
 def _deepspeed(spec: Spec) -> Iterator[Problem]:
     key, path = ("parallel", "deepspeed"), spec.parallel.deepspeed
     yield from _no_file(key, path)
-    if path is not None and Path(path).is_file() and spec.parallel.engine.startswith("zero"):
+    if path is not None and os.path.isfile(path) and spec.parallel.engine.startswith("zero"):
         yield from ((key, problem) for problem in deepspeed_problems(path, spec))
 
 
@@ -94,160 +92,38 @@ def _blocked_videos(spec: Spec) -> Iterator[Problem]:
 
 
 def _videos(spec: Spec) -> Iterator[Problem]:
-    if not Path(spec.data.videos).is_dir():
-        yield ("data", "videos"), f"there is no folder {spec.data.videos}"
+    key, path = ("data", "videos"), spec.data.videos
+    if not os.path.isdir(path) and not path_problem(path):
+        what = "is a file, not a folder:" if os.path.isfile(path) else "there is no folder"
+        yield key, f"{what} {cut(path)}{_looked_in(path)}"
 
 
 def _no_file(key: Key, path: str | None) -> Iterator[Problem]:
-    if path is not None and not Path(path).is_file():
-        yield key, f"there is no file {path}"
-
-
-def _window(spec: Spec) -> Iterator[Problem]:
-    window, backbone = spec.data.window, spec.model.backbone
-    frames = window.size_grid * window.frames_per_position
-    if frames % backbone.clip_frames:
-        text = f"{window.size_grid} x {window.frames_per_position} frames a position aren't whole clips of "
-        yield ("data", "window", "size_grid"), f"{text}{backbone.clip_frames} frames"
-    if window.kind == "resize":
-        yield from _resized_window(spec)
+    if path is None or os.path.isfile(path) or path_problem(path):
         return
-    if window.stride_frames % window.frames_per_position:
-        text = f"{window.stride_frames} can't be divided by frames_per_position {window.frames_per_position}"
-        yield ("data", "window", "stride_frames"), text
-    if int(window.size_grid * (1 - window.overlap)) < 1:
-        yield ("data", "window", "overlap"), f"{window.overlap} leaves no step from one window to the next"
-    if window.crop_ratio and window.crop_ratio[0] > window.crop_ratio[1]:
-        yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]"
+    if os.path.isdir(path):
+        yield key, f"{cut(path)} is a folder; name the file in it"
+    elif os.path.exists(path):
+        yield key, f"{cut(path)} is no regular file; name one"
+    else:
+        yield key, f"there is no file {cut(path)}{_looked_in(path)}"
 
 
-def _resized_window(spec: Spec) -> Iterator[Problem]:
-    """Keys that can be left off must be; a stride and an overlap, which have no such value, are passed over."""
-    for name, off in (("crop_ratio", None), ("offset_frames", 0)):
-        if getattr(spec.data.window, name) != off:
-            yield ("data", "window", name), "is without effect with kind resize, whose windows are whole videos"
+def _looked_in(path: str) -> str:
+    return "" if os.path.isabs(path) else f" in {cut(os.getcwd())}"
 
 
-def _names(spec: Spec) -> Iterator[Problem]:
-    for name in ("train_subset", "validation_subset"):
-        if not getattr(spec.data, name):
-            yield ("data", name), "is empty; expected the name of a subset of the annotation file, or a list of names"
-    if "{name}" not in spec.data.pattern:
-        yield ("data", "pattern"), f"{spec.data.pattern!r} doesn't hold {{name}}, the video's name"
-    classes = spec.data.classes
-    if isinstance(classes, tuple) and (not classes or len(set(classes)) < len(classes)):
-        yield ("data", "classes"), "is empty or names a class twice"
-    if isinstance(classes, tuple) and spec.data.class_count not in (None, len(classes)):
-        yield ("data", "class_count"), f"expects {spec.data.class_count} classes, but data.classes lists {len(classes)}"
+def _name(spec: Spec) -> Iterator[Problem]:
+    if problem := name_problem(spec.name):
+        yield ("name",), problem
 
 
-def _backbone(spec: Spec) -> Iterator[Problem]:
-    backbone, key = spec.model.backbone, ("model", "backbone")
-    sizes = resolve_backbone(backbone)
-    if sizes.width % sizes.heads:
-        yield (*key, "heads"), f"the width {sizes.width} can't be divided by {sizes.heads} heads"
-    if backbone.clip_frames % backbone.tubelet:
-        text = f"{backbone.clip_frames} frames can't be divided into tubelets of {backbone.tubelet}"
-        yield (*key, "clip_frames"), text
-    if spec.data.size_pixels < sizes.patch:
-        text = f"{spec.data.size_pixels} pixels are less than one patch of {sizes.patch}"
-        yield ("data", "size_pixels"), text
-    if backbone.mode not in ("adapter", "plain", "side"):
-        return
-    adapter = backbone.adapter
-    if adapter.blocks != "all":
-        outside = [block for block in adapter.blocks if block >= sizes.depth]
-        if outside:
-            text = f"block {outside[0]} is outside the backbone, whose {sizes.depth} blocks count from 0"
-            yield (*key, "adapter", "blocks"), text
-        if not adapter.blocks or len(set(adapter.blocks)) < len(adapter.blocks):
-            yield (*key, "adapter", "blocks"), f"is empty or names a block twice, in mode {backbone.mode}"
-    if adapter.kernel % 2 == 0:
-        yield (*key, "adapter", "kernel"), f"expected an odd number, got {adapter.kernel}"
-    if int(sizes.width * adapter.ratio) < 1:
-        yield (*key, "adapter", "ratio"), f"{adapter.ratio} of the width {sizes.width} is less than one channel"
-
-
-def _detector(spec: Spec) -> Iterator[Problem]:
-    detector, key = spec.model.detector, ("model", "detector")
-    if detector.width % detector.heads:
-        yield (*key, "width"), f"{detector.width} can't be divided by {detector.heads} heads"
-    if detector.embed_kernel % 2 == 0:
-        yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}"
-    if detector.absolute_positions and spec.data.window.size_grid > detector.max_length:
-        text = f"{detector.max_length} positions are fewer than a window's {spec.data.window.size_grid}"
-        yield (*key, "max_length"), text
-    if detector.split_width is not None:
-        yield (*key, "split_width"), "needs an input of several streams; a backbone gives one"
-    if detector.regression_weight == 0 and spec.train.accumulation > 1:
-        text = "0 follows the losses of a whole batch, which train.accumulation splits; set accumulation to 1"
-        yield (*key, "regression_weight"), text
-
-
-def _levels(spec: Spec) -> Iterator[Problem]:
-    detector, key = spec.model.detector, ("model", "detector")
-    levels = detector.branch_blocks + 1
-    if len(detector.regression_ranges) != levels:
-        text = f"{len(detector.regression_ranges)} ranges for {levels} levels (1 + branch_blocks)"
-        yield (*key, "regression_ranges"), text
-    for index, (low, high) in enumerate(detector.regression_ranges):
-        if low > high:
-            yield (*key, "regression_ranges", index), f"[{low:g}, {high:g}] isn't [low, high]"
-    windows = detector.attention_window
-    if isinstance(windows, tuple) and len(windows) != levels:
-        yield (*key, "attention_window"), f"{len(windows)} windows for {levels} levels (1 + branch_blocks)"
-        return
-    each = windows if isinstance(windows, tuple) else (windows,) * levels
-    wrong = [window for window in each if window != -1 and window < 4]
-    if wrong:
-        yield (*key, "attention_window"), f"expected -1 (global) or 4 and more, got {wrong[0]}"
-        return
-    yield from _max_length(detector, each)
-
-
-def _max_length(detector: DetectorSpec, windows: tuple[int, ...]) -> Iterator[Problem]:
-    """As in ActionFormer, every level must divide into whole double half-windows."""
-    for level, window in enumerate(windows):
-        step = 2**level * (2 * (window // 2) if window > 1 else 1)
-        if detector.max_length % step:
-            larger = -(-detector.max_length // step) * step
-            text = f"level {level} (stride {2**level}, window {window}) needs a multiple of {step}, such as {larger}"
-            yield ("model", "detector", "max_length"), f"{detector.max_length}: {text}"
-            return
-
-
-def _optimizer(spec: Spec) -> Iterator[Problem]:
-    optimizer, mode = spec.optimizer, spec.model.backbone.mode
-    if optimizer.layer_decay is not None:
-        if mode != "full":
-            yield ("optimizer", "layer_decay"), f"is for model.backbone.mode full; the mode is {mode}"
-        return
-    backbone = optimizer.backbone
-    if mode == "frozen":
-        if backbone is not None:
-            yield ("optimizer", "backbone"), "is without effect: nothing in the backbone is trained in mode frozen"
-        return
-    if backbone is None:
-        yield ("optimizer", "backbone"), f"is missing: mode {mode} trains parameters of the backbone"
-        return
-    names = [group.name for group in backbone.custom]
-    if len(set(names)) < len(names):
-        yield ("optimizer", "backbone", "custom"), "names a group twice"
-    if mode != "full" and backbone.lr == 0 and not any(name in "blocks.0.side_adapter.adapter" for name in names):
-        text = "no group takes the adapters (name: adapter), and optimizer.backbone.lr is 0"
-        yield ("optimizer", "backbone", "custom"), text
-
-
-def _schedule(spec: Spec) -> Iterator[Problem]:
-    schedule, train = spec.schedule, spec.train
-    if schedule.end_epoch is not None and schedule.end_epoch > schedule.epochs:
-        yield ("schedule", "end_epoch"), f"{schedule.end_epoch} is after the last of {schedule.epochs} epochs"
-    if schedule.warmup_epochs > schedule.epochs:
-        text = f"{schedule.warmup_epochs} are more than all {schedule.epochs} epochs"
-        yield ("schedule", "warmup_epochs"), text
-    if train.global_batch % train.accumulation:
-        text = f"{train.global_batch} can't be divided by accumulation {train.accumulation}"
-        yield ("train", "global_batch"), text
+def _path(spec: Spec, key: Key) -> Iterator[Problem]:
+    value: object = spec
+    for part in key:
+        value = getattr(value, str(part)) if value is not None else None
+    if isinstance(value, str) and (problem := path_problem(value)) and not (key == ("data", "root") and not value):
+        yield key, problem
 
 
 TILE_ONLY = (
@@ -282,12 +158,18 @@ def _memory(spec: Spec) -> Iterator[Problem]:
         defaults = MemorySpec()
         for name in TILE_ONLY:
             if getattr(memory, name) != getattr(defaults, name):
-                yield (*key, name), f"is without effect under policy {memory.policy}; it belongs to tile"
+                cure = instead(**{f"memory__{name}": getattr(defaults, name)}).replace('"', "")
+                yield (*key, name), f"is without effect under policy {_policy(memory)}, it belongs to tile; {cure}"
         if memory.weight_dtype not in ("auto", "fp32"):
-            yield (*key, "weight_dtype"), f"{memory.weight_dtype} needs policy tile; here it can be auto or fp32"
+            text = f"{memory.weight_dtype} needs policy tile; here it can be auto or fp32"
+            yield (*key, "weight_dtype"), f"{text}: --set memory.weight_dtype=auto"
         return
     yield from _placement(spec, policies)
     yield from _reach(spec)
+
+
+def _policy(memory: MemorySpec) -> str:
+    return memory.policy if isinstance(memory.policy, str) else ", ".join(blocks.policy for blocks in memory.policy[:9])
 
 
 def _asks_for_tile(memory: MemorySpec) -> bool:
@@ -303,45 +185,59 @@ def _reach(spec: Spec) -> Iterator[Problem]:
     reach = adapter.dilation * (adapter.kernel - 1) // 2
     if backbone.mode == "adapter" and reach > planes:
         text = f"the adapters reach {reach} tubelets to each side, further than one clip of {planes}"
-        yield ("memory", "policy"), f"{text}: tile can't do that"
+        yield ("memory", "policy"), f"{text}: tile can't do that, block can"
 
 
 def _placement(spec: Spec, policies: list[str]) -> Iterator[Problem]:
     """What can't wait in host memory, under policy tile."""
     memory, mode, engine = spec.memory, spec.model.backbone.mode, spec.parallel.engine
     if memory.frames == "host" and policies[0] != "tile":
-        yield ("memory", "frames"), f"host needs policy tile in the first range, which is {policies[0]}"
+        yield (
+            ("memory", "frames"),
+            (f"host needs policy tile in the first range, which is {policies[0]}; --set memory.frames=device"),
+        )
     if memory.frozen_weights == "stream":
         if mode == "full":
-            yield ("memory", "frozen_weights"), "stream is without effect: mode full has no frozen weights"
+            yield (
+                ("memory", "frozen_weights"),
+                ("stream is without effect: mode full has no frozen weights; --set memory.frozen_weights=device"),
+            )
         if set(policies) != {"tile"}:
-            yield ("memory", "frozen_weights"), "stream needs policy tile for all blocks"
+            yield (
+                ("memory", "frozen_weights"),
+                ("stream needs policy tile for all blocks; --set memory.policy=tile, or memory.frozen_weights=device"),
+            )
         if memory.order == "tiles":
-            yield ("memory", "order"), "tiles wants all weights at once, which frozen_weights stream doesn't have"
+            yield (
+                ("memory", "order"),
+                ("tiles wants all weights at once, which frozen_weights stream doesn't have; --set memory.order=auto"),
+            )
         if engine not in ("auto", "ddp"):
             text = f"stream works with engine ddp, not {engine}, which has ways of its own (docs/engines.md)"
-            yield ("memory", "frozen_weights"), text
+            yield ("memory", "frozen_weights"), f"{text}; --set memory.frozen_weights=device"
     if mode == "side":
         for name in ("rows", "halos"):
             if getattr(memory, name) == "host":
-                yield ("memory", name), "host is without effect: mode side keeps none"
+                yield ("memory", name), f"host is without effect: mode side keeps none; --set memory.{name}=device"
 
 
 def _parallel(spec: Spec) -> Iterator[Problem]:
     parallel, key = spec.parallel, ("parallel",)
     if parallel.deepspeed is not None and not parallel.engine.startswith("zero"):
-        yield (*key, "deepspeed"), f"is without effect with engine {parallel.engine}; it belongs to zero1, zero2, zero3"
+        text = f"is without effect with engine {parallel.engine}, it belongs to zero1, zero2, zero3"
+        yield (*key, "deepspeed"), f"{text}; {instead(parallel__deepspeed=None)}"
     if parallel.cpu_offload and parallel.engine != "fsdp":
         text = "DeepSpeed offloads by its own file" if parallel.engine.startswith("zero") else "it belongs to fsdp"
-        yield (*key, "cpu_offload"), f"is without effect with engine {parallel.engine}; {text}"
+        cure = instead(parallel__cpu_offload=False)
+        yield (*key, "cpu_offload"), f"is without effect with engine {parallel.engine}; {text}; {cure}"
     if parallel.checkpoint_offload and (parallel.engine != "fairscale" or spec.memory.policy != "block"):
-        text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {spec.memory.policy}"
-        yield (*key, "checkpoint_offload"), text
+        text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {_policy(spec.memory)}"
+        yield (*key, "checkpoint_offload"), f"{text}; {instead(parallel__checkpoint_offload=False)}"
     if spec.memory.optimizer_state == "host" and parallel.engine not in ("auto", "ddp"):
         text = f"host works with engine ddp, not {parallel.engine}, which has ways of its own (docs/engines.md)"
-        yield ("memory", "optimizer_state"), text
+        yield ("memory", "optimizer_state"), f"{text}; --set memory.optimizer_state=device"
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
-        text = f"tiles wants all weights at once, which engine {parallel.engine} shards; use auto or blocks"
+        text = f"tiles wants all weights at once, which engine {parallel.engine} shards; --set memory.order=auto"
         yield ("memory", "order"), text
 
 
@@ -351,25 +247,36 @@ def _clip(spec: Spec) -> Iterator[Problem]:
         return
     clips = clips_of_window(spec.data, backbone.clip_frames)
     if ranks > clips:
-        yield key, f"{ranks} ranks can't share a window of {clips} clips of {backbone.clip_frames} frames"
+        yield (
+            key,
+            (
+                f"{ranks} ranks can't share a window of {clips} clips of {backbone.clip_frames} frames; "
+                f"{instead(parallel__clip=max(1, clips))}"
+            ),
+        )
         return
     reach = backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2
     tubelets = clips // ranks * backbone.clip_frames // backbone.tubelet
     if backbone.mode in ("adapter", "side") and reach > tubelets:
         text = f"the adapters reach {reach} tubelets to each side, further than the {tubelets} that a rank may have"
         reached_clips = -(-reach * backbone.tubelet // backbone.clip_frames)
-        yield key, f"{text}; use at most {max(1, clips // reached_clips)}"
+        most = max(1, clips // reached_clips)
+        yield key, f"{text}; use at most {most}: {instead(parallel__clip=most)}"
 
 
 def _postprocess(spec: Spec) -> Iterator[Problem]:
     nms = spec.postprocess.nms
     if nms and nms.multiclass and nms.voting_threshold is not None and spec.compat != "reference":
-        text = "is without effect while multiclass is true; remove it (compat: reference allows and ignores it)"
-        yield ("postprocess", "nms", "voting_threshold"), text
+        text = "is without effect while multiclass is true (compat: reference allows and ignores it)"
+        cure = instead(postprocess__nms__voting_threshold=None)
+        yield ("postprocess", "nms", "voting_threshold"), f"{text}; {cure}"
     if nms and nms.max_segments == 0:
-        yield ("postprocess", "nms", "max_segments"), "is 0, which keeps no detection at all; give at least 1"
+        yield (
+            ("postprocess", "nms", "max_segments"),
+            (f"is 0, which keeps no detection at all; {instead(postprocess__nms__max_segments=2000)}"),
+        )
     if not spec.evaluate.tious:
-        yield ("evaluate", "tious"), "is empty"
+        yield ("evaluate", "tious"), f"is empty; {instead(evaluate__tious=[0.3, 0.5, 0.7])}"
 
 
 def _classifier(spec: Spec) -> Iterator[Problem]:
@@ -377,16 +284,21 @@ def _classifier(spec: Spec) -> Iterator[Problem]:
     if classifier is None:
         return
     if not spec.model.detector.class_agnostic:
-        text = "gives labels to a detector without classes of its own; set model.detector.class_agnostic to true"
-        yield key, text
+        text = "gives labels to a detector without classes of its own"
+        yield key, f"{text}; {instead(model__detector__class_agnostic=True)}"
+    off = f"is without effect with kind {classifier.kind}"
     pseudo = classifier.kind == "pseudo"
-    if pseudo == (classifier.file is not None):
-        yield (*key, "file"), "is without effect with kind pseudo" if pseudo else f"kind {classifier.kind} needs one"
-    if pseudo != (classifier.pseudo_label is not None):
-        text = "kind pseudo needs one" if pseudo else f"is without effect with kind {classifier.kind}"
-        yield (*key, "pseudo_label"), text
+    if pseudo and classifier.file is not None:
+        yield (*key, "file"), f"{off}; {instead(postprocess__classifier__file=None)}"
+    if not pseudo and classifier.file is None:
+        yield (*key, "file"), f"kind {classifier.kind} needs one"
+    if pseudo and classifier.pseudo_label is None:
+        yield (*key, "pseudo_label"), "kind pseudo needs one"
+    if not pseudo and classifier.pseudo_label is not None:
+        yield (*key, "pseudo_label"), f"{off}; {instead(postprocess__classifier__pseudo_label=None)}"
     if classifier.apply_softmax and classifier.kind != "standard":
-        yield (*key, "apply_softmax"), f"is without effect with kind {classifier.kind}; it belongs to standard"
+        text = f"{off}, it belongs to standard"
+        yield (*key, "apply_softmax"), f"{text}; {instead(postprocess__classifier__apply_softmax=False)}"
 
 
 def _scoring_files(spec: Spec) -> Iterator[Problem]:

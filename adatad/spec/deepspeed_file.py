@@ -5,12 +5,14 @@ A key that says something else than the spec, or that would be without effect, i
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adatad.errors import UserError
+from adatad.files import MAX_SPEC_BYTES, FileError, read_json
+from adatad.spec.text import cut, cut_key, short
 
 if TYPE_CHECKING:
     from adatad.spec.schema import Spec
@@ -39,7 +41,7 @@ INSTEAD = {
 """What to set instead of a key that would be without effect, or would harm."""
 
 DTYPES = ("fp16", "bf16", "fp32")
-NUMBER, FLAG, SECTION = "a whole number, 0 or more", "true or false", "an object with a device"
+NUMBER, FLAG, SECTION = "a whole number from 0 to 10^15", "true or false", "an object with a device"
 PLAIN = {
     "reduce_bucket_size": NUMBER,
     "reduce_scatter": FLAG,
@@ -69,17 +71,17 @@ class DeepSpeedFileError(UserError):
 
 def read_deepspeed_file(path: str | Path) -> dict[str, Any]:
     """The file's sections. Raises DeepSpeedFileError if it isn't there or isn't a JSON object with a ZeRO stage."""
+    if not os.path.lexists(path):
+        raise DeepSpeedFileError(f"{cut(path)}: there is no such DeepSpeed file")
     try:
-        sections = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise DeepSpeedFileError(f"{path}: there is no such DeepSpeed file") from None
-    except (OSError, ValueError) as error:
-        raise DeepSpeedFileError(f"{path}: can't be read as JSON: {error}") from error
+        sections = read_json(path, MAX_SPEC_BYTES)
+    except FileError as error:
+        raise DeepSpeedFileError(cut(error)) from error
     zero = sections.get("zero_optimization") if isinstance(sections, dict) else None
     stage = zero.get("stage") if isinstance(zero, dict) else None
     if type(stage) is not int or stage not in STAGE_KEYS:
         raise DeepSpeedFileError(
-            f"{path}: zero_optimization.stage: expected 1, 2 or 3; ds_configs/ has a file for each"
+            f"{cut(path)}: zero_optimization.stage: expected 1, 2 or 3; ds_configs/ has a file for each"
         )
     return sections
 
@@ -121,13 +123,13 @@ def deepspeed_problems(path: str | Path, spec: Spec) -> Iterator[str]:
         return
     for check in (_stage, _values, _zero_keys):
         for problem in check(sections, spec):
-            yield f"{path}: {problem}"
+            yield f"{cut(path)}: {problem}"
 
 
 def contradiction(sections: dict[str, Any], key: str, value: Any, origin: str) -> Iterator[str]:
     """What is wrong with a key whose value is determined."""
     if key in sections and sections[key] not in (value, "auto"):
-        yield f"{key} is {sections[key]!r}, but {origin} makes it {value!r}; remove the key from the file"
+        yield f"{key} is {short(sections[key])}, but {origin} makes it {value!r}; remove the key from the file"
 
 
 def _stage(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
@@ -148,7 +150,7 @@ def _values(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
             yield _without_effect(key)
     dtype = sections.get("communication_data_type", DTYPES[0])
     if dtype not in DTYPES:
-        yield f"communication_data_type: expected {', '.join(DTYPES)}, got {dtype!r}"
+        yield f"communication_data_type: expected {', '.join(DTYPES)}, got {short(dtype)}"
 
 
 def _zero_keys(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
@@ -161,7 +163,7 @@ def _zero_keys(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
         if name not in known:
             yield _without_effect(key)
         elif not _fits(value, known[name]):
-            yield f"{key}: expected {known[name]}, got {value!r}"
+            yield f"{key}: expected {known[name]}, got {short(value)}"
         elif known[name] == SECTION:
             yield from _offload(key, value)
 
@@ -169,14 +171,14 @@ def _zero_keys(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
 def _fits(value: Any, kind: str) -> bool:
     if kind == SECTION:
         return isinstance(value, dict)
-    return type(value) is bool if kind == FLAG else type(value) is int and value >= 0
+    return type(value) is bool if kind == FLAG else type(value) is int and 0 <= value <= 10**15
 
 
 def _offload(key: str, offload: dict[str, Any]) -> Iterator[str]:
     if offload.get("device") not in ("cpu", "none"):
-        yield f"{key}.device: expected cpu or none, got {offload.get('device')!r}"
+        yield f"{key}.device: expected cpu or none, got {short(offload.get('device'))}"
     if type(offload.get("pin_memory", False)) is not bool:
-        yield f"{key}.pin_memory: expected {FLAG}, got {offload['pin_memory']!r}"
+        yield f"{key}.pin_memory: expected {FLAG}, got {short(offload['pin_memory'])}"
     for name in offload:
         if name not in ("device", "pin_memory"):
             yield _without_effect(f"{key}.{name}")
@@ -184,4 +186,4 @@ def _offload(key: str, offload: dict[str, Any]) -> Iterator[str]:
 
 def _without_effect(key: str) -> str:
     reason = INSTEAD.get(key, "nothing here uses it")
-    return f"{key} would be without effect or harmful: {reason}; remove it from the file"
+    return f"{cut_key(key)} would be without effect or harmful: {reason}; remove it from the file"

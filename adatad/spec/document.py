@@ -1,7 +1,11 @@
-"""YAML files as plain values that remember where each one came from, merged along `base:`."""
+"""YAML files as plain values that remember where each one came from, merged along `base:`.
+
+Everything here has bounds (MAX_...): a few hundred bytes of YAML can stand for more values than memory holds.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +13,34 @@ from typing import Any
 
 import yaml
 
+from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown
+from adatad.spec.schema import Spec
+from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, short
+
 Key = tuple[str | int, ...]
 """Where a value stands: ("optimizer", "backbone", "custom", 0, "lr")."""
+MAX_FILES = 64
+"""Of one spec: its base files and theirs, each as often as it is read."""
+MAX_FILE_BYTES = 1 << 20
+"""Of one file: PyYAML takes two seconds for as much, whatever it holds."""
+MAX_VALUES = 20_000
+"""Of one spec, keys and list entries, aliases followed: the longest published list of classes has some hundreds."""
+MAX_DEPTH = 32
+"""Levels of lists and sections: a spec has six."""
+MAX_CHARACTERS = 4_096
+"""Of one value or key."""
+MAX_BITS = 64
+"""Of a whole number."""
+WORD = re.compile(r"[A-Za-z][\w.-]{0,40}", re.ASCII)
+TAG = "tag:yaml.org,2002:"
+SCALARS = {f"{TAG}{name}" for name in ("str", "int", "float", "bool", "null")}
+REPLACED = {f"{TAG}{name}" for name in ("int", "float", "timestamp", "merge", "value")}
+"""What YAML 1.1 takes plain words for, in ways that surprise: 010 is eight, 1:30 is ninety, 2001-01-01 no text."""
+INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0b[01]+)$")
+FLOAT = re.compile(
+    r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?"
+    r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
 
 
 class DocumentError(Exception):
@@ -31,43 +61,110 @@ class Document:
                 return self.sources[key[:length]]
         return next((source for known, source in self.sources.items() if known[: len(key)] == key), None)
 
-    def forget(self, key: Key) -> None:
-        """Drop the sources of a value and of all inside it."""
-        for known in [known for known in self.sources if known[: len(key)] == key]:
-            del self.sources[known]
+    def forget(self, key: Key, value: Any) -> None:
+        """Drop the sources of a value, which stood at `key`, and of all inside it."""
+        self.sources.pop(key, None)
+        for part, inner in _items(value):
+            self.forget((*key, part), inner)
+
+
+def _items(value: Any) -> list[tuple[str | int, Any]]:
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, list) else []
+
+
+@dataclass
+class _Count:
+    """What has been read for one spec so far."""
+
+    files: int = 0
+    characters: int = 0
+    values: int = 0
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 but for numbers: 1e-4 is one."""
+    """YAML 1.1 but for numbers and dates: 1e-4 is a number; 010, 1:30 and 2001-01-01 are text. Bounded in nodes and
+    depth while it is read, before anything is made of it."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.nodes = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        line = self.peek_event().start_mark.line + 1
+        self.nodes += 1
+        self.depth += 1
+        # A key is a node as well.
+        if self.nodes > 2 * MAX_VALUES:
+            raise _TooMuchError(line, f"holds more than {MAX_VALUES:,} values")
+        if self.depth > MAX_DEPTH:
+            raise _TooMuchError(line, f"is nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _TooMuchError(Exception):
+    """(line, what is too much)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in REPLACED]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(f"{TAG}int", INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
 
 
 def parse_value(text: str) -> Any:
-    """A YAML value on one line, as in an override."""
-    return yaml.load(text, Loader=_Loader)
+    """A YAML value on one line, as in an override. Raises DocumentError, without saying where."""
+    return _Reader("", Document(), _Count()).read(text)
 
 
-def read_document(path: Path, chain: tuple[Path, ...] = ()) -> Document:
-    """A file over its `base:` files. A list of bases merges in order; the file itself comes last."""
-    if path.resolve() in chain:
-        names = " -> ".join(str(part) for part in (*chain, path))
-        raise DocumentError(f"{path}: its base files lead back to it: {names}")
-    document = _read_file(path)
+def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None = None) -> Document:
+    """A file over its `base:` files. A list of bases merges in order; the file itself comes last. Raises
+    DocumentError."""
+    count = count or _Count()
+    count.files += 1
+    if count.files > MAX_FILES:
+        raise DocumentError(f"{shown(path)}: more than {MAX_FILES} base files, each counted as often as it is named")
+    place = os.path.realpath(path)
+    if place in chain:
+        names = " -> ".join(shown(part) for part in (*chain, path))
+        raise DocumentError(f"{shown(path)}: its base files lead back to it: {names}")
+    document = _read_file(path, count)
     where = document.source(("base",))
     bases = document.values.pop("base", [])
-    document.forget(("base",))
+    document.forget(("base",), bases)
     merged = Document()
     bases = bases if isinstance(bases, list) else [bases]
     for base in bases:
-        if not isinstance(base, str):
-            raise DocumentError(f"{where}: base: expected a path or a list of paths, got {base!r}")
-        merge(merged, read_document(path.parent / base, (*chain, path.resolve())))
+        if not isinstance(base, str) or not base:
+            raise DocumentError(f"{where}: base: expected a path or a list of paths, got {short(base)}")
+        try:
+            file = path.parent / expand(base)
+        except PathError as error:
+            raise DocumentError(f"{where}: base: {error}") from error
+        if not os.path.lexists(file):
+            raise DocumentError(f"{where}: base: {cut(file)}: no such file{near_file(file)}")
+        merge(merged, read_document(file, (*chain, place), count))
     merge(merged, document)
     return merged
+
+
+def near_file(path: Path) -> str:
+    """For the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
+    # Imported here: explain, which has the rule for what is near, imports this module.
+    from adatad.spec.explain import nearest
+
+    try:
+        beside = sorted(file.name for file in path.parent.glob("*.yaml"))[:MAX_VALUES]
+    except (OSError, ValueError):
+        return ""
+    name = path.name if path.suffix == ".yaml" else f"{path.name}.yaml"
+    close = nearest(name, beside)
+    return f"; did you mean {cut(path.parent / close)}?" if close else ""
 
 
 def holds(values: Any, part: str | int) -> bool:
@@ -89,47 +186,129 @@ def _merge_values(document: Document, under: dict[str, Any], over: dict[str, Any
         if isinstance(value, dict) and isinstance(under.get(name), dict):
             _merge_values(document, under[name], value, key)
         else:
-            document.forget(key)
+            document.forget(key, under.get(name))
             under[name] = value
 
 
-def _read_file(path: Path) -> Document:
+def _read_file(path: Path, count: _Count) -> Document:
+    if not os.path.lexists(path):
+        raise DocumentError(f"{cut(path)}: no such file")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DocumentError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(f"{path}: can't be read as UTF-8 text: {error}") from error
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise DocumentError(f"{path}: expected a mapping of sections (data:, model:, ...)")
-        document = Document()
-        document.values = _construct(loader, node, document, path, ())
-        return document
-    except yaml.YAMLError as error:
-        raise DocumentError(f"{path}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
+        text = read_text(path, MAX_FILE_BYTES)
+    except FileError as error:
+        raise DocumentError(cut(error)) from error
+    count.characters += len(text)
+    if count.characters > MAX_SPEC_BYTES:
+        raise DocumentError(f"{cut(path)}: more than {MAX_SPEC_BYTES:,} characters with the other base files")
+    document = Document()
+    values = _Reader(cut(path), document, count).read(text)
+    if not isinstance(values, dict):
+        raise DocumentError(f"{cut(path)}: expected a mapping of sections (data:, model:, ...)")
+    if _is_foreign(values):
+        raise DocumentError(
+            f"{cut(path)}: is no spec: none of its {len(values)} keys is one of data, model, train, ..."
+        )
+    document.values = values
+    return document
 
 
-def _construct(loader: _Loader, node: yaml.Node, document: Document, path: Path, at: Key) -> Any:
-    """Plain values of a node; notes the line of every leaf; a key that stands twice is an error."""
-    if isinstance(node, yaml.MappingNode):
+def _is_foreign(values: dict[str, Any]) -> bool:
+    """Whether a file is of another kind: what it holds must not reach a log as keys that a spec doesn't have."""
+    known = values.keys() & {"base", *Spec.model_fields}
+    return bool(values) and not known and (len(values) > 3 or not all(WORD.fullmatch(key) for key in values))
+
+
+@dataclass
+class _Reader:
+    """Makes plain values of YAML text. name: of the file, "" for an override; count: of the whole spec."""
+
+    name: str
+    document: Document
+    count: _Count
+
+    def read(self, text: str) -> Any:
+        """The text's one value, None for an empty text. Raises DocumentError."""
+        try:
+            # Making a loader looks at the characters already.
+            loader = _Loader(text)
+            try:
+                node = loader.get_single_node()
+                return None if node is None else self._value(loader, node, (), ())
+            finally:
+                loader.dispose()
+        except _TooMuchError as error:
+            raise self._error(error.args[0], (), error.args[1]) from error
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
+            text = "holds a character that YAML doesn't allow"
+            raise self._error(line, (), f"not valid YAML: {text}: {short(chr(error.character))}") from error
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            reason = error.problem or error.context or "can't be read"
+            raise self._error(mark.line + 1 if mark else 1, (), f"not valid YAML: {cut_key(reason)}") from error
+        except (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError) as error:
+            # PyYAML's own: an escape beyond Unicode ("\UFFFFFFFF"), a %YAML directive of a thousand digits.
+            raise self._error(1, (), f"not valid YAML: {cut_key(str(error).partition(chr(10))[0])}") from error
+
+    def _error(self, line: int, at: Key, text: str) -> DocumentError:
+        key = ".".join(cut_key(str(part)) for part in at)
+        place = f"{self.name}:{line}" if self.name else ""
+        return DocumentError(": ".join(part for part in (place, key, text) if part))
+
+    def _value(self, loader: _Loader, node: yaml.Node, at: Key, inside: tuple[int, ...]) -> Any:
+        """Plain values of a node; notes the line of every leaf; a key that stands twice is an error."""
+        line = node.start_mark.line + 1
+        self.count.values += 1
+        if self.count.values > MAX_VALUES:
+            raise self._error(line, at[:2], f"holds more than {MAX_VALUES:,} values, with its base files and aliases")
+        if id(node) in inside:
+            raise self._error(line, at[:2], "holds itself, by an alias")
+        # By aliases, a value can be deeper than the text.
+        if len(at) > MAX_DEPTH:
+            raise self._error(line, at[:2], f"is nested deeper than {MAX_DEPTH} levels")
+        if isinstance(node, yaml.ScalarNode):
+            self.document.sources[at] = f"{self.name}:{line}"
+            return self._scalar(loader, node, at)
+        kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
+        if node.tag != f"{TAG}{kind}":
+            raise self._error(line, at, f"is marked as {cut_key(node.tag.removeprefix(TAG))}; leave that out")
+        inside = (*inside, id(node))
+        if kind == "seq":
+            self.document.sources[at] = f"{self.name}:{line}"
+            return [self._value(loader, item, (*at, index), inside) for index, item in enumerate(node.value)]
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            name = loader.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(name, str):
-                raise DocumentError(f"{path}:{line}: expected a name as key, got {name!r}; quote it if it is one")
+            name = self._key(loader, key_node, at)
             if name in values:
-                raise DocumentError(f"{path}:{line}: {'.'.join(map(str, (*at, name)))} stands twice")
-            values[name] = _construct(loader, value_node, document, path, (*at, name))
+                raise self._error(key_node.start_mark.line + 1, at, f"{cut_key(name)} stands twice; keep one")
+            values[name] = self._value(loader, value_node, (*at, name), inside)
         if not values:
-            document.sources[at] = f"{path}:{node.start_mark.line + 1}"
+            self.document.sources[at] = f"{self.name}:{line}"
         return values
-    document.sources[at] = f"{path}:{node.start_mark.line + 1}"
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, item, document, path, (*at, index)) for index, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+
+    def _key(self, loader: _Loader, node: yaml.Node, at: Key) -> str:
+        line = node.start_mark.line + 1
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._error(line, at, "expected a name as key, got a list or a section")
+        name = self._scalar(loader, node, at)
+        if not isinstance(name, str):
+            raise self._error(line, at, f"expected a name as key, got {short(name)}; quote it if it is one")
+        return name
+
+    def _scalar(self, loader: _Loader, node: yaml.ScalarNode, at: Key) -> Any:
+        line, kind = node.start_mark.line + 1, node.tag.removeprefix(TAG)
+        if len(node.value) > MAX_CHARACTERS:
+            raise self._error(line, at, f"has {len(node.value):,} characters; at most {MAX_CHARACTERS:,} are read")
+        if node.tag not in SCALARS:
+            raise self._error(
+                line, at, f"is marked as {cut_key(kind)}; expected text, a number, true or false, or null"
+            )
+        try:
+            value = loader.construct_object(node)
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+            raise self._error(line, at, f"{short(node.value)} can't be read as {kind}") from error
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise self._error(line, at, f"{short(node.value)} is larger than any number of a spec")
+        if isinstance(value, str) and (found := forbidden_character(value)):
+            raise self._error(line, at, f"holds {found}; leave it out")
+        return value

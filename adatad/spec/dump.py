@@ -7,21 +7,34 @@ from typing import Any
 
 import yaml
 
-from adatad.spec.document import Document, Key, holds
+from adatad.spec.document import FLOAT, INTEGER, TAG, Document, Key, holds
+from adatad.spec.paths import contract_paths
 from adatad.spec.schema import Spec
 
 Line = tuple[str, str]
 """YAML text, and the source of its value ("" where it has none of its own)."""
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes also what our own reader would take for a number: 1e5 as a name."""
+
+
+for _tag, _form in ((f"{TAG}int", INTEGER), (f"{TAG}float", FLOAT)):
+    _Dumper.add_implicit_resolver(_tag, _form, list("-+.0123456789"))
+
+
 def to_yaml(spec: Spec) -> str:
     """YAML that loads back to an equal spec."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = spec.model_dump(mode="json")
+    contract_paths(values)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def annotated(spec: Spec, document: Document) -> str:
     """The same, with the file and line, "--set ..." or "default" beside every value."""
-    lines = list(_lines(spec.model_dump(mode="json"), (), document, ""))
+    values = spec.model_dump(mode="json")
+    contract_paths(values)
+    lines = list(_lines(values, (), document, ""))
     width = min(max(len(text) for text, _ in lines), 72)
     return "\n".join(f"{text:<{width}}  # {source}" if source else text for text, source in lines)
 
@@ -39,7 +52,11 @@ def _lines(values: dict[str, Any], at: Key, document: Document, indent: str) -> 
                 yield f"{indent}  - {text.lstrip()}", source
                 yield from rest
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+            text = (
+                yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000, allow_unicode=True)
+                .removesuffix("\n")
+                .removesuffix("\n...")
+            )
             yield f"{indent}{name}: {text}", ", ".join(_sources(key, document))
 
 

@@ -5,30 +5,51 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Union
 
 from pydantic import BaseModel
 
 from adatad.spec.document import Document, Key, holds
+from adatad.spec.opentad import WORDS, renamed
 from adatad.spec.schema import Spec
+from adatad.spec.text import cut, cut_key, short
 
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 """pydantic's names of an error that is about a key, not its value."""
 
 
+MAX_ERRORS = 200
+"""Of pydantic's that are looked at."""
+MAX_UNKNOWN = 5
+"""Keys that don't exist of which each gets a line."""
+MAX_WORD = 100
+"""Letters of a word for which a near one is looked for."""
+SLIP = 0.6
+"""Likeness from which a word is taken for another that was mistyped."""
+MAX_LEVELS = 8
+"""Of an unknown section that are looked into."""
+
+
 def dotted(key: Key) -> str:
-    return ".".join(str(part) for part in key)
+    return ".".join(cut_key(str(part)) for part in key)
 
 
 def explain(errors: Sequence[dict[str, Any]], document: Document, path: Path) -> list[str]:
     """pydantic's errors as lines, one for each wrong value: of a union's branches, the one that was meant speaks."""
     groups: dict[int | Key, list[tuple[Key, dict[str, Any]]]] = {}
-    for number, error in enumerate(errors):
-        key, union = place(error, document.values)
-        groups.setdefault(number if union is None else union, []).append((key, error))
-    return [line for group in groups.values() for line in _lines(group, document, path)]
+    unknown = 0
+    for number, error in enumerate(errors[:MAX_ERRORS]):
+        unknown += error["type"] in UNKNOWN_KEY
+        # A file that is no spec has nothing but such keys, and what it has may be a secret.
+        if error["type"] not in UNKNOWN_KEY or unknown <= MAX_UNKNOWN:
+            key, union = place(error, document.values)
+            groups.setdefault(number if union is None else union, []).append((key, error))
+    lines = [line for group in groups.values() for line in _lines(group, document, path)]
+    left = max(0, unknown - MAX_UNKNOWN) + max(0, len(errors) - MAX_ERRORS)
+    return [*lines, f"{cut(path)}: {left} more of that kind"] if left else lines
 
 
 def _lines(group: Sequence[tuple[Key, dict[str, Any]]], document: Document, path: Path) -> list[str]:
@@ -63,14 +84,16 @@ def place(error: dict[str, Any], values: Any) -> tuple[Key, Key | None]:
 
 def _line(error: dict[str, Any], key: Key, document: Document, path: Path, more: str = "") -> str:
     """One error; `more` is expected besides."""
-    where = f"{document.source(key) or path}: {dotted(key)}"
-    got = repr(error["input"])
+    place = document.source(key) or cut(path)
+    where = f"{place}: {dotted(key)}"
+    got = short(error["input"])
     match error["type"]:
         case "extra_forbidden" | "invalid_key":
-            return f"{where}: no such key{_hint(str(key[-1]), fields_at(key[:-1]))}"
+            key = _inner(key, error["input"])
+            return f"{place}: {dotted(key)}: no such key{_hint_of_key(key)}"
         case "missing":
             source = document.source(key[:-1]) if key[:-1] else None
-            return f"{source or path}: {dotted(key)}: is missing and has no default"
+            return f"{source or cut(path)}: {dotted(key)}: is missing and has no default"
         case "literal_error":
             allowed = error["ctx"]["expected"]
             words = [word.strip("'") for word in allowed.replace(" or ", ", ").split(", ")]
@@ -79,12 +102,16 @@ def _line(error: dict[str, Any], key: Key, document: Document, path: Path, more:
             return f"{where}: expected a section with keys of its own, got {got}"
         case "tuple_type":
             return f"{where}: expected a list, got {got}"
+        case "string_type" if isinstance(error["input"], dict):
+            return f"{where}: {error['msg']}{more}, got {got}; quote text that begins with a brace"
         case _:
             return f"{where}: {error['msg']}{more}, got {got}"
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    if len(word) > MAX_WORD:
+        return None
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return close[0] if close else None
 
 
@@ -93,6 +120,74 @@ def _hint(word: str, choices: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close}?"
     return f"; there are {', '.join(choices)}" if choices else ""
+
+
+def _hint_of_key(key: Key) -> str:
+    found = meant(key)
+    if not found:
+        section = dotted(key[:-1]) if key[:-1] else "a spec"
+        fields = fields_at(key[:-1])
+        return f"; {section} has {', '.join(fields)}" if fields else ""
+    names = [_as_hint(name, key) for name in found]
+    return f"; did you mean {' or '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}?"
+
+
+def _as_hint(name: str, key: Key) -> str:
+    """The whole key; the last word alone where that is a slip in the same section."""
+    section, _, last = name.rpartition(".")
+    return last if section == dotted(key[:-1]) and nearest(str(key[-1]), [last], SLIP) else name
+
+
+def _inner(key: Key, value: Any) -> Key:
+    """The key itself, or the one inside an unknown section that is known to be OpenTAD's."""
+    return next((inner for inner in leaves(key, value) if renamed(inner)), key)
+
+
+def leaves(key: Key, value: Any) -> Iterator[Key]:
+    """The keys of all single values at a key, some first ones of many."""
+    if isinstance(value, dict) and value and len(key) < MAX_LEVELS:
+        for name, inner in list(value.items())[:MAX_UNKNOWN]:
+            yield from leaves((*key, name), inner)
+    else:
+        yield key
+
+
+def meant(key: Key) -> list[str]:
+    """The keys that somebody may have meant who wrote `key`, which doesn't exist, most likely ones first: as
+    "optimizer.lr", or with a value where the word was for another kind of value, as "memory.policy=block"."""
+    word, section = str(key[-1]), key[:-1]
+    if len(word) > MAX_WORD:
+        return []
+    same = word.lower().replace("-", "_")
+    here = fields_at(section)
+    if same in here:
+        return [dotted((*section, same))]
+    if entry := renamed(key):
+        return [f"{entry.here}={entry.value}" if entry.said else entry.here]
+    target = WORDS.get(same)
+    if target:
+        last = target.rpartition(".")[2]
+        return [dotted((*section, last)) if last in here else target]
+    elsewhere = [known for known in all_keys() if known.rpartition(".")[2] == same]
+    if elsewhere:
+        return sorted(elsewhere, key=lambda known: known.count("."))[:3]
+    if close := nearest(word, here, SLIP):
+        return [dotted((*section, close))]
+    words = {known.rpartition(".")[2]: known for known in all_keys()}
+    close = nearest(same, words, cutoff=0.8)
+    return [words[close]] if close else []
+
+
+@cache
+def all_keys(section: Key = ()) -> tuple[str, ...]:
+    """Every key of a spec that isn't a whole section, an entry of a list of sections as 0."""
+    found: list[str] = []
+    for name, field in fields_at(section).items():
+        key = (*section, name)
+        inside = fields_at(key)
+        in_list = inside and typing.get_origin(field.annotation) is tuple
+        found += all_keys((*key, 0) if in_list else key) if inside else [dotted(key)]
+    return tuple(found)
 
 
 def fields_at(key: Key) -> dict[str, Any]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from adatad.errors import UserError
+from adatad.files import shown
 from adatad.spec.checks import cross_checks, file_checks
-from adatad.spec.document import Document, DocumentError, Key, merge, parse_value, read_document
+from adatad.spec.document import MAX_DEPTH, Document, DocumentError, Key, merge, near_file, parse_value, read_document
 from adatad.spec.explain import dotted, explain
+from adatad.spec.paths import expand_paths
 from adatad.spec.root import ROOT, UNDER_ROOT, under_root
-from adatad.spec.rows import RowError, row_of_reference
+from adatad.spec.rows import RowError, find_row, row_of_reference
 from adatad.spec.salvage import salvage
 from adatad.spec.schema import Spec
+from adatad.spec.text import cut, forbidden_character, short
 
 OVERRIDE = "--set"
+MAX_PROBLEMS = 40
+"""That are listed; the others are counted."""
 
 
 class SpecError(UserError):
@@ -44,15 +50,10 @@ def load_with_sources(
     path: str | Path, overrides: Sequence[str] = (), check_files: bool = True, overlays: Sequence[str | Path] = ()
 ) -> tuple[Spec, Document]:
     """The spec, and the document that knows where each value came from."""
+    if not str(path):
+        raise SpecError(["'': expected the name of a spec file, such as configs/demo/tia.yaml"])
     path = Path(path)
-    if path.suffix == ".py":
-        raise SpecError([_answer_to_reference(path)])
-    try:
-        document = read_document(path)
-        for overlay in overlays:
-            merge(document, read_document(Path(overlay)))
-    except DocumentError as error:
-        raise SpecError([str(error)]) from error
+    document = _read(path, overlays)
     problems, doubtful = [], set()
     for text in overrides:
         problem = _override(document, text)
@@ -60,19 +61,43 @@ def load_with_sources(
             problems.append(problem)
             doubtful.add(_override_key(text))
     document.values.setdefault("name", default_name(path))
+    for key, problem in expand_paths(document):
+        problems.append(f"{document.source(key)}: {dotted(key)}: {problem}")
+        doubtful.add(key)
     try:
         spec = Spec.model_validate(document.values)
     except ValidationError as error:
-        problems += explain(error.errors(), document, path)
+        problems += explain(error.errors(include_url=False), document, path)
         spec, more = salvage(document.values)
         doubtful |= more
     if ROOT in doubtful:
         doubtful |= {("data", name) for name in UNDER_ROOT}
     spec = under_root(spec) if spec else None
     problems += _contradictions(spec, document, path, doubtful, check_files) if spec else []
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [f"{cut(path)}: {len(problems) - MAX_PROBLEMS} more problems"]
     if problems:
         raise SpecError(problems)
     return spec, document
+
+
+def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
+    """The file with its base files, under the overlays. Raises SpecError."""
+    if path.suffix == ".py":
+        raise SpecError([_answer_to_reference(path)])
+    if not os.path.lexists(path):
+        raise SpecError([f"{cut(path)}: no such file{_meant(path)}"])
+    if path.is_dir() and (path / "spec.yaml").is_file():
+        raise SpecError([f"{cut(path)}: is a folder; did you mean {cut(path / 'spec.yaml')}?"])
+    try:
+        document = read_document(path)
+        for overlay in map(Path, overlays):
+            if not os.path.lexists(overlay):
+                raise DocumentError(f"{cut(overlay)}: no such file{near_file(overlay)}")
+            merge(document, read_document(overlay))
+    except DocumentError as error:
+        raise SpecError([str(error)]) from error
+    return document
 
 
 def _answer_to_reference(path: Path) -> str:
@@ -81,17 +106,29 @@ def _answer_to_reference(path: Path) -> str:
         row = row_of_reference(path)
     except RowError as error:
         return str(error)
-    return f"{path}: is OpenTAD's name of this experiment; here it is {row.shown}"
+    return f"{cut(path)}: is OpenTAD's name of this experiment; here it is {row.shown}"
+
+
+def _meant(path: Path) -> str:
+    """For the end of a message: the spec or row that somebody may have meant by a file that isn't there."""
+    if near := near_file(path):
+        return near
+    text = str(path)
+    try:
+        return f"; {cut(text)} is a row's name, here {find_row(text).shown}"
+    except RowError as error:
+        hint = str(error).partition(": ")[2]
+    return f", and {hint}" if path.suffix != ".yaml" else f" in {cut(Path.cwd())}" * (not path.is_absolute())
 
 
 def _contradictions(spec: Spec, document: Document, path: Path, doubtful: set[Key], check_files: bool) -> list[str]:
     checks = cross_checks(spec, doubtful) + (file_checks(spec, doubtful) if check_files else [])
-    return [f"{document.source(key) or path}: {dotted(key)}: {text}" for key, text in checks]
+    return [f"{document.source(key) or cut(path)}: {dotted(key)}: {text}" for key, text in checks]
 
 
 def default_name(path: Path) -> str:
     """configs/demo/tia.yaml is demo/tia; outside a configs folder the file's own name counts."""
-    parts = path.resolve().with_suffix("").parts
+    parts = Path(os.path.realpath(path)).with_suffix("").parts
     if "configs" in parts[:-1]:
         last = len(parts) - 1 - parts[::-1].index("configs")
         return "/".join(parts[last + 1 :])
@@ -101,39 +138,47 @@ def default_name(path: Path) -> str:
 def _override(document: Document, text: str) -> str | None:
     """Put "a.b.0.c=value" into the document; returns what is wrong with it, if anything."""
     name, equals, value_text = text.partition("=")
-    if not equals or not name:
-        return f"{OVERRIDE} {text}: expected KEY=VALUE, such as optimizer.lr=1e-4"
+    where = f"{OVERRIDE} {cut(text)}"
+    if not equals or not all(name.split(".")):
+        return f"{where}: expected KEY=VALUE, such as optimizer.lr=1e-4"
+    if found := forbidden_character(name):
+        return f"{where}: the key holds {found}; expected KEY=VALUE, such as optimizer.lr=1e-4"
+    key = _override_key(text)
+    if len(key) > MAX_DEPTH:
+        return f"{where}: is nested deeper than {MAX_DEPTH} levels"
+    if key[0] == "base":
+        return f"{where}: base belongs into a file; --overlay FILE lays another file over the spec"
     try:
         value = parse_value(value_text)
-    except yaml.YAMLError:
-        return f"{OVERRIDE} {text}: {value_text!r} isn't a YAML value"
-    key = _override_key(text)
+    except DocumentError as error:
+        return f"{where}: {short(value_text)} isn't a YAML value that a spec takes: {error}"
     place: Any = document.values
     for index, part in enumerate(key[:-1]):
         if isinstance(place, dict):
             if place.get(part) is None:
-                document.forget(key[: index + 1])
+                document.forget(key[: index + 1], None)
                 place[part] = {}
             place = place[part]
         elif isinstance(place, list) and isinstance(part, int) and part < len(place):
             place = place[part]
         else:
-            return f"{OVERRIDE} {text}: {_no_place(place, key[: index + 1])}"
+            return f"{where}: {_no_place(place, key[: index + 1])}"
     if not isinstance(place, dict) and not (
         isinstance(place, list) and isinstance(key[-1], int) and key[-1] < len(place)
     ):
-        return f"{OVERRIDE} {text}: {_no_place(place, key)}"
-    document.forget(key)
+        return f"{where}: {_no_place(place, key)}"
+    document.forget(key, place[key[-1]] if isinstance(place, list) else place.get(key[-1]))
     place[key[-1]] = value
-    document.sources[key] = f"{OVERRIDE} {text}"
+    document.sources[key] = where
     return None
 
 
 def _override_key(text: str) -> Key:
-    return tuple(int(part) if part.isdigit() else part for part in text.partition("=")[0].split("."))
+    parts = text.partition("=")[0].split(".")
+    return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
 
 
 def _no_place(place: Any, key: Key) -> str:
     if isinstance(place, list):
-        return f"{dotted(key[:-1])} is a list of {len(place)}, which has no item {key[-1]} (they count from 0)"
-    return f"{dotted(key[:-1])} is a single value, {place!r}, with nothing inside it"
+        return f"{dotted(key[:-1])} is a list of {len(place)}, which has no item {shown(key[-1])} (they count from 0)"
+    return f"{dotted(key[:-1])} is a single value, {short(place)}, with nothing inside it"

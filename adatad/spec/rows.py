@@ -5,6 +5,7 @@ A row is a spec under configs/ whose own file says `reference:`, the experiment'
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import NamedTuple
 
 from adatad.errors import UserError
 from adatad.spec.explain import nearest
+from adatad.spec.text import cut
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALIASES = {"anet": "activitynet", "thumos14": "thumos", "multi_thumos": "multithumos", "fullft": "full"}
 """Words that people use for those in our names."""
+MAX_LISTED = 6
+"""Rows that a name could mean, of which each is named."""
 USUAL = "adapter"
 """The mode that a name without one means."""
 
@@ -47,8 +51,9 @@ class Row(NamedTuple):
 def all_rows(folder: Path = CONFIGS) -> tuple[Row, ...]:
     """The published rows, by name."""
     found = []
-    for path in sorted(folder.glob("*/*.yaml")):
-        reference = re.search(r"^reference: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    # A spec of the user's, somewhere in between, that can't be read is none of them.
+    for path in sorted(path for path in folder.glob("*/*.yaml") if os.access(path, os.R_OK) and path.is_file()):
+        reference = re.search(r"^reference: (\S+)$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
         if reference:
             found.append(Row(str(path.relative_to(folder).with_suffix("")), reference[1], path))
     return tuple(found)
@@ -61,7 +66,7 @@ def row_of_reference(path: str | Path) -> Row:
     if stem not in rows:
         close = nearest(stem, rows)
         hint = f"; the nearest is {rows[close].reference}.py, here {rows[close].shown}" if close else ""
-        raise RowError(f"{path}: no configuration of OpenTAD's configs/adatad is called so{hint} (docs/model-zoo.md)")
+        raise RowError(f"{cut(path)}: unknown configuration of OpenTAD's configs/adatad{hint} (docs/model-zoo.md)")
     return rows[stem]
 
 
@@ -82,8 +87,10 @@ def find_row(text: str) -> Row:
             candidates = [row for row in candidates if wanted(row)] or candidates
     if len(candidates) == 1:
         return candidates[0]
-    if candidates:
-        raise RowError(f"{text}: could be {', '.join(row.name for row in candidates)}")
+    if candidates and words:
+        names = [row.name for row in candidates]
+        more = f" or {len(names) - MAX_LISTED} others" if len(names) > MAX_LISTED else ""
+        raise RowError(f"{cut(text)}: could be {', '.join(names[:MAX_LISTED])}{more}; give more words of its name")
     close = nearest(stem, [row.name for row in all_rows()])
     hint = f"; did you mean {close}?" if close else ""
-    raise RowError(f"{text}: no published row has this name{hint} (docs/model-zoo.md lists them)")
+    raise RowError(f"{cut(text)}: no published row has this name{hint} (docs/model-zoo.md lists them)")

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from adatad.spec.document import Key
-from adatad.spec.explain import UNKNOWN_KEY, fields_at, nearest, place
+from adatad.spec.explain import MAX_ERRORS, UNKNOWN_KEY, fields_at, leaves, meant, place
+from adatad.spec.opentad import renamed
 from adatad.spec.schema import Spec
 
 ROUNDS = 8
@@ -23,7 +24,10 @@ def salvage(values: dict[str, Any]) -> tuple[Spec | None, set[Key]]:
         try:
             return Spec.model_validate(values), doubtful
         except ValidationError as caught:
-            errors = caught.errors()
+            errors = caught.errors(include_url=False)
+            if len(errors) > MAX_ERRORS:
+                # That is no spec with a slip in it.
+                return None, doubtful
         # All places first: what is taken out below would move them.
         places = [place(error, values)[0] for error in errors]
         for error, key in zip(errors, places, strict=True):
@@ -55,16 +59,20 @@ def _at(values: Any, key: Key) -> Any:
 
 
 def _meant(key: Key, value: Any) -> Iterator[Key]:
-    """The keys that somebody may have meant who wrote `key`, which doesn't exist."""
-    near = nearest(str(key[-1]), fields_at(key[:-1]))
-    if near is None:
-        return
-    meant = (*key[:-1], near)
-    if isinstance(value, dict) and fields_at(meant):
-        for name, inner in value.items():
-            yield from _meant((*meant, name), inner)
-    else:
-        yield meant
+    """The keys that somebody may have meant who wrote `key`, which doesn't exist, and what stands in it."""
+    inner = [leaf for leaf in leaves(key, value) if leaf != key and renamed(leaf)]
+    for leaf in inner:
+        yield from map(_key_of, meant(leaf))
+    for target in map(_key_of, [] if inner else meant(key)):
+        if isinstance(value, dict) and fields_at(target):
+            for name, inside in value.items():
+                yield from _meant((*target, name), inside)
+        else:
+            yield target
+
+
+def _key_of(text: str) -> Key:
+    return tuple(int(part) if part.isdigit() else part for part in text.partition("=")[0].split("."))
 
 
 class DoubtError(Exception):

@@ -1,21 +1,42 @@
 """The experiment file as typed sections: every key, its default, its unit and its meaning.
 
-Paths are strings, relative to the directory a command is started in. Sections are frozen pydantic models that
-refuse unknown keys; `adatad.spec.load` reads them from YAML.
+Paths are strings, relative to the directory a command is started in; loading fills in `~`, `$NAME` and `${NAME}` (`$$`
+is a dollar sign). Sections are frozen pydantic models that refuse unknown keys; `adatad.spec.load` reads them from
+YAML.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Count = Annotated[int, Field(ge=0)]
-Size = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
+
+def _no_flag(value: Any) -> Any:
+    """pydantic takes true for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "expected a number")
+    return value
+
+
+Float = Annotated[float, BeforeValidator(_no_flag)]
+Int = Annotated[int, BeforeValidator(_no_flag)]
+Fraction = Annotated[Float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[Float, Field(ge=0.0, lt=1.0)]
+# Upper bounds are far above what is of use; what is computed from values below them is finite.
+MAX_COUNT = 10**9
+Count = Annotated[Int, Field(ge=0, le=MAX_COUNT)]
+Size = Annotated[Int, Field(ge=1, le=MAX_COUNT)]
+Length = Annotated[Int, Field(ge=1, le=10**6)]
+"""One side of a tensor."""
+AttentionWindow = Annotated[Int, Field(ge=-1, le=10**6)]
+Layers = Annotated[Int, Field(ge=0, le=1_000)]
+Positive = Annotated[Float, Field(gt=0.0, le=1e12)]
+NonNegative = Annotated[Float, Field(ge=0.0, le=1e12)]
+Ratio = Annotated[Float, Field(gt=0.0, le=1e3)]
+Seconds = Annotated[Float, Field(gt=0.0, le=1e9)]
+"""More is no time limit that threads know."""
 
 
 class Section(BaseModel):
@@ -29,11 +50,11 @@ class WindowSpec(Section):
     kind: Literal["sliding", "resize"] = "sliding"
     """sliding: parts of a video, at random in training, one after another at evaluation; resize: each video whole,
     `size_grid` positions long (ActivityNet), where only the first two sizes below count."""
-    size_grid: Size = 768
+    size_grid: Length = 768
     """Positions of a window; the detector's time axis."""
-    frames_per_position: Size = 1
+    frames_per_position: Length = 1
     """Frames decoded for one position (OpenTAD's scale_factor)."""
-    stride_frames: Size = 4
+    stride_frames: Length = 4
     """Video frames from one position to the next (OpenTAD's snippet stride)."""
     overlap: Rate = 0.5
     """Share of a window that the next one repeats, at evaluation."""
@@ -53,14 +74,14 @@ class ColorJitterSpec(Section):
     """Factors are drawn from 1 - this to 1 + this; so with contrast and saturation."""
     contrast: NonNegative = 0.5
     saturation: NonNegative = 0.5
-    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    hue: Annotated[Float, Field(ge=0.0, le=0.5)] = 0.1
     """Turns of the color circle to either side, as a share of 255 steps of two degrees: 0.1 is 50 degrees."""
 
 
 class AugmentSpec(Section):
     """How training frames are changed at random: all frames of a sample alike, and otherwise in each epoch."""
 
-    crop_short_side_pixels: Size | None = None
+    crop_short_side_pixels: Length | None = None
     """Resize the short side to this, cut a random part out and resize that to `size_pixels`; null: the centre."""
     flip: Fraction = 0.0
     """Probability of left and right being exchanged; 0 where that would make another action of one."""
@@ -93,28 +114,28 @@ class DataSpec(Section):
     videos: str
     """Folder of the video files."""
     pattern: str = "{name}.mp4"
-    """File name of a video in that folder; {name} is its name in the annotation file."""
+    """File name of a video in that folder; {name}, which stands in it once, is its name in the annotation file."""
     train_subset: str | tuple[str, ...] = "training"
     """Subset of the annotation file, or several, that is trained on."""
     validation_subset: str | tuple[str, ...] = "validation"
     """Subset of the annotation file, or several, that is evaluated."""
-    fps: Positive | None = None
+    fps: Annotated[Float, Field(ge=1e-6, le=1e6)] | None = None
     """Frames per second of every video; null: `frame` / `duration` of the annotation file, or its `fps`."""
     window: WindowSpec = WindowSpec()
-    size_pixels: Size = 160
+    size_pixels: Length = 160
     """Height and width of a frame: the short side is resized to it and the centre cut out."""
     augment: AugmentSpec | None = None
     """Random changes of training frames; null: none."""
     decoder: Literal["decord", "pyav", "torchcodec"] = "decord"
     """Library that decodes the videos; PyAV takes its place where it isn't installed or is known to be wrong."""
-    decode_timeout_seconds: Positive = 120.0
+    decode_timeout_seconds: Seconds = 120.0
     """Longest wait for a video to open, or for one more frame of it; after it a second try is made, then it is an
     error."""
     workers: Count = 2
     """Loader processes of each rank; 0 decodes in the training process."""
     stage_to: str | None = None
-    """Folder on each machine's own disk that videos are copied to before training, such as $TMPDIR/videos; null: they
-    are read where they are."""
+    """Folder on each machine's own disk that videos are copied to before training, such as $TMPDIR/videos, filled in on
+    that machine; null: they are read where they are."""
     on_error: Literal["raise", "skip"] = "raise"
     """A video that can't be read: raise ends the run; skip trains on the next one instead, and finds nothing in it at
     evaluation. Each is logged once."""
@@ -127,11 +148,11 @@ class AdapterSpec(Section):
 
     blocks: Literal["all"] | tuple[Count, ...] = "all"
     """Blocks, counted from 0, that carry an adapter."""
-    ratio: Positive = 0.25
+    ratio: Ratio = 0.25
     """Width of the bottleneck as a share of the backbone's width."""
-    kernel: Size = 3
+    kernel: Length = 3
     """Tubelets that the temporal convolution sees; odd."""
-    dilation: Size = 1
+    dilation: Length = 1
     """Distance of those tubelets."""
 
 
@@ -140,17 +161,17 @@ class BackboneSpec(Section):
 
     preset: Literal["tiny", "small", "base", "large", "huge", "giant"] = "small"
     """tiny is the demo's; small to huge are VideoMAE-S to H; giant is VideoMAEv2-g."""
-    width: Size | None = None
-    depth: Size | None = None
-    heads: Size | None = None
-    patch: Size | None = None
+    width: Length | None = None
+    depth: Annotated[Layers, Field(ge=1)] | None = None
+    heads: Length | None = None
+    patch: Length | None = None
     """Height and width of a patch in pixels."""
-    mlp_ratio: Positive | None = None
-    position_grid: Size | None = None
+    mlp_ratio: Ratio | None = None
+    position_grid: Length | None = None
     """Rows and columns of the fixed position table; null: those of a 224 pixel frame (64 for tiny)."""
-    tubelet: Size = 2
+    tubelet: Length = 2
     """Frames of one token."""
-    clip_frames: Size = 16
+    clip_frames: Length = 16
     """Frames that attend to one another; attention never leaves a clip."""
     mode: Literal["adapter", "plain", "side", "frozen", "full"] = "adapter"
     """adapter: TIA in the blocks; plain: adapters without temporal convolution; side: TIA beside a frozen backbone
@@ -166,22 +187,22 @@ class BackboneSpec(Section):
 class DetectorSpec(Section):
     """ActionFormer: projection, neck, head and losses."""
 
-    width: Size = 512
-    heads: Size = 4
-    embed_convs: Size = 2
+    width: Length = 512
+    heads: Length = 4
+    embed_convs: Annotated[Layers, Field(ge=1)] = 2
     """Convolutions before the transformer."""
-    embed_kernel: Size = 3
-    split_width: tuple[Size, ...] | None = None
+    embed_kernel: Length = 3
+    split_width: tuple[Length, ...] | None = None
     """Width of each 1x1-projected stream if the input holds several; null: one stream, not projected."""
-    stem_blocks: Count = 2
+    stem_blocks: Layers = 2
     """Transformer blocks at full length."""
-    branch_blocks: Count = 5
+    branch_blocks: Layers = 5
     """Transformer blocks that each halve the length; levels = 1 + branch_blocks."""
-    attention_window: int | tuple[int, ...] = -1
+    attention_window: AttentionWindow | tuple[AttentionWindow, ...] = -1
     """-1: global; n: a position sees n // 2 to each side; a list gives level 0, 1, ..."""
     absolute_positions: bool = False
     """Add the sine position table after the embedding convolutions."""
-    max_length: Size = 2304
+    max_length: Length = 2304
     """Features are padded to this length; with absolute positions also the table's length."""
     input_dropout: Rate = 0.0
     """Whole feature channels dropped for a sample."""
@@ -195,7 +216,7 @@ class DetectorSpec(Section):
     neck: Literal["identity", "fpn"] = "identity"
     neck_norm: bool = False
     """Layer norms inside the FPN (the identity neck always has them)."""
-    head_convs: Count = 2
+    head_convs: Layers = 2
     regression_ranges: tuple[tuple[NonNegative, NonNegative], ...] = (
         (0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000),
     )  # fmt: skip
@@ -248,7 +269,7 @@ class OptimizerSpec(Section):
     weight_decay: NonNegative = 0.05
     backbone: BackboneOptimizerSpec | None = None
     """Must be given if anything in the backbone is trained."""
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    layer_decay: Annotated[Float, Field(gt=0.0, le=1.0)] | None = None
     """Backbone rates fall by this factor for each block below the top (mode full)."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
     eps: Positive = 1e-8
@@ -291,10 +312,10 @@ class TrainSpec(Section):
     """Newest checkpoints that are kept beside the best one."""
     stop_after_bad_steps: Size = 10
     """Steps in a row with a loss or gradients that aren't finite, after which training stops; each is skipped."""
-    hang_seconds: Positive = 600.0
+    hang_seconds: Seconds = 600.0
     """With several ranks: a step or a wait for the others that takes longer ends the run, with every rank's stacks in
     `<run>/stacks/`."""
-    seed: Count = 42
+    seed: Annotated[Int, Field(ge=0, lt=2**63)] = 42
 
 
 Policy = Literal["none", "selective", "block", "tile"]
@@ -361,7 +382,7 @@ class ParallelSpec(Section):
     zero3, fairscale: all weights are sharded. auto is ddp."""
     deepspeed: str | None = None
     """zero1 to zero3: DeepSpeed's JSON file; null: ds_configs/<engine>.json."""
-    clip: Count = 1
+    clip: Size = 1
     """Ranks that share a window, each with some of its clips (docs/clip-parallel.md); divides the number of ranks."""
     cpu_offload: bool = False
     """fsdp: keep parameters and AdamW's state in host memory between uses."""
@@ -420,7 +441,7 @@ class PostprocessSpec(Section):
 
 
 class EvaluateSpec(Section):
-    tious: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+    tious: tuple[Annotated[Float, Field(gt=0.0, le=1.0)], ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
     top_k: tuple[Size, ...] = ()
     """Also report recall@kx for each k: how many instances the k x n best detections of a class find in a video with n
     instances of it (Ego4D: 1 and 5)."""
@@ -457,5 +478,5 @@ class Spec(Section):
     run: RunSpec = RunSpec()
     reference: str | None = None
     """Name of the same experiment in OpenTAD, below its configs/adatad and without ".py"."""
-    published: dict[str, float] | None = None
+    published: dict[str, Annotated[Float, Field(ge=0.0, le=100.0)]] | None = None
     """Figures that the paper or the reference reports for this experiment, in percent: mAP by tIoU, and average_mAP."""

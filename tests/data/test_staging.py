@@ -3,12 +3,13 @@
 import os
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 
 from adatad.data import staging
-from adatad.data.dataset import video_path
-from adatad.data.staging import StagingError, stage
+from adatad.data.dataset import check_videos, video_path
+from adatad.data.staging import StagingError, VideoNameError, stage
 from adatad.spec.schema import DataSpec
 
 
@@ -73,5 +74,27 @@ def test_a_variable_is_filled_in_or_missed(data, tmp_path, monkeypatch):
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "own"))
     stage(data.model_copy(update={"stage_to": "$NODE_DISK/x"}), ["a"], print)
     assert (tmp_path / "own" / "x" / "a.mp4").is_file()
-    with pytest.raises(StagingError, match="isn't set on this machine"):
+    with pytest.raises(
+        StagingError, match=r"data\.stage_to .*: on this machine, the variable \$NO_SUCH_DISK isn't set"
+    ):
         stage(data.model_copy(update={"stage_to": "$NO_SUCH_DISK/x"}), ["a"], print)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../escaped/v", "/etc/v", "sub/../../v", "a\nb", "a\0b", "a\u2028b", "", "x" * 300]
+)
+def test_a_name_that_leaves_the_folder_or_is_no_file_name_is_refused_with_its_file(data, name):
+    for stage_to in (None, data.stage_to):
+        with pytest.raises(VideoNameError, match=r"^annotations\.json: video '.*' (leaves the folder|has |holds )"):
+            video_path(data.model_copy(update={"annotations": "annotations.json", "stage_to": stage_to}), name)
+
+
+def test_names_with_braces_and_percent_signs_are_names(data, tmp_path):
+    spec = data.model_copy(update={"pattern": "v_{name}.mp4"})
+    for name in ("{name}", "{0}", "a}b", "%s", "$HOME", "~", "a b;c"):
+        assert video_path(spec, name) == tmp_path / "videos" / f"v_{name}.mp4"
+
+
+def test_a_bad_name_is_refused_before_training_also_where_videos_may_be_skipped(data):
+    with pytest.raises(VideoNameError, match=r"'\.\./v' leaves"):
+        check_videos(data.model_copy(update={"on_error": "skip"}), [SimpleNamespace(name="../v")])

@@ -156,4 +156,4 @@ def test_a_file_that_is_no_json_is_refused_by_name(tiny_spec, tmp_path, run_tool
     (tmp_path / "ds.json").write_text("{stage: 3}")
     run = run_tool("train.py", tiny_spec, "--deepspeed", tmp_path / "ds.json")
     assert run.returncode == 2
-    assert "ds.json: can't be read as JSON" in run.stderr
+    assert "ds.json: is not readable as JSON" in run.stderr

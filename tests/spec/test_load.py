@@ -191,7 +191,7 @@ def test_bad_overrides(tmp_path, override, message):
         ("train: {}\nbase: 5", "s.yaml:2: base: expected a path or a list of paths, got 5"),
         ("base:", "base: expected a path or a list of paths, got None"),
         ("base: {a: b}", "base: expected a path or a list of paths, got {'a': 'b'}"),
-        ("train:\n  on: 1", "s.yaml:2: expected a name as key, got True"),
+        ("train:\n  on: 1", "s.yaml:2: train: expected a name as key, got True"),
         ("train: {}", "data: is missing"),
     ],
 )
@@ -228,12 +228,12 @@ def test_missing_files_are_named(tmp_path):
         (["model.backbone.mode=frozen"], "is without effect: nothing in the backbone is trained"),
         (["optimizer.layer_decay=0.8"], "is for model.backbone.mode full; the mode is adapter"),
         (["schedule.end_epoch=200"], "200 is after the last of 100 epochs"),
-        (["schedule.epochs=3"], "5 are more than all 3 epochs"),
+        (["schedule.epochs=3"], "the warm-up (5 epochs) is longer than the schedule (3)"),
         (["train.accumulation=4"], "2 can't be divided by accumulation 4"),
         (["postprocess.nms.voting_threshold=0.7"], "is without effect while multiclass is true"),
         (["postprocess.nms.max_segments=0"], "keeps no detection at all"),
         (["postprocess.classifier.kind=cuhk"], "postprocess.classifier.file: kind cuhk needs one"),
-        (["postprocess.classifier.kind=cuhk"], "set model.detector.class_agnostic to true"),
+        (["postprocess.classifier.kind=cuhk"], "--set model.detector.class_agnostic=true"),
         (["postprocess.classifier.kind=pseudo"], "pseudo_label: kind pseudo needs one"),
         (["postprocess.classifier.kind=pseudo", "postprocess.classifier.file=a"], "without effect with kind pseudo"),
         (

@@ -1,0 +1,236 @@
+"""Settings of the sections data, model, optimizer, schedule and train that contradict one another.
+
+Each check yields the key it is about, and what is wrong with a setting that cures it, where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from adatad.spec.cures import divisor, instead, multiple
+from adatad.spec.document import Key
+from adatad.spec.pattern import pattern_problem
+from adatad.spec.presets import resolve_backbone
+from adatad.spec.schema import DetectorSpec, Spec
+from adatad.spec.text import cut
+
+Problem = tuple[Key, str]
+MAX_WINDOW_BYTES = 1 << 40
+"""Of one window's frames."""
+MAX_PARAMETERS = 10**12
+"""Of the backbone, and of the detector."""
+
+
+def _window(spec: Spec) -> Iterator[Problem]:
+    window, backbone = spec.data.window, spec.model.backbone
+    frames = window.size_grid * window.frames_per_position
+    if frames % backbone.clip_frames:
+        step = backbone.clip_frames // math.gcd(backbone.clip_frames, window.frames_per_position)
+        text = f"{window.size_grid} x {window.frames_per_position} frames a position aren't whole clips of "
+        cure = instead(data__window__size_grid=multiple(window.size_grid, step))
+        yield ("data", "window", "size_grid"), f"{text}{backbone.clip_frames} frames; {cure}"
+    size = frames * 3 * spec.data.size_pixels**2
+    if size > MAX_WINDOW_BYTES:
+        text = (
+            f"{frames} frames of {spec.data.size_pixels} x {spec.data.size_pixels} pixels take {size / 2**30:.3g} GiB"
+        )
+        yield ("data", "window", "size_grid"), f"{text}; take fewer, smaller ones"
+    if window.kind == "resize":
+        yield from _resized_window(spec)
+        return
+    if window.stride_frames % window.frames_per_position:
+        text = f"{window.stride_frames} can't be divided by frames_per_position {window.frames_per_position}"
+        cure = instead(data__window__stride_frames=multiple(window.stride_frames, window.frames_per_position))
+        yield ("data", "window", "stride_frames"), f"{text}; {cure}"
+    if int(window.size_grid * (1 - window.overlap)) < 1:
+        cure = instead(data__window__overlap=0.5 if window.size_grid > 1 else 0)
+        yield ("data", "window", "overlap"), f"{window.overlap} leaves no step from one window to the next; {cure}"
+    if window.crop_ratio and window.crop_ratio[0] > window.crop_ratio[1]:
+        cure = instead(data__window__crop_ratio=window.crop_ratio[::-1])
+        yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]; {cure}"
+
+
+def _resized_window(spec: Spec) -> Iterator[Problem]:
+    """Keys that can be left off must be; a stride and an overlap, which have no such value, are passed over."""
+    for name, off in (("crop_ratio", None), ("offset_frames", 0)):
+        if getattr(spec.data.window, name) != off:
+            text = "is without effect with kind resize, whose windows are whole videos"
+            yield ("data", "window", name), f"{text}; {instead(**{f'data__window__{name}': off})}"
+
+
+def _names(spec: Spec) -> Iterator[Problem]:
+    for name in ("train_subset", "validation_subset"):
+        if not getattr(spec.data, name):
+            yield ("data", name), "is empty; expected the name of a subset of the annotation file, or a list of names"
+    if problem := pattern_problem(spec.data.pattern):
+        yield ("data", "pattern"), problem
+    classes = spec.data.classes
+    if isinstance(classes, tuple) and not classes:
+        yield ("data", "classes"), "is empty; null takes all labels of the annotation file"
+    if isinstance(classes, tuple) and len(set(classes)) < len(classes):
+        twice = next(label for index, label in enumerate(classes) if label in classes[:index])
+        yield ("data", "classes"), f"names a class twice, {cut(twice)!r}; keep one of the two"
+    if isinstance(classes, tuple) and spec.data.class_count not in (None, len(classes)):
+        text = f"expects {spec.data.class_count} classes, but data.classes lists {len(classes)}"
+        cure = f"; {instead(data__class_count=len(classes))}" if classes else ""
+        yield ("data", "class_count"), text + cure
+
+
+def _backbone(spec: Spec) -> Iterator[Problem]:
+    backbone, key = spec.model.backbone, ("model", "backbone")
+    sizes = resolve_backbone(backbone)
+    if sizes.width % sizes.heads:
+        cure = instead(model__backbone__heads=divisor(sizes.width, sizes.heads))
+        yield (*key, "heads"), f"the width {sizes.width} can't be divided by {sizes.heads} heads; {cure}"
+    if backbone.clip_frames % backbone.tubelet:
+        text = f"{backbone.clip_frames} frames can't be divided into tubelets of {backbone.tubelet}"
+        cure = instead(model__backbone__tubelet=divisor(backbone.clip_frames, backbone.tubelet))
+        yield (*key, "clip_frames"), f"{text}; {cure}"
+    if spec.data.size_pixels < sizes.patch:
+        text = f"{spec.data.size_pixels} pixels are less than one patch of {sizes.patch}"
+        yield ("data", "size_pixels"), f"{text}; {instead(data__size_pixels=sizes.patch)}"
+    parameters = sizes.depth * sizes.width * (4 * sizes.width + 2 * sizes.mlp_width)
+    if parameters > MAX_PARAMETERS:
+        yield (*key, "width"), f"comes to {parameters:.2g} parameters; at most {MAX_PARAMETERS:.0e} can be built"
+    if backbone.mode in ("adapter", "plain", "side"):
+        yield from _adapter(spec)
+
+
+def _adapter(spec: Spec) -> Iterator[Problem]:
+    key, mode, adapter = ("model", "backbone", "adapter"), spec.model.backbone.mode, spec.model.backbone.adapter
+    sizes = resolve_backbone(spec.model.backbone)
+    if adapter.blocks != "all":
+        inside = sorted({block for block in adapter.blocks if block < sizes.depth})
+        cure = instead(model__backbone__adapter__blocks=inside or "all").replace('"', "")
+        outside = [block for block in adapter.blocks if block >= sizes.depth]
+        if outside:
+            text = f"block {outside[0]} is outside the backbone, whose {sizes.depth} blocks count from 0"
+            yield (*key, "blocks"), f"{text}; {cure}"
+        if not adapter.blocks or len(set(adapter.blocks)) < len(adapter.blocks):
+            yield (*key, "blocks"), f"is empty or names a block twice, in mode {mode}; {cure}"
+    if adapter.kernel % 2 == 0:
+        cure = instead(model__backbone__adapter__kernel=adapter.kernel + 1)
+        yield (*key, "kernel"), f"expected an odd number, got {adapter.kernel}; {cure}"
+    if int(sizes.width * adapter.ratio) < 1:
+        text = f"{adapter.ratio} of the width {sizes.width} is less than one channel"
+        yield (*key, "ratio"), f"{text}; {instead(model__backbone__adapter__ratio=0.25 if sizes.width > 3 else 1)}"
+
+
+def _detector(spec: Spec) -> Iterator[Problem]:
+    detector, key = spec.model.detector, ("model", "detector")
+    if detector.width % detector.heads:
+        cure = instead(model__detector__heads=divisor(detector.width, detector.heads))
+        yield (*key, "width"), f"{detector.width} can't be divided by {detector.heads} heads; {cure}"
+    if detector.embed_kernel % 2 == 0:
+        cure = instead(model__detector__embed_kernel=detector.embed_kernel + 1)
+        yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}; {cure}"
+    layers = detector.embed_convs * detector.embed_kernel + 12 * (detector.stem_blocks + detector.branch_blocks)
+    parameters = detector.width**2 * (layers + 6 * detector.head_convs)
+    if parameters > MAX_PARAMETERS:
+        yield (*key, "width"), f"comes to {parameters:.2g} parameters; at most {MAX_PARAMETERS:.0e} can be built"
+    if detector.absolute_positions and spec.data.window.size_grid > detector.max_length:
+        length = multiple(spec.data.window.size_grid, _length_step(detector))
+        text = f"{detector.max_length} positions are fewer than a window's {spec.data.window.size_grid}"
+        yield (*key, "max_length"), f"{text}; {instead(model__detector__max_length=length)}"
+    if detector.split_width is not None:
+        text = "needs an input of several streams; a backbone gives one"
+        yield (*key, "split_width"), f"{text}; {instead(model__detector__split_width=None)}"
+    if detector.regression_weight == 0 and spec.train.accumulation > 1:
+        text = "0 follows the losses of a whole batch, which train.accumulation splits"
+        yield (*key, "regression_weight"), f"{text}; {instead(train__accumulation=1)}"
+
+
+def _levels(spec: Spec) -> Iterator[Problem]:
+    detector, key = spec.model.detector, ("model", "detector")
+    levels = detector.branch_blocks + 1
+    if len(detector.regression_ranges) != levels:
+        text = f"{len(detector.regression_ranges)} ranges for {levels} levels (1 + branch_blocks)"
+        yield (*key, "regression_ranges"), f"{text}; give one [low, high] for each level, or change branch_blocks"
+    for index, (low, high) in enumerate(detector.regression_ranges):
+        if low > high:
+            cure = f"--set model.detector.regression_ranges.{index}=[{high:g},{low:g}]"
+            yield (*key, "regression_ranges", index), f"[{low:g}, {high:g}] isn't [low, high]; {cure}"
+    windows = detector.attention_window
+    if isinstance(windows, tuple) and len(windows) != levels:
+        text = f"{len(windows)} windows for {levels} levels (1 + branch_blocks)"
+        yield (*key, "attention_window"), f"{text}; give one for each level, or one number for all"
+        return
+    wrong = [window for window in _windows(detector) if window != -1 and window < 4]
+    if wrong:
+        text = f"expected -1 (global) or 4 and more, got {wrong[0]}"
+        yield (*key, "attention_window"), f"{text}; such as {instead(model__detector__attention_window=-1)}"
+        return
+    yield from _max_length(detector)
+
+
+def _windows(detector: DetectorSpec) -> tuple[int, ...]:
+    """The attention window of each level."""
+    windows = detector.attention_window
+    return windows if isinstance(windows, tuple) else (windows,) * (detector.branch_blocks + 1)
+
+
+def _level_steps(detector: DetectorSpec) -> list[int]:
+    """What `max_length` must be a multiple of, for each level: as in ActionFormer, every level must divide into whole
+    double half-windows."""
+    return [2**level * (2 * (window // 2) if window > 1 else 1) for level, window in enumerate(_windows(detector))]
+
+
+def _length_step(detector: DetectorSpec) -> int:
+    return math.lcm(*_level_steps(detector))
+
+
+def _max_length(detector: DetectorSpec) -> Iterator[Problem]:
+    for level, step in enumerate(_level_steps(detector)):
+        if detector.max_length % step:
+            # One that suits all levels, not this one alone.
+            length = multiple(detector.max_length, _length_step(detector))
+            text = f"level {level} (stride {2**level}, window {_windows(detector)[level]}) needs a multiple of {step}"
+            fits = length <= 10**6
+            cure = instead(model__detector__max_length=length) if fits else "take fewer levels or smaller windows"
+            yield ("model", "detector", "max_length"), f"{detector.max_length}: {text}; {cure}"
+            return
+
+
+def _optimizer(spec: Spec) -> Iterator[Problem]:
+    optimizer, mode = spec.optimizer, spec.model.backbone.mode
+    if optimizer.layer_decay is not None:
+        if mode != "full":
+            text = f"is for model.backbone.mode full; the mode is {mode}"
+            yield ("optimizer", "layer_decay"), f"{text}; {instead(optimizer__layer_decay=None)}"
+        return
+    backbone = optimizer.backbone
+    if mode == "frozen":
+        if backbone is not None:
+            text = "is without effect: nothing in the backbone is trained in mode frozen"
+            yield ("optimizer", "backbone"), f"{text}; {instead(optimizer__backbone=None)}"
+        return
+    if backbone is None:
+        text = f"is missing: mode {mode} trains parameters of the backbone"
+        yield ("optimizer", "backbone"), f"{text}; give their rate, such as {instead(optimizer__backbone__lr=1e-4)}"
+        return
+    names = [group.name for group in backbone.custom]
+    if len(set(names)) < len(names):
+        yield ("optimizer", "backbone", "custom"), "names a group twice; keep one of the two"
+    if mode != "full" and backbone.lr == 0 and not any(name in "blocks.0.side_adapter.adapter" for name in names):
+        text = "no group takes the adapters (name: adapter), and optimizer.backbone.lr is 0"
+        cure = f"give their rate, such as {instead(optimizer__backbone__lr=1e-4)}"
+        yield ("optimizer", "backbone", "custom"), f"{text}; {cure}"
+
+
+def _schedule(spec: Spec) -> Iterator[Problem]:
+    schedule, train = spec.schedule, spec.train
+    if schedule.end_epoch is not None and schedule.end_epoch > schedule.epochs:
+        text = f"{schedule.end_epoch} is after the last of {schedule.epochs} epochs (schedule.epochs)"
+        yield ("schedule", "end_epoch"), f"{text}; set that too: {instead(schedule__end_epoch=None)}"
+    if schedule.warmup_epochs > schedule.epochs:
+        text = f"the warm-up ({schedule.warmup_epochs} epochs) is longer than the schedule ({schedule.epochs})"
+        cure = instead(schedule__warmup_epochs=max(schedule.epochs // 10, min(1, schedule.epochs - 1)))
+        yield ("schedule", "warmup_epochs"), f"{text}; set schedule.warmup_epochs too: {cure}"
+    if train.global_batch % train.accumulation:
+        text = f"{train.global_batch} can't be divided by accumulation {train.accumulation}"
+        cure = instead(train__accumulation=math.gcd(train.global_batch, train.accumulation))
+        yield ("train", "global_batch"), f"{text}; {cure}"
+
+
+MODEL_CHECKS = (_window, _names, _backbone, _detector, _levels, _optimizer, _schedule)

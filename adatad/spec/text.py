@@ -1,0 +1,116 @@
+"""Text of a spec: which characters it may hold, and how it is shown in messages and expanded where it is a path."""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+import unicodedata
+
+from adatad.files import shown
+
+LINE_BREAKS = "\n\r\x0b\x0c\x85\u2028\u2029"
+MAX_PART_BYTES = 255
+"""Of one part of a path, as file systems take it."""
+MAX_PATH_BYTES = 2_000
+"""Of a whole path: half of what Linux takes, for what a run puts below it."""
+MAX_SHOWN = 80
+"""Characters of a value or key in a message."""
+VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{([^{}]*)\})", re.ASCII)
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = MAX_SHOWN
+_REPR.maxlevel = 3
+
+
+def short(value: object) -> str:
+    """The value as Python writes it, of bounded length and depth."""
+    return shown(_REPR.repr(value))
+
+
+def cut(text: object) -> str:
+    """A name or path for a message: printable, and not endless."""
+    safe = shown(text)
+    return safe if len(safe) <= 3 * MAX_SHOWN else safe[: 3 * MAX_SHOWN] + "..."
+
+
+def cut_key(name: str) -> str:
+    """The same of a key, which is a word."""
+    safe = shown(name)
+    return safe if len(safe) <= MAX_SHOWN else safe[:MAX_SHOWN] + "..."
+
+
+def forbidden_character(text: str) -> str | None:
+    """In words, the first character that neither a path, a shell line nor a terminal may get; None if there is none."""
+    for character in text:
+        if character in LINE_BREAKS:
+            return f"a line break ({shown(character)})"
+        kind = unicodedata.category(character)
+        if kind == "Cc":
+            return f"the control character {shown(character)}"
+        if kind == "Cs":
+            return f"half of a character ({shown(character)})"
+    return None
+
+
+def path_problem(path: str) -> str | None:
+    """What keeps a text from being a path at all; None if it can be one."""
+    if not path:
+        return "is empty; expected a path"
+    if found := forbidden_character(path):
+        return f"holds {found}; a path has none"
+    if any(len(part.encode()) > MAX_PART_BYTES for part in path.split("/")):
+        return f"has a part of more than {MAX_PART_BYTES} bytes between two slashes, which no file system takes"
+    if len(path.encode()) > MAX_PATH_BYTES:
+        return f"is longer than {MAX_PATH_BYTES} bytes"
+    return None
+
+
+def name_problem(name: str) -> str | None:
+    """What keeps a text from being the name of a spec: it becomes a folder below run.root, and the name of a job."""
+    if found := forbidden_character(name):
+        return f"holds {found}; expected words, / and -"
+    if not name.isprintable():
+        return f"{shown(name)!r} holds characters that can't be seen; expected words, / and -"
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or not part.strip() for part in parts):
+        return (
+            f"{cut(name)!r} isn't a folder below run.root; expected a name such as demo/tia, without empty parts and .."
+        )
+    if any(len(part.encode()) > MAX_PART_BYTES for part in parts) or len(name.encode()) > MAX_PATH_BYTES // 2:
+        return f"is too long: at most {MAX_PART_BYTES} bytes between two slashes, {MAX_PATH_BYTES // 2} in all"
+    return None
+
+
+class PathError(ValueError):
+    """A `~` or variable in a path that stands for nothing here; the message says which."""
+
+
+def expand(path: str) -> str:
+    """A path with `~`, `~user`, `$NAME` and `${NAME}` filled in; `$$` is a dollar sign. Raises PathError."""
+    home = os.path.expanduser(path)
+    if path.startswith("~") and home == path:
+        user = path.partition("/")[0]
+        raise PathError(f"{cut(user)} is no user's home here; write ./{cut(user)} for a file of that name")
+    # Of what the user wrote alone: a dollar sign in the home's own path is one.
+    start = home[: len(home) - len(path.lstrip("~"))] if path == "~" or path.startswith("~/") else ""
+    return start + VARIABLE.sub(_value, home[len(start) :])
+
+
+def _value(found: re.Match[str]) -> str:
+    name = found[1] or found[2]
+    if found[0] == "$$":
+        return "$"
+    value = os.environ.get(name, "") if name and "\0" not in name and "=" not in name else ""
+    if not value:
+        raise PathError(
+            f"the variable {cut(found[0])} isn't set; set it (export {cut(name or 'NAME')}=...), or write $$ for a "
+            "dollar sign"
+        )
+    return value
+
+
+def as_written(path: str) -> str:
+    """The text that `expand` makes this path of."""
+    path = path.replace("$", "$$")
+    return f"./{path}" if path.startswith("~") else path
