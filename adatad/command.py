@@ -18,15 +18,17 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 from adatad.errors import UserError
 
 BAD_INPUT, INTERRUPTED, OUTPUT_CLOSED = 2, 130, 141
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_interrupted = False
 NO_MEMORY = "memory ran out: give the process more (ulimit -v, the container's or job's limit), or take fewer workers"
 
 
@@ -42,8 +44,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         say(str(error))
     except KeyboardInterrupt:
-        say("interrupted")
-        code = INTERRUPTED
+        code = _interruption()
     except BrokenPipeError:
         code = OUTPUT_CLOSED
     except MemoryError:
@@ -57,9 +58,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             say(f"{_of_system(error)}; free some room, or give a place that can be read and written")
     except ImportError as error:
         # A library that can't be mapped for want of address space is no missing package.
-        if "allocate memory" not in str(error) and "map segment" not in str(error):
+        if _interrupted:
+            code = _interruption()
+        elif "allocate memory" not in str(error) and "map segment" not in str(error):
             raise
-        say(NO_MEMORY)
+        else:
+            say(NO_MEMORY)
     _leave(code)
 
 
@@ -102,6 +106,18 @@ def _print_whatever_the_terminal_can() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _open_what_is_closed() -> None:
+    """Of a command that was started without stdin, stdout or stderr (`>&-`): the next file that it opens would take
+    their numbers, and what libraries print would end in it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115, for good
+
+
 def _leave(code: int) -> NoReturn:
     try:
         sys.stdout.flush()
@@ -111,9 +127,20 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _interruption() -> int:
+    say("interrupted")
+    return INTERRUPTED
+
+
+def _note_interruption(number: int, frame: FrameType | None) -> NoReturn:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
 def _say_interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Ctrl-C before `run` was reached: while modules are imported."""
-    if not issubclass(kind, KeyboardInterrupt):
+    """Ctrl-C before `run` was reached: while modules are imported, some of which make other errors of it."""
+    if not issubclass(kind, KeyboardInterrupt) and not (_interrupted and issubclass(kind, ImportError)):
         sys.__excepthook__(kind, error, traceback)
         return
     say("interrupted")
@@ -122,3 +149,9 @@ def _say_interrupted(kind: type[BaseException], error: BaseException, traceback:
 
 
 sys.excepthook = _say_interrupted
+if (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, _note_interruption)
+_open_what_is_closed()

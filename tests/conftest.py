@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from tiny_spec import TINY_SPEC
+
+from adatad.stop_signals import STOP_SIGNALS
 
 # A busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
@@ -70,8 +73,15 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         command = [str(ROOT / "tools" / name), *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", command)
         capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            runpy.run_path(command[0], run_name="__main__")
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        try:
+            with pytest.raises(SystemExit) as left:
+                runpy.run_path(command[0], run_name="__main__")
+        finally:
+            # A process of its own would end with what it took over.
+            signal.set_wakeup_fd(-1)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return subprocess.CompletedProcess(command, left.value.code, *capsys.readouterr())
 
     return run

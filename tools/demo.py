@@ -12,19 +12,21 @@ import argparse
 import os
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import run, whole_number
+from adatad.printing import lasting_output
 from adatad.spec import load
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = Path("configs/demo/tia.yaml")
+MAX_VIDEOS = 100_000
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, default=ROOT / DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
     parser.add_argument("--difficulty", choices=("easy", "hard"), default="easy", help="of the data set")
-    parser.add_argument("--train-videos", type=int, default=48, metavar="N")
-    parser.add_argument("--validation-videos", type=int, default=20, metavar="N")
+    parser.add_argument("--train-videos", type=whole_number(1, MAX_VIDEOS), default=48, metavar="N")
+    parser.add_argument("--validation-videos", type=whole_number(1, MAX_VIDEOS), default=20, metavar="N")
     parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[])
     args = parser.parse_args()
     args.spec = args.spec.resolve()
@@ -33,15 +35,18 @@ def main() -> int:
 
     from adatad.data.demo import make_demo_with_progress
     from adatad.report.summary import print_summary
-    from adatad.training.run import train
-    from adatad.training.run_directory import run_directory
+    from adatad.training.run import train_run
+    from adatad.training.run_directory import next_of_command
 
     # Where the spec's data lie; its files can be checked only when they are there.
     folder = Path(load(args.spec, args.overrides, check_files=False).data.annotations).parent
     make_demo_with_progress(folder, args.train_videos, args.validation_videos, difficulty=args.difficulty)
     spec = load(args.spec, args.overrides)
-    result = train(spec, overwrite=True)
-    print_summary(spec, result, run_directory(spec).path)
+    # Typed again it replaces what it made itself, and nothing else.
+    spec, again = next_of_command(spec, Path(__file__).name)
+    with lasting_output():
+        result, folder = train_run(spec, overwrite=again)
+        print_summary(spec, result, folder)
     return 0
 
 

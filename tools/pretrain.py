@@ -8,18 +8,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import run, whole_number
+from adatad.files import check_output
+
+MAX_CLIPS = 1_000_000
+"""200 GB of frames, which are drawn before the first step."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file to write")
-    parser.add_argument("--clips", type=int, default=20_000, help="generated clips (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=2_400, help="optimizer steps (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1_000, help="of clips and weights (default %(default)s)")
+    parser.add_argument(
+        "--clips", type=whole_number(64, MAX_CLIPS), default=20_000, help="generated clips (default %(default)s)"
+    )
+    parser.add_argument("--steps", type=whole_number(1), default=2_400, help="optimizer steps (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=1_000, help="of clips and weights (default %(default)s)"
+    )
     args = parser.parse_args()
-    if not args.output.parent.is_dir():
-        parser.error(f"--output: the folder {args.output.parent} doesn't exist")
+    check_output(args.output)
 
     from rich.console import Console
     from rich.progress import Progress

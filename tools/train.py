@@ -7,16 +7,23 @@ deepspeed --num_gpus 2 tools/train.py configs/demo/tia.yaml --deepspeed ds_confi
 
 from __future__ import annotations
 
-import argparse
-
 from adatad.command import run
-from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 from adatad.training.signals import StopRequest
+
+# Before all that takes time: the warning of a time limit may come at once.
+stop = StopRequest()
+if __name__ == "__main__":
+    stop.importing = True
+    stop.install()
+
+import argparse  # noqa: E402
+
+from adatad.printing import lasting_output  # noqa: E402
+from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments  # noqa: E402
 
 
 def main() -> int:
-    # Before all that takes time: the warning of a time limit may come at once.
-    stop = StopRequest().install()
+    stop.install()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
     add_engine_arguments(parser)
@@ -27,12 +34,13 @@ def main() -> int:
 
     from adatad.parallel.processes import is_first_rank
     from adatad.report.summary import print_summary
-    from adatad.training.run import train
-    from adatad.training.run_directory import run_directory
+    from adatad.training.run import train_run
 
-    result = train(spec, args.resume, args.overwrite, stop)
-    if is_first_rank():
-        print_summary(spec, result, run_directory(spec).path)
+    stop.importing = False
+    with lasting_output():
+        result, folder = train_run(spec, args.resume, args.overwrite, stop)
+        if is_first_rank():
+            print_summary(spec, result, folder)
     return 0
 
 

@@ -95,6 +95,10 @@ class TrainingWindows(Dataset):
             f"{self.spec.videos}: none of {len(self.videos)} training videos can be read: {passed[0].reason}"
         )
 
+    def video_of(self, address: tuple[int, int]) -> str:
+        """Name of the video at an address."""
+        return self.videos[address[1]].name
+
     def sample(self, epoch: int, number: int) -> Sample:
         """The window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
@@ -131,6 +135,10 @@ class ValidationWindows(Dataset):
             if self.spec.on_error == "raise":
                 raise
             return self._nothing(self.places[number], str(error))
+
+    def video_of(self, number: int) -> str:
+        """Name of the video of a window."""
+        return self.places[number].video.name
 
     def sample(self, number: int) -> Sample:
         """One window. Raises VideoError or WindowError."""

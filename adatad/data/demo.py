@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ import numpy as np
 from adatad.data.draws import generator
 from adatad.data.synthetic import SIZE, STRONG, WEAK, Look, Sprite, background, render, slow_drift, sprite_look
 from adatad.errors import UserError
+from adatad.files import check_output_folder, reason, write_json
+from adatad.stop_signals import leave_interruptions_to_the_parent
 
 FPS = 8
 EASY_CLASSES = ("orbit_clockwise", "orbit_counterclockwise", "shake_sideways", "shake_up_down", "pulse", "blink")
@@ -257,8 +260,12 @@ def make_demo(
         "difficulty": difficulty, "version": 2,
     }  # fmt: skip
     annotations = folder / "annotations.json"
-    # A link to a folder elsewhere stays one.
-    folder = folder.resolve()
+    try:
+        # A link to a folder elsewhere stays one.
+        folder = folder.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DemoError(f"{folder}: can't be written to: {reason(error)}; name another folder") from error
+    check_output_folder(folder.parent)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         present = _read_settings(folder)
         if present == settings:
@@ -270,18 +277,25 @@ def make_demo(
             )
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "videos").mkdir(parents=True)
-    plans = plan_videos(train_videos, validation_videos, seed, difficulty)
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        for done, _ in enumerate(pool.map(partial(_make_video, unfinished / "videos"), plans), 1):
-            if progress:
-                progress(done, len(plans))
-    database = {plan.name: annotation(plan) for plan in plans}
-    (unfinished / "annotations.json").write_text(json.dumps({"database": database}, indent=1))
-    (unfinished / "settings.json").write_text(json.dumps(settings, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
+    try:
+        (unfinished / "videos").mkdir(parents=True)
+        plans = plan_videos(train_videos, validation_videos, seed, difficulty)
+        with ProcessPoolExecutor(min(2, os.cpu_count() or 1), initializer=leave_interruptions_to_the_parent) as pool:
+            for done, _ in enumerate(pool.map(partial(_make_video, unfinished / "videos"), plans), 1):
+                if progress:
+                    progress(done, len(plans))
+        database = {plan.name: annotation(plan) for plan in plans}
+        write_json(unfinished / "annotations.json", {"database": database})
+        write_json(unfinished / "settings.json", settings)
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+    except (OSError, av.FFmpegError) as error:
+        raise DemoError(f"{folder}: can't be written: {reason(error)}; make room, or name another folder") from error
+    except BrokenProcessPool as error:
+        raise DemoError("a process that drew videos was killed, as the system does when memory runs out") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return annotations
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from adatad.errors import UserError
 from adatad.parallel.faults import Witness
 
 
@@ -57,23 +59,111 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def note(self, fact: str) -> None:
+    def note(self, fact: str, text: str = "") -> None:
         """Let later attempts of this job know."""
         if self.job is not None:
-            self.job.set(fact, "")
+            self.job.set(fact, text)
 
     def noted(self, fact: str) -> bool:
         """Whether an attempt of this job noted it."""
         return self.job is not None and self.job.check([fact])
+
+    def noted_text(self, fact: str) -> str | None:
+        """What an attempt of this job noted with it; None if none did."""
+        return self.job.get(fact).decode() if self.noted(fact) else None
 
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
 
 
+class ProcessesError(UserError):
+    """Variables of a launcher that don't fit together; the message says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those that a launcher started, by its variables."""
+
+    rank: int
+    world: int
+    local_rank: int
+
+
+HOW_TO_START = (
+    "start several processes with torchrun (or srun, deepspeed: docs/engines.md), or unset RANK, WORLD_SIZE and "
+    "LOCAL_RANK to run alone (some containers set them)"
+)
+
+
 def is_first_rank() -> bool:
     """Whether this process is the first that torchrun started, or alone: the one whose results are printed."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return os.environ.get("RANK", "").strip() in ("", "0")
+
+
+def place() -> Place:
+    """Raises ProcessesError."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" and os.environ.get("RANK", "0") == "0"
+    if alone and "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return Place(0, 1, _number("LOCAL_RANK", 0))
+    world, rank = _number("WORLD_SIZE", None), _number("RANK", None)
+    if world < 1 or rank >= world:
+        raise ProcessesError(f"RANK is {rank}, and WORLD_SIZE {world}: expected a rank below it; {HOW_TO_START}")
+    if world > 1 or "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        if not os.environ.get("MASTER_ADDR"):
+            raise ProcessesError(f"RANK and WORLD_SIZE are set, MASTER_ADDR isn't: {HOW_TO_START}")
+        port = _number("MASTER_PORT", None)
+        if not 0 < port < 65536:
+            raise ProcessesError(f"MASTER_PORT is {port}; expected a port from 1 to 65535; {HOW_TO_START}")
+    return Place(rank, world, _number("LOCAL_RANK", 0))
+
+
+def _number(name: str, default: int | None) -> int:
+    """A variable's whole number. default: of one that isn't set; None: it must be."""
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None:
+        others = [other for other in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if other in os.environ]
+        verb = "is" if len(others) == 1 else "are"
+        raise ProcessesError(f"{' and '.join(others)} {verb} set, {name} isn't: {HOW_TO_START}")
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII):
+        raise ProcessesError(f"{name} is {text!r}; expected a whole number; {HOW_TO_START}")
+    return int(text)
+
+
+def device_of(local_rank: int) -> torch.device:
+    """Raises ProcessesError if there are fewer GPUs than ranks."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ProcessesError(
+            f"LOCAL_RANK is {local_rank}, and this process sees {count} GPUs: start as many processes as there are "
+            "GPUs (--nproc-per-node), or look at CUDA_VISIBLE_DEVICES"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def meet(seconds: float) -> dist.Store:
+    """The store that all ranks share. Raises ProcessesError if they don't find one another within that time."""
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        shared, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    except (dist.DistError, RuntimeError, OSError) as error:
+        text = str(error).strip() or repr(error)
+        if "EADDRINUSE" in text or "address already in use" in text.lower():
+            raise ProcessesError(
+                f"MASTER_PORT: {where} is in use by another program, or another run: take another port "
+                "(--master-port, or --standalone, which finds a free one)"
+            ) from error
+        raise ProcessesError(
+            f"the ranks don't find one another at MASTER_ADDR:MASTER_PORT {where} within {seconds:g} s (is every rank "
+            f"started, is that host known and its port open?): {text.splitlines()[0][:200]}"
+        ) from error
+    return shared
 
 
 @contextmanager
@@ -81,16 +171,13 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     """Join the process group that torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) describe; alone without them.
 
     hang_seconds: how long a rank waits for the others before it fails. An error that leaves the context is preceded by
-    a line that says which rank failed first, on which host, and how.
+    a line that says which rank failed first, on which host, and how. Raises ProcessesError.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
+    here = place()
+    rank, world, device = here.rank, here.world, device_of(here.local_rank)
     witness, job, attempt = None, None, os.environ.get("TORCHELASTIC_RESTART_COUNT")
     if world > 1 or attempt is not None:
-        shared, _, _ = next(dist.rendezvous("env://"))
+        shared = meet(hang_seconds)
         job = dist.PrefixStore("job", shared) if attempt is not None else None
     if world > 1:
         # torchrun's store outlives a restart: addresses and faults of the attempt before must not be found again.

@@ -21,6 +21,7 @@ from torch import Tensor
 from adatad.data.annotations import Annotations
 from adatad.data.augment import augment
 from adatad.data.dataset import Batch
+from adatad.data.loader import LoaderError
 from adatad.data.skipped import SkippedVideos
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
@@ -35,6 +36,7 @@ from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_
 from adatad.training.checkpoint_check import TENSOR_FILES
 from adatad.training.data_wait import DataWait
 from adatad.training.life import STOPPED, leave_mark
+from adatad.training.log import Dispensable
 from adatad.training.metrics import Metrics
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.progress import ProgressBar
@@ -42,7 +44,7 @@ from adatad.training.run_directory import RunDirectory
 from adatad.training.saved_state import Progress
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
-from adatad.training.signals import Stopped, StopRequest
+from adatad.training.signals import EXIT_CODE_RESUME, Stopped, StopRequest
 from adatad.training.tensors import parameter_of, shard_tensors, whole_tensors
 from adatad.training.validation import classes_of, detect, scores
 
@@ -74,7 +76,9 @@ class Training:
         self.stacks = (
             Stacks(self.run.path / "stacks", self.processes.rank, self.spec.train.hang_seconds) if several else None
         )
-        self.metrics = Metrics(self.run.path, self.progress.step) if self.processes.is_main else None
+        self.dispensable = Dispensable(self.logger.warning)
+        self.metrics = Metrics(self.run.path, self.progress.step, self.dispensable) if self.processes.is_main else None
+        self.saved_step = self.progress.step
         if self.metrics:
             self.metrics.text("spec", to_yaml(self.spec))
         self.skipped = SkippedVideos(self.spec.data.skip_limit, self.logger.warning)
@@ -85,6 +89,20 @@ class Training:
 
     def train(self) -> dict[str, Any]:
         """Train to the end; returns what result.json holds. Raises Stopped when asked to stop."""
+        self.stop.training_begins()
+        try:
+            return self.train_to_the_end()
+        except LoaderError as error:
+            self.save_what_is_there(error)
+            raise
+        finally:
+            try:
+                self.writer.close()
+            finally:
+                if self.metrics:
+                    self.metrics.close()
+
+    def train_to_the_end(self) -> dict[str, Any]:
         parts, progress = self.parts, self.progress
         if progress.step == 0 and self.spec.train.evaluate_untrained and progress.untrained_mAP is None:
             progress.untrained_mAP = self.evaluate()["average_mAP"]
@@ -97,20 +115,15 @@ class Training:
         may_differ = parts.clip_group is not None and self.spec.data.on_error == "skip"
         batches = same_videos(loader, parts.clip_group) if may_differ else iter(loader)
         bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
-        try:
-            with self.stacks or nullcontext(), bar:
-                while progress.epoch < self.end_epoch:
-                    self.train_epoch(batches, bar)
-                    self.evaluate_if_due()
-            self.evaluate_if_due()
-            # A run past its end trains nothing, and may have no evaluation due.
-            if self.result is None:
-                self.evaluate()
-            self.writer.wait()
-        finally:
-            self.writer.close()
-            if self.metrics:
-                self.metrics.close()
+        with self.stacks or nullcontext(), bar:
+            while progress.epoch < self.end_epoch:
+                self.train_epoch(batches, bar)
+                self.evaluate_if_due()
+        self.evaluate_if_due()
+        # A run past its end trains nothing, and may have no evaluation due.
+        if self.result is None:
+            self.evaluate()
+        self.writer.wait()
         return self.result
 
     def train_epoch(self, batches: Iterator[Batch], bar: ProgressBar) -> None:
@@ -152,11 +165,36 @@ class Training:
         """When all ranks have agreed to stop and have saved: none leaves before the last one's part is on the disk."""
         self.writer.wait()
         self.processes.barrier()
-        self.logger.info("asked to stop: saved after step %d; --resume auto continues", self.progress.step)
+        code = EXIT_CODE_RESUME
+        if self.progress.step:
+            self.logger.info(
+                "asked to stop: saved after step %d; %s continues", self.progress.step, self.how_to_go_on()
+            )
+        else:
+            line, code = self.stop.nothing_saved()
+            self.logger.info(line)
         if self.processes.is_main:
             leave_mark(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
         self.processes.barrier()
-        raise Stopped
+        raise Stopped(code)
+
+    def how_to_go_on(self) -> str:
+        """The arguments that continue this run."""
+        number = self.spec.run.id
+        return "--resume auto" + (f" --id {number}" if number else "")
+
+    def save_what_is_there(self, error: LoaderError) -> None:
+        """Between two steps a process alone can save, and leave as if asked to stop. Raises Stopped then. Of several
+        ranks the others are in the next step already: the last checkpoint is what there is."""
+        if self.processes.world > 1 or not self.progress.step:
+            return
+        if self.saved_step != self.progress.step:
+            self.save()
+        self.writer.wait()
+        self.logger.error("%s", error)
+        self.logger.info("saved after step %d; %s continues", self.progress.step, self.how_to_go_on())
+        leave_mark(STOPPED, f"a loader process failed at step {self.progress.step}")
+        raise Stopped from error
 
     def leave_if_asked(self) -> None:
         """Amid an evaluation, which is begun anew after the resumption: nothing has changed since the last save."""
@@ -210,6 +248,8 @@ class Training:
 
     def write(self, epoch: int, values: dict[str, Any], bar: ProgressBar) -> None:
         if self.metrics:
+            # Of two processes on one run only the one that opened it last writes its lines.
+            self.run.owner.check()
             memory = self.parts.engine.memory_bytes()
             values = {**values, "memory_bytes": memory}
             self.metrics.write("train", self.progress.step, epoch, values)
@@ -219,6 +259,7 @@ class Training:
         """Hand a checkpoint of this moment to the writer. Where everything is trained and the engine has a form for
         it, every rank writes its own part; else the first rank writes whole tensors."""
         parts, progress = self.parts, self.progress
+        self.saved_step = progress.step
         progress.seconds = time.monotonic() - self.started
         facts = facts_of(self.spec, self.annotations.classes)
         state = {
@@ -255,7 +296,8 @@ class Training:
         if values["average_mAP"] > self.progress.best_mAP and self.processes.is_main:
             self.writer.wait()
             self.run.owner.check()
-            mark_best(self.run.checkpoints, checkpoint_path(self.run.checkpoints, self.progress.step))
+            with self.dispensable.writing("checkpoints/best"):
+                mark_best(self.run.checkpoints, checkpoint_path(self.run.checkpoints, self.progress.step))
         self.progress.best_mAP = max(self.progress.best_mAP, values["average_mAP"])
 
     def evaluate(self) -> dict[str, Any]:
@@ -279,8 +321,9 @@ class Training:
         }
         if self.metrics:
             self.metrics.write("evaluation", progress.step, progress.epoch, values)
-            self.run.write_json("detections.json", {"results": detections})
-            self.run.write_json("result.json", self.result)
+            for name, content in (("detections.json", {"results": detections}), ("result.json", self.result)):
+                with self.dispensable.writing(name):
+                    self.run.write_json(name, content)
             if self.after_evaluation:
                 self.after_evaluation(self.metrics, detections, progress.step)
         return values

@@ -6,17 +6,31 @@ must not take the place of anything that the new one wrote.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import socket
+import sys
+import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from adatad.errors import UserError
+from adatad.files import FileError, read_text, reason
 from adatad.training.life import successor
 
 FILE = "owner.txt"
+FACTS = re.compile(
+    r"\S+ on (?P<host>\S+), pid (?P<pid>\d{1,9}), (?P<since>[^,\n]*)"
+    r"(, by (?P<command>[^,\n]*), start (?P<start>\d{1,18}))?"
+)
+
+logger = logging.getLogger("adatad")
 
 
 class TakenOver(UserError):  # noqa: N818, what happened is the name
@@ -29,28 +43,110 @@ class Owner:
 
     folder: Path
     token: str
+    text: str
 
     def check(self) -> None:
-        """Raises TakenOver if the run was opened by another process since."""
-        text = (self.folder / FILE).read_text() if (self.folder / FILE).is_file() else "nobody"
-        if text.split()[0] != self.token:
+        """Raises TakenOver if the run was opened by another process since. A file that was emptied or deleted, alone or
+        with the run's whole folder, names nobody: it is written anew, so that what this process holds can be saved."""
+        try:
+            text = (self.folder / FILE).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            text = ""
+        except OSError as error:
+            raise FileError(
+                f"{self.folder / FILE}: can't be read: {reason(error)}; is the disk still there?"
+            ) from error
+        if not text.strip():
+            logger.warning("%s was deleted or emptied while this run trains: written anew", self.folder / FILE)
+            self.write()
+        elif text.split()[0] != self.token:
             raise TakenOver(
                 f"{self.folder}: was opened by another process meanwhile ({text.strip()}); this one, {self.token}, "
                 "writes nothing more to it: let the other one finish"
             )
 
+    def write(self) -> None:
+        """Raises FileError."""
+        # A checkpoint's thread may find it missing at the same moment.
+        unfinished = self.folder / f".{FILE}.{self.token}.{threading.get_ident()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(self.text, encoding="utf-8")
+            unfinished.replace(self.folder / FILE)
+        except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise FileError(
+                f"{self.folder / FILE}: can't be written: {reason(error)}; checkpoints before it are as they were: "
+                "make room, and --resume auto goes on from the last"
+            ) from error
 
-def claim(folder: Path) -> Owner:
-    """Make this process the owner of a run's folder; whoever was it before may write no more.
+
+@dataclass(frozen=True)
+class Opening:
+    """What owner.txt says of the last process that opened a run. command: the tool's file name, "" if not known."""
+
+    host: str
+    pid: int
+    since: str
+    command: str
+    start: int
+
+    def describe(self) -> str:
+        by = f"{self.command}, " if self.command else ""
+        return f"{by}pid {self.pid} on {self.host}, since {self.since}"
+
+    def alive(self) -> bool:
+        """Whether that process still runs; known of this host alone."""
+        # A file of an older version doesn't tell when its process was started.
+        start = start_of(self.pid)
+        return self.host == socket.gethostname() and start is not None and self.start in (0, start)
+
+
+def start_of(pid: int) -> int | None:
+    """What tells a process from a later one of the same number; None if there is none. On Linux clock ticks since the
+    machine's start, which no change of the clock moves."""
+    with suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        # The command's name, in brackets, may hold anything.
+        state, *rest = stat[stat.rindex(")") + 2 :].split()
+        return None if state in "ZX" else int(rest[18])
+    with suppress(psutil.Error):
+        return int(psutil.Process(pid).create_time())
+    return None
+
+
+def last_opening(folder: Path) -> Opening | None:
+    """None where no process has said that it opened the run."""
+    with suppress(FileError):
+        found = FACTS.match(read_text(folder / FILE))
+        if found:
+            start = int(found["start"] or 0)
+            return Opening(found["host"], int(found["pid"]), found["since"], found["command"] or "", start)
+    return None
+
+
+def new_owner(folder: Path) -> Owner:
+    """This process as the owner of a run's folder; `write` makes it known.
 
     Raises TakenOver in a life of a job that Slurm has started again already: a cut-off node may be slow to begin.
     """
     later = successor()
     if later:
         raise TakenOver(f"{folder}: life {later} of this job has begun since; this one leaves the run to it")
-    owner = Owner(folder, uuid.uuid4().hex[:12])
-    text = f"{owner.token} on {socket.gethostname()}, pid {os.getpid()}, {time.strftime('%F %T')}\n"
-    unfinished = folder / f".{FILE}.{owner.token}"
-    unfinished.write_text(text)
-    unfinished.replace(folder / FILE)
+    token, pid = uuid.uuid4().hex[:12], os.getpid()
+    text = f"{token} on {socket.gethostname()}, pid {pid}, {time.strftime('%F %T')}"
+    return Owner(folder, token, f"{text}, by {this_command()}, start {start_of(pid) or 0}\n")
+
+
+def claim(folder: Path) -> Owner:
+    """Make this process the owner of a run's folder; whoever was it before may write no more. Raises TakenOver as
+    `new_owner`, FileError."""
+    owner = new_owner(folder)
+    owner.write()
     return owner
+
+
+def this_command() -> str:
+    """File name of the command that this process runs."""
+    return re.sub(r"[^\w.-]", "_", Path(sys.argv[0]).name) or "python"

@@ -22,11 +22,15 @@ from torch import Tensor, nn
 from adatad.data.demo import BRIGHT, DIM, distractor
 from adatad.data.draws import generator
 from adatad.data.synthetic import SIZE, WEAK, Sprite, background, render, slow_drift, sprite_look
+from adatad.files import replacing
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.schema import BackboneSpec
+from adatad.stop_signals import leave_interruptions_to_the_parent
 
 FRAMES = 16
 TARGETS = ("x", "y", "velocity_x", "velocity_y", "growth", "brightness")
+BATCH = 64
+"""Clips of a step; there must be as many, since none is seen twice in one."""
 PURPOSE = "pretraining"
 """Of the random draws: keeps them apart from the detection videos'."""
 
@@ -66,7 +70,7 @@ def _wave(draw: np.random.Generator, shortest: float, longest: float) -> np.ndar
 
 def draw_clips(seed: int, first: int, count: int) -> tuple[Tensor, Tensor]:
     """Clips uint8 [count, 3, FRAMES, SIZE, SIZE] and targets [count, tubelets, len(TARGETS)], drawn by all cores."""
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=leave_interruptions_to_the_parent) as pool:
         drawn = list(pool.map(partial(draw_clip, seed), range(first, first + count), chunksize=64))
     clips = torch.stack([torch.from_numpy(clip) for clip, _ in drawn]).permute(0, 4, 1, 2, 3).contiguous()
     return clips, torch.stack([torch.from_numpy(targets) for _, targets in drawn])
@@ -108,7 +112,7 @@ def pretrain(
     clips: int = 20_000,
     steps: int = 2_400,
     seed: int = 1_000,
-    batch: int = 64,
+    batch: int = BATCH,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, float]:
     """Train, write the backbone in 16 bits, return the explained variance of each target on 512 unseen clips.
@@ -133,7 +137,8 @@ def pretrain(
     explained = explained_variance(model, *draw_clips(seed, clips, 512))
     facts = {"clips": clips, "steps": steps, "seed": seed, "batch": batch, **explained}
     weights = {name: parameter.detach().half() for name, parameter in model.backbone.named_parameters()}
-    save_file(weights, path, metadata={name: f"{value:g}" for name, value in facts.items()})
+    with replacing(path) as unfinished:
+        save_file(weights, unfinished, metadata={name: f"{value:g}" for name, value in facts.items()})
     return explained
 
 

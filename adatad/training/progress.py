@@ -1,11 +1,18 @@
-"""The progress bar of training: epoch, step, loss, rate, memory, time left; a line an epoch without a terminal."""
+"""The progress bar of training: epoch, step, loss, rate, memory, time left; lines with the time without a terminal."""
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from adatad.training.log import TIME_OF_DAY
+
+LINE_SECONDS = 60
+"""Without a terminal: the longest time between two lines, if a step takes less."""
 
 
 class ProgressBar:
@@ -26,7 +33,10 @@ class ProgressBar:
             disable=not console.is_terminal,
         )
         first = f"{done // steps_per_epoch + 1}/{epochs}"
-        self._task = self._bar.add_task("train", total=steps_per_epoch * epochs, completed=done, epoch=first, values="")
+        self._total = steps_per_epoch * epochs
+        self._first_step: int | None = None
+        self._first_time = self._line_time = time.monotonic()
+        self._task = self._bar.add_task("train", total=self._total, completed=done, epoch=first, values="")
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
@@ -41,5 +51,18 @@ class ProgressBar:
         """After `step` optimizer steps in all."""
         values = f"loss {loss:.3f}  lr {rate:.1e}  memory {memory_bytes / 2**30:.2f} GiB"
         self._bar.update(self._task, completed=step, epoch=f"{epoch + 1}/{self.epochs}", values=values)
-        if not self.console.is_terminal and step % self.steps_per_epoch == 0:
-            self.console.print(f"epoch {epoch + 1}/{self.epochs}  step {step}  {values}")
+        now = time.monotonic()
+        if self._first_step is None:
+            # The first step is slower than all others: it says nothing about the time left.
+            self._first_step, self._first_time = step, now
+        if not self.console.is_terminal and (step % self.steps_per_epoch == 0 or now - self._line_time >= LINE_SECONDS):
+            self._line_time = now
+            line = f"{time.strftime(TIME_OF_DAY)} epoch {epoch + 1}/{self.epochs}  step {step}/{self._total}  {values}"
+            self.console.print(f"{line}  left {self._left(step, now)}", markup=False, highlight=False, soft_wrap=True)
+
+    def _left(self, step: int, now: float) -> str:
+        """Time to the end of training, without evaluations to come."""
+        if step == self._first_step:
+            return "-"
+        seconds = (now - self._first_time) / (step - self._first_step) * (self._total - step)
+        return str(timedelta(seconds=round(seconds)))

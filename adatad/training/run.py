@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import gc
 import logging
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -23,11 +23,12 @@ from adatad.data.dataset import check_videos
 from adatad.data.skipped import SkippedVideos
 from adatad.data.staging import stage
 from adatad.errors import UserError
-from adatad.files import check_output
+from adatad.files import check_output, reason
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes, start_processes
+from adatad.printing import lasting_output
 from adatad.report.page import write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
@@ -42,33 +43,34 @@ from adatad.training.checkpoint import (
 )
 from adatad.training.class_names import match_for_resume, match_for_test
 from adatad.training.export import load_exported
-from adatad.training.life import DONE, leave_mark
+from adatad.training.life import DONE, LIFE, leave_mark
+from adatad.training.log import Dispensable, log_to
 from adatad.training.loop import Progress, Training
 from adatad.training.metrics import Metrics
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.plan import Choice, choose
 from adatad.training.resume import ResumeError, checkpoint_to_resume, go_on
-from adatad.training.run_directory import RunDirectory, log_to, open_run, run_directory
+from adatad.training.room import check_room, numbers_in
+from adatad.training.run_directory import RunDirectory, open_run, run_directory
 from adatad.training.saved_state import check_position
+from adatad.training.settle import OPENED, on_main, settled
 from adatad.training.setup import (
     Parts,
     build_initial_model,
     build_parts,
     check_batch,
     check_mesh,
+    check_shared_memory,
     number_of_classes,
     shapes_of,
     share_windows,
     validation_loader,
 )
-from adatad.training.signals import StopRequest
+from adatad.training.signals import DRAWING, Stopped, StopRequest, say
 from adatad.training.tensors import load_shards, load_whole_tensors
 from adatad.training.trained_file import read_trained_file
 from adatad.training.validation import Detections, check_classifier, classes_of, detect, scores, write_detections
 
-T = TypeVar("T")
-OPENED = "run opened"
-"""Noted for later attempts of a job that torchrun restarts."""
 BOARD_TIMELINES = 4
 """Validation videos whose timelines TensorBoard shows after each evaluation."""
 SHOWN_DIFFERENCES = 20
@@ -78,41 +80,93 @@ SHOWN_DIFFERENCES = 20
 def train(
     spec: Spec, resume: str | None = None, overwrite: bool = False, stop: StopRequest | None = None
 ) -> dict[str, Any]:
-    """Train a spec on the processes there are; returns the content of result.json, and leaves report.html in the run.
+    """As `train_run`; the content of result.json alone."""
+    return train_run(spec, resume, overwrite, stop)[0]
 
-    resume: "auto" for the newest whole checkpoint of the run (or a fresh start), a checkpoint's path, or None. An
-    attempt that torchrun started after one that had opened the run goes on from that one's checkpoints.
-    stop: one that is installed already; signals before it was would be lost.
+
+def train_run(
+    spec: Spec, resume: str | None = None, overwrite: bool = False, stop: StopRequest | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Train a spec on the processes there are; returns the content of result.json, and the run's directory, which
+    holds report.html then.
+
+    Where neither --id nor run.id says which run this is, the next free one is taken. resume: "auto" for the newest
+    whole checkpoint of the run (or a fresh start), a checkpoint's path, or None. An attempt that torchrun started after
+    one that had opened the run goes on from that one's checkpoints. stop: one that is installed already; signals before
+    it was would be lost.
     """
     if resume is not None and overwrite:
         raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
-    stop = stop or StopRequest().install()
-    with start_processes(spec.train.hang_seconds) as processes:
-        console = Console(quiet=not processes.is_main)
-        annotations = annotations_for(spec)
-        videos = annotations.train + annotations.validation
-        check_videos(spec.data, videos)
-        check_classifier(spec, annotations)
-        check_batch(spec, processes, annotations)
-        # Annotations that can't be scored must not come to light after the first epochs.
-        scores({}, spec)
-        stage(spec.data, (video.name for video in videos), console.print)
-        chosen = choose(spec, processes, number_of_classes(spec, annotations))
-        attempt = Attempt(annotations, processes, resume, overwrite, console, stop)
-        try:
-            result = attempt.train(chosen)
-        except TooMuch as error:
-            # Outside of the block that caught it, so that nothing of the first attempt is alive.
-            chosen, attempt.notes = error.smaller, (f"{error}; taking the next smaller plan, once",)
-            result = None
-        if result is None:
-            free_memory(processes)
-            result = attempt.train(chosen)
-        if processes.is_main:
-            write_report(run_directory(chosen.spec).path, chosen.spec)
-            leave_mark(DONE, f"step {attempt.steps}")
-        processes.barrier()
+    own = StopRequest().install() if stop is None else None
+    asked = stop or own
+    try:
+        with lasting_output(), start_processes(spec.train.hang_seconds) as processes:
+            leave_if_asked(processes, asked)
+            with settled(spec, processes, resume, overwrite) as which:
+                attempt = Attempt(processes, resume, overwrite, which.is_reserved, asked, which.notes)
+                return _train(which.spec, attempt), run_directory(which.spec).path
+    except Exception:
+        # Libraries that are imported meanwhile make other errors of it.
+        if asked.leaves_at_once and asked.signal_name is not None:
+            raise Stopped(asked.nothing_saved()[1]) from None
+        raise
+    finally:
+        if own is not None:
+            own.restore()
+
+
+def _train(spec: Spec, attempt: Attempt) -> dict[str, Any]:
+    """Everything after it is settled which run this is."""
+    processes, console = attempt.processes, attempt.console
+    annotations = attempt.annotations = annotations_for(spec)
+    videos = annotations.train + annotations.validation
+    check_videos(spec.data, videos)
+    check_classifier(spec, annotations)
+    check_batch(spec, processes, annotations)
+    check_shared_memory(spec, processes)
+    # Annotations that can't be scored must not come to light after the first epochs.
+    scores({}, spec)
+    stage(spec.data, (video.name for video in videos), console.print)
+    leave_if_asked(processes, attempt.stop)
+    chosen = choose(spec, processes, number_of_classes(spec, annotations))
+    try:
+        result = attempt.train(chosen)
+    except TooMuch as error:
+        # Outside of the block that caught it, so that nothing of the first attempt is alive.
+        chosen, attempt.notes = error.smaller, (f"{error}; taking the next smaller plan, once",)
+        result = None
+    if result is None:
+        free_memory(processes)
+        result = attempt.train(chosen)
+    attempt.stop.meanwhile = DRAWING
+    if processes.is_main:
+        _draw_report(run_directory(chosen.spec).path, chosen.spec)
+        leave_mark(DONE, f"step {attempt.steps}")
+    processes.barrier()
     return result
+
+
+def leave_if_asked(processes: Processes, stop: StopRequest) -> None:
+    """Before training begins, all ranks together. A batch job goes on to its first step, which it saves: one that ends
+    here several times would count as idle."""
+    if LIFE in os.environ or not processes.any(stop.signal_name is not None):
+        return
+    line, code = stop.nothing_saved()
+    if processes.is_main:
+        say(line)
+    processes.barrier()
+    raise Stopped(code)
+
+
+def _draw_report(path: Path, spec: Spec) -> None:
+    """Training is done: whatever a page can't be drawn of, or written for, takes nothing of it away."""
+    try:
+        write_report(path, spec)
+    except Exception as error:
+        logging.getLogger("adatad").warning(
+            "training is done and saved, but %s can't be drawn (%s); tools/report.py %s tries again",
+            path / "report.html", reason(error), path,
+        )  # fmt: skip
 
 
 class TooMuch(Exception):  # noqa: N818, training catches it
@@ -127,16 +181,19 @@ class TooMuch(Exception):  # noqa: N818, training catches it
 class Attempt:
     """Training with one choice of the planner, or with the next if memory runs out before anything has changed."""
 
-    annotations: Annotations
     processes: Processes
     resume: str | None
     overwrite: bool
-    console: Console
+    is_reserved: bool
     stop: StopRequest
     notes: tuple[str, ...] = ()
+    annotations: Annotations | None = None
     run: RunDirectory | None = None
     steps: int = 0
     """Of the run, when it has ended."""
+
+    def __post_init__(self) -> None:
+        self.console = Console(quiet=not self.processes.is_main)
 
     def train(self, chosen: Choice) -> dict[str, Any]:
         """Raises TooMuch, or OutOfMemoryError with advice."""
@@ -144,7 +201,10 @@ class Attempt:
         classes = number_of_classes(spec, self.annotations)
         try:
             parts = build_parts(spec, self.annotations, processes)
-            self.run, logger, progress = _open(parts, self.resume, self.overwrite, self.console, self.run)
+            leave_if_asked(processes, self.stop)
+            self.run, logger, progress = _open(
+                parts, self.resume, self.overwrite, self.is_reserved, self.console, self.run
+            )
             for line in (*self.notes, *chosen.lines):
                 logger.info(line)
             if processes.is_main:
@@ -271,17 +331,24 @@ def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path, ave
 
 
 def _open(
-    parts: Parts, resume: str | None, overwrite: bool, console: Console, opened: RunDirectory | None = None
+    parts: Parts,
+    resume: str | None,
+    overwrite: bool,
+    is_reserved: bool,
+    console: Console,
+    opened: RunDirectory | None = None,
 ) -> tuple[RunDirectory, logging.Logger, Progress]:
     """The run's directory, its logger, and where it stands, with the parts as they were there. opened: the directory
     that an earlier attempt has made."""
     spec, processes = parts.spec, parts.processes
     path, skipped, checkpoint = None, [], None
     if processes.noted(OPENED):
-        resume, overwrite = _on_main(processes, lambda: go_on(run_directory(spec), resume)), False
+        resume, overwrite = on_main(processes, lambda: go_on(run_directory(spec), resume)), False
+    numbers = numbers_in(parts.shapes[name] for name in parts.trained)
+    on_main(processes, lambda: check_room(run_directory(spec).path, numbers, resume is not None))
     # A checkpoint that can't be used must leave nothing behind: it is read before the directory is made.
     if resume is not None:
-        path, skipped = _on_main(processes, lambda: checkpoint_to_resume(run_directory(spec), resume))
+        path, skipped = on_main(processes, lambda: checkpoint_to_resume(run_directory(spec), resume))
     if path is not None:
         own_parts = is_sharded(path) and parts.engine.shards({}) is not None
         checkpoint = read_checkpoint(path, whole=not own_parts)
@@ -290,10 +357,12 @@ def _open(
         parts.classes, lines = match_for_resume(checkpoint.facts, parts.classes, path)
         skipped = [*skipped, *lines]
     if not overwrite:
-        _on_main(processes, lambda: check_best(run_directory(spec).checkpoints))
-    run = opened or _on_main(processes, lambda: open_run(spec, resume is not None, overwrite))
+        on_main(processes, lambda: check_best(run_directory(spec).checkpoints))
+    run = opened or on_main(
+        processes, lambda: open_run(spec, resume is not None, overwrite, is_reserved, console.print)
+    )
     processes.note(OPENED)
-    logger = log_to(run, console) if processes.is_main else _silent_logger()
+    logger = log_to(run.path / "log.txt", console) if processes.is_main else _silent_logger()
     for line in skipped:
         logger.warning(line)
     if checkpoint is not None:
@@ -301,21 +370,6 @@ def _open(
     if resume is not None:
         logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
     return run, logger, Progress()
-
-
-def _on_main(processes: Processes, action: Callable[[], T]) -> T:
-    """What the first rank's action returns, on every rank; what stops it stops every rank."""
-    result, error = None, None
-    if processes.is_main:
-        try:
-            result = action()
-        except Exception as caught:
-            error = caught
-    # Every rank must see the same, also while files change.
-    result, error = processes.gather((result, error))[0]
-    if error is not None:
-        raise error
-    return result
 
 
 def _restore(parts: Parts, checkpoint: Checkpoint, path: Path, logger: logging.Logger) -> Progress:
@@ -367,8 +421,10 @@ def _silent_logger() -> logging.Logger:
 
 def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger: logging.Logger) -> None:
     """Say what is trained and on what; the same stands in the run's files."""
-    run.write_text("spec.yaml", to_yaml(parts.spec))
-    run.write_text("trained.txt", "\n".join(parts.trained) + "\n")
+    dispensable = Dispensable(logger.warning)
+    for name, text in (("spec.yaml", to_yaml(parts.spec)), ("trained.txt", "\n".join(parts.trained) + "\n")):
+        with dispensable.writing(name):
+            run.write_text(name, text)
     logger.info("run %s (tensorboard --logdir %s)", run.path, run.path / "tensorboard")
     counts = len(annotations.train), len(annotations.validation), len(annotations.classes), parts.steps_per_epoch
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)

@@ -6,15 +6,17 @@ before any optimizer or engine sees the model.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from adatad.convert.backbone import initial_weights
+from adatad.data import loader
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import TrainingWindows, ValidationWindows
-from adatad.data.loader import EpochBatches, Loader, Share
+from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
 from adatad.memory.policy import apply_policy
@@ -31,6 +33,9 @@ from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
+
+SLACK_SECONDS = 10.0
+"""For what a loader process does besides decoding."""
 
 
 class SetupError(UserError):
@@ -159,6 +164,28 @@ def check_mesh(spec: Spec, processes: Processes) -> None:
         )
 
 
+def check_shared_memory(spec: Spec, processes: Processes) -> None:
+    """Raises LoaderError if loader processes can't hand their windows over: those of training, and beside them those of
+    an evaluation."""
+    data, train = spec.data, spec.train
+    if not data.workers:
+        return
+    frames = frames_here(spec, mesh_of_ranks(spec, processes)).indices(
+        data.window.size_grid * data.window.frames_per_position
+    )
+    window_bytes = 3 * len(range(*frames)) * data.size_pixels**2
+    micro_batch = max(1, train.global_batch * spec.parallel.clip // (processes.world * train.accumulation))
+    ahead = PREFETCH * data.workers
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
+    # In batches of one window.
+    loader.check_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
+
+
+def idle_seconds(spec: Spec) -> float:
+    """How long a loader process may do nothing: less than a step may take, but two tries to decode a frame."""
+    return min(spec.train.hang_seconds, 2 * spec.data.decode_timeout_seconds + SLACK_SECONDS)
+
+
 def training_loader(spec: Spec, annotations: Annotations, processes: Processes, start: tuple[int, int]) -> Loader:
     """This rank's micro-batches from (epoch, step) to the end of training."""
     train, mesh = spec.train, mesh_of_ranks(spec, processes)
@@ -166,7 +193,7 @@ def training_loader(spec: Spec, annotations: Annotations, processes: Processes, 
     reference, here = spec.compat == "reference", frames_here(spec, mesh)
     dataset = TrainingWindows(annotations.train, spec.data, train.seed, reference, here)
     batches = EpochBatches(len(annotations.train), share, train.seed, end_epoch(spec), start)
-    return Loader(dataset, batches, spec.data.workers)
+    return Loader(dataset, batches, spec.data.workers, idle_seconds(spec))
 
 
 def end_epoch(spec: Spec) -> int:
@@ -189,4 +216,4 @@ def validation_loader(
     shuffled = spec.model.backbone.clip_frames if shuffle_clips else 0
     dataset = ValidationWindows(places, spec.data, shuffled, frames_here(spec, mesh))
     mine = range(mesh.data_rank, len(places), mesh.data)
-    return Loader(dataset, [[number] for number in mine], spec.data.workers)
+    return Loader(dataset, [[number] for number in mine], spec.data.workers, idle_seconds(spec))

@@ -1,6 +1,7 @@
 """Who may write to a run: the process that opened it last, and no other."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -62,8 +63,22 @@ def test_a_life_that_was_given_up_before_it_opened_the_run_leaves_it_to_its_succ
     owner.check()
 
 
-def test_a_run_that_was_deleted_belongs_to_nobody(tmp_path):
-    owner = claim(tmp_path)
-    (tmp_path / "owner.txt").unlink()
-    with pytest.raises(TakenOver, match="nobody"):
+@pytest.mark.parametrize("damage", ["file emptied", "file deleted", "folder deleted"])
+def test_a_run_whose_owner_file_is_lost_is_still_its_own_and_can_be_saved(tmp_path, damage, caplog):
+    run = tmp_path / "id0"
+    run.mkdir()
+    owner = claim(run)
+    text = (run / "owner.txt").read_text()
+    match damage:
+        case "file emptied":
+            (run / "owner.txt").write_text("")
+        case "file deleted":
+            (run / "owner.txt").unlink()
+        case "folder deleted":
+            shutil.rmtree(run)
+    owner.check()
+    assert (run / "owner.txt").read_text() == text
+    assert caplog.text.count("owner.txt was deleted or emptied while this run trains") == 1
+    claim(run)
+    with pytest.raises(TakenOver):
         owner.check()

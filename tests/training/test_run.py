@@ -22,7 +22,7 @@ from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
 from adatad.training.resume import ResumeError
 from adatad.training.run import collapsed, score_checkpoint, spec_changes, train
-from adatad.training.run_directory import RunDirectoryError, run_directory
+from adatad.training.run_directory import RunDirectoryError, run_directory, with_id
 from adatad.training.signals import EXIT_CODE_RESUME, StopRequest
 
 ROOT = Path(__file__).parents[2]
@@ -115,16 +115,16 @@ def test_a_run_stopped_amid_an_evaluation_leaves_at_once_and_resumes_exactly(
     assert [m["step"] for m in metrics if m["kind"] == "evaluation"] == [3, 6, 9]
 
 
-def test_a_signal_that_was_held_back_until_somebody_notes_it():
-    signals = {signal.SIGTERM, signal.SIGUSR1}
-    before = {number: signal.getsignal(number) for number in signals}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+def test_a_signal_that_was_held_back_until_somebody_notes_it(monkeypatch, tmp_path):
+    """In a batch job, which goes on to its first step all the same."""
+    monkeypatch.setenv("ADATAD_LIFE", str(tmp_path / "life"))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    stop = StopRequest()
     try:
         signal.raise_signal(signal.SIGUSR1)
-        assert StopRequest().install().signal_name == "SIGUSR1"
+        assert stop.install().signal_name == "SIGUSR1"
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop.restore()
 
 
 def test_what_a_run_leaves(tiny_spec):
@@ -163,7 +163,7 @@ def test_a_run_is_not_overwritten_by_accident(tiny_spec, monkeypatch):
     spec = load(tiny_spec, ["schedule.epochs=1"])
     train(spec)
     with pytest.raises(RunDirectoryError, match="--resume auto continues it, --id N starts another"):
-        train(spec)
+        train(with_id(spec, 0))
     # Nor taken over by an attempt that torchrun started after one of the same job had been refused so.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -173,8 +173,7 @@ def test_a_run_is_not_overwritten_by_accident(tiny_spec, monkeypatch):
         for name, value in {**torchrun, "TORCHELASTIC_RESTART_COUNT": "1"}.items():
             environment.setenv(name, value)
         with pytest.raises(RunDirectoryError, match="already holds a run"):
-            train(spec)
-    train(spec, overwrite=True)
+            train(with_id(spec, 0))
 
 
 def test_resuming_and_overwriting_contradict_one_another(tiny_spec):

@@ -1,0 +1,83 @@
+"""What a command prints, when nobody can read it any more: a closed pipe (`| head`), a terminal that has gone, a full
+disk behind stdout. Printing is given up then, not the command's work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+LOGGER = "adatad"
+_untold: list[str] = []
+
+
+class LastingStream:
+    """A text stream that drops what its own stream doesn't take any more."""
+
+    def __init__(self, stream: Any, name: str):
+        self._stream, self._name, self._lost = stream, name, False
+
+    def write(self, text: str) -> int:
+        if not self._lost:
+            try:
+                return self._stream.write(text)
+            except (OSError, ValueError) as error:
+                self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        if not self._lost:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError) as error:
+                self._give_up(error)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError):
+            return not self._lost and self._stream.isatty()
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: Exception) -> None:
+        self._lost = True
+        with suppress(OSError, ValueError):
+            # What stands in its buffer would fail again when the command leaves.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        _untold.append(f"{self._name} can't be written any more ({why}): nothing is printed there from now on")
+        tell_log()
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """For as long as the context lasts, stdout and stderr end nothing when they can't be written."""
+    before = sys.stdout, sys.stderr
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        if stream is not None and not isinstance(stream, LastingStream):
+            setattr(sys, name, LastingStream(stream, name))
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def tell_log() -> None:
+    """Say in the run's log file, if there is one by now, what can't be said on the terminal."""
+    files = [handler for handler in logging.getLogger(LOGGER).handlers if isinstance(handler, logging.FileHandler)]
+    while files and _untold:
+        record = logging.LogRecord(LOGGER, logging.WARNING, __file__, 0, _untold.pop(0), None, None)
+        for handler in files:
+            handler.handle(record)
