@@ -141,7 +141,8 @@ def _facts_of(names: set[str], folder: Path) -> tuple[dict[str, Facts], list[str
             wrong.append(f"{found[0]}: doesn't tell how long it lasts ({index.doubt}); transcode it to H.264 in MP4")
             continue
         side = min(index.width, index.height)
-        facts[name] = Facts(found[0].stem, found[0].suffix, index.frame_count, seconds, side)
+        frames = index.timeline.count_at(index.timeline.fps)
+        facts[name] = Facts(found[0].stem, found[0].suffix, frames, seconds, side)
     return facts, wrong
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from adatad.data.verify import BLOCKING, Checked
+from adatad.files import write_text
 
 TEMPLATE = Path(__file__).with_name("data_check.html")
 
@@ -22,4 +23,4 @@ def write_data_check(checked: list[Checked], name: str, path: Path) -> None:
         hours=f"{sum(found.seconds for found in checked) / 3600:.2f}",
         frames=f"{sum(found.frames for found in checked):,}",
     )  # fmt: skip
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
