@@ -19,9 +19,18 @@ from adatad.data.draws import generator, model_key
 from adatad.data.geometry import Geometry, center_geometry, fit_frames, random_geometry
 from adatad.data.skipped import Skipped
 from adatad.data.staging import original_path, staged_path
-from adatad.data.time_check import TimeNote, TimeNotes
+from adatad.data.time_check import CHECK, TimeFacts, TimeNote, TimeNotes, effect, header_facts, time_problems
 from adatad.data.timeline import Timeline
-from adatad.data.windows import Window, WindowError, WindowPlace, evaluation_window, training_window
+from adatad.data.windows import (
+    Window,
+    WindowError,
+    WindowPlace,
+    empty_window,
+    evaluation_window,
+    evaluation_windows,
+    training_window,
+)
+from adatad.files import shown
 from adatad.spec.schema import DataSpec
 
 BROKEN = (VideoError, WindowError)
@@ -29,6 +38,8 @@ BROKEN = (VideoError, WindowError)
 CHUNK_FRAMES = 16
 """Frames that are held at full size at once."""
 EVERYTHING = slice(None)
+PROBED, TIMES_NAMED = 32, 3
+"""Videos of each subset whose headers are looked at before a run, and those that a message names."""
 MISSING_NAMED = 10
 """Missing videos that a message names; it counts the rest."""
 
@@ -111,7 +122,7 @@ class TrainingWindows(Dataset):
                 return training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
 
             frames = read_frames(reader, window.indices[self.here], cut)
-            said = self._said_times.notes(video, reader.timeline)
+            said = self._said_times.notes(video, reader.timeline, reader.stamp)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
         augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
         return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation, times=said)
@@ -147,7 +158,7 @@ class ValidationWindows(Dataset):
             window = evaluation_window(place, reader.frame_count, self.spec.window, timeline)
             indices = self._shuffled(window.indices, number) if self.shuffle_clips else window.indices
             frames = read_frames(reader, indices[self.here], lambda images: fit_frames(images, self.spec.size_pixels))
-            said = self._said_times.notes(place.video, reader.timeline)
+            said = self._said_times.notes(place.video, reader.timeline, reader.stamp)
         return _sample(frames, window, self.spec, key=0)._replace(times=said)
 
     def _shuffled(self, indices: np.ndarray, number: int) -> np.ndarray:
@@ -183,6 +194,49 @@ def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
             f"{spec.videos}: {len(missing)} of {len(videos)} videos of {spec.annotations} aren't there: {named}{more}; "
             "add them, take them out of the annotation file, or mend data.videos or data.pattern"
         )
+
+
+def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Video]) -> list[str]:
+    """What the headers of up to `PROBED` files of each subset say against their annotations, as lines to log. Raises
+    WindowError for a validation video that ends before one of its windows begins, unless the spec goes on without it.
+    """
+    said, looked, empty = [], 0, ""
+    for videos in (train, validation):
+        for video in videos[:: -(-len(videos) // PROBED) or 1]:
+            try:
+                facts = header_facts(video_path(spec, video.name))
+            except VideoError:
+                # Said when it is read.
+                continue
+            looked += facts is not None
+            found = facts and time_problems(facts, video.duration_seconds, video.fps, spec.window)
+            if found:
+                said.append(f"{video.name}: {'; '.join(f'{p.kind}: {p.detail}' for p in found)}")
+            if facts and videos is validation and not empty:
+                empty = _empty_window(spec, video, facts)
+    if empty and spec.on_error == "raise":
+        raise WindowError(empty)
+    if not said:
+        return []
+    more = f"; and {len(said) - TIMES_NAMED} more" if len(said) > TIMES_NAMED else ""
+    named = "; ".join(map(shown, said[:TIMES_NAMED]))
+    return [
+        f"{len(said)} of {looked} videos that were looked at differ in time from their annotations: {named}{more}; "
+        f"{effect(spec)}; {CHECK}"
+    ]
+
+
+def _empty_window(spec: DataSpec, video: Video, facts: TimeFacts) -> str:
+    """What is wrong with a video of which a window would be empty, as its file's header tells it; empty if nothing."""
+    if spec.window.kind != "sliding":
+        return ""
+    if spec.time == "count":
+        frames, slack = facts.frames, 0.0
+    else:
+        frames, slack = round(facts.seconds * video.fps), facts.slack_seconds * video.fps
+    last = evaluation_windows(video, spec.window)[-1]
+    is_empty = frames and last.start_grid * spec.window.stride_frames >= frames + slack
+    return empty_window(last, frames, spec.window) if is_empty else ""
 
 
 def training_geometry(height: int, width: int, spec: DataSpec, seed: int, epoch: int, number: int) -> Geometry:

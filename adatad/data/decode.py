@@ -43,11 +43,11 @@ class VideoReader:
     """Frames of a video by number: upright, RGB, of its best video stream, in the order they are shown.
 
     fps: number k is the frame that is shown at k / fps seconds (adatad/data/timeline.py); None: the k-th frame stored.
-    frame_count: numbers that can be asked for; way: what decodes them; timeline: of the file.
+    frame_count: numbers that can be asked for; way: what decodes them; timeline: of the file; stamp: as it was opened.
     """
 
     def __init__(self, index: VideoIndex, way: Way, timeout_seconds: float, fps: float | None = None):
-        self.path, self.way, self.timeline = index.path, way, index.timeline
+        self.path, self.way, self.timeline, self.stamp = index.path, way, index.timeline, index.stamp
         self._fps = None if fps is None or index.timeline.follows(fps) else fps
         self.frame_count = index.frame_count if self._fps is None else index.timeline.count_at(fps)
         if self.frame_count > MAX_NUMBERS:

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +20,10 @@ from torch import nn
 
 from adatad.convert.checkpoint import load_opentad
 from adatad.data.annotations import Annotations, read_annotations
-from adatad.data.dataset import check_videos
+from adatad.data.dataset import check_times, check_videos
 from adatad.data.skipped import SkippedVideos
 from adatad.data.staging import stage
+from adatad.data.time_check import TimeLog
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
@@ -85,8 +87,9 @@ def train(
         # Annotations that can't be scored must not come to light after the first epochs.
         scores({}, spec)
         stage(spec.data, (video.name for video in videos), console.print)
+        lines = _on_main(processes, lambda: check_times(spec.data, annotations.train, annotations.validation))
         chosen = choose(spec, processes, number_of_classes(spec, annotations))
-        attempt = Attempt(annotations, processes, resume, overwrite, console, stop)
+        attempt = Attempt(annotations, processes, resume, overwrite, console, stop, tuple(lines))
         try:
             result = attempt.train(chosen)
         except TooMuch as error:
@@ -184,6 +187,9 @@ def score_checkpoint(
     with start_processes(spec.train.hang_seconds) as processes:
         annotations = annotations_for(spec)
         check_videos(spec.data, annotations.validation)
+        say = partial(print, file=sys.stderr) if processes.is_main else lambda line: None
+        for line in _on_main(processes, lambda: check_times(spec.data, (), annotations.validation)):
+            say(line)
         check_classifier(spec, annotations)
         if processes.world == 1:
             spec = spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"clip": 1})})
@@ -199,7 +205,7 @@ def score_checkpoint(
         share_windows(model, spec, processes)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
-        found = detect(model, loader, spec, classes_of(spec, annotations), processes, skipped)
+        found = detect(model, loader, spec, classes_of(spec, annotations), processes, skipped, times=TimeLog(say))
         if detections and processes.is_main:
             write_detections(detections, found)
         return scores(found, spec)

@@ -21,7 +21,7 @@ FPS = 25.0
 class CountingReader:
     """Frames of one grey level, its number modulo 251; notes what it is asked for."""
 
-    frame_count, timeline = FRAMES, Timeline(FRAMES)
+    frame_count, timeline, stamp = FRAMES, Timeline(FRAMES), ()
 
     def __init__(self, asked: list[int]):
         self.asked = asked

@@ -79,7 +79,7 @@ def test_a_second_pass_reads_only_what_is_new(broken, tmp_path, monkeypatch):
     ("change", "message"),
     [
         ({"duration": "long"}, "duration in seconds, frame and fps are expected as numbers"),
-        ({"annotations": [{"segment": [1], "label": "run"}]}, "expected a segment [start, end] in seconds, start before end, and a label"),
+        ({"annotations": [{"segment": [1], "label": "run"}]}, "in seconds, start before end, and a label"),
         ({"annotations": [{"segment": [0, 1], "label": ["run"]}]}, "got {'segment': [0, 1], 'label': ['run']}"),
         ({"annotations": {"run": [0, 1]}}, "expected a list of annotations, got {'run': [0, 1]}"),
     ],
