@@ -162,12 +162,13 @@ def _facts(index: VideoIndex) -> Facts:
     if not seconds:
         doubt = index.doubt or "it has one frame"
         raise VideoError(f"{index.path}: doesn't tell how long it lasts ({doubt}); transcode it to H.264 in MP4")
-    return Facts(index.frame_count, seconds, min(index.width, index.height))
+    timeline = index.timeline
+    return Facts(timeline.count_at(timeline.fps), seconds, min(index.width, index.height))
 
 
 def _frame_seconds(index: VideoIndex) -> np.ndarray:
     """When each frame is shown, from the video's start: float64 [frames]."""
-    return (index.pts - index.pts[0]) * index.tick_seconds
+    return index.timeline.seconds
 
 
 def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[list[Instance], list[str]]:

@@ -19,7 +19,18 @@ from adatad.data.draws import generator, model_key
 from adatad.data.geometry import Geometry, center_geometry, fit_frames, random_geometry
 from adatad.data.skipped import Skipped
 from adatad.data.staging import original_path, staged_path
-from adatad.data.windows import Window, WindowError, WindowPlace, evaluation_window, training_window
+from adatad.data.time_check import CHECK, TimeFacts, TimeNote, TimeNotes, effect, header_facts, time_problems
+from adatad.data.timeline import Timeline
+from adatad.data.windows import (
+    Window,
+    WindowError,
+    WindowPlace,
+    empty_window,
+    evaluation_window,
+    evaluation_windows,
+    training_window,
+)
+from adatad.files import shown
 from adatad.spec.schema import DataSpec
 
 BROKEN = (VideoError, WindowError)
@@ -27,6 +38,8 @@ BROKEN = (VideoError, WindowError)
 CHUNK_FRAMES = 16
 """Frames that are held at full size at once."""
 EVERYTHING = slice(None)
+PROBED, TIMES_NAMED = 32, 3
+"""Videos of each subset whose headers are looked at before a run, and those that a message names."""
 MISSING_NAMED = 10
 """Missing videos that a message names; it counts the rest."""
 
@@ -34,7 +47,7 @@ MISSING_NAMED = 10
 class Sample(NamedTuple):
     """frames: uint8 [3, frames, height, width]; mask: bool [window]; segments_grid: float32 [n, 2]; labels: int64 [n];
     key: of the model's draws; window: where the frames come from; augmentation: what training does to the frames;
-    skipped: what couldn't be read instead."""
+    skipped: what couldn't be read instead; times: where a video and its annotation disagree, when it is first read."""
 
     frames: Tensor
     mask: Tensor
@@ -44,11 +57,12 @@ class Sample(NamedTuple):
     window: Window
     augmentation: Augmentation | None = None
     skipped: tuple[Skipped, ...] = ()
+    times: tuple[TimeNote, ...] = ()
 
 
 class Batch(NamedTuple):
     """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b]; the rest by sample, but
-    skipped, which is of all."""
+    skipped and times, which are of all."""
 
     frames: Tensor
     mask: Tensor
@@ -58,6 +72,7 @@ class Batch(NamedTuple):
     windows: list[Window]
     augmentations: list[Augmentation | None]
     skipped: tuple[Skipped, ...] = ()
+    times: tuple[TimeNote, ...] = ()
 
 
 class TrainingWindows(Dataset):
@@ -72,6 +87,7 @@ class TrainingWindows(Dataset):
     ):
         self.videos, self.spec, self.seed, self.reference, self.here = videos, spec, seed, reference, here
         self._broken: dict[int, Skipped] = {}
+        self._said_times = TimeNotes(spec)
 
     def leave_out(self, skipped: Iterable[Skipped]) -> None:
         """Take other videos in place of these, which another process couldn't read."""
@@ -102,17 +118,18 @@ class TrainingWindows(Dataset):
     def sample(self, epoch: int, number: int) -> Sample:
         """The window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
-        with open_named(self.spec, video.name) as reader:
+        with open_annotated(self.spec, video) as reader:
             draw = generator(self.seed, epoch, number, "window")
-            window = training_window(video, reader.frame_count, self.spec.window, draw)
+            window = training_window(video, reader.frame_count, self.spec.window, draw, timeline_for(self.spec, reader))
 
             def cut(images: np.ndarray) -> Tensor:
                 return training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
 
             frames = read_frames(reader, window.indices[self.here], cut)
+            said = self._said_times.notes(video, reader.timeline, reader.stamp)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
         augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
-        return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation)
+        return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation, times=said)
 
 
 class ValidationWindows(Dataset):
@@ -124,6 +141,7 @@ class ValidationWindows(Dataset):
 
     def __init__(self, places: list[WindowPlace], spec: DataSpec, shuffle_clips: int = 0, here: slice = EVERYTHING):
         self.places, self.spec, self.shuffle_clips, self.here = places, spec, shuffle_clips, here
+        self._said_times = TimeNotes(spec)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -143,11 +161,13 @@ class ValidationWindows(Dataset):
     def sample(self, number: int) -> Sample:
         """One window. Raises VideoError or WindowError."""
         place = self.places[number]
-        with open_named(self.spec, place.video.name) as reader:
-            window = evaluation_window(place, reader.frame_count, self.spec.window)
+        with open_annotated(self.spec, place.video) as reader:
+            timeline = timeline_for(self.spec, reader)
+            window = evaluation_window(place, reader.frame_count, self.spec.window, timeline)
             indices = self._shuffled(window.indices, number) if self.shuffle_clips else window.indices
             frames = read_frames(reader, indices[self.here], lambda images: fit_frames(images, self.spec.size_pixels))
-        return _sample(frames, window, self.spec, key=0)
+            said = self._said_times.notes(place.video, reader.timeline, reader.stamp)
+        return _sample(frames, window, self.spec, key=0)._replace(times=said)
 
     def _shuffled(self, indices: np.ndarray, number: int) -> np.ndarray:
         draw = generator(0, 0, number, "shuffle clips")
@@ -187,6 +207,49 @@ def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
         )
 
 
+def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Video]) -> list[str]:
+    """What the headers of up to `PROBED` files of each subset say against their annotations, as lines to log. Raises
+    WindowError for a validation video that ends before one of its windows begins, unless the spec goes on without it.
+    """
+    said, looked, empty = [], 0, ""
+    for videos in (train, validation):
+        for video in videos[:: -(-len(videos) // PROBED) or 1]:
+            try:
+                facts = header_facts(video_path(spec, video.name))
+            except VideoError:
+                # Said when it is read.
+                continue
+            looked += facts is not None
+            found = facts and time_problems(facts, video.duration_seconds, video.fps, spec.window)
+            if found:
+                said.append(f"{video.name}: {'; '.join(f'{p.kind}: {p.detail}' for p in found)}")
+            if facts and videos is validation and not empty:
+                empty = _empty_window(spec, video, facts)
+    if empty and spec.on_error == "raise":
+        raise WindowError(empty)
+    if not said:
+        return []
+    more = f"; and {len(said) - TIMES_NAMED} more" if len(said) > TIMES_NAMED else ""
+    named = "; ".join(map(shown, said[:TIMES_NAMED]))
+    return [
+        f"{len(said)} of {looked} videos that were looked at differ in time from their annotations: {named}{more}; "
+        f"{effect(spec)}; {CHECK}"
+    ]
+
+
+def _empty_window(spec: DataSpec, video: Video, facts: TimeFacts) -> str:
+    """What is wrong with a video of which a window would be empty, as its file's header tells it; empty if nothing."""
+    if spec.window.kind != "sliding":
+        return ""
+    if spec.time == "count":
+        frames, slack = facts.frames, 0.0
+    else:
+        frames, slack = round(facts.seconds * video.fps), facts.slack_seconds * video.fps
+    last = evaluation_windows(video, spec.window)[-1]
+    is_empty = frames and last.start_grid * spec.window.stride_frames >= frames + slack
+    return empty_window(last, frames, spec.window) if is_empty else ""
+
+
 def training_geometry(height: int, width: int, spec: DataSpec, seed: int, epoch: int, number: int) -> Geometry:
     """The part of frames of this size that a training sample shows."""
     short_side_pixels = spec.augment.crop_short_side_pixels if spec.augment else None
@@ -196,9 +259,22 @@ def training_geometry(height: int, width: int, spec: DataSpec, seed: int, epoch:
     return random_geometry(height, width, short_side_pixels, spec.size_pixels, draw)
 
 
-def open_named(spec: DataSpec, name: str) -> AbstractContextManager[VideoReader]:
-    """The video that annotations call `name`, open for as long as the context lasts."""
-    return open_video(video_path(spec, name), spec.decoder, spec.decode_timeout_seconds)
+def open_named(spec: DataSpec, name: str, fps: float | None = None) -> AbstractContextManager[VideoReader]:
+    """The video that annotations call `name`, open for as long as the context lasts. fps: as in `open_video`; None for
+    its frames as they are stored."""
+    return open_video(video_path(spec, name), spec.decoder, spec.decode_timeout_seconds, fps)
+
+
+def open_annotated(spec: DataSpec, video: Video) -> AbstractContextManager[VideoReader]:
+    """A video whose frames are numbered as its windows count them: by their times at the annotation's rate, or as they
+    are stored where windows are whole videos (`timeline_for` then finds the frames) and under `data.time: count`."""
+    by_time = spec.time != "count" and spec.window.kind == "sliding"
+    return open_named(spec, video.name, video.fps if by_time else None)
+
+
+def timeline_for(spec: DataSpec, reader: VideoReader) -> Timeline | None:
+    """By what windows find their frames; None where they count them."""
+    return reader.timeline if spec.time != "count" else None
 
 
 def read_frames(reader: VideoReader, indices: np.ndarray, transform: Callable[[np.ndarray], Tensor]) -> Tensor:
@@ -225,8 +301,9 @@ def _sample(frames: Tensor, window: Window, spec: DataSpec, key: int) -> Sample:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    frames, masks, segments, labels, keys, windows, augmentations, skipped = zip(*samples, strict=True)
+    frames, masks, segments, labels, keys, windows, augmentations, skipped, times = zip(*samples, strict=True)
     return Batch(
         torch.stack(frames), torch.stack(masks), torch.tensor(keys), list(segments), list(labels), list(windows),
         list(augmentations), tuple(item for items in skipped for item in items),
+        tuple(item for items in times for item in items),
     )  # fmt: skip

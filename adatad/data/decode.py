@@ -19,7 +19,7 @@ import numpy as np
 
 from adatad.data.readers import FrameSource, IndexMismatchError
 from adatad.data.readers.pyav import PyavFrames
-from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index
+from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index, stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,12 @@ T = TypeVar("T")
 
 DECORD_MAX_PIXELS = 640 * 360
 """Of a frame. Above, decord is up to four times slower than PyAV and holds much more (docs/decisions/decoders.md)."""
+CHANGED = (
+    "has changed while it was read: frames may be of another video, or at another time than its annotations mean; "
+    "leave videos as they are while a run reads them, and start it again"
+)
+MAX_NUMBERS = 1 << 26
+"""Numbers of an even scale: two weeks at 50 a second."""
 PIECE_FRAMES = 16
 """Frames that `VideoReader.frames` decodes at a time."""
 
@@ -36,11 +42,19 @@ PIECE_FRAMES = 16
 class VideoReader:
     """Frames of a video by number: upright, RGB, of its best video stream, in the order they are shown.
 
-    frame_count: frames that can be asked for; way: what decodes them.
+    fps: number k is the frame that is shown at k / fps seconds (adatad/data/timeline.py); None: the k-th frame stored.
+    frame_count: numbers that can be asked for; way: what decodes them; timeline: of the file; stamp: as it was opened.
     """
 
-    def __init__(self, index: VideoIndex, way: Way, timeout_seconds: float):
-        self.path, self.frame_count, self.way = index.path, index.frame_count, way
+    def __init__(self, index: VideoIndex, way: Way, timeout_seconds: float, fps: float | None = None):
+        self.path, self.way, self.timeline, self.stamp = index.path, way, index.timeline, index.stamp
+        self._fps = None if fps is None or index.timeline.follows(fps) else fps
+        self.frame_count = index.frame_count if self._fps is None else index.timeline.count_at(fps)
+        if self.frame_count > MAX_NUMBERS:
+            raise VideoError(
+                f"{index.path}: lasts {index.timeline.duration_seconds:.2f} s, and its annotation means {fps:g} frames "
+                "a second; fix its duration, frame or fps in the annotation file, or data.fps"
+            )
         self._index, self._timeout_seconds = index, timeout_seconds
         self._retried = False
         self._source: FrameSource | None = None
@@ -60,6 +74,8 @@ class VideoReader:
                 f"{self.path}: frame {indices.max() if indices.min() >= 0 else indices.min()} was asked for; "
                 f"it has frames 0 to {self.frame_count - 1}"
             )
+        if self._fps is not None:
+            indices = self.timeline.frames_at(indices / self._fps)
         for start in range(0, len(indices), chunk_frames):
             numbers, places = np.unique(indices[start : start + chunk_frames], return_inverse=True)
             images = self._read(numbers)
@@ -121,22 +137,27 @@ class StuckError(VideoError):
 
 
 @contextmanager
-def open_video(path: str | Path, decoder: Decoder = "decord", timeout_seconds: float = 120.0) -> Iterator[VideoReader]:
+def open_video(
+    path: str | Path, decoder: Decoder = "decord", timeout_seconds: float = 120.0, fps: float | None = 0.0
+) -> Iterator[VideoReader]:
     """Open a video for as long as the context lasts.
 
-    timeout_seconds: the longest that opening, or the wait for one more frame, may take. Raises VideoError, which names
-    the file.
+    timeout_seconds: the longest that opening, or the wait for one more frame, may take. fps: the even scale on which
+    frames are numbered by their times; 0 for the file's own rate, on average; None to count them as they
+    are stored, whatever their times. Raises VideoError, which names the file.
     """
     path = Path(path)
     index = _find_index(path, timeout_seconds)
     way, reason = _choose_way(index, decoder)
     if reason:
         _log_once(str(path), f"{path}: {reason}; read with {way}")
-    reader = VideoReader(index, way, timeout_seconds)
+    reader = VideoReader(index, way, timeout_seconds, (index.timeline.fps or None) if fps == 0 else fps)
     try:
         yield reader
     finally:
         reader.close()
+        if stamp_of(path) != index.stamp:
+            _log_once(f"{path} {index.stamp}", f"{path}: {CHANGED}")
 
 
 def _find_index(path: Path, timeout_seconds: float) -> VideoIndex:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,33 +23,35 @@ from adatad.data.annotations import in_subset, names_of
 from adatad.data.classes import read_classes
 from adatad.data.dataset import open_named, video_path
 from adatad.data.decode import VideoError
+from adatad.data.time_check import ROUNDING_SECONDS, TimeProblem, effect, facts_of, position_seconds, time_problems
 from adatad.data.video_index import Heartbeat, VideoIndex, read_index
+from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
 
 JOURNAL = "checked.jsonl"
+RULES = 2
+"""Of these checks: what earlier ones found doesn't count."""
 SAMPLED_FRAMES = 8
 """Frames, from the first to the last, that are decoded of a video unless all are."""
 LENGTH_TOLERANCE, LENGTH_FRAMES = 0.02, 3
-"""By which share, or by how many frames if that is more, a video may be longer or shorter than annotations say."""
+"""By which share, or by how many frames if that is more, a video may be longer or shorter than annotations say and not
+be blocked. It is named if it is more than a position of the grid."""
 LATE_SECONDS = 0.5
-"""That an instance may end after its video: annotators' clocks and durations are rounded."""
-BLOCKING = ("missing", "undecodable", "wrong length", "unreadable annotations")
-"""Kinds of problems for which a video goes on the block list."""
+"""That an instance of a table may end after its video: annotators' clocks and durations are rounded."""
+BLOCKING = ("missing", "undecodable", "unreadable annotations")
+"""Kinds of problems for which a video goes on the block list, whatever they amount to."""
 
 
 class Checked(NamedTuple):
-    """What was found of a video. problems: [kind, detail] each; seconds: 0 where its packets don't tell; stamp: of the
-    file, by which a later pass knows that it is the same."""
+    """What was found of a video. problems: [kind, detail] each; seconds: 0 where the file doesn't tell; stamp: of the
+    file, by which a later pass knows that it is the same; is_blocked: it shouldn't be used."""
 
     video: str
     problems: list[list[str]]
     frames: int = 0
     seconds: float = 0.0
     stamp: str = ""
-
-    @property
-    def is_blocked(self) -> bool:
-        return any(kind in BLOCKING for kind, _ in self.problems)
+    is_blocked: bool = False
 
 
 def check_data_set(
@@ -64,7 +67,7 @@ def check_data_set(
     subsets = names_of(spec.data.train_subset) + names_of(spec.data.validation_subset)
     blocked = read_names(spec.data.blocked_videos)
     wanted = {name: e for name, e in database.items() if in_subset(e, subsets) and name not in blocked}
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output_folder(folder)
     known = read_journal(folder / JOURNAL)
     done = {
         name: known[name]
@@ -78,7 +81,13 @@ def check_data_set(
         journal.write("\n")
         running = [pool.submit(check, name, entry) for name, entry in wanted.items() if name not in done]
         for future in as_completed(running):
-            found = future.result()
+            try:
+                found = future.result()
+            except BrokenProcessPool as error:
+                raise VideoError(
+                    f"{folder}: a process that checks videos was ended from outside, perhaps because memory ran out; "
+                    f"{len(done)} of {len(wanted)} videos are done. Start it again, with fewer --workers: it goes on"
+                ) from error
             done[found.video] = found
             journal.write(json.dumps(found) + "\n")
             journal.flush()
@@ -102,28 +111,50 @@ def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels
     """Changes with the file, its annotations, what they may say, and how closely it is looked at; empty for no file."""
     try:
         facts = video_path(data, name).stat()
-    except OSError:
+    except (OSError, ValueError):
+        # No file can have such a name either.
         return ""
     classes = hashlib.sha256(repr(sorted(map(repr, labels))).encode()).hexdigest()[:16]
-    rules = f"{whole} {data.fps} {data.label_key} {classes}"
+    rules = f"{RULES} {whole} {data.fps} {data.label_key} {data.time} {data.window} {classes}"
     return f"{facts.st_size} {facts.st_mtime_ns} {rules} {json.dumps(entry, sort_keys=True)}"
 
 
 def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> Checked:
     """All that is wrong with a video and its annotations. labels: what annotations may call a class."""
     stamp, path = _stamp(data, name, entry, whole, labels), video_path(data, name)
+    length, wrong = _length(data, entry)
     if not stamp:
-        return Checked(name, [["missing", f"there is no file {path}"], *_instance_problems(data, entry, labels)])
+        missing = ["missing", f"there is no file {shown(path)}"]
+        return _checked(name, [missing, *wrong, *_instance_problems(data, entry, labels, 0.0, length)])
     try:
         index = read_index(path, Heartbeat())
         _decode(data, name, index, whole)
     except VideoError as error:
-        wrong = [["undecodable", str(error)], *_instance_problems(data, entry, labels)]
-        return Checked(name, wrong, stamp=stamp)
+        broken = ["undecodable", str(error)]
+        wrong = [broken, *wrong, *_instance_problems(data, entry, labels, 0.0, length)]
+        return _checked(name, wrong, stamp=stamp)
     seconds = seconds_of(index)
-    wrong = [*_length_problems(data, entry, index.frame_count, seconds)]
-    wrong += _instance_problems(data, entry, labels, seconds)
-    return Checked(name, wrong, index.frame_count, seconds, stamp)
+    blocks = False
+    if length is not None:
+        found = time_problems(facts_of(index.timeline), *length, data.window)
+        wrong += [[problem.kind, f"{problem.detail}; {effect(data)}"] for problem in found]
+        blocks = any(_blocks(problem, *length, data) for problem in found)
+    wrong += _instance_problems(data, entry, labels, seconds, length)
+    return _checked(name, wrong, index.frame_count, seconds, stamp, blocks)
+
+
+def _checked(
+    name: str, wrong: list[list[str]], frames: int = 0, seconds: float = 0.0, stamp: str = "", blocks: bool = False
+) -> Checked:
+    return Checked(name, wrong, frames, seconds, stamp, blocks or any(kind in BLOCKING for kind, _ in wrong))
+
+
+def _blocks(problem: TimeProblem, duration_seconds: float, fps: float, data: DataSpec) -> bool:
+    """Whether a video shouldn't be used for it: by its length it is another one, or it lost a part; or labels lie on
+    wrong frames."""
+    if problem.kind != "wrong length" and data.time != "count":
+        return False
+    return problem.off_seconds > max(LENGTH_TOLERANCE * duration_seconds, LENGTH_FRAMES / fps if fps else 0.0)
 
 
 def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
@@ -136,47 +167,88 @@ def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
 
 
 def seconds_of(index: VideoIndex) -> float:
-    """How long a video is shown, by the times of its packets; 0 where they aren't trusted."""
-    pts = index.pts
-    return float(pts[-1] - pts[0]) * index.tick_seconds * len(pts) / (len(pts) - 1) if len(pts) > 1 else 0.0
+    """How long a video lasts from its start, a late first picture included; 0 where it tells no times."""
+    return index.timeline.duration_seconds
 
 
-def _length_problems(data: DataSpec, entry: dict[str, Any], frames: int, seconds: float) -> Iterator[list[str]]:
+def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[tuple[float, float] | None, list[list[str]]]:
+    """What an annotation says of its video's (duration in seconds, fps), as training reads it; fps 0 where it gives
+    none. None, and the problem, if it can't be read."""
     try:
-        duration, listed = float(entry["duration"]), float(entry.get("frame") or 0)
-        rate = float(data.fps or entry.get("fps") or 0)
-    except (KeyError, TypeError, ValueError) as error:
-        yield ["unreadable annotations", f"duration in seconds, frame and fps are expected as numbers: {error!r}"]
-        return
-    if seconds and abs(seconds - duration) > max(LENGTH_TOLERANCE * duration, LENGTH_FRAMES * seconds / frames):
-        yield ["wrong length", f"lasts {seconds:.2f} s, annotations say {duration:.2f} s"]
-    expected = duration * rate or listed
-    if expected and abs(frames - expected) > max(LENGTH_TOLERANCE * expected, LENGTH_FRAMES):
-        yield ["wrong length", f"has {frames} frames, annotations mean {math.floor(expected)}"]
+        duration = _number(entry["duration"])
+        listed, rate = (_number(entry.get(key) or 0) for key in ("frame", "fps"))
+        if duration <= 0 or listed < 0 or rate < 0:
+            raise ValueError("not above 0")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        said = {key: entry[key] for key in ("duration", "frame", "fps") if key in entry}
+        expected = "duration in seconds, frame and fps are expected as numbers above 0"
+        return None, [["unreadable annotations", shown(f"{expected}, got {_cut(said)} ({type(error).__name__})")]]
+    fps = data.fps or (listed / duration if listed >= 1 else rate)
+    return (duration, float(fps)), []
+
+
+def _number(value: Any) -> float:
+    """Raises TypeError, ValueError or OverflowError for what is no finite number."""
+    if isinstance(value, bool):
+        raise TypeError(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _cut(value: Any) -> str:
+    """A value as it can stand in a line."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _instance_problems(
-    data: DataSpec, entry: dict[str, Any], labels: frozenset[str | int], seconds: float = 0.0
+    data: DataSpec,
+    entry: dict[str, Any],
+    labels: frozenset[str | int],
+    seconds: float,
+    length: tuple[float, float] | None,
 ) -> Iterator[list[str]]:
-    """seconds: of the video, 0 if that isn't known. "Ambiguous" is no class, and no mistake."""
-    for item in entry.get("annotations") or ():
+    """seconds: of the video, 0 if that isn't known; length: of its annotation. "Ambiguous" is no class, and no
+    mistake."""
+    items = entry.get("annotations") or ()
+    if not isinstance(items, (list, tuple)):
+        yield ["unreadable annotations", shown(f"expected a list of annotations, got {_cut(items)}")]
+        return
+    lasts = seconds or (length[0] if length else math.inf)
+    late = ROUNDING_SECONDS + (position_seconds(*length, data.window) if length else 0.0)
+    for item in items:
         try:
-            (start, end), label = map(float, item["segment"]), item[data.label_key]
+            (start, end), label = map(_number, item["segment"]), item[data.label_key]
             known = label in labels or label == AMBIGUOUS
-        except (KeyError, TypeError, ValueError):
-            expected = f"a segment [start, end] in seconds and a {data.label_key}"
-            yield ["unreadable annotations", f"expected {expected}, got {item!r}"]
+            if end < start:
+                raise ValueError("ends before it starts")
+        except (KeyError, TypeError, ValueError, OverflowError):
+            expected = f"a segment [start, end] in seconds, start before end, and a {data.label_key}"
+            yield ["unreadable annotations", shown(f"expected {expected}, got {_cut(item)}")]
             continue
         if not known:
-            yield ["unknown label", f"{label!r} isn't in the class list"]
-        if seconds and end > seconds + LATE_SECONDS:
-            yield ["label out of range", f"{start:g} to {end:g} s, the video lasts {seconds:.2f} s"]
+            yield ["unknown label", shown(f"{_cut(label)} isn't in the class list")]
+        span = f"{start:g} to {end:g} s"
+        if end <= 0:
+            yield ["label out of range", f"{span} lies wholly before its video, which starts at 0 s"]
+        elif start >= lasts:
+            yield ["label out of range", f"{span} lies wholly after its video, which lasts {lasts:.2f} s"]
+        elif start < 0:
+            yield ["label out of range", f"{span} begins before its video, which starts at 0 s"]
+        elif end > lasts + late:
+            yield ["label out of range", f"{span}, the video lasts {lasts:.2f} s"]
+        if start == end:
+            yield ["empty label", f"{span} has no length; it is left out"]
 
 
 def write_block_list(checked: list[Checked], path: Path) -> int:
     """Names of what can't be used, one a line, for `data.blocked_videos`. Returns how many."""
     names = [found.video for found in checked if found.is_blocked]
-    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    # A JSON list where lines can't hold the names as they are.
+    as_lines = all(name == name.strip() and name.splitlines() == [name] and name[0] not in "[{" for name in names)
+    write_text(path, "".join(f"{name}\n" for name in names) if as_lines else json.dumps(names))
     return len(names)
 
 

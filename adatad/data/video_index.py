@@ -16,6 +16,7 @@ import av
 import numpy as np
 from av.stream import Discard
 
+from adatad.data.timeline import REORDERED_FRAMES, Timeline, timeline_of
 from adatad.errors import UserError
 
 INDEXED_CODECS = {
@@ -30,6 +31,9 @@ LEAST_CODED_BYTES = 24
 CUT_SHARE = 0.9
 """A file that holds less than this share of what its header says is cut off."""
 CUT_SECONDS = 1.0
+OWN_CLOCK = ("mov", "matroska", "flv", "asf", "ogg")
+"""Containers whose clock stands at 0 where the video starts, whenever its first picture comes. Streams of broadcasts
+start at any time, and AVI files shift the times of B-frames."""
 PROGRESSIVE = (0, 1)
 """Field orders (unknown, progressive) under which a packet isn't half a frame."""
 CACHE_BYTES = 32 << 20
@@ -53,7 +57,8 @@ class VideoIndex:
     stream: its number in the file; width, height: pixels as stored, before turning; pts: int64 [frame_count], times of
     the frames in ticks of `tick_seconds`, ascending, where packets are trusted; key_pts: those of the packets at which
     decoding can start; doubt: why packets aren't trusted, empty where they are; library_doubt: what both decord and
-    torchcodec are known to get wrong in such a file; decord_doubt: what decord is.
+    torchcodec are known to get wrong in such a file; decord_doubt: what decord is; timeline: when frames are shown,
+    from the start of the video; stamp: of the file, by which another one in its place is noticed.
     """
 
     path: Path
@@ -67,10 +72,13 @@ class VideoIndex:
     doubt: str
     library_doubt: str
     decord_doubt: str
+    timeline: Timeline
+    stamp: tuple[int, ...] = ()
 
 
 class Packet(NamedTuple):
     pts: int | None
+    ticks: int
     size_bytes: int
     is_key: bool
     is_shown: bool
@@ -79,11 +87,12 @@ class Packet(NamedTuple):
 @dataclass
 class Packets:
     """Packets of one stream in the order stored; damaged: some came incomplete; last_seconds: the latest time of any
-    stream that was read."""
+    stream that was read; delay_seconds: between the times at which the first one is decoded and shown."""
 
     packets: list[Packet] = field(default_factory=list)
     damaged: bool = False
     last_seconds: float = 0.0
+    delay_seconds: float = 0.0
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -117,11 +126,7 @@ def read_index(path: Path, heart: Heartbeat) -> VideoIndex:
 
     Kept for the process while the file stays as it is. Raises VideoError, which names the file.
     """
-    try:
-        facts = path.stat()
-    except OSError:
-        facts = None
-    key = (path, facts and facts.st_size, facts and facts.st_mtime_ns)
+    key = (path, stamp_of(path))
     if key not in _indices:
         _indices[key] = _read_index(path, heart)
     _indices.move_to_end(key)
@@ -133,29 +138,54 @@ def read_index(path: Path, heart: Heartbeat) -> VideoIndex:
 _indices: OrderedDict[tuple, VideoIndex] = OrderedDict()
 
 
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Size, time of change and number of a file: others for another file; empty if there is none."""
+    try:
+        facts = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
 def _kept_bytes(index: VideoIndex) -> int:
-    return 1024 + index.pts.nbytes + index.key_pts.nbytes
+    return 1024 + index.pts.nbytes + index.key_pts.nbytes + index.timeline.seconds.nbytes
 
 
 def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
+    stamp = stamp_of(path)
     with open_container(path) as container:
         stream = container.streams.best("video")
         found = _read_packets(container, stream, heart)
         _check_whole(path, container, stream, found)
         doubt = _doubt(container, stream, found)
+        tick = float(stream.time_base)
         if doubt:
-            frames, pts, key_pts = _count_frames(path, heart), np.zeros(0, np.int64), np.zeros(0, np.int64)
+            times, last = _frame_times(path, heart)
+            pts, key_pts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         else:
-            pts = np.sort(np.array([packet.pts for packet in found.packets if packet.is_shown], np.int64))
+            shown = sorted((packet.pts, packet.ticks) for packet in found.packets if packet.is_shown)
+            pts = np.array([pts for pts, _ in shown], np.int64)
             key_pts = np.sort(np.array([packet.pts for packet in found.packets if packet.is_key], np.int64))
-            frames = len(pts)
+            times, last = pts * tick, shown[-1][1] * tick if shown else 0.0
+        frames = len(times)
         if not frames:
             raise VideoError(f"{path}: holds no frames: its video stream is empty; fetch it again")
         library_doubt = doubt or _library_doubt(stream, found)
         decord_doubt = library_doubt or _decord_doubt(container, stream, found)
         size = stream.codec_context.width, stream.codec_context.height
         doubts = doubt, library_doubt, decord_doubt
-        return VideoIndex(path, frames, stream.index, *size, float(stream.time_base), pts, key_pts, *doubts)
+        timeline = timeline_of(times, _start_seconds(container, found), last)
+        return VideoIndex(path, frames, stream.index, *size, tick, pts, key_pts, *doubts, timeline, stamp)
+
+
+def _start_seconds(container: av.container.InputContainer, found: Packets) -> float | None:
+    """Where the clock of a container stands when its video starts, as players take it; None for the first picture."""
+    kind = container.format.name.split(",")[0]
+    if container.start_time is None or kind == "avi":
+        return None
+    start = container.start_time / av.time_base
+    # A first picture that comes only as late as B-frames delay it isn't meant to.
+    return 0.0 if kind in OWN_CLOCK and start > found.delay_seconds else start
 
 
 def _read_packets(
@@ -175,7 +205,11 @@ def _read_packets(
             if packet.pts is not None:
                 found.last_seconds = max(found.last_seconds, float(packet.pts * packet.time_base))
             if packet.stream is stream:
-                found.packets.append(Packet(packet.pts, packet.size, packet.is_keyframe, not packet.is_discard))
+                if not found.packets and None not in (packet.pts, packet.dts):
+                    found.delay_seconds = float((packet.pts - packet.dts) * packet.time_base)
+                found.packets.append(
+                    Packet(packet.pts, packet.duration or 0, packet.size, packet.is_keyframe, not packet.is_discard)
+                )
                 found.damaged |= packet.is_corrupt
     except av.FFmpegError:
         found.damaged = True
@@ -217,6 +251,9 @@ def _doubt(container: av.container.InputContainer, stream: av.video.stream.Video
         return "some of its packets carry no time of their own"
     if not packets or not packets[0].is_key:
         return "it doesn't begin with a key frame"
+    order = np.argsort(times, kind="stable")
+    if np.abs(order - np.arange(len(order))).max() > REORDERED_FRAMES:
+        return "its times start again"
     return ""
 
 
@@ -255,18 +292,22 @@ def _has_leading_frames(packets: list[Packet]) -> bool:
     return False
 
 
-def _count_frames(path: Path, heart: Heartbeat) -> int:
-    """Decode everything: some packets give no frame. Raises VideoError if decoding ends before the file does."""
-    count = 0
+def _frame_times(path: Path, heart: Heartbeat) -> tuple[list[float | None], float]:
+    """Decode everything: some packets give no frame. Returns the seconds of each frame as the file tells them, None
+    where it doesn't, and how long the last one stays, 0 if that isn't told. Raises VideoError if decoding ends before
+    the file does."""
+    times: list[float | None] = []
+    last = 0.0
     with open_container(path) as container:
         stream = container.streams.best("video")
         stream.thread_type = "NONE"
         try:
-            for _ in container.decode(stream):
+            for frame in container.decode(stream):
                 heart.beats += 1
-                count += 1
+                times.append(frame.time)
+                last = float(frame.duration * frame.time_base) if frame.duration else 0.0
         except av.FFmpegError as error:
             raise VideoError(
-                f"{path}: only {count} frames could be decoded ({error.strerror}); fetch it again"
+                f"{path}: only {len(times)} frames could be decoded ({error.strerror}); fetch it again"
             ) from error
-    return count
+    return times, last

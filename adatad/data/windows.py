@@ -3,6 +3,9 @@
 A window is `size_grid` positions, and `frames_per_position` frames are decoded for each. In a sliding or random window
 position i stands for video frame i x stride_frames, and segments are in grid units here: (frame - offset_frames - first
 frame of the window) / stride_frames. In a resized one the positions share out the whole video.
+
+Frames are numbered at the rate of the annotation, so that positions and labels are in one time: a reader that was
+opened at that rate finds the frame that is shown at the time of each number (adatad/data/timeline.py).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adatad.data.annotations import Video
+from adatad.data.timeline import Timeline
 from adatad.errors import UserError
 from adatad.spec.schema import WindowSpec
 
@@ -56,22 +60,27 @@ def evaluation_windows(video: Video, spec: WindowSpec, repeat_last: bool = False
             return [WindowPlace(video, 0, spec.size_grid)]
 
 
-def evaluation_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> Window:
-    """Frames of such a window. total_frames: what the decoder reports. Raises WindowError."""
+def evaluation_window(
+    place: WindowPlace, total_frames: int, spec: WindowSpec, timeline: Timeline | None = None
+) -> Window:
+    """Frames of such a window. total_frames: what the decoder reports; timeline: as in `resized_window`. Raises
+    WindowError."""
     match spec.kind:
         case "sliding":
             return sliding_window(place, total_frames, spec)
         case "resize":
-            return resized_window(place.video, total_frames, spec)
+            return resized_window(place.video, total_frames, spec, timeline)
 
 
-def training_window(video: Video, total_frames: int, spec: WindowSpec, draw: np.random.Generator) -> Window:
-    """The window of a video that an epoch trains on, with its instances."""
+def training_window(
+    video: Video, total_frames: int, spec: WindowSpec, draw: np.random.Generator, timeline: Timeline | None = None
+) -> Window:
+    """The window of a video that an epoch trains on, with its instances; arguments as in `evaluation_window`."""
     match spec.kind:
         case "sliding":
             return random_window(video, total_frames, spec, draw)
         case "resize":
-            return resized_window(video, total_frames, spec)
+            return resized_window(video, total_frames, spec, timeline)
 
 
 def sliding_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -> list[WindowPlace]:
@@ -125,23 +134,38 @@ def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> W
     first, last = place.start_grid * per_position, (place.start_grid + place.length_grid) * per_position
     indices = frame_list(total_frames, spec)[first:last]
     if not len(indices):
-        raise WindowError(
-            f"video {place.video.name!r} has {total_frames} frames, the annotation says {place.video.frames}: "
-            f"its window from frame {place.start_grid * spec.stride_frames} would be empty; "
-            "mend the annotation or the file"
-        )
+        raise WindowError(empty_window(place, total_frames, spec))
     indices, valid = _pad(indices, spec)
     start_frame, (segments, labels) = place.start_grid * spec.stride_frames, place.instances
     segments_grid = (segments - spec.offset_frames - start_frame).astype(np.float32) / np.float32(spec.stride_frames)
     return Window(place.video, start_frame, indices, valid, segments_grid, labels)
 
 
-def resized_window(video: Video, total_frames: int, spec: WindowSpec) -> Window:
-    """A whole video as one window: frames from the middle of equal parts, and all instances cut to the video."""
-    indices = resize_indices(total_frames, spec.size_grid * spec.frames_per_position)
+def empty_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> str:
+    """What is wrong with a video that ends before one of its windows begins."""
+    return (
+        f"video {place.video.name!r} has {total_frames} frames, the annotation says {place.video.frames}: "
+        f"its window from frame {place.start_grid * spec.stride_frames} would be empty; "
+        "fix the annotation or the file, or leave the video out (data.blocked_videos)"
+    )
+
+
+def resized_window(video: Video, total_frames: int, spec: WindowSpec, timeline: Timeline | None = None) -> Window:
+    """A whole video as one window: frames from the middle of equal parts, and all instances cut to the video.
+
+    timeline: the parts are of the time that the annotation says the video lasts, and hold what is shown at their
+    middle; those after the file's end are padding. None: the parts are of the file's frames.
+    """
+    count, valid = spec.size_grid * spec.frames_per_position, spec.size_grid
+    if timeline is None or timeline.follows(timeline.frame_count / video.duration_seconds):
+        indices = resize_indices(total_frames, count)
+    else:
+        middles = (np.arange(count) + 0.5) / count * video.duration_seconds
+        indices = timeline.frames_at(middles)
+        valid = max(int((middles < timeline.duration_seconds).sum()) // spec.frames_per_position, 1)
     shares = np.clip(video.segments_seconds.astype(np.float32) / np.float32(video.duration_seconds), 0, 1)
     segments_grid = shares * np.float32(spec.size_grid)
-    return Window(video, 0, indices, spec.size_grid, segments_grid, video.labels)
+    return Window(video, 0, indices, valid, segments_grid, video.labels)
 
 
 def resize_indices(total_frames: int, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -121,6 +121,10 @@ class DataSpec(Section):
     """Subset of the annotation file, or several, that is evaluated."""
     fps: Annotated[Float, Field(ge=1e-6, le=1e6)] | None = None
     """Frames per second of every video; null: `frame` / `duration` of the annotation file, or its `fps`."""
+    time: Literal["presentation", "count"] | None = None
+    """presentation: the frames of a second are those that the file shows then, whatever its rate; count: frames are
+    counted as if they came evenly, which is wrong where they don't; null: presentation, but under `compat: reference`
+    count."""
     window: WindowSpec = WindowSpec()
     size_pixels: Length = 160
     """Height and width of a frame: the short side is resized to it and the centre cut out."""
@@ -480,3 +484,11 @@ class Spec(Section):
     """Name of the same experiment in OpenTAD, below its configs/adatad and without ".py"."""
     published: dict[str, Annotated[Float, Field(ge=0.0, le=100.0)]] | None = None
     """Figures that the paper or the reference reports for this experiment, in percent: mAP by tIoU, and average_mAP."""
+
+    @model_validator(mode="after")
+    def _decide_time(self) -> Spec:
+        """Put the meaning of null in the place of `data.time`: what reads videos sees the data section alone."""
+        if self.data.time is None:
+            time = "count" if self.compat == "reference" else "presentation"
+            self.__dict__["data"] = self.data.model_copy(update={"time": time})
+        return self

@@ -23,6 +23,7 @@ from adatad.data.augment import augment
 from adatad.data.dataset import Batch
 from adatad.data.loader import LoaderError
 from adatad.data.skipped import SkippedVideos
+from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
 from adatad.memory.frames import HostFrames, placed
@@ -82,6 +83,7 @@ class Training:
         if self.metrics:
             self.metrics.text("spec", to_yaml(self.spec))
         self.skipped = SkippedVideos(self.spec.data.skip_limit, self.logger.warning)
+        self.times = TimeLog(self.logger.warning)
         self.data_wait = DataWait()
         self.named_without_instances: set[str] = set()
         self.started = time.monotonic() - self.progress.seconds
@@ -140,6 +142,7 @@ class Training:
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
             self.note_skipped(micro_batches)
+            self.times.add(note for batch in micro_batches for note in batch.times)
             values = train_step(parts, micro_batches, progress.step)
             times = {"data_wait_seconds": waited, "step_seconds": time.monotonic() - waiting}
             self.data_wait.add(*times.values())
@@ -152,6 +155,7 @@ class Training:
                 self.save()
             if stopping:
                 self.leave()
+        self.times.share(self.processes.gather)
         if self.stacks:
             self.stacks.rest()
         if slow := self.data_wait.end_epoch():
@@ -307,8 +311,9 @@ class Training:
         with parts.engine.holding(parts.ema.averages):
             classes = classes_of(self.spec, self.annotations)
             detections = detect(
-                parts.engine.model, loader, self.spec, classes, self.processes, self.skipped, self.leave_if_asked
-            )
+                parts.engine.model, loader, self.spec, classes, self.processes, self.skipped, self.leave_if_asked,
+                self.times,
+            )  # fmt: skip
         values = scores(detections, self.spec)
         groups = "".join(f", {name} {100 * g['average_mAP']:.2f} %" for name, g in values.get("groups", {}).items())
         self.logger.info("epoch %d: average mAP %.2f %%%s", progress.epoch, 100 * values["average_mAP"], groups)

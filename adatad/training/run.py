@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from torch import nn
 
 from adatad.convert.checkpoint import load_opentad
 from adatad.data.annotations import Annotations, read_annotations
-from adatad.data.dataset import check_videos
+from adatad.data.dataset import check_times, check_videos
 from adatad.data.skipped import SkippedVideos
 from adatad.data.staging import stage
+from adatad.data.time_check import TimeLog
 from adatad.errors import UserError
 from adatad.files import check_output, reason
 from adatad.memory.policy import apply_policy
@@ -127,6 +129,8 @@ def _train(spec: Spec, attempt: Attempt) -> dict[str, Any]:
     # Annotations that can't be scored must not come to light after the first epochs.
     scores({}, spec)
     stage(spec.data, (video.name for video in videos), console.print)
+    lines = on_main(processes, lambda: check_times(spec.data, annotations.train, annotations.validation))
+    attempt.notes = (*attempt.notes, *lines)
     leave_if_asked(processes, attempt.stop)
     chosen = choose(spec, processes, number_of_classes(spec, annotations))
     try:
@@ -284,6 +288,9 @@ def detect_and_score(
             for line in lines:
                 print(f"note: {line}", file=sys.stderr)
         check_videos(spec.data, annotations.validation)
+        say = partial(print, file=sys.stderr) if processes.is_main else lambda line: None
+        for line in on_main(processes, lambda: check_times(spec.data, (), annotations.validation)):
+            say(line)
         check_classifier(spec, annotations)
         if only_scores and not any(len(video.labels) for video in annotations.validation):
             raise UserError(
@@ -305,7 +312,7 @@ def detect_and_score(
         share_windows(model, spec, processes)
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
-        found = detect(model, loader, spec, outputs, processes, skipped)
+        found = detect(model, loader, spec, outputs, processes, skipped, times=TimeLog(say))
         return Scored(scores(found, spec), found, processes.is_main)
 
 

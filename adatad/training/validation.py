@@ -14,6 +14,7 @@ from adatad.data.annotations import EVALUATED, Annotations, ground_truth
 from adatad.data.dataset import Batch, collate
 from adatad.data.loader import Loader
 from adatad.data.skipped import Skipped, SkippedVideos
+from adatad.data.time_check import TimeLog
 from adatad.data.windows import Window
 from adatad.evaluation.classifiers import ClassifierError, read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
@@ -40,10 +41,12 @@ def detect(
     processes: Processes,
     skipped: SkippedVideos,
     after_window: Callable[[], None] | None = None,
+    times: TimeLog | None = None,
 ) -> Detections:
     """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds.
 
-    Videos that couldn't be read are added to `skipped`; nothing is found in them. after_window: called on all ranks
+    Videos that couldn't be read are added to `skipped`; nothing is found in them. What files and annotations differ in
+    is added to `times`. after_window: called on all ranks
     after each forward pass; what it raises ends the evaluation.
     """
     training = model.training
@@ -62,6 +65,8 @@ def detect(
         if after_window:
             after_window()
         missed += batch.skipped
+        if times:
+            times.add(batch.times)
         if not counts or not speaks:
             continue
         for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
@@ -74,6 +79,8 @@ def detect(
     model.train(training)
     unread = [item for part in processes.gather(missed) for item in part]
     skipped.add(unread)
+    if times:
+        times.share(processes.gather)
     nothing_in = {item.video for item in unread}
     everything = [w for part in processes.gather(found) for w in part if w.video not in nothing_in]
     # In an order that doesn't depend on the number of ranks.

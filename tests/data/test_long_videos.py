@@ -10,6 +10,7 @@ import adatad.data.dataset as dataset
 from adatad.data.annotations import Video
 from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import Loader
+from adatad.data.timeline import Timeline
 from adatad.data.windows import evaluation_windows
 from adatad.spec.schema import DataSpec, WindowSpec
 
@@ -20,7 +21,7 @@ FPS = 25.0
 class CountingReader:
     """Frames of one grey level, its number modulo 251; notes what it is asked for."""
 
-    frame_count = FRAMES
+    frame_count, timeline, stamp = FRAMES, Timeline(FRAMES), ()
 
     def __init__(self, asked: list[int]):
         self.asked = asked

@@ -14,7 +14,7 @@ from adatad.spec.schema import DataSpec
 class Numbered:
     """A reader whose frames hold their numbers."""
 
-    chunks, frames, frame_count, path = VideoReader.chunks, VideoReader.frames, 250, "numbered"
+    chunks, frames, frame_count, path, _fps = VideoReader.chunks, VideoReader.frames, 250, "numbered", None
 
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         return numbers.astype(np.uint8)[:, None, None, None] * np.ones((1, 6, 8, 3), np.uint8)

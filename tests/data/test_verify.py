@@ -79,9 +79,9 @@ def test_a_second_pass_reads_only_what_is_new(broken, tmp_path, monkeypatch):
     ("change", "message"),
     [
         ({"duration": "long"}, "duration in seconds, frame and fps are expected as numbers"),
-        ({"annotations": [{"segment": [1], "label": "run"}]}, "expected a segment [start, end] in seconds and a label"),
+        ({"annotations": [{"segment": [1], "label": "run"}]}, "in seconds, start before end, and a label"),
         ({"annotations": [{"segment": [0, 1], "label": ["run"]}]}, "got {'segment': [0, 1], 'label': ['run']}"),
-        ({"annotations": {"run": [0, 1]}}, "got 'run'"),
+        ({"annotations": {"run": [0, 1]}}, "expected a list of annotations, got {'run': [0, 1]}"),
     ],
 )
 def test_annotations_that_cannot_be_read_are_a_problem_of_their_video(change, message, tiny_data):

@@ -1,4 +1,5 @@
-"""Look at every video of a spec's data set once, before training on it: what is missing, broken or of another length.
+"""Look at every video of a spec's data set once, before training on it: what is missing, broken or of
+another length or rate than its annotations.
 
 python tools/prepare_data/check.py configs/demo/tia.yaml --output data/demo/check
 
@@ -11,18 +12,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import run, whole_number
+from adatad.files import check_output, check_output_folder, shown
 from adatad.spec import add_spec_arguments, spec_from_arguments
+
+NAMED = 20
+"""Videos whose problems are printed; summary.html has all."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the three files")
-    parser.add_argument("--workers", type=int, metavar="N", help="videos at a time (default: one a core)")
+    parser.add_argument("--workers", type=whole_number(1), metavar="N", help="videos at a time (default: one a core)")
     parser.add_argument("--whole", action="store_true", help="decode every frame instead of a few of each video")
     args = parser.parse_args()
     spec = spec_from_arguments(args, check_files=False)
+    check_output_folder(args.output)
+    for name in ("blocked.txt", "summary.html", "checked.jsonl"):
+        check_output(args.output / name)
 
     from rich.console import Console
     from rich.progress import Progress
@@ -40,9 +48,11 @@ def main() -> int:
     blocked = write_block_list(checked, args.output / "blocked.txt")
     write_data_check(checked, spec.name, args.output / "summary.html")
     wrong = [found for found in checked if found.problems]
-    for found in wrong[:20]:
+    for found in wrong[:NAMED]:
         for kind, detail in found.problems:
-            console.print(f"{found.video}: {kind}: {detail}", markup=False)
+            console.print(shown(f"{found.video}: {kind}: {detail}"), markup=False)
+    if len(wrong) > NAMED:
+        console.print(f"and {len(wrong) - NAMED} more videos with problems")
     console.print(
         f"{len(checked)} videos, {len(wrong)} with problems, {blocked} blocked: {args.output / 'summary.html'}"
     )

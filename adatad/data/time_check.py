@@ -1,0 +1,189 @@
+"""Where a video file and its annotation tell different times: found by a check of the data set, said by a run.
+
+Under `data.time: presentation` labels lie on the frames that are shown at their seconds all the same, as far as the
+file goes; under `count` they lie on other frames than they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+
+from adatad.data.annotations import Video
+from adatad.data.timeline import Timeline
+from adatad.data.video_index import OWN_CLOCK, open_container
+from adatad.files import shown
+from adatad.spec.schema import DataSpec, WindowSpec
+
+ROUNDING_SECONDS = 0.01
+"""Durations in annotations are given to hundredths of a second, rounded or cut."""
+MAX_SAID = 20
+"""Videos that a run's log names one by one; it counts the rest."""
+HEADER_SLACK_SECONDS, HEADER_SLACK = 1.0, 0.02
+"""By how much, or by which share if that is more, a file's header may be off about its length."""
+CHECK = "tools/prepare_data/check.py names every such video"
+COUNTED = "labels lie on other frames than they mean under data.time: count; set it to presentation, or transcode"
+FOUND = "labels stay at their seconds (data.time: presentation)"
+
+
+class TimeFacts(NamedTuple):
+    """What a file tells of its time. seconds: until its last frame goes, 0 if it doesn't tell; fps: from its first
+    picture on, on average; uneven_seconds: how far a frame lies from an even spacing; doubt: what is wrong with its
+    times; slack_seconds: by which all this may be off."""
+
+    frames: int
+    seconds: float
+    fps: float
+    first_seconds: float = 0.0
+    uneven_seconds: float = 0.0
+    doubt: str = ""
+    slack_seconds: float = 0.0
+
+
+class TimeProblem(NamedTuple):
+    """kind: "wrong length", "other rate", "variable rate", "starts late", "times jump" or "no times"; off_seconds: by
+    how much, at most."""
+
+    kind: str
+    detail: str
+    off_seconds: float
+
+
+class TimeNote(NamedTuple):
+    """A video, and a line on what it and its annotation disagree on."""
+
+    video: str
+    line: str
+
+
+def facts_of(timeline: Timeline) -> TimeFacts:
+    if not timeline.has_times:
+        return TimeFacts(timeline.frame_count, 0.0, 0.0, doubt=timeline.doubt)
+    return TimeFacts(
+        timeline.frame_count, timeline.duration_seconds, timeline.fps, timeline.first_seconds,
+        timeline.unevenness_seconds, timeline.doubt,
+    )  # fmt: skip
+
+
+def header_facts(path: Path) -> TimeFacts | None:
+    """The same as far as the header of a file tells it, which is cheap, and off where the rate changes; None if it
+    tells no length. Raises VideoError."""
+    with open_container(path) as container:
+        stream = container.streams.best("video")
+        tick, kind = float(stream.time_base or 0), container.format.name.split(",")[0]
+        start = 0.0 if kind in OWN_CLOCK else (container.start_time or 0) / av.time_base
+        first = max(float(stream.start_time or 0) * tick - start, 0.0)
+        whole = (container.duration or 0) / av.time_base
+        seconds = first + stream.duration * tick if stream.duration else whole
+        if seconds <= first:
+            return None
+        # Others estimate their rate from the first frames.
+        frames = stream.frames if kind in ("mov", "avi") else 0
+        slack = max(HEADER_SLACK_SECONDS, HEADER_SLACK * seconds)
+        return TimeFacts(frames, seconds, frames / (seconds - first), first, slack_seconds=slack)
+
+
+def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window: WindowSpec) -> list[TimeProblem]:
+    """All that a file and its annotation differ in by more than one position of the grid.
+
+    duration_seconds, fps: of the annotation; fps 0 where it gives none.
+    """
+    position = position_seconds(duration_seconds, fps, window)
+    most = position + ROUNDING_SECONDS + facts.slack_seconds
+    meant = duration_seconds * fps
+    if not facts.seconds:
+        found = [TimeProblem("no times", f"{facts.doubt}; its frames are counted; transcode it", 0.0)]
+        if fps and abs(facts.frames - meant) / fps > most:
+            detail = f"has {facts.frames} frames, annotations mean {meant:.0f}"
+            found.append(TimeProblem("wrong length", detail, abs(facts.frames - meant) / fps))
+        return found
+    found = []
+    off = abs(facts.seconds - duration_seconds)
+    if off > most:
+        detail = f"lasts {facts.seconds:.2f} s, annotations say {duration_seconds:.2f} s"
+        found.append(TimeProblem("wrong length", detail, off))
+    if fps and facts.frames and min(abs(facts.frames - meant), duration_seconds * abs(facts.fps - fps)) / fps > most:
+        detail = (
+            f"has {facts.frames} frames, {facts.fps:.2f} a second; annotations mean {meant:.0f}, {fps:.2f} a second"
+        )
+        found.append(TimeProblem("other rate", detail, abs(facts.frames - meant) / fps))
+    if facts.uneven_seconds > most:
+        detail = f"its frames come up to {facts.uneven_seconds:.2f} s off a constant rate of {facts.fps:.2f} a second"
+        found.append(TimeProblem("variable rate", detail, facts.uneven_seconds))
+    if facts.first_seconds > most:
+        detail = f"its first picture comes at {facts.first_seconds:.2f} s"
+        found.append(TimeProblem("starts late", detail, facts.first_seconds))
+    if facts.doubt:
+        found.append(TimeProblem("times jump", f"{facts.doubt}; a jump is taken for one frame; transcode it", 0.0))
+    return found
+
+
+def position_seconds(duration_seconds: float, fps: float, window: WindowSpec) -> float:
+    """From one position of the grid to the next."""
+    if window.kind == "resize" or not fps:
+        return duration_seconds / window.size_grid
+    return window.stride_frames / fps
+
+
+class TimeNotes:
+    """Notes of each video once, when it is first read, where its file and its annotation differ; and where another file
+    has come in its place since."""
+
+    def __init__(self, spec: DataSpec):
+        self._spec = spec
+        self._seen: dict[str, tuple[int, ...]] = {}
+
+    def notes(self, video: Video, timeline: Timeline, stamp: tuple[int, ...]) -> tuple[TimeNote, ...]:
+        """What there is to say of a video that is read now. stamp: of its file."""
+        before = self._seen.get(video.name)
+        if before == stamp:
+            return ()
+        self._seen[video.name] = stamp
+        found = time_problems(facts_of(timeline), video.duration_seconds, video.fps, self._spec.window)
+        lines = [note_line(found, self._spec)] if found else []
+        if before is not None:
+            lines.append("its file has changed since this run first read it: what was learned is of both")
+        return tuple(TimeNote(video.name, line) for line in lines)
+
+
+class TimeLog:
+    """Says such notes, each once, and of more than `MAX_SAID` how many there are. say: called with a line to log."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._known: set[TimeNote] = set()
+        self._new: list[TimeNote] = []
+        self._unsaid = 0
+
+    def add(self, notes: Iterable[TimeNote]) -> None:
+        for note in notes:
+            if note in self._known:
+                continue
+            self._known.add(note)
+            self._new.append(note)
+            if len(self._known) <= MAX_SAID:
+                self._say(shown(f"video {note.video}: {note.line}"))
+            else:
+                self._unsaid += 1
+
+    def share(self, gather: Callable[[list[TimeNote]], list[list[TimeNote]]]) -> None:
+        """Add what other ranks have found since; called on all ranks at once. gather: every rank's object."""
+        new, self._new = self._new, []
+        self.add(note for part in gather(new) for note in part)
+        self._new = []
+        if self._unsaid:
+            self._say(f"{self._unsaid} more notes on times of videos; {CHECK}")
+        self._unsaid = 0
+
+
+def note_line(found: Iterable[TimeProblem], spec: DataSpec) -> str:
+    """What a run says of a video."""
+    return "; ".join(f"{problem.kind}: {problem.detail}" for problem in found) + f"; {effect(spec)}"
+
+
+def effect(spec: DataSpec) -> str:
+    """What such a difference does to labels."""
+    return COUNTED if spec.time == "count" else FOUND

@@ -1,0 +1,175 @@
+"""Time in one place: when each frame of a file is shown, and which frame is shown at a given second.
+
+A label is in seconds, as a player shows them. A file tells of each frame when it is shown, and these times need not be
+evenly spaced: phones and browsers record at a changing rate, cameras pause, a first picture may come after the sound.
+Three scales meet here:
+
+    seconds    from the start of the video, the time of labels and detections
+    numbers    frames on an even scale of `fps` a second, number k at k / fps seconds: what windows and positions count
+    frames     of the file, as they are stored, 0 for the first one shown
+
+Nothing here opens a file (docs/decisions/presentation-time.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+JUMP_SECONDS = 3600.0
+"""A longer gap between two frames is a fault of the recording, no pause."""
+REORDERED_FRAMES = 16
+"""Frames that decoders and packets give out of order lie nearer than this to their place; further off, the times start
+again."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When the frames of a file are shown.
+
+    seconds: float64 [frame_count], ascending, from the start of the video; empty where the file tells no times.
+    duration_seconds: until the last frame goes; 0 where the file tells no times. doubt: what was wrong with the times
+    as they stand in the file, empty if nothing was.
+    """
+
+    frame_count: int
+    seconds: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    duration_seconds: float = 0.0
+    doubt: str = ""
+    _followed: dict[float, bool] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def has_times(self) -> bool:
+        return len(self.seconds) > 0 and self.duration_seconds > 0
+
+    @property
+    def first_seconds(self) -> float:
+        """When the first picture comes."""
+        return float(self.seconds[0]) if self.has_times else 0.0
+
+    @property
+    def fps(self) -> float:
+        """Frames a second from the first picture to the end, on average; 0 where the file tells no times."""
+        return self.frame_count / (self.duration_seconds - self.first_seconds) if self.has_times else 0.0
+
+    @cached_property
+    def unevenness_seconds(self) -> float:
+        """How far frames lie from an even spacing over the whole video, at most; 0 where the file tells no times."""
+        if not self.has_times:
+            return 0.0
+        even = self.first_seconds + np.arange(self.frame_count) / self.fps
+        return float(np.abs(self.seconds - even).max())
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every frame lies within half an interval of where a constant rate would show it."""
+        return self.unevenness_seconds * self.fps <= 0.5
+
+    def follows(self, fps: float) -> bool:
+        """Whether frame k is shown at k / fps, within half an interval, for every frame: numbers are frames then."""
+        if fps not in self._followed:
+            even = np.arange(self.frame_count) / fps
+            self._followed[fps] = not self.has_times or bool(np.abs(self.seconds - even).max() * fps <= 0.5)
+        return self._followed[fps]
+
+    def count_at(self, fps: float) -> int:
+        """Numbers that an even scale of `fps` has up to the end of the video, at least 1; all frames as they are where
+        the scale is the file's own or the file tells no times."""
+        return self.frame_count if self.follows(fps) else max(1, round(self.duration_seconds * fps))
+
+    def frames_of(self, numbers: np.ndarray, fps: float) -> np.ndarray:
+        """The frames that are shown at numbers of an even scale: int64 [n] -> int64 [n]."""
+        numbers = np.asarray(numbers, np.int64)
+        return numbers if self.follows(fps) else self.frames_at(numbers / fps)
+
+    def frames_at(self, seconds: np.ndarray) -> np.ndarray:
+        """The frame on the screen at each second, or the next one where that is nearer and half a usual interval away
+        at most; the first before any has come, the last after the end. float64 [n] -> int64 [n].
+
+        Half an interval, so that rounded times give the frame that was meant; not more, so that nothing is shown before
+        it happened, as the first frame after a pause would be.
+        """
+        last = self.frame_count - 1
+        shown = np.clip(np.searchsorted(self.seconds, seconds, side="right") - 1, 0, last)
+        following = np.minimum(shown + 1, last)
+        ahead = self.seconds[following] - seconds
+        takes_next = (ahead <= self._usual_interval / 2) & (ahead < np.abs(seconds - self.seconds[shown]))
+        return np.where(takes_next, following, shown).astype(np.int64)
+
+    @cached_property
+    def _usual_interval(self) -> float:
+        return usual_step(np.diff(self.seconds))
+
+
+def usual_step(steps: np.ndarray) -> float:
+    """The median of what is above 0; 0 if nothing is."""
+    ahead = steps[steps > 0]
+    return float(np.median(ahead)) if len(ahead) else 0.0
+
+
+def timeline_of(
+    times: Sequence[float | None] | np.ndarray, start_seconds: float | None, last_frame_seconds: float
+) -> Timeline:
+    """A timeline out of the times, in seconds, that a file gives its frames in the order in which they are shown; None
+    or NaN where it gives none.
+
+    start_seconds: of the clock of these times, where the video starts; None for the first picture. last_frame_seconds:
+    how long the file says that the last frame stays; 0 if it doesn't.
+    """
+    seconds = np.asarray(times, np.float64)
+    count, known = len(seconds), np.isfinite(seconds)
+    if not count or known.sum() * 2 <= count:
+        return Timeline(count, doubt="it tells no times of its frames")
+    if not known.all():
+        # None of the last frames of some AVI files, for example.
+        seconds = _filled(seconds, known)
+    seconds, doubt = _in_order(seconds)
+    first = float(seconds[0])
+    start = first if start_seconds is None or not 0 <= first - start_seconds <= JUMP_SECONDS else start_seconds
+    seconds = seconds - start
+    steps = np.diff(seconds)
+    usual = usual_step(steps)
+    if count > 1 and not usual:
+        return Timeline(count, doubt="it shows all its frames at one time")
+    stays = last_frame_seconds if 0 < last_frame_seconds <= max(float(steps.max(initial=0.0)), usual) else 0.0
+    if count == 1:
+        stays = min(max(last_frame_seconds, 0.0), JUMP_SECONDS)
+    span = float(seconds[-1] - seconds[0])
+    even = np.abs(seconds - seconds[0] - np.arange(count) * span / max(count - 1, 1)).max()
+    if count > 1 and even <= span / (count - 1) / 2:
+        stays = span / (count - 1)
+    end = float(seconds[-1]) + (stays or (float(steps[steps > 0][-1]) if usual else 0.0))
+    return Timeline(count, seconds, end, doubt)
+
+
+def _filled(seconds: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Times between and around those that are known, evenly."""
+    places = np.flatnonzero(known)
+    filled = np.interp(np.arange(len(seconds)), places, seconds[places])
+    step = usual_step(np.diff(seconds[places]) / np.diff(places)) if len(places) > 1 else 0.0
+    before, after = np.arange(places[0]), np.arange(places[-1] + 1, len(seconds))
+    filled[before] = seconds[places[0]] - step * (places[0] - before)
+    filled[after] = seconds[places[-1]] + step * (after - places[-1])
+    return filled
+
+
+def _in_order(seconds: np.ndarray) -> tuple[np.ndarray, str]:
+    """The times ascending, and what was wrong with them. Where they start again or jump, the frame comes a usual
+    interval after the one before it."""
+    order = np.argsort(seconds, kind="stable")
+    doubt = ""
+    if np.abs(order - np.arange(len(order))).max(initial=0) <= REORDERED_FRAMES:
+        seconds = seconds[order]
+    steps = np.diff(seconds)
+    jumps = np.flatnonzero((steps < 0) | (steps > JUMP_SECONDS))
+    # A few frames out of order at a start anew are no jumps of their own.
+    if len(jumps):
+        place = jumps[0]
+        times = "once" if len(jumps) == 1 else f"{len(jumps)} times"
+        doubt = f"its times jump {times}, first from {seconds[place]:.2f} s to {seconds[place + 1]:.2f} s"
+        steps[jumps] = usual_step(steps[(steps > 0) & (steps <= JUMP_SECONDS)])
+        seconds = seconds[0] + np.concatenate([[0.0], np.cumsum(steps)])
+    return seconds, doubt
