@@ -5,7 +5,7 @@ A case is a folder with case.json, weights.npz, inputs.npz, expected.npz and exp
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,13 @@ import torch
 from torch import Tensor
 
 from adatad.errors import UserError
+from adatad.files import read_json, reason
 
 FILES = ("case.json", "weights.npz", "inputs.npz", "expected.npz", "expected.json")
+
+
+MAX_FOLDERS = 20_000
+"""Under a folder of cases; more are those of a whole disk."""
 
 
 class CaseError(UserError):
@@ -44,19 +49,64 @@ class Case:
 
 
 def find_cases(folder: Path) -> list[Path]:
-    """Folders, at any depth, that hold a case.json."""
-    return sorted(path.parent for path in folder.rglob("case.json"))
+    """Folders, at any depth, that hold a case.json; none where there is no folder."""
+    return [path.parent for path in files_named(folder, ("case.json",))]
+
+
+def files_named(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Files of these names at any depth under a folder, in order. Links to folders aren't followed. Raises CaseError
+    for a folder with so many in it that it can't be one of cases."""
+    found = []
+    for count, (parent, folders, files) in enumerate(os.walk(folder)):
+        if count >= MAX_FOLDERS:
+            raise CaseError(f"{folder}: holds more than {MAX_FOLDERS:,} folders; name the folder of the cases alone")
+        folders.sort()
+        found += [Path(parent, name) for name in names if name in files]
+    return sorted(found)
 
 
 def read_case(folder: Path) -> Case:
+    """Raises CaseError, or FileError of adatad.files, which name the file."""
     for name in FILES:
         if not (folder / name).is_file():
             raise CaseError(f"{folder / name}: missing; a case is a folder with {', '.join(FILES)}")
-    try:
-        facts, expected = (json.loads((folder / name).read_text()) for name in ("case.json", "expected.json"))
-        weights, inputs, arrays = (
-            dict(np.load(folder / name, allow_pickle=False)) for name in ("weights.npz", "inputs.npz", "expected.npz")
-        )
-    except (OSError, ValueError) as error:
-        raise CaseError(f"{folder}: can't be read: {error}") from error
+    facts, expected = (read_object(folder / name) for name in ("case.json", "expected.json"))
+    if not isinstance(facts.get("name"), str):
+        raise CaseError(f"{folder / 'case.json'}: expected the case's name under 'name'")
+    weights, inputs, arrays = (read_arrays(folder / name) for name in ("weights.npz", "inputs.npz", "expected.npz"))
+    _check_shapes(folder / "inputs.npz", facts, inputs)
     return Case(folder, facts, expected, weights, inputs, arrays)
+
+
+def _check_shapes(path: Path, facts: dict[str, Any], inputs: dict[str, np.ndarray]) -> None:
+    """Inputs of another shape than case.json says could broadcast, and give other numbers instead of an error."""
+    size = facts.get("input")
+    if not isinstance(size, dict) or not all(isinstance(size.get(name), int) for name in ("batch", "window")):
+        raise CaseError(f"{path.with_name('case.json')}: expected 'batch' and 'window' under 'input'")
+    masks = inputs.get("masks")
+    if masks is None or masks.shape != (size["batch"], size["window"]):
+        got = "none" if masks is None else list(masks.shape)
+        raise CaseError(
+            f"{path}: masks: expected the shape [{size['batch']}, {size['window']}] of case.json, got {got}"
+        )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises CaseError or FileError."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CaseError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file. Raises CaseError."""
+    try:
+        file = np.load(path, allow_pickle=False)
+        arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else None
+    # numpy, zipfile and three kinds of compression each raise errors of their own for a damaged file.
+    except Exception as error:
+        raise CaseError(f"{path}: can't be read: {reason(error)}; copy it again") from error
+    if arrays is None:
+        raise CaseError(f"{path}: expected an .npz file of several arrays, got a single array")
+    return arrays

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adatad.errors import UserError
+from adatad.files import reason
+
 TOLERANCES = {
     "activation": 1e-4,  # of the array's largest value
     "loss": 1e-4,  # relative
@@ -40,11 +43,36 @@ class Row(NamedTuple):
     quantity: str
     error: float
     tolerance: float
+    verdict: str = ""
+    """NOT_COMPUTED or UNREADABLE where there was nothing to compare; then the quantity says why."""
 
     @property
     def passed(self) -> bool:
         # Not `error > tolerance`, which NaN would pass.
-        return self.error <= self.tolerance
+        return self.verdict == NOT_COMPUTED or self.error <= self.tolerance
+
+
+NOT_COMPUTED = "not computed"
+"""What a case expects and the model, as it is run, never makes: nothing is wrong, and nothing was shown."""
+UNREADABLE = "UNREADABLE"
+"""A case whose content is no such case."""
+
+
+def not_computed(case: str, quantity: str, why: str) -> Row:
+    return Row(case, f"{quantity}: {why}", 0.0, 0.0, NOT_COMPUTED)
+
+
+def unreadable(case: str, error: Exception) -> Row:
+    return Row(case, f"can't be run: {described(error)}", float("inf"), 0.0, UNREADABLE)
+
+
+def described(error: Exception) -> str:
+    """An error in one line that a reader of the case understands."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return f"{type(error).__name__}: {reason(error)}"
 
 
 def rows_of_cases(
@@ -58,8 +86,7 @@ def rows_of_cases(
             rows += compare(case)
         except Exception as error:  # Whatever a case's content leads to: it isn't ours.
             own = case.get("name") if isinstance(case, dict) else None
-            reason = f"can't be run: {type(error).__name__}: {error}"
-            rows.append(Row(str(own or f"{name} {number}".strip()), reason, float("inf"), 0.0))
+            rows.append(unreadable(str(own or f"{name} {number}".strip()), error))
     return rows
 
 

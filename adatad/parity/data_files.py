@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from adatad.parity import map_file, nms_file, post_file, schedule_file, transforms_file, windows_file
-from adatad.parity.cases import CaseError
+from adatad.parity.cases import CaseError, files_named, read_object
 from adatad.parity.compare import Row
 
 NAMES = (
@@ -26,16 +25,15 @@ NAMES = (
 
 def find_data_files(folder: Path) -> list[Path]:
     """Files of cases, at any depth."""
-    return sorted(path for name in NAMES for path in folder.rglob(name))
+    return files_named(folder, NAMES)
 
 
 def run_data_file(path: Path) -> list[Row]:
-    """Every comparison of a file. Raises CaseError where it can't be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CaseError(f"{path}: can't be read: {error}") from error
-    return runner(path.name)(content, path.parent)
+    """Every comparison of a file. Raises CaseError or FileError where it can't be read, or holds none."""
+    rows = runner(path.name)(read_object(path), path.parent)
+    if not rows:
+        raise CaseError(f"{path}: holds nothing to compare: none of the lists of cases that a {path.name} has")
+    return rows
 
 
 def runner(name: str) -> Callable[[dict[str, Any], Path], list[Row]]:

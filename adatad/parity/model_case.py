@@ -6,7 +6,7 @@ that training uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,17 @@ from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets
 from adatad.parallel.processes import Processes
 from adatad.parity.cases import Case
-from adatad.parity.compare import TOLERANCES, Row, largest, mismatch, norm, of_largest, relative, relative_to_value
+from adatad.parity.compare import (
+    TOLERANCES,
+    Row,
+    largest,
+    mismatch,
+    norm,
+    not_computed,
+    of_largest,
+    relative,
+    relative_to_value,
+)
 from adatad.parity.detections import largest_differences
 from adatad.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.spec.schema import MemorySpec, Spec
@@ -33,17 +43,16 @@ from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, assemble
 
 LOSSES = ("cls_loss", "reg_loss", "cost")
-
-
 INSIDE_THE_BACKBONE = ("block_input", "block", "side_output")
 
 
 def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bool = False) -> list[Row]:
     """Every comparison of a case, on the CPU in float32. Under policy tile no activation inside the backbone is ever
-    whole, so those aren't compared.
+    whole, and the side variant doesn't run blocks that feed no adapter: rows say of these that they aren't computed.
 
-    double_trajectory: train in float64. In float32 a policy's other order of summation can decide a tie otherwise than
-    the reference's did (near a ReLU's zero, say), after which both trainings are right and differ.
+    double_trajectory: train in float64. In float32 another order of summation (a policy's, another processor's) can
+    decide a tie otherwise than the reference's did (near a ReLU's zero, say), after which both trainings are right and
+    differ. Where training in float32 ends over tolerance, training in float64 decides.
     """
     spec = spec_of(case).model_copy(update={"memory": memory or MemorySpec()})
     checks = Checks(case)
@@ -52,8 +61,19 @@ def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bo
     evaluation(checks, parts, targets)
     detections(checks, parts)
     optimizer_groups(checks, parts)
-    trajectory(checks, parts_in_double(case, spec) if double_trajectory else fresh_parts(case, spec))
-    return checks.rows
+    return checks.rows + trained_rows(case, spec, double_trajectory)
+
+
+def trained_rows(case: Case, spec: Spec, double: bool) -> list[Row]:
+    """The rows of the recorded steps; double: in float64, without trying float32 first."""
+    checks = Checks(case)
+    trajectory(checks, parts_in_double(case, spec) if double else fresh_parts(case, spec))
+    if double or all(row.passed for row in checks.rows):
+        return checks.rows
+    rows = trained_rows(case, spec, double=True)
+    if not all(row.passed for row in rows):
+        return checks.rows
+    return [row._replace(quantity=f"{row.quantity} (in float64)") for row in rows]
 
 
 class Checks:
@@ -65,12 +85,21 @@ class Checks:
     def add(self, quantity: str, error: float, kind: str) -> None:
         self.rows.append(Row(self.case.name, quantity, error, TOLERANCES[kind]))
 
-    def arrays(self, name: str, ours: dict[str, np.ndarray]) -> None:
-        """Compare all expected arrays `name` or `name`/i with ours of the same keys; one row, if there are any."""
-        wanted = {key: a for key, a in self.case.arrays.items() if key == name or key.startswith(f"{name}/")}
+    def arrays(self, name: str, ours: dict[str, np.ndarray], never_made: Collection[str] = ()) -> None:
+        """Compare all expected arrays `name` or `name`/i with ours of the same keys, but for those that the model never
+        makes; one row, if there are any."""
+        wanted = {key: array for key, array in self.wanted(name).items() if key not in never_made}
         if wanted:
             errors = [of_largest(ours[key], a) if key in ours else float("inf") for key, a in wanted.items()]
             self.add(name, largest(errors), "activation")
+
+    def wanted(self, name: str) -> dict[str, np.ndarray]:
+        return {key: a for key, a in self.case.arrays.items() if key == name or key.startswith(f"{name}/")}
+
+    def leave_out(self, name: str, why: str) -> None:
+        """Instead of `arrays`, where the model makes none of them."""
+        if self.wanted(name):
+            self.rows.append(not_computed(self.case.name, name, why))
 
     def losses(self, quantity: str, ours: dict[str, Any], expected: dict[str, float]) -> None:
         self.add(
@@ -101,8 +130,8 @@ def first_steps(checks: Checks, parts: Parts) -> Targets:
     model.train()
     with recorded(model) as seen:
         predictions = model(batch.frames, batch.mask)
-    inside = () if parts.spec.memory.policy == "tile" else INSIDE_THE_BACKBONE
-    for name in (*inside, "features", "projection", "neck"):
+    compare_inside_the_backbone(checks, parts, seen)
+    for name in ("features", "projection", "neck"):
         checks.arrays(f"train/{name}", seen)
     checks.arrays("train/logits", by_level("train/logits", predictions.logits))
     checks.arrays("train/offsets", by_level("train/offsets", predictions.offsets))
@@ -124,6 +153,21 @@ def first_steps(checks: Checks, parts: Parts) -> Targets:
             losses["cost"].backward(retain_graph=True)
             compare_gradients(checks, model)
     return targets
+
+
+def compare_inside_the_backbone(checks: Checks, parts: Parts, seen: dict[str, np.ndarray]) -> None:
+    if parts.spec.memory.policy == "tile":
+        for name in INSIDE_THE_BACKBONE:
+            checks.leave_out(f"train/{name}", "under policy tile it is never whole")
+        return
+    backbone, idle = getattr(parts.model, "backbone", None), range(0)
+    if backbone is not None and backbone.mode == "side":
+        idle = range(max(backbone.adapter_blocks) + 1, len(backbone.blocks))
+    never_made = [f"train/block/{index}" for index in idle]
+    for name in INSIDE_THE_BACKBONE:
+        checks.arrays(f"train/{name}", seen, never_made)
+    for key in never_made:
+        checks.leave_out(key, "the side variant doesn't run a block that feeds no adapter")
 
 
 @contextmanager

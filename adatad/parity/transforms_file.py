@@ -17,7 +17,7 @@ from adatad.data.geometry import center_box, first_fitting, fit_frames, short_si
 from adatad.data.rand_augment import Operation
 from adatad.data.resize import Box, resize
 from adatad.models.backbone import VideoBackbone
-from adatad.parity.cases import CaseError
+from adatad.parity.cases import CaseError, read_arrays
 from adatad.parity.compare import TOLERANCES, Row, difference, largest, mismatch, rows_of_cases
 from adatad.spec.schema import BackboneSpec
 
@@ -29,11 +29,7 @@ VARIANTS = ("_neg", "_lowcontrast")
 
 def run(content: dict[str, Any], folder: Path) -> list[Row]:
     """Every comparison. Raises CaseError where the arrays are missing or an operation isn't one that there is."""
-    path = folder / "transforms.npz"
-    try:
-        arrays = dict(np.load(path))
-    except (OSError, ValueError) as error:
-        raise CaseError(f"{path}: can't be read: {error}") from error
+    arrays = read_arrays(folder / "transforms.npz")
     return [
         *rows_of_cases(content.get("cases", ()), partial(_transform, arrays=arrays), "transform"),
         *rows_of_cases(content.get("augment_ops", ()), partial(_operation, arrays=arrays), "augment"),
@@ -145,7 +141,8 @@ def _crop_box(case: dict[str, Any]) -> Iterator[Row]:
     name = f"crop box in {height} x {width}"
     if "aspects" in case:
         size = first_fitting(height, width, case["aspects"], case["area_fractions"])
-        if size is not None or not case.get("fallback"):
+        # Where no candidate fits, the square in the middle is cut out, whether or not the case says "fallback".
+        if size is not None:
             yield _row(name, "height and width", mismatch(size, (expected.height, expected.width)), "exact")
             return
     yield _row(name, "box", mismatch(center_box(height, width, min(height, width)), expected), "exact")

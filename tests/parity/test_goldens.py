@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from adatad.parity import cases, model_case
 from adatad.parity.cases import CaseError, find_cases, read_case
-from adatad.parity.compare import largest
+from adatad.parity.compare import NOT_COMPUTED, largest
 from adatad.parity.model_case import run_case
 from adatad.parity.verify import verify
 from adatad.spec.schema import MemorySpec
@@ -110,8 +112,6 @@ def test_a_changed_step_is_noticed(tmp_path, key, quantity):
 
 
 def test_exit_codes(tmp_path, capsys):
-    assert verify(tmp_path) == 2
-    assert verify(tmp_path / "gone") == 2
     folder = copied_case(tmp_path)
     assert verify(tmp_path) == 0
     change_array(folder / "expected.npz", "train/features")
@@ -119,13 +119,141 @@ def test_exit_codes(tmp_path, capsys):
     assert "OVER" in capsys.readouterr().out
 
 
-def test_an_unreadable_case_fails_and_is_named(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: None, "holds no case: neither a folder with case.json"),
+        (lambda folder: folder.rmdir(), "no such folder"),
+        (lambda folder: (folder.rmdir(), folder.write_text("")), "is a file"),
+        (lambda folder: [(folder / str(n)).mkdir() for n in range(4)], "holds more than 3 folders"),
+    ],
+)
+def test_a_folder_without_cases_is_refused(tmp_path, monkeypatch, make, says):
+    monkeypatch.setattr(cases, "MAX_FOLDERS", 3)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(CaseError, match=says):
+        verify(folder)
+
+
+def unlinked(file: Path) -> None:
+    file.unlink()
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def nested(file: Path) -> None:
+    file.write_text("[" * 100_000)
+
+
+def a_list(file: Path) -> None:
+    file.write_text("[1]")
+
+
+def one_array(file: Path) -> None:
+    with open(file, "wb") as out:
+        np.save(out, np.zeros(3))
+
+
+def without_classes(file: Path) -> None:
+    facts = json.loads(file.read_text())
+    del facts["detector"]["classes"]
+    file.write_text(json.dumps(facts))
+
+
+def other_shape(file: Path) -> None:
+    arrays = dict(np.load(file))
+    arrays["masks"] = arrays["masks"][:, :5]
+    np.savez(file, **arrays)
+
+
+def without_masks(file: Path) -> None:
+    arrays = dict(np.load(file))
+    del arrays["train/level_mask/0"]
+    np.savez(file, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "says"),
+    [
+        ("inputs.npz", unlinked, "missing"),
+        ("inputs.npz", cut, "can't be read"),
+        ("weights.npz", emptied, "can't be read"),
+        ("expected.npz", one_array, "expected an .npz file of several arrays"),
+        ("case.json", emptied, "it is empty"),
+        ("case.json", cut, "not readable as JSON"),
+        ("case.json", nested, "nested too deeply"),
+        ("expected.json", a_list, "expected a JSON object"),
+        ("case.json", without_classes, "'classes' is missing"),
+        ("inputs.npz", other_shape, "masks: expected the shape ["),
+        ("expected.npz", without_masks, "'train/level_mask/0' is missing"),
+    ],
+)
+def test_a_damaged_case_fails_in_a_line_that_names_it(tmp_path, capsys, name, damage, says):
     folder = copied_case(tmp_path)
-    (folder / "inputs.npz").unlink()
-    with pytest.raises(CaseError, match=r"inputs\.npz: missing"):
-        read_case(folder)
-    assert verify(tmp_path) == 1
-    assert "inputs.npz" in capsys.readouterr().out.replace("\n", "")
+    damage(folder / name)
+    assert verify(tmp_path) == 2
+    out, err = capsys.readouterr()
+    assert out == "1 cases, 0 files, 0 comparisons, 0 over tolerance, 0 not computed, 1 unreadable\n"
+    assert err.count("\n") == 1
+    assert str(folder) in err
+    assert says in err
+
+
+def test_a_file_without_comparisons_is_not_ok(tmp_path, capsys):
+    (tmp_path / "nms.json").write_text('{"wrapper_case": []}')
+    assert verify(tmp_path) == 2
+    assert "nms.json: holds nothing to compare" in capsys.readouterr().err
+
+
+def with_an_idle_block(tmp_path: Path) -> Path:
+    """The side variant's case with a third block, which feeds no adapter."""
+    folder = Path(shutil.copytree(OWN / "side_pyramid", tmp_path / "side"))
+    facts = json.loads((folder / "case.json").read_text())
+    facts["backbone"]["depth"] = 3
+    (folder / "case.json").write_text(json.dumps(facts))
+    weights = dict(np.load(folder / "weights.npz"))
+    weights |= {name.replace(".blocks.1.", ".blocks.2."): array for name, array in weights.items()}
+    np.savez(folder / "weights.npz", **weights)
+    arrays = dict(np.load(folder / "expected.npz"))
+    np.savez(folder / "expected.npz", **arrays, **{"train/block/2": arrays["train/block/1"] + 1})
+    return folder
+
+
+@pytest.mark.parametrize("policy", ["none", "block", "tile"])
+def test_a_block_that_the_side_variant_does_not_run_is_not_computed(tmp_path, policy):
+    rows = run_case(read_case(with_an_idle_block(tmp_path)), MemorySpec(policy=policy))
+    assert [row.quantity for row in rows if not row.passed] == []
+    idle = [row for row in rows if row.verdict == NOT_COMPUTED]
+    expected = "train/block:" if policy == "tile" else "train/block/2:"
+    assert [row.quantity.split()[0] for row in idle if "block" in row.quantity.split(":")[0]][-1] == expected
+
+
+@pytest.mark.parametrize(("also_in_double", "said"), [(False, ["steps (in float64)"]), (True, ["steps"])])
+def test_float64_decides_where_float32_ends_over_tolerance(monkeypatch, also_in_double, said):
+    def trajectory(checks, parts):
+        double = next(parts.model.parameters()).dtype == torch.float64
+        checks.add("steps", 0.0 if double and not also_in_double else 1.0, "loss")
+
+    monkeypatch.setattr(model_case, "trajectory", trajectory)
+    case = read_case(OWN / "side_pyramid")
+    rows = model_case.trained_rows(case, model_case.spec_of(case), double=False)
+    assert [row.quantity for row in rows] == said
+    assert all(row.passed for row in rows) is not also_in_double
+
+
+def test_a_block_that_is_missing_elsewhere_is_over_tolerance(tmp_path):
+    folder = copied_case(tmp_path)
+    arrays = dict(np.load(folder / "expected.npz"))
+    np.savez(folder / "expected.npz", **arrays, **{"train/block/9": arrays["train/block/1"]})
+    assert [line for line in failures(folder) if line.startswith("train/block: inf")]
 
 
 def test_weights_without_a_place_are_named(tmp_path):

@@ -46,3 +46,18 @@ def test_what_cannot_be_compared_is_named(tmp_path):
     (tmp_path / "transforms.npz").unlink()
     with pytest.raises(CaseError, match=r"transforms\.npz: can't be read"):
         run_data_file(tmp_path / "transforms.json")
+
+
+def crop_box(folder, box: list[int], **case) -> bool:
+    """Whether a random cut of a very wide image, none of whose candidates fits, is what a case says."""
+    np.savez(folder / "transforms.npz", none=np.zeros(1))
+    case = {"in_hw": [30, 400], "aspects": [0.8, 1.2], "area_fractions": [0.9, 0.8], "box": box, **case}
+    (folder / "transforms.json").write_text(json.dumps({"crop_boxes": [case]}))
+    return all(row.passed for row in run_data_file(folder / "transforms.json"))
+
+
+@pytest.mark.parametrize("said", [{}, {"fallback": True}, {"fallback": None}])
+def test_a_random_cut_without_a_fitting_candidate_is_the_square_in_the_middle(tmp_path, said):
+    assert crop_box(tmp_path, [185, 0, 215, 30], **said)
+    assert not crop_box(tmp_path, [184, 0, 214, 30], **said)
+    assert not crop_box(tmp_path, [185, 0, 214, 30], **said)
