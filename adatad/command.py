@@ -29,6 +29,8 @@ from adatad.errors import UserError
 BAD_INPUT, INTERRUPTED, OUTPUT_CLOSED = 2, 130, 141
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _interrupted = False
+MAX_SHOWN = 40
+"""Characters of a value that an error repeats."""
 NO_MEMORY = "memory ran out: give the process more (ulimit -v, the container's or job's limit), or take fewer workers"
 
 
@@ -88,7 +90,8 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
             value = least - 1
         if not least <= value <= highest:
             upper = f" to {most}" if most is not None else ""
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least}{upper}, got {text!r}")
+            got = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least}{upper}, got {got!r}")
         return value
 
     return read
