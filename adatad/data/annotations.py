@@ -108,8 +108,17 @@ class Annotations:
 def read_annotations(
     spec: DataSpec, reference: bool = False, class_agnostic: bool = False, training: bool = True
 ) -> Annotations:
-    """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError."""
-    return annotations_of(load_database(spec.annotations), spec, reference, class_agnostic, training)
+    """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError, also if nothing is left of a
+    subset."""
+    found = annotations_of(load_database(spec.annotations), spec, reference, class_agnostic, training)
+    for videos, account in ((found.train, found.train_account), (found.validation, found.validation_account)):
+        if not videos and (training or account is found.validation_account):
+            subset = " or ".join(map(repr, names_of(account.subset)))
+            raise AnnotationError(
+                f"{spec.annotations}: no video of subset {subset} is left: {account.line().partition(': ')[2]}; set "
+                "data.blocked_videos to fewer, or annotate more"
+            )
+    return found
 
 
 def annotations_of(
@@ -144,6 +153,14 @@ def _warnings(found: Annotations, database: dict[str, dict[str, Any]], spec: Dat
     absent = sorted(read_names(spec.blocked_videos) - database.keys())
     if absent:
         yield f"{len(absent)} blocked names aren't in the annotation file: {listed(_with_hint(absent, database))}"
+    for group in _one_video(database):
+        yield f"videos {listed(group)} differ in case, blanks or an ending alone; are they one video?"
+    wanted = *names_of(spec.train_subset), *names_of(spec.validation_subset)
+    subsets = Counter(subset for entry in database.values() if isinstance(subset := entry.get("subset"), str))
+    for subset, count in subsets.items():
+        meant = [name for name in wanted if folded(name) == folded(subset)]
+        if subset not in wanted and meant:
+            yield f"{count} videos of subset {shown(repr(subset))} aren't used; the spec asks for {meant[0]!r}"
     for group in similar_labels(database, spec.label_key, found.classes):
         yield f"labels {group}"
     for role, videos, read in (("training", found.train, training), ("validation", found.validation, True)):
@@ -160,6 +177,14 @@ def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[st
     known = {folded(_bare(name)): name for name in database}
     meant = [known.get(folded(_bare(name))) for name in names]
     return [f"{name} (is {other} meant?)" if other else name for name, other in zip(names, meant, strict=True)]
+
+
+def _one_video(database: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Groups of names that may be one video's."""
+    groups: dict[str, list[str]] = {}
+    for name in database:
+        groups.setdefault(VIDEO_ENDING.sub("", name.strip().casefold()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _bare(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from adatad.data.annotation_file import alike, listed, names_text
+from adatad.data.annotation_file import AnnotationError, listed, names_text
+from adatad.data.annotations import annotations_of
 from adatad.data.instance_table import Instance, line_of, read_instances
 from adatad.data.official import write
 from adatad.data.split import TRAINING, VALIDATION, split
@@ -22,6 +23,7 @@ from adatad.data.video_files import Folder, VideoFile, names_in_annotations, unf
 from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index
 from adatad.errors import UserError
 from adatad.files import check_output_folder, files_to_write, read_text, shown
+from adatad.spec.schema import DataSpec
 
 WINDOWS_GRID = (96, 192, 384, 768)
 """Sizes that whole clips and the detector's six levels divide."""
@@ -73,15 +75,23 @@ def make_annotations(
         instances, notes, wrong = read_instances(table, columns or {})
         guessed = [*notes]
         data = _data_set(instances, videos, validation_share, notes, wrong)
+        database = {data.names[file]: _entry(data, file) for file in sorted(data.instances)}
+        classes = sorted({row.label for rows in data.instances.values() for row in rows})
+        if not wrong:
+            wrong += _as_read(database, classes, data.pattern, notes)
         if wrong:
             wrong.sort(key=line_of)
             rest = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
             # What was guessed of the columns may be why nothing fits.
             lines = "".join(f"\n  {line}" for line in wrong[:SHOWN] + rest + guessed)
             raise TableError(f"{table}: {counted(len(wrong), 'problem')}; nothing was written:{lines}")
-        for note in (*notes, *_to_look_at(data)):
+        for note in notes:
             say(note)
-        _write(data, output, videos, say)
+        files = {
+            output / "annotations.json": json.dumps({"database": database}, indent=1),
+            output / "classes.txt": names_text(classes),
+        }
+        _write(files, data, output, videos, say)
     return output / "spec.yaml"
 
 
@@ -123,7 +133,9 @@ def _data_set(
         wrong += _disputed(_said(instances, lambda instance: shown(instance.video)))
         return nothing
     subsets, problems = _subsets(by_file, validation_share, notes)
-    wrong += problems
+    if problems:
+        wrong += problems
+        return nothing
     names, pattern = names_in_annotations(by_file)
     return DataSet(by_file, facts, names, subsets, pattern)
 
@@ -259,27 +271,28 @@ def _subsets(
     return subsets, wrong
 
 
-def _to_look_at(data: DataSet) -> Iterator[str]:
-    """What is no mistake for certain: labels that look alike, classes that a subset lacks."""
-    counts = Counter(row.label for rows in data.instances.values() for row in rows)
-    for group in alike(counts):
-        named = ", ".join(f"{shown(repr(name))} ({counts[name]})" for name in group)
-        yield f"warning: labels {named} differ in case, blanks or a plural alone; are they one class?"
-    for subset in (TRAINING, VALIDATION):
-        there = {r.label for file, rows in data.instances.items() if data.subsets[file] == subset for r in rows}
-        lacking = sorted(counts.keys() - there)
-        if lacking:
-            yield f"warning: {len(lacking)} of {len(counts)} classes have no instance in {subset}: {listed(lacking)}"
+def _as_read(database: dict[str, dict], classes: list[str], pattern: str, notes: list[str]) -> list[str]:
+    """What training will say of these annotations: adds to `notes` what it leaves out and warns of; returns why it
+    would refuse them."""
+    spec = DataSpec(annotations=FILES[0], classes=tuple(classes), videos="", pattern=pattern)
+    try:
+        found = annotations_of(database, spec)
+    except AnnotationError as error:
+        return [str(error)]
+    for subset, videos, account in (
+        (TRAINING, found.train, found.train_account),
+        (VALIDATION, found.validation, found.validation_account),
+    ):
+        for reason, by_video in account.dropped.items():
+            notes.append(f"{subset} will leave out {by_video.total()} instances, {reason}: {listed(list(by_video))}")
+        if not videos:
+            return [f"nothing is left for {subset}: {account.line().partition('; ')[2]}"]
+    notes += [f"warning: {sentence}" for sentence in found.warnings]
+    return []
 
 
-def _write(data: DataSet, output: Path, videos: Path, say: Callable[[str], None]) -> None:
-    database = {data.names[file]: _entry(data, file) for file in sorted(data.instances)}
-    classes = sorted({row.label for rows in data.instances.values() for row in rows})
-    spec_path = output / "spec.yaml"
-    files = {
-        output / "annotations.json": json.dumps({"database": database}, indent=1),
-        output / "classes.txt": names_text(classes),
-    }
+def _write(files: dict[Path, str], data: DataSet, output: Path, videos: Path, say: Callable[[str], None]) -> None:
+    spec_path = output / FILES[2]
     # Someone may have changed it since it was written.
     if spec_path.exists():
         write(files)

@@ -341,6 +341,30 @@ def test_blocked_names_that_are_in_no_entry_are_named_with_what_may_be_meant(rea
     )
 
 
+def test_videos_and_subsets_that_may_be_meant_are_named(read):
+    content = subsets("training", "validation", "Training", "test")
+    content["V1.mp4"] = content["v3"]
+    assert read(content).warnings == (
+        "videos v1, V1.mp4 differ in case, blanks or an ending alone; are they one video?",
+        "1 videos of subset 'Training' aren't used; the spec asks for 'training'",
+    )
+
+
+def test_a_subset_of_which_nothing_is_left_is_refused(read):
+    content = subsets("training", "validation")
+    with pytest.raises(
+        AnnotationError, match=r"no video of subset 'training' is left: 0 videos, 0 instances; 1 videos b"
+    ):
+        read(content, blocked_videos=("v0",))
+    with pytest.raises(AnnotationError, match=r"no video of subset 'validation' is left: "):
+        read(content, blocked_videos=("v1",))
+    content["v0"]["annotations"] = [segment(50, 60)]
+    with pytest.raises(
+        AnnotationError, match=r"'training' is left: .* 1 wholly outside their video dropped; 1 videos wi"
+    ):
+        read(content)
+
+
 def test_labels_that_look_alike_are_named_with_their_counts(read):
     content = database(segment(1, 2, "Pour"), segment(3, 4, "pour "), segment(5, 6, "pours"), segment(7, 8, "stir"))
     warning, lacking = read({**content, "v": {**content["t"], "subset": "validation"}}).warnings, read(content).warnings

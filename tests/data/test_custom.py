@@ -269,6 +269,15 @@ def test_what_may_be_one_class_and_classes_that_a_subset_lacks_are_named(make):
     assert "warning: 2 of 3 classes have no instance in validation: " in notes
 
 
+def test_what_training_would_refuse_or_leave_out_is_said_before_anything_is_written(make, tmp_path):
+    text = "video,start,end,label,subset\nk0,1,1.01,a,train\nk1,1,2,a,val\n"
+    with pytest.raises(TableError, match="nothing is left for training: 1 too short to train on dropped"):
+        make(text)
+    assert not (tmp_path / "d").exists()
+    _, notes = make(text + "k0,2,3,a,train\n")
+    assert "training will leave out 1 instances, too short to train on: k0" in notes
+
+
 @pytest.mark.parametrize("name", ["annotations.json", "classes.txt", "spec.yaml"])
 def test_the_table_itself_is_not_written_over(three_videos, tmp_path, name):
     (tmp_path / name).write_text(PLAIN)

@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, metavar="CSV", help="table of instances")
     parser.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="folder of the video files")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write into")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write into")
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="ROLE=NAME",
         help="which column is the video, start, end, label, duration or subset, if its name doesn't tell: label=verb",
@@ -29,6 +29,8 @@ def main() -> int:
         help="share of the videos that is for validation if the table has no column subset (default %(default)s)",
     )  # fmt: skip
     args = parser.parse_args()
+    if not args.output:
+        parser.error("--output: expected the name of a folder")
     if not 0 < args.validation_share < 1:
         parser.error("--validation-share: lies between 0 and 1")
     pairs = [pair.partition("=") for pair in args.columns]
@@ -40,7 +42,7 @@ def main() -> int:
 
     from adatad.data.custom import make_annotations
 
-    spec = make_annotations(args.table, args.videos, args.output, args.validation_share, columns)
+    spec = make_annotations(args.table, args.videos, Path(args.output), args.validation_share, columns)
     print(f"{spec}: look at it, then python tools/data.py summary {spec}")
     return 0
 
