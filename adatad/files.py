@@ -95,21 +95,29 @@ def parse_json(text: str, where: str | Path) -> Any:
     except RecursionError:
         raise FileError(f"{where}: is not readable as JSON: it is nested too deeply") from None
     except KeyStandsTwiceError as error:
-        raise FileError(f"{where}: {error.args[0]!r} stands twice in one object; keep one of the two") from None
+        raise StandsTwiceError(where, *error.args) from None
     except ValueError as error:
         what = what_it_is(text[:200].encode())
         raise FileError(f"{where}: " + (f"is {what}" if what else f"is not readable as JSON: {error}")) from error
 
 
+class StandsTwiceError(FileError):
+    """A file in which an object has a key twice: which of the two was meant, nobody knows. value: the second one's."""
+
+    def __init__(self, where: str | Path, key: str, value: Any):
+        super().__init__(f"{where}: {shown(repr(key))} stands twice in one object; keep one of the two")
+        self.key, self.value = key, value
+
+
 class KeyStandsTwiceError(ValueError):
-    """JSON in which one object has a key twice: which of the two was meant, nobody knows."""
+    """The same while it is read; (key, the second value)."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         seen: set[str] = set()
-        raise KeyStandsTwiceError(next(key for key, _ in pairs if key in seen or seen.add(key)))
+        raise KeyStandsTwiceError(*next(pair for pair in pairs if pair[0] in seen or seen.add(pair[0])))
     return content
 
 
