@@ -11,23 +11,23 @@ A job that is requeued keeps its number; each time that it runs is a life, `<job
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
-from adatad.files import FileError, read_json
+from adatad.files import MAX_SPEC_BYTES, FileError, read_json, read_text, shown
 
 FOLDER = "slurm"
 SUBMITTED = "submitted.txt"
-JOB = re.compile(r"^\d+(?:_\d+)?$", re.MULTILINE | re.ASCII)
-"""A job's number in a line of its own: what else stands there never reaches a command of Slurm's."""
-FACTS = {"job": str, "nodes": str, "step": int, "seconds_since_1970": float}
-"""Of a life at its start."""
+JOB = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?")
+"""A job's number, or that of a task of an array."""
+FACTS = {"job": str, "nodes": str, "step": int, "seconds_since_1970": (int, float)}
+"""What a .start file says, and as what."""
 
 
 class JobError(UserError):
@@ -53,46 +53,39 @@ def present_life(environment: Mapping[str, str] = os.environ) -> Life:
         raise JobError("SLURM_JOB_ID isn't set: this runs in a batch script; sbatch slurm/train.sh SPEC starts one")
     job = environment["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environment:
-        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return Life(job, int(environment.get("SLURM_RESTART_COUNT", "0")))
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '')}"
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    if not JOB.fullmatch(job) or not re.fullmatch(r"[0-9]{1,9}", restarts):
+        raise JobError(
+            f"SLURM_JOB_ID, SLURM_ARRAY_..._ID and SLURM_RESTART_COUNT say job {shown(job)!r}, restart "
+            f"{shown(restarts)!r}; expected numbers, as Slurm sets them in a batch script"
+        )
+    return Life(job, int(restarts))
 
 
 def started_lives(folder: Path) -> list[dict[str, Any]]:
     """What stands in the .start files of a run's `slurm/` folder, with "name", oldest first. A full disk may have left
     one without its facts, which is no life that began."""
-    return read_lives(folder)[0]
-
-
-def read_lives(folder: Path) -> tuple[list[dict[str, Any]], int]:
-    """The same, and how many .start files can't be read or are of another shape."""
-    lives, unreadable = [], 0
+    lives = []
     for file in (folder / "lives").glob("*.start"):
-        try:
-            facts = read_json(file)
-        except FileError:
-            facts = None
-        if _is_life(facts):
-            lives.append({"name": file.stem, **facts})
-        else:
-            unreadable += 1
-    return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"])), unreadable
-
-
-def _is_life(facts: object) -> bool:
-    is_complete = isinstance(facts, dict) and all(isinstance(facts.get(key), kind) for key, kind in FACTS.items())
-    return is_complete and JOB.fullmatch(facts["job"]) is not None and math.isfinite(facts["seconds_since_1970"])
+        with suppress(FileError):
+            facts = read_json(file, MAX_SPEC_BYTES)
+            if isinstance(facts, dict) and all(isinstance(facts.get(name), kind) for name, kind in FACTS.items()):
+                lives.append({"name": file.stem, **facts})
+    return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"]))
 
 
 def newest_step(run: Path) -> int:
     """Step of the newest finished checkpoint of a run; -1 without one."""
     names = (path.name.partition("-")[2] for path in (run / "checkpoints").glob("step-*"))
-    return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=-1)
+    return max((int(name) for name in names if name.isdecimal() and name.isascii()), default=-1)
 
 
 def submitted_jobs(folder: Path) -> list[str]:
     """Numbers of the jobs that tools/submit.py has submitted for a run, oldest first."""
     file = folder / SUBMITTED
-    return JOB.findall(file.read_text(errors="replace")) if file.is_file() else []
+    words = read_text(file, MAX_SPEC_BYTES).split() if file.is_file() else []
+    return [word for word in words if JOB.fullmatch(word)]
 
 
 def note_submitted(folder: Path, job: str) -> None:
