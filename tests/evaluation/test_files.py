@@ -63,6 +63,7 @@ def test_bad_ground_truth_is_explained(files, entry, message):
         (gzip.compress(b'{"results": {}}')[:-9], "can't be unpacked: it is cut off"),
         (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", "pointer of Git LFS"),
         (b"\xff\xfe\x00", "no text in UTF-8"),
+        (b'{"database": {}}', 'it has "database": are the two files in the wrong order?'),
     ],
 )
 def test_files_that_are_no_detections_are_refused_in_a_line(files, content, message):
