@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,9 @@ def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         what = what_it_is(content)
+        line = content.count(b"\n", 0, error.start) + 1
         raise FileError(
-            f"{path}: " + (f"is {what}" if what else f"is no text in UTF-8 ({reason(error)}); save it as UTF-8")
+            f"{path}: " + (f"is {what}" if what else f"line {line} is no text in UTF-8; save the file as UTF-8")
         ) from error
 
 
@@ -181,12 +182,22 @@ def check_output_folder(path: str | Path) -> Path:
     return folder
 
 
-def refuse_input_as_output(output: str | Path, *inputs: str | Path | None) -> None:
-    """Raise FileError if a file that is read would be replaced by what is made of it."""
-    for path in inputs:
-        with suppress(OSError, ValueError):
-            if path is not None and os.path.samefile(path, output):
-                raise FileError(f"{output}: is read here, and would be replaced; name another file to write")
+@contextmanager
+def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iterator[None]:
+    """A block that works on `inputs` and then writes `outputs`: before it begins all of them are checked, also that
+    none is an input. If the block fails, folders that were made for them are removed again. Raises FileError."""
+    made = [folder for path in outputs for folder in path.parents if not folder.exists()]
+    try:
+        for path in outputs:
+            check_output(path)
+            if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
+                raise FileError(f"{path}: is read here, and would be written over; name another place to write to")
+        yield
+    except BaseException:
+        for folder in sorted(set(made), key=lambda folder: len(folder.parts), reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _check_folder(folder: Path) -> None:
