@@ -63,7 +63,14 @@ def ego4d(results: Results) -> dict[str, Any]:
 
 def epic(verbs: Results, nouns: Results, verb_ids: Mapping[str, int], noun_ids: Mapping[str, int]) -> dict[str, Any]:
     """Actions out of the detections of a verb model and a noun model: every pair that overlaps by `PAIR_OVERLAP`, with
-    the mean of both segments and the product of both scores. Raises FileError for a label without a number."""
+    the mean of both segments and the product of both scores. Raises FileError for a label without a number, and for
+    videos that only one of the two models has looked at, which would be sent without an action."""
+    alone = sorted(verbs.keys() ^ nouns.keys())
+    if alone:
+        raise FileError(
+            f"{len(alone)} videos are in one of the two detections files alone: {listed(alone)}; "
+            "a video in which nothing was found has an empty list"
+        )
     results = {}
     for video in verbs.keys() | nouns.keys():
         verb, noun = _arrays(verbs.get(video, []), verb_ids, video), _arrays(nouns.get(video, []), noun_ids, video)
