@@ -221,21 +221,14 @@ def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iter
     try:
         for path in outputs:
             check_output(path)
-            refuse_input_as_output(path, *inputs)
+            if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
+                raise FileError(f"{path}: is read here, and would be written over; name another place to write to")
         yield
     except BaseException:
         for folder in sorted(set(made), key=lambda folder: len(folder.parts), reverse=True):
             with suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def refuse_input_as_output(output: str | Path, *inputs: str | Path | None) -> None:
-    """Raise FileError if a file that is read would be replaced by what is made of it."""
-    for path in inputs:
-        with suppress(OSError, ValueError):
-            if path is not None and os.path.samefile(path, output):
-                raise FileError(f"{output}: is read here, and would be replaced; name another file to write")
 
 
 def _check_folder(folder: Path) -> None:

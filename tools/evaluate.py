@@ -19,7 +19,7 @@ from adatad.command import run, whole_number
 from adatad.evaluation.detection_map import MapResult
 from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 from adatad.evaluation.proposal_recall import RecallResult
-from adatad.files import check_output, refuse_input_as_output, shown, write_json
+from adatad.files import files_to_write, shown, write_json
 
 POINTS = (1, 5, 10, 100)
 """Proposals a video at which average recall is shown."""
@@ -48,9 +48,9 @@ def main() -> int:
         parser.error("--tiou, --top-k: a value is there twice")
     if args.top_k and args.score != "mAP":
         parser.error("--top-k: only with --score mAP")
-    if args.json:
-        refuse_input_as_output(check_output(args.json), args.ground_truth, args.detections, args.blocked)
-    result = score(args)
+    inputs = [path for path in (args.ground_truth, args.detections, args.blocked) if path is not None]
+    with files_to_write([args.json] if args.json else [], inputs):
+        result = score(args)
     if isinstance(result, RecallResult):
         show_recall(result)
     else:

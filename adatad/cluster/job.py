@@ -11,10 +11,10 @@ A job that is requeued keeps its number; each time that it runs is a life, `<job
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,22 +66,13 @@ def present_life(environment: Mapping[str, str] = os.environ) -> Life:
 def started_lives(folder: Path) -> list[dict[str, Any]]:
     """What stands in the .start files of a run's `slurm/` folder, with "name", oldest first. A full disk may have left
     one without its facts, which is no life that began."""
-    return read_lives(folder)[0]
-
-
-def read_lives(folder: Path) -> tuple[list[dict[str, Any]], int]:
-    """The same, and how many .start files can't be read or are of another shape."""
-    lives, unreadable = [], 0
+    lives = []
     for file in (folder / "lives").glob("*.start"):
-        try:
+        with suppress(FileError):
             facts = read_json(file, MAX_SPEC_BYTES)
-        except FileError:
-            facts = None
-        if _is_life(facts):
-            lives.append({"name": file.stem, **facts})
-        else:
-            unreadable += 1
-    return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"])), unreadable
+            if _is_life(facts):
+                lives.append({"name": file.stem, **facts})
+    return sorted(lives, key=lambda life: (life["seconds_since_1970"], life["name"]))
 
 
 def _is_life(facts: object) -> bool:
@@ -92,7 +83,7 @@ def _is_life(facts: object) -> bool:
 def newest_step(run: Path) -> int:
     """Step of the newest finished checkpoint of a run; -1 without one."""
     names = (path.name.partition("-")[2] for path in (run / "checkpoints").glob("step-*"))
-    return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=-1)
+    return max((int(name) for name in names if name.isdecimal() and name.isascii()), default=-1)
 
 
 def submitted_jobs(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from adatad.cluster.job import FOLDER, JobError, read_lives, submitted_jobs
+from adatad.cluster.job import FOLDER, JOB, JobError, started_lives, submitted_jobs
 from adatad.cluster.logs import ERROR
 from adatad.cluster.slurm import Queued, queued
 from adatad.data.annotations import read_annotations
@@ -35,8 +35,16 @@ def report(run: Path) -> tuple[list[str], bool]:
     """
     _check_is_run(run)
     folder = run / FOLDER
-    lives, unreadable = read_lives(folder)
-    names = dict.fromkeys([*submitted_jobs(folder), *(life["job"] for life in lives)])
+    lives, notes = started_lives(folder), []
+    unreadable = sum(1 for _ in (folder / "lives").glob("*.start")) - len(lives)
+    if unreadable:
+        notes.append(f"left out    {folder / 'lives'}: {unreadable} starts that can't be read")
+    try:
+        submitted = submitted_jobs(folder)
+    except FileError as error:
+        submitted = []
+        notes.append(f"left out    {error}")
+    names = dict.fromkeys(job for job in (*submitted, *(life["job"] for life in lives)) if JOB.fullmatch(job))
     jobs = {job: _look_up(job) for job in names}
     lines = [f"run         {run}"]
     lines += [f"job {job:<8}{_job_line(found)}" for job, found in jobs.items() if found]
@@ -45,7 +53,7 @@ def report(run: Path) -> tuple[list[str], bool]:
     waiting_or_running = {job: found.state for job, found in jobs.items() if isinstance(found, Queued)}
     running = {job for job, state in waiting_or_running.items() if state != "PENDING"}
     lines += [f"life        {text}" for text in _lives(folder, lives, running)]
-    lines += [f"left out    {folder / 'lives'}: {unreadable} starts that can't be read"] if unreadable else []
+    lines += notes
     lines += [f"{rank:<12}{error}" for rank, error in errors_by_rank(folder / "logs")]
     return [_cut(line) for line in lines], bool(waiting_or_running)
 

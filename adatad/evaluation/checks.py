@@ -56,13 +56,11 @@ def label_of(item: dict[str, Any]) -> Hashable | None:
 
 
 def blocked_warnings(ground_truth: dict[str, Any], blocked: Collection[str]) -> Iterator[str]:
-    """Names of a block list that no video has: nothing is left out for them."""
+    """Names of a block list that no annotated video has: no instance is left out for them."""
     database = ground_truth["database"]
     unknown = sorted(name for name in blocked if name not in database)
     if unknown:
-        which = (
-            f"{len(unknown)} of {_count(len(blocked), 'blocked name')} in no annotation (nothing is left out for it)"
-        )
+        which = f"{len(unknown)} of {_count(len(blocked), 'blocked name')} in no annotation (no instance left out)"
         yield f"{which}: {listed(unknown, _by_video_key(database))}"
 
 

@@ -23,12 +23,14 @@ from adatad.evaluation.checks import (
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.epic_map import Task, annotated_name, detected_name, evaluate_epic
 from adatad.evaluation.proposal_recall import RecallResult, evaluate_recall
-from adatad.files import FileError, read_json
+from adatad.files import FileError, StandsTwiceError, read_json
 
 MAX_NUMBER = 1e12
 """Of seconds and scores, to either side: what is larger overflows when lengths are added up, and is a mistake."""
 MAX_DIGITS = 9
 """Of a class number."""
+KEYS = ("database", "results", "annotations", "segment")
+"""Of the files' own form, which a video's name isn't taken for."""
 MAX_SUBSETS_LISTED = 20
 SHORT = reprlib.Repr()
 """Values in messages, cut: a file may hold anything."""
@@ -196,10 +198,23 @@ def _check(where: str, what: str, items: Any, labels: Labels, *scores: str) -> N
 
 
 def _read(path: Path, key: str, form: str) -> dict[str, Any]:
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except StandsTwiceError as error:
+        # Videos hold lists or objects, their items numbers and names.
+        video = "video " if isinstance(error.value, (dict, list)) and error.key not in KEYS else ""
+        raise FileError(
+            f"{path}: {video}{quoted(error.key)} stands twice; keep one of the two, or join them"
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-        raise FileError(f"{path}: expected {form}")
+        other = {"database": "results", "results": "database"}[key]
+        hint = f'; it has "{other}": are the two files in the wrong order?' if _has(content, other) else ""
+        raise FileError(f"{path}: expected {form}{hint}")
     return content
+
+
+def _has(content: object, key: str) -> bool:
+    return isinstance(content, dict) and key in content
 
 
 def _problem(item: Any, labels: Labels, scores: Collection[str]) -> str | None:

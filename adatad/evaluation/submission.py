@@ -16,7 +16,7 @@ import numpy as np
 from adatad.data.annotation_file import load_database
 from adatad.evaluation.checks import listed, quoted
 from adatad.evaluation.files import MAX_DIGITS, MAX_NUMBER, read_detections
-from adatad.files import FileError, check_output, read_text, refuse_input_as_output, write_json
+from adatad.files import FileError, files_to_write, read_text, write_json
 
 Form = Literal["activitynet", "epic", "ego4d"]
 EPIC_SUPERVISION = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3}
@@ -63,7 +63,14 @@ def ego4d(results: Results) -> dict[str, Any]:
 
 def epic(verbs: Results, nouns: Results, verb_ids: Mapping[str, int], noun_ids: Mapping[str, int]) -> dict[str, Any]:
     """Actions out of the detections of a verb model and a noun model: every pair that overlaps by `PAIR_OVERLAP`, with
-    the mean of both segments and the product of both scores. Raises FileError for a label without a number."""
+    the mean of both segments and the product of both scores. Raises FileError for a label without a number, and for
+    videos that only one of the two models has looked at, which would be sent without an action."""
+    alone = sorted(verbs.keys() ^ nouns.keys())
+    if alone:
+        raise FileError(
+            f"{len(alone)} videos are in one of the two detections files alone: {listed(alone)}; "
+            "a video in which nothing was found has an empty list"
+        )
     results = {}
     for video in verbs.keys() | nouns.keys():
         verb, noun = _arrays(verbs.get(video, []), verb_ids, video), _arrays(nouns.get(video, []), noun_ids, video)
@@ -222,19 +229,25 @@ def write_submission(
 
     nouns, ids: epic's second detections file, and class files of verbs and nouns. Raises FileError with all problems.
     """
-    refuse_input_as_output(check_output(output), detections, nouns, *(ids or ()))
+    with files_to_write([output], [path for path in (detections, nouns, *(ids or ())) if path is not None]):
+        content = _content(form, detections, nouns, ids, external)
+        wrong = problems(form, content, expected)
+        if wrong:
+            more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            lines = "".join(f"\n  {line}" for line in wrong[:SHOWN]) + more
+            raise FileError(f"{detections}: can't be submitted as {form}, {len(wrong)} problems:{lines}")
+    write_json(output, content, indent=None)
+    return sum(map(len, content["detect_results" if form == "ego4d" else "results"].values()))
+
+
+def _content(
+    form: Form, detections: Path, nouns: Path | None, ids: tuple[Path, Path] | None, external: str | None
+) -> dict[str, Any]:
     results = read_detections(detections)
     match form:
         case "activitynet":
-            content = activitynet(results, external)
+            return activitynet(results, external)
         case "ego4d":
-            content = ego4d(results)
+            return ego4d(results)
         case "epic":
-            content = epic(results, read_detections(nouns), *(read_ids(path) for path in ids))
-    wrong = problems(form, content, expected)
-    if wrong:
-        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        lines = "".join(f"\n  {line}" for line in wrong[:SHOWN]) + more
-        raise FileError(f"{detections}: can't be submitted as {form}, {len(wrong)} problems:{lines}")
-    write_json(output, content, indent=None)
-    return sum(map(len, content["detect_results" if form == "ego4d" else "results"].values()))
+            return epic(results, read_detections(nouns), *(read_ids(path) for path in ids))

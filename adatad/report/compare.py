@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adatad.errors import UserError
-from adatad.files import FileError, check_output, refuse_input_as_output, shown, write_bytes
+from adatad.files import FileError, files_to_write, shown, write_bytes
 from adatad.report.page import curve
 from adatad.report.run_files import Record, by_step, is_number, read_metrics, read_result
 from adatad.report.timelines import to_png
@@ -27,14 +27,14 @@ def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> No
 
     group: a name from their "groups", whose mAP is meant then; None for that of all instances. Raises CompareError.
     """
-    check_output(picture)
     series: dict[str, tuple[list[int], list[float]]] = {}
     table = Table("run", "average mAP, %", "untrained, %", "minutes")
     # One that is given twice would be drawn over itself.
-    for run, name in _names(dict.fromkeys(runs)).items():
-        refuse_input_as_output(picture, run / "metrics.jsonl", run / "result.json")
-        evaluations, result = _read(run)
-        untrained = result["untrained_average_mAP"]
+    names = _names(dict.fromkeys(runs))
+    with files_to_write([picture], [run / file for run in names for file in ("metrics.jsonl", "result.json")]):
+        read = {run: _read(run) for run in names}
+    for run, (evaluations, result) in read.items():
+        name, untrained = names[run], result["untrained_average_mAP"]
         if group is not None:
             evaluations, result = [_of_group(line, group, run) for line in evaluations], _of_group(result, group, run)
             untrained = evaluations[0]["average_mAP"] if evaluations[0]["step"] == 0 else None

@@ -16,7 +16,7 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
     """mAP, average and by tIoU, with what is published beside it, and what was reached without training."""
     if not result["ap_per_class"]:
         subset = spec.data.validation_subset
-        print(f"{spec.name}: {spec.data.annotations} has no instances in {subset!r}: nothing was scored")
+        print(f"{shown(spec.name)}: {shown(spec.data.annotations)} has no instances in {subset!r}: nothing was scored")
         return
     untrained, published = result.get("untrained_average_mAP"), spec.published or {}
     table = Table("mAP", "%", *(["published"] if published else []), title=shown(spec.name))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
-from adatad.evaluation.files import read_detections
-from adatad.files import FileError, read_json, write_json
+from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.training.missing import missing
 from adatad.training.run import score_checkpoint, train
 from adatad.training.run_directory import run_directory
-from adatad.training.validation import Detections, scores
+from adatad.training.validation import scores
 
 TESTED = "tested.json"
 """What detections.json beside it comes from."""
@@ -46,10 +46,11 @@ def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Scores of a checkpoint; where the same one has been tested before, from the detections that were kept."""
     detections, record = folder / "detections.json", folder / TESTED
     wanted = {"checkpoint": str(checkpoint.resolve()), "files": _stamps(checkpoint), "spec": to_yaml(spec)}
-    kept = _kept(record, detections, wanted)
-    if kept is not None:
-        return scores(kept, spec)
-    folder.mkdir(parents=True, exist_ok=True)
+    # Files that were cut or changed since don't count.
+    with suppress(FileError):
+        if record.is_file() and detections.is_file() and read_json(record) == wanted:
+            return scores(read_json(detections)["results"], spec)
+    check_output_folder(folder)
     if is_first_rank():
         record.unlink(missing_ok=True)
     result = score_checkpoint(spec, checkpoint, detections)
@@ -57,14 +58,6 @@ def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
         # Last: detections that were cut off by a stop must not count.
         write_json(record, wanted)
     return result
-
-
-def _kept(record: Path, detections: Path, wanted: dict[str, Any]) -> Detections | None:
-    """Detections of an earlier test of the same checkpoint; None if there are none, or none that can be read."""
-    try:
-        return read_detections(detections) if read_json(record) == wanted else None
-    except FileError:
-        return None
 
 
 def _stamps(checkpoint: Path) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from adatad.cluster import freeze, status, submit
-from adatad.cluster.job import JobError, Life, note_submitted, present_life, submitted_jobs
+from adatad.cluster.job import JobError, Life, note_submitted, present_life
 from adatad.cluster.slurm import Queued, outside_of_jobs
 from adatad.cluster.submit import Resources, check, prepare, refuse_second_job
 from adatad.errors import UserError
@@ -93,12 +93,14 @@ def test_a_status_says_what_it_leaves_out(run, monkeypatch):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('in"}\n{"kind": "train", "step": 7}\n{"kind": "evaluation", "step": 7, "average_mAP": "x"}\n')
     (run / "slurm" / "submitted.txt").write_bytes(b"41\n\xff\xfe\n--version\n")
-    text = say(run, monkeypatch)
-    assert f"left out    {lives}: 9 starts that can't be read" in text
+    asked = []
+    monkeypatch.setattr(status, "queued", asked.append)
+    text = "\n".join(status.report(run)[0])
+    assert asked == ["7"]
+    assert "submitted.txt: is no text in UTF-8" in text
+    assert f"left out    {lives}: 7 starts that can't be read" in text
     assert "metrics.jsonl: 3 lines can't be read or lack a key; left out" in text
     assert "step        6 of 9, loss 0.5000" in text
-    assert "reboot" not in text
-    assert submitted_jobs(run / "slurm") == ["41"]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\x00", b""])

@@ -48,7 +48,7 @@ def test_bad_ground_truth_is_explained(files, entry, message):
     [
         (b"", "it is empty"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"results": {"v": [], "v": []}}', "'v' stands twice"),
+        (b'{"results": {"v": [], "v": []}}', "video 'v' stands twice"),
         (b'{"results": {"v": [{"segment": [0, 1], "label": "a", "score": 0.5, "score": 1}]}}', "'score' stands twice"),
         (
             b'{"results": {"v": [{"segment": [0, 1], "label": "a", "score": 1' + b"0" * 400 + b"}]}}",
@@ -63,6 +63,7 @@ def test_bad_ground_truth_is_explained(files, entry, message):
         (gzip.compress(b'{"results": {}}')[:-9], "can't be unpacked: it is cut off"),
         (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", "pointer of Git LFS"),
         (b"\xff\xfe\x00", "no text in UTF-8"),
+        (b'{"database": {}}', 'it has "database": are the two files in the wrong order?'),
     ],
 )
 def test_files_that_are_no_detections_are_refused_in_a_line(files, content, message):

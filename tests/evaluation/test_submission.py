@@ -107,6 +107,12 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path, run_tool):
     assert json.loads(output.read_text())["detect_results"] == FOUND
 
 
+def test_a_video_that_one_of_two_models_has_not_seen_is_refused():
+    assert epic({"a": []}, {"a": []}, IDS, IDS)["results"] == {"a": []}
+    with pytest.raises(FileError, match="2 videos are in one of the two detections files alone: 'b', 'c';"):
+        epic({"a": [], "b": []}, {"a": [], "c": []}, IDS, IDS)
+
+
 def test_one_video_under_two_names_is_refused():
     with pytest.raises(FileError, match="1 videos are there under two names, such as 'v_a' and 'a'"):
         activitynet({"v_a": [], "a": []})

@@ -77,7 +77,7 @@ def test_the_page_needs_no_other_file(run):
     assert seen.tags.count("img") == 3 + 2
 
 
-def test_what_the_page_says(run):
+def test_what_the_page_says(run, no_pictures):
     text = re.sub(r"\s+", " ", parsed(write_report(*run)).text)
     for words in ("50.0 %", "1.0 %", "untrained", "70.0 %", "average mAP after 3 epochs", "1 min 15 s", "69.03"):
         assert words in text
@@ -94,7 +94,7 @@ def test_a_run_that_has_hardly_begun(run, no_pictures):
     assert "No evaluation yet" in text
 
 
-def test_many_videos_are_not_all_on_the_page(run, monkeypatch):
+def test_many_videos_are_not_all_on_the_page(run, no_pictures, monkeypatch):
     monkeypatch.setattr("adatad.report.page.MAX_TIMELINES", 1)
     seen = parsed(write_report(*run))
     assert seen.tags.count("img") == 3 + 1

@@ -92,7 +92,13 @@ WRITES = {
     "train run.root": ("train.py", "SPEC", "--set", "run.root=BAD"),
     "transcode": ("prepare_data/transcode.py", "v", "BAD"),
 }
-OUTPUTS = {"in a file": "found.json/new", "a device": "/dev/full", "a link to itself": "loop", "too long": "a" * 300, "no name": ""}
+OUTPUTS = {
+    "in a file": "found.json/new",
+    "a device": "/dev/full",
+    "a link to itself": "loop",
+    "too long": "a" * 300,
+    "no name": "",
+}
 NUMBERS = {
     "data benchmark --windows": ("data.py", "benchmark", "SPEC", "--windows", "BAD"),
     "data benchmark --ranks": ("data.py", "benchmark", "SPEC", "--ranks", "BAD"),

@@ -51,7 +51,8 @@ def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
         (["--json", "x" * 300], "File name too long"),
         (["--json", "gt.json/x"], "can't be written"),
         (["--json", "loop"], "can't be written"),
-        (["--json", "found.json"], "is read here, and would be replaced"),
+        (["--json", "found.json"], "is read here, and would be written over"),
+        (["--json", "new/folder/r.json", "--subset", "none"], "no video of subset 'none'"),
         (["--blocked", "loop"], "loop"),
     ],
 )

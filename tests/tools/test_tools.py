@@ -144,7 +144,8 @@ def test_evaluate_reports_recall_and_leaves_blocked_videos_out(run_tool, files):
     assert result["recall"] == {"0.4": {"1": 1.0, "5": 1.0}, "0.6": {"1": 0.5, "5": 0.5}}
     assert "recall@5x" in run.stdout
     run = run_tool("evaluate.py", *arguments, "--blocked", files / "blocked.json")
-    assert run.stderr == ""
+    assert "1 of 1 blocked name in no annotation (no instance left out): 'w'" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
     assert json.loads((files / "r.json").read_text())["ap_per_class"]["a"] == [1.0, 1.0]
     run = run_tool("evaluate.py", *arguments, "--blocked", files / "gt.json")
     assert run.returncode == 2
