@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
+from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
@@ -45,15 +46,17 @@ def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Scores of a checkpoint; where the same one has been tested before, from the detections that were kept."""
     detections, record = folder / "detections.json", folder / TESTED
     wanted = {"checkpoint": str(checkpoint.resolve()), "files": _stamps(checkpoint), "spec": to_yaml(spec)}
-    if record.is_file() and detections.is_file() and json.loads(record.read_text(encoding="utf-8")) == wanted:
-        return scores(json.loads(detections.read_text(encoding="utf-8"))["results"], spec)
-    folder.mkdir(parents=True, exist_ok=True)
+    # Files that were cut or changed since don't count.
+    with suppress(FileError):
+        if record.is_file() and detections.is_file() and read_json(record) == wanted:
+            return scores(read_json(detections)["results"], spec)
+    check_output_folder(folder)
     if is_first_rank():
         record.unlink(missing_ok=True)
     result = score_checkpoint(spec, checkpoint, detections)
     if is_first_rank():
         # Last: detections that were cut off by a stop must not count.
-        record.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        write_json(record, wanted)
     return result
 
 
