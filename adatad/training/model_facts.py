@@ -22,6 +22,8 @@ AGNOSTIC_OUTPUTS = ("action",)
 """The one output of a detector that doesn't tell classes apart."""
 TRAINED, MERGED = "trained", "merged"
 """`content` of a file of weights: the trained tensors alone, or all of the model's."""
+HEADER_FIELDS = ("content", "weights", "step", "frozen_fingerprint", "spec")
+"""What stands in a file's header beside the record."""
 HEAD_BIAS = "detector.head.cls_head.bias"
 """The parameter with a number for each output."""
 NAMES_SHOWN = 30
@@ -110,6 +112,9 @@ def facts_in_header(header: dict[str, str], where: object) -> ModelFacts | None:
         content = {name: parse_json(text, f"{where}: {name}") for name, text in header.items() if name in fields}
     except FileError as error:
         raise CheckpointError(str(error)) from error
+    # Other projects' entries are none of ours, but of a newer version all are named.
+    others = {name: None for name in header if name not in fields}
+    check_version({**others, **content}, {*fields, *HEADER_FIELDS}, where)
     return read_facts(content, where)
 
 

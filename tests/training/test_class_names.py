@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from test_damaged_checkpoint import sign
 from tiny_spec import TINY_SPEC
 
 from adatad.spec import load
@@ -13,12 +15,20 @@ from adatad.spec.load import load_with_sources
 from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
 from adatad.training.class_names import ClassNamesError, match_for_resume, match_for_test
 from adatad.training.export import export
-from adatad.training.model_facts import facts_of
+from adatad.training.model_facts import CheckpointError, NewerVersionError, facts_of
 from adatad.training.run import score_checkpoint, train
 from adatad.training.run_directory import run_directory
 from adatad.training.trained_file import find_checkpoint, own_spec, read_trained_file
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "optimizer.lr=1e-2", "evaluate.tious=[0.05]"]
+
+
+def train_without_pictures(spec, resume: str | None = None) -> dict:
+    """Most of the time of so short a run goes into its report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adatad.training.run.write_report", lambda *_: None)
+        patch.setattr("adatad.training.run._board_timelines", lambda *_: None)
+        return train(spec, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,7 @@ def run(tiny_data, tmp_path_factory):
     path = folder / "tiny.yaml"
     path.write_text(TINY_SPEC.format(data=tiny_data, runs=folder / "runs"))
     spec = load(path, [*QUICK, "train.checkpoint_every_steps=2"])
-    result = train(spec)
+    result = train_without_pictures(spec)
     assert result["average_mAP"] > 0.1
     return path, spec, result
 
@@ -89,8 +99,7 @@ def test_a_class_without_instances_is_said_once(run, tmp_path, capsys):
     assert capsys.readouterr().err.count("1 of 6 classes have no instance in the evaluated videos") == 1
 
 
-@pytest.mark.parametrize("listed", [False, True])
-@pytest.mark.parametrize("instances", [False, True])
+@pytest.mark.parametrize(("listed", "instances"), [(False, False), (True, True)])
 def test_a_file_of_test_videos_alone_is_enough(run, run_here, tmp_path, listed, instances):
     path, spec, result = run
     content = json.loads(Path(spec.data.annotations).read_text())
@@ -161,10 +170,7 @@ def without_names(checkpoint: Path, folder: Path) -> Path:
     for name in ("format_version", "model", "tensors"):
         del state[name]
     (folder / checkpoint.name / "state.json").write_text(json.dumps(state))
-    from adatad.training.checkpoint import _write_rest
-
-    (folder / checkpoint.name / "manifest.json").unlink()
-    _write_rest(folder / checkpoint.name, state, (checkpoint / "spec.yaml").read_text())
+    sign(folder / checkpoint.name)
     return folder / checkpoint.name
 
 
@@ -188,14 +194,16 @@ def test_settings_that_change_what_is_seen_are_said_with_both_values(run):
     assert "data.fps: the annotation file's at training, 10.0 here" in said
 
 
-def test_a_run_goes_on_in_its_checkpoint_s_order(run, tmp_path, caplog):
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_goes_on_in_its_checkpoint_s_order(run, tmp_path, caplog, named):
     path, spec, _ = run
     middle = all_checkpoints(run_directory(spec).checkpoints)[0]
     assert middle.name == "step-00000002"
     backwards = ", ".join(reversed(classes(run)))
-    other = load(path, [*QUICK, "run.id=1", f"data.classes=[{backwards}]"])
-    train(other, resume=str(middle))
-    assert "classes are numbered as in" in caplog.text
+    order = [f"data.classes=[{backwards}]"] if named else []
+    other = load(path, [*QUICK, f"run.id={5 + named}", *order])
+    train_without_pictures(other, str(middle if named else without_names(middle, tmp_path)))
+    assert ("classes are numbered as in" if named else "doesn't say which classes its outputs are") in caplog.text
     assert read_trained_file(checkpoint_of(other)).facts.classes == classes(run)
     one, two = (read_checkpoint(checkpoint_of(s)) for s in (spec, other))
     assert all((two.parameters[name] == tensor).all() for name, tensor in one.parameters.items())
@@ -273,3 +281,19 @@ def test_a_spec_of_another_version_is_named(run, tmp_path):
         own_spec(tmp_path / "c")
     assert "/tmp/tmp" not in str(refused.value)
     assert load_with_sources(checkpoint_of(spec) / "spec.yaml")[0] == spec
+
+
+def test_an_export_of_a_newer_version_is_refused_by_field(run, tmp_path):
+    _, spec, _ = run
+    tensors = load_file(checkpoint_of(spec) / "ema.safetensors")
+    header = {**facts_of(spec, classes(run)).header("name: x"), "format_version": "8", "sharpness": "1"}
+    save_file(tensors, tmp_path / "w.safetensors", header)
+    with pytest.raises(NewerVersionError, match=r"w\.safetensors: is of format version 8, which has sharpness"):
+        read_trained_file(tmp_path / "w.safetensors")
+    for name, text in (("outputs", "[1]"), ("outputs", "["), ("class_agnostic", "true"), ("classes", '["a", "a"]')):
+        save_file(tensors, tmp_path / "w.safetensors", {**facts_of(spec, classes(run)).header("name: x"), name: text})
+        with pytest.raises(CheckpointError, match=rf"w\.safetensors: .*{name}"):
+            read_trained_file(tmp_path / "w.safetensors")
+    save_file(tensors, tmp_path / "w.safetensors", {"content": "trained"})
+    with pytest.raises(CheckpointError, match="frozen_fingerprint: is missing"):
+        score_checkpoint(spec, tmp_path / "w.safetensors")
