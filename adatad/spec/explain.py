@@ -89,7 +89,11 @@ def _line(error: dict[str, Any], key: Key, document: Document, path: Path, more:
     got = short(error["input"])
     match error["type"]:
         case "extra_forbidden" | "invalid_key":
-            key = _inner(key, error["input"])
+            inner = [leaf for leaf in leaves(key, error["input"]) if leaf != key and renamed(leaf)]
+            if len(inner) > 1:
+                here = ", ".join(f"{dotted(leaf)} is {meant(leaf)[0]} here" for leaf in inner[:MAX_UNKNOWN])
+                return f"{where}: no such key; {here}"
+            key = inner[0] if inner else key
             return f"{place}: {dotted(key)}: no such key{_hint_of_key(key)}"
         case "missing":
             source = document.source(key[:-1]) if key[:-1] else None
@@ -135,17 +139,12 @@ def _hint_of_key(key: Key) -> str:
 def _as_hint(name: str, key: Key) -> str:
     """The whole key; the last word alone where that is a slip in the same section."""
     section, _, last = name.rpartition(".")
-    return last if section == dotted(key[:-1]) and nearest(str(key[-1]), [last], SLIP) else name
-
-
-def _inner(key: Key, value: Any) -> Key:
-    """The key itself, or the one inside an unknown section that is known to be OpenTAD's."""
-    return next((inner for inner in leaves(key, value) if renamed(inner)), key)
+    return last if section == dotted(key[:-1]) and nearest(str(key[-1]).lower(), [last], SLIP) else name
 
 
 def leaves(key: Key, value: Any) -> Iterator[Key]:
-    """The keys of all single values at a key, some first ones of many."""
-    if isinstance(value, dict) and value and len(key) < MAX_LEVELS:
+    """The keys of all single values at a key, some first ones of many, and of sections that OpenTAD has."""
+    if isinstance(value, dict) and value and len(key) < MAX_LEVELS and not renamed(key):
         for name, inner in list(value.items())[:MAX_UNKNOWN]:
             yield from leaves((*key, name), inner)
     else:
@@ -163,6 +162,9 @@ def meant(key: Key) -> list[str]:
     if same in here:
         return [dotted((*section, same))]
     if entry := renamed(key):
+        inside = fields_at(tuple(entry.here.split("."))) if entry.there.endswith(".*") else {}
+        if close := nearest(same, inside, SLIP):
+            return [f"{entry.here}.{close}"]
         return [f"{entry.here}={entry.value}" if entry.said else entry.here]
     target = WORDS.get(same)
     if target:
@@ -180,13 +182,16 @@ def meant(key: Key) -> list[str]:
 
 @cache
 def all_keys(section: Key = ()) -> tuple[str, ...]:
-    """Every key of a spec that isn't a whole section, an entry of a list of sections as 0."""
+    """Every key of a spec that can be something else than a section, an entry of a list of sections as 0."""
     found: list[str] = []
     for name, field in fields_at(section).items():
         key = (*section, name)
         inside = fields_at(key)
-        in_list = inside and typing.get_origin(field.annotation) is tuple
-        found += all_keys((*key, 0) if in_list else key) if inside else [dotted(key)]
+        kinds = typing.get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
+        in_list = any(typing.get_origin(kind) is tuple for kind in kinds)
+        if not inside or any(typing.get_origin(kind) is typing.Literal for kind in kinds):
+            found.append(dotted(key))
+        found += all_keys((*key, 0) if in_list else key) if inside else []
     return tuple(found)
 
 
@@ -200,6 +205,10 @@ def fields_at(key: Key) -> dict[str, Any]:
         if section is None:
             return {}
     return section.model_fields
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (Union, types.UnionType)
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

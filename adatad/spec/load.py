@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from adatad.errors import UserError
-from adatad.files import shown
 from adatad.spec.checks import cross_checks, file_checks
 from adatad.spec.document import MAX_DEPTH, Document, DocumentError, Key, merge, near_file, parse_value, read_document
 from adatad.spec.explain import dotted, explain
@@ -20,7 +19,7 @@ from adatad.spec.root import ROOT, UNDER_ROOT, under_root
 from adatad.spec.rows import RowError, find_row, row_of_reference
 from adatad.spec.salvage import salvage
 from adatad.spec.schema import Spec
-from adatad.spec.text import cut, forbidden_character, short
+from adatad.spec.text import cut, cut_key, forbidden_character, short
 
 OVERRIDE = "--set"
 MAX_PROBLEMS = 40
@@ -141,8 +140,8 @@ def _override(document: Document, text: str) -> str | None:
     where = f"{OVERRIDE} {cut(text)}"
     if not equals or not all(name.split(".")):
         return f"{where}: expected KEY=VALUE, such as optimizer.lr=1e-4"
-    if found := forbidden_character(name):
-        return f"{where}: the key holds {found}; expected KEY=VALUE, such as optimizer.lr=1e-4"
+    if found := forbidden_character(text):
+        return f"{where}: holds {found}; expected KEY=VALUE, such as optimizer.lr=1e-4"
     key = _override_key(text)
     if len(key) > MAX_DEPTH:
         return f"{where}: is nested deeper than {MAX_DEPTH} levels"
@@ -180,5 +179,6 @@ def _override_key(text: str) -> Key:
 
 def _no_place(place: Any, key: Key) -> str:
     if isinstance(place, list):
-        return f"{dotted(key[:-1])} is a list of {len(place)}, which has no item {shown(key[-1])} (they count from 0)"
+        item = cut_key(str(key[-1]))
+        return f"{dotted(key[:-1])} is a list of {len(place)}, which has no item {item} (they count from 0)"
     return f"{dotted(key[:-1])} is a single value, {short(place)}, with nothing inside it"

@@ -12,7 +12,7 @@ from adatad.spec.cures import divisor, instead, multiple
 from adatad.spec.document import Key
 from adatad.spec.pattern import pattern_problem
 from adatad.spec.presets import resolve_backbone
-from adatad.spec.schema import DetectorSpec, Spec
+from adatad.spec.schema import MAX_LENGTH, DetectorSpec, Spec
 from adatad.spec.text import cut
 
 Problem = tuple[Key, str]
@@ -130,7 +130,7 @@ def _detector(spec: Spec) -> Iterator[Problem]:
     if parameters > MAX_PARAMETERS:
         yield (*key, "width"), f"comes to {parameters:.2g} parameters; at most {MAX_PARAMETERS:.0e} can be built"
     if detector.absolute_positions and spec.data.window.size_grid > detector.max_length:
-        length = multiple(spec.data.window.size_grid, _length_step(detector))
+        length = _length_that_suits(spec)
         text = f"{detector.max_length} positions are fewer than a window's {spec.data.window.size_grid}"
         yield (*key, "max_length"), f"{text}; {instead(model__detector__max_length=length)}"
     if detector.split_width is not None:
@@ -161,7 +161,7 @@ def _levels(spec: Spec) -> Iterator[Problem]:
         text = f"expected -1 (global) or 4 and more, got {wrong[0]}"
         yield (*key, "attention_window"), f"{text}; such as {instead(model__detector__attention_window=-1)}"
         return
-    yield from _max_length(detector)
+    yield from _max_length(spec)
 
 
 def _windows(detector: DetectorSpec) -> tuple[int, ...]:
@@ -176,17 +176,20 @@ def _level_steps(detector: DetectorSpec) -> list[int]:
     return [2**level * (2 * (window // 2) if window > 1 else 1) for level, window in enumerate(_windows(detector))]
 
 
-def _length_step(detector: DetectorSpec) -> int:
-    return math.lcm(*_level_steps(detector))
+def _length_that_suits(spec: Spec) -> int:
+    """The least `max_length`, no smaller than it is, that suits all levels, and the position table."""
+    detector = spec.model.detector
+    least = max(detector.max_length, spec.data.window.size_grid if detector.absolute_positions else 0)
+    return multiple(least, math.lcm(*_level_steps(detector)))
 
 
-def _max_length(detector: DetectorSpec) -> Iterator[Problem]:
+def _max_length(spec: Spec) -> Iterator[Problem]:
+    detector = spec.model.detector
     for level, step in enumerate(_level_steps(detector)):
         if detector.max_length % step:
-            # One that suits all levels, not this one alone.
-            length = multiple(detector.max_length, _length_step(detector))
+            length = _length_that_suits(spec)
             text = f"level {level} (stride {2**level}, window {_windows(detector)[level]}) needs a multiple of {step}"
-            fits = length <= 10**6
+            fits = length <= MAX_LENGTH
             cure = instead(model__detector__max_length=length) if fits else "take fewer levels or smaller windows"
             yield ("model", "detector", "max_length"), f"{detector.max_length}: {text}; {cure}"
             return

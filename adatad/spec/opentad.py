@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 
 class Renamed(NamedTuple):
-    """there: a key of OpenTAD's configurations, * for any word; here: ours; value: one that ours takes; said: whether
-    that value belongs into a hint, because what the key takes has changed."""
+    """there: a key of OpenTAD's configurations, * for any word, a single word in any section; here: ours; value: one
+    that ours takes; said: whether that value belongs into a hint, because what the key takes has changed; note: for
+    the page."""
 
     there: str
     here: str
     value: str
     said: bool = False
+    note: str = ""
 
 
 KEYS = (
@@ -29,9 +31,15 @@ KEYS = (
     Renamed("dataset.*.block_list", "data.blocked_videos", "blocked.txt"),
     Renamed("dataset.train.filter_gt", "data.filter_short", "true"),
     Renamed("dataset.*.class_agnostic", "model.detector.class_agnostic", "true"),
-    Renamed("dataset.*.fps", "data.fps", "30"),
+    Renamed("dataset.*.fps", "data.fps", "30", note="-1, from the file, is null here"),
     Renamed("dataset.*.feature_stride", "data.window.stride_frames", "4", said=True),
-    Renamed("dataset.*.sample_stride", "data.window.stride_frames", "4", said=True),
+    Renamed(
+        "dataset.*.sample_stride",
+        "data.window.stride_frames",
+        "4",
+        said=True,
+        note="the product of both, in video frames",
+    ),
     Renamed("dataset.*.window_size", "data.window.size_grid", "768"),
     Renamed("dataset.*.trunc_len", "data.window.size_grid", "768"),
     Renamed("dataset.*.resize_length", "data.window.size_grid", "768"),
@@ -39,19 +47,25 @@ KEYS = (
     Renamed("scale_factor", "data.window.frames_per_position", "1"),
     Renamed("trunc_thresh", "data.window.min_visible", "0.75"),
     Renamed("crop_ratio", "data.window.crop_ratio", "[0.9,1.0]"),
-    Renamed("dataset.*.method", "data.window.kind", "sliding", said=True),
-    Renamed("dataset.*.pipeline", "data.augment", "{flip: 0.5}", said=True),
+    Renamed("dataset.*.method", "data.window.kind", "resize", said=True),
+    Renamed("dataset.*.pipeline", "data.augment", "{flip: 0.5}", said=True, note="the image steps of training"),
     Renamed("img_size", "data.size_pixels", "160"),
-    Renamed("prefix", "data.pattern", '"v_{name}.mp4"', said=True),
+    Renamed("prefix", "data.pattern", '"v_{name}.mp4"', said=True, note="the whole file name"),
     Renamed("model.backbone.custom.pretrain", "model.backbone.weights", "weights.pth"),
-    Renamed("model.backbone.backbone.embed_dims", "model.backbone.width", "384"),
+    Renamed("model.backbone.backbone.embed_dims", "model.backbone.width", "384", note="or `preset`"),
     Renamed("model.backbone.backbone.depth", "model.backbone.depth", "12"),
     Renamed("model.backbone.backbone.num_heads", "model.backbone.heads", "6"),
     Renamed("model.backbone.backbone.drop_path_rate", "model.backbone.drop_path", "0.1"),
     Renamed("adapter_index", "model.backbone.adapter.blocks", "[0,1]"),
     Renamed("adapter_mlp_ratio", "model.backbone.adapter.ratio", "0.25"),
-    Renamed("with_cp", "memory.policy", "block", said=True),
-    Renamed("norm_eval", "model.backbone.mode", "adapter", said=True),
+    Renamed("with_cp", "memory.policy", "block", said=True, note="[memory.md](memory.md)"),
+    Renamed(
+        "norm_eval",
+        "model.backbone.mode",
+        "adapter",
+        said=True,
+        note="with freezing in forward: adapter, side, frozen, full",
+    ),
     Renamed("model.projection.arch.0", "model.detector.embed_convs", "2"),
     Renamed("model.projection.arch.1", "model.detector.stem_blocks", "2"),
     Renamed("model.projection.arch.2", "model.detector.branch_blocks", "5"),
@@ -70,23 +84,28 @@ KEYS = (
     Renamed("workflow.end_epoch", "schedule.end_epoch", "60"),
     Renamed("workflow.val_start_epoch", "train.evaluate_from_epoch", "40"),
     Renamed("workflow.val_eval_interval", "train.evaluate_every_epochs", "2"),
-    Renamed("workflow.checkpoint_interval", "train.checkpoint_every_steps", "100", said=True),
-    Renamed("solver.train.batch_size", "train.global_batch", "4"),
+    Renamed(
+        "workflow.checkpoint_interval",
+        "train.checkpoint_every_steps",
+        "100",
+        said=True,
+        note="epochs there, steps here",
+    ),
+    Renamed("solver.train.batch_size", "train.global_batch", "4", note="of all processes, there as here"),
     Renamed("solver.*.num_workers", "data.workers", "2"),
     Renamed("solver.clip_grad_norm", "train.clip_norm", "1.0"),
     Renamed("solver.amp", "train.precision", "auto", said=True),
-    Renamed("solver.ema", "ema.decay", "0.999", said=True),
-    Renamed("solver.static_graph", "parallel.engine", "ddp", said=True),
+    Renamed("solver.ema", "ema.decay", "0.999", said=True, note="always on"),
     Renamed("post_processing.nms.max_seg_num", "postprocess.nms.max_segments", "2000"),
     Renamed("post_processing.nms.voting_thresh", "postprocess.nms.voting_threshold", "0.7"),
-    Renamed("post_processing.nms.*", "postprocess.nms", "{}", said=True),
-    Renamed("post_processing.external_cls", "postprocess.classifier", "null", said=True),
+    Renamed("post_processing.nms.*", "postprocess.nms", "{}", note="the same names"),
+    Renamed("post_processing.external_cls", "postprocess.classifier", "null", note="[below](#external-classifiers)"),
     Renamed("pre_nms_thresh", "postprocess.pre_nms_threshold", "0.001"),
     Renamed("pre_nms_topk", "postprocess.pre_nms_topk", "2000"),
     Renamed("evaluation.tiou_thresholds", "evaluate.tious", "[0.3,0.5]"),
     Renamed("evaluation.top_k", "evaluate.top_k", "[1,5]"),
     Renamed("evaluation.blocked_videos", "evaluate.blocked_videos", "blocked.json"),
-    Renamed("work_dir", "run.root", "runs"),
+    Renamed("work_dir", "run.root", "runs", note="a run lives in `runs/<spec name>/id<N>/`"),
 )
 """In the order of the page."""
 
@@ -175,11 +194,12 @@ FLAGS = {
 
 
 def renamed(key: tuple[str | int, ...]) -> Renamed | None:
-    """The entry of KEYS that a key of OpenTAD's means: a pattern of one word may stand in any section."""
+    """The entry of KEYS that a key of OpenTAD's means: by its whole name, else by a last word that tells enough."""
     words = [str(part) for part in key]
     for entry in KEYS:
         pattern = entry.there.split(".")
         end = words[-1:] if len(pattern) == 1 else words
         if len(end) == len(pattern) and all(a in ("*", b) for a, b in zip(pattern, end, strict=True)):
             return entry
-    return None
+    by_word = {entry.there.rpartition(".")[2]: entry for entry in reversed(KEYS)}
+    return by_word.get(words[-1]) if "_" in words[-1] else None

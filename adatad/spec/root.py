@@ -18,5 +18,11 @@ def under_root(spec: Spec) -> Spec:
     if root is None:
         return spec
     paths = {name: getattr(spec.data, name) for name in UNDER_ROOT}
-    joined = {name: str(Path(root) / path) for name, path in paths.items() if isinstance(path, str)}
+    joined = {name: _join(root, path) for name, path in paths.items() if isinstance(path, str)}
     return spec.model_copy(update={"data": spec.data.model_copy(update={**joined, "root": None})})
+
+
+def _join(root: str, path: str) -> str:
+    """A file called ~ stays one."""
+    joined = str(Path(root) / path)
+    return f"./{joined}" if joined.startswith("~") else joined

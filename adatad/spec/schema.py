@@ -25,10 +25,10 @@ Int = Annotated[int, BeforeValidator(_no_flag)]
 Fraction = Annotated[Float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[Float, Field(ge=0.0, lt=1.0)]
 # Upper bounds are far above what is of use; what is computed from values below them is finite.
-MAX_COUNT = 10**9
+MAX_COUNT, MAX_LENGTH = 10**9, 10**6
 Count = Annotated[Int, Field(ge=0, le=MAX_COUNT)]
 Size = Annotated[Int, Field(ge=1, le=MAX_COUNT)]
-Length = Annotated[Int, Field(ge=1, le=10**6)]
+Length = Annotated[Int, Field(ge=1, le=MAX_LENGTH)]
 """One side of a tensor."""
 AttentionWindow = Annotated[Int, Field(ge=-1, le=10**6)]
 Layers = Annotated[Int, Field(ge=0, le=1_000)]
