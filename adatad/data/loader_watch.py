@@ -160,8 +160,8 @@ def check_shared_memory(batch_bytes: int, batches_ahead: int, processes: int = 1
     free = facts.f_bavail * facts.f_frsize
     if free < needed:
         raise LoaderError(
-            f"{SHARED_MEMORY} has {free / 1e6:,.0f} MB free; loader processes hand over windows of "
-            f"{batch_bytes / 1e6:,.1f} MB there, up to {batches_ahead * processes} at a time: {needed / 1e6:,.0f} MB. "
+            f"{SHARED_MEMORY} has {free / 1e6:,.1f} MB free; loader processes hand over windows of "
+            f"{batch_bytes / 1e6:,.1f} MB there, up to {batches_ahead * processes} at a time: {needed / 1e6:,.1f} MB. "
             f"{CURE_SHARED_MEMORY[0].upper()}{CURE_SHARED_MEMORY[1:]}; fewer data.workers need less"
         )
 
