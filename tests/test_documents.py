@@ -75,3 +75,9 @@ def test_files_and_tests_named_in_the_text_exist(document):
 def test_the_pages_are_linked_from_the_readme():
     readme = (ROOT / "README.md").read_text()
     assert all(f"docs/{page.name}" in readme for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_each_fault_on_the_page_of_reliability_names_its_test():
+    rows = [line for line in (ROOT / "docs" / "reliability.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 20
+    assert [row for row in rows if "`tests/" not in row or "::test_" not in row] == []

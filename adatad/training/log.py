@@ -29,6 +29,9 @@ class LogFile(logging.handlers.WatchedFileHandler):
         failing, self._failing = self._failing, False
         try:
             self.reopenIfNeeded()
+            if self.stream is None:
+                # It couldn't be made anew before.
+                self.stream = self._open()
             self.stream.write(self.format(record) + self.terminator)
             self.stream.flush()
         except (OSError, ValueError, AttributeError) as error:

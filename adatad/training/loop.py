@@ -21,7 +21,7 @@ from torch import Tensor
 from adatad.data.annotations import Annotations
 from adatad.data.augment import augment
 from adatad.data.dataset import Batch
-from adatad.data.loader import LoaderError
+from adatad.data.loader_watch import LoaderError
 from adatad.data.skipped import SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES

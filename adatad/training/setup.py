@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from adatad.convert.backbone import initial_weights
-from adatad.data import loader
+from adatad.data import loader_watch
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
@@ -178,7 +178,7 @@ def check_shared_memory(spec: Spec, processes: Processes) -> None:
     ahead = PREFETCH * data.workers
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
     # In batches of one window.
-    loader.check_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
+    loader_watch.check_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
 
 
 def idle_seconds(spec: Spec) -> float:

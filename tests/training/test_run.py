@@ -1,8 +1,9 @@
 """Whole runs on a tiny spec: stopped, killed and resumed, they end as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
-import random
+import re
 import signal
 import socket
 import subprocess
@@ -261,23 +262,38 @@ def test_a_signal_to_the_whole_process_group_stops_a_run_in_good_order(tiny_spec
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_exactly(tiny_spec, whole_run):
-    """SIGKILL at random moments, in training, evaluation or while a checkpoint is written."""
-    spec = load(tiny_spec)
-    moments = random.Random(os.environ.get("ADATAD_TEST_SEED", time.time_ns()))
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(tiny_spec), "--resume", "auto"]
-    for _ in range(int(os.environ.get("ADATAD_TEST_KILLS", 3))):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-        log = run_directory(spec).metrics
-        lines = len(log.read_text().splitlines()) if log.exists() else 0
-        target = lines + moments.randint(1, 3)
-        while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < target):
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.1))
-        process.kill()
-        process.wait()
-    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
-    assert_same(last_checkpoint(spec), whole_run)
+def test_a_killed_run_resumes_exactly(tiny_data):
+    """At random moments: in start-up, training, saving, evaluating, or in the report (tests/kill_night.py)."""
+    seed = os.environ.get("ADATAD_TEST_SEED", str(time.time_ns() % 10**6))
+    kills = os.environ.get("ADATAD_TEST_KILLS", "3")
+    command = [sys.executable, "tests/kill_night.py", "--kills", kills, "--seed", seed, "--data", str(tiny_data)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"seed {seed}:\n{done.stdout}{done.stderr}"
+    assert f"{kills} kills in" in done.stdout
+
+
+def test_a_run_whose_loader_process_is_killed_saves_and_resumes_exactly(tiny_spec, whole_run, monkeypatch):
+    real = loop.train_step
+
+    def killing(parts, batches, at):
+        if at == 4:
+            for process in multiprocessing.active_children():
+                process.kill()
+        return real(parts, batches, at)
+
+    settings = ["data.workers=1", "train.checkpoint_every_steps=100"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", killing)
+        with pytest.raises(SystemExit) as left:
+            train(load(tiny_spec, settings))
+    assert left.value.code == EXIT_CODE_RESUME
+    log = (run_directory(load(tiny_spec)).path / "log.txt").read_text()
+    assert re.search(r"a loader process \(pid \d+\) was killed \(SIGKILL\).*demo_training_00\d.*Lower data\.wo", log)
+    saved = all_checkpoints(run_directory(load(tiny_spec)).checkpoints)[-1]
+    # The next batch, which was ready, may still have come.
+    assert saved.name in ("step-00000005", "step-00000006")
+    train(load(tiny_spec), resume="auto")
+    assert_same(last_checkpoint(load(tiny_spec)), whole_run)
 
 
 def test_loader_processes_may_change_midway(tiny_spec, whole_run, monkeypatch):
