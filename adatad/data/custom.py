@@ -141,7 +141,7 @@ def _facts_of(names: set[str], folder: Path) -> tuple[dict[str, Facts], list[str
             wrong.append(f"{found[0]}: doesn't tell how long it lasts ({index.doubt}); transcode it to H.264 in MP4")
             continue
         side = min(index.width, index.height)
-        frames = index.timeline.count_at(index.timeline.fps)
+        frames = index.timeline.count_at(index.timeline.usual_fps)
         facts[name] = Facts(found[0].stem, found[0].suffix, frames, seconds, side)
     return facts, wrong
 

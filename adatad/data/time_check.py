@@ -31,14 +31,15 @@ FOUND = "labels stay at their seconds (data.time: presentation)"
 
 class TimeFacts(NamedTuple):
     """What a file tells of its time. seconds: until its last frame goes, 0 if it doesn't tell; fps: from its first
-    picture on, on average; uneven_seconds: how far a frame lies from an even spacing; doubt: what is wrong with its
-    times; slack_seconds: by which all this may be off."""
+    picture on, on average; uneven_seconds: how far a frame lies from an even spacing; usual_fps: of most frames; doubt:
+    what is wrong with its times; slack_seconds: by which all this may be off."""
 
     frames: int
     seconds: float
     fps: float
     first_seconds: float = 0.0
     uneven_seconds: float = 0.0
+    usual_fps: float = 0.0
     doubt: str = ""
     slack_seconds: float = 0.0
 
@@ -64,7 +65,7 @@ def facts_of(timeline: Timeline) -> TimeFacts:
         return TimeFacts(timeline.frame_count, 0.0, 0.0, doubt=timeline.doubt)
     return TimeFacts(
         timeline.frame_count, timeline.duration_seconds, timeline.fps, timeline.first_seconds,
-        timeline.unevenness_seconds, timeline.doubt,
+        timeline.unevenness_seconds, timeline.usual_fps, timeline.doubt, timeline.last_step_seconds,
     )  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     if off > most:
         detail = f"lasts {facts.seconds:.2f} s, annotations say {duration_seconds:.2f} s"
         found.append(TimeProblem("wrong length", detail, off))
-    if fps and facts.frames and min(abs(facts.frames - meant), duration_seconds * abs(facts.fps - fps)) / fps > most:
+    drift = duration_seconds * min(abs(rate - fps) for rate in (facts.fps, facts.usual_fps or facts.fps))
+    if fps and facts.frames and min(abs(facts.frames - meant), drift) / fps > most:
         detail = (
             f"has {facts.frames} frames, {facts.fps:.2f} a second; annotations mean {meant:.0f}, {fps:.2f} a second"
         )
