@@ -98,29 +98,36 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     if not facts.seconds:
         found = [TimeProblem("no times", f"{facts.doubt}; its frames are counted; transcode it", 0.0)]
         if fps and abs(facts.frames - meant) / fps > most:
-            detail = f"has {facts.frames} frames, annotations mean {meant:.0f}"
+            detail = f"has {facts.frames} frames, annotations mean {meant:.9g}"
             found.append(TimeProblem("wrong length", detail, abs(facts.frames - meant) / fps))
         return found
     found = []
     off = abs(facts.seconds - duration_seconds)
     if off > most:
-        detail = f"lasts {facts.seconds:.2f} s, annotations say {duration_seconds:.2f} s"
+        detail = f"lasts {in_seconds(facts.seconds)}, annotations say {in_seconds(duration_seconds)}"
         found.append(TimeProblem("wrong length", detail, off))
     drift = duration_seconds * min(abs(rate - fps) for rate in (facts.fps, facts.usual_fps or facts.fps))
     if fps and facts.frames and min(abs(facts.frames - meant), drift) / fps > most:
         detail = (
-            f"has {facts.frames} frames, {facts.fps:.2f} a second; annotations mean {meant:.0f}, {fps:.2f} a second"
+            f"has {facts.frames} frames, {facts.fps:.2f} a second; annotations mean {meant:.9g}, {fps:.9g} a second"
         )
         found.append(TimeProblem("other rate", detail, abs(facts.frames - meant) / fps))
     if facts.uneven_seconds > most:
-        detail = f"its frames come up to {facts.uneven_seconds:.2f} s off a constant rate of {facts.fps:.2f} a second"
+        detail = (
+            f"its frames come up to {in_seconds(facts.uneven_seconds)} off a constant rate of {facts.fps:.2f} a second"
+        )
         found.append(TimeProblem("variable rate", detail, facts.uneven_seconds))
     if facts.first_seconds > most:
-        detail = f"its first picture comes at {facts.first_seconds:.2f} s"
+        detail = f"its first picture comes at {in_seconds(facts.first_seconds)}"
         found.append(TimeProblem("starts late", detail, facts.first_seconds))
     if facts.doubt:
         found.append(TimeProblem("times jump", f"{facts.doubt}; a jump is taken for one frame; transcode it", 0.0))
     return found
+
+
+def in_seconds(seconds: float) -> str:
+    """To hundredths, but short whatever it is."""
+    return f"{seconds:.2f} s" if abs(seconds) < 1e7 else f"{seconds:.4g} s"
 
 
 def position_seconds(duration_seconds: float, fps: float, window: WindowSpec) -> float:

@@ -21,6 +21,8 @@ import numpy as np
 
 JUMP_SECONDS = 3600.0
 """A longer gap between two frames is a fault of the recording, no pause."""
+MOST_NUMBERS = 2.0**62
+"""Of an even scale: a rate that can't be meant still gives a whole number."""
 HIGHEST_FPS = 120.0
 """Of an even scale for frames at a changing rate, some of which may come a millisecond apart."""
 REORDERED_FRAMES = 16
@@ -87,14 +89,16 @@ class Timeline:
     def follows(self, fps: float) -> bool:
         """Whether frame k is shown at k / fps, within half an interval, for every frame: numbers are frames then."""
         if fps not in self._followed:
-            even = np.arange(self.frame_count) / fps
-            self._followed[fps] = not self.has_times or bool(np.abs(self.seconds - even).max() * fps <= 0.5)
+            # A rate that can't be meant overflows, and isn't followed.
+            with np.errstate(all="ignore"):
+                even = np.arange(self.frame_count) / fps
+                self._followed[fps] = not self.has_times or bool(np.abs(self.seconds - even).max() * fps <= 0.5)
         return self._followed[fps]
 
     def count_at(self, fps: float) -> int:
         """Numbers that an even scale of `fps` has up to the end of the video, at least 1; all frames as they are where
         the scale is the file's own or the file tells no times."""
-        return self.frame_count if self.follows(fps) else max(1, round(self.duration_seconds * fps))
+        return self.frame_count if self.follows(fps) else max(1, round(min(self.duration_seconds * fps, MOST_NUMBERS)))
 
     def frames_of(self, numbers: np.ndarray, fps: float) -> np.ndarray:
         """The frames that are shown at numbers of an even scale: int64 [n] -> int64 [n]."""

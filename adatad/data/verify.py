@@ -23,7 +23,15 @@ from adatad.data.annotations import in_subset, names_of
 from adatad.data.classes import read_classes
 from adatad.data.dataset import open_named, video_path
 from adatad.data.decode import VideoError
-from adatad.data.time_check import ROUNDING_SECONDS, TimeProblem, effect, facts_of, position_seconds, time_problems
+from adatad.data.time_check import (
+    ROUNDING_SECONDS,
+    TimeProblem,
+    effect,
+    facts_of,
+    in_seconds,
+    position_seconds,
+    time_problems,
+)
 from adatad.data.video_index import Heartbeat, VideoIndex, read_index
 from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
@@ -220,6 +228,8 @@ def _instance_problems(
     late = ROUNDING_SECONDS + (position_seconds(*length, data.window) if length else 0.0)
     for item in items:
         try:
+            if isinstance(item["segment"], str):
+                raise TypeError(item["segment"])
             (start, end), label = map(_number, item["segment"]), item[data.label_key]
             known = label in labels or label == AMBIGUOUS
             if end < start:
@@ -234,11 +244,11 @@ def _instance_problems(
         if end <= 0:
             yield ["label out of range", f"{span} lies wholly before its video, which starts at 0 s"]
         elif start >= lasts:
-            yield ["label out of range", f"{span} lies wholly after its video, which lasts {lasts:.2f} s"]
+            yield ["label out of range", f"{span} lies wholly after its video, which lasts {in_seconds(lasts)}"]
         elif start < 0:
             yield ["label out of range", f"{span} begins before its video, which starts at 0 s"]
         elif end > lasts + late:
-            yield ["label out of range", f"{span}, the video lasts {lasts:.2f} s"]
+            yield ["label out of range", f"{span}, the video lasts {in_seconds(lasts)}"]
         if start == end:
             yield ["empty label", f"{span} has no length; it is left out"]
 

@@ -163,10 +163,11 @@ def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
             times, last = _frame_times(path, heart)
             pts, key_pts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         else:
-            shown = sorted((packet.pts, packet.ticks) for packet in found.packets if packet.is_shown)
-            pts = np.array([pts for pts, _ in shown], np.int64)
+            shown = [packet for packet in found.packets if packet.is_shown]
+            pts = np.sort(np.array([packet.pts for packet in shown], np.int64))
             key_pts = np.sort(np.array([packet.pts for packet in found.packets if packet.is_key], np.int64))
-            times, last = pts * tick, shown[-1][1] * tick if shown else 0.0
+            last = max(shown, key=lambda packet: packet.pts).ticks * tick if shown else 0.0
+            times = pts * tick
         frames = len(times)
         if not frames:
             raise VideoError(f"{path}: holds no frames: its video stream is empty; fetch it again")

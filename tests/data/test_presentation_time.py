@@ -14,7 +14,7 @@ from timed_video import DARK, PAUSES, SLOWS_DOWN, bright_from, even, write_timed
 from adatad.data.annotations import read_annotations
 from adatad.data.custom import make_annotations
 from adatad.data.dataset import TrainingWindows, ValidationWindows, check_times
-from adatad.data.decode import open_video
+from adatad.data.decode import VideoError, open_video
 from adatad.data.loader import Loader
 from adatad.data.time_check import MAX_SAID, TimeLog, TimeNote
 from adatad.data.transcode import transcode
@@ -126,13 +126,14 @@ def test_what_is_to_say_of_a_file_is_said(folder, name):
         ({"frame": float("nan")}, LABEL, ["unreadable annotations"]),
         ({"fps": float("inf")}, LABEL, ["unreadable annotations"]),
         ({"frame": 10**400}, LABEL, ["unreadable annotations"]),
+        ({"frame": 200}, "12", ["unreadable annotations"]),
         ({"frame": -4}, LABEL, ["unreadable annotations"]),
         ({"duration": True, "frame": 200}, LABEL, ["unreadable annotations"]),
     ],
 )
 def test_annotations_of_another_time_are_named(folder, entry, segment, kinds):
     spec = spec_of(folder, "even.mp4")
-    entry = {"duration": 8.0, **entry, "annotations": [{"segment": list(segment), "label": "bright"}]}
+    entry = {"duration": 8.0, **entry, "annotations": [{"segment": segment, "label": "bright"}]}
     found = check_video(spec, "even", entry, False, frozenset({"bright"}))
     assert [kind for kind, _ in found.problems] == kinds
     assert all("\n" not in detail for _, detail in found.problems)
@@ -288,6 +289,13 @@ def test_a_video_that_another_one_replaces_is_named(tmp_path, caplog):
         reader.frames(np.array([3]))
         write_timed(path, even(25, 1))
     assert f"{path}: has changed while it was read" in caplog.text
+
+
+@pytest.mark.parametrize("fps", [1e12, 1e300])
+def test_a_rate_that_can_not_be_meant_is_an_error_and_no_endless_list(folder, fps):
+    with pytest.raises(VideoError, match="its annotation means 1e"), open_video(folder / "slows_down.mp4", fps=fps):
+        pass
+    assert read_index(folder / "even.mp4", Heartbeat()).timeline.count_at(float("inf")) == 2**62
 
 
 def test_a_file_without_times_is_counted_and_says_so(tmp_path):
