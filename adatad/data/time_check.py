@@ -84,7 +84,9 @@ def header_facts(path: Path) -> TimeFacts | None:
         # Others estimate their rate from the first frames.
         frames = stream.frames if kind in ("mov", "avi") else 0
         slack = max(HEADER_SLACK_SECONDS, HEADER_SLACK * seconds)
-        return TimeFacts(frames, seconds, frames / (seconds - first), first, slack_seconds=slack)
+        # Frames that an edit list cuts away are in the count, and so in the average.
+        usual = float(stream.base_rate or 0)
+        return TimeFacts(frames, seconds, frames / (seconds - first), first, usual_fps=usual, slack_seconds=slack)
 
 
 def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window: WindowSpec) -> list[TimeProblem]:

@@ -147,7 +147,7 @@ def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, l
         found = time_problems(facts_of(index.timeline), *length, data.window)
         wrong += [[problem.kind, f"{problem.detail}; {effect(data)}"] for problem in found]
         blocks = any(_blocks(problem, *length, data) for problem in found)
-    wrong += _instance_problems(data, entry, labels, seconds, length)
+    wrong += _instance_problems(data, entry, labels, seconds, length, index.timeline.first_seconds)
     return _checked(name, wrong, index.frame_count, seconds, stamp, blocks)
 
 
@@ -217,9 +217,10 @@ def _instance_problems(
     labels: frozenset[str | int],
     seconds: float,
     length: tuple[float, float] | None,
+    first: float = 0.0,
 ) -> Iterator[list[str]]:
-    """seconds: of the video, 0 if that isn't known; length: of its annotation. "Ambiguous" is no class, and no
-    mistake."""
+    """seconds: of the video, 0 if that isn't known; length: of its annotation; first: when its first picture comes.
+    "Ambiguous" is no class, and no mistake."""
     items = entry.get("annotations") or ()
     if not isinstance(items, (list, tuple)):
         yield ["unreadable annotations", shown(f"expected a list of annotations, got {_cut(items)}")]
@@ -243,6 +244,8 @@ def _instance_problems(
         span = f"{start:g} to {end:g} s"
         if end <= 0:
             yield ["label out of range", f"{span} lies wholly before its video, which starts at 0 s"]
+        elif end <= first:
+            yield ["label out of range", f"{span} lies wholly before the first picture, at {in_seconds(first)}"]
         elif start >= lasts:
             yield ["label out of range", f"{span} lies wholly after its video, which lasts {in_seconds(lasts)}"]
         elif start < 0:

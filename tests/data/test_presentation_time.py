@@ -38,6 +38,7 @@ FILES = {
         {"codec": "libvpx", "base": Fraction(1, 1000)},
         (),
     ),
+    "parts.mp4": (even(25, 8), {"movflags": "frag_keyframe+empty_moov"}, ()),
     "slows_down.mkv": (SLOWS_DOWN, {"base": Fraction(1, 1000)}, ("variable rate",)),
     "slows_down.ts": (SLOWS_DOWN, {}, ("variable rate",)),
     "late_with_sound.ts": (even(25, 5, 3.0), {"with_sound": True}, ("starts late",)),
@@ -137,6 +138,13 @@ def test_annotations_of_another_time_are_named(folder, entry, segment, kinds):
     found = check_video(spec, "even", entry, False, frozenset({"bright"}))
     assert [kind for kind, _ in found.problems] == kinds
     assert all("\n" not in detail for _, detail in found.problems)
+
+
+def test_a_label_before_the_first_picture_is_named(folder):
+    spec = spec_of(folder, "late.mp4")
+    entry = {"duration": 8.0, "fps": 25, "annotations": [{"segment": [1, 2.5], "label": "bright"}]}
+    problems = dict(check_video(spec, "late", entry, False, frozenset({"bright"})).problems)
+    assert "lies wholly before the first picture, at 3.00 s" in problems["label out of range"]
 
 
 def test_counting_puts_labels_where_it_always_did(folder):

@@ -1,11 +1,17 @@
 """Frames, numbers and seconds: what is on the screen at a second is what is found for it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adatad.data.annotations import Video
 from adatad.data.timeline import JUMP_SECONDS, Timeline, timeline_of
+from adatad.data.windows import Window, evaluation_window, evaluation_windows, resized_window, training_window
+from adatad.evaluation.postprocess import WindowMeta, to_seconds
+from adatad.spec.schema import WindowSpec
 
 gaps = st.lists(st.floats(0.002, 3.0), min_size=1, max_size=60)
 
@@ -111,3 +117,46 @@ def test_a_scale_of_a_changing_rate_is_that_of_most_frames():
     assert timeline(np.arange(100) / 25).usual_fps == pytest.approx(25)
     assert timeline([*np.arange(100) / 25, *(10 + np.arange(5))]).usual_fps == pytest.approx(25)
     assert timeline(np.cumsum([0.0, *[0.001] * 50, 3.0])).usual_fps == 120
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(2, 2000), st.sampled_from([8.0, 23.976, 25.0, 29.97, 30.0, 59.94]), st.integers(2, 64),
+    st.sampled_from([(1, 1), (4, 1), (4, 2), (16, 4)]), st.integers(0, 99),
+)  # fmt: skip
+def test_windows_of_a_constant_rate_are_those_of_counting(count, fps, size, steps, seed):
+    line = timeline(np.arange(count) / fps)
+    duration = round(count / fps, 4)
+    segments = np.array([[0.1, 0.4], [0.5, 0.9]]) * duration
+    video = Video("v", duration, count / duration, count, segments, np.trunc(segments * count / duration), np.arange(2))
+    stride, per_position = steps
+    sliding = WindowSpec(size_grid=size, stride_frames=stride, frames_per_position=per_position)
+    numbers = line.count_at(video.fps)
+    assert numbers == count
+    drawn = [training_window(video, total, sliding, np.random.default_rng(seed)) for total in (count, numbers)]
+    assert_same(drawn[0], drawn[1], line.frames_of(drawn[1].indices, video.fps))
+    for place in evaluation_windows(video, sliding):
+        windows = [evaluation_window(place, total, sliding) for total in (count, numbers)]
+        assert_same(windows[0], windows[1], line.frames_of(windows[1].indices, video.fps))
+    resized = WindowSpec(kind="resize", size_grid=size, frames_per_position=per_position)
+    whole = [resized_window(video, count, resized, times) for times in (None, line)]
+    assert_same(whole[0], whole[1], whole[1].indices)
+
+
+def assert_same(counted: Window, timed: Window, frames: np.ndarray) -> None:
+    np.testing.assert_array_equal(frames, counted.indices)
+    np.testing.assert_array_equal(timed.segments_grid, counted.segments_grid)
+    assert (timed.valid_grid, timed.start_frame) == (counted.valid_grid, counted.start_frame)
+
+
+@given(st.floats(2, 500), st.floats(5, 60), st.floats(0, 0.9), st.floats(0.01, 0.1), st.sampled_from([1, 4]))
+def test_seconds_come_back_from_the_grid(duration, fps, start, length, stride):
+    window = WindowSpec(size_grid=128, stride_frames=stride)
+    segment = np.array([[start, start + length]]) * duration
+    frames = round(duration * fps)
+    rate = frames / duration
+    video = Video("v", duration, rate, frames, segment, np.trunc(segment * rate), np.zeros(1, np.int64))
+    place = replace(evaluation_windows(video, window)[-1], instances=(video.segments_frames, video.labels))
+    found = evaluation_window(place, frames, window)
+    meta = WindowMeta("v", duration, rate, stride, found.start_frame)
+    np.testing.assert_allclose(to_seconds(found.segments_grid, meta), segment, atol=1 / rate + 1e-4 * duration)
