@@ -1,4 +1,5 @@
-"""What a frame costs through each library, and whether opening videos over and over takes memory.
+"""What a frame costs through each library, what finding it by its time costs, and whether opening videos over and over
+takes memory.
 
 The videos are made here: a texture that moves, with key frames 60 or 250 frames apart.
 """
@@ -18,11 +19,14 @@ import numpy as np
 import psutil
 
 from adatad.benchmarks.table import Result
-from adatad.data.decode import VideoReader, Way, missing_library
+from adatad.data import video_index
+from adatad.data.decode import VideoReader, Way, missing_library, open_video
 from adatad.data.video_index import Heartbeat, read_index
 
 WINDOW_FRAMES, STRIDE_FRAMES = 96, 4
 REPEATS = 3
+TIMED_REPEATS, MAX_TIME_RATIO = 60, 1.03
+"""Windows that are read in either way, and what finding their frames by time may cost at a constant rate."""
 OPENS, OPENS_BEFORE = 2000, 200
 MAX_GROWTH_BYTES = 16 << 10
 """For each time a video is opened, from the 200th on."""
@@ -56,6 +60,8 @@ def run() -> list[Result]:
                 for way, milliseconds in frame_costs(path, long_ways).items()
             ]
         path = write_video(Path(folder) / "small.mp4", SHORT[0])
+        note = "CPU time over counted frames, constant rate"
+        results.append(Result("frames by their time", time_ratio(path), MAX_TIME_RATIO, note=note))
         for way in ways:
             # In a process of its own: memory given back by what ran before would hide the growth.
             with get_context("spawn").Pool(1) as pool:
@@ -92,6 +98,22 @@ def frame_costs(path: Path, ways: list[Way]) -> dict[Way, float]:
             _read(path, way, numbers)
             times[way].append((time.process_time() - started) / WINDOW_FRAMES * 1e3)
     return {way: median(found) for way, found in times.items()}
+
+
+def time_ratio(path: Path) -> float:
+    """CPU time of a window whose frames are found by their times, over that of one whose frames are counted: medians of
+    many windows, read in turn. What the process keeps of the file is thrown away before each."""
+    numbers = 100 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
+    times: dict[float | None, list[float]] = {None: [], 30.0: []}
+    for _ in range(TIMED_REPEATS):
+        for fps, found in times.items():
+            video_index._indices.clear()
+            started = time.process_time()
+            with open_video(path, "pyav", fps=fps) as reader:
+                for _ in reader.chunks(numbers, 16):
+                    pass
+            found.append(time.process_time() - started)
+    return median(times[30.0]) / median(times[None])
 
 
 def growth_bytes(path: Path, way: Way) -> float:

@@ -11,6 +11,7 @@ A job that is requeued keeps its number; each time that it runs is a life, `<job
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping

@@ -175,7 +175,7 @@ def _facts(index: VideoIndex) -> Facts:
         doubt = index.doubt or "it has one frame"
         raise VideoError(f"{index.path}: doesn't tell how long it lasts ({doubt}); transcode it to H.264 in MP4")
     timeline = index.timeline
-    return Facts(timeline.count_at(timeline.fps), seconds, min(index.width, index.height))
+    return Facts(timeline.count_at(timeline.usual_fps), seconds, min(index.width, index.height))
 
 
 def _frame_seconds(index: VideoIndex) -> np.ndarray:

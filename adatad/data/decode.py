@@ -143,7 +143,7 @@ def open_video(
     """Open a video for as long as the context lasts.
 
     timeout_seconds: the longest that opening, or the wait for one more frame, may take. fps: the even scale on which
-    frames are numbered by their times; 0 for the file's own rate, on average; None to count them as they
+    frames are numbered by their times; 0 for the file's usual rate; None to count them as they
     are stored, whatever their times. Raises VideoError, which names the file.
     """
     path = Path(path)
@@ -151,7 +151,7 @@ def open_video(
     way, reason = _choose_way(index, decoder)
     if reason:
         _log_once(str(path), f"{path}: {reason}; read with {way}")
-    reader = VideoReader(index, way, timeout_seconds, (index.timeline.fps or None) if fps == 0 else fps)
+    reader = VideoReader(index, way, timeout_seconds, (index.timeline.usual_fps or None) if fps == 0 else fps)
     try:
         yield reader
     finally:

@@ -31,14 +31,15 @@ FOUND = "labels stay at their seconds (data.time: presentation)"
 
 class TimeFacts(NamedTuple):
     """What a file tells of its time. seconds: until its last frame goes, 0 if it doesn't tell; fps: from its first
-    picture on, on average; uneven_seconds: how far a frame lies from an even spacing; doubt: what is wrong with its
-    times; slack_seconds: by which all this may be off."""
+    picture on, on average; uneven_seconds: how far a frame lies from an even spacing; usual_fps: of most frames; doubt:
+    what is wrong with its times; slack_seconds: by which all this may be off."""
 
     frames: int
     seconds: float
     fps: float
     first_seconds: float = 0.0
     uneven_seconds: float = 0.0
+    usual_fps: float = 0.0
     doubt: str = ""
     slack_seconds: float = 0.0
 
@@ -64,7 +65,7 @@ def facts_of(timeline: Timeline) -> TimeFacts:
         return TimeFacts(timeline.frame_count, 0.0, 0.0, doubt=timeline.doubt)
     return TimeFacts(
         timeline.frame_count, timeline.duration_seconds, timeline.fps, timeline.first_seconds,
-        timeline.unevenness_seconds, timeline.doubt,
+        timeline.unevenness_seconds, timeline.usual_fps, timeline.doubt, timeline.last_step_seconds,
     )  # fmt: skip
 
 
@@ -83,7 +84,9 @@ def header_facts(path: Path) -> TimeFacts | None:
         # Others estimate their rate from the first frames.
         frames = stream.frames if kind in ("mov", "avi") else 0
         slack = max(HEADER_SLACK_SECONDS, HEADER_SLACK * seconds)
-        return TimeFacts(frames, seconds, frames / (seconds - first), first, slack_seconds=slack)
+        # Frames that an edit list cuts away are in the count, and so in the average.
+        usual = float(stream.base_rate or 0)
+        return TimeFacts(frames, seconds, frames / (seconds - first), first, usual_fps=usual, slack_seconds=slack)
 
 
 def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window: WindowSpec) -> list[TimeProblem]:
@@ -97,28 +100,36 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     if not facts.seconds:
         found = [TimeProblem("no times", f"{facts.doubt}; its frames are counted; transcode it", 0.0)]
         if fps and abs(facts.frames - meant) / fps > most:
-            detail = f"has {facts.frames} frames, annotations mean {meant:.0f}"
+            detail = f"has {facts.frames} frames, annotations mean {meant:.9g}"
             found.append(TimeProblem("wrong length", detail, abs(facts.frames - meant) / fps))
         return found
     found = []
     off = abs(facts.seconds - duration_seconds)
     if off > most:
-        detail = f"lasts {facts.seconds:.2f} s, annotations say {duration_seconds:.2f} s"
+        detail = f"lasts {in_seconds(facts.seconds)}, annotations say {in_seconds(duration_seconds)}"
         found.append(TimeProblem("wrong length", detail, off))
-    if fps and facts.frames and min(abs(facts.frames - meant), duration_seconds * abs(facts.fps - fps)) / fps > most:
+    drift = duration_seconds * min(abs(rate - fps) for rate in (facts.fps, facts.usual_fps or facts.fps))
+    if fps and facts.frames and min(abs(facts.frames - meant), drift) / fps > most:
         detail = (
-            f"has {facts.frames} frames, {facts.fps:.2f} a second; annotations mean {meant:.0f}, {fps:.2f} a second"
+            f"has {facts.frames} frames, {facts.fps:.2f} a second; annotations mean {meant:.9g}, {fps:.9g} a second"
         )
         found.append(TimeProblem("other rate", detail, abs(facts.frames - meant) / fps))
     if facts.uneven_seconds > most:
-        detail = f"its frames come up to {facts.uneven_seconds:.2f} s off a constant rate of {facts.fps:.2f} a second"
+        detail = (
+            f"its frames come up to {in_seconds(facts.uneven_seconds)} off a constant rate of {facts.fps:.2f} a second"
+        )
         found.append(TimeProblem("variable rate", detail, facts.uneven_seconds))
     if facts.first_seconds > most:
-        detail = f"its first picture comes at {facts.first_seconds:.2f} s"
+        detail = f"its first picture comes at {in_seconds(facts.first_seconds)}"
         found.append(TimeProblem("starts late", detail, facts.first_seconds))
     if facts.doubt:
         found.append(TimeProblem("times jump", f"{facts.doubt}; a jump is taken for one frame; transcode it", 0.0))
     return found
+
+
+def in_seconds(seconds: float) -> str:
+    """To hundredths, but short whatever it is."""
+    return f"{seconds:.2f} s" if abs(seconds) < 1e7 else f"{seconds:.4g} s"
 
 
 def position_seconds(duration_seconds: float, fps: float, window: WindowSpec) -> float:

@@ -21,6 +21,10 @@ import numpy as np
 
 JUMP_SECONDS = 3600.0
 """A longer gap between two frames is a fault of the recording, no pause."""
+MOST_NUMBERS = 2.0**62
+"""Of an even scale: a rate that can't be meant still gives a whole number."""
+HIGHEST_FPS = 120.0
+"""Of an even scale for frames at a changing rate, some of which may come a millisecond apart."""
 REORDERED_FRAMES = 16
 """Frames that decoders and packets give out of order lie nearer than this to their place; further off, the times start
 again."""
@@ -55,6 +59,20 @@ class Timeline:
         """Frames a second from the first picture to the end, on average; 0 where the file tells no times."""
         return self.frame_count / (self.duration_seconds - self.first_seconds) if self.has_times else 0.0
 
+    @property
+    def usual_fps(self) -> float:
+        """The rate at which most frames come, a scale that suits the file: without what a pause takes from the average
+        one. 0 where the file tells no times."""
+        if not self.has_times or self.is_even:
+            return self.fps
+        return max(self.fps, min(1 / self._usual_interval, HIGHEST_FPS))
+
+    @property
+    def last_step_seconds(self) -> float:
+        """By how much the length of a file of a changing rate is unsure, since few tell how long the last frame stays:
+        the time between the last two; 0 at a constant rate."""
+        return 0.0 if self.is_even or self.frame_count < 2 else float(self.seconds[-1] - self.seconds[-2])
+
     @cached_property
     def unevenness_seconds(self) -> float:
         """How far frames lie from an even spacing over the whole video, at most; 0 where the file tells no times."""
@@ -71,14 +89,16 @@ class Timeline:
     def follows(self, fps: float) -> bool:
         """Whether frame k is shown at k / fps, within half an interval, for every frame: numbers are frames then."""
         if fps not in self._followed:
-            even = np.arange(self.frame_count) / fps
-            self._followed[fps] = not self.has_times or bool(np.abs(self.seconds - even).max() * fps <= 0.5)
+            # A rate that can't be meant overflows, and isn't followed.
+            with np.errstate(all="ignore"):
+                even = np.arange(self.frame_count) / fps
+                self._followed[fps] = not self.has_times or bool(np.abs(self.seconds - even).max() * fps <= 0.5)
         return self._followed[fps]
 
     def count_at(self, fps: float) -> int:
         """Numbers that an even scale of `fps` has up to the end of the video, at least 1; all frames as they are where
         the scale is the file's own or the file tells no times."""
-        return self.frame_count if self.follows(fps) else max(1, round(self.duration_seconds * fps))
+        return self.frame_count if self.follows(fps) else max(1, round(min(self.duration_seconds * fps, MOST_NUMBERS)))
 
     def frames_of(self, numbers: np.ndarray, fps: float) -> np.ndarray:
         """The frames that are shown at numbers of an even scale: int64 [n] -> int64 [n]."""
@@ -121,7 +141,7 @@ def timeline_of(
     """
     seconds = np.asarray(times, np.float64)
     count, known = len(seconds), np.isfinite(seconds)
-    if not count or known.sum() * 2 <= count:
+    if not count or known.sum() * 2 < count:
         return Timeline(count, doubt="it tells no times of its frames")
     if not known.all():
         # None of the last frames of some AVI files, for example.

@@ -1,14 +1,16 @@
 """Small copies of videos whose frames are reached fast: a short side of 256 pixels, a key frame every few frames.
 
-A copy has as many frames as the original, upright, at the original's average rate, or those that are shown at another
-rate: annotations in seconds hold for both.
+A copy has the frames of the original, upright, each at its own time, or those that are shown at another rate:
+annotations in seconds hold for both. Its times are compared with the original's before it appears.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,13 +22,20 @@ import av
 import numpy as np
 
 from adatad.data.decode import VideoError, VideoReader, open_video
-from adatad.data.verify import seconds_of
 from adatad.data.video_index import Heartbeat, VideoIndex, open_container, read_index
+from adatad.files import check_output_folder
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".flv", ".wmv", ".ts")
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".ogv", ".mpg", ".mpeg", ".vob", ".flv", ".wmv",
+    ".ts", ".mts", ".m2ts", ".h264", ".264", ".hevc", ".265",
+)  # fmt: skip
 CHUNK_FRAMES = 32
 FINEST_RATE = 1001 * 240
 """Largest denominator of a copy's rate: all broadcast rates are exact."""
+TICK = Fraction(1, 90000)
+"""Unit of times in copies of a changing rate: of broadcasts, and fine enough for any camera."""
 MEASURED_VIDEOS, MEASURED_FRAMES, MEASURED_STRIDE = 8, 64, 4
 
 
@@ -61,7 +70,7 @@ def transcode_all(
 
     key_frames: frames from one key frame to the next. progress: called with (done, of). fps: None for each its own.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    check_output_folder(output)
     waiting = [source for source in sources if not copy_path(source, output).is_file()]
     failed, done = [], len(sources) - len(waiting)
     progress(done, len(sources))
@@ -71,7 +80,12 @@ def transcode_all(
         for future in as_completed(running):
             try:
                 future.result()
-            except (VideoError, OSError, av.FFmpegError) as error:
+            except BrokenProcessPool as error:
+                raise VideoError(
+                    f"{output}: a process that copies videos was ended from outside, perhaps because memory ran out; "
+                    "start it again, with fewer --workers: copies that are there stay"
+                ) from error
+            except (VideoError, OSError, ValueError, av.FFmpegError) as error:
                 failed.append(Failed(running[future], str(error)))
             done += 1
             progress(done, len(sources))
@@ -83,45 +97,96 @@ def copy_path(source: Path, output: Path) -> Path:
 
 
 def transcode(source: Path, output: Path, short_side_pixels: int, key_frames: int, fps: float | None = None) -> Path:
-    """Write the copy of one video, which appears only when whole. Frames are never made larger. Raises VideoError."""
+    """Write the copy of one video, which appears only when whole and at the original's times. Frames are never made
+    larger. Raises VideoError."""
     target = copy_path(source, output)
     unfinished = target.with_name(f".{target.name}.unfinished")
     options = {"crf": "18", "g": str(key_frames), "keyint_min": str(key_frames), "sc_threshold": "0", "bf": "0"}
     try:
-        with open_video(source, "pyav") as reader, av.open(str(unfinished), "w", format="mp4") as container:
-            index = read_index(source, Heartbeat())
-            rate, numbers = _rate(index), np.arange(reader.frame_count)
-            if fps is not None:
-                rate, numbers = Fraction(fps).limit_denominator(FINEST_RATE), shown_at(frame_seconds(index, rate), fps)
-            _encode(container, reader, rate, numbers, short_side_pixels, options)
+        with open_video(source, "pyav", fps=None) as reader, av.open(str(unfinished), "w", format="mp4") as container:
+            shown = _frames_of_copy(read_index(source, Heartbeat()), fps)
+            _encode(container, reader, shown, short_side_pixels, options)
+        _check_times(source, unfinished, shown)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
     return target
 
 
+class Shown(NamedTuple):
+    """Frames of a copy. numbers: int64 [n], of the original; seconds: float64 [n + 1], when each comes and the last one
+    goes; rate: frames a second, on average; is_even: they come at exactly that rate, from 0 on."""
+
+    numbers: np.ndarray
+    seconds: np.ndarray
+    rate: Fraction
+    is_even: bool
+
+
+def _frames_of_copy(index: VideoIndex, fps: float | None) -> Shown:
+    """What a copy shows when. fps: its rate; None for the times of the original."""
+    timeline, rate = index.timeline, _rate(index)
+    seconds, numbers = frame_seconds(index, rate), np.arange(index.frame_count)
+    if fps is not None:
+        rate, numbers = Fraction(fps).limit_denominator(FINEST_RATE), shown_at(seconds, fps)
+    elif timeline.has_times and not timeline.follows(timeline.fps):
+        return Shown(numbers, seconds, rate, is_even=False)
+    return Shown(numbers, np.arange(len(numbers) + 1) / float(rate), rate, is_even=True)
+
+
 def _encode(
     container: av.container.OutputContainer,
     reader: VideoReader,
-    rate: Fraction,
-    numbers: np.ndarray,
+    shown: Shown,
     short_side_pixels: int,
     options: dict[str, str],
 ) -> None:
     """These frames of a video as H.264."""
-    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream = container.add_stream("libx264", rate=shown.rate, options=options)
     stream.codec_context.thread_count = 1
     stream.pix_fmt = "yuv420p"
+    ticks: np.ndarray | None = None
+    if not shown.is_even:
+        stream.codec_context.time_base = stream.time_base = TICK
+        # An encoder takes no two frames at one time.
+        ticks = np.round(shown.seconds / float(TICK)).astype(np.int64) - np.arange(len(shown.seconds))
+        ticks = np.maximum.accumulate(ticks) + np.arange(len(shown.seconds))
+    stays = {} if ticks is None else dict(zip(ticks[:-1].tolist(), np.diff(ticks).tolist(), strict=True))
+
+    def mux(packets: list[av.Packet]) -> None:
+        for packet in packets:
+            # The encoder gives the last frame the average.
+            packet.duration = stays.get(packet.pts, packet.duration)
+            container.mux(packet)
+
     sizes: tuple[int, int] | None = None
-    for images in reader.chunks(numbers, CHUNK_FRAMES):
+    number = 0
+    for images in reader.chunks(shown.numbers, CHUNK_FRAMES):
         if sizes is None:
             sizes = copy_size(*images.shape[1:3], short_side_pixels)
             stream.height, stream.width = sizes
         for image in images:
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             small = frame.reformat(height=sizes[0], width=sizes[1], format="yuv420p", interpolation="AREA")
-            container.mux(stream.encode(small))
-    container.mux(stream.encode())
+            if ticks is not None:
+                small.time_base, small.pts = TICK, int(ticks[number])
+            mux(stream.encode(small))
+            number += 1
+    mux(stream.encode())
+
+
+def _check_times(source: Path, copy: Path, shown: Shown) -> None:
+    """Raises VideoError for a copy of which a frame is shown more than an interval off."""
+    timeline = read_index(copy, Heartbeat()).timeline
+    times = shown.seconds[:-1]
+    if timeline.frame_count != len(times) or not timeline.has_times:
+        raise VideoError(f"{source}: its copy holds {timeline.frame_count} of {len(times)} frames; it was removed")
+    off = float(np.abs(timeline.seconds - times).max())
+    if off > 1 / float(shown.rate):
+        raise VideoError(
+            f"{source}: its copy shows frames up to {off:.2f} s off their times; it was removed. Give the copies a "
+            "constant rate: --fps"
+        )
 
 
 def copy_size(height: int, width: int, short_side_pixels: int) -> tuple[int, int]:
@@ -131,34 +196,37 @@ def copy_size(height: int, width: int, short_side_pixels: int) -> tuple[int, int
 
 
 def _rate(index: VideoIndex) -> Fraction:
-    """Frames a second, averaged over the video."""
-    seconds = seconds_of(index)
-    if seconds:
-        return Fraction(index.frame_count / seconds).limit_denominator(FINEST_RATE)
+    """Frames a second, on average from the first picture on."""
+    if index.timeline.has_times:
+        return Fraction(index.timeline.fps).limit_denominator(FINEST_RATE)
     with open_container(index.path) as container:
         rate = container.streams.best("video").average_rate
     if not rate:
         raise VideoError(f"{index.path}: doesn't tell its frame rate; it can't be copied")
+    logger.warning(
+        "%s: %s; its copy shows %.4g frames a second, as its header says: look whether it lasts as long",
+        index.path, index.timeline.doubt, float(rate),
+    )  # fmt: skip
     return Fraction(rate)
 
 
 def frame_seconds(index: VideoIndex, rate: Fraction) -> np.ndarray:
-    """float64 [frames + 1]: when each frame comes, from 0, and when the last one goes; evenly by `rate` where packets
-    aren't trusted."""
-    seconds = seconds_of(index)
-    if seconds:
-        return np.append((index.pts - index.pts[0]) * index.tick_seconds, seconds)
+    """float64 [frames + 1]: when each frame comes, from the start of the video, and when the last one goes; evenly by
+    `rate` where the file tells no times."""
+    timeline = index.timeline
+    if timeline.has_times:
+        return np.append(timeline.seconds, timeline.duration_seconds)
     return np.arange(index.frame_count + 1) / float(rate)
 
 
 def shown_at(seconds: np.ndarray, fps: float) -> np.ndarray:
     """Numbers of the frames of a copy at another rate: frame k is the last one that comes nearer to k / fps than to
-    what follows, so that some are left out or come twice (as ffmpeg's fps filter does it).
+    what follows, so that some are left out or come twice (as ffmpeg's fps filter does it); the first before any comes.
 
     seconds: as `frame_seconds` gives them. int64 [round(last x fps)].
     """
     count = max(1, round(float(seconds[-1]) * fps))
-    return np.searchsorted(seconds[:-1], (np.arange(count) + 0.5) / fps, side="left") - 1
+    return np.maximum(np.searchsorted(seconds[:-1], (np.arange(count) + 0.5) / fps, side="left") - 1, 0)
 
 
 def speed_up(pairs: list[tuple[Path, Path]]) -> float:
@@ -173,7 +241,7 @@ def speed_up(pairs: list[tuple[Path, Path]]) -> float:
 
 def _read_seconds(path: Path) -> float:
     """Of a window that ends with the video."""
-    with open_video(path) as reader:
+    with open_video(path, fps=None) as reader:
         last = reader.frame_count - 1
         numbers = np.maximum(last - MEASURED_STRIDE * np.arange(MEASURED_FRAMES)[::-1], 0)
         begin = perf_counter()

@@ -23,7 +23,15 @@ from adatad.data.annotations import in_subset, names_of
 from adatad.data.classes import read_classes
 from adatad.data.dataset import open_named, video_path
 from adatad.data.decode import VideoError
-from adatad.data.time_check import ROUNDING_SECONDS, TimeProblem, effect, facts_of, position_seconds, time_problems
+from adatad.data.time_check import (
+    ROUNDING_SECONDS,
+    TimeProblem,
+    effect,
+    facts_of,
+    in_seconds,
+    position_seconds,
+    time_problems,
+)
 from adatad.data.video_index import Heartbeat, VideoIndex, read_index
 from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
@@ -139,7 +147,7 @@ def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, l
         found = time_problems(facts_of(index.timeline), *length, data.window)
         wrong += [[problem.kind, f"{problem.detail}; {effect(data)}"] for problem in found]
         blocks = any(_blocks(problem, *length, data) for problem in found)
-    wrong += _instance_problems(data, entry, labels, seconds, length)
+    wrong += _instance_problems(data, entry, labels, seconds, length, index.timeline.first_seconds)
     return _checked(name, wrong, index.frame_count, seconds, stamp, blocks)
 
 
@@ -209,9 +217,10 @@ def _instance_problems(
     labels: frozenset[str | int],
     seconds: float,
     length: tuple[float, float] | None,
+    first: float = 0.0,
 ) -> Iterator[list[str]]:
-    """seconds: of the video, 0 if that isn't known; length: of its annotation. "Ambiguous" is no class, and no
-    mistake."""
+    """seconds: of the video, 0 if that isn't known; length: of its annotation; first: when its first picture comes.
+    "Ambiguous" is no class, and no mistake."""
     items = entry.get("annotations") or ()
     if not isinstance(items, (list, tuple)):
         yield ["unreadable annotations", shown(f"expected a list of annotations, got {_cut(items)}")]
@@ -220,6 +229,8 @@ def _instance_problems(
     late = ROUNDING_SECONDS + (position_seconds(*length, data.window) if length else 0.0)
     for item in items:
         try:
+            if isinstance(item["segment"], str):
+                raise TypeError(item["segment"])
             (start, end), label = map(_number, item["segment"]), item[data.label_key]
             known = label in labels or label == AMBIGUOUS
             if end < start:
@@ -233,12 +244,14 @@ def _instance_problems(
         span = f"{start:g} to {end:g} s"
         if end <= 0:
             yield ["label out of range", f"{span} lies wholly before its video, which starts at 0 s"]
+        elif end <= first:
+            yield ["label out of range", f"{span} lies wholly before the first picture, at {in_seconds(first)}"]
         elif start >= lasts:
-            yield ["label out of range", f"{span} lies wholly after its video, which lasts {lasts:.2f} s"]
+            yield ["label out of range", f"{span} lies wholly after its video, which lasts {in_seconds(lasts)}"]
         elif start < 0:
             yield ["label out of range", f"{span} begins before its video, which starts at 0 s"]
         elif end > lasts + late:
-            yield ["label out of range", f"{span}, the video lasts {lasts:.2f} s"]
+            yield ["label out of range", f"{span}, the video lasts {in_seconds(lasts)}"]
         if start == end:
             yield ["empty label", f"{span} has no length; it is left out"]
 

@@ -34,6 +34,8 @@ CUT_SECONDS = 1.0
 OWN_CLOCK = ("mov", "matroska", "flv", "asf", "ogg")
 """Containers whose clock stands at 0 where the video starts, whenever its first picture comes. Streams of broadcasts
 start at any time, and AVI files shift the times of B-frames."""
+CLOCK_SECONDS = 1e-3
+"""By which two times that are the same may differ."""
 PROGRESSIVE = (0, 1)
 """Field orders (unknown, progressive) under which a packet isn't half a frame."""
 CACHE_BYTES = 32 << 20
@@ -139,12 +141,12 @@ _indices: OrderedDict[tuple, VideoIndex] = OrderedDict()
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:
-    """Size, time of change and number of a file: others for another file; empty if there is none."""
+    """Size and time of change of a file: others for another file; empty if there is none."""
     try:
         facts = path.stat()
     except (OSError, ValueError):
         return ()
-    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _kept_bytes(index: VideoIndex) -> int:
@@ -163,10 +165,11 @@ def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
             times, last = _frame_times(path, heart)
             pts, key_pts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         else:
-            shown = sorted((packet.pts, packet.ticks) for packet in found.packets if packet.is_shown)
-            pts = np.array([pts for pts, _ in shown], np.int64)
+            shown = [packet for packet in found.packets if packet.is_shown]
+            pts = np.sort(np.array([packet.pts for packet in shown], np.int64))
             key_pts = np.sort(np.array([packet.pts for packet in found.packets if packet.is_key], np.int64))
-            times, last = pts * tick, shown[-1][1] * tick if shown else 0.0
+            last = max(shown, key=lambda packet: packet.pts).ticks * tick if shown else 0.0
+            times = pts * tick
         frames = len(times)
         if not frames:
             raise VideoError(f"{path}: holds no frames: its video stream is empty; fetch it again")
@@ -185,7 +188,7 @@ def _start_seconds(container: av.container.InputContainer, found: Packets) -> fl
         return None
     start = container.start_time / av.time_base
     # A first picture that comes only as late as B-frames delay it isn't meant to.
-    return 0.0 if kind in OWN_CLOCK and start > found.delay_seconds else start
+    return 0.0 if kind in OWN_CLOCK and start > found.delay_seconds + CLOCK_SECONDS else start
 
 
 def _read_packets(

@@ -202,7 +202,8 @@ def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Th
     for those of the file."""
     seconds = (np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * duration_seconds
     try:
-        with open_video(path) as reader:
+        # At the annotation's rate, so that pictures are of the seconds that they stand at.
+        with open_video(path, fps=frames / duration_seconds) as reader:
             frames = frames or reader.frame_count
             last = min(frames, reader.frame_count) - 1
             indices = np.minimum((seconds / duration_seconds * frames).astype(int), last)

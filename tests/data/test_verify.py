@@ -1,13 +1,16 @@
 """Checks of a data set: every kind of problem is found in its video alone, and a second pass reads nothing again."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from adatad.data import verify
+from adatad.data.annotation_file import read_names
 from adatad.data.verify import check_data_set, read_journal, write_block_list
+from adatad.errors import UserError
 from adatad.report.data_check import write_data_check
 from adatad.spec import load
 from adatad.spec.schema import DataSpec
@@ -108,6 +111,50 @@ def test_ambiguous_is_no_unknown_label_and_other_classes_are_looked_at_again(tin
 
     assert problems(labels) == set()
     assert problems(labels[:-1]) == {"unknown label"}
+
+
+def end_at_once(*_):
+    os._exit(9)
+
+
+def test_a_process_that_is_ended_is_said_and_what_is_done_stays(broken, tmp_path, monkeypatch):
+    spec, _ = broken
+    folder, nothing = tmp_path / "check", lambda done, of: None
+    first = check_data_set(spec, folder, 1, False, nothing)
+    journal = folder / verify.JOURNAL
+    journal.write_text("\n".join(journal.read_text().strip().splitlines()[:-2]))
+    with monkeypatch.context() as patched:
+        patched.setattr(verify, "partial", lambda function, *_, **__: end_at_once)
+        with pytest.raises(UserError, match=r"6 of 8 videos are done\. Start it again"):
+            check_data_set(spec, folder, 1, False, nothing)
+    assert check_data_set(spec, folder, 1, False, nothing) == first
+
+
+@pytest.mark.parametrize("name", ["nul\0", "long" * 100, "half \udcff", "two\nlines", "../up", "\x1b[31mred"])
+def test_a_name_that_no_file_has_is_a_problem_of_its_video(name, tiny_data, tmp_path):
+    data = DataSpec(annotations="a.json", videos=str(tiny_data / "videos"))
+    found = verify.check_video(data, name, {"duration": 1.0, "annotations": []}, False, frozenset())
+    assert [kind for kind, _ in found.problems] == ["missing"]
+    assert all(detail.isprintable() for _, detail in found.problems)
+    assert write_block_list([found], tmp_path / "blocked.txt") == 1
+    if "\udcff" not in name:
+        assert read_names(tmp_path / "blocked.txt") == {name}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "there.txt"], "there.txt: is a file; expected a folder"),
+        (["--output", "check", "--workers", 0], "expected a whole number from 1, got '0'"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_read(arguments, message, tiny_spec, run_here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.txt").write_text("mine")
+    done = run_here("prepare_data/check.py", tiny_spec, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert (tmp_path / "there.txt").read_text() == "mine"
 
 
 def test_the_command(tiny_spec, run_here, tmp_path):

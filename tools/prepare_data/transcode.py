@@ -5,7 +5,8 @@ python tools/prepare_data/transcode.py raw_videos short256 --measure
 python tools/prepare_data/transcode.py raw_videos fps30 --short-side 288 --fps 30
 
 Videos in folders of the folder are found too; copies lie side by side, one where the same file lies in several folders.
-They have the same frames, so that the same annotations hold (with --fps those in seconds); set data.videos to their
+They have the same frames at the same times, whatever their rate, so that the same annotations hold (with --fps those in
+seconds); set data.videos to their
 folder and data.pattern to {name}.mp4. Started again, it makes those that aren't there. --measure also reads windows of
 originals and copies.
 """
@@ -16,17 +17,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import run, whole_number
+from adatad.files import check_output_folder, shown
 
 
 def main() -> int:
+    pixels = whole_number(2)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="FOLDER", help="folder of videos")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder of the copies")
-    parser.add_argument("--short-side", type=int, default=256, metavar="PIXELS", help="default %(default)s")
-    parser.add_argument("--key-frames", type=int, default=16, metavar="N", help="a key frame every N (%(default)s)")
+    parser.add_argument("--short-side", type=pixels, default=256, metavar="PIXELS", help="default %(default)s")
+    parser.add_argument(
+        "--key-frames", type=whole_number(1), default=16, metavar="N", help="a key frame every N (%(default)s)"
+    )
     parser.add_argument("--fps", type=float, metavar="F", help="frames a second of copies (default: each its own)")
-    parser.add_argument("--workers", type=int, metavar="N", help="videos at a time (default: one a core)")
+    parser.add_argument("--workers", type=whole_number(1), metavar="N", help="videos at a time (default: one a core)")
     parser.add_argument("--measure", action="store_true", help="print how much faster windows are read")
     args = parser.parse_args()
     if not args.source.is_dir() or args.output.resolve().is_relative_to(args.source.resolve()):
@@ -44,6 +49,7 @@ def main() -> int:
     if not sources or disputed:
         reason = f"different videos are called {', '.join(disputed[:10])}" if disputed else "holds no videos"
         parser.error(f"FOLDER: {args.source}: {reason}")
+    check_output_folder(args.output)
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("videos", total=len(sources))
@@ -52,7 +58,7 @@ def main() -> int:
             lambda done, of: bar.update(task, completed=done), args.fps,
         )  # fmt: skip
     for source, reason in failed:
-        print(f"{source}: not copied: {reason}", file=sys.stderr)
+        print(shown(f"{source}: not copied: {reason}"), file=sys.stderr)
     console.print(f"{args.output}: {len(sources) - len(failed)} of {len(sources)} videos", markup=False)
     pairs = [(path, copy_path(path, args.output)) for path in sources if copy_path(path, args.output).is_file()]
     if args.measure and pairs:
