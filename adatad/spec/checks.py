@@ -331,6 +331,9 @@ def _parallel(spec: Spec) -> Iterator[Problem]:
     parallel, key = spec.parallel, ("parallel",)
     if parallel.deepspeed is not None and not parallel.engine.startswith("zero"):
         yield (*key, "deepspeed"), f"is without effect with engine {parallel.engine}; it belongs to zero1, zero2, zero3"
+    if spec.train.recheck_every and parallel.engine.startswith("zero"):
+        text = f"engine {parallel.engine} shows no gradients before its update; use fsdp or ddp, or leave this out"
+        yield ("train", "recheck_every"), text
     if parallel.cpu_offload and parallel.engine != "fsdp":
         text = "DeepSpeed offloads by its own file" if parallel.engine.startswith("zero") else "it belongs to fsdp"
         yield (*key, "cpu_offload"), f"is without effect with engine {parallel.engine}; {text}"

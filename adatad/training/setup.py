@@ -56,6 +56,8 @@ class Parts:
     """Of the frozen weights as they were loaded, before any policy casts them."""
     clip_group: ClipGroup | None = None
     """The ranks that this rank shares windows with."""
+    constant_sums: dict[str, int] | None = None
+    """Of frozen weights, as `recheck` found them at its first step; None before."""
     weights_report: list[str] = field(default_factory=list)
     """What was taken from the file of pretrained weights, and what wasn't, in lines."""
 
