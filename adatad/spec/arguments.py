@@ -17,9 +17,9 @@ from adatad.spec.schema import EngineKind, Spec
 SPEC_HELP = "YAML file of the experiment, or the name of its configuration file in OpenTAD"
 
 
-def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HELP) -> None:
-    """SPEC, --overlay, --set, --cfg-options (OpenTAD's name for the same) and --id."""
-    parser.add_argument("spec", metavar="SPEC", help=help_text)
+def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HELP, optional: bool = False) -> None:
+    """SPEC, --overlay, --set, --cfg-options (OpenTAD's name for the same) and --id. optional: SPEC may be left out."""
+    parser.add_argument("spec", metavar="SPEC", help=help_text, nargs="?" if optional else None)
     parser.add_argument(
         "--overlay", dest="overlays", metavar="FILE", action="append", default=[],
         help="a YAML file over the spec, such as slurm/nodes/two.yaml; --set comes after it",
