@@ -107,7 +107,7 @@ ALIAS = object()
 """Known to be a view of what came in, or to have a value: must be made anew each time."""
 
 IN_PLACE = {
-    getattr(torch.ops.aten, name).__getattr__(overload)
+    getattr(getattr(torch.ops.aten, name), overload)
     for name, overloads in {
         "add_": ("Tensor", "Scalar"), "mul_": ("Tensor", "Scalar"), "div_": ("Tensor", "Scalar"),
         "addcmul_": ("default",), "addcdiv_": ("default",), "copy_": ("default",), "zero_": ("default",),

@@ -64,7 +64,7 @@ class VideoBackbone(nn.Module):
         window; keys: int64 [b] for stochastic depth, None for none. Returns float32 [b, c, window_grid].
         """
         timeline = self.timeline(frames, keys).transpose(1, 2)
-        return F.interpolate(timeline, size=window_grid, mode="linear", align_corners=False)
+        return resize_timeline(timeline, window_grid)
 
     def timeline(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
         """Mean over space at every tubelet, clips joined in time: float32 [b, tubelets, c]."""
@@ -129,6 +129,22 @@ class VideoBackbone(nn.Module):
         """Mean over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
         planes = tokens.unflatten(1, (self.clip_tubelets, -1))
         return planes.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
+
+
+def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
+    """Linear interpolation along time: [b, c, t] -> [b, c, positions]."""
+    if timeline.is_cuda and torch.are_deterministic_algorithms_enabled():
+        # The backward kernel of interpolation adds in any order.
+        return resize_by_product(timeline, positions)
+    return F.interpolate(timeline, size=positions, mode="linear", align_corners=False)
+
+
+def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
+    """The same as one matrix product, but for rounding."""
+    identity = torch.eye(timeline.shape[-1], dtype=timeline.dtype, device=timeline.device)
+    weights = F.interpolate(identity[None], size=positions, mode="linear", align_corners=False)[0]
+    with torch.autocast(timeline.device.type, enabled=False):
+        return timeline @ weights
 
 
 def adapter_blocks(spec: BackboneSpec, depth: int) -> tuple[int, ...]:

@@ -41,6 +41,12 @@ class AdamWEngine:
         self.dtype = autocast_dtype(spec.train.precision, processes.device)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
 
+    def gradients(self) -> dict[str, Tensor]:
+        return {name: parameter.grad for name, parameter in self.named.items() if parameter.grad is not None}
+
+    def clear_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
     def masters(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.named.items()}
 

@@ -38,6 +38,13 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add gradients of `loss`, this rank's part of a sum over the global batch."""
 
+    def gradients(self) -> dict[str, Tensor]:
+        """This rank's parts of the gradients as the last micro-batch left them, by parameter name; those of parameters
+        that got one. ZeRO's engines have no such view of theirs, nor `clear_gradients`."""
+
+    def clear_gradients(self) -> None:
+        """Forget them: the next micro-batch begins a sum anew."""
+
     def update(self, max_norm: float | None, skip: bool = False) -> float:
         """Scale the gradients to at most `max_norm`, update the trained parameters, and clear the gradients.
 

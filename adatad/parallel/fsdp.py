@@ -65,6 +65,13 @@ class FsdpEngine(AdamWEngine):
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
+    def gradients(self) -> dict[str, Tensor]:
+        return {name: local_of(p.grad) for name, p in self.sharded.items() if p.grad is not None}
+
+    def clear_gradients(self) -> None:
+        for parameter in self.sharded.values():
+            parameter.grad = None
+
     def update(self, max_norm: float | None, skip: bool = False) -> float:
         gradients = self._take_gradients()
         scale = self.scaler.get_scale()

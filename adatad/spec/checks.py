@@ -226,6 +226,9 @@ def _parallel(spec: Spec) -> Iterator[Problem]:
     if parallel.deepspeed is not None and not parallel.engine.startswith("zero"):
         text = f"is without effect with engine {parallel.engine}, it belongs to zero1, zero2, zero3"
         yield (*key, "deepspeed"), f"{text}; {instead(parallel__deepspeed=None)}"
+    if spec.train.recheck_every and parallel.engine.startswith("zero"):
+        text = f"engine {parallel.engine} shows no gradients before its update; {instead(train__recheck_every=None)}"
+        yield ("train", "recheck_every"), f"{text}, or engine fsdp or ddp"
     if parallel.cpu_offload and parallel.engine != "fsdp":
         text = "DeepSpeed offloads by its own file" if parallel.engine.startswith("zero") else "it belongs to fsdp"
         cure = instead(parallel__cpu_offload=False)

@@ -316,6 +316,10 @@ class TrainSpec(Section):
     """Newest checkpoints that are kept beside the best one."""
     stop_after_bad_steps: Size = 10
     """Steps in a row with a loss or gradients that aren't finite, after which training stops; each is skipped."""
+    recheck_every: Count | None = None
+    """Steps between two that are computed twice, with all bits compared: a difference is silent data corruption of a
+    GPU or of memory, and ends the run before the step is applied. The first step after a start is one of them. Each
+    costs a forward and a backward pass more; null or 0: none (docs/training.md)."""
     hang_seconds: Seconds = 600.0
     """With several ranks: a step or a wait for the others that takes longer ends the run, with every rank's stacks in
     `<run>/stacks/`."""

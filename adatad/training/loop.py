@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from logging import Logger
 from typing import Any
 
@@ -41,6 +42,7 @@ from adatad.training.log import Dispensable
 from adatad.training.metrics import Metrics
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.progress import ProgressBar
+from adatad.training.recheck import compute_twice, is_due
 from adatad.training.run_directory import RunDirectory
 from adatad.training.saved_state import Progress
 from adatad.training.schedule import learning_rate
@@ -346,14 +348,8 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
     targets = [batch_targets(parts, batch) for batch in micro_batches]
     positives = processes.sum(sum(int(target.positive.sum()) for target in targets)) // spec.parallel.clip
     normalizer = parts.normalizer.update(positives)
-    sums = dict.fromkeys(("cls_loss", "reg_loss", "cost"), 0.0)
-    for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
-        with engine.micro_batch(last=index == len(micro_batches) - 1):
-            losses = forward(parts, batch, target, normalizer)
-            with label("backward"):
-                engine.backward(losses["cost"])
-        for name in sums:
-            sums[name] += float(losses[name].detach())
+    compute = partial(forward_and_backward, parts, targets, normalizer)
+    sums = compute_twice(parts, compute, micro_batches, step) if is_due(parts, step) else compute(micro_batches)
     # The same for all ranks, and in one exchange with the losses.
     without = sum(not len(own) for batch in micro_batches for own in batch.labels)
     sums["windows_without_instances"] = without / spec.parallel.clip
@@ -367,6 +363,22 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
         **values, "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates,
         "applied": applied,
     }  # fmt: skip
+
+
+def forward_and_backward(
+    parts: Parts, targets: list[Targets], normalizer: float, micro_batches: list[Batch]
+) -> dict[str, float]:
+    """This rank's losses over its micro-batches; their gradients are in the engine."""
+    engine = parts.engine
+    sums = dict.fromkeys(("cls_loss", "reg_loss", "cost"), 0.0)
+    for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
+        with engine.micro_batch(last=index == len(micro_batches) - 1):
+            losses = forward(parts, batch, target, normalizer)
+            with label("backward"):
+                engine.backward(losses["cost"])
+        for name in sums:
+            sums[name] += float(losses[name].detach())
+    return sums
 
 
 def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:

@@ -63,6 +63,8 @@ class Parts:
     """The ranks that this rank shares windows with."""
     classes: tuple[str, ...] = ()
     """Names of the data set's classes in the order of the outputs: a run that goes on keeps its checkpoint's."""
+    constant_sums: dict[str, int] | None = None
+    """Of frozen weights, as `recheck` found them at its first step; None before."""
     weights_report: list[str] = field(default_factory=list)
     """What was taken from the file of pretrained weights, and what wasn't, in lines."""
 

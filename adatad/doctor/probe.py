@@ -1,0 +1,195 @@
+"""Facts that only importing a library tells, gathered in a process of its own: a broken one may crash or hang.
+
+    python -m adatad.doctor.probe torch|libraries|decoders
+
+Prints one JSON object on its last line; before each risky act the act's name, so that a crash has a culprit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ABOUT = "about: "
+LIBRARIES = (
+    "numpy",
+    "numba",
+    "yaml",
+    "pydantic",
+    "rich",
+    "safetensors",
+    "psutil",
+    "jinja2",
+    "matplotlib",
+    "tensorboard",
+)
+"""Imported names of what every run needs beside torch and the decoders."""
+
+
+def start(name: str) -> subprocess.Popen[str]:
+    """Begin a probe beside other work. `finish` ends it."""
+    command = [sys.executable, "-m", "adatad.doctor.probe", name]
+    # Not through the user's launcher variables: a probe is no rank.
+    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    package = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        errors="replace", env=environment,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], limit_seconds: float) -> dict[str, Any]:
+    """What a probe found; {"failed": why} if it crashed, hung or printed nothing that can be read."""
+    try:
+        out, err = process.communicate(timeout=limit_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, _ = process.communicate()
+        return {"failed": f"gave no answer in {limit_seconds:g} s{_culprit(out)}"}
+    lines = out.strip().splitlines()
+    if process.returncode:
+        last = (err.strip().splitlines() or ["nothing was said"])[-1]
+        how = f"killed by signal {-process.returncode}" if process.returncode < 0 else last
+        return {"failed": f"crashed ({how[:200]}){_culprit(out)}"}
+    try:
+        return json.loads(lines[-1])
+    except (ValueError, IndexError):
+        return {"failed": "printed nothing that can be read"}
+
+
+def _culprit(out: str) -> str:
+    acts = [line.removeprefix(ABOUT) for line in out.splitlines() if line.startswith(ABOUT)]
+    return f" while {acts[-1]}" if acts else ""
+
+
+def about(act: str) -> None:
+    print(f"{ABOUT}{act}", flush=True)
+
+
+def attempt_import(name: str) -> str | None:
+    """Why a library can't be imported; None if it can."""
+    about(f"importing {name}")
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    return None
+
+
+def probe_libraries() -> dict[str, Any]:
+    return {"errors": {name: error for name in LIBRARIES if (error := attempt_import(name))}}
+
+
+def probe_torch() -> dict[str, Any]:
+    """torch's build, and the GPUs as it sees them; then that timm's layers load beside it."""
+    if error := attempt_import("torch"):
+        return {"errors": {"torch": error}}
+    import torch
+
+    facts: dict[str, Any] = {
+        "version": torch.__version__, "cuda_build": torch.version.cuda, "threads": torch.get_num_threads(),
+        "arch_list": [], "gpus": [], "nccl": None, "cuda_error": None,
+    }  # fmt: skip
+    about("asking torch for GPUs")
+    if torch.version.cuda:
+        try:
+            torch.cuda.init()
+            facts["arch_list"] = torch.cuda.get_arch_list()
+            for index in range(torch.cuda.device_count()):
+                properties = torch.cuda.get_device_properties(index)
+                free, total = torch.cuda.mem_get_info(index)
+                facts["gpus"].append(
+                    {
+                        "name": properties.name, "capability": [properties.major, properties.minor],
+                        "free": free, "total": total,
+                    }
+                )  # fmt: skip
+            facts["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+        except Exception as error:
+            facts["cuda_error"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # As training does: timm as a whole would load torchvision, which isn't needed.
+    error = attempt_import("adatad.models.timm_layers")
+    facts["errors"] = {"timm": error} if error else {}
+    return facts
+
+
+def probe_decoders() -> dict[str, Any]:
+    """Whether each decoder that is installed gives the frames of a clip that was just written."""
+    if error := attempt_import("av"):
+        return {"errors": {"av": error}}
+    import numpy as np
+
+    from adatad.data.readers.pyav import PyavFrames
+    from adatad.data.video_index import Heartbeat, read_index
+
+    facts: dict[str, Any] = {"errors": {}, "worked": []}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        about("writing a clip with av")
+        levels = write_clip(path)
+        index = read_index(path, Heartbeat())
+        for name in ("pyav", "decord", "torchcodec"):
+            if name != "pyav" and importlib.util.find_spec(name) is None:
+                continue
+            about(f"decoding with {name}")
+            try:
+                match name:
+                    case "pyav":
+                        source = PyavFrames(index, Heartbeat(), in_order=False)
+                    case "decord":
+                        from adatad.data.readers.decord import DecordFrames
+
+                        source = DecordFrames(index, Heartbeat())
+                    case _:
+                        from adatad.data.readers.torchcodec import TorchcodecFrames
+
+                        source = TorchcodecFrames(index, Heartbeat())
+                frames = source.read(np.arange(len(levels)))
+                source.close()
+                worst = float(np.abs(frames.mean((1, 2, 3)) - levels).max())
+                if frames.shape != (len(levels), 64, 64, 3) or worst > 6:
+                    facts["errors"][name] = (
+                        f"decodes other pictures than were written (grey levels differ by {worst:.0f})"
+                    )
+                else:
+                    facts["worked"].append(name)
+            except Exception as error:
+                facts["errors"][name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    return facts
+
+
+def write_clip(path: Path) -> list[int]:
+    """24 grey pictures of 64 x 64 in H.264, or MPEG-4 where there is no encoder of that; returns their grey levels."""
+    import av
+    import numpy as np
+
+    levels = [40 + 7 * number for number in range(24)]
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for level in levels:
+            image = np.full((64, 64, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return levels
+
+
+PROBES = {"torch": probe_torch, "libraries": probe_libraries, "decoders": probe_decoders}
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    found = PROBES[sys.argv[1]]()
+    print(json.dumps({**found, "seconds": round(time.monotonic() - started, 1)}), flush=True)
+    # Libraries that are taken down badly would spoil an answer that was given.
+    os._exit(0)
