@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -53,6 +54,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         say(NO_MEMORY)
     except RecursionError:
         say("the input is nested too deeply, or refers to itself")
+    except RuntimeError as error:
+        # What pathlib says of a link to itself.
+        if not str(error).startswith("Symlink loop"):
+            raise
+        say(f"{str(error).partition(' from ')[2]}: is a link that leads back to itself; name a file")
     except OSError as error:
         if error.errno == errno.ENOMEM:
             say(NO_MEMORY)
@@ -77,6 +83,13 @@ def say(text: str) -> None:
     # Perhaps nobody is there to be told.
     with suppress(OSError):
         print(f"{sys.argv[0]}: {safe}", file=sys.stderr, flush=True)
+
+
+def path_arg(text: str) -> Path:
+    """An argparse type: a path. An empty one, of a shell's variable that isn't set, isn't taken for this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -81,15 +81,14 @@ def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:
     content = read_bytes(path, limit_bytes)
     if content.startswith(GZIP_START):
         content = _unpacked(path, content, limit_bytes)
+    what = what_it_is(content)
+    if what:
+        raise FileError(f"{path}: is {what}")
     encoding = "utf-16" if content.startswith(UTF16_STARTS) else "utf-8-sig"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        what = what_it_is(content)
-        line = content.count(b"\n", 0, error.start) + 1
-        raise FileError(
-            f"{path}: " + (f"is {what}" if what else f"line {line} is no text in UTF-8; save the file as UTF-8")
-        ) from error
+        raise FileError(f"{path}: is no text in UTF-8 ({reason(error)}); save it as UTF-8") from error
 
 
 def read_json(path: str | Path, limit_bytes: int = MAX_BYTES) -> Any:
@@ -112,8 +111,7 @@ def parse_json(text: str, where: str | Path) -> Any:
     except KeyStandsTwiceError as error:
         raise StandsTwiceError(where, *error.args) from None
     except ValueError as error:
-        what = what_it_is(text[:200].encode())
-        raise FileError(f"{where}: " + (f"is {what}" if what else f"is not readable as JSON: {error}")) from error
+        raise FileError(f"{where}: is not readable as JSON: {error}") from error
 
 
 def _half_of_a_character(text: str) -> re.Match[str] | None:
@@ -286,12 +284,13 @@ def reason(error: BaseException) -> str:
     return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
-def shown(text: object) -> str:
+def shown(text: object, most: int | None = None) -> str:
     """A name as it can be printed anywhere: control characters, which a terminal would obey, and halves of characters
-    are written as escapes."""
-    return "".join(
+    are written as escapes. most: characters, after which it is cut."""
+    safe = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in str(text)
     )
+    return safe if most is None or len(safe) <= most else safe[:most] + "..."
 
 
 def _through_links(path: Path) -> Path:

@@ -12,6 +12,8 @@ from adatad.files import shown
 UNITS = {"": 1.0, "g": 1.0, "gb": 1.0, "gib": 1.0, "m": 1 / 1024, "mb": 1 / 1024, "mib": 1 / 1024, "t": 1024.0,
          "tb": 1024.0, "tib": 1024.0}  # fmt: skip
 MAX_GIB = 1e6
+MAX_SHOWN = 40
+"""Characters of a value that an error repeats."""
 TIME_LIMIT = re.compile(
     r"[0-9]{1,7}(:[0-9]{1,2}){0,2}|[0-9]{1,5}-[0-9]{1,2}(:[0-9]{1,2}){0,2}|infinite|unlimited", re.I
 )
@@ -26,7 +28,9 @@ def number(least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, got {shown(text)!r}")
+            raise argparse.ArgumentTypeError(
+                f"expected a number from {least:g} to {most:g}, got {shown(text, MAX_SHOWN)!r}"
+            )
         return value
 
     return read
@@ -41,7 +45,7 @@ def gib(text: str) -> float:
     except (TypeError, ValueError, KeyError):
         value = math.nan
     if not 0 < value <= MAX_GIB:
-        raise argparse.ArgumentTypeError(f"expected a size such as 24, 24GB or 24576MB, got {shown(text)!r}")
+        raise argparse.ArgumentTypeError(f"expected a size such as 24, 24GB or 24576MB, got {shown(text, MAX_SHOWN)!r}")
     return value
 
 
@@ -49,6 +53,7 @@ def time_limit(text: str) -> str:
     """An argparse type: a time limit as sbatch takes it."""
     if not TIME_LIMIT.fullmatch(text):
         raise argparse.ArgumentTypeError(
-            f"expected minutes, hours:minutes:seconds or days-hours, such as 24:00:00 or 2-12, got {shown(text)!r}"
+            "expected minutes, hours:minutes:seconds or days-hours, such as 24:00:00 or 2-12, "
+            f"got {shown(text, MAX_SHOWN)!r}"
         )
     return text

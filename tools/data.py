@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from adatad.command import run
+from adatad.command import run, whole_number
 from adatad.errors import UserError
+from adatad.quantities import number
 from adatad.spec import add_spec_arguments, spec_from_arguments
 
 
@@ -20,15 +21,14 @@ def main() -> int:
     add_spec_arguments(summary)
     benchmark = commands.add_parser("benchmark", help="how fast windows load, and how many processes that needs")
     add_spec_arguments(benchmark)
-    benchmark.add_argument("--windows", type=int, default=16, metavar="N", help="windows to load (default 16)")
-    benchmark.add_argument("--ranks", type=int, default=1, metavar="N", help="ranks that the run will have")
-    benchmark.add_argument("--step-seconds", type=float, metavar="S", help="time of a training step on the device")
+    benchmark.add_argument(
+        "--windows", type=whole_number(1), default=16, metavar="N", help="windows to load (default 16)"
+    )
+    benchmark.add_argument("--ranks", type=whole_number(1), default=1, metavar="N", help="ranks that the run will have")
+    benchmark.add_argument(
+        "--step-seconds", type=number(1e-6, 1e6), metavar="S", help="time of a training step on the device"
+    )
     args = parser.parse_args()
-    if args.command == "benchmark":
-        if min(args.windows, args.ranks) < 1:
-            parser.error("--windows and --ranks: whole numbers from 1")
-        if args.step_seconds is not None and not args.step_seconds > 0:
-            parser.error("--step-seconds: more than 0")
     match args.command:
         case "summary":
             return show_summary(args)

@@ -12,7 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
-from adatad.command import run, whole_number
+from adatad.command import path_arg, run, whole_number
 from adatad.printing import lasting_output
 from adatad.spec import load
 
@@ -23,7 +23,7 @@ MAX_VIDEOS = 100_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", type=Path, default=ROOT / DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
+    parser.add_argument("--spec", type=path_arg, default=ROOT / DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
     parser.add_argument("--difficulty", choices=("easy", "hard"), default="easy", help="of the data set")
     parser.add_argument("--train-videos", type=whole_number(1, MAX_VIDEOS), default=48, metavar="N")
     parser.add_argument("--validation-videos", type=whole_number(1, MAX_VIDEOS), default=20, metavar="N")

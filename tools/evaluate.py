@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from adatad.command import run, whole_number
+from adatad.command import path_arg, run, whole_number
 from adatad.evaluation.detection_map import MapResult
 from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 from adatad.evaluation.proposal_recall import RecallResult
@@ -28,8 +27,8 @@ MAX_TOP_K = 1_000_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ground_truth", type=Path, metavar="GT", help='JSON file {"database": ...}, plain or .gz')
-    parser.add_argument("detections", type=Path, metavar="DETECTIONS", help='JSON file {"results": ...}, the same')
+    parser.add_argument("ground_truth", type=path_arg, metavar="GT", help='JSON file {"database": ...}, plain or .gz')
+    parser.add_argument("detections", type=path_arg, metavar="DETECTIONS", help='JSON file {"results": ...}, the same')
     parser.add_argument("--subset", default="validation", help="subset that is scored (default %(default)s)")
     parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], metavar="T")
     parser.add_argument("--score", choices=("mAP", "verb", "noun", "action", "recall"), default="mAP")
@@ -37,10 +36,10 @@ def main() -> int:
         "--top-k", type=whole_number(1, MAX_TOP_K), nargs="+", default=[], metavar="K", help="report recall@kx too"
     )
     parser.add_argument(
-        "--blocked", type=Path, metavar="FILE", help="videos that don't count: a JSON list, or a name a line"
+        "--blocked", type=path_arg, metavar="FILE", help="videos that don't count: a JSON list, or a name a line"
     )
     parser.add_argument("--reference", action="store_true", help="with the reference's quirks (docs/compat.md)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a JSON file too")
+    parser.add_argument("--json", type=path_arg, metavar="FILE", help="write the result to a JSON file too")
     args = parser.parse_args()
     if not all(0 < tiou <= 1 for tiou in args.tiou):
         parser.error("--tiou: thresholds lie above 0 and up to 1")

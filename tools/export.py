@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 from adatad.files import FileError, check_output
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint directory, or a run (its best checkpoint)"
+        "checkpoint",
+        type=path_arg,
+        metavar="CHECKPOINT",
+        help="checkpoint directory, or a run (its best checkpoint)",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument("--output", type=path_arg, required=True, metavar="FILE", help="file to write")
     parser.add_argument("--merged", action="store_true", help="with the frozen weights of the backbone")
     parser.add_argument("--last", action="store_true", help="the last step's parameters instead of their averages")
     parser.add_argument(

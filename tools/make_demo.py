@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adatad.command import run, whole_number
+from adatad.command import path_arg, run, whole_number
 
 MAX_VIDEOS = 100_000
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("data/demo"), metavar="FOLDER")
+    parser.add_argument("--output", type=path_arg, default=Path("data/demo"), metavar="FOLDER")
     parser.add_argument("--train-videos", type=whole_number(1, MAX_VIDEOS), default=48, metavar="N")
     parser.add_argument("--validation-videos", type=whole_number(1, MAX_VIDEOS), default=20, metavar="N")
     parser.add_argument("--seed", type=whole_number(0), default=0)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 from adatad.files import check_output, write_text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("docs/model-zoo.md"), metavar="FILE")
+    parser.add_argument("--output", type=path_arg, default=Path("docs/model-zoo.md"), metavar="FILE")
     args = parser.parse_args()
     # The page takes minutes.
     check_output(args.output)

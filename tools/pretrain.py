@@ -6,9 +6,8 @@ python tools/pretrain.py --output configs/demo/tiny_backbone.safetensors
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from adatad.command import run, whole_number
+from adatad.command import path_arg, run, whole_number
 from adatad.files import check_output
 
 MAX_CLIPS = 1_000_000
@@ -17,7 +16,7 @@ MAX_CLIPS = 1_000_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    parser.add_argument("--output", type=path_arg, required=True, metavar="FILE", help="safetensors file to write")
     parser.add_argument(
         "--clips", type=whole_number(64, MAX_CLIPS), default=20_000, help="generated clips (default %(default)s)"
     )

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 from adatad.errors import UserError
 from adatad.files import shown
 from adatad.spec import load
@@ -17,7 +16,7 @@ from adatad.spec import load
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("run", type=path_arg, metavar="RUN", help="run directory")
     args = parser.parse_args()
 
     if not (args.run / "spec.yaml").is_file():

@@ -8,17 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from adatad.cluster.status import report
-from adatad.command import run
+from adatad.command import path_arg, run
 
 WATCH_SECONDS = 10
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="runs/<spec name>/id<N>")
+    parser.add_argument("run", type=path_arg, metavar="RUN_DIR", help="runs/<spec name>/id<N>")
     parser.add_argument(
         "--watch", action="store_true", help="again and again, as long as a job of the run is in the queue"
     )

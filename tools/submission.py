@@ -13,23 +13,24 @@ Nothing is written if anything is wrong.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 from adatad.evaluation.submission import expected_of, write_submission
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("form", choices=("activitynet", "epic", "ego4d"), help="whose form is written")
-    parser.add_argument("detections", type=Path, metavar="DETECTIONS", help="file of tools/test.py; epic: of verbs")
-    parser.add_argument("output", type=Path, metavar="OUT", help="JSON file to write")
-    parser.add_argument("--annotations", type=Path, metavar="FILE", help="annotation file to check against")
+    parser.add_argument("detections", type=path_arg, metavar="DETECTIONS", help="file of tools/test.py; epic: of verbs")
+    parser.add_argument("output", type=path_arg, metavar="OUT", help="JSON file to write")
+    parser.add_argument("--annotations", type=path_arg, metavar="FILE", help="annotation file to check against")
     parser.add_argument("--subset", metavar="NAME", help="subset of it that must be covered")
     parser.add_argument("--external", metavar="TEXT", help="activitynet: what was used beside the data set")
-    parser.add_argument("--nouns", type=Path, metavar="FILE", help="epic: detections of the noun model")
-    parser.add_argument("--verb-classes", type=Path, metavar="FILE", help="epic: class file, id<TAB>name or in order")
-    parser.add_argument("--noun-classes", type=Path, metavar="FILE", help="epic: the same of nouns")
+    parser.add_argument("--nouns", type=path_arg, metavar="FILE", help="epic: detections of the noun model")
+    parser.add_argument(
+        "--verb-classes", type=path_arg, metavar="FILE", help="epic: class file, id<TAB>name or in order"
+    )
+    parser.add_argument("--noun-classes", type=path_arg, metavar="FILE", help="epic: the same of nouns")
     args = parser.parse_args()
     for_epic = (args.nouns, args.verb_classes, args.noun_classes)
     if any((option is None) == (args.form == "epic") for option in for_epic):

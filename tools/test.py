@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 from adatad.files import FileError, check_output
 from adatad.spec import add_spec_arguments, overrides_from, spec_from_arguments
 
@@ -20,12 +20,12 @@ def main() -> int:
     help_text = "YAML file of the experiment, or its name in OpenTAD; left out: the spec that the checkpoint holds"
     add_spec_arguments(parser, help_text, optional=True)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True,
+        "--checkpoint", type=path_arg, required=True,
         help="run (its best checkpoint), checkpoint directory or OpenTAD's checkpoint (.pth): the averages are used; "
         "or a file of tools/export.py",
     )  # fmt: skip
     parser.add_argument("--last", action="store_true", help="the last step's parameters instead of their averages")
-    parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections to a JSON file")
+    parser.add_argument("--detections", type=path_arg, metavar="FILE", help="write the detections to a JSON file")
     parser.add_argument(
         "--shuffle-clips", action="store_true", help="shuffle the frames inside every clip: what is left needs no order"
     )

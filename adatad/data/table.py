@@ -18,6 +18,8 @@ from adatad.files import GZIP_START, UTF16_STARTS, read_bytes, read_text, shown,
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_TABLE_BYTES = 256 << 20
+MAX_SHOWN = 300
+"""Characters of a header that an error repeats."""
 MAX_COLUMNS = 1000
 COMMENT = "#"
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -61,7 +63,7 @@ class Table(NamedTuple):
     def header_shown(self) -> str:
         """The header as found, for an error."""
         names = self.delimiter.join(self.header[:20])
-        return f"{shown(names)!r} (divided by {DELIMITERS[self.delimiter]})"
+        return f"{shown(names, MAX_SHOWN)!r} (divided by {DELIMITERS[self.delimiter]})"
 
 
 def read_table(path: Path, recognize: Callable[[list[str]], int]) -> Table:

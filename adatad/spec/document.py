@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown, what_it_is
+from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown
 from adatad.spec.schema import Spec
 from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, short
 
@@ -201,8 +201,6 @@ def _read_file(path: Path, count: _Count) -> Document:
     if count.characters > MAX_SPEC_BYTES:
         raise DocumentError(f"{cut(path)}: more than {MAX_SPEC_BYTES:,} characters with the other base files")
     document = Document()
-    if what := what_it_is(text[:MAX_CHARACTERS].encode()):
-        raise DocumentError(f"{cut(path)}: is {what}")
     values = _Reader(cut(path), document, count).read(text)
     if not isinstance(values, dict):
         raise DocumentError(f"{cut(path)}: expected a mapping of sections (data:, model:, ...)")

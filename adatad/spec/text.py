@@ -30,14 +30,12 @@ def short(value: object) -> str:
 
 def cut(text: object) -> str:
     """A name or path for a message: printable, and not endless."""
-    safe = shown(text)
-    return safe if len(safe) <= 3 * MAX_SHOWN else safe[: 3 * MAX_SHOWN] + "..."
+    return shown(text, 3 * MAX_SHOWN)
 
 
 def cut_key(name: str) -> str:
     """The same of a key, which is a word."""
-    safe = shown(name)
-    return safe if len(safe) <= MAX_SHOWN else safe[:MAX_SHOWN] + "..."
+    return shown(name, MAX_SHOWN)
 
 
 def forbidden_character(text: str) -> str | None:

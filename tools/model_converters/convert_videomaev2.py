@@ -10,15 +10,14 @@ written in our own names.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="IN", help="file as it was published")
-    parser.add_argument("output", type=Path, metavar="OUT", help="file to write, .pth or .safetensors")
+    parser.add_argument("source", type=path_arg, metavar="IN", help="file as it was published")
+    parser.add_argument("output", type=path_arg, metavar="OUT", help="file to write, .pth or .safetensors")
     args = parser.parse_args()
     if args.output.suffix not in (".pth", ".safetensors"):
         parser.error(f"OUT: expected a name that ends in .pth or .safetensors, got {str(args.output)!r}")

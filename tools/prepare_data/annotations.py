@@ -11,18 +11,22 @@ import argparse
 import json
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ("activitynet", "charades", "ego4d", "epic-noun", "epic-verb", "hacs", "multithumos", "thumos")
     parser.add_argument("name", choices=names, help="the data set")
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of the official files, or their one file")
-    parser.add_argument("output", type=Path, metavar="OUT", help="JSON file to write")
+    parser.add_argument(
+        "source", type=path_arg, metavar="SOURCE", help="folder of the official files, or their one file"
+    )
+    parser.add_argument("output", type=path_arg, metavar="OUT", help="JSON file to write")
     parser.add_argument("--classes", default="category_idx.txt", metavar="NAME", help="class list, written beside OUT")
-    parser.add_argument("--videos", type=Path, metavar="FOLDER", help="thumos, multithumos: folder of the videos")
-    parser.add_argument("--scored", type=Path, metavar="CSV", help="activitynet: BSN's list, to write blocked.json too")
+    parser.add_argument("--videos", type=path_arg, metavar="FOLDER", help="thumos, multithumos: folder of the videos")
+    parser.add_argument(
+        "--scored", type=path_arg, metavar="CSV", help="activitynet: BSN's list, to write blocked.json too"
+    )
     args = parser.parse_args()
     if args.scored is not None and args.name != "activitynet":
         parser.error("--scored: belongs to activitynet")

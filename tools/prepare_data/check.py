@@ -10,9 +10,8 @@ Exit code 1 if a problem was found.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from adatad.command import run, whole_number
+from adatad.command import path_arg, run, whole_number
 from adatad.files import check_output, check_output_folder, shown
 from adatad.spec import add_spec_arguments, spec_from_arguments
 
@@ -23,7 +22,7 @@ NAMED = 20
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the three files")
+    parser.add_argument("--output", type=path_arg, required=True, metavar="FOLDER", help="folder of the three files")
     parser.add_argument("--workers", type=whole_number(1), metavar="N", help="videos at a time (default: one a core)")
     parser.add_argument("--whole", action="store_true", help="decode every frame instead of a few of each video")
     args = parser.parse_args()

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import path_arg, run
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, metavar="CSV", help="table of instances")
-    parser.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="folder of the video files")
+    parser.add_argument("table", type=path_arg, metavar="CSV", help="table of instances")
+    parser.add_argument("--videos", type=path_arg, required=True, metavar="FOLDER", help="folder of the video files")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write into")
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="ROLE=NAME",

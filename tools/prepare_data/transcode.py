@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from adatad.command import run, whole_number
+from adatad.command import path_arg, run, whole_number
 from adatad.files import check_output_folder, shown
 
 
 def main() -> int:
     pixels = whole_number(2)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="folder of videos")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder of the copies")
+    parser.add_argument("source", type=path_arg, metavar="FOLDER", help="folder of videos")
+    parser.add_argument("output", type=path_arg, metavar="OUT", help="folder of the copies")
     parser.add_argument("--short-side", type=pixels, default=256, metavar="PIXELS", help="default %(default)s")
     parser.add_argument(
         "--key-frames", type=whole_number(1), default=16, metavar="N", help="a key frame every N (%(default)s)"
