@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, alike, folded, read_lines
-from adatad.data.entry import brief, has_control_characters, label_of
+from adatad.data.entry import brief, has_control_characters, is_visible, label_of
 from adatad.files import shown
 from adatad.spec.schema import DataSpec
 
@@ -52,7 +52,7 @@ def _named(names: tuple[str, ...]) -> ClassList:
 
 def _check_names(source: str, names: tuple[str, ...]) -> None:
     for name in names:
-        if not name.strip():
+        if not is_visible(name):
             raise AnnotationError(f"{source}: a class has an empty name; give it one")
         if has_control_characters(name):
             raise AnnotationError(

@@ -88,7 +88,7 @@ def entry_problems(spec: DataSpec, name: str, entry: dict[str, Any], labels: Con
 
 def name_problem(spec: DataSpec, name: str) -> str:
     """Why a name can't be a video's: no file system, list of lines or terminal takes it; empty if it can."""
-    if not name.strip():
+    if not is_visible(name):
         return "the video's name is empty"
     if has_control_characters(name):
         return f"the name '{shown(name)}' holds a line break or another control character"
@@ -101,6 +101,11 @@ def has_control_characters(text: str) -> bool:
     """Whether a text holds what neither a list of lines nor a terminal takes: line and page breaks of all kinds, tabs,
     escapes, halves of characters."""
     return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text shows anything: not blanks and characters without width alone."""
+    return any(character.isprintable() and not character.isspace() for character in text)
 
 
 def read_length(spec: DataSpec, entry: dict[str, Any]) -> Length:
@@ -160,7 +165,7 @@ def label_of(value: Any) -> str | int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     is_label = isinstance(value, (str, int)) and not isinstance(value, bool)
-    return value if is_label and str(value).strip() and not has_control_characters(str(value)) else None
+    return value if is_label and is_visible(str(value)) and not has_control_characters(str(value)) else None
 
 
 def number(value: Any) -> float | None:

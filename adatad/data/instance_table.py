@@ -11,7 +11,7 @@ from typing import NamedTuple
 from adatad.data.annotation_file import listed
 from adatad.data.clock import Time, read_time
 from adatad.data.columns import NEEDED, Column, columns_of, recognized
-from adatad.data.entry import brief, has_control_characters
+from adatad.data.entry import brief, has_control_characters, is_visible
 from adatad.data.table import DELIMITERS, Row, Table, TableError, read_table
 
 SUBSETS = {
@@ -66,7 +66,7 @@ def _instance(row: Row, columns: Mapping[str, Column], table: Table) -> tuple[In
 
     video, label, subset = field("video"), field("label"), field("subset").casefold()
     for what, text in (("video", video), ("label", label)):
-        if not text:
+        if not is_visible(text):
             raise ValueError(f"has no {what}")
         if has_control_characters(text):
             raise ValueError(f"the {what} {brief(text)} holds a line break, a tab or another control character")

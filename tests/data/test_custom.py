@@ -86,6 +86,7 @@ def test_subsets_of_the_table_count(table, tiny_data, tmp_path):
         ({"start": 5, "end": 4}, "line 2: expected 0 <= start < end, got 5 and 4"),
         ({"end": 9999}, "line 2: ends at 9999 s"),
         ({"label": " "}, "line 2: has no label"),
+        ({"label": "\u200b"}, "line 2: has no label"),
         ({"video": "nobody"}, "line 2: video 'nobody': no file of that name"),
         ({"subset": "holdout"}, "line 2: subset is training or validation, got 'holdout'"),
         ({"subset": "training"}, "expected one subset on all its lines, got none and training"),

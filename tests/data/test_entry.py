@@ -32,6 +32,7 @@ def database(*instances: dict, **entry: object) -> dict:
         {"annotations": [{"segment": "12", "label": "run"}]}, {"annotations": [segment(1, 10**400)]},
         {"annotations": [segment(0, 1e308)]}, {"annotations": [segment(False, True)]},
         {"annotations": [segment(1, 2, "")]}, {"annotations": [segment(1, 2, "  ")]},
+        {"annotations": [segment(1, 2, "\u200b")]},
         {"annotations": [segment(1, 2, None)]},
         {"annotations": [segment(1, 2, ["run"])]}, {"annotations": [segment(1, 2, True)]},
         {"annotations": [segment(1, 2, 1.5)]}, {"annotations": [segment(1, 2, "two\nlines")]},

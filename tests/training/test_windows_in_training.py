@@ -24,7 +24,7 @@ def metrics(spec, kind: str) -> list[dict]:
 
 
 def test_whole_videos_train_and_are_evaluated_once_each_and_the_log_says_what_was_read(tiny_spec, monkeypatch):
-    spec = load(tiny_spec, RESIZE)
+    spec = load(tiny_spec, [*RESIZE, "data.blocked_videos=[gone.mp4]"])
     calls = []
 
     def noted(segments, scores, meta, classes, spec, sliding, classifier):
@@ -46,6 +46,8 @@ def test_whole_videos_train_and_are_evaluated_once_each_and_the_log_says_what_wa
     for account in (annotations.train_account, annotations.validation_account):
         assert f"subset {account.line()}" in log
     assert annotations.train_account.line().startswith("training: 6 videos, ")
+    assert annotations.warnings[0] == "1 blocked names aren't in the annotation file: gone.mp4"
+    assert all(sentence in log for sentence in annotations.warnings)
 
 
 def test_a_video_of_any_length_is_one_window(tiny_spec):
