@@ -180,7 +180,9 @@ def _read_array(path: str) -> np.ndarray:
             f"but {len(content) - start:,} bytes follow; fetch it again"
         )
     scores = np.frombuffer(content, dtype, numbers, start).reshape(shape, order="F" if is_fortran else "C")
-    return scores.astype(np.float64)
+    # What becomes NaN or infinite is refused with its video.
+    with np.errstate(all="ignore"):
+        return scores.astype(np.float64)
 
 
 def _descending(scores: np.ndarray, kind: str) -> np.ndarray:

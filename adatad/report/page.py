@@ -117,8 +117,19 @@ def _metrics(path: Path, note: Say) -> Metrics:
 
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("adatad.report", "."), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("adatad.report", "."),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
     )
+
+
+def _printable(value: Any) -> Any:
+    """A text with control characters as escapes, lines apart: whoever prints the page is not steered by a name."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "\n".join(map(shown, value.split("\n")))
 
 
 def class_rows(result: dict[str, Any], classes: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -132,6 +132,16 @@ def test_an_archive_of_arrays_is_no_array(tmp_path):
         read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npz")))
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_any_width_are_taken_and_what_is_none_is_refused_with_its_video(tmp_path):
+    for kind in map(np.dtype, (np.half, np.single, np.double, np.longdouble)):
+        header = FLOATS.replace("<f8", kind.str) % "(1, 101)"
+        (tmp_path / "scores.npy").write_bytes(npy(header, b"\xff" * (kind.itemsize * 101)))
+        made = read_classifier(ClassifierSpec(kind="untrimmednet_thumos", file=str(tmp_path / "scores.npy")))
+        with pytest.raises(ClassifierError, match="row 1, of video 'video_0001': expected finite scores"):
+            made.label("video_0001", SEGMENTS, SCORES)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_in_either_order_are_read_alike(tmp_path, order):
     scores = np.arange(303.0).reshape(3, 101).astype(np.float32, order=order)

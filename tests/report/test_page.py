@@ -165,6 +165,18 @@ def test_damaged_files_cost_their_part_of_the_page_and_are_named(run, monkeypatc
     assert all(name in line and "Traceback" not in line for said in lines for line in said)
 
 
+def test_names_on_the_page_are_data(run, no_pictures):
+    folder, spec = run
+    labels = ["<script>alert(1)</script>", "\x1b[31mred", "$x_{$", "two\nlines"]
+    groups = {f"a={label}": {"average_mAP": 0.1, "instances": 2} for label in labels}
+    result = {"average_mAP": 0.5, "ap_per_class": {label: [0.5] for label in labels}, "groups": groups}
+    (folder / "result.json").write_text(json.dumps(result))
+    page = write_report(folder, spec)
+    assert "\x1b" not in page.read_text()
+    assert "script" not in parsed(page).tags
+    assert parsed(page).text.count("\\x1b[31mred") == 2
+
+
 def test_lines_of_metrics_that_lack_a_key_are_counted(run, no_pictures):
     folder, spec = run
     with (folder / "metrics.jsonl").open("a") as file:
