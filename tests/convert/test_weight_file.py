@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import struct
 import zipfile
 from pathlib import Path
@@ -17,8 +18,9 @@ from test_backbone_files import Bomb, backbone, original
 from adatad.convert import backbone as backbone_files
 from adatad.convert.backbone import encoder_shapes, load_backbone_weights
 from adatad.convert.mmaction import convert_backbone
-from adatad.convert.weight_file import WeightsError, read_weight_file
+from adatad.convert.weight_file import WeightsError, read_weight_file, write_safetensors, write_torch
 from adatad.errors import UserError
+from adatad.files import FileError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234567\n"
 PAGE = b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head></html>"
@@ -193,6 +195,22 @@ def test_an_output_that_cannot_be_written_is_refused_first(output, run_here, tmp
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.pth", "pipe.pth", "w.pth"]
     assert Path("w.pth").read_bytes() == written
+
+
+@pytest.mark.parametrize("write", [write_safetensors, write_torch])
+def test_a_full_disk_ends_in_a_line_and_leaves_what_was_there(write, tmp_path):
+    """The system itself refuses the bytes, by a limit on the size of files."""
+    file = tmp_path / "w"
+    file.write_bytes(b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(FileError, match=r"w: can't be written: .*what was there is as it was"):
+            write(file, {"x": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+    assert file.read_bytes() == b"before"
 
 
 def test_a_folder_for_the_output_is_made(run_here, tmp_path):
