@@ -48,7 +48,13 @@ def test_what_lies_in_the_place_of_weights_is_told(name, content, message, tmp_p
 
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "fifo.pth")
-    for name, message in (("fifo.pth", "is no regular file, but a pipe"), (".", "can't be read"), ("gone.pth", "gone")):
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    for name, message in (
+        ("loop.pth", "levels of symbolic links"),
+        ("fifo.pth", "is no regular file, but a pipe"),
+        (".", "can't be read"),
+        ("gone.pth", "gone"),
+    ):
         with pytest.raises(WeightsError, match=message):
             read_weight_file(tmp_path / name)
     with pytest.raises(WeightsError, match="a device"):
@@ -182,18 +188,21 @@ def test_the_advice_for_objects_of_python_needs_no_trust(tmp_path, capsys):
     assert "code ran" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("output", ["folder.pth", "pipe.pth", "w.pth", "", "x" * 300 + ".pth", "w.bin"])
+@pytest.mark.parametrize(
+    "output", ["folder.pth", "pipe.pth", "w.pth", "", "x" * 300 + ".pth", "w.bin", "loop.pth", "a\0b.pth"]
+)
 def test_an_output_that_cannot_be_written_is_refused_first(output, run_here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.pth").mkdir()
     os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
     torch.save(original(backbone()), "w.pth")
     written = Path("w.pth").read_bytes()
     done = run_here("model_converters/convert_videomaev2.py", "w.pth", output)
     assert done.returncode == 2
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.pth", "pipe.pth", "w.pth"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.pth", "loop.pth", "pipe.pth", "w.pth"]
     assert Path("w.pth").read_bytes() == written
 
 
