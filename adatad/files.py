@@ -176,13 +176,14 @@ def check_output(path: str | Path) -> Path:
     and what is there is a file. Raises FileError."""
     target = Path(path)
     try:
-        if not str(path) or not target.name:
+        if not str(path) or not target.name or "\0" in str(path):
             raise FileError(f"{str(path)!r}: expected the name of a file to write")
         mode = _mode(target)
         if mode is not None and not stat.S_ISREG(mode):
             raise FileError(f"{path}: is no regular file, but {_kind(mode)}; name another")
         _check_folder(_through_links(target).parent)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        # Of a link to itself Python 3.11 makes a RuntimeError.
         raise FileError(f"{path}: can't be written: {reason(error)}; name a file in a folder of yours") from error
     return target
 

@@ -32,10 +32,10 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     The table of positions, which OpenTAD keeps beside the weights, is computed if the file has none. `output` appears
     only when whole. Raises WeightsError.
     """
-    if output.resolve() == source.resolve():
-        raise WeightsError(f"{output}: is the file that is read; name another for what is written")
     check_output(output)
     file = read_weight_file(source).tensors
+    if output.resolve() == source.resolve():
+        raise WeightsError(f"{output}: is the file that is read; name another for what is written")
     found = find_encoder(file, source)
     if found.unknown:
         raise WeightsError(f"{source} ({found.title}): has parts that VideoMAE doesn't have: {name_few(found.unknown)}")

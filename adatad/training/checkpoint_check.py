@@ -30,7 +30,7 @@ TENSOR_FILES = {kind: f"{kind}.safetensors" for kind in ("parameters", "ema", "o
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's tensors of a parameter, beside its step."""
 MAX_STATE_BYTES = 64 << 20
-MAX_SPEC_DEPTH = 50
+MAX_SPEC_DEPTH, MAX_SPEC_ALIASES = 50, 10
 MAX_NAME_LETTERS = 255
 """Of a file's name."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -122,7 +122,7 @@ def read_spec_text(path: Path) -> str:
     CheckpointError."""
     try:
         text = read_text(path / SPEC, MAX_SPEC_BYTES)
-        problem = _yaml_problem(text)
+        problem = spec_problem(text)
     except FileError as error:
         raise CheckpointError(f"{path}: {SPEC} {_without_path(error, path / SPEC)}") from error
     except (yaml.YAMLError, ValueError) as error:
@@ -132,16 +132,24 @@ def read_spec_text(path: Path) -> str:
     return text
 
 
-def _yaml_problem(text: str) -> str | None:
-    """Why a text can't be a spec, by its parts one after another: nothing is built, so that neither depth nor aliases
-    cost anything. Raises YAMLError."""
-    depth, kinds = 0, []
+def spec_problem(text: str) -> str | None:
+    """Why a text can't be a saved spec, by its parts one after another: nothing is built, so that neither depth nor
+    aliases cost anything. Raises YAMLError."""
+    depth, aliases, kinds, at_key = 0, 0, [], True
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if len(kinds) < 3:
             kinds.append(type(event))
+        if depth == 1 and not isinstance(event, yaml.CollectionEndEvent):
+            # Where a saved spec is read, other files are none of its business.
+            if at_key and isinstance(event, yaml.ScalarEvent) and event.value == "base":
+                return "is no saved spec: it has base, and a saved one stands alone"
+            at_key = not at_key
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_SPEC_DEPTH:
             return "is no readable YAML: it is nested too deeply"
+        aliases += isinstance(event, yaml.AliasEvent)
+        if aliases > MAX_SPEC_ALIASES:
+            return "is no saved spec: it has aliases (*), which could stand for more than fits into memory"
     sections = kinds == [yaml.StreamStartEvent, yaml.DocumentStartEvent, yaml.MappingStartEvent]
     return None if sections else "is no spec: expected sections (data:, model:, ...)"
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from adatad.convert.weight_file import WeightsError, read_header, read_weight_file
+import yaml
+
+from adatad.convert.weight_file import WeightsError, brief, read_header, read_weight_file
 from adatad.files import FileError, read_start
 from adatad.spec import Spec, SpecError, load
 from adatad.training.checkpoint import BEST, all_checkpoints, newest_checkpoint
-from adatad.training.checkpoint_check import MANIFEST, SPEC, read_spec_text, read_state, why_broken
+from adatad.training.checkpoint_check import MANIFEST, SPEC, read_spec_text, read_state, spec_problem, why_broken
 from adatad.training.model_facts import MERGED, CheckpointError, ModelFacts, facts_in_header
 
 
@@ -87,15 +89,19 @@ def own_spec(
     text = read_trained_file(path).spec_yaml
     if text is None:
         raise CheckpointError(f"{path}: doesn't hold the spec that it was trained by; give SPEC")
-    where = path / SPEC if path.is_dir() else path
+    where = path / SPEC if path.is_dir() else f"{path}: spec"
     # The reader of specs takes files.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / SPEC
         copy.write_text(text, encoding="utf-8")
         try:
+            if problem := spec_problem(text):
+                raise CheckpointError(f"{where}: {problem}")
             return load(copy, overrides, check_files, overlays)
         except SpecError as error:
-            lines = "; ".join(problem.replace(str(copy), str(where)) for problem in error.problems)
-            raise CheckpointError(
-                f"{where}: the spec in it can't be used here: {lines}; set what is wrong with --set, or give SPEC"
-            ) from error
+            reason = "; ".join(problem.replace(str(copy), str(where)) for problem in error.problems)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = brief(str(error).splitlines()[0])
+    raise CheckpointError(
+        f"{where}: can't be used as a spec here: {reason}; set what is wrong with --set, or give SPEC"
+    )

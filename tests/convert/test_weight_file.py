@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import struct
 import zipfile
 from pathlib import Path
@@ -17,8 +18,9 @@ from test_backbone_files import Bomb, backbone, original
 from adatad.convert import backbone as backbone_files
 from adatad.convert.backbone import encoder_shapes, load_backbone_weights
 from adatad.convert.mmaction import convert_backbone
-from adatad.convert.weight_file import WeightsError, read_weight_file
+from adatad.convert.weight_file import WeightsError, read_weight_file, write_safetensors, write_torch
 from adatad.errors import UserError
+from adatad.files import FileError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234567\n"
 PAGE = b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head></html>"
@@ -46,7 +48,13 @@ def test_what_lies_in_the_place_of_weights_is_told(name, content, message, tmp_p
 
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "fifo.pth")
-    for name, message in (("fifo.pth", "is no regular file, but a pipe"), (".", "a folder"), ("gone.pth", "gone")):
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    for name, message in (
+        ("loop.pth", "levels of symbolic links"),
+        ("fifo.pth", "is no regular file, but a pipe"),
+        (".", "a folder"),
+        ("gone.pth", "gone"),
+    ):
         with pytest.raises(WeightsError, match=message):
             read_weight_file(tmp_path / name)
     with pytest.raises(WeightsError, match="a device"):
@@ -180,19 +188,38 @@ def test_the_advice_for_objects_of_python_needs_no_trust(tmp_path, capsys):
     assert "code ran" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("output", ["folder.pth", "pipe.pth", "w.pth", "", "x" * 300 + ".pth", "w.bin"])
+@pytest.mark.parametrize(
+    "output", ["folder.pth", "pipe.pth", "w.pth", "", "x" * 300 + ".pth", "w.bin", "loop.pth", "a\0b.pth"]
+)
 def test_an_output_that_cannot_be_written_is_refused_first(output, run_here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.pth").mkdir()
     os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
     torch.save(original(backbone()), "w.pth")
     written = Path("w.pth").read_bytes()
     done = run_here("model_converters/convert_videomaev2.py", "w.pth", output)
     assert done.returncode == 2
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.pth", "pipe.pth", "w.pth"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder.pth", "loop.pth", "pipe.pth", "w.pth"]
     assert Path("w.pth").read_bytes() == written
+
+
+@pytest.mark.parametrize("write", [write_safetensors, write_torch])
+def test_a_full_disk_ends_in_a_line_and_leaves_what_was_there(write, tmp_path):
+    """The system itself refuses the bytes, by a limit on the size of files."""
+    file = tmp_path / "w"
+    file.write_bytes(b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(FileError, match=r"w: can't be written: .*what was there is as it was"):
+            write(file, {"x": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+    assert file.read_bytes() == b"before"
 
 
 def test_a_folder_for_the_output_is_made(run_here, tmp_path):

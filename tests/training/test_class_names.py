@@ -277,9 +277,17 @@ def test_a_spec_of_another_version_is_named(run, tmp_path):
     shutil.copytree(checkpoint_of(spec), tmp_path / "c")
     text = (tmp_path / "c" / "spec.yaml").read_text()
     (tmp_path / "c" / "spec.yaml").write_text(text + "new_section: {a: 1}\n")
-    with pytest.raises(Exception, match=r"c/spec\.yaml: the spec in it can't be used here: .*new_section") as refused:
+    with pytest.raises(CheckpointError, match=r"c/spec\.yaml: can't be used as a spec here: .*new_section") as refused:
         own_spec(tmp_path / "c")
     assert "/tmp/tmp" not in str(refused.value)
+    for more, message in (
+        ("a: &a [*a]\n", "can't be used as a spec"), ("a: 2001-99-99\n", "can't be used as a spec"),
+        (f"a: [&a [1], {'*a, ' * 20}]\n", "has aliases"), ("base: /etc/hostname\n", "has base"),
+        ("a: " + "9" * 5000 + "\n", "can't be used as a spec"),
+    ):  # fmt: skip
+        (tmp_path / "c" / "spec.yaml").write_text(text + more)
+        with pytest.raises(CheckpointError, match=message):
+            own_spec(tmp_path / "c")
     assert load_with_sources(checkpoint_of(spec) / "spec.yaml")[0] == spec
 
 

@@ -24,6 +24,7 @@ from adatad.training.checkpoint import (
     why_broken,
     write_checkpoint,
 )
+from adatad.training.checkpoint_check import spec_problem
 from adatad.training.model_facts import FORMAT_VERSION, FrameRate, ModelFacts, NewerVersionError
 from adatad.training.saved_state import Progress, check_position
 
@@ -240,6 +241,11 @@ def test_a_spec_that_cannot_be_read_is_refused(copied, content, message):
     (copied / "spec.yaml").write_bytes(content)
     sign(copied)
     assert_refused(copied, message)
+
+
+def test_a_spec_may_be_called_base_but_have_none():
+    assert spec_problem("name: base\ndata: {base: 1}\nrun: {a: [base]}\nreference: base\n") is None
+    assert "has base" in spec_problem("data: {x: [1, {y: z}]}\nbase: other.yaml\n")
 
 
 def test_what_is_no_regular_file_is_not_read(copied):

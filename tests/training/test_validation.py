@@ -12,7 +12,7 @@ from adatad.evaluation.classifiers import ClassifierError
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.run import train
-from adatad.training.setup import build_initial_model, validation_loader
+from adatad.training.setup import build_initial_model, number_of_classes, validation_loader
 from adatad.training.validation import classes_of, detect, score, summary
 
 
@@ -20,7 +20,7 @@ def found_by(spec):
     """Detections of an untrained model."""
     annotations = read_annotations(spec.data)
     processes = Processes(0, 1, torch.device("cpu"))
-    model, _ = build_initial_model(spec, len(annotations.classes))
+    model, _ = build_initial_model(spec, number_of_classes(spec, annotations))
     loader = validation_loader(spec, annotations, processes)
     return detect(model, loader, spec, classes_of(spec, annotations), processes, SkippedVideos(0, print))
 
