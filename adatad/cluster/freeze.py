@@ -27,9 +27,13 @@ def freeze(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
     resolved, code = frozen_names(folder, job)
     unfinished = folder / f".code-{job}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    for name in FOLDERS:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, unfinished / name, ignore=LEFT_OUT)
+    try:
+        for name in FOLDERS:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, unfinished / name, ignore=LEFT_OUT)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     shutil.rmtree(code, ignore_errors=True)
     unfinished.rename(code)
     resolved.write_text(to_yaml(spec), encoding="utf-8")

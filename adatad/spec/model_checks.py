@@ -90,7 +90,8 @@ def _backbone(spec: Spec) -> Iterator[Problem]:
     if spec.data.size_pixels < sizes.patch:
         text = f"{spec.data.size_pixels} pixels are less than one patch of {sizes.patch}"
         yield ("data", "size_pixels"), f"{text}; {instead(data__size_pixels=sizes.patch)}"
-    parameters = sizes.depth * sizes.width * (4 * sizes.width + 2 * sizes.mlp_width)
+    positions = sizes.position_grid**2 * (backbone.clip_frames // backbone.tubelet + 1)
+    parameters = sizes.width * (sizes.depth * (4 * sizes.width + 2 * sizes.mlp_width) + 3 * sizes.patch**2 + positions)
     if parameters > MAX_PARAMETERS:
         yield (*key, "width"), f"comes to {parameters:.2g} parameters; at most {MAX_PARAMETERS:.0e} can be built"
     if backbone.mode in ("adapter", "plain", "side"):

@@ -135,7 +135,7 @@ class DataSpec(Section):
     decode_timeout_seconds: Seconds = 120.0
     """Longest wait for a video to open, or for one more frame of it; after it a second try is made, then it is an
     error."""
-    workers: Count = 2
+    workers: Annotated[Count, Field(le=1_000)] = 2
     """Loader processes of each rank; 0 decodes in the training process."""
     stage_to: str | None = None
     """Folder on each machine's own disk that videos are copied to before training, such as $TMPDIR/videos, filled in on

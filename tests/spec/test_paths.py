@@ -48,7 +48,7 @@ def test_home_and_variables_are_filled_in_once_in_every_path(spec_file, tmp_path
     monkeypatch.setenv("DISK", "/di$k")
     name = ".".join(key)
     for text, expected in (
-        ("~/x", "/home/$me/x"), ("$DISK/x", "/di$k/x"), ("${DISK}x/$DISK", "/di$kx//di$k"), ("a$$b", "a$b"),
+        ("~/x", "/home/$me/x"), ("$DISK/x", "/di$k/x"), ("${DISK}x/y", "/di$kx/y"), ("a$$b", "a$b"),
         ("a~", "a~"), ("cost$", "cost$"), ("./~", "./~"),
     ):  # fmt: skip
         spec = load(spec_file, [*NEEDED.get(name, []), f"{name}={text}"], check_files=False)
