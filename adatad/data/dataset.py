@@ -226,16 +226,15 @@ def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Vid
                 said.append(f"{video.name}: {'; '.join(f'{p.kind}: {p.detail}' for p in found)}")
             if facts and videos is validation and not empty:
                 empty = _empty_window(spec, video, facts)
+    differ = f"{len(said)} of {looked} videos that were looked at differ in time from their annotations"
     if empty and spec.on_error == "raise":
-        raise WindowError(empty)
+        by_time = "; data.time: presentation may find its frames all the same" if spec.time == "count" else ""
+        raise WindowError(f"{empty}{by_time}. {differ}; {CHECK}")
     if not said:
         return []
     more = f"; and {len(said) - TIMES_NAMED} more" if len(said) > TIMES_NAMED else ""
     named = "; ".join(map(shown, said[:TIMES_NAMED]))
-    return [
-        f"{len(said)} of {looked} videos that were looked at differ in time from their annotations: {named}{more}; "
-        f"{effect(spec)}; {CHECK}"
-    ]
+    return [f"{differ}: {named}{more}; {effect(spec)}; {CHECK}"]
 
 
 def _empty_window(spec: DataSpec, video: Video, facts: TimeFacts) -> str:

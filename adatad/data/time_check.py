@@ -85,8 +85,9 @@ def header_facts(path: Path) -> TimeFacts | None:
         frames = stream.frames if kind in ("mov", "avi") else 0
         slack = max(HEADER_SLACK_SECONDS, HEADER_SLACK * seconds)
         # Frames that an edit list cuts away are in the count, and so in the average.
-        usual = float(stream.base_rate or 0)
-        return TimeFacts(frames, seconds, frames / (seconds - first), first, usual_fps=usual, slack_seconds=slack)
+        usual, average = float(stream.base_rate or 0), frames / (seconds - first)
+        rate = usual if abs(usual - average) < HEADER_SLACK * usual else average
+        return TimeFacts(frames, seconds, rate, first, usual_fps=usual, slack_seconds=slack)
 
 
 def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window: WindowSpec) -> list[TimeProblem]:
