@@ -175,12 +175,25 @@ def test_shared_memory_and_disk_are_weighed_against_the_spec(tiny_spec, monkeypa
     assert 0 < experiment.trained_parameters(spec) < 10**6
 
 
-def test_a_spec_that_does_not_fit_the_gpu(tiny_spec):
+def test_a_spec_that_does_not_fit_the_gpu(tiny_spec, monkeypatch):
+    from adatad.training import plan
+
+    asked = []
+
+    def check_fits(spec, gpu_memory_gib, ranks, num_classes):
+        asked.append((gpu_memory_gib, ranks))
+        if gpu_memory_gib < 1:
+            raise plan.PlanError("nothing fits: 2 GiB are missing\n  it would fit with tile: --set memory.policy=tile")
+
+    monkeypatch.setattr(plan, "check_fits", check_fits)
     spec = load(tiny_spec)
-    assert texts(experiment.check_fit(spec, [{"free": 2**20}]), PROBLEM)
+    assert "memory.policy=tile" in texts(experiment.check_fit(spec, [{"free": 2**20}, {"free": 2**36}]), PROBLEM)[0]
+    assert texts(experiment.check_fit(spec, [{"free": 2**36}] * 4), OK)
+    assert asked == [(2**-10, 2), (64, 2)]
     assert list(experiment.check_fit(spec, [])) == []
 
 
+@pytest.mark.slow
 def test_the_probes_of_a_real_machine(run_tool):
     done = run_tool("doctor.py", "--json")
     assert done.returncode in (0, 1), done.stderr
