@@ -86,6 +86,7 @@ BAD = [
     (machine.check_cores, (64, 4.0, None, None), WARNING, "a cgroup grants 4", "OMP_NUM_THREADS=4"),
     (machine.check_memory, ({"total": 64 * GIB, "available": 60 * GIB, "swap": 0, "limit": GIB},), PROBLEM,
      "a cgroup allows 1.0", "--mem"),
+    (machine.check_memory, ({"total": 0, "available": 0, "swap": 0},), WARNING, "could not be checked", ""),
     (machine.check_place, (PLACE._replace(writable=False),), PROBLEM, "can't be written to", "run.root"),
     (machine.check_place, (PLACE._replace(free_bytes=GIB), 3 * GIB), PROBLEM,
      "1.0 GiB are free, 3.0 are needed", "room"),

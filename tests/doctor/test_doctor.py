@@ -137,6 +137,23 @@ def test_weights_of_another_size_are_told(tiny_spec):
     assert "is of another size: width" in finding.text
 
 
+def test_a_published_file_that_is_another_is_told_by_its_digest(tiny_spec, tmp_path):
+    file = tmp_path / "vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-860a3cd3.pth"
+    file.write_bytes(b"something else")
+    spec = load(tiny_spec, [f"model.backbone.weights={file}"])
+    (finding,) = experiment.check_digest(spec)
+    assert finding.level == PROBLEM
+    assert "the published file's with 860a3cd3" in finding.text
+    assert list(experiment.check_digest(load(tiny_spec))) == []
+
+
+def test_a_file_in_the_place_of_a_run_is_a_problem(tiny_spec, tmp_path):
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    (tmp_path / "runs" / "tiny" / "id0").touch()
+    (finding,) = experiment.check_run(load(tiny_spec))
+    assert finding.level == PROBLEM
+
+
 def test_the_newest_whole_checkpoint_of_a_run_is_found(tiny_spec):
     import torch
 
