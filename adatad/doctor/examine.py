@@ -29,9 +29,8 @@ def examine(spec: Spec | None = None) -> list[Finding]:
         findings += guarded("software", software.check_python)
         findings += guarded("software", software.check_versions, have, software.pinned())
         findings += guarded("software", software.check_pairs, have)
-        findings += guarded(
-            "software", software.check_copies, sys.path, software.ROOT / "adatad", os.environ.get("PYTHONPATH", "")
-        )
+        here = software.ROOT / "adatad", Path(sys.argv[0]).parent
+        findings += guarded("software", software.check_copies, sys.path, *here, os.environ.get("PYTHONPATH", ""))
         found = {name: probe.finish(process, PROBE_SECONDS) for name, process in probes.items()}
     finally:
         for process in probes.values():
@@ -89,6 +88,9 @@ def check_experiment(spec: Spec, gpus_seen: list[dict], importable: bool = True)
 
 def missing_files(spec_file: str | Path, problems: list[str]) -> list[Finding]:
     """The problems of a spec that can't be used, as findings."""
-    shows = f"python tools/spec.py {spec_file} shows every value and where it comes from"
+    shows = f"fix the file; python tools/spec.py {spec_file} then shows every value and where it comes from"
     fetch = "fetch it, or fix the path (docs/own-data.md, docs/data-sets.md; the demo's: python tools/make_demo.py)"
-    return [Finding("spec", PROBLEM, line, fetch if "there is no f" in line else shows) for line in problems]
+    return [
+        Finding("spec", PROBLEM, " ".join(line.split()), fetch if "there is no f" in line else shows)
+        for line in problems
+    ]

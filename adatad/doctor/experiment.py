@@ -153,7 +153,10 @@ def check_run(spec: Spec) -> Iterator[Finding]:
 
     run = run_directory(spec)
     if not run.path.is_dir():
-        yield Finding("run", OK, f"{run.path} will be made")
+        if run.path.exists() or run.path.is_symlink():
+            yield Finding("run", PROBLEM, f"{run.path} is no folder", "move it away, or take another number: --id N")
+        else:
+            yield Finding("run", OK, f"{run.path} will be made")
         return
     owner = run.path / "owner.txt"
     if owner.is_file():

@@ -88,6 +88,9 @@ def check_cores(allowed: int, quota: float | None, workers: int | None, threads:
 
 
 def check_memory(facts: Mapping[str, int]) -> Iterator[Finding]:
+    if not facts["total"]:
+        yield Finding("memory", WARNING, "memory could not be checked: the system has no /proc/meminfo")
+        return
     limit = min(facts["total"], facts.get("limit", facts["total"]))
     text = f"{facts['available'] / GIB:.1f} GiB of {facts['total'] / GIB:.1f} are available"
     if limit < facts["total"]:

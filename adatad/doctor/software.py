@@ -142,17 +142,22 @@ def check_decoders(facts: Mapping[str, Any], have: Mapping[str, str], decoder: s
         yield Finding("decoders", OK, f"a test clip is decoded rightly by {', '.join(facts['worked'])}")
 
 
-def check_copies(path: list[str], package: Path = ROOT / "adatad", pythonpath: str = "") -> Iterator[Finding]:
-    """Another adatad that would be imported in this one's place, or is installed beside it."""
+def check_copies(path: list[str], package: Path, tools: Path, pythonpath: str = "") -> Iterator[Finding]:
+    """Other copies of adatad. path: sys.path; package: the one that is imported; tools: the folder of this command."""
+    beside = tools.resolve().parent / "adatad"
+    if (beside / "__init__.py").is_file() and beside != package.resolve():
+        text = f"commands of {beside.parent} run the adatad of {package.parent}"
+        fix = "unset PYTHONPATH" if pythonpath else f"cd {beside.parent} && {SETUP}, and use its .venv"
+        yield Finding(TOPIC, PROBLEM, text, fix)
     places = [Path(entry or ".").resolve() / "adatad" / "__init__.py" for entry in path]
-    found = list(dict.fromkeys(place.parent for place in places if place.is_file()))
-    others = [place for place in found if place != package.resolve()]
-    if others:
-        first = found[0] == package.resolve()
-        text = f"another adatad lies at {others[0]}" + ("" if first else ", and is the one that is imported")
-        source = "PYTHONPATH" if pythonpath and str(others[0].parent) in pythonpath else "pip"
-        fix = "unset PYTHONPATH" if source == "PYTHONPATH" else "pip uninstall adatad, then pip install --editable ."
-        yield Finding(TOPIC, WARNING if first else PROBLEM, text, fix)
+    found = dict.fromkeys(place.parent for place in places if place.is_file())
+    for other in [place for place in found if place not in (package.resolve(), beside)]:
+        text = f"another adatad lies at {other}, where other programs may import it instead of {package}"
+        listed = [str(Path(entry).resolve()) for entry in pythonpath.split(":") if entry]
+        fix = (
+            "unset PYTHONPATH" if str(other.parent) in listed else "pip uninstall adatad, then pip install --editable ."
+        )
+        yield Finding(TOPIC, WARNING, text, fix)
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -86,6 +86,7 @@ BAD = [
     (machine.check_cores, (64, 4.0, None, None), WARNING, "a cgroup grants 4", "OMP_NUM_THREADS=4"),
     (machine.check_memory, ({"total": 64 * GIB, "available": 60 * GIB, "swap": 0, "limit": GIB},), PROBLEM,
      "a cgroup allows 1.0", "--mem"),
+    (machine.check_memory, ({"total": 0, "available": 0, "swap": 0},), WARNING, "could not be checked", ""),
     (machine.check_place, (PLACE._replace(writable=False),), PROBLEM, "can't be written to", "run.root"),
     (machine.check_place, (PLACE._replace(free_bytes=GIB), 3 * GIB), PROBLEM,
      "1.0 GiB are free, 3.0 are needed", "room"),
@@ -173,14 +174,18 @@ def test_least_versions_are_those_of_the_installation():
 
 
 def test_a_second_copy_is_found(tmp_path):
-    ours, other = ROOT / "adatad", tmp_path / "adatad"
-    other.mkdir()
-    (other / "__init__.py").touch()
-    (before,) = software.check_copies([str(tmp_path), str(ROOT)], ours, pythonpath=str(tmp_path))
-    assert (before.level, before.fix) == (PROBLEM, "unset PYTHONPATH")
-    (after,) = software.check_copies([str(ROOT), str(tmp_path)], ours)
-    assert after.level == WARNING
-    assert list(software.check_copies([str(ROOT)], ours)) == []
+    ours, tools = ROOT / "adatad", ROOT / "tools"
+    for folder in ("adatad", "tools"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "adatad" / "__init__.py").touch()
+    (found,) = software.check_copies([str(tmp_path), str(ROOT)], ours, tools, str(tmp_path))
+    assert (found.level, found.fix) == (WARNING, "unset PYTHONPATH")
+    (found,) = software.check_copies([str(ROOT), str(tmp_path)], ours, tools)
+    assert "pip uninstall" in found.fix
+    (found,) = software.check_copies([str(ROOT)], ours, tmp_path / "tools")
+    assert found.level == PROBLEM
+    assert f"commands of {tmp_path} run the adatad of {ROOT}" in found.text
+    assert list(software.check_copies([str(ROOT)], ours, tools)) == []
 
 
 def test_a_check_that_fails_is_a_finding():

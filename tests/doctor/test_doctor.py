@@ -137,6 +137,23 @@ def test_weights_of_another_size_are_told(tiny_spec):
     assert "is of another size: width" in finding.text
 
 
+def test_a_published_file_that_is_another_is_told_by_its_digest(tiny_spec, tmp_path):
+    file = tmp_path / "vit-base-p16_videomae-k400-pre_16x4x1_kinetics-400_20221013-860a3cd3.pth"
+    file.write_bytes(b"something else")
+    spec = load(tiny_spec, [f"model.backbone.weights={file}"])
+    (finding,) = experiment.check_digest(spec)
+    assert finding.level == PROBLEM
+    assert "the published file's with 860a3cd3" in finding.text
+    assert list(experiment.check_digest(load(tiny_spec))) == []
+
+
+def test_a_file_in_the_place_of_a_run_is_a_problem(tiny_spec, tmp_path):
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    (tmp_path / "runs" / "tiny" / "id0").touch()
+    (finding,) = experiment.check_run(load(tiny_spec))
+    assert finding.level == PROBLEM
+
+
 def test_the_newest_whole_checkpoint_of_a_run_is_found(tiny_spec):
     import torch
 
@@ -175,12 +192,25 @@ def test_shared_memory_and_disk_are_weighed_against_the_spec(tiny_spec, monkeypa
     assert 0 < experiment.trained_parameters(spec) < 10**6
 
 
-def test_a_spec_that_does_not_fit_the_gpu(tiny_spec):
+def test_a_spec_that_does_not_fit_the_gpu(tiny_spec, monkeypatch):
+    from adatad.training import plan
+
+    asked = []
+
+    def check_fits(spec, gpu_memory_gib, ranks, num_classes):
+        asked.append((gpu_memory_gib, ranks))
+        if gpu_memory_gib < 1:
+            raise plan.PlanError("nothing fits: 2 GiB are missing\n  it would fit with tile: --set memory.policy=tile")
+
+    monkeypatch.setattr(plan, "check_fits", check_fits)
     spec = load(tiny_spec)
-    assert texts(experiment.check_fit(spec, [{"free": 2**20}]), PROBLEM)
+    assert "memory.policy=tile" in texts(experiment.check_fit(spec, [{"free": 2**20}, {"free": 2**36}]), PROBLEM)[0]
+    assert texts(experiment.check_fit(spec, [{"free": 2**36}] * 4), OK)
+    assert asked == [(2**-10, 2), (64, 2)]
     assert list(experiment.check_fit(spec, [])) == []
 
 
+@pytest.mark.slow
 def test_the_probes_of_a_real_machine(run_tool):
     done = run_tool("doctor.py", "--json")
     assert done.returncode in (0, 1), done.stderr

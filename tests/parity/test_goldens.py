@@ -213,6 +213,15 @@ def test_a_file_without_comparisons_is_not_ok(tmp_path, capsys):
     assert "nms.json: holds nothing to compare" in capsys.readouterr().err
 
 
+def test_a_case_inside_a_file_that_cannot_be_run_is_unreadable(tmp_path, capsys):
+    (tmp_path / "nms.json").write_text('{"wrapper_cases": [{"name": "bad[red]"}]}')
+    assert verify(tmp_path) == 2
+    out = capsys.readouterr().out
+    assert "bad[red]" in out
+    assert "0 over tolerance" in out
+    assert "1 unreadable" in out
+
+
 def with_an_idle_block(tmp_path: Path) -> Path:
     """The side variant's case with a third block, which feeds no adapter."""
     folder = Path(shutil.copytree(OWN / "side_pyramid", tmp_path / "side"))
