@@ -24,6 +24,7 @@ from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_inde
 from adatad.errors import UserError
 from adatad.files import check_output_folder, files_to_write, read_text, shown
 from adatad.spec.schema import DataSpec
+from adatad.spec.text import as_written
 
 WINDOWS_GRID = (96, 192, 384, 768)
 """Sizes that whole clips and the detector's six levels divide."""
@@ -319,7 +320,7 @@ def _stale(spec_path: Path, pattern: str, videos: Path) -> Iterator[str]:
     except (UserError, yaml.YAMLError, ValueError, RecursionError):
         return
     section = content.get("data") if isinstance(content, dict) else None
-    for key, wanted in (("pattern", pattern), ("videos", str(videos))) if isinstance(section, dict) else ():
+    for key, wanted in (("pattern", pattern), ("videos", as_written(str(videos)))) if isinstance(section, dict) else ():
         if key in section and section[key] != wanted:
             yield (
                 f"warning: {spec_path} has data.{key} {section[key]!r}, these annotations want {wanted!r}: change it"
@@ -341,7 +342,8 @@ def _spec(output: Path, videos: Path, data: DataSet) -> str:
         # The folder's own, also of one that is called "." here.
         "name": NOT_IN_NAMES.sub("_", output.resolve().name).strip("._") or "own-videos",
         "data": {
-            "annotations": f"{output}/annotations.json", "classes": f"{output}/classes.txt", "videos": str(videos),
+            "annotations": as_written(f"{output}/annotations.json"), "classes": as_written(f"{output}/classes.txt"),
+            "videos": as_written(str(videos)),
             "pattern": data.pattern, "window": window, "size_pixels": max(pixels, 32), "augment": {"flip": 0.5},
         },
         "model": {

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adatad.data.annotation_file import AMBIGUOUS, load_database, read_names
+from adatad.data.annotation_file import AnnotationError, load_database, read_names
 from adatad.data.annotations import in_subset, names_of
 from adatad.data.classes import read_classes
 from adatad.data.dataset import open_named, video_path
 from adatad.data.decode import VideoError
+from adatad.data.entry import OUT_OF_RANGE, UNREADABLE, entry_problems, read_item, read_length
 from adatad.data.time_check import (
     ROUNDING_SECONDS,
     TimeProblem,
@@ -37,7 +38,7 @@ from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
 
 JOURNAL = "checked.jsonl"
-RULES = 2
+RULES = 3
 """Of these checks: what earlier ones found doesn't count."""
 SAMPLED_FRAMES = 8
 """Frames, from the first to the last, that are decoded of a video unless all are."""
@@ -46,7 +47,7 @@ LENGTH_TOLERANCE, LENGTH_FRAMES = 0.02, 3
 be blocked. It is named if it is more than a position of the grid."""
 LATE_SECONDS = 0.5
 """That an instance of a table may end after its video: annotators' clocks and durations are rounded."""
-BLOCKING = ("missing", "undecodable", "unreadable annotations")
+BLOCKING = ("missing", "undecodable", UNREADABLE)
 """Kinds of problems for which a video goes on the block list, whatever they amount to."""
 
 
@@ -130,24 +131,24 @@ def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels
 def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> Checked:
     """All that is wrong with a video and its annotations. labels: what annotations may call a class."""
     stamp, path = _stamp(data, name, entry, whole, labels), video_path(data, name)
-    length, wrong = _length(data, entry)
+    length = _length(data, entry)
+    wrong = [[problem.kind, problem.text] for problem in entry_problems(data, name, entry, labels)]
     if not stamp:
         missing = ["missing", f"there is no file {shown(path)}"]
-        return _checked(name, [missing, *wrong, *_instance_problems(data, entry, labels, 0.0, length)])
+        return _checked(name, [missing, *wrong, *_out_of_range(data, entry, 0.0, length)])
     try:
         index = read_index(path, Heartbeat())
         _decode(data, name, index, whole)
     except VideoError as error:
         broken = ["undecodable", str(error)]
-        wrong = [broken, *wrong, *_instance_problems(data, entry, labels, 0.0, length)]
-        return _checked(name, wrong, stamp=stamp)
+        return _checked(name, [broken, *wrong, *_out_of_range(data, entry, 0.0, length)], stamp=stamp)
     seconds = seconds_of(index)
     blocks = False
     if length is not None:
         found = time_problems(facts_of(index.timeline), *length, data.window)
         wrong += [[problem.kind, f"{problem.detail}; {effect(data)}"] for problem in found]
         blocks = any(_blocks(problem, *length, data) for problem in found)
-    wrong += _instance_problems(data, entry, labels, seconds, length, index.timeline.first_seconds)
+    wrong += _out_of_range(data, entry, seconds, length, index.timeline.first_seconds)
     return _checked(name, wrong, index.frame_count, seconds, stamp, blocks)
 
 
@@ -179,81 +180,40 @@ def seconds_of(index: VideoIndex) -> float:
     return index.timeline.duration_seconds
 
 
-def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[tuple[float, float] | None, list[list[str]]]:
+def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[float, float] | None:
     """What an annotation says of its video's (duration in seconds, fps), as training reads it; fps 0 where it gives
-    none. None, and the problem, if it can't be read."""
+    none. None if it can't be read."""
     try:
-        duration = _number(entry["duration"])
-        listed, rate = (_number(entry.get(key) or 0) for key in ("frame", "fps"))
-        if duration <= 0 or listed < 0 or rate < 0:
-            raise ValueError("not above 0")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        said = {key: entry[key] for key in ("duration", "frame", "fps") if key in entry}
-        expected = "duration in seconds, frame and fps are expected as numbers above 0"
-        return None, [["unreadable annotations", shown(f"{expected}, got {_cut(said)} ({type(error).__name__})")]]
-    fps = data.fps or (listed / duration if listed >= 1 else rate)
-    return (duration, float(fps)), []
+        length = read_length(data, entry)
+    except AnnotationError:
+        return None
+    return length.duration_seconds, length.fps
 
 
-def _number(value: Any) -> float:
-    """Raises TypeError, ValueError or OverflowError for what is no finite number."""
-    if isinstance(value, bool):
-        raise TypeError(value)
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(value)
-    return number
-
-
-def _cut(value: Any) -> str:
-    """A value as it can stand in a line."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _instance_problems(
-    data: DataSpec,
-    entry: dict[str, Any],
-    labels: frozenset[str | int],
-    seconds: float,
-    length: tuple[float, float] | None,
-    first: float = 0.0,
+def _out_of_range(
+    data: DataSpec, entry: dict[str, Any], seconds: float, length: tuple[float, float] | None, first: float = 0.0
 ) -> Iterator[list[str]]:
-    """seconds: of the video, 0 if that isn't known; length: of its annotation; first: when its first picture comes.
-    "Ambiguous" is no class, and no mistake."""
-    items = entry.get("annotations") or ()
-    if not isinstance(items, (list, tuple)):
-        yield ["unreadable annotations", shown(f"expected a list of annotations, got {_cut(items)}")]
-        return
+    """Instances that the video doesn't show, or not to their end. What `entry_problems` says of them isn't repeated.
+
+    seconds: of the video, 0 if that isn't known; length: of its annotation; first: when its first picture comes.
+    """
+    items = entry.get("annotations")
     lasts = seconds or (length[0] if length else math.inf)
     late = ROUNDING_SECONDS + (position_seconds(*length, data.window) if length else 0.0)
-    for item in items:
+    for item in items if isinstance(items, list) else ():
         try:
-            if isinstance(item["segment"], str):
-                raise TypeError(item["segment"])
-            (start, end), label = map(_number, item["segment"]), item[data.label_key]
-            known = label in labels or label == AMBIGUOUS
-            if end < start:
-                raise ValueError("ends before it starts")
-        except (KeyError, TypeError, ValueError, OverflowError):
-            expected = f"a segment [start, end] in seconds, start before end, and a {data.label_key}"
-            yield ["unreadable annotations", shown(f"expected {expected}, got {_cut(item)}")]
+            start, end, _ = read_item(data, item)
+        except AnnotationError:
             continue
-        if not known:
-            yield ["unknown label", shown(f"{_cut(label)} isn't in the class list")]
+        if not (math.isfinite(start) and 0 < end < math.inf and start < end):
+            continue
         span = f"{start:g} to {end:g} s"
-        if end <= 0:
-            yield ["label out of range", f"{span} lies wholly before its video, which starts at 0 s"]
-        elif end <= first:
-            yield ["label out of range", f"{span} lies wholly before the first picture, at {in_seconds(first)}"]
+        if end <= first:
+            yield [OUT_OF_RANGE, f"{span} lies wholly before the first picture, at {in_seconds(first)}"]
         elif start >= lasts:
-            yield ["label out of range", f"{span} lies wholly after its video, which lasts {in_seconds(lasts)}"]
-        elif start < 0:
-            yield ["label out of range", f"{span} begins before its video, which starts at 0 s"]
+            yield [OUT_OF_RANGE, f"{span} lies wholly after its video, which lasts {in_seconds(lasts)}"]
         elif end > lasts + late:
-            yield ["label out of range", f"{span}, the video lasts {in_seconds(lasts)}"]
-        if start == end:
-            yield ["empty label", f"{span} has no length; it is left out"]
+            yield [OUT_OF_RANGE, f"{span}, the video lasts {in_seconds(lasts)}"]
 
 
 def write_block_list(checked: list[Checked], path: Path) -> int:

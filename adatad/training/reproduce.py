@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
+from adatad.evaluation.files import read_detections
 from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
@@ -49,7 +50,7 @@ def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
     # Files that were cut or changed since don't count.
     with suppress(FileError):
         if record.is_file() and detections.is_file() and read_json(record) == wanted:
-            return scores(read_json(detections)["results"], spec)
+            return scores(read_detections(detections), spec)
     check_output_folder(folder)
     if is_first_rank():
         record.unlink(missing_ok=True)

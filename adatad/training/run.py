@@ -31,7 +31,7 @@ from adatad.models.trained import freeze
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes, start_processes
 from adatad.printing import lasting_output
-from adatad.report.page import write_report
+from adatad.report.page import try_write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.training import shards
@@ -71,7 +71,15 @@ from adatad.training.setup import (
 from adatad.training.signals import DRAWING, Stopped, StopRequest, say
 from adatad.training.tensors import load_shards, load_whole_tensors
 from adatad.training.trained_file import read_trained_file
-from adatad.training.validation import Detections, check_classifier, classes_of, detect, scores, write_detections
+from adatad.training.validation import (
+    Detections,
+    check_classifier,
+    classes_of,
+    detect,
+    scores,
+    warnings_of,
+    write_detections,
+)
 
 BOARD_TIMELINES = 4
 """Validation videos whose timelines TensorBoard shows after each evaluation."""
@@ -164,13 +172,9 @@ def leave_if_asked(processes: Processes, stop: StopRequest) -> None:
 
 def _draw_report(path: Path, spec: Spec) -> None:
     """Training is done: whatever a page can't be drawn of, or written for, takes nothing of it away."""
-    try:
-        write_report(path, spec)
-    except Exception as error:
-        logging.getLogger("adatad").warning(
-            "training is done and saved, but %s can't be drawn (%s); tools/report.py %s tries again",
-            path / "report.html", reason(error), path,
-        )  # fmt: skip
+    line = try_write_report(path, spec)
+    if line:
+        logging.getLogger("adatad").warning("training is done and saved; %s", line)
 
 
 class TooMuch(Exception):  # noqa: N818, training catches it
@@ -284,11 +288,12 @@ def detect_and_score(
         facts = read_trained_file(checkpoint).facts
         spec, lines = match_for_test(spec, facts, checkpoint)
         annotations = annotations_for(spec, training=False)
-        if processes.is_main:
-            for line in lines:
-                print(f"note: {line}", file=sys.stderr)
-        check_videos(spec.data, annotations.validation)
         say = partial(print, file=sys.stderr) if processes.is_main else lambda line: None
+        for line in lines:
+            say(f"note: {line}")
+        for line in annotations.warnings:
+            say(f"warning: {line}")
+        check_videos(spec.data, annotations.validation)
         for line in on_main(processes, lambda: check_times(spec.data, (), annotations.validation)):
             say(line)
         check_classifier(spec, annotations)
@@ -313,6 +318,8 @@ def detect_and_score(
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
         found = detect(model, loader, spec, outputs, processes, skipped, times=TimeLog(say))
+        for line in warnings_of(found, spec):
+            say(f"warning: {line}")
         return Scored(scores(found, spec), found, processes.is_main)
 
 
@@ -462,7 +469,11 @@ def _board_timelines(spec: Spec) -> Any:
     """What to do after an evaluation: timelines of the first validation videos as TensorBoard images."""
 
     def draw(metrics: Metrics, detections: Detections, step: int) -> None:
-        for name, figure in validation_timelines(spec, detections, limit=BOARD_TIMELINES):
-            metrics.image(f"timelines/{name}", to_image(figure), step)
+        try:
+            for name, figure in validation_timelines(spec, detections, limit=BOARD_TIMELINES):
+                metrics.image(f"timelines/{name}", to_image(figure), step)
+        except Exception as error:
+            # A picture that can't be drawn mustn't take the run with it.
+            logging.getLogger("adatad").warning("step %d: no timelines for TensorBoard: %s", step, reason(error))
 
     return draw

@@ -16,6 +16,7 @@ from adatad.data.loader import Loader
 from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import Window
+from adatad.evaluation.checks import score_warnings
 from adatad.evaluation.classifiers import ClassifierError, read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.groups import evaluate_groups
@@ -135,6 +136,13 @@ def _to_evaluate(detections: Detections, spec: Spec) -> dict[str, Any]:
         "keep_ambiguous": True,
         "top_k": spec.evaluate.top_k,
     }
+
+
+def warnings_of(detections: Detections, spec: Spec) -> list[str]:
+    """What is suspicious about the score of these detections, a line each."""
+    scored = _to_evaluate(detections, spec)
+    content = scored["ground_truth"], scored["detections"], scored["subset"]
+    return score_warnings(*content, scored["blocked_videos"], keep_ambiguous=True)
 
 
 def summary(result: MapResult) -> dict[str, Any]:
