@@ -37,7 +37,7 @@ TRAIN = str(Path(__file__).parents[1] / "tools" / "train.py")
 EPOCHS, STEPS = 3, 9
 NEW_PROCESS_EVERY = 10
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-ANSWERS = {75: "saved", 130: "nothing to save yet", 0: "done already"}
+ANSWERS = {75: "left with 75", 130: "left with 130", 0: "done"}
 ANSWER_SECONDS = 300
 """Of a signal that asks, on a machine that does much else."""
 

@@ -78,6 +78,7 @@ def test_the_pages_are_linked_from_the_readme():
 
 
 def test_each_fault_on_the_page_of_reliability_names_its_test():
-    rows = [line for line in (ROOT / "docs" / "reliability.md").read_text().splitlines() if line.startswith("| ")][2:]
+    faults = (ROOT / "docs" / "reliability.md").read_text().partition("\n## ")[0]
+    rows = [line for line in faults.splitlines() if line.startswith("| ")][2:]
     assert len(rows) > 20
     assert [row for row in rows if "`tests/" not in row or "::test_" not in row] == []

@@ -95,7 +95,8 @@ class Dispensable:
         except (OSError, FileError) as error:
             if what not in self._failing:
                 self._failing.add(what)
-                why = reason(error) if isinstance(error, OSError) else str(error)
+                # A FileError says more than fits here, and has the system's error for its cause.
+                why = reason(error.__cause__ or error)
                 self._warn(f"{what} can't be written ({why}); training goes on without, and tries again")
         else:
             if what in self._failing:

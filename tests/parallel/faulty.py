@@ -123,15 +123,17 @@ def run_all(
 
 
 def command() -> Callable[[list[str]], int]:
-    """tools/train.py's main."""
+    """tools/train.py, as a command ends."""
     import runpy
+
+    from adatad.command import run
 
     path = str(Path(__file__).parents[2] / "tools" / "train.py")
     main = runpy.run_path(path)["main"]
 
     def with_arguments(arguments: list[str]) -> int:
         sys.argv = [path, *arguments]
-        return main()
+        run(main)
 
     return with_arguments
 
