@@ -302,6 +302,8 @@ def detect_and_score(
                 f"{spec.data.annotations}: the evaluated videos have no annotated instance, so that nothing can be "
                 "scored; --detections FILE writes what is found in them"
             )
+        # Annotations that can't be scored must not come to light after the detection.
+        scores({}, spec)
         if processes.world == 1:
             spec = spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"clip": 1})})
         check_mesh(spec, processes)

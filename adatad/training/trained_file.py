@@ -16,6 +16,9 @@ from adatad.training.checkpoint import BEST, all_checkpoints, newest_checkpoint
 from adatad.training.checkpoint_check import MANIFEST, SPEC, read_spec_text, read_state, spec_problem, why_broken
 from adatad.training.model_facts import MERGED, CheckpointError, ModelFacts, facts_in_header
 
+PROBLEMS_SHOWN = 5
+"""Of a spec that can't be used."""
+
 
 class TrainedFile(NamedTuple):
     """What a checkpoint or a file of weights says of itself; None where it says nothing (older files, OpenTAD's)."""
@@ -99,7 +102,9 @@ def own_spec(
                 raise CheckpointError(f"{where}: {problem}")
             return load(copy, overrides, check_files, overlays)
         except SpecError as error:
-            reason = "; ".join(problem.replace(str(copy), str(where)) for problem in error.problems)
+            problems = [problem.replace(str(copy), str(where)) for problem in error.problems]
+            more = [f"and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
+            reason = "; ".join(problems[:PROBLEMS_SHOWN] + more)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = brief(str(error).splitlines()[0])
     raise CheckpointError(
