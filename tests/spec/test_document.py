@@ -1,8 +1,12 @@
 """Files and overrides that are hostile, damaged or of another kind: one error with file, line and key, at once."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adatad.spec import SpecError, document, load
 from adatad.spec.document import MAX_FILES, DocumentError, parse_value, read_document
@@ -229,3 +233,45 @@ def test_overrides_are_bounded_in_the_same_way(tmp_path, override, said):
 def test_plain_words_are_numbers_only_where_they_look_like_one(text, value):
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
+
+
+DEMO = (Path(__file__).parents[2] / "configs" / "demo" / "tia.yaml").read_text()
+PIECES = [
+    "&a ",
+    "*a",
+    "[",
+    "]",
+    "{",
+    "}",
+    "!!int ",
+    "? ",
+    "- ",
+    ": ",
+    "|\n",
+    "'",
+    '"',
+    "%",
+    "<<: ",
+    "\x00",
+    "\ud800",
+    "9" * 99,
+]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, len(DEMO)), st.integers(0, 30), st.sampled_from(PIECES)), max_size=4))
+def test_a_damaged_spec_is_read_or_refused(changes):
+    text = DEMO
+    for place, length, piece in changes:
+        text = text[:place] + piece + text[place + length :]
+    path = Path(os.environ["DAMAGED"])
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with suppress(SpecError):
+        load(path, check_files=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def damaged_file(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAMAGED", str(tmp_path_factory.mktemp("damaged") / "s.yaml"))
+        yield

@@ -102,10 +102,11 @@ def test_a_section_of_opentad_in_a_file_names_each_of_its_keys_and_suggests_noth
     assert problems(spec_file) == [where + keys]
 
 
-@pytest.mark.parametrize("key", [key for key in all_keys() if "=" not in key])
-def test_all_keys_are_keys(key):
-    *section, last = key.split(".")
-    assert last in fields_at(tuple(int(part) if part.isdigit() else part for part in section))
+def test_all_keys_are_keys():
+    assert len(all_keys()) > 120
+    for key in all_keys():
+        *section, last = key.split(".")
+        assert last in fields_at(tuple(int(part) if part.isdigit() else part for part in section)), key
 
 
 @pytest.mark.parametrize(("flag", "instead"), [("--seed", "--set train.seed=7"), ("--lr", "--set optimizer.lr=7")])

@@ -61,11 +61,18 @@ def test_a_batch_that_the_gpus_can_t_share_is_refused(plan):
     assert "train.global_batch 2 can't be divided by 3 GPUs" in printed
 
 
-@pytest.mark.parametrize("silly", [("--gpu-memory", 0), ("--gpus", 0), ("--tflops", -1), ("--pcie", "nan")])
+@pytest.mark.parametrize(
+    "silly",
+    [
+        ("--gpu-memory", 0), ("--gpu-memory", "24XB"), ("--host-memory", "nan"), ("--gpus", 0), ("--gpus", "9e29"),
+        ("--tflops", -1), ("--tflops", 0), ("--pcie", "nan"), ("--pcie", "1e300"), ("--classes", "9e29"),
+    ],
+)  # fmt: skip
 def test_numbers_that_mean_nothing_are_refused(plan, silly):
-    code, printed = plan("--gpu-memory", 24, *silly)
+    code, printed = plan("--gpu-memory", "24GB", *silly)
     assert code == 2
-    assert f"argument {silly[0]}: expected a number above 0, got {silly[1]}" in printed
+    assert f"argument {silly[0]}: expected a " in printed
+    assert f"got '{silly[1]}'" in printed
 
 
 def test_help_loads_no_torch(run_tool):
