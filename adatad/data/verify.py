@@ -34,6 +34,7 @@ from adatad.data.time_check import (
     time_problems,
 )
 from adatad.data.video_index import Heartbeat, VideoIndex, read_index
+from adatad.errors import UserError
 from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
 
@@ -120,7 +121,7 @@ def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels
     """Changes with the file, its annotations, what they may say, and how closely it is looked at; empty for no file."""
     try:
         facts = video_path(data, name).stat()
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         # No file can have such a name either.
         return ""
     classes = hashlib.sha256(repr(sorted(map(repr, labels))).encode()).hexdigest()[:16]
@@ -130,9 +131,13 @@ def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels
 
 def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> Checked:
     """All that is wrong with a video and its annotations. labels: what annotations may call a class."""
-    stamp, path = _stamp(data, name, entry, whole, labels), video_path(data, name)
     length = _length(data, entry)
     wrong = [[problem.kind, problem.text] for problem in entry_problems(data, name, entry, labels)]
+    try:
+        path = video_path(data, name)
+    except UserError as error:
+        return _checked(name, [*wrong, ["missing", shown(error)]])
+    stamp = _stamp(data, name, entry, whole, labels)
     if not stamp:
         missing = ["missing", f"there is no file {shown(path)}"]
         return _checked(name, [missing, *wrong, *_out_of_range(data, entry, 0.0, length)])

@@ -81,14 +81,14 @@ def test_a_second_pass_reads_only_what_is_new(broken, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"duration": "long"}, "duration in seconds, frame and fps are expected as numbers"),
-        ({"annotations": [{"segment": [1], "label": "run"}]}, "in seconds, start before end, and a label"),
-        ({"annotations": [{"segment": [0, 1], "label": ["run"]}]}, "got {'segment': [0, 1], 'label': ['run']}"),
+        ({"duration": "long"}, 'expected "duration" in seconds, more than 0'),
+        ({"annotations": [{"segment": [1], "label": "run"}]}, "both in seconds"),
+        ({"annotations": [{"segment": [0, 1], "label": ["run"]}]}, "labels are names or whole numbers, got ['run']"),
         ({"annotations": {"run": [0, 1]}}, "expected a list of annotations, got {'run': [0, 1]}"),
     ],
 )
 def test_annotations_that_cannot_be_read_are_a_problem_of_their_video(change, message, tiny_data):
-    entry = {"duration": 1.0, "annotations": [], **change}
+    entry = {"duration": 1.0, "fps": 8, "annotations": [], **change}
     data = DataSpec(annotations="a.json", videos=str(tiny_data / "videos"))
     found = verify.check_video(data, "demo_training_000", entry, False, frozenset({"run"}))
     (detail,) = [detail for kind, detail in found.problems if kind == "unreadable annotations"]
@@ -134,7 +134,7 @@ def test_a_process_that_is_ended_is_said_and_what_is_done_stays(broken, tmp_path
 def test_a_name_that_no_file_has_is_a_problem_of_its_video(name, tiny_data, tmp_path):
     data = DataSpec(annotations="a.json", videos=str(tiny_data / "videos"))
     found = verify.check_video(data, name, {"duration": 1.0, "annotations": []}, False, frozenset())
-    assert [kind for kind, _ in found.problems] == ["missing"]
+    assert "missing" in [kind for kind, _ in found.problems]
     assert all(detail.isprintable() for _, detail in found.problems)
     assert write_block_list([found], tmp_path / "blocked.txt") == 1
     if "\udcff" not in name:
@@ -144,7 +144,7 @@ def test_a_name_that_no_file_has_is_a_problem_of_its_video(name, tiny_data, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "there.txt"], "there.txt: is a file; expected a folder"),
+        (["--output", "there.txt"], "there.txt: is no folder; expected one"),
         (["--output", "check", "--workers", 0], "expected a whole number from 1, got '0'"),
     ],
 )

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 import adatad.training.room as room
-import adatad.training.run as run_module
 from adatad.files import FileError
 from adatad.printing import lasting_output
+from adatad.report import page
 from adatad.spec import load
 from adatad.training.log import Dispensable, log_to
 from adatad.training.metrics import Metrics
@@ -138,12 +138,12 @@ def test_training_that_is_done_is_not_failed_by_files_and_pages_about_it(tiny_sp
     def full(self, name, content):
         raise FileError(f"{name}: can't be written: No space left on device")
 
-    def no_report(path, spec):
+    def no_report(path, spec, say):
         raise ValueError("a page that can't be drawn")
 
     monkeypatch.setattr(RunDirectory, "write_text", full)
     monkeypatch.setattr(RunDirectory, "write_json", full)
-    monkeypatch.setattr(run_module, "write_report", no_report)
+    monkeypatch.setattr(page, "write_report", no_report)
     result, folder = train_run(load(tiny_spec, ["schedule.epochs=1", "schedule.warmup_epochs=0"]))
     assert result["epochs"] == 1
     log = (folder / "log.txt").read_text()
