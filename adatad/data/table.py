@@ -187,7 +187,8 @@ class _Records:
             number, line = self._next, self.lines[self._next]
             self._next += 1
             if not self._started:
-                if line.lstrip().startswith(COMMENT):
+                # A tab before the mark ends an empty field: the mark begins the second one.
+                if line.lstrip(" ").startswith(COMMENT):
                     self.comments.append(number + 1)
                     continue
                 self._begins, self._started = number, True

@@ -42,7 +42,8 @@ def test_what_rows_hold_does_not_tell_the_delimiter(read):
     "content",
     [
         text().encode("utf-8-sig"), text("\t").encode("utf-16"), b"\xfe\xff" + text("\t").encode("utf-16-be"),
-        gzip.compress(text().encode()), b"sep=;\r\n" + text(";").encode(), b"\n \n" + text().encode() + b"\n,,,\n",
+        gzip.compress(text().encode(), mtime=0), b"sep=;\r\n" + text(";").encode(),
+        b"\n \n" + text().encode() + b"\n,,,\n",
         b"# written by a tool\n" + text().encode(), b"#" + text().encode(), b"# 3 videos\n# " + text().encode(),
         text(end=",,\n").encode(), b'"video","start","end","label"\nk0,1,3,pour\nk1,2,5,stir',
     ],
@@ -50,6 +51,12 @@ def test_what_rows_hold_does_not_tell_the_delimiter(read):
 def test_encodings_marks_blank_lines_and_comments(read, content):
     table = read(content)
     assert (table.header, [row.fields for row in table.rows]) == (["video", "start", "end", "label"], ROWS)
+
+
+def test_a_mark_of_comments_in_a_later_field_is_text(read):
+    table = read("annotator\tlabel\tvideo\n\t#tag\tk0\n#\tpour\tk0\n")
+    assert [row.fields for row in table.rows] == [["", "#tag", "k0"]]
+    assert table.comments == [3]
 
 
 def test_fields_in_quotes_hold_commas_and_lines_and_rows_keep_their_line(read):
