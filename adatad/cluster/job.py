@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
-from adatad.files import MAX_SPEC_BYTES, FileError, read_json, shown
+from adatad.files import MAX_SPEC_BYTES, FileError, read_json, read_text, shown
 
 FOLDER = "slurm"
 SUBMITTED = "submitted.txt"
@@ -90,7 +90,7 @@ def newest_step(run: Path) -> int:
 def submitted_jobs(folder: Path) -> list[str]:
     """Numbers of the jobs that tools/submit.py has submitted for a run, oldest first."""
     file = folder / SUBMITTED
-    words = file.read_text(errors="replace").split() if file.is_file() else []
+    words = read_text(file, MAX_SPEC_BYTES).split() if file.is_file() else []
     return [word for word in words if JOB.fullmatch(word)]
 
 

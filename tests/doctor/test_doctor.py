@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_spec import saved_state
 
 from adatad.doctor import examine, experiment
 from adatad.doctor.findings import OK, PROBLEM, WARNING
 from adatad.files import FileError
-from adatad.spec import load
+from adatad.spec import load, to_yaml
 
 ROOT = Path(__file__).parents[2]
 GOOD_TORCH = {"version": "2.13.0", "cuda_build": None, "gpus": [], "errors": {}}
@@ -167,7 +168,7 @@ def test_the_newest_whole_checkpoint_of_a_run_is_found(tiny_spec):
         tensors = {"w": torch.ones(3)}
         moments = {"w": {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}}
         write_checkpoint(
-            checkpoint_path(run.checkpoints, step), Checkpoint(tensors, tensors, moments, {}, "name: tiny\n")
+            checkpoint_path(run.checkpoints, step), Checkpoint(tensors, tensors, moments, saved_state(step), to_yaml(spec))
         )
     newest = checkpoint_path(run.checkpoints, 2)
     found = list(experiment.check_run(spec))
