@@ -98,7 +98,7 @@ def test_a_status_says_what_it_leaves_out(run, monkeypatch):
     text = "\n".join(status.report(run)[0])
     assert asked == ["7"]
     assert re.search(r"submitted\.txt: .*is no text in UTF-8", text)
-    assert f"left out    {lives}: 7 starts that can't be read" in text
+    assert f"left out    {lives}: 9 starts that can't be read" in text
     assert "metrics.jsonl: 3 lines can't be read or lack a key; left out" in text
     assert "step        6 of 9, loss 0.5000" in text
 
