@@ -88,7 +88,8 @@ def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise FileError(f"{path}: is no text in UTF-8 ({reason(error)}); save it as UTF-8") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise FileError(f"{path}: line {line} is no text in UTF-8 ({reason(error)}); save it as UTF-8") from error
 
 
 def read_json(path: str | Path, limit_bytes: int = MAX_BYTES) -> Any:
