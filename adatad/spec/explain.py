@@ -132,14 +132,7 @@ def _hint_of_key(key: Key) -> str:
         section = dotted(key[:-1]) if key[:-1] else "a spec"
         fields = fields_at(key[:-1])
         return f"; {section} has {', '.join(fields)}" if fields else ""
-    names = [_as_hint(name, key) for name in found]
-    return f"; did you mean {' or '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}?"
-
-
-def _as_hint(name: str, key: Key) -> str:
-    """The whole key; the last word alone where that is a slip in the same section."""
-    section, _, last = name.rpartition(".")
-    return last if section == dotted(key[:-1]) and nearest(str(key[-1]).lower(), [last], SLIP) else name
+    return f"; did you mean {' or '.join([', '.join(found[:-1]), found[-1]] if found[1:] else found)}?"
 
 
 def leaves(key: Key, value: Any) -> Iterator[Key]:

@@ -168,7 +168,8 @@ def test_the_newest_whole_checkpoint_of_a_run_is_found(tiny_spec):
         tensors = {"w": torch.ones(3)}
         moments = {"w": {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}}
         write_checkpoint(
-            checkpoint_path(run.checkpoints, step), Checkpoint(tensors, tensors, moments, saved_state(step), to_yaml(spec))
+            checkpoint_path(run.checkpoints, step),
+            Checkpoint(tensors, tensors, moments, saved_state(step), to_yaml(spec)),
         )
     newest = checkpoint_path(run.checkpoints, 2)
     found = list(experiment.check_run(spec))

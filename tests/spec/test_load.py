@@ -86,17 +86,17 @@ def test_all_errors_at_once_with_place_and_nearest_word(tmp_path):
     found = problems(write(tmp_path, "s.yaml", text), "optimizer.lr=-1", "train.presicion=fp16")
     assert len(found) == 5
     text = "\n".join(found)
-    assert "s.yaml:4: model.backbone.mod: no such key; did you mean mode?" in text
+    assert "s.yaml:4: model.backbone.mod: no such key; did you mean model.backbone.mode?" in text
     assert "s.yaml:4: model.backbone.preset: expected 'tiny'" in text
     assert "did you mean giant?" in text
     assert "s.yaml:6: train.seed: " in text
     assert "--set optimizer.lr=-1: optimizer.lr: Input should be greater than 0, got -1" in text
-    assert "train.presicion: no such key; did you mean precision?" in text
+    assert "train.presicion: no such key; did you mean train.precision?" in text
 
 
 def test_a_key_with_a_hyphen_is_named_whole_and_where_it_stands(tmp_path):
     path = write(tmp_path, "s.yaml", MINIMAL + "\ntrain: {global-batch: 4}\n")
-    assert problems(path) == [f"{path}:4: train.global-batch: no such key; did you mean global_batch?"]
+    assert problems(path) == [f"{path}:4: train.global-batch: no such key; did you mean train.global_batch?"]
 
 
 @pytest.mark.parametrize(
