@@ -179,6 +179,57 @@ def test_bad_overrides(tmp_path, override, message):
 
 
 @pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.pattern={name}.mp4", "{name}.mp4"),
+        ("data.pattern={name}", "{name}"),
+        ("data.pattern='{name}.mp4'", "{name}.mp4"),
+        ('data.pattern="{name}.mp4"', "{name}.mp4"),
+        ("data.annotations=[a].json", "[a].json"),
+        ("data.annotations=a: b: c", "a: b: c"),
+        ("data.annotations=a: b", "a: b"),
+        ("data.annotations=!a", "!a"),
+        ("data.annotations=*.json", "*.json"),
+        ("data.classes=[a].txt", "[a].txt"),
+        ("data.classes=[a, b]", ("a", "b")),
+        ("data.classes=null", None),
+        ("name=%j", "%j"),
+        ("name=@x", "@x"),
+        ("name=`x`", "`x`"),
+        ("name=[a", "[a"),
+    ],
+)
+def test_text_that_is_no_yaml_is_taken_as_text(tmp_path, override, value):
+    found = load(write(tmp_path, "s.yaml", MINIMAL), [override], check_files=False)
+    for part in override.partition("=")[0].split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.tious=[0.3,", "--set 'evaluate.tious=[a, b]'"),
+        ("data.classes=[a,", "--set 'data.classes=[a, b]'"),
+        ("memory={policy: tile", "isn't a YAML value"),
+        ("model.backbone.adapter.blocks=[1].x", "isn't a YAML value"),
+        ("name='a", "quote text as --set 'name=\"...\"'"),
+        ("memory.policy=@x", "'tile', or a list, got '@x'"),
+        ("train.seed=%3", "train.seed: Input should be a valid integer"),
+        ("train.sed=@x", "did you mean train.seed?"),
+        ("data=@x", "expected a section with keys of its own, got '@x'"),
+        (f"name={'x' * 5000}", "5,000 characters"),
+        (f"name=@{'x' * 5000}", "isn't a YAML value"),
+        (f"memory.policy={'[' * 50}", "isn't a YAML value"),
+        (f"train.seed={9**99}", "larger than any number"),
+    ],
+)
+def test_what_cannot_be_text_is_refused_with_how_to_quote(tmp_path, override, message):
+    [line] = problems(write(tmp_path, "s.yaml", MINIMAL), override)
+    assert message in line
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "expected a mapping"),
