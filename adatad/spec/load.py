@@ -84,7 +84,8 @@ def load_with_sources(
     if ROOT in doubtful:
         doubtful |= {("data", name) for name in UNDER_ROOT}
     spec = under_root(spec) if spec else None
-    problems += _contradictions(spec, document, path, doubtful, check_files) if spec else []
+    given = {_override_key(text) for text in overrides}
+    problems += _contradictions(spec, document, path, doubtful, given, check_files) if spec else []
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"{cut(path)}: {len(problems) - MAX_PROBLEMS} more problems"]
     if problems:
@@ -132,8 +133,10 @@ def _meant(path: Path) -> str:
     return f", and {hint}" if path.suffix != ".yaml" else f" in {cut(Path.cwd())}" * (not path.is_absolute())
 
 
-def _contradictions(spec: Spec, document: Document, path: Path, doubtful: set[Key], check_files: bool) -> list[str]:
-    checks = cross_checks(spec, doubtful) + (file_checks(spec, doubtful) if check_files else [])
+def _contradictions(
+    spec: Spec, document: Document, path: Path, doubtful: set[Key], given: set[Key], check_files: bool
+) -> list[str]:
+    checks = cross_checks(spec, doubtful, given) + (file_checks(spec, doubtful) if check_files else [])
     return [f"{document.source(key) or cut(path)}: {dotted(key)}: {text}" for key, text in checks]
 
 
