@@ -23,7 +23,7 @@ MAX_PARAMETERS = 10**12
 """Of the backbone, and of the detector."""
 
 
-def _window(spec: Spec) -> Iterator[Problem]:
+def _window(spec: Spec) -> Iterator[Finding]:
     window, backbone = spec.data.window, spec.model.backbone
     frames = window.size_grid * window.frames_per_position
     if frames % backbone.clip_frames:
@@ -52,12 +52,14 @@ def _window(spec: Spec) -> Iterator[Problem]:
         yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]; {cure}"
 
 
-def _resized_window(spec: Spec) -> Iterator[Problem]:
+def _resized_window(spec: Spec) -> Iterator[Finding]:
     """Keys that can be left off must be; a stride and an overlap, which have no such value, are passed over."""
     for name, off in (("crop_ratio", None), ("offset_frames", 0)):
         if getattr(spec.data.window, name) != off:
             text = "is without effect with kind resize, whose windows are whole videos"
-            yield ("data", "window", name), f"{text}; {instead(**{f'data__window__{name}': off})}"
+            can_slide = spec.data.window.stride_frames % spec.data.window.frames_per_position == 0
+            slide = ({"data__window__kind": "sliding"},) if can_slide else ()
+            yield ("data", "window", name), ways(text, {f"data__window__{name}": off}, *slide)
 
 
 def _names(spec: Spec) -> Iterator[Problem]:
@@ -122,8 +124,10 @@ def _adapter(spec: Spec) -> Iterator[Problem]:
 def _detector(spec: Spec) -> Iterator[Finding]:
     detector, key = spec.model.detector, ("model", "detector")
     if detector.width % detector.heads:
-        cure = instead(model__detector__heads=divisor(detector.width, detector.heads))
-        yield (*key, "width"), f"{detector.width} can't be divided by {detector.heads} heads; {cure}"
+        text = f"{detector.width} can't be divided by {detector.heads} heads"
+        width = multiple(detector.width, detector.heads)
+        wider = ({"model__detector__width": width},) if width < min(2 * detector.width, MAX_LENGTH) else ()
+        yield (*key, "width"), ways(text, {"model__detector__heads": divisor(detector.width, detector.heads)}, *wider)
     if detector.embed_kernel % 2 == 0:
         cure = instead(model__detector__embed_kernel=detector.embed_kernel + 1)
         yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}; {cure}"
