@@ -19,6 +19,7 @@ from adatad.evaluation.detection_map import MapResult
 from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 from adatad.evaluation.proposal_recall import RecallResult
 from adatad.files import files_to_write, shown, write_json
+from adatad.quantities import number
 
 POINTS = (1, 5, 10, 100)
 """Proposals a video at which average recall is shown."""
@@ -30,7 +31,7 @@ def main() -> int:
     parser.add_argument("ground_truth", type=path_arg, metavar="GT", help='JSON file {"database": ...}, plain or .gz')
     parser.add_argument("detections", type=path_arg, metavar="DETECTIONS", help='JSON file {"results": ...}, the same')
     parser.add_argument("--subset", default="validation", help="subset that is scored (default %(default)s)")
-    parser.add_argument("--tiou", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], metavar="T")
+    parser.add_argument("--tiou", type=number(0, 1), nargs="+", default=[0.3, 0.4, 0.5, 0.6, 0.7], metavar="T")
     parser.add_argument("--score", choices=("mAP", "verb", "noun", "action", "recall"), default="mAP")
     parser.add_argument(
         "--top-k", type=whole_number(1, MAX_TOP_K), nargs="+", default=[], metavar="K", help="report recall@kx too"

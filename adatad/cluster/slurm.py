@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from adatad.cluster.job import JobError
+from adatad.files import reason, shown
+
+MAX_SHOWN = 200
+"""Characters of an answer in a message."""
 
 
 class Queued(NamedTuple):
@@ -22,11 +26,16 @@ class Queued(NamedTuple):
 def slurm(*command: str) -> str:
     """Standard output of a command. Raises JobError with what it said."""
     try:
-        run = subprocess.run(command, capture_output=True, text=True, env=outside_of_jobs(os.environ))
+        run = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", errors="backslashreplace",
+            env=outside_of_jobs(os.environ),
+        )  # fmt: skip
     except FileNotFoundError:
         raise JobError(
             f"{command[0]} isn't here: run this on a host of the cluster that jobs are submitted on"
         ) from None
+    except OSError as error:
+        raise JobError(f"{command[0]} can't be run: {reason(error)}") from error
     if run.returncode:
         raise JobError(f"{' '.join(command)}: {(run.stderr or run.stdout).strip()}")
     return run.stdout
@@ -39,11 +48,16 @@ def outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def queued(job: str) -> Queued | None:
-    """None for a job that has ended, or that Slurm has forgotten."""
+    """None for a job that has ended, or that Slurm has forgotten. Raises JobError if Slurm says nothing that can be
+    read: other lines, as a site's wrapper may print, are passed over."""
     try:
         lines = slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T|%r|%L|%N").splitlines()
     except JobError as error:
         if "Invalid job id" in str(error):
             return None
         raise
-    return Queued(*lines[0].strip().split("|")) if lines else None
+    parts = [line.strip().split("|") for line in lines if line.strip()]
+    usable = [part for part in parts if len(part) == len(Queued._fields) and part[0]]
+    if parts and not usable:
+        raise JobError(f"squeue's answer on job {job} can't be read: {shown('|'.join(parts[0]), MAX_SHOWN)!r}")
+    return Queued(*usable[0]) if usable else None

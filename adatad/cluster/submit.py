@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from adatad.cluster.freeze import forget, freeze, frozen_names, version
-from adatad.cluster.job import FOLDER, JobError, note_submitted, started_lives, submitted_jobs
+from adatad.cluster.job import FOLDER, JOB, JobError, note_submitted, started_lives, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
 from adatad.files import FileError, reason, write_text
@@ -148,10 +148,15 @@ def submit(script_path: Path) -> str:
     folder, name = script_path.parent, script_path.stem.removeprefix("job-")
     try:
         slurm("sbatch", "--test-only", str(script_path))
-        job = slurm("sbatch", "--parsable", str(script_path)).strip().split(";")[0]
+        answer = slurm("sbatch", "--parsable", str(script_path))
     except BaseException:
         script_path.unlink(missing_ok=True)
         forget(folder, name)
         raise
+    # A site's wrapper may print lines of its own.
+    jobs = [name for line in answer.splitlines() if JOB.fullmatch(name := line.strip().partition(";")[0])]
+    if not jobs:
+        raise JobError(f"sbatch took the job, but its answer holds no number: {cut(answer.strip())!r}; see squeue --me")
+    job = jobs[-1]
     note_submitted(folder, job)
     return job

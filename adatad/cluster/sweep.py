@@ -10,10 +10,11 @@ import os
 import socket
 from pathlib import Path
 
-from adatad.command import run
+from adatad.command import run, whole_number
 from adatad.files import FileError, read_text, shown
 from adatad.report.run_files import Record, is_there, read_result
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
+from adatad.spec.schema import MAX_COUNT
 
 
 def rows_of(path: Path) -> list[str]:
@@ -46,7 +47,7 @@ def _cells(file: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path)
-    parser.add_argument("first_id", type=int)
+    parser.add_argument("first_id", type=whole_number(0, MAX_COUNT))
     add_spec_arguments(parser)
     add_engine_arguments(parser)
     parser.add_argument("--launcher", help=argparse.SUPPRESS)

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from adatad.quantities import MAX_GIB, number
+
 if TYPE_CHECKING:
     import torch
 
@@ -122,9 +124,9 @@ def _product(report: Report) -> None:
     import torch
 
     times = []
-    for number in range(max(torch.cuda.device_count(), 1)):
+    for index in range(max(torch.cuda.device_count(), 1)):
         gpu = torch.cuda.is_available()
-        device = torch.device("cuda", number) if gpu else torch.device("cpu")
+        device = torch.device("cuda", index) if gpu else torch.device("cpu")
         size = 8192 if gpu else 512
         matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
         best = float("inf")
@@ -135,7 +137,7 @@ def _product(report: Report) -> None:
                 torch.cuda.synchronize(device)
             best = min(best, time.perf_counter() - began)
         if product[0, 0].item() != size:
-            report.problems.append(f"device {number} computes wrong products")
+            report.problems.append(f"device {index} computes wrong products")
         times.append(best)
     report.product_ms = 1000 * max(times)
 
@@ -241,11 +243,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--disk", type=Path, default=Path("/tmp"), help="folder on the node's own disk")
-    parser.add_argument("--min-free-gib", type=float, default=2.0, help="of that disk, and of each GPU's memory")
-    parser.add_argument("--seconds", type=float, default=120.0, help="for the meeting with the other nodes")
+    parser.add_argument(
+        "--min-free-gib", type=number(0, MAX_GIB), default=2.0, help="of that disk, and of each GPU's memory"
+    )
+    parser.add_argument("--seconds", type=number(1, 86_400), default=120.0, help="for the meeting with the other nodes")
     parser.add_argument("--judge", nargs="+", metavar="HOST", help="judge what these hosts have written")
-    parser.add_argument("--slow-factor", type=float, default=1.5)
-    parser.add_argument("--min-gbit", type=float, default=0.0)
+    parser.add_argument("--slow-factor", type=number(1, 1e6), default=1.5)
+    parser.add_argument("--min-gbit", type=number(0, 1e6), default=0.0)
     args = parser.parse_args()
     if not args.judge:
         return _look(args)

@@ -103,6 +103,8 @@ def is_first_rank() -> bool:
 
 def place() -> Place:
     """Raises ProcessesError."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        _refuse_empty(name)
     alone = os.environ.get("WORLD_SIZE", "1") == "1" and os.environ.get("RANK", "0") == "0"
     if alone and "TORCHELASTIC_RESTART_COUNT" not in os.environ:
         return Place(0, 1, _number("LOCAL_RANK", 0))
@@ -110,7 +112,8 @@ def place() -> Place:
     if world < 1 or rank >= world:
         raise ProcessesError(f"RANK is {rank}, and WORLD_SIZE {world}: expected a rank below it; {HOW_TO_START}")
     if world > 1 or "TORCHELASTIC_RESTART_COUNT" in os.environ:
-        if not os.environ.get("MASTER_ADDR"):
+        _refuse_empty("MASTER_ADDR")
+        if "MASTER_ADDR" not in os.environ:
             raise ProcessesError(f"RANK and WORLD_SIZE are set, MASTER_ADDR isn't: {HOW_TO_START}")
         port = _number("MASTER_PORT", None)
         if not 0 < port < 65536:
@@ -118,8 +121,14 @@ def place() -> Place:
     return Place(rank, world, _number("LOCAL_RANK", 0))
 
 
+def _refuse_empty(name: str) -> None:
+    if name in os.environ and not os.environ[name].strip():
+        raise ProcessesError(f"{name} is set but empty: unset it, or give it a value; {HOW_TO_START}")
+
+
 def _number(name: str, default: int | None) -> int:
     """A variable's whole number. default: of one that isn't set; None: it must be."""
+    _refuse_empty(name)
     text = os.environ.get(name)
     if text is None and default is not None:
         return default

@@ -57,13 +57,15 @@ def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HE
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """--engine, --deepspeed, and what DeepSpeed's launcher adds to a command."""
+    from adatad.command import whole_number
+
     parser.add_argument("--engine", choices=get_args(EngineKind), help="how ranks share the work (parallel.engine)")
     parser.add_argument(
         "--deepspeed", metavar="FILE",
         help="DeepSpeed's JSON file (parallel.deepspeed); without --engine, the engine is that of the file's stage",
     )  # fmt: skip
     # The environment says the same.
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", "--local-rank", type=whole_number(-1, MAX_COUNT), help=argparse.SUPPRESS)
 
 
 def overrides_from(args: argparse.Namespace) -> Sequence[str]:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from adatad.spec.clip_share import clips_of_window
-from adatad.spec.cures import instead
+from adatad.spec.cures import Ways, instead, ways
 from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
-from adatad.spec.model_checks import MODEL_CHECKS, Problem
+from adatad.spec.model_checks import MODEL_CHECKS, Finding, Problem
 from adatad.spec.paths import PATHS, STAGE_TO
 from adatad.spec.presets import resolve_backbone
 from adatad.spec.published_weights import RANDOM, where_published
@@ -22,11 +22,12 @@ from adatad.spec.salvage import DoubtError, Undoubted
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, Spec
 from adatad.spec.text import cut, name_problem, path_problem
 
-Check = Callable[[Spec], Iterator[Problem]]
+Check = Callable[[Spec], Iterator[Finding]]
 
 
-def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
-    """Settings that contradict one another; none that hangs on a doubtful key."""
+def cross_checks(spec: Spec, doubtful: Iterable[Key] = (), given: Iterable[Key] = ()) -> list[Problem]:
+    """Settings that contradict one another; none that hangs on a doubtful key. given: keys that the user has set over
+    the file, which a cure leaves alone if it can."""
     checks = (
         _name,
         *(partial(_path, key=key) for key in (*PATHS, STAGE_TO)),
@@ -37,7 +38,7 @@ def cross_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
         _postprocess,
         _classifier,
     )
-    return _problems(checks, spec, set(doubtful))
+    return _problems(checks, spec, set(doubtful), given)
 
 
 def memory_checks(spec: Spec) -> list[Problem]:
@@ -52,14 +53,14 @@ def file_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
     )
 
 
-def _problems(checks: Iterable[Check], spec: Spec, doubtful: set[Key]) -> list[Problem]:
+def _problems(checks: Iterable[Check], spec: Spec, doubtful: set[Key], given: Iterable[Key] = ()) -> list[Problem]:
     seen = Undoubted(spec, doubtful) if doubtful else spec
     problems = []
     for check in checks:
         # A check ends where it reads what is doubtful; what it found before stands.
         with contextlib.suppress(DoubtError):
-            for problem in check(seen):
-                problems.append(problem)
+            for key, found in check(seen):
+                problems.append((key, found.said(given) if isinstance(found, Ways) else found))
     return problems
 
 
@@ -126,13 +127,14 @@ def _path(spec: Spec, key: Key) -> Iterator[Problem]:
         yield key, problem
 
 
+TILE, DDP = {"memory__policy": "tile"}, {"parallel__engine": "ddp"}
 TILE_ONLY = (
     "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "rows", "halos", "frames",
     "frozen_weights", "host_limit_gib",
 )  # fmt: skip
 
 
-def _memory(spec: Spec) -> Iterator[Problem]:
+def _memory(spec: Spec) -> Iterator[Finding]:
     memory, mode, key = spec.memory, spec.model.backbone.mode, ("memory",)
     if isinstance(memory.policy, tuple):
         depth, expected = resolve_backbone(spec.model.backbone).depth, 0
@@ -158,14 +160,25 @@ def _memory(spec: Spec) -> Iterator[Problem]:
         defaults = MemorySpec()
         for name in TILE_ONLY:
             if getattr(memory, name) != getattr(defaults, name):
-                cure = instead(**{f"memory__{name}": getattr(defaults, name)}).replace('"', "")
-                yield (*key, name), f"is without effect under policy {_policy(memory)}, it belongs to tile; {cure}"
+                text = f"is without effect under policy {_policy(memory)}, it belongs to tile"
+                off = {f"memory__{name}": getattr(defaults, name)}
+                yield (*key, name), ways(text, off, *([TILE] if _possible_under_tile(spec, name) else []))
         if memory.weight_dtype not in ("auto", "fp32"):
             text = f"{memory.weight_dtype} needs policy tile; here it can be auto or fp32"
-            yield (*key, "weight_dtype"), f"{text}: --set memory.weight_dtype=auto"
+            yield (*key, "weight_dtype"), ways(text, {"memory__weight_dtype": "auto"}, TILE)
         return
     yield from _placement(spec, policies)
     yield from _reach(spec)
+
+
+def _possible_under_tile(spec: Spec, name: str) -> bool:
+    """Whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
+    mode, engine = spec.model.backbone.mode, spec.parallel.engine
+    if name == "frozen_weights":
+        return mode != "full" and engine in ("auto", "ddp") and spec.memory.order != "tiles"
+    return not (name in ("rows", "halos") and mode == "side") and not (
+        name == "order" and spec.memory.order == "tiles" and engine in SHARDS_FROZEN_WEIGHTS
+    )
 
 
 def _policy(memory: MemorySpec) -> str:
@@ -188,14 +201,12 @@ def _reach(spec: Spec) -> Iterator[Problem]:
         yield ("memory", "policy"), f"{text}: tile can't do that, block can"
 
 
-def _placement(spec: Spec, policies: list[str]) -> Iterator[Problem]:
+def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
     """What can't wait in host memory, under policy tile."""
     memory, mode, engine = spec.memory, spec.model.backbone.mode, spec.parallel.engine
     if memory.frames == "host" and policies[0] != "tile":
-        yield (
-            ("memory", "frames"),
-            (f"host needs policy tile in the first range, which is {policies[0]}; --set memory.frames=device"),
-        )
+        text = f"host needs policy tile in the first range, which is {policies[0]}"
+        yield ("memory", "frames"), ways(text, {"memory__frames": "device"}, TILE)
     if memory.frozen_weights == "stream":
         if mode == "full":
             yield (
@@ -203,45 +214,42 @@ def _placement(spec: Spec, policies: list[str]) -> Iterator[Problem]:
                 ("stream is without effect: mode full has no frozen weights; --set memory.frozen_weights=device"),
             )
         if set(policies) != {"tile"}:
-            yield (
-                ("memory", "frozen_weights"),
-                ("stream needs policy tile for all blocks; --set memory.policy=tile, or memory.frozen_weights=device"),
-            )
+            text = "stream needs policy tile for all blocks"
+            yield ("memory", "frozen_weights"), ways(text, TILE, {"memory__frozen_weights": "device"})
         if memory.order == "tiles":
-            yield (
-                ("memory", "order"),
-                ("tiles wants all weights at once, which frozen_weights stream doesn't have; --set memory.order=auto"),
-            )
+            text = "tiles wants all weights at once, which frozen_weights stream doesn't have"
+            yield ("memory", "order"), ways(text, {"memory__order": "auto"}, {"memory__frozen_weights": "device"})
         if engine not in ("auto", "ddp"):
             text = f"stream works with engine ddp, not {engine}, which has ways of its own (docs/engines.md)"
-            yield ("memory", "frozen_weights"), f"{text}; --set memory.frozen_weights=device"
+            yield ("memory", "frozen_weights"), ways(text, {"memory__frozen_weights": "device"}, DDP)
     if mode == "side":
         for name in ("rows", "halos"):
             if getattr(memory, name) == "host":
                 yield ("memory", name), f"host is without effect: mode side keeps none; --set memory.{name}=device"
 
 
-def _parallel(spec: Spec) -> Iterator[Problem]:
+def _parallel(spec: Spec) -> Iterator[Finding]:
     parallel, key = spec.parallel, ("parallel",)
     if parallel.deepspeed is not None and not parallel.engine.startswith("zero"):
         text = f"is without effect with engine {parallel.engine}, it belongs to zero1, zero2, zero3"
-        yield (*key, "deepspeed"), f"{text}; {instead(parallel__deepspeed=None)}"
+        yield (*key, "deepspeed"), ways(text, {"parallel__deepspeed": None}, {"parallel__engine": "zero2"})
     if spec.train.recheck_every and parallel.engine.startswith("zero"):
-        text = f"engine {parallel.engine} shows no gradients before its update; {instead(train__recheck_every=None)}"
-        yield ("train", "recheck_every"), f"{text}, or engine fsdp or ddp"
+        text = f"engine {parallel.engine} shows no gradients before its update, fsdp and ddp do"
+        yield ("train", "recheck_every"), ways(text, {"train__recheck_every": None}, {"parallel__engine": "fsdp"})
     if parallel.cpu_offload and parallel.engine != "fsdp":
         text = "DeepSpeed offloads by its own file" if parallel.engine.startswith("zero") else "it belongs to fsdp"
-        cure = instead(parallel__cpu_offload=False)
-        yield (*key, "cpu_offload"), f"is without effect with engine {parallel.engine}; {text}; {cure}"
+        text = f"is without effect with engine {parallel.engine}; {text}"
+        yield (*key, "cpu_offload"), ways(text, {"parallel__cpu_offload": False}, {"parallel__engine": "fsdp"})
     if parallel.checkpoint_offload and (parallel.engine != "fairscale" or spec.memory.policy != "block"):
         text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {_policy(spec.memory)}"
-        yield (*key, "checkpoint_offload"), f"{text}; {instead(parallel__checkpoint_offload=False)}"
+        on = {"parallel__engine": "fairscale", "memory__policy": "block"}
+        yield (*key, "checkpoint_offload"), ways(text, {"parallel__checkpoint_offload": False}, on)
     if spec.memory.optimizer_state == "host" and parallel.engine not in ("auto", "ddp"):
         text = f"host works with engine ddp, not {parallel.engine}, which has ways of its own (docs/engines.md)"
-        yield ("memory", "optimizer_state"), f"{text}; --set memory.optimizer_state=device"
+        yield ("memory", "optimizer_state"), ways(text, {"memory__optimizer_state": "device"}, DDP)
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
-        text = f"tiles wants all weights at once, which engine {parallel.engine} shards; --set memory.order=auto"
-        yield ("memory", "order"), text
+        text = f"tiles wants all weights at once, which engine {parallel.engine} shards"
+        yield ("memory", "order"), ways(text, {"memory__order": "auto"}, DDP)
 
 
 def _clip(spec: Spec) -> Iterator[Problem]:
@@ -267,12 +275,12 @@ def _clip(spec: Spec) -> Iterator[Problem]:
         yield key, f"{text}; use at most {most}: {instead(parallel__clip=most)}"
 
 
-def _postprocess(spec: Spec) -> Iterator[Problem]:
+def _postprocess(spec: Spec) -> Iterator[Finding]:
     nms = spec.postprocess.nms
     if nms and nms.multiclass and nms.voting_threshold is not None and spec.compat != "reference":
         text = "is without effect while multiclass is true (compat: reference allows and ignores it)"
-        cure = instead(postprocess__nms__voting_threshold=None)
-        yield ("postprocess", "nms", "voting_threshold"), f"{text}; {cure}"
+        off = {"postprocess__nms__voting_threshold": None}
+        yield ("postprocess", "nms", "voting_threshold"), ways(text, off, {"postprocess__nms__multiclass": False})
     if nms and nms.max_segments == 0:
         yield (
             ("postprocess", "nms", "max_segments"),
@@ -282,13 +290,13 @@ def _postprocess(spec: Spec) -> Iterator[Problem]:
         yield ("evaluate", "tious"), f"is empty; {instead(evaluate__tious=[0.3, 0.5, 0.7])}"
 
 
-def _classifier(spec: Spec) -> Iterator[Problem]:
+def _classifier(spec: Spec) -> Iterator[Finding]:
     key, classifier = ("postprocess", "classifier"), spec.postprocess.classifier
     if classifier is None:
         return
     if not spec.model.detector.class_agnostic:
         text = "gives labels to a detector without classes of its own"
-        yield key, f"{text}; {instead(model__detector__class_agnostic=True)}"
+        yield key, ways(text, {"model__detector__class_agnostic": True}, {"postprocess__classifier": None})
     off = f"is without effect with kind {classifier.kind}"
     pseudo = classifier.kind == "pseudo"
     if pseudo and classifier.file is not None:
@@ -301,7 +309,9 @@ def _classifier(spec: Spec) -> Iterator[Problem]:
         yield (*key, "pseudo_label"), f"{off}; {instead(postprocess__classifier__pseudo_label=None)}"
     if classifier.apply_softmax and classifier.kind != "standard":
         text = f"{off}, it belongs to standard"
-        yield (*key, "apply_softmax"), f"{text}; {instead(postprocess__classifier__apply_softmax=False)}"
+        off = {"postprocess__classifier__apply_softmax": False}
+        on = () if pseudo else ({"postprocess__classifier__kind": "standard"},)
+        yield (*key, "apply_softmax"), ways(text, off, *on)
 
 
 def _scoring_files(spec: Spec) -> Iterator[Problem]:

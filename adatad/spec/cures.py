@@ -4,12 +4,48 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from adatad.spec.document import Key
+
+PLAIN = re.compile(r"[a-z]+[0-9]?")
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What is wrong, and settings of which each cures it, as `instead` takes them, the usual one first."""
+
+    text: str
+    ways: tuple[dict[str, object], ...]
+
+    def said(self, given: Iterable[Key]) -> str:
+        """With the first way that leaves the keys alone that the user has just given; the usual one if none does."""
+        given = [tuple(map(str, key)) for key in given]
+        free = [way for way in self.ways if not any(_touches(name, key) for name in way for key in given)]
+        return f"{self.text}; {instead(**(free or self.ways)[0])}"
+
+
+def ways(text: str, *settings: dict[str, object]) -> Ways:
+    return Ways(text, settings)
+
+
+def _touches(name: str, key: tuple[str, ...]) -> bool:
+    """Whether one of the two keys is the other, or inside it."""
+    parts = tuple(name.split("__"))
+    length = min(len(parts), len(key))
+    return parts[:length] == key[:length]
 
 
 def instead(**settings: object) -> str:
     """What to write, to be pasted: `--set a.b=c`, of a__b=c."""
-    pairs = (f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in settings.items())
+    pairs = (f"{key.replace('__', '.')}={_written(value)}" for key, value in settings.items())
     return "--set " + " ".join(pair.replace(" ", "") for pair in pairs)
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value)
 
 
 def multiple(value: int, step: int) -> int:

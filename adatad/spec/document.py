@@ -47,6 +47,10 @@ class DocumentError(Exception):
     """A file that can't be read; the message names it and the line."""
 
 
+class SyntaxDocumentError(DocumentError):
+    """Text that isn't YAML at all, rather than YAML that a spec doesn't take."""
+
+
 @dataclass
 class Document:
     """Plain values, and for each leaf "file:line" or "--set"."""
@@ -118,7 +122,8 @@ _Loader.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
 
 
 def parse_value(text: str) -> Any:
-    """A YAML value on one line, as in an override. Raises DocumentError, without saying where."""
+    """A YAML value on one line, as in an override. Raises DocumentError, without saying where; SyntaxDocumentError if
+    it isn't YAML."""
     return _Reader("", Document(), _Count()).read(text)
 
 
@@ -245,7 +250,8 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             reason = error.problem or error.context or "can't be read"
-            raise self._error(mark.line + 1 if mark else 1, (), f"not valid YAML: {cut_key(reason)}") from error
+            told = self._error(mark.line + 1 if mark else 1, (), f"not valid YAML: {cut_key(reason)}")
+            raise SyntaxDocumentError(*told.args) from error
         except (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError) as error:
             # PyYAML's own: an escape beyond Unicode ("\UFFFFFFFF"), a %YAML directive of a thousand digits.
             raise self._error(1, (), f"not valid YAML: {cut_key(str(error).partition(chr(10))[0])}") from error

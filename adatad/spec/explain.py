@@ -132,14 +132,7 @@ def _hint_of_key(key: Key) -> str:
         section = dotted(key[:-1]) if key[:-1] else "a spec"
         fields = fields_at(key[:-1])
         return f"; {section} has {', '.join(fields)}" if fields else ""
-    names = [_as_hint(name, key) for name in found]
-    return f"; did you mean {' or '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}?"
-
-
-def _as_hint(name: str, key: Key) -> str:
-    """The whole key; the last word alone where that is a slip in the same section."""
-    section, _, last = name.rpartition(".")
-    return last if section == dotted(key[:-1]) and nearest(str(key[-1]).lower(), [last], SLIP) else name
+    return f"; did you mean {' or '.join([', '.join(found[:-1]), found[-1]] if found[1:] else found)}?"
 
 
 def leaves(key: Key, value: Any) -> Iterator[Key]:
@@ -205,6 +198,32 @@ def fields_at(key: Key) -> dict[str, Any]:
         if section is None:
             return {}
     return section.model_fields
+
+
+def kinds_at(key: Key) -> set[Any]:
+    """What the value at a key can be: str, int, tuple, a section, ...; nothing for a key that doesn't exist."""
+    kinds: set[Any] = {Spec}
+    for part in key:
+        inside: list[Any] = []
+        for kind in kinds:
+            origin = typing.get_origin(kind)
+            if isinstance(part, int):
+                inside += [item for item in typing.get_args(kind) if item is not ...] if origin is tuple else []
+            elif isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+                inside.append(kind.model_fields[part].annotation)
+        kinds = {branch for annotation in inside for branch in _branches(annotation)}
+    return {typing.get_origin(kind) or kind for kind in kinds}
+
+
+def _branches(annotation: Any) -> Iterator[Any]:
+    """The kinds of a union, and what Annotated says something about."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        yield from _branches(typing.get_args(annotation)[0])
+    elif _is_union(annotation):
+        for branch in typing.get_args(annotation):
+            yield from _branches(branch)
+    else:
+        yield annotation
 
 
 def _is_union(annotation: Any) -> bool:

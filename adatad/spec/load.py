@@ -12,8 +12,19 @@ from pydantic import ValidationError
 
 from adatad.errors import UserError
 from adatad.spec.checks import cross_checks, file_checks
-from adatad.spec.document import MAX_DEPTH, Document, DocumentError, Key, merge, near_file, parse_value, read_document
-from adatad.spec.explain import dotted, explain
+from adatad.spec.document import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    Document,
+    DocumentError,
+    Key,
+    SyntaxDocumentError,
+    merge,
+    near_file,
+    parse_value,
+    read_document,
+)
+from adatad.spec.explain import dotted, explain, kinds_at
 from adatad.spec.paths import expand_paths
 from adatad.spec.root import ROOT, UNDER_ROOT, under_root
 from adatad.spec.rows import RowError, find_row, row_of_reference
@@ -22,6 +33,7 @@ from adatad.spec.schema import Spec
 from adatad.spec.text import cut, cut_key, forbidden_character, short
 
 OVERRIDE = "--set"
+PAIRS = ("[]", "{}")
 MAX_PROBLEMS = 40
 """That are listed; the others are counted."""
 
@@ -72,7 +84,8 @@ def load_with_sources(
     if ROOT in doubtful:
         doubtful |= {("data", name) for name in UNDER_ROOT}
     spec = under_root(spec) if spec else None
-    problems += _contradictions(spec, document, path, doubtful, check_files) if spec else []
+    given = {_override_key(text) for text in overrides}
+    problems += _contradictions(spec, document, path, doubtful, given, check_files) if spec else []
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"{cut(path)}: {len(problems) - MAX_PROBLEMS} more problems"]
     if problems:
@@ -120,8 +133,10 @@ def _meant(path: Path) -> str:
     return f", and {hint}" if path.suffix != ".yaml" else f" in {cut(Path.cwd())}" * (not path.is_absolute())
 
 
-def _contradictions(spec: Spec, document: Document, path: Path, doubtful: set[Key], check_files: bool) -> list[str]:
-    checks = cross_checks(spec, doubtful) + (file_checks(spec, doubtful) if check_files else [])
+def _contradictions(
+    spec: Spec, document: Document, path: Path, doubtful: set[Key], given: set[Key], check_files: bool
+) -> list[str]:
+    checks = cross_checks(spec, doubtful, given) + (file_checks(spec, doubtful) if check_files else [])
     return [f"{document.source(key) or cut(path)}: {dotted(key)}: {text}" for key, text in checks]
 
 
@@ -148,9 +163,9 @@ def _override(document: Document, text: str) -> str | None:
     if key[0] == "base":
         return f"{where}: base belongs into a file; --overlay FILE lays another file over the spec"
     try:
-        value = parse_value(value_text)
+        value = _value_of(key, value_text)
     except DocumentError as error:
-        return f"{where}: {short(value_text)} isn't a YAML value that a spec takes: {error}"
+        return f"{where}: {short(value_text)} isn't a YAML value that a spec takes: {error}{_quotes(name, value_text)}"
     place: Any = document.values
     for index, part in enumerate(key[:-1]):
         if isinstance(place, dict):
@@ -170,6 +185,36 @@ def _override(document: Document, text: str) -> str | None:
     place[key[-1]] = value
     document.sources[key] = where
     return None
+
+
+def _value_of(key: Key, text: str) -> Any:
+    """The value of an override: YAML, or the text itself where that isn't YAML, as {name}.mp4, or where a key that is
+    text would become a section, as {name}. Raises DocumentError."""
+    kinds = kinds_at(key)
+    is_text = str in kinds and kinds <= {str, type(None)}
+    text = text.strip()
+    try:
+        value = parse_value(text)
+    except DocumentError as error:
+        if len(text) > MAX_CHARACTERS or text[:1] in ("'", '"', "|", ">"):
+            raise
+        broken = isinstance(error, SyntaxDocumentError)
+        unfinished = text[:1] in ("[", "{") and (
+            str not in kinds or any(text.count(a) > text.count(b) for a, b in PAIRS)
+        )
+        if is_text or (broken and not unfinished):
+            return text
+        raise
+    return text if is_text and isinstance(value, dict) else value
+
+
+def _quotes(name: str, text: str) -> str:
+    """For the end of a message about an override that isn't YAML: how to quote it."""
+    if text.lstrip()[:1] in ("[", "{"):
+        return (
+            f"; quote the whole of it for the shell, as --set '{cut(name)}=[a, b]', text as --set '{cut(name)}=\"...\"'"
+        )
+    return f"; quote text as --set '{cut(name)}=\"...\"'"
 
 
 def _override_key(text: str) -> Key:

@@ -8,21 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from adatad.spec.cures import divisor, instead, multiple
+from adatad.spec.cures import Ways, divisor, instead, multiple, ways
 from adatad.spec.document import Key
 from adatad.spec.pattern import pattern_problem
 from adatad.spec.presets import resolve_backbone
-from adatad.spec.schema import MAX_LENGTH, DetectorSpec, Spec
+from adatad.spec.schema import MAX_COUNT, MAX_LENGTH, DetectorSpec, Spec
 from adatad.spec.text import cut
 
 Problem = tuple[Key, str]
+Finding = tuple[Key, str | Ways]
 MAX_WINDOW_BYTES = 1 << 40
 """Of one window's frames."""
 MAX_PARAMETERS = 10**12
 """Of the backbone, and of the detector."""
 
 
-def _window(spec: Spec) -> Iterator[Problem]:
+def _window(spec: Spec) -> Iterator[Finding]:
     window, backbone = spec.data.window, spec.model.backbone
     frames = window.size_grid * window.frames_per_position
     if frames % backbone.clip_frames:
@@ -51,12 +52,14 @@ def _window(spec: Spec) -> Iterator[Problem]:
         yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]; {cure}"
 
 
-def _resized_window(spec: Spec) -> Iterator[Problem]:
+def _resized_window(spec: Spec) -> Iterator[Finding]:
     """Keys that can be left off must be; a stride and an overlap, which have no such value, are passed over."""
     for name, off in (("crop_ratio", None), ("offset_frames", 0)):
         if getattr(spec.data.window, name) != off:
             text = "is without effect with kind resize, whose windows are whole videos"
-            yield ("data", "window", name), f"{text}; {instead(**{f'data__window__{name}': off})}"
+            can_slide = spec.data.window.stride_frames % spec.data.window.frames_per_position == 0
+            slide = ({"data__window__kind": "sliding"},) if can_slide else ()
+            yield ("data", "window", name), ways(text, {f"data__window__{name}": off}, *slide)
 
 
 def _names(spec: Spec) -> Iterator[Problem]:
@@ -118,11 +121,13 @@ def _adapter(spec: Spec) -> Iterator[Problem]:
         yield (*key, "ratio"), f"{text}; {instead(model__backbone__adapter__ratio=0.25 if sizes.width > 3 else 1)}"
 
 
-def _detector(spec: Spec) -> Iterator[Problem]:
+def _detector(spec: Spec) -> Iterator[Finding]:
     detector, key = spec.model.detector, ("model", "detector")
     if detector.width % detector.heads:
-        cure = instead(model__detector__heads=divisor(detector.width, detector.heads))
-        yield (*key, "width"), f"{detector.width} can't be divided by {detector.heads} heads; {cure}"
+        text = f"{detector.width} can't be divided by {detector.heads} heads"
+        width = multiple(detector.width, detector.heads)
+        wider = ({"model__detector__width": width},) if width < min(2 * detector.width, MAX_LENGTH) else ()
+        yield (*key, "width"), ways(text, {"model__detector__heads": divisor(detector.width, detector.heads)}, *wider)
     if detector.embed_kernel % 2 == 0:
         cure = instead(model__detector__embed_kernel=detector.embed_kernel + 1)
         yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}; {cure}"
@@ -139,7 +144,9 @@ def _detector(spec: Spec) -> Iterator[Problem]:
         yield (*key, "split_width"), f"{text}; {instead(model__detector__split_width=None)}"
     if detector.regression_weight == 0 and spec.train.accumulation > 1:
         text = "0 follows the losses of a whole batch, which train.accumulation splits"
-        yield (*key, "regression_weight"), f"{text}; {instead(train__accumulation=1)}"
+        default = DetectorSpec.model_fields["regression_weight"].default
+        on = {"model__detector__regression_weight": default}
+        yield (*key, "regression_weight"), ways(text, {"train__accumulation": 1}, on)
 
 
 def _levels(spec: Spec) -> Iterator[Problem]:
@@ -196,18 +203,20 @@ def _max_length(spec: Spec) -> Iterator[Problem]:
             return
 
 
-def _optimizer(spec: Spec) -> Iterator[Problem]:
+def _optimizer(spec: Spec) -> Iterator[Finding]:
     optimizer, mode = spec.optimizer, spec.model.backbone.mode
     if optimizer.layer_decay is not None:
         if mode != "full":
             text = f"is for model.backbone.mode full; the mode is {mode}"
-            yield ("optimizer", "layer_decay"), f"{text}; {instead(optimizer__layer_decay=None)}"
+            full = {"model__backbone__mode": "full"}
+            yield ("optimizer", "layer_decay"), ways(text, {"optimizer__layer_decay": None}, full)
         return
     backbone = optimizer.backbone
     if mode == "frozen":
         if backbone is not None:
             text = "is without effect: nothing in the backbone is trained in mode frozen"
-            yield ("optimizer", "backbone"), f"{text}; {instead(optimizer__backbone=None)}"
+            adapters = {"model__backbone__mode": "adapter"}
+            yield ("optimizer", "backbone"), ways(text, {"optimizer__backbone": None}, adapters)
         return
     if backbone is None:
         text = f"is missing: mode {mode} trains parameters of the backbone"
@@ -222,19 +231,22 @@ def _optimizer(spec: Spec) -> Iterator[Problem]:
         yield ("optimizer", "backbone", "custom"), f"{text}; {cure}"
 
 
-def _schedule(spec: Spec) -> Iterator[Problem]:
+def _schedule(spec: Spec) -> Iterator[Finding]:
     schedule, train = spec.schedule, spec.train
     if schedule.end_epoch is not None and schedule.end_epoch > schedule.epochs:
         text = f"{schedule.end_epoch} is after the last of {schedule.epochs} epochs (schedule.epochs)"
-        yield ("schedule", "end_epoch"), f"{text}; set that too: {instead(schedule__end_epoch=None)}"
+        longer = {"schedule__epochs": schedule.end_epoch}
+        yield ("schedule", "end_epoch"), ways(text, {"schedule__end_epoch": None}, longer)
     if schedule.warmup_epochs > schedule.epochs:
         text = f"the warm-up ({schedule.warmup_epochs} epochs) is longer than the schedule ({schedule.epochs})"
-        cure = instead(schedule__warmup_epochs=max(schedule.epochs // 10, min(1, schedule.epochs - 1)))
-        yield ("schedule", "warmup_epochs"), f"{text}; set schedule.warmup_epochs too: {cure}"
+        shorter = {"schedule__warmup_epochs": max(schedule.epochs // 10, min(1, schedule.epochs - 1))}
+        longer = {"schedule__epochs": min(schedule.warmup_epochs + 1, MAX_COUNT)}
+        yield ("schedule", "warmup_epochs"), ways(text, shorter, longer)
     if train.global_batch % train.accumulation:
         text = f"{train.global_batch} can't be divided by accumulation {train.accumulation}"
-        cure = instead(train__accumulation=math.gcd(train.global_batch, train.accumulation))
-        yield ("train", "global_batch"), f"{text}; {cure}"
+        fewer = {"train__accumulation": math.gcd(train.global_batch, train.accumulation)}
+        larger = {"train__global_batch": min(multiple(train.global_batch, train.accumulation), MAX_COUNT)}
+        yield ("train", "global_batch"), ways(text, fewer, larger)
 
 
 MODEL_CHECKS = (_window, _names, _backbone, _detector, _levels, _optimizer, _schedule)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from adatad.cluster import freeze, status, submit
+from adatad.cluster import freeze, slurm, status, submit
 from adatad.cluster.job import JobError, Life, note_submitted, present_life
 from adatad.cluster.slurm import Queued, outside_of_jobs
 from adatad.cluster.submit import Resources, check, prepare, refuse_second_job
@@ -254,6 +254,60 @@ def test_what_slurm_refuses_leaves_nothing_and_a_folder_that_cannot_be_written_i
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match=r"file/tiny/id0/slurm: can't be written: .*; run\.root names another place"):
         prepare(load(tiny_spec, [f"run.root={tmp_path}/file"]), Resources(), "srun")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"RUNNING|None|1:00|n1\n", Queued("RUNNING", "None", "1:00", "n1")),
+        (b"welcome to this cluster\n\nPENDING|Priority|1:00|\n", Queued("PENDING", "Priority", "1:00", "")),
+        (b"\n", None),
+    ],
+)
+def test_lines_of_a_site_are_passed_over_in_the_answer_of_squeue(monkeypatch, tmp_path, answer, found):
+    put_squeue(monkeypatch, tmp_path, answer)
+    assert slurm.queued("7") == found
+
+
+@pytest.mark.parametrize("answer", [b"RUNNING\n", b"a|b|c|d|e\n", b"|||\n", b"\xff\x1b[2J\n"])
+def test_an_answer_of_squeue_that_cannot_be_read_is_one_line_of_the_status(run, monkeypatch, tmp_path, answer):
+    put_squeue(monkeypatch, tmp_path, answer)
+    lines, _ = status.report(run)
+    assert any("squeue's answer on job 7 can't be read" in line for line in lines)
+
+
+def put_squeue(monkeypatch, folder, answer):
+    """A squeue that answers with these bytes, first on the path."""
+    (folder / "answer").write_bytes(answer)
+    (folder / "squeue").write_text(f"#!/bin/sh\ncat {folder}/answer\n")
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_a_job_keeps_its_number_beside_lines_of_a_site_and_is_not_forgotten_without_one(
+    tiny_spec, monkeypatch, tmp_path
+):
+    answers = {"--test-only": "", "--parsable": "welcome\n41;cluster\n"}
+    monkeypatch.setattr(submit, "slurm", lambda *command: answers[command[1]])
+    spec = load(tiny_spec, [f"run.root={tmp_path}"])
+    assert submit.submit(prepare(spec, Resources(), "srun")) == "41"
+    answers["--parsable"] = "welcome\n"
+    script = prepare(spec, Resources(), "srun")
+    with pytest.raises(JobError, match=r"took the job, but its answer holds no number: 'welcome'"):
+        submit.submit(script)
+    assert script.is_file()
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "- " * 5000, "a: &a [*a]"])
+def test_a_spec_of_a_run_that_is_nested_without_end_hides_nothing_else(run, run_here, monkeypatch, text):
+    monkeypatch.setattr(status, "queued", lambda job: None)
+    (run / "spec.yaml").write_text(text)
+    lines, _ = status.report(run)
+    assert any(line.startswith("step ") for line in lines)
+    done = run_here("report.py", run)
+    assert done.returncode == 2
+    assert "spec.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_job_submits_others_as_if_from_outside():

@@ -87,7 +87,46 @@ def test_what_is_proposed_helps(tmp_path, overrides):
     cures = []
     for line in caught.value.problems:
         # The key itself may come after --set as well: where it was set.
-        proposed = re.search(r"--set (\S+=\S+?)[,;]?(?: |$)", line.partition(": ")[2].partition(": ")[2])
+        proposed = re.search(r"--set ((?:[\w.]+=[^\s;]+?,?(?: |$))+)", line.partition(": ")[2].partition(": ")[2])
         assert proposed, line
-        cures.append(proposed[1])
+        cures += proposed[1].replace(", ", " ").split()
     load(path, [*overrides, *cures], check_files=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "cure"),
+    [
+        ("schedule: {epochs: 1, warmup_epochs: 0}", "schedule.end_epoch=3", "schedule.epochs=3"),
+        ("schedule: {end_epoch: 3, warmup_epochs: 0}", "schedule.epochs=2", "schedule.end_epoch=null"),
+        ("schedule: {epochs: 2, warmup_epochs: 1}", "schedule.warmup_epochs=7", "schedule.epochs=8"),
+        ("", "train.accumulation=3", "train.global_batch=3"),
+        ("", "model.detector.heads=7", "model.detector.width=518"),
+        ("", "model.detector.heads=4000", "model.detector.heads=512"),
+        ("", "model.detector.width=514", "model.detector.heads=2"),
+        ("train: {accumulation: 2}", "train.global_batch=3", "train.accumulation=1"),
+        ("", "memory.tile_clips=2", "memory.policy=tile"),
+        ("", "memory.weight_dtype=bf16", "memory.policy=tile"),
+        ("model: {backbone: {mode: side}}", "memory.rows=host", "memory.rows=device"),
+        ("memory: {policy: tile, frozen_weights: stream}", "memory.order=tiles", "memory.frozen_weights=device"),
+        ("memory: {policy: tile, order: tiles}", "parallel.engine=fsdp", "memory.order=auto"),
+        ("parallel: {engine: fsdp}", "memory.optimizer_state=host", "parallel.engine=ddp"),
+        ("", "parallel.cpu_offload=true", "parallel.engine=fsdp"),
+        ("parallel: {cpu_offload: true, engine: fsdp}", "parallel.engine=ddp", "parallel.cpu_offload=false"),
+        ("", "parallel.checkpoint_offload=true", "parallel.engine=fairscale memory.policy=block"),
+        ("", "parallel.deepspeed=x.json", "parallel.engine=zero2"),
+        ("parallel: {engine: zero1}", "train.recheck_every=5", "parallel.engine=fsdp"),
+        ("", "postprocess.nms.voting_threshold=0.7", "postprocess.nms.multiclass=false"),
+        ("train: {accumulation: 2}", "model.detector.regression_weight=0", "train.accumulation=1"),
+        ("", "optimizer.layer_decay=0.8", "model.backbone.mode=full"),
+        ("model: {backbone: {mode: frozen}}", "optimizer.backbone.lr=1e-4", "model.backbone.mode=adapter"),
+        ("", "postprocess.classifier={kind: pseudo, pseudo_label: a}", "model.detector.class_agnostic=true"),
+    ],
+)  # fmt: skip
+def test_a_cure_does_not_undo_what_has_just_been_set(tmp_path, text, override, cure):
+    path = tmp_path / "s.yaml"
+    path.write_text(TEXT + text)
+    with pytest.raises(SpecError) as caught:
+        load(path, [override], check_files=False)
+    [line] = caught.value.problems
+    assert line.endswith(f"; --set {cure}")
+    load(path, [override, *cure.split()], check_files=False)

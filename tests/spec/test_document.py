@@ -71,7 +71,7 @@ def problem(path, *overrides) -> str:
         ("name: a\n  b: 1", "s.yaml:2: not valid YAML: mapping values are not allowed here"),
         ("base: ''", "s.yaml:1: base: expected a path"),
         ("name: a\nbase: nowhere/x.yaml", "s.yaml:2: base: "),
-        ("base: .", "can't be read: Is a directory"),
+        ("base: .", "is no regular file, but a folder"),
         ("base: /dev/zero", "/dev/zero: is no regular file, but a device"),
         ("base: $NOWHERE/x.yaml", "s.yaml:1: base: the variable $NOWHERE isn't set"),
         ("base: s.yaml", "its base files lead back to it"),

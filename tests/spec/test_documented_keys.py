@@ -84,7 +84,7 @@ def test_words_of_other_projects_lead_to_keys_that_exist(spec_file, word, key):
         ("window_size=3", "data.window.size_grid"),
         ("model.projection.attn_cfg.n_mha_win_size=9", "model.detector.attention_window"),
         ("Train.Seed=3", "train"),
-        ("train.SEED=3", "seed"),
+        ("train.SEED=3", "train.seed"),
         ("postproces.nms.sigma=1", "postprocess"),
         ("sed=3", "train.seed"),
     ],

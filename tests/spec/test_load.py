@@ -86,17 +86,17 @@ def test_all_errors_at_once_with_place_and_nearest_word(tmp_path):
     found = problems(write(tmp_path, "s.yaml", text), "optimizer.lr=-1", "train.presicion=fp16")
     assert len(found) == 5
     text = "\n".join(found)
-    assert "s.yaml:4: model.backbone.mod: no such key; did you mean mode?" in text
+    assert "s.yaml:4: model.backbone.mod: no such key; did you mean model.backbone.mode?" in text
     assert "s.yaml:4: model.backbone.preset: expected 'tiny'" in text
     assert "did you mean giant?" in text
     assert "s.yaml:6: train.seed: " in text
     assert "--set optimizer.lr=-1: optimizer.lr: Input should be greater than 0, got -1" in text
-    assert "train.presicion: no such key; did you mean precision?" in text
+    assert "train.presicion: no such key; did you mean train.precision?" in text
 
 
 def test_a_key_with_a_hyphen_is_named_whole_and_where_it_stands(tmp_path):
     path = write(tmp_path, "s.yaml", MINIMAL + "\ntrain: {global-batch: 4}\n")
-    assert problems(path) == [f"{path}:4: train.global-batch: no such key; did you mean global_batch?"]
+    assert problems(path) == [f"{path}:4: train.global-batch: no such key; did you mean train.global_batch?"]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,57 @@ def test_a_missing_key_does_not_hide_the_rest(tmp_path):
 def test_bad_overrides(tmp_path, override, message):
     path = write(tmp_path, "s.yaml", MINIMAL + "train: {seed: 1}\n")
     assert message in "\n".join(problems(path, override))
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.pattern={name}.mp4", "{name}.mp4"),
+        ("data.pattern={name}", "{name}"),
+        ("data.pattern='{name}.mp4'", "{name}.mp4"),
+        ('data.pattern="{name}.mp4"', "{name}.mp4"),
+        ("data.annotations=[a].json", "[a].json"),
+        ("data.annotations=a: b: c", "a: b: c"),
+        ("data.annotations=a: b", "a: b"),
+        ("data.annotations=!a", "!a"),
+        ("data.annotations=*.json", "*.json"),
+        ("data.classes=[a].txt", "[a].txt"),
+        ("data.classes=[a, b]", ("a", "b")),
+        ("data.classes=null", None),
+        ("name=%j", "%j"),
+        ("name=@x", "@x"),
+        ("name=`x`", "`x`"),
+        ("name=[a", "[a"),
+    ],
+)
+def test_text_that_is_no_yaml_is_taken_as_text(tmp_path, override, value):
+    found = load(write(tmp_path, "s.yaml", MINIMAL), [override], check_files=False)
+    for part in override.partition("=")[0].split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.tious=[0.3,", "--set 'evaluate.tious=[a, b]'"),
+        ("data.classes=[a,", "--set 'data.classes=[a, b]'"),
+        ("memory={policy: tile", "isn't a YAML value"),
+        ("model.backbone.adapter.blocks=[1].x", "isn't a YAML value"),
+        ("name='a", "quote text as --set 'name=\"...\"'"),
+        ("memory.policy=@x", "'tile', or a list, got '@x'"),
+        ("train.seed=%3", "train.seed: Input should be a valid integer"),
+        ("train.sed=@x", "did you mean train.seed?"),
+        ("data=@x", "expected a section with keys of its own, got '@x'"),
+        (f"name={'x' * 5000}", "5,000 characters"),
+        (f"name=@{'x' * 5000}", "isn't a YAML value"),
+        (f"memory.policy={'[' * 50}", "isn't a YAML value"),
+        (f"train.seed={9**99}", "larger than any number"),
+    ],
+)
+def test_what_cannot_be_text_is_refused_with_how_to_quote(tmp_path, override, message):
+    [line] = problems(write(tmp_path, "s.yaml", MINIMAL), override)
+    assert message in line
 
 
 @pytest.mark.parametrize(

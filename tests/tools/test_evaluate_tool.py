@@ -37,7 +37,7 @@ def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
     ("options", "message"),
     [
         (["--tiou", "0"], "above 0 and up to 1"),
-        (["--tiou", "nan"], "above 0 and up to 1"),
+        (["--tiou", "nan"], "expected a number from 0 to 1, got 'nan'"),
         (["--tiou", "0.5", "0.50"], "a value is there twice"),
         (["--top-k", "0"], "expected a whole number from 1"),
         (["--top-k", "9e29"], "expected a whole number from 1"),
@@ -45,7 +45,7 @@ def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
         (["--top-k", "1", "--score", "recall"], "only with --score mAP"),
         (["--subset", ""], "no video of subset ''; the file has 'validation'"),
         (["--subset", "None"], "no video of subset 'None'"),
-        (["--json", ""], "expected the name of a file"),
+        (["--json", ""], "expected a path"),
         (["--json", "pipe"], "no regular file"),
         (["--json", "."], "expected the name of a file"),
         (["--json", "x" * 300], "File name too long"),

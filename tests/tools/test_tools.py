@@ -67,7 +67,7 @@ def test_a_bad_spec_is_explained_and_leaves_with_2(run_tool, tool):
     run = run_tool(tool, "configs/demo/tia.yaml", "--cfg-options", "optimizer.lr=fast", "train.sed=1")
     assert run.returncode == 2
     assert "optimizer.lr: Input should be a valid number" in run.stderr
-    assert "train.sed: no such key; did you mean seed?" in run.stderr
+    assert "train.sed: no such key; did you mean train.seed?" in run.stderr
     assert "Traceback" not in run.stderr
 
 

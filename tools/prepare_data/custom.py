@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from adatad.command import path_arg, run
+from adatad.quantities import number
 
 
 def main() -> int:
@@ -25,7 +26,7 @@ def main() -> int:
         help="which column is the video, start, end, label, duration or subset, if its name doesn't tell: label=verb",
     )  # fmt: skip
     parser.add_argument(
-        "--validation-share", type=float, default=0.2, metavar="S",
+        "--validation-share", type=number(0, 1), default=0.2, metavar="S",
         help="share of the videos that is for validation if the table has no column subset (default %(default)s)",
     )  # fmt: skip
     args = parser.parse_args()

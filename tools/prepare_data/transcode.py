@@ -18,6 +18,7 @@ import sys
 
 from adatad.command import path_arg, run, whole_number
 from adatad.files import check_output_folder, shown
+from adatad.quantities import number
 
 
 def main() -> int:
@@ -29,14 +30,14 @@ def main() -> int:
     parser.add_argument(
         "--key-frames", type=whole_number(1), default=16, metavar="N", help="a key frame every N (%(default)s)"
     )
-    parser.add_argument("--fps", type=float, metavar="F", help="frames a second of copies (default: each its own)")
+    parser.add_argument("--fps", type=number(0.001, 1000), metavar="F", help="frames a second of copies (each its own)")
     parser.add_argument("--workers", type=whole_number(1), metavar="N", help="videos at a time (default: one a core)")
     parser.add_argument("--measure", action="store_true", help="print how much faster windows are read")
     args = parser.parse_args()
     if not args.source.is_dir() or args.output.resolve().is_relative_to(args.source.resolve()):
         parser.error(f"FOLDER: expected a folder of videos, and OUT outside of it, got {args.source}")
-    if args.fps is not None and (args.measure or not 0 < args.fps <= 1000):
-        parser.error("--fps: above 0, at most 1000, and without --measure, which reads the same frames of both")
+    if args.fps is not None and args.measure:
+        parser.error("--fps: only without --measure, which reads the same frames of both")
 
     from rich.console import Console
     from rich.progress import Progress
