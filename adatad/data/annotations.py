@@ -146,10 +146,12 @@ def annotations_of(
     rules = _Rules(spec, classes, reference, training=False, class_agnostic=False)
     validation, validation_account = _read_subset(database, blocked, rules)
     found = Annotations(classes.names, train, validation, train_account, validation_account)
-    return replace(found, warnings=tuple(_warnings(found, database, spec, training)))
+    return replace(found, warnings=tuple(_warnings(found, database, spec, training, class_agnostic)))
 
 
-def _warnings(found: Annotations, database: dict[str, dict[str, Any]], spec: DataSpec, training: bool) -> Iterator[str]:
+def _warnings(
+    found: Annotations, database: dict[str, dict[str, Any]], spec: DataSpec, training: bool, class_agnostic: bool
+) -> Iterator[str]:
     absent = sorted(read_names(spec.blocked_videos) - database.keys())
     if absent:
         yield f"{len(absent)} blocked names aren't in the annotation file: {listed(_with_hint(absent, database))}"
@@ -163,13 +165,17 @@ def _warnings(found: Annotations, database: dict[str, dict[str, Any]], spec: Dat
             yield f"{count} videos of subset {shown(repr(subset))} aren't used; the spec asks for {meant[0]!r}"
     for group in similar_labels(database, spec.label_key, found.classes):
         yield f"labels {group}"
-    for role, videos, read in (("training", found.train, training), ("validation", found.validation, True)):
+    # Training labels without classes are all 0: they don't tell which classes have an instance.
+    counted = ("training", found.train, training and not class_agnostic), ("validation", found.validation, True)
+    for role, videos, read in counted:
         counts = np.bincount(
             np.concatenate([np.zeros(0, np.int64), *(video.labels for video in videos)]), minlength=len(found.classes)
         )
         lacking = [name for name, count in zip(found.classes, counts, strict=False) if not count]
         if read and counts.any() and lacking:
             yield f"{len(lacking)} of {len(found.classes)} classes have no instance in {role}: {listed(lacking)}"
+    if found.validation and not found.validation_account.instances:
+        yield "validation has no instance: nothing can be scored"
 
 
 def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[str]:

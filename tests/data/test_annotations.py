@@ -370,7 +370,7 @@ def test_labels_that_look_alike_are_named_with_their_counts(read):
     warning, lacking = read({**content, "v": {**content["t"], "subset": "validation"}}).warnings, read(content).warnings
     assert warning == ("labels 'Pour' (2), 'pour ' (2), 'pours' (2) differ in case, blanks or a plural alone; are they "
                        "one class?",)  # fmt: skip
-    assert len(lacking) == 1, "nothing is annotated in validation: no class in particular is missing"
+    assert lacking[1:] == ("validation has no instance: nothing can be scored",)
 
 
 def test_classes_that_a_subset_lacks_are_named(read):
@@ -380,6 +380,12 @@ def test_classes_that_a_subset_lacks_are_named(read):
         "1 of 3 classes have no instance in training: fly",
         "1 of 3 classes have no instance in validation: jump",
     )
+
+
+def test_without_classes_none_is_said_to_have_no_instance_in_training(read):
+    content = database(segment(1, 2, "run"), segment(3, 4, "jump"))
+    content["v"]["annotations"] = [segment(1, 2, "run")]
+    assert read(content, class_agnostic=True).warnings == ("1 of 2 classes have no instance in validation: jump",)
 
 
 def test_a_label_s_error_names_the_class_that_may_be_meant(read):
