@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, alike, folded, read_lines
+from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, alike, folded, read_lines, told_apart
 from adatad.data.entry import brief, has_control_characters, is_visible, label_of
 from adatad.files import shown
 from adatad.spec.schema import DataSpec
@@ -71,16 +71,28 @@ def similar_labels(database: dict[str, dict[str, Any]], key: str, classes: tuple
     labels = (label_of(item.get(key)) for item in _items(database))
     counts = Counter(label for label in labels if isinstance(label, str))
     return [
-        ", ".join(f"{shown(repr(name))} ({counts[name]})" for name in group)
+        ", ".join(
+            f"{_quoted(name, seen)} ({counts[name]})" for name, seen in zip(group, told_apart(group), strict=True)
+        )
         + " differ in case, blanks or a plural alone; are they one class?"
         for group in alike(dict.fromkeys((*classes, *counts)))
     ]
 
 
+def _quoted(name: str, seen: str) -> str:
+    """seen: the name as `told_apart` gives it."""
+    return shown(repr(name)) if name == seen else f"'{seen}'"
+
+
 def nearest(label: str | int, classes: ClassList) -> str:
     """What to say of a class that a label may mean; empty if there is none."""
     meant = next((name for name in classes.names if folded(name) == folded(str(label))), None)
-    return f"; the list has {shown(repr(meant))}" if meant is not None else ""
+    if meant is None:
+        return ""
+    here, there = told_apart([str(label), meant])
+    if there == meant:
+        return f"; the list has {shown(repr(meant))}"
+    return f"; the list has '{there}', this is '{here}': write accents as one character (NFC) in both"
 
 
 def _read_file(path: str) -> ClassList:

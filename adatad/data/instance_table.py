@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,9 @@ def _instance(row: Row, columns: Mapping[str, Column], table: Table) -> tuple[In
     def field(role: str) -> str:
         return row.fields[columns[role].place] if role in columns else ""
 
-    video, label, subset = field("video"), field("label"), field("subset").casefold()
+    # Accents as one character, as names of videos are compared: one class, whichever way it was typed.
+    label = unicodedata.normalize("NFC", field("label"))
+    video, subset = field("video"), field("subset").casefold()
     for what, text in (("video", video), ("label", label)):
         if not is_visible(text):
             raise ValueError(f"has no {what}")

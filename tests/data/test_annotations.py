@@ -346,8 +346,21 @@ def test_videos_and_subsets_that_may_be_meant_are_named(read):
     content["V1.mp4"] = content["v3"]
     assert read(content).warnings == (
         "videos v1, V1.mp4 differ in case, blanks or an ending alone; are they one video?",
-        "1 videos of subset 'Training' aren't used; the spec asks for 'training'",
+        "1 of 5 videos are in neither subset: 1 of 'Training'; the spec asks for 'training' and 'validation': set "
+        "data.train_subset / data.validation_subset, or correct the file",
     )
+
+
+def test_videos_whose_subset_is_written_in_another_way_or_missing_are_counted(read):
+    content = subsets("training", "validation", "train", "train", "Val", "test", "trainings set", "", "x")
+    content["v8"]["subset"] = None
+    (warning,) = read(content).warnings
+    assert warning.startswith(
+        "6 of 9 videos are in neither subset: 2 of 'train', 1 of 'Val', 1 of 'trainings set', 2 of none; "
+    )
+    assert read(subsets("training", "validation", "test", "extra")).warnings == ()
+    assert read(content, blocked_videos=("v2", "v3", "v4", "v6", "v7", "v8")).warnings == ()
+    assert read(content, train_subset=("training", "train"), blocked_videos=("v4", "v6", "v7", "v8")).warnings == ()
 
 
 def test_a_subset_of_which_nothing_is_left_is_refused(read):
@@ -518,3 +531,12 @@ def test_files_of_the_field_load_completely(shared_folder, name, settings, class
         ends = account.past_end.total(), account.outside.total()
         assert (len(videos), account.instances, dropped, *ends) == expected
         assert account.instances == sum(len(video.labels) for video in videos)
+
+
+def test_labels_that_differ_in_the_form_of_their_accents_are_shown_apart(read):
+    content = database(segment(1, 2, "caf\u00e9"), segment(3, 4, "cafe\u0301"))
+    content["v"]["annotations"] = list(content["t"]["annotations"])
+    (warning,) = read(content).warnings
+    assert warning.startswith(r"labels 'cafe\u0301' (2), 'caf\xe9' (2) differ in ")
+    with pytest.raises(AnnotationError, match=r"the list has 'caf\\xe9', this is 'cafe\\u0301': write accents as one"):
+        read(content, classes=("caf\u00e9",))
