@@ -450,12 +450,38 @@ def test_ids_are_labels_by_the_key_that_is_named(read, tmp_path):
         ("1\trun\n1\tjump\n", "gives the id 1 to two classes"),
         ("run\nform\ffeed\n", ".*holds a line break, a tab or another control character"),
         ('["run", "run"]', "names class 'run' twice"),
+        ('{"0": "run"}', "is a JSON object; expected one name a line, one id"),
+        ('[{"name": "run"}]', "is a JSON list of something else than names; expected"),
+        ("1 run\n1 jump\n", "gives the id 1 to two classes"),
     ],
 )
 def test_class_files_that_make_no_sense(read, tmp_path, text, message):
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(AnnotationError, match=f"classes.txt: {message}"):
         read(database(segment(1, 2)), classes=str(tmp_path / "classes.txt"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7 run\n9 jump high\n", "7  run\n 9 jump high\n", "7\trun\n9\tjump high\n", "7,run\n9,jump high\n",
+        'id,name\n7,run\n9,"jump high"\n', "class_id\tclass_name\n7\trun\n9\tjump high\n",
+        "name,id,count\nrun,7,3\njump high,9,2\n", "id,key,instances\n7,run,\"['run', 'runs']\"\n9,jump high,[]\n",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("labels", [("run", "jump high"), (7, 9)])
+def test_class_lists_of_ids_and_names_are_read_in_every_form(read, tmp_path, text, labels):
+    (tmp_path / "classes.txt").write_text(text)
+    found = read(database(segment(1, 2, labels[1]), segment(3, 4, labels[0])), classes=str(tmp_path / "classes.txt"))
+    assert (found.classes, found.train[0].labels.tolist()) == (("run", "jump high"), [1, 0])
+
+
+def test_names_that_begin_with_a_number_stay_whole_where_annotations_have_them(read, tmp_path):
+    (tmp_path / "classes.txt").write_text("2 point shot\n3 point shot\n")
+    assert read(database(segment(1, 2, "3 point shot")), classes=str(tmp_path / "classes.txt")).train[0].labels == [1]
+    (tmp_path / "classes.txt").write_text("run;7\njump;9\n")
+    with pytest.raises(AnnotationError, match=r"a whole line is a class there, 'run;7' for one: expected one name a"):
+        read(database(segment(1, 2, "run")), classes=str(tmp_path / "classes.txt"))
 
 
 def test_names_and_numbers_side_by_side_need_a_class_list(read):
