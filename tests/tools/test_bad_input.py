@@ -144,7 +144,6 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_annotations(folder, {"results": {"k2": [], "k3": []}}, "found.json")
     (folder / "labels.csv").write_text(TABLE)
     (folder / "loop").symlink_to("loop")
-    os.mkfifo(folder / "pipe")
     write_spec(folder)
     return folder
 
@@ -152,6 +151,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(pristine, tmp_path / "w", symlinks=True)
+    # A pipe can't be copied.
+    os.mkfifo(tmp_path / "w/pipe")
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w"
 
