@@ -13,9 +13,14 @@ Nothing is written if anything is wrong.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from adatad.command import path_arg, run
 from adatad.evaluation.submission import expected_of, write_submission
+
+
+def warn(line: str) -> None:
+    print(f"{sys.argv[0]}: warning: {line}", file=sys.stderr)
 
 
 def main() -> int:
@@ -41,7 +46,7 @@ def main() -> int:
         parser.error("--annotations and --subset go together")
     expected = expected_of(args.annotations, args.subset) if args.annotations else None
     ids = (args.verb_classes, args.noun_classes) if args.form == "epic" else None
-    entries = write_submission(args.form, args.detections, args.output, args.nouns, ids, args.external, expected)
+    entries = write_submission(args.form, args.detections, args.output, args.nouns, ids, args.external, expected, warn)
     print(f"{args.output}: {args.form}, {entries} entries, {args.output.stat().st_size / 1e6:.1f} MB")
     return 0
 

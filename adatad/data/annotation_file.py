@@ -107,6 +107,15 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names; where two look the same, since accents are one character or two, these as escapes."""
+    looks = [unicodedata.normalize("NFC", name) for name in names]
+    return [
+        ascii(name)[1:-1] if looks.count(look) > 1 and not name.isascii() else name
+        for name, look in zip(names, looks, strict=True)
+    ]
+
+
 def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
     """A few names, as they can be printed, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,17 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, folded, listed, load_database, read_names
+from adatad.data.annotation_file import (
+    AMBIGUOUS,
+    AnnotationError,
+    folded,
+    listed,
+    load_database,
+    read_names,
+    told_apart,
+)
 from adatad.data.classes import ClassList, nearest, read_classes, similar_labels
 from adatad.data.entry import (
     PAST_END_SECONDS,
     REFUSED,
     UNKNOWN_LABEL,
     Length,
+    brief,
     entry_problems,
+    is_visible,
     read_item,
     read_length,
 )
+from adatad.data.instance_table import SUBSETS
 from adatad.files import shown
 from adatad.spec.schema import DataSpec
 
@@ -146,30 +158,63 @@ def annotations_of(
     rules = _Rules(spec, classes, reference, training=False, class_agnostic=False)
     validation, validation_account = _read_subset(database, blocked, rules)
     found = Annotations(classes.names, train, validation, train_account, validation_account)
-    return replace(found, warnings=tuple(_warnings(found, database, spec, training)))
+    return replace(found, warnings=tuple(_warnings(found, database, rules, training, class_agnostic)))
 
 
-def _warnings(found: Annotations, database: dict[str, dict[str, Any]], spec: DataSpec, training: bool) -> Iterator[str]:
-    absent = sorted(read_names(spec.blocked_videos) - database.keys())
+def _warnings(
+    found: Annotations, database: dict[str, dict[str, Any]], rules: _Rules, training: bool, class_agnostic: bool
+) -> Iterator[str]:
+    spec = rules.spec
+    blocked = read_names(spec.blocked_videos)
+    absent = sorted(blocked - database.keys())
     if absent:
         yield f"{len(absent)} blocked names aren't in the annotation file: {listed(_with_hint(absent, database))}"
     for group in _one_video(database):
-        yield f"videos {listed(group)} differ in case, blanks or an ending alone; are they one video?"
-    wanted = *names_of(spec.train_subset), *names_of(spec.validation_subset)
-    subsets = Counter(subset for entry in database.values() if isinstance(subset := entry.get("subset"), str))
-    for subset, count in subsets.items():
-        meant = [name for name in wanted if folded(name) == folded(subset)]
-        if subset not in wanted and meant:
-            yield f"{count} videos of subset {shown(repr(subset))} aren't used; the spec asks for {meant[0]!r}"
+        yield f"videos {listed(told_apart(group))} differ in case, blanks or an ending alone; are they one video?"
+    wanted = *(names_of(spec.train_subset) if training else ()), *names_of(spec.validation_subset)
+    unused = _in_neither_subset({name: e for name, e in database.items() if name not in blocked}, rules, wanted)
+    if unused:
+        which = listed([f"{count} of {subset}" for subset, count in unused.items()])
+        yield (
+            f"{unused.total()} of {len(database)} videos are in neither subset: {which}; the spec asks for "
+            f"{' and '.join(map(repr, dict.fromkeys(wanted)))}: set data.train_subset / data.validation_subset, or "
+            "correct the file"
+        )
     for group in similar_labels(database, spec.label_key, found.classes):
         yield f"labels {group}"
-    for role, videos, read in (("training", found.train, training), ("validation", found.validation, True)):
+    # Training labels without classes are all 0: they don't tell which classes have an instance.
+    counted = ("training", found.train, training and not class_agnostic), ("validation", found.validation, True)
+    for role, videos, read in counted:
         counts = np.bincount(
             np.concatenate([np.zeros(0, np.int64), *(video.labels for video in videos)]), minlength=len(found.classes)
         )
         lacking = [name for name, count in zip(found.classes, counts, strict=False) if not count]
         if read and counts.any() and lacking:
             yield f"{len(lacking)} of {len(found.classes)} classes have no instance in {role}: {listed(lacking)}"
+    if found.validation and not found.validation_account.instances:
+        yield "validation has no instance: nothing can be scored"
+
+
+def _in_neither_subset(database: dict[str, dict[str, Any]], rules: _Rules, wanted: tuple[str, ...]) -> Counter[str]:
+    """Videos that nothing uses although a wanted subset may be meant, by what they give for one; those of other
+    subsets, such as "test", are no mistake."""
+    meant = {_subset_meant(name) for name in wanted}
+    counts: Counter[str] = Counter()
+    for entry in database.values():
+        subset = entry.get("subset")
+        if any(in_subset(entry, names, rules.reference) for names in (rules.spec.train_subset, wanted)):
+            continue
+        if subset is None or (isinstance(subset, str) and not is_visible(subset)):
+            counts["none"] += 1
+        elif not isinstance(subset, str) or _subset_meant(subset) in meant:
+            counts[brief(subset)] += 1
+    return counts
+
+
+def _subset_meant(name: str) -> str:
+    """What other files call training, validation or test, by these names."""
+    words = folded(name).removesuffix(" set").removesuffix(" split")
+    return SUBSETS.get(words, words)
 
 
 def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[str]:
@@ -183,7 +228,8 @@ def _one_video(database: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Groups of names that may be one video's."""
     groups: dict[str, list[str]] = {}
     for name in database:
-        groups.setdefault(VIDEO_ENDING.sub("", name.strip().casefold()), []).append(name)
+        plain = unicodedata.normalize("NFC", name.strip().casefold())
+        groups.setdefault(VIDEO_ENDING.sub("", plain), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 

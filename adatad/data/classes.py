@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, alike, folded, read_lines
+from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, alike, folded, read_lines, told_apart
 from adatad.data.entry import brief, has_control_characters, is_visible, label_of
 from adatad.files import shown
 from adatad.spec.schema import DataSpec
 
 PLAIN_ID = re.compile(r"[0-9]{1,18}")
+ID_NAMES = ("id", "class_id", "label_id", "class id", "index", "idx", "number")
+NAME_NAMES = ("name", "class_name", "label_name", "class name", "class", "label", "key", "verb", "noun", "action")
+"""By which a class list's header calls its columns."""
+FORMS = "one name a line, one id and name a line (id<TAB>name), or a JSON list of names"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], reference:
     `reference`: a list that is taken from the annotation file has "Ambiguous", as the reference's has.
     """
     if isinstance(spec.classes, str):
-        classes = _read_file(spec.classes)
+        classes = read_class_file(spec.classes, _labels(spec, database))
     elif spec.classes is not None:
         classes = _named(tuple(spec.classes))
     else:
@@ -71,30 +76,47 @@ def similar_labels(database: dict[str, dict[str, Any]], key: str, classes: tuple
     labels = (label_of(item.get(key)) for item in _items(database))
     counts = Counter(label for label in labels if isinstance(label, str))
     return [
-        ", ".join(f"{shown(repr(name))} ({counts[name]})" for name in group)
+        ", ".join(
+            f"{_quoted(name, seen)} ({counts[name]})" for name, seen in zip(group, told_apart(group), strict=True)
+        )
         + " differ in case, blanks or a plural alone; are they one class?"
         for group in alike(dict.fromkeys((*classes, *counts)))
     ]
 
 
+def _quoted(name: str, seen: str) -> str:
+    """seen: the name as `told_apart` gives it."""
+    return shown(repr(name)) if name == seen else f"'{seen}'"
+
+
 def nearest(label: str | int, classes: ClassList) -> str:
     """What to say of a class that a label may mean; empty if there is none."""
     meant = next((name for name in classes.names if folded(name) == folded(str(label))), None)
-    return f"; the list has {shown(repr(meant))}" if meant is not None else ""
+    if meant is None:
+        line = next((name for name in classes.names if str(label) in re.split(r"[,;|\t]", name)), None)
+        return f"; a whole line is a class there, {shown(repr(line))} for one: expected {FORMS}" if line else ""
+    here, there = told_apart([str(label), meant])
+    if there == meant:
+        return f"; the list has {shown(repr(meant))}"
+    return f"; the list has '{there}', this is '{here}': write accents as one character (NFC) in both"
 
 
-def _read_file(path: str) -> ClassList:
-    """One name a line, or one `id<TAB>name` a line for labels that are numbers, or a JSON list of names."""
+def read_class_file(path: str, labels: Container[str | int] = ()) -> ClassList:
+    """One name a line, one id and name a line for labels that are numbers, or a JSON list of names.
+
+    Between id and name is a tab; or a blank or a comma, unless `labels`, those of the annotations, has whole lines.
+    Raises AnnotationError.
+    """
     lines = read_lines(path)
     if not lines:
-        raise AnnotationError(f"{path}: holds no class; expected one name a line")
-    listed = _json_list(lines)
+        raise AnnotationError(f"{path}: holds no class; expected {FORMS}")
+    listed = _json_list(path, lines)
     if listed is not None:
         return _named(listed)
-    pairs = [line.split("\t", 1) for line in lines]
-    if not all(len(pair) == 2 and PLAIN_ID.fullmatch(pair[0].strip()) for pair in pairs):
+    pairs = _pairs(lines, labels)
+    if pairs is None:
         return _named(tuple(lines))
-    classes = _named(tuple(name.strip() for _, name in pairs))
+    classes = _named(tuple(name for _, name in pairs))
     ids = {int(key): number for number, (key, _) in enumerate(pairs)}
     if len(ids) < len(pairs):
         twice, _ = Counter(int(key) for key, _ in pairs).most_common(1)[0]
@@ -102,13 +124,53 @@ def _read_file(path: str) -> ClassList:
     return ClassList(classes.names, {**classes.numbers, **ids})
 
 
-def _json_list(lines: list[str]) -> tuple[str, ...] | None:
-    """Names of a JSON list; None for lines that are names themselves, and may begin with a bracket."""
+def _pairs(lines: list[str], labels: Container[str | int]) -> list[tuple[str, str]] | None:
+    """(id, name) of each line; None where the lines are names."""
+    rows = [[field.strip() for field in line.split("\t", 1)] for line in lines]
+    if all(_is_pair(row) for row in rows):
+        return [(key, name) for key, name in rows]
+    # Names may begin with a number and hold commas: the annotations tell what they are called.
+    if any(line in labels for line in lines):
+        return None
     try:
-        names = json.loads("\n".join(lines)) if lines[0].startswith("[") else None
+        header, *rows = csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", skipinitialspace=True)
+    except csv.Error:
+        return None
+    header = [name.strip().casefold() for name in header]
+    places = [next((header.index(name) for name in names if name in header), None) for names in (ID_NAMES, NAME_NAMES)]
+    if rows and None not in places:
+        rows = [[row[place].strip() for place in places if place < len(row)] for row in rows]
+        return [(key, name) for key, name in rows] if all(_is_pair(row) for row in rows) else None
+    for delimiter in (",", None):
+        rows = [[field.strip() for field in line.split(delimiter, 1)] for line in lines]
+        if all(_is_pair(row) for row in rows):
+            return [(key, name) for key, name in rows]
+    return None
+
+
+def _is_pair(fields: list[str]) -> bool:
+    return len(fields) == 2 and PLAIN_ID.fullmatch(fields[0]) is not None and bool(fields[1])
+
+
+def _json_list(path: str, lines: list[str]) -> tuple[str, ...] | None:
+    """Names of a JSON list; None for lines that are names themselves, and may begin with a bracket. Raises
+    AnnotationError for JSON of another form."""
+    try:
+        names = json.loads("\n".join(lines)) if lines[0].startswith(("[", "{")) else None
     except (ValueError, RecursionError):
         return None
-    return tuple(names) if isinstance(names, list) and names and all(isinstance(n, str) for n in names) else None
+    if names is None:
+        return None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        what = "object" if isinstance(names, dict) else "list of something else than names"
+        raise AnnotationError(f"{path}: is a JSON {what}; expected {FORMS}")
+    return tuple(names)
+
+
+def _labels(spec: DataSpec, database: dict[str, dict[str, Any]]) -> frozenset[str | int]:
+    """What all annotations of a file call their classes."""
+    labels = (label_of(item.get(spec.label_key)) for item in _items(database))
+    return frozenset(label for label in labels if label is not None)
 
 
 def _found(spec: DataSpec, database: dict[str, dict[str, Any]], reference: bool) -> ClassList:

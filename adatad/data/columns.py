@@ -17,7 +17,7 @@ def _words_in(text: str) -> frozenset[str]:
 
 
 NEEDED = ("video", "start", "end", "label")
-ROLES = (*NEEDED, "duration", "subset")
+ROLES = (*NEEDED, "duration", "subset", "fps")
 NAMES = {
     "video": (
         _words_in(
@@ -37,6 +37,10 @@ NAMES = {
         _words_in("annotations tag type event_type label_id class_id action_id label_index text value name"),
     ),
     "subset": (_words_in("subset split set partition"), _words_in("phase usage")),
+    "fps": (
+        _words_in("fps frame_rate framerate frames_per_second video_fps video_frame_rate"),
+        _words_in("rate frequency sample_rate sampling_rate"),
+    ),
 }
 """By role: names that say it, and names that may say it where none of the first is there."""
 STARTS = _words_in("start begin beginning onset from init starts begins")
@@ -83,7 +87,9 @@ def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> d
     taken = {column.place for column in chosen.values()}
     for role, columns in _by_role(header).items():
         left = [column for column in columns if column.place not in taken]
-        if role in chosen or not left:
+        # Only frames need a rate: beside times it may be anything.
+        is_idle = role == "fps" and not ("start" in chosen and chosen["start"].unit == "frames")
+        if role in chosen or not left or is_idle:
             continue
         exact = [column for column in left if _key(column.name) == role]
         # "label" beside "class" may be its number, its weight or a mark; of the others the plain name is what it says.
@@ -97,6 +103,8 @@ def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> d
         chosen[role] = left[0]
     if "end" in chosen:
         chosen.pop("duration", None)
+    if "start" in chosen and chosen["start"].unit != "frames":
+        chosen.pop("fps", None)
     absent = [role for role in NEEDED if role not in chosen and not (role == "end" and "duration" in chosen)]
     if absent:
         raise TableError(

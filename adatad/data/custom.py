@@ -30,6 +30,8 @@ WINDOWS_GRID = (96, 192, 384, 768)
 """Sizes that whole clips and the detector's six levels divide."""
 POSITIONS_OF_SHORT = 4
 """Positions that the shortest twentieth of instances should at least have."""
+RATE_TOLERANCE = 0.01
+"""Of a file's frame rate, by which the one that a table gives may differ and be the same."""
 SHOWN = 20
 """Problems that an error lists; it counts the rest."""
 FILES = ("annotations.json", "classes.txt", "spec.yaml")
@@ -114,6 +116,7 @@ def _data_set(
     for instance in instances:
         if instance.video in files:
             rows_of[files[instance.video]].append(instance)
+    other_rate: list[str] = []
     for file, rows in rows_of.items():
         try:
             index = read_index(file.path, Heartbeat())
@@ -121,8 +124,14 @@ def _data_set(
         except UserError as error:
             wrong.append(str(error))
             continue
+        other_rate += [file.relative] if any(_counts_otherwise(row, index) for row in rows) else []
         by_file[file], problems = _placed(rows, index, facts[file].seconds)
         wrong += problems
+    if other_rate:
+        notes.append(
+            f"frames are counted at another rate than the file's in {counted(len(other_rate), 'video')}, where frame k "
+            f"is at k / fps seconds: {listed(other_rate)}"
+        )
     repeated = [line for file in by_file for line in _take_out_copies(by_file, file)]
     if repeated:
         notes.append(f"{counted(len(repeated), 'row')} left out that stood there before: line {listed(repeated)}")
@@ -191,7 +200,9 @@ def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[li
     placed, wrong = [], []
     for row in rows:
         start, end = row.start, row.end
-        if row.unit == "frames":
+        if _counts_otherwise(row, index):
+            start, end = start / row.fps, end / row.fps
+        elif row.unit == "frames":
             if end > index.frame_count:
                 wrong.append(f"line {row.line}: ends at frame {end:g}, {name} has {index.frame_count} frames")
                 continue
@@ -203,6 +214,12 @@ def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[li
         else:
             placed.append(row._replace(start=start, end=min(end, seconds), unit="seconds"))
     return placed, wrong
+
+
+def _counts_otherwise(row: Instance, index: VideoIndex) -> bool:
+    """Whether a row counts frames at another rate than its file's: the labels were made on another copy."""
+    own = index.timeline.usual_fps
+    return row.unit == "frames" and row.fps > 0 and not abs(row.fps - own) <= RATE_TOLERANCE * own
 
 
 def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from adatad.data.annotation_file import AMBIGUOUS, AnnotationError
 from adatad.files import shown
+from adatad.spec.pattern import file_name_problem
 from adatad.spec.schema import DataSpec
 
 MAX_SECONDS = 1e7
@@ -87,14 +88,16 @@ def entry_problems(spec: DataSpec, name: str, entry: dict[str, Any], labels: Con
 
 
 def name_problem(spec: DataSpec, name: str) -> str:
-    """Why a name can't be a video's: no file system, list of lines or terminal takes it; empty if it can."""
+    """Why a name can't be a video's: no file system, list of lines or terminal takes it, or it
+    leads out of the folder of videos; empty if it can."""
     if not is_visible(name):
         return "the video's name is empty"
     if has_control_characters(name):
         return f"the name '{shown(name)}' holds a line break or another control character"
     if any(len(part.encode()) > MAX_NAME_BYTES for part in spec.pattern.replace("{name}", name).split("/")):
         return f"the name makes a file name of more than {MAX_NAME_BYTES} bytes, which no file may have"
-    return ""
+    problem = file_name_problem(spec.pattern, name)
+    return f"the name '{shown(name)}' {problem}" if problem else ""
 
 
 def has_control_characters(text: str) -> bool:

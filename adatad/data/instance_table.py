@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from adatad.data.annotation_file import listed
 from adatad.data.clock import Time, read_time
 from adatad.data.columns import NEEDED, Column, columns_of, recognized
-from adatad.data.entry import brief, has_control_characters, is_visible
+from adatad.data.entry import MAX_FPS, brief, has_control_characters, is_visible, number
 from adatad.data.table import DELIMITERS, Row, Table, TableError, read_table
 
 SUBSETS = {
@@ -25,7 +26,7 @@ SUBSETS = {
 
 class Instance(NamedTuple):
     """A row of the table. video: as the table names it; start, end: in `unit`, seconds or frames; subset: empty where
-    the table doesn't say."""
+    the table doesn't say; fps: at which frames are counted, 0 where the table doesn't say."""
 
     line: int
     video: str
@@ -34,6 +35,7 @@ class Instance(NamedTuple):
     label: str
     subset: str
     unit: str = "seconds"
+    fps: float = 0.0
 
 
 def read_instances(path: Path, given: Mapping[str, str]) -> tuple[list[Instance], list[str], list[str]]:
@@ -64,7 +66,9 @@ def _instance(row: Row, columns: Mapping[str, Column], table: Table) -> tuple[In
     def field(role: str) -> str:
         return row.fields[columns[role].place] if role in columns else ""
 
-    video, label, subset = field("video"), field("label"), field("subset").casefold()
+    # Accents as one character, as names of videos are compared: one class, whichever way it was typed.
+    label = unicodedata.normalize("NFC", field("label"))
+    video, subset = field("video"), field("subset").casefold()
     for what, text in (("video", video), ("label", label)):
         if not is_visible(text):
             raise ValueError(f"has no {what}")
@@ -90,7 +94,20 @@ def _instance(row: Row, columns: Mapping[str, Column], table: Table) -> tuple[In
     if not (math.isfinite(end) and 0 <= start < end):
         raise ValueError(f"expected 0 <= start < end, got {start:g} and {end:g}")
     unit = "frames" if units[0] else "seconds"
-    return Instance(row.line, video, start, end, label, SUBSETS.get(subset, ""), unit), times
+    return Instance(row.line, video, start, end, label, SUBSETS.get(subset, ""), unit, _rate(field("fps"))), times
+
+
+def _rate(text: str) -> float:
+    """Frames a second: a number or a fraction such as 30000/1001; 0 for an empty field. Raises ValueError."""
+    if not text:
+        return 0.0
+    parts = [number(part.replace(",", ".")) for part in text.split("/")]
+    rate = None
+    if len(parts) <= 2 and None not in parts and all(part > 0 for part in parts):
+        rate = parts[0] / (parts[1] if len(parts) == 2 else 1)
+    if rate is None or not 0 < rate <= MAX_FPS:
+        raise ValueError(f"fps is frames a second, above 0 and at most {MAX_FPS:g}, got {brief(text)}")
+    return rate
 
 
 def _decimal_problems(times: list[tuple[int, Time]], table: Table) -> list[str]:

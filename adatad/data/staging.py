@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adatad.errors import UserError
-from adatad.spec.pattern import fill, leaves_folder
+from adatad.spec.pattern import file_name_problem, fill
 from adatad.spec.schema import DataSpec
-from adatad.spec.text import PathError, cut, expand, path_problem
+from adatad.spec.text import PathError, cut, expand
 
 RESERVE_BYTES = 1 << 30
 """Left free on the disk."""
@@ -47,16 +47,9 @@ def _stage_folder(stage_to: str) -> Path:
 
 def _file_name(spec: DataSpec, name: str) -> str:
     """The file name of a video, relative to a folder of videos. Raises VideoNameError."""
-    file = fill(spec.pattern, name)
-    if leaves_folder(file):
-        problem = "leaves the folder of videos; a name has no .. and doesn't begin with a slash"
-    elif not name:
-        problem = "has no name"
-    else:
-        problem = path_problem(file)
-    if problem:
+    if problem := file_name_problem(spec.pattern, name):
         raise VideoNameError(f"{cut(spec.annotations)}: video '{cut(name)}' {problem}")
-    return file
+    return fill(spec.pattern, name)
 
 
 def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = print) -> None:

@@ -6,6 +6,7 @@ annotations in seconds hold for both. Its times are compared with the original's
 
 from __future__ import annotations
 
+import filecmp
 import logging
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,22 +17,21 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
 from adatad.data.decode import VideoError, VideoReader, open_video
+from adatad.data.video_files import files_below
 from adatad.data.video_index import Heartbeat, VideoIndex, open_container, read_index
 from adatad.files import check_output_folder
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".ogv", ".mpg", ".mpeg", ".vob", ".flv", ".wmv",
-    ".ts", ".mts", ".m2ts", ".h264", ".264", ".hevc", ".265",
-)  # fmt: skip
 CHUNK_FRAMES = 32
+RATE_TOLERANCE = 0.01
+"""Of a copy's rate that is there already."""
 FINEST_RATE = 1001 * 240
 """Largest denominator of a copy's rate: all broadcast rates are exact."""
 TICK = Fraction(1, 90000)
@@ -46,15 +46,97 @@ class Failed(NamedTuple):
     reason: str
 
 
-def find_videos(folder: Path) -> tuple[list[Path], list[str]]:
-    """The videos in a folder and its folders, of copies (HACS has one for each class of a video) the first; and the
-    names, without endings, that different files share."""
+class Found(NamedTuple):
+    """What a folder holds. videos: to be copied; repeated: files that are the same, byte by byte, as one of those;
+    disputed: names, without endings, that different files share; others: files that are no videos by their ending."""
+
+    videos: list[Path]
+    repeated: list[Path]
+    disputed: list[str]
+    others: list[Path]
+
+
+def find_videos(folder: Path) -> Found:
+    """The videos in a folder and its folders, of equal files (HACS has one for each class of a video) the first."""
     by_name: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            by_name[path.stem].append(path)
-    disputed = [stem for stem, paths in by_name.items() if len({(p.name, p.stat().st_size) for p in paths}) > 1]
-    return [paths[0] for paths in by_name.values()], disputed
+    others = []
+    for file in files_below(folder):
+        if file.is_video:
+            by_name[file.path.stem].append(file.path)
+        else:
+            others.append(file.path)
+    disputed = [
+        stem
+        for stem, (first, *rest) in by_name.items()
+        if not all(path.name == first.name and filecmp.cmp(first, path, shallow=False) for path in rest)
+    ]
+    repeated = [path for _, *rest in by_name.values() for path in rest]
+    return Found([paths[0] for paths in by_name.values()], repeated, disputed, others)
+
+
+def check_copies(sources: list[Path], output: Path, short_side_pixels: int, fps: float | None) -> None:
+    """Raises VideoError if copies that are there already have another rate or size than is asked for: they would stay
+    beside the new ones."""
+    there = [source for source in sources if copy_path(source, output).is_file()]
+    wrong = [(source, text) for source in there if (text := _copy_problem(source, output, short_side_pixels, fps))]
+    if wrong:
+        source, text = wrong[0]
+        raise VideoError(
+            f"{copy_path(source, output)}: already there, {text}; {len(wrong)} of {len(there)} copies in {output} "
+            "aren't as asked for: name another folder, or delete them"
+        )
+
+
+def _copy_problem(source: Path, output: Path, short_side_pixels: int, fps: float | None) -> str:
+    """What is other in a copy than is asked for; empty if nothing is, or if the original can't be read."""
+    path = copy_path(source, output)
+    before, copy = _readable(_header, source), _readable(_header, path)
+    if copy is None:
+        return "but can't be read"
+    if before is None:
+        return ""
+    short = min(copy_size(before.height, before.width, short_side_pixels))
+    if abs(short - min(copy.height, copy.width)) > 2:
+        return f"with a short side of {min(copy.height, copy.width)} pixels instead of {short}"
+    if not _differ(copy.fps, fps or before.fps):
+        return ""
+    # Headers may be wrong where the rate changes.
+    rate = _readable(_rate_of_frames, path)
+    wanted = fps or _readable(_rate_of_frames, source) or 0.0
+    if rate is None:
+        return "but can't be read"
+    return f"at another rate ({rate:.4g} instead of {wanted:.4g} frames a second)" if _differ(rate, wanted) else ""
+
+
+def _readable(read: Callable[[Path], Any], path: Path) -> Any:
+    """What `read` finds in a video; None if it can't be read."""
+    try:
+        return read(path)
+    except (VideoError, OSError, ValueError, av.FFmpegError):
+        return None
+
+
+def _rate_of_frames(path: Path) -> float:
+    return read_index(path, Heartbeat()).timeline.fps
+
+
+class _Header(NamedTuple):
+    """fps: 0 where the file doesn't tell."""
+
+    height: int
+    width: int
+    fps: float
+
+
+def _header(path: Path) -> _Header:
+    with open_container(path) as container:
+        stream = container.streams.best("video")
+        return _Header(stream.codec_context.height, stream.codec_context.width, float(stream.average_rate or 0))
+
+
+def _differ(rate: float, wanted: float) -> bool:
+    """Whether both are known, and more than rounding apart."""
+    return rate > 0 and wanted > 0 and abs(rate - wanted) > RATE_TOLERANCE * wanted
 
 
 def transcode_all(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -221,9 +221,12 @@ def _out_of_range(
             yield [OUT_OF_RANGE, f"{span}, the video lasts {in_seconds(lasts)}"]
 
 
-def write_block_list(checked: list[Checked], path: Path) -> int:
-    """Names of what can't be used, one a line, for `data.blocked_videos`. Returns how many."""
-    names = [found.video for found in checked if found.is_blocked]
+def write_block_list(checked: list[Checked], path: Path, kept: Iterable[str] = ()) -> int:
+    """Names of what can't be used, one a line, for `data.blocked_videos`. Returns how many.
+
+    kept: names that the spec blocks already, which nobody looked at: they stay on the list.
+    """
+    names = list(dict.fromkeys([*(found.video for found in checked if found.is_blocked), *kept]))
     # A JSON list where lines can't hold the names as they are.
     as_lines = all(name == name.strip() and name.splitlines() == [name] and name[0] not in "[{" for name in names)
     write_text(path, "".join(f"{name}\n" for name in names) if as_lines else json.dumps(names))

@@ -16,7 +16,7 @@ from adatad.files import reason, shown
 
 ENDINGS_TEXT = (
     ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .m2v .mpe .wmv .asf .flv .f4v .ts .mts .m2ts .3gp .3g2 .ogv .mxf .vob "
-    ".divx .y4m .mjpeg .mjpg .h264 .264 .hevc .dv .rm .rmvb .qt"
+    ".divx .y4m .mjpeg .mjpg .h264 .264 .hevc .265 .dv .rm .rmvb .qt"
 )
 ENDINGS = frozenset(ENDINGS_TEXT.split())
 NOT_VIDEOS = ("__MACOSX", "@eaDir")
@@ -44,7 +44,7 @@ class Folder:
         self.path = path
         if not path.is_dir():
             raise TableError(f"{path}: is {'a file' if path.exists() else 'no folder'}; expected the folder of videos")
-        self.files = _files_below(path)
+        self.files = files_below(path)
         self.videos = [file for file in self.files if file.is_video]
         if not self.videos:
             there = f"only {listed([f.relative for f in self.files])}" if self.files else "it is empty"
@@ -101,7 +101,7 @@ def names_in_annotations(files: Iterable[VideoFile]) -> tuple[dict[VideoFile, st
     return {file: file.relative for file in files}, "{name}"
 
 
-def _files_below(folder: Path) -> list[VideoFile]:
+def files_below(folder: Path) -> list[VideoFile]:
     """All files, in order; links to folders are followed, but into no folder twice. Raises TableError."""
 
     def stop(error: OSError) -> None:

@@ -181,6 +181,27 @@ def dropped_warnings(
         yield f"{_count(repeated.total(), 'repeated annotation')}, left out: {listed(repeated)}"
 
 
+def repeated_detection_warnings(detections: dict[str, Any], blocked: Collection[str] = ()) -> Iterator[str]:
+    """Detections that stand several times in a video, equal in all that they say: the results were perhaps joined
+    twice. All of them count, and at most one finds an instance."""
+    repeated: Counter[str] = Counter()
+    for video, items in detections["results"].items():
+        # Most videos are told by this, which is fast.
+        if video in blocked or len({(item["score"], *item["segment"]) for item in items}) == len(items):
+            continue
+        copies = len(items) - len({_all_of(item) for item in items})
+        repeated.update({video: copies} if copies else {})
+    if repeated:
+        which = f"{_count(repeated.total(), 'detection')} that stood there before (each repetition counts as wrong)"
+        yield f"{which}: {listed(repeated)}; were results joined twice?"
+
+
+def _all_of(detection: dict[str, Any]) -> str:
+    """What a detection says, whether its numbers are written as 2 or 2.0."""
+    numbers = {"score": float(detection["score"]), "segment": [float(second) for second in detection["segment"]]}
+    return repr(sorted({**detection, **numbers}.items()))
+
+
 def name_key(name: object) -> str:
     """What two spellings of one name have in common: letters in any case, blanks, and accents in either form."""
     return " ".join(unicodedata.normalize("NFKC", str(name)).casefold().split())

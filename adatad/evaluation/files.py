@@ -16,6 +16,7 @@ from adatad.evaluation.checks import (
     label_warnings,
     listed,
     quoted,
+    repeated_detection_warnings,
     score_warnings,
     time_warnings,
     video_warnings,
@@ -64,7 +65,8 @@ def evaluate_files(
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
     result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, reference, top_k)
     warnings = score_warnings(read.ground_truth, read.detections, subset, read.blocked, keep_ambiguous=reference)
-    return replace(result, warnings=(*blocked_warnings(read.ground_truth, read.blocked), *warnings))
+    repeated = repeated_detection_warnings(read.detections, read.blocked)
+    return replace(result, warnings=(*blocked_warnings(read.ground_truth, read.blocked), *warnings, *repeated))
 
 
 def evaluate_epic_files(
@@ -91,6 +93,7 @@ def evaluate_epic_files(
         *video_warnings(*files),
         *unused,
         *time_warnings(*files),
+        *repeated_detection_warnings(read.detections, read.blocked),
     )
     return replace(result, warnings=warnings)
 
@@ -115,6 +118,7 @@ def evaluate_recall_files(
         *video_warnings(*files, "detections there count among the proposals, and find nothing"),
         *time_warnings(*files),
         *dropped_warnings(read.ground_truth, subset, read.blocked, keep_ambiguous=reference),
+        *repeated_detection_warnings(read.detections, read.blocked),
     )
     return replace(result, warnings=warnings)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from adatad.data.annotation_file import load_database
-from adatad.evaluation.checks import listed, quoted
+from adatad.evaluation.checks import listed, quoted, repeated_detection_warnings
 from adatad.evaluation.files import MAX_DIGITS, MAX_NUMBER, read_detections
 from adatad.files import FileError, files_to_write, read_text, write_json
 
@@ -224,10 +224,12 @@ def write_submission(
     ids: tuple[Path, Path] | None = None,
     external: str | None = None,
     expected: Expected | None = None,
+    warn: Callable[[str], None] = print,
 ) -> int:
     """Write detections files as a submission, which appears only if nothing is wrong with it. Returns its entries.
 
-    nouns, ids: epic's second detections file, and class files of verbs and nouns. Raises FileError with all problems.
+    nouns, ids: epic's second detections file, and class files of verbs and nouns. warn: is told of what is suspicious,
+    and written all the same. Raises FileError with all problems.
     """
     with files_to_write([output], [path for path in (detections, nouns, *(ids or ())) if path is not None]):
         content = _content(form, detections, nouns, ids, external)
@@ -237,7 +239,10 @@ def write_submission(
             lines = "".join(f"\n  {line}" for line in wrong[:SHOWN]) + more
             raise FileError(f"{detections}: can't be submitted as {form}, {len(wrong)} problems:{lines}")
     write_json(output, content, indent=None)
-    return sum(map(len, content["detect_results" if form == "ego4d" else "results"].values()))
+    results = content["detect_results" if form == "ego4d" else "results"]
+    for line in repeated_detection_warnings({"results": results}):
+        warn(line)
+    return sum(map(len, results.values()))
 
 
 def _content(

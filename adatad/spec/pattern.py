@@ -31,6 +31,16 @@ def fill(pattern: str, name: str) -> str:
     return pattern.replace(NAME, name)
 
 
+def file_name_problem(pattern: str, name: str) -> str | None:
+    """Why a name can't be that of a file below the folder of videos, as the rest of a sentence; None if it can."""
+    if not name:
+        return "has no name"
+    file = fill(pattern, name)
+    if leaves_folder(file):
+        return "leaves the folder of videos; a name has no .. and doesn't begin with a slash"
+    return path_problem(file)
+
+
 def leaves_folder(path: str) -> bool:
     """Whether a relative path could lead out of the folder that it is joined to."""
     pure = PurePosixPath(path)

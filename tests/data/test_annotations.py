@@ -346,8 +346,21 @@ def test_videos_and_subsets_that_may_be_meant_are_named(read):
     content["V1.mp4"] = content["v3"]
     assert read(content).warnings == (
         "videos v1, V1.mp4 differ in case, blanks or an ending alone; are they one video?",
-        "1 videos of subset 'Training' aren't used; the spec asks for 'training'",
+        "1 of 5 videos are in neither subset: 1 of 'Training'; the spec asks for 'training' and 'validation': set "
+        "data.train_subset / data.validation_subset, or correct the file",
     )
+
+
+def test_videos_whose_subset_is_written_in_another_way_or_missing_are_counted(read):
+    content = subsets("training", "validation", "train", "train", "Val", "test", "trainings set", "", "x")
+    content["v8"]["subset"] = None
+    (warning,) = read(content).warnings
+    assert warning.startswith(
+        "6 of 9 videos are in neither subset: 2 of 'train', 1 of 'Val', 1 of 'trainings set', 2 of none; "
+    )
+    assert read(subsets("training", "validation", "test", "extra")).warnings == ()
+    assert read(content, blocked_videos=("v2", "v3", "v4", "v6", "v7", "v8")).warnings == ()
+    assert read(content, train_subset=("training", "train"), blocked_videos=("v4", "v6", "v7", "v8")).warnings == ()
 
 
 def test_a_subset_of_which_nothing_is_left_is_refused(read):
@@ -370,7 +383,7 @@ def test_labels_that_look_alike_are_named_with_their_counts(read):
     warning, lacking = read({**content, "v": {**content["t"], "subset": "validation"}}).warnings, read(content).warnings
     assert warning == ("labels 'Pour' (2), 'pour ' (2), 'pours' (2) differ in case, blanks or a plural alone; are they "
                        "one class?",)  # fmt: skip
-    assert len(lacking) == 1, "nothing is annotated in validation: no class in particular is missing"
+    assert lacking[1:] == ("validation has no instance: nothing can be scored",)
 
 
 def test_classes_that_a_subset_lacks_are_named(read):
@@ -380,6 +393,12 @@ def test_classes_that_a_subset_lacks_are_named(read):
         "1 of 3 classes have no instance in training: fly",
         "1 of 3 classes have no instance in validation: jump",
     )
+
+
+def test_without_classes_none_is_said_to_have_no_instance_in_training(read):
+    content = database(segment(1, 2, "run"), segment(3, 4, "jump"))
+    content["v"]["annotations"] = [segment(1, 2, "run")]
+    assert read(content, class_agnostic=True).warnings == ("1 of 2 classes have no instance in validation: jump",)
 
 
 def test_a_label_s_error_names_the_class_that_may_be_meant(read):
@@ -431,12 +450,38 @@ def test_ids_are_labels_by_the_key_that_is_named(read, tmp_path):
         ("1\trun\n1\tjump\n", "gives the id 1 to two classes"),
         ("run\nform\ffeed\n", ".*holds a line break, a tab or another control character"),
         ('["run", "run"]', "names class 'run' twice"),
+        ('{"0": "run"}', "is a JSON object; expected one name a line, one id"),
+        ('[{"name": "run"}]', "is a JSON list of something else than names; expected"),
+        ("1 run\n1 jump\n", "gives the id 1 to two classes"),
     ],
 )
 def test_class_files_that_make_no_sense(read, tmp_path, text, message):
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(AnnotationError, match=f"classes.txt: {message}"):
         read(database(segment(1, 2)), classes=str(tmp_path / "classes.txt"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7 run\n9 jump high\n", "7  run\n 9 jump high\n", "7\trun\n9\tjump high\n", "7,run\n9,jump high\n",
+        'id,name\n7,run\n9,"jump high"\n', "class_id\tclass_name\n7\trun\n9\tjump high\n",
+        "name,id,count\nrun,7,3\njump high,9,2\n", "id,key,instances\n7,run,\"['run', 'runs']\"\n9,jump high,[]\n",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("labels", [("run", "jump high"), (7, 9)])
+def test_class_lists_of_ids_and_names_are_read_in_every_form(read, tmp_path, text, labels):
+    (tmp_path / "classes.txt").write_text(text)
+    found = read(database(segment(1, 2, labels[1]), segment(3, 4, labels[0])), classes=str(tmp_path / "classes.txt"))
+    assert (found.classes, found.train[0].labels.tolist()) == (("run", "jump high"), [1, 0])
+
+
+def test_names_that_begin_with_a_number_stay_whole_where_annotations_have_them(read, tmp_path):
+    (tmp_path / "classes.txt").write_text("2 point shot\n3 point shot\n")
+    assert read(database(segment(1, 2, "3 point shot")), classes=str(tmp_path / "classes.txt")).train[0].labels == [1]
+    (tmp_path / "classes.txt").write_text("run;7\njump;9\n")
+    with pytest.raises(AnnotationError, match=r"a whole line is a class there, 'run;7' for one: expected one name a"):
+        read(database(segment(1, 2, "run")), classes=str(tmp_path / "classes.txt"))
 
 
 def test_names_and_numbers_side_by_side_need_a_class_list(read):
@@ -512,3 +557,12 @@ def test_files_of_the_field_load_completely(shared_folder, name, settings, class
         ends = account.past_end.total(), account.outside.total()
         assert (len(videos), account.instances, dropped, *ends) == expected
         assert account.instances == sum(len(video.labels) for video in videos)
+
+
+def test_labels_that_differ_in_the_form_of_their_accents_are_shown_apart(read):
+    content = database(segment(1, 2, "caf\u00e9"), segment(3, 4, "cafe\u0301"))
+    content["v"]["annotations"] = list(content["t"]["annotations"])
+    (warning,) = read(content).warnings
+    assert warning.startswith(r"labels 'cafe\u0301' (2), 'caf\xe9' (2) differ in ")
+    with pytest.raises(AnnotationError, match=r"the list has 'caf\\xe9', this is 'cafe\\u0301': write accents as one"):
+        read(content, classes=("caf\u00e9",))

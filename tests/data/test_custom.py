@@ -182,6 +182,38 @@ def test_tables_in_every_form_say_the_same(make, text, said):
     assert "3 files written" in notes
 
 
+@pytest.mark.parametrize("column", ["fps", "Frame Rate", "rate", "framerate", "frames_per_second"])
+def test_frames_at_another_rate_than_the_file_s_are_at_frame_through_rate(make, column):
+    head = f"video,start_frame,end_frame,{column},label\n"
+    database, notes = make(f"{head}k0,45,90,30,pour\nk1,60,150,30000/1001,stir\nk0,90,120,30.0,stir\n")
+    ends = found(database)
+    assert ends["k0"] == [[1.5, 3.0, "pour"], [3.0, 4.0, "stir"]]
+    assert ends["k1"][0][:2] == pytest.approx([2.002, 5.005])
+    assert "at another rate than the file's in two videos, where frame k is at k / fps seconds: k0.mp4, k1.mp4" in notes
+    assert "aren't used" not in notes
+
+
+def test_frames_at_the_file_s_own_rate_are_its_frames(make):
+    text = (
+        "video,start_frame,end_frame,fps,label\nk0,12,24,8,pour\nk1,16,40,7.96,stir\nk1,16,40,,pour\nk0,48,56,8,stir\n"
+    )
+    database, notes = make(text)
+    assert found(database) == EXPECTED
+    assert "another rate" not in notes
+    database, notes = make(PLAIN.replace("label", "label,fps,rate").replace("r\n", "r,30,x\n"))
+    assert found(database) == EXPECTED
+    assert "columns that aren't used: fps, rate" in notes
+
+
+@pytest.mark.parametrize("rate", ["0", "-30", "soon", "30/0", "1e9", "nan", "30/1/1"])
+def test_a_rate_that_is_none_and_frames_past_the_end_are_refused(make, rate):
+    head = "video,start_frame,end_frame,fps,label\n"
+    with pytest.raises(TableError, match=r"line 2: fps is frames a second, above 0 and at most 100000, got '"):
+        make(f"{head}k0,45,90,{rate},pour\n")
+    with pytest.raises(TableError, match=r"line 2: ends at 13 s, k0.mp4 at 12.00 s"):
+        make(f"{head}k0,45,390,30,pour\n")
+
+
 def test_columns_can_be_given(make):
     text = PLAIN.replace("label", "verb").replace("video", "what")
     with pytest.raises(TableError, match=r"no column video, label"):

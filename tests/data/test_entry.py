@@ -4,7 +4,7 @@ import pytest
 
 from adatad.data.annotation_file import AnnotationError
 from adatad.data.annotations import annotations_of
-from adatad.data.entry import entry_problems
+from adatad.data.entry import UNREADABLE, entry_problems
 from adatad.spec.schema import DataSpec
 
 SPEC = DataSpec(annotations="annotations.json", videos="")
@@ -76,3 +76,12 @@ def test_text_of_a_plain_number_is_a_number():
     """HACS writes durations so."""
     video = annotations_of(database(segment(1, 2), duration="10.0", frame="100"), SPEC).train[0]
     assert (video.duration_seconds, video.frames) == (10.0, 100)
+
+
+@pytest.mark.parametrize("name", ["../v/k0", "/etc/passwd", "a/../../b"])
+def test_a_name_that_leaves_the_folder_of_videos_is_refused(name):
+    content = database(segment(1, 2))
+    assert [problem.kind for problem in entry_problems(SPEC, name, content["t"], {"run": 0})] == [UNREADABLE]
+    with pytest.raises(AnnotationError, match=r"leaves the folder of videos; a name has no \.\. and"):
+        annotations_of({name: content["t"], **content}, SPEC)
+    assert entry_problems(SPEC, "a/k0..b", content["t"], {"run": 0}) == []

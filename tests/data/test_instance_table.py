@@ -66,3 +66,11 @@ def test_any_content_gives_rows_and_sentences_or_one_error(tmp_path, lines, head
     assert all(0 <= row.start < row.end for row in instances)
     assert all(sentence.isprintable() for sentence in sentences), sentences
     assert len({row.line for row in instances}) == len(instances)
+
+
+def test_labels_whose_accents_are_written_in_two_ways_are_one_class(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("video,start,end,label\na,0,1,caf\u00e9\na,1,2,cafe\u0301\n", encoding="utf-8")
+    instances, _, wrong = read_instances(table, {})
+    assert wrong == []
+    assert {row.label for row in instances} == {"caf\u00e9"}

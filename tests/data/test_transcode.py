@@ -1,5 +1,6 @@
 """Copies: the same frames, smaller, with key frames where they were asked for; only what is missing is made."""
 
+import re
 from fractions import Fraction
 
 import av
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.data.decode import open_video
-from adatad.data.transcode import copy_size, find_videos, shown_at, speed_up, transcode_all
+from adatad.data.decode import VideoError, open_video
+from adatad.data.transcode import check_copies, copy_size, find_videos, shown_at, speed_up, transcode_all
 from adatad.data.verify import seconds_of
 from adatad.data.video_index import Heartbeat, read_index
 
@@ -61,9 +62,61 @@ def test_videos_are_found_in_folders_and_once(tmp_path):
     for name in ("Archery/v_a.mp4", "Bowling/v_a.mp4", "Bowling/v_b.MP4", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"same")
-    assert find_videos(tmp_path) == ([tmp_path / "Archery/v_a.mp4", tmp_path / "Bowling/v_b.MP4"], [])
-    (tmp_path / "Bowling/v_a.mp4").write_bytes(b"other")
-    assert find_videos(tmp_path)[1] == ["v_a"]
+    (tmp_path / "Archery/._v_a.mp4").write_bytes(b"hidden by a system")
+    videos = [tmp_path / "Archery/v_a.mp4", tmp_path / "Bowling/v_b.MP4"]
+    repeated, others = tmp_path / "Bowling/v_a.mp4", tmp_path / "notes.txt"
+    assert find_videos(tmp_path) == (videos, [repeated], [], [others])
+
+
+@pytest.mark.parametrize("content", [b"other size", b"emas"])
+def test_other_files_of_one_name_are_no_copies(tmp_path, content):
+    for name, written in (("a/x.mp4", b"same"), ("b/x.mp4", content)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(written)
+    assert find_videos(tmp_path).disputed == ["x"]
+
+
+def test_videos_in_linked_folders_and_of_all_endings_are_found(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "v").mkdir()
+    for name in ("elsewhere/a.MXF", "v/b.265", "v/c.divx"):
+        (tmp_path / name).write_bytes(b"video")
+    (tmp_path / "v/link").symlink_to(tmp_path / "elsewhere")
+    assert [path.name for path in find_videos(tmp_path / "v").videos] == ["b.265", "c.divx", "a.MXF"]
+
+
+def test_copies_of_another_rate_or_size_are_refused(folder, tmp_path, run_here):
+    videos, copies = tmp_path / "v", tmp_path / "copies"
+    videos.mkdir()
+    for name in ("v0.mkv", "v1.mkv"):
+        (videos / name).symlink_to(folder / name)
+    (videos / "notes.txt").write_text("mine")
+
+    def transcode(*options):
+        return run_here("prepare_data/transcode.py", videos, copies, "--workers", 1, "--short-side", 48, *options)
+
+    first = transcode()
+    assert first.returncode == 0, first.stderr
+    assert "1 file left out, no videos, by their ending: notes.txt" in first.stdout
+    assert transcode().returncode == 0
+    for options, message in (
+        (["--fps", 5], r"at another rate \(29\.9\d instead of 5 frames a second\); 2 of 2 copies in "),
+        (["--short-side", 64], "with a short side of 48 pixels instead of 64"),
+    ):
+        done = transcode(*options)
+        assert done.returncode == 2
+        assert re.search(rf"v0\.mp4: already there, {message}", done.stderr)
+        assert "name another folder, or delete them" in done.stderr
+    (copies / "v0.mp4").write_bytes(b"cut off")
+    assert "v0.mp4: already there, but can't be read; 1 of 2 copies" in transcode().stderr
+
+
+def test_copies_at_a_rate_are_refused_where_none_is_asked_for(folder, tmp_path):
+    sources = [folder / "v0.mkv"]
+    transcode_all(sources, tmp_path, 48, 8, 1, lambda done, of: None, fps=5)
+    check_copies(sources, tmp_path, 48, 5.0)
+    with pytest.raises(VideoError, match=r"at another rate \(5 instead of 29\.9\d frames a second\)"):
+        check_copies(sources, tmp_path, 48, None)
 
 
 def test_copies_at_another_rate_show_the_same_at_the_same_time(folder, tmp_path):

@@ -162,3 +162,18 @@ def test_the_command(tiny_spec, run_here, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "8 videos, 0 with problems, 0 blocked" in done.stdout
     assert (tmp_path / "check/blocked.txt").read_text() == ""
+
+
+def test_what_was_blocked_before_stays_on_the_list(broken, tiny_spec, run_here, tmp_path):
+    spec, kinds = broken
+    settings = [f"--set=data.{key}={getattr(spec.data, key)}" for key in ("annotations", "videos")]
+    settings += [f"--set=data.classes={list(spec.data.classes)}", "--output", tmp_path / "check", "--workers", 1]
+    listed = tmp_path / "check/blocked.txt"
+    listed.parent.mkdir()
+    missing, cut, long = list(kinds)[:3]
+    listed.write_text(f"{cut}\n")
+    done = run_here("prepare_data/check.py", tiny_spec, *settings, f"--set=data.blocked_videos={listed}")
+    assert read_names(listed) == {missing, cut, long}
+    assert "1 blocked video not checked, kept on the list" in done.stdout
+    assert "7 videos" in done.stdout
+    assert "3 blocked: " in done.stdout

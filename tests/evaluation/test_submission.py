@@ -174,3 +174,12 @@ def test_a_submission_never_replaces_what_it_is_made_of_or_a_device(tmp_path, ru
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text())["version"] == "VERSION 1.3"
     assert {path.name for path in tmp_path.iterdir()} == {"d.json", "link.json", "pipe", "real.json"}
+
+
+def test_detections_that_stand_several_times_are_told_and_written(tmp_path, run_here):
+    item = {"segment": [1.0, 2.0], "label": "run", "score": 0.5}
+    (tmp_path / "found.json").write_text(json.dumps({"results": {"k0": [item] * 3}}))
+    done = run_here("submission.py", "activitynet", tmp_path / "found.json", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    assert "warning: 2 detections that stood there before" in done.stderr
+    assert len(json.loads((tmp_path / "out.json").read_text())["results"]["k0"]) == 3

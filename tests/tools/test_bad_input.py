@@ -151,8 +151,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(pristine, tmp_path / "w", symlinks=True)
-    # No pipe can be copied.
-    os.mkfifo(tmp_path / "w" / "pipe")
+    # A pipe can't be copied.
+    os.mkfifo(tmp_path / "w/pipe")
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w"
 

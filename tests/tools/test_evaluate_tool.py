@@ -45,7 +45,7 @@ def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
         (["--top-k", "1", "--score", "recall"], "only with --score mAP"),
         (["--subset", ""], "no video of subset ''; the file has 'validation'"),
         (["--subset", "None"], "no video of subset 'None'"),
-        (["--json", ""], "expected a path"),
+        (["--json", ""], "expected a path, got ''"),
         (["--json", "pipe"], "no regular file"),
         (["--json", "."], "expected the name of a file"),
         (["--json", "x" * 300], "File name too long"),
@@ -84,3 +84,13 @@ def test_a_full_disk_costs_the_file_and_not_the_score(files, run_here, monkeypat
     assert (files / "r.json").read_text() == "old"
     assert not list(files.glob("*unfinished*"))
     assert not list(files.glob(".*"))
+
+
+def test_a_detection_that_stands_several_times_is_warned_of(files, run_here):
+    content = json.loads((files / "found.json").read_text())
+    content["results"]["v"] *= 3
+    (files / "found.json").write_text(json.dumps(content))
+    for score in ("mAP", "recall"):
+        done = run_here("evaluate.py", files / "gt.json", files / "found.json", "--score", score)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("warning: 2 detections that stood there before") == 1

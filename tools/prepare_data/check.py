@@ -4,7 +4,7 @@ another length or rate than its annotations.
 python tools/prepare_data/check.py configs/demo/tia.yaml --output data/demo/check
 
 Writes blocked.txt (for data.blocked_videos), summary.html, and checked.jsonl, with which an interrupted check goes on.
-Exit code 1 if a problem was found.
+Videos that the spec blocks already aren't looked at, and stay on the list. Exit code 1 if a problem was found.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ def main() -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from adatad.data.annotation_file import read_names
     from adatad.data.verify import check_data_set, usable_cores, write_block_list
     from adatad.report.data_check import write_data_check
 
+    # Before the list is written, which may be the same file.
+    kept = sorted(read_names(spec.data.blocked_videos))
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("videos", total=None)
@@ -44,7 +47,7 @@ def main() -> int:
             spec, args.output, args.workers or usable_cores(), args.whole,
             lambda done, of: bar.update(task, completed=done, total=of),
         )  # fmt: skip
-    blocked = write_block_list(checked, args.output / "blocked.txt")
+    blocked = write_block_list(checked, args.output / "blocked.txt", kept)
     write_data_check(checked, spec.name, args.output / "summary.html")
     wrong = [found for found in checked if found.problems]
     for found in wrong[:NAMED]:
@@ -52,6 +55,11 @@ def main() -> int:
             console.print(shown(f"{found.video}: {kind}: {detail}"), markup=False)
     if len(wrong) > NAMED:
         console.print(f"and {len(wrong) - NAMED} more videos with problems")
+    if kept:
+        console.print(
+            f"{len(kept)} blocked {'video' if len(kept) == 1 else 'videos'} not checked, kept on the list; to check "
+            "them too, set data.blocked_videos to null"
+        )
     console.print(
         f"{len(checked)} videos, {len(wrong)} with problems, {blocked} blocked: {args.output / 'summary.html'}"
     )

@@ -7,7 +7,8 @@ python tools/prepare_data/transcode.py raw_videos fps30 --short-side 288 --fps 3
 Videos in folders of the folder are found too; copies lie side by side, one where the same file lies in several folders.
 They have the same frames at the same times, whatever their rate, so that the same annotations hold (with --fps those in
 seconds); set data.videos to their
-folder and data.pattern to {name}.mp4. Started again, it makes those that aren't there. --measure also reads windows of
+folder and data.pattern to {name}.mp4. Started again, it makes those that aren't there, and refuses copies of
+another rate or size. --measure also reads windows of
 originals and copies.
 """
 
@@ -42,14 +43,23 @@ def main() -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from adatad.data.transcode import copy_path, find_videos, speed_up, transcode_all
+    from adatad.data.annotation_file import listed
+    from adatad.data.transcode import check_copies, copy_path, find_videos, speed_up, transcode_all
     from adatad.data.verify import usable_cores
 
-    sources, disputed = find_videos(args.source)
+    sources, repeated, disputed, others = find_videos(args.source)
     if not sources or disputed:
-        reason = f"different videos are called {', '.join(disputed[:10])}" if disputed else "holds no videos"
+        reason = f"different videos are called {listed(disputed, 10)}; rename them" if disputed else "holds no videos"
         parser.error(f"FOLDER: {args.source}: {reason}")
     check_output_folder(args.output)
+    check_copies(sources, args.output, args.short_side, args.fps)
+    for paths, what in (
+        (repeated, "equal to others of their name, byte by byte"),
+        (others, "no videos, by their ending"),
+    ):
+        if paths:
+            names = listed([str(path.relative_to(args.source)) for path in paths])
+            print(f"{len(paths)} {'file' if len(paths) == 1 else 'files'} left out, {what}: {names}")
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("videos", total=len(sources))
