@@ -43,7 +43,7 @@ from adatad.training.checkpoint import (
     is_sharded,
     read_checkpoint,
 )
-from adatad.training.class_names import match_for_resume, match_for_test
+from adatad.training.class_names import check_agnostic, match_for_resume, match_for_test
 from adatad.training.export import load_exported
 from adatad.training.life import DONE, LIFE, leave_mark
 from adatad.training.log import Dispensable, log_to
@@ -368,9 +368,11 @@ def _open(
     if path is not None:
         own_parts = is_sharded(path) and parts.engine.shards({}) is not None
         checkpoint = read_checkpoint(path, whole=not own_parts)
+        # Names first: other classes mean other shapes, which would say less.
+        check_agnostic(checkpoint.facts, spec, path)
+        parts.classes, lines = match_for_resume(checkpoint.facts, parts.classes, path)
         check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
         check_position(Progress(**checkpoint.state["progress"]), parts.steps_per_epoch, path)
-        parts.classes, lines = match_for_resume(checkpoint.facts, parts.classes, path)
         skipped = [*skipped, *lines]
     if not overwrite:
         on_main(processes, lambda: check_best(run_directory(spec).checkpoints))
