@@ -47,6 +47,11 @@ def main() -> int:
     path, lines = find_checkpoint(args.checkpoint)
     if path.is_dir() and path.resolve() in args.output.resolve().parents:
         raise FileError(f"{args.output}: lies in the checkpoint itself, which must stay as it is; name another place")
+    if path.is_file():
+        raise FileError(
+            f"{path}: is a file of weights, exported already; expected a checkpoint directory or a run "
+            "(tools/test.py --checkpoint reads the file as it is)"
+        )
     checkpoint = read_checkpoint(path)
     spec = own_spec(path, check_files=False)
     if checkpoint.facts is None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from adatad.command import path_arg, run
-from adatad.files import FileError, check_output
+from adatad.files import FileError, check_output, read_start
 from adatad.spec import add_spec_arguments, overrides_from, spec_from_arguments
 
 
@@ -35,6 +35,7 @@ def main() -> int:
 
     if args.detections is not None:
         check_output(args.detections)
+        _keep_what_is_no_json(args.detections)
 
     from adatad.parallel.processes import is_first_rank
     from adatad.training.trained_file import find_checkpoint, holds_frozen_weights, own_spec
@@ -66,6 +67,12 @@ def main() -> int:
                 write_detections(args.detections, scored.detections)
                 print(f"detections {args.detections}", file=sys.stderr)
     return 0
+
+
+def _keep_what_is_no_json(output: Path) -> None:
+    """Raises FileError for an output in whose place something else stands, such as weights or a video."""
+    if output.is_file() and read_start(output).lstrip()[:1] not in (b"", b"{", b"["):
+        raise FileError(f"{output}: is there already and isn't JSON: detections would replace it; name another file")
 
 
 def _keep_inputs(output: Path, annotations: Path, checkpoint: Path) -> None:

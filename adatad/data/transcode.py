@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, NamedTuple
 
 import av
@@ -26,12 +27,15 @@ from adatad.data.decode import VideoError, VideoReader, open_video
 from adatad.data.video_files import files_below
 from adatad.data.video_index import Heartbeat, VideoIndex, open_container, read_index
 from adatad.files import check_output_folder
+from adatad.stop_signals import leave_interruptions_to_the_parent
 
 logger = logging.getLogger(__name__)
 
 CHUNK_FRAMES = 32
 RATE_TOLERANCE = 0.01
 """Of a copy's rate that is there already."""
+ABANDONED_SECONDS = 3600
+"""Since the last write to an unfinished copy that nobody goes on with."""
 FINEST_RATE = 1001 * 240
 """Largest denominator of a copy's rate: all broadcast rates are exact."""
 TICK = Fraction(1, 90000)
@@ -154,10 +158,11 @@ def transcode_all(
     """
     check_output_folder(output)
     waiting = [source for source in sources if not copy_path(source, output).is_file()]
+    _remove_unfinished(output, waiting)
     failed, done = [], len(sources) - len(waiting)
     progress(done, len(sources))
     copy = partial(transcode, output=output, short_side_pixels=short_side_pixels, key_frames=key_frames, fps=fps)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=leave_interruptions_to_the_parent) as pool:
         running = {pool.submit(copy, source): source for source in waiting}
         for future in as_completed(running):
             try:
@@ -178,11 +183,24 @@ def copy_path(source: Path, output: Path) -> Path:
     return output / f"{source.stem}.mp4"
 
 
+def _unfinished_path(copy: Path) -> Path:
+    return copy.with_name(f".{copy.name}.unfinished")
+
+
+def _remove_unfinished(output: Path, waiting: list[Path]) -> None:
+    """What earlier runs that were killed have left. Another one may be copying other videos into the folder now."""
+    ours = {_unfinished_path(copy_path(source, output)) for source in waiting}
+    for path in output.glob(".*.mp4.unfinished"):
+        with suppress(OSError):
+            if path in ours or time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+
+
 def transcode(source: Path, output: Path, short_side_pixels: int, key_frames: int, fps: float | None = None) -> Path:
     """Write the copy of one video, which appears only when whole and at the original's times. Frames are never made
     larger. Raises VideoError."""
     target = copy_path(source, output)
-    unfinished = target.with_name(f".{target.name}.unfinished")
+    unfinished = _unfinished_path(target)
     options = {"crf": "18", "g": str(key_frames), "keyint_min": str(key_frames), "sc_threshold": "0", "bf": "0"}
     try:
         with open_video(source, "pyav", fps=None) as reader, av.open(str(unfinished), "w", format="mp4") as container:

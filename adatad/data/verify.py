@@ -37,6 +37,7 @@ from adatad.data.video_index import Heartbeat, VideoIndex, read_index
 from adatad.errors import UserError
 from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
+from adatad.stop_signals import leave_interruptions_to_the_parent
 
 JOURNAL = "checked.jsonl"
 RULES = 3
@@ -85,7 +86,8 @@ def check_data_set(
         if name in known and known[name].stamp == _stamp(spec.data, name, entry, whole, labels)
     }
     progress(len(done), len(wanted))
-    with open(folder / JOURNAL, "a", encoding="utf-8") as journal, ProcessPoolExecutor(workers) as pool:
+    pool = ProcessPoolExecutor(workers, initializer=leave_interruptions_to_the_parent)
+    with open(folder / JOURNAL, "a", encoding="utf-8") as journal, pool:
         check = partial(check_video, spec.data, whole=whole, labels=labels)
         # Ends a line that an interruption cut off.
         journal.write("\n")

@@ -18,6 +18,7 @@ from av.stream import Discard
 
 from adatad.data.timeline import REORDERED_FRAMES, Timeline, timeline_of
 from adatad.errors import UserError
+from adatad.files import read_start, what_it_is
 
 INDEXED_CODECS = {
     "mov": ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"),
@@ -109,6 +110,8 @@ def open_container(path: Path) -> av.container.InputContainer:
         # Old AVI files name their encoder in bytes that are no text.
         container = av.open(str(path), metadata_errors="ignore")
     except (OSError, av.FFmpegError) as error:
+        if what := what_it_is(read_start(path)):
+            raise VideoError(f"{path}: can't be opened as a video: it is {what}") from error
         raise VideoError(
             f"{path}: can't be opened as a video ({error.strerror}): it is something else, or was cut off before its "
             "index; fetch it again"

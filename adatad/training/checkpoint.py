@@ -44,7 +44,7 @@ from adatad.training.checkpoint_check import (
     why_broken,
 )
 from adatad.training.model_facts import TRAINED, CheckpointError, ModelFacts
-from adatad.training.ownership import Owner
+from adatad.training.ownership import Owner, resume_arguments
 
 BEST = "best"
 
@@ -109,9 +109,12 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, CheckpointException) as error:
+        before, then = "No checkpoint was saved before it", "and start again"
+        if any(other != path for other in all_checkpoints(path.parent)):
+            before = "Those before it are as they were"
+            then = f"and {resume_arguments(path.parent.parent)} goes on from the last"
         raise CheckpointError(
-            f"{path}: can't be written: {_reason(error)}. Those before it are as they were: mend that (a full disk?), "
-            "and --resume auto goes on from the last"
+            f"{path}: can't be written: {_reason(error)}. {before}: fix that (a full disk?), {then}"
         ) from error
 
 
@@ -208,10 +211,11 @@ def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
         checkpoint = _of_tensors(tensors, state, spec_yaml, facts)
     else:
         checkpoint = _read_whole(path, state, spec_yaml, facts)
+    steps = state["progress"]["step"]
     for flat, tensor in checkpoint.tensors().items():
         if not tensor.is_meta:
             kind, _, name = flat.partition("/")
-            check_tensor(path, shards.FOLDER if is_sharded(path) else TENSOR_FILES[kind], name, tensor)
+            check_tensor(path, shards.FOLDER if is_sharded(path) else TENSOR_FILES[kind], name, tensor, steps)
     return checkpoint
 
 
@@ -325,6 +329,8 @@ class CheckpointWriter:
         self._group: dist.ProcessGroup | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
+        self.has_saved = bool(all_checkpoints(folder))
+        """Whether the run has a checkpoint to go on from, as far as this process knows."""
 
     def submit(self, step: int, checkpoint: Checkpoint) -> Path:
         """Copy the checkpoint now, write it in the background; waits for the one before."""
@@ -336,6 +342,7 @@ class CheckpointWriter:
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         write_checkpoint(path, checkpoint, self.owner)
+        self.has_saved = True
         prune(self.folder, path, self.keep)
 
     def submit_shards(
@@ -368,6 +375,7 @@ class CheckpointWriter:
         with replacing(path, self.owner) as folder:
             saving.result()
             _write_rest(folder, state, spec_yaml)
+        self.has_saved = True
         prune(self.folder, path, self.keep)
 
     def wait(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from adatad.convert.weight_file import WeightsError, brief, read_header
 from adatad.files import MAX_SPEC_BYTES, FileError, read_json, read_text, shown
 from adatad.training.model_facts import CheckpointError, ModelFacts, NewerVersionError, check_outputs, cut
-from adatad.training.saved_state import check_state
+from adatad.training.saved_state import EXTRA_STEPS, check_state
 from adatad.training.shards import FOLDER as SHARDS
 from adatad.training.shards import SHAPES
 
@@ -51,7 +51,7 @@ def why_broken(path: Path) -> str | None:
                 described |= {f"{kind}/{name}": shape for name, shape in _shapes(path, file).items()}
         check_names(path, described, state, facts)
         for file, name, tensor in _all_tensors(path):
-            check_tensor(path, file, name, tensor)
+            check_tensor(path, file, name, tensor, state["progress"]["step"])
     except NewerVersionError:
         raise
     except CheckpointError as error:
@@ -217,13 +217,15 @@ def _check_alike(
             )
 
 
-def check_tensor(path: Path, file: str, name: str, tensor: Tensor) -> None:
-    """Raises CheckpointError for numbers that training can't have written. name: within its file."""
+def check_tensor(path: Path, file: str, name: str, tensor: Tensor, steps: int) -> None:
+    """Raises CheckpointError for numbers that training can't have written. name: within its file; steps: of the run."""
     key = name.rpartition("/")[2]
     where = f"{path}: {file}: {brief(name)}"
     if key == "step":
         if not 0 <= float(tensor) < float("inf"):
             raise CheckpointError(f"{where} is {float(tensor)}, expected a number of steps")
+        if float(tensor) > steps + EXTRA_STEPS:
+            raise CheckpointError(f"{where} is {float(tensor):g}, and the run has done {steps} steps")
         return
     if tensor.dtype != torch.float32:
         raise CheckpointError(f"{where} is {str(tensor.dtype).removeprefix('torch.')}, expected float32")

@@ -30,12 +30,7 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
             f"{path}: doesn't say which classes its outputs are (an older file, or OpenTAD's): they are taken in the "
             f"order of {_source(spec)}: {list_names(names)}"
         ]
-    if facts.class_agnostic != spec.model.detector.class_agnostic:
-        there, here = (str(value).lower() for value in (facts.class_agnostic, spec.model.detector.class_agnostic))
-        raise CheckpointError(
-            f"{path}: was trained with model.detector.class_agnostic: {there}, and the spec says {here}; take that of "
-            "the training"
-        )
+    check_agnostic(facts, spec, path)
     labels = _plain_labels(spec)
     if labels is not None:
         _refuse_unknown(labels, labels, facts, spec, path)
@@ -49,11 +44,24 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
     return spec, [*_on_classes(annotated, listed, facts, spec, path), *(f"{path}: {line}" for line in lines)]
 
 
+def check_agnostic(facts: ModelFacts | None, spec: Spec, path: Path) -> None:
+    """Raises CheckpointError if the weights tell classes apart and the spec's model doesn't, or the other way round."""
+    if facts is not None and facts.class_agnostic != spec.model.detector.class_agnostic:
+        there, here = (str(value).lower() for value in (facts.class_agnostic, spec.model.detector.class_agnostic))
+        raise CheckpointError(
+            f"{path}: was trained with model.detector.class_agnostic: {there}, and the spec says {here}; take that of "
+            "the training"
+        )
+
+
 def _on_classes(
     annotated: Collection[str], listed: Sequence[str], facts: ModelFacts, spec: Spec, path: Path
 ) -> list[str]:
     lines = []
     unknown = sorted(set(listed) - set(facts.classes) - {AMBIGUOUS})
+    if facts.class_agnostic:
+        # Its one output is no class: what it finds is named by a classifier, in whatever order classes are listed.
+        return _on_missing(annotated, facts)
     if unknown:
         lines.append(
             f"{path}: doesn't know {list_names(unknown)} of {_source(spec)}, so that nothing will be found of them; it "
@@ -64,13 +72,17 @@ def _on_classes(
             f"{path}: its outputs are named by its own classes ({list_names(facts.classes)}), whose order isn't that "
             f"of {_source(spec)} ({list_names(listed)})"
         )
+    return [*lines, *_on_missing(annotated, facts)]
+
+
+def _on_missing(annotated: Collection[str], facts: ModelFacts) -> list[str]:
     without = [name for name in facts.classes if name not in annotated]
-    if annotated and without:
-        lines.append(
-            f"{len(without)} of {len(facts.classes)} classes have no instance in the evaluated videos, and don't count "
-            f"in mAP: {list_names(without)}"
-        )
-    return lines
+    if not annotated or not without:
+        return []
+    return [
+        f"{len(without)} of {len(facts.classes)} classes have no instance in the evaluated videos, and don't count in "
+        f"mAP: {list_names(without)}"
+    ]
 
 
 def _refuse_unknown(

@@ -7,6 +7,7 @@ any checkpoint ends with the same weights, bit for bit, as one that was never in
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -41,15 +42,16 @@ from adatad.training.life import STOPPED, leave_mark
 from adatad.training.log import Dispensable
 from adatad.training.metrics import Metrics
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
+from adatad.training.ownership import resume_arguments
 from adatad.training.progress import ProgressBar
 from adatad.training.recheck import compute_twice, is_due
 from adatad.training.run_directory import RunDirectory
 from adatad.training.saved_state import Progress
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
-from adatad.training.signals import EXIT_CODE_RESUME, Stopped, StopRequest
+from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
 from adatad.training.tensors import parameter_of, shard_tensors, whole_tensors
-from adatad.training.validation import classes_of, detect, scores
+from adatad.training.validation import Detections, classes_of, detect, scores, warnings_of
 
 
 class TrainingError(UserError):
@@ -88,11 +90,13 @@ class Training:
         self.times = TimeLog(self.logger.warning)
         self.data_wait = DataWait()
         self.named_without_instances: set[str] = set()
+        self.warned: set[str] = set()
         self.started = time.monotonic() - self.progress.seconds
         self.result: dict[str, Any] | None = None
 
     def train(self) -> dict[str, Any]:
         """Train to the end; returns what result.json holds. Raises Stopped when asked to stop."""
+        self.stop.what_is_saved = self.what_is_saved
         self.stop.training_begins()
         try:
             return self.train_to_the_end()
@@ -171,6 +175,7 @@ class Training:
         """When all ranks have agreed to stop and have saved: none leaves before the last one's part is on the disk."""
         self.writer.wait()
         self.processes.barrier()
+        self.stop.leave_in_peace()
         code = EXIT_CODE_RESUME
         if self.progress.step:
             self.logger.info(
@@ -186,8 +191,13 @@ class Training:
 
     def how_to_go_on(self) -> str:
         """The arguments that continue this run."""
-        number = self.spec.run.id
-        return "--resume auto" + (f" --id {number}" if number else "")
+        return resume_arguments(self.run.path)
+
+    def what_is_saved(self) -> str:
+        """Said of a run that is stopped amid a step; the first rank knows."""
+        if not self.writer.has_saved:
+            return f"{NOTHING_SAVED} of {self.run.path}"
+        return f"what was saved before is whole, {self.how_to_go_on()} goes on from it"
 
     def save_what_is_there(self, error: LoaderError) -> None:
         """Between two steps a process alone can save, and leave as if asked to stop. Raises Stopped then. Of several
@@ -197,6 +207,7 @@ class Training:
         if self.saved_step != self.progress.step:
             self.save()
         self.writer.wait()
+        self.stop.leave_in_peace()
         self.logger.error("%s", error)
         self.logger.info("saved after step %d; %s continues", self.progress.step, self.how_to_go_on())
         leave_mark(STOPPED, f"a loader process failed at step {self.progress.step}")
@@ -318,7 +329,10 @@ class Training:
             )  # fmt: skip
         values = scores(detections, self.spec)
         groups = "".join(f", {name} {100 * g['average_mAP']:.2f} %" for name, g in values.get("groups", {}).items())
-        self.logger.info("epoch %d: average mAP %.2f %%%s", progress.epoch, 100 * values["average_mAP"], groups)
+        if any(len(video.labels) for video in self.annotations.validation):
+            self.logger.info("epoch %d: average mAP %.2f %%%s", progress.epoch, 100 * values["average_mAP"], groups)
+        else:
+            self.logger.info("epoch %d: nothing to score: no instance in validation", progress.epoch)
         self.result = {
             **values,
             "untrained_average_mAP": progress.untrained_mAP,
@@ -327,6 +341,7 @@ class Training:
             "seconds": time.monotonic() - self.started,
         }
         if self.metrics:
+            self.warn_of(detections)
             self.metrics.write("evaluation", progress.step, progress.epoch, values)
             for name, content in (("detections.json", {"results": detections}), ("result.json", self.result)):
                 with self.dispensable.writing(name):
@@ -334,6 +349,17 @@ class Training:
             if self.after_evaluation:
                 self.after_evaluation(self.metrics, detections, progress.step)
         return values
+
+    def warn_of(self, detections: Detections) -> None:
+        """What is suspicious about their score, once a run, whatever the counts at later evaluations are."""
+        for line in warnings_of(detections, self.spec):
+            if _without_numbers(line) not in self.warned:
+                self.warned.add(_without_numbers(line))
+                self.logger.warning("%s", line)
+
+
+def _without_numbers(line: str) -> str:
+    return re.sub(r"\d+", "", line)
 
 
 def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str, Any]:

@@ -76,9 +76,10 @@ class Owner:
         except OSError as error:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
+            saved = any(self.folder.glob("checkpoints/step-*"))
+            then = f"{resume_arguments(self.folder)} goes on from the last checkpoint" if saved else "start again"
             raise FileError(
-                f"{self.folder / FILE}: can't be written: {reason(error)}; checkpoints before it are as they were: "
-                "make room, and --resume auto goes on from the last"
+                f"{self.folder / FILE}: can't be written: {reason(error)}; make room, and {then}"
             ) from error
 
 
@@ -101,6 +102,13 @@ class Opening:
         # A file of an older version doesn't tell when its process was started.
         start = start_of(self.pid)
         return self.host == socket.gethostname() and start is not None and self.start in (0, start)
+
+
+def resume_arguments(folder: Path) -> str:
+    """The arguments that continue the run in a folder: without --id that would be id0."""
+    number = folder.name.removeprefix("id")
+    named = number != folder.name and number.isdecimal() and int(number)
+    return "--resume auto" + (f" --id {number}" if named else "")
 
 
 def start_of(pid: int) -> int | None:

@@ -20,10 +20,20 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
     """The checkpoint that `resume` names, None for a fresh start; and a line for each broken one that auto skipped.
 
     A directory holds one course of training: the newest checkpoint is kept and resumed from, so one that is named must
-    be the newest, or start a run that has none.
+    be the newest, or start a run that has none. Raises ResumeError, also where
+    auto finds broken ones alone: a fresh start would write over them.
     """
     if resume == AUTO:
-        return newest_checkpoint(run.checkpoints)
+        newest, skipped = newest_checkpoint(run.checkpoints)
+        if newest is None and skipped:
+            broken = "; ".join(line.removeprefix("skipped ") for line in skipped)
+            raise ResumeError(
+                f"--resume {AUTO}: no checkpoint of {run.path} is whole: {broken}. --overwrite starts afresh in its "
+                "place, --id N beside it"
+            )
+        return newest, skipped
+    if not resume.strip():
+        raise ResumeError(f"--resume {resume!r}: expected {AUTO} or a checkpoint's path")
     path = Path(resume)
     if not path.is_dir():
         raise ResumeError(f"--resume {resume}: no such checkpoint directory; expected {AUTO} or a checkpoint's path")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from rich.console import Console
 from torch import nn
 
@@ -43,7 +44,7 @@ from adatad.training.checkpoint import (
     is_sharded,
     read_checkpoint,
 )
-from adatad.training.class_names import match_for_resume, match_for_test
+from adatad.training.class_names import check_agnostic, match_for_resume, match_for_test
 from adatad.training.export import load_exported
 from adatad.training.life import DONE, LIFE, leave_mark
 from adatad.training.log import Dispensable, log_to
@@ -131,7 +132,7 @@ def _train(spec: Spec, attempt: Attempt) -> dict[str, Any]:
     annotations = attempt.annotations = annotations_for(spec)
     videos = annotations.train + annotations.validation
     check_videos(spec.data, videos)
-    check_classifier(spec, annotations)
+    attempt.notes = (*attempt.notes, *check_classifier(spec, annotations))
     check_batch(spec, processes, annotations)
     check_shared_memory(spec, processes)
     # Annotations that can't be scored must not come to light after the first epochs.
@@ -296,7 +297,8 @@ def detect_and_score(
         check_videos(spec.data, annotations.validation)
         for line in on_main(processes, lambda: check_times(spec.data, (), annotations.validation)):
             say(line)
-        check_classifier(spec, annotations)
+        for line in check_classifier(spec, annotations):
+            say(f"warning: {line}")
         if only_scores and not any(len(video.labels) for video in annotations.validation):
             raise UserError(
                 f"{spec.data.annotations}: the evaluated videos have no annotated instance, so that nothing can be "
@@ -368,9 +370,12 @@ def _open(
     if path is not None:
         own_parts = is_sharded(path) and parts.engine.shards({}) is not None
         checkpoint = read_checkpoint(path, whole=not own_parts)
-        check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
-        check_position(Progress(**checkpoint.state["progress"]), parts.steps_per_epoch, path)
+        # Names first: other classes mean other shapes, which would say less.
+        check_agnostic(checkpoint.facts, spec, path)
         parts.classes, lines = match_for_resume(checkpoint.facts, parts.classes, path)
+        check_same_model(parts.shapes, parts.trained, parts.frozen_fingerprint, checkpoint, path)
+        progress = Progress(**checkpoint.state["progress"])
+        lines += check_position(progress, parts.steps_per_epoch, path, _most_steps(parts, checkpoint))
         skipped = [*skipped, *lines]
     if not overwrite:
         on_main(processes, lambda: check_best(run_directory(spec).checkpoints))
@@ -386,6 +391,17 @@ def _open(
     if resume is not None:
         logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
     return run, logger, Progress()
+
+
+def _most_steps(parts: Parts, checkpoint: Checkpoint) -> int | None:
+    """Steps of an epoch with batches of one video; None if the checkpoint was trained by other data."""
+    try:
+        here, there = yaml.safe_load(to_yaml(parts.spec)), yaml.safe_load(checkpoint.spec_yaml)
+    except (yaml.YAMLError, ValueError):
+        return None
+    # Videos that fill no batch any more aren't counted.
+    most = (parts.steps_per_epoch + 1) * parts.spec.train.global_batch
+    return most if there.get("data") == here["data"] else None
 
 
 def _restore(parts: Parts, checkpoint: Checkpoint, path: Path, logger: logging.Logger) -> Progress:

@@ -17,6 +17,10 @@ from adatad.training.model_facts import (
 )
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+MAX_NORMALIZER = 1e12
+"""Of a running mean of positives in a batch."""
+EXTRA_STEPS = 1
+"""By which an optimizer's count may pass the run's."""
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
@@ -63,7 +67,7 @@ class _State(BaseModel):
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] | None = None
     progress: Progress
-    normalizer: Annotated[float, Field(ge=0)]
+    normalizer: Annotated[float, Field(ge=0, le=MAX_NORMALIZER)]
     scaler: dict[str, Any]
     """{} without one, else as `_Scaler`."""
     frozen_fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -90,6 +94,11 @@ class _State(BaseModel):
                 f"progress: epoch {progress.epoch} and step {progress.step_in_epoch} in it are more than all "
                 f"{progress.step} steps"
             )
+        for name in ("bad_steps", "bad_steps_in_a_row"):
+            if getattr(progress, name) > progress.step:
+                raise ValueError(f"progress.{name}: {getattr(progress, name)} of {progress.step} steps")
+        if self.optimizer_step is not None and self.optimizer_step > progress.step + EXTRA_STEPS:
+            raise ValueError(f"optimizer_step: {self.optimizer_step:g}, and the run has done {progress.step} steps")
         if progress.evaluated_epochs > progress.epoch:
             raise ValueError(f"progress.evaluated_epochs: {progress.evaluated_epochs} of {progress.epoch} epochs")
         gone = [name for name in ("model", "tensors") if getattr(self, name) is None]
@@ -118,11 +127,30 @@ def check_state(content: Any, where: object) -> ModelFacts | None:
     return read_facts(state.model, f"{where}: model") if state.model is not None else None
 
 
-def check_position(progress: Progress, steps_per_epoch: int, where: object) -> None:
-    """Raises CheckpointError for a position in the data that this run doesn't have."""
-    if progress.step_in_epoch >= steps_per_epoch and progress.step_in_epoch:
+def check_position(
+    progress: Progress, steps_per_epoch: int, where: object, most_an_epoch: int | None = None
+) -> list[str]:
+    """Lines on a position that only other epochs than this run's lead to. Raises CheckpointError for one that this run
+    doesn't have, or that nothing can lead to.
+
+    most_an_epoch: steps of an epoch with batches of one video, where the data are those of before.
+    """
+    epoch, inside, step = progress.epoch, progress.step_in_epoch, progress.step
+    if inside >= steps_per_epoch and inside:
         raise CheckpointError(
-            f"{where}: state.json: progress.step_in_epoch: stands at step {progress.step_in_epoch} of an epoch that "
+            f"{where}: state.json: progress.step_in_epoch: stands at step {inside} of an epoch that "
             f"has {steps_per_epoch} here; train with the videos and the train.global_batch of before, or start another "
             "run"
         )
+    if most_an_epoch is not None and step > epoch * most_an_epoch + inside:
+        raise CheckpointError(
+            f"{where}: state.json: progress.step: {step} steps, of which {epoch} epochs of {steps_per_epoch} and "
+            f"{inside} make {epoch * steps_per_epoch + inside}; with any train.global_batch they are "
+            f"{epoch * most_an_epoch + inside} at most"
+        )
+    if step == epoch * steps_per_epoch + inside:
+        return []
+    return [
+        f"{where}: stands at step {step}, and {epoch} epochs of {steps_per_epoch} steps and {inside} here make "
+        f"{epoch * steps_per_epoch + inside}: the videos or train.global_batch were others before"
+    ]

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ terminal sends to it too."""
 IGNORED_IF_INHERITED = {signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 """nohup, and a shell that starts a command in the background, have these ignored; so they stay."""
 FINISHING = "finishing this step, then saving; Ctrl-C again stops at once, without saving"
+NOTHING_SAVED = "nothing was saved"
 DRAWING = "training is done and saved, its report is being drawn; Ctrl-C again stops at once"
 
 
@@ -48,6 +50,8 @@ class StopRequest:
         """Set by a command until it has imported all that it needs: libraries make other errors of an interruption."""
         self.meanwhile = FINISHING
         """What is said at the first Ctrl-C."""
+        self.what_is_saved: Callable[[], str] = lambda: NOTHING_SAVED
+        """What is said of the run when it is stopped at once."""
         self._before: dict[signal.Signals, Any] = {}
         self._bytes: tuple[socket.socket, socket.socket] | None = None
 
@@ -72,6 +76,11 @@ class StopRequest:
     def training_begins(self) -> None:
         """From now on there is something to save."""
         self.leaves_at_once = False
+
+    def leave_in_peace(self) -> None:
+        """All is saved: from now on nothing may change the exit code, also while Python ends and gives signals back."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
         """Give the signals back to whoever had them before."""
@@ -116,7 +125,7 @@ class StopRequest:
                         say(self.meanwhile)
                 elif now - first >= self.echo_seconds:
                     if self.first_rank:
-                        say("stopped at once; what was saved before is whole, --resume auto goes on from it")
+                        say(f"stopped at once; {self.what_is_saved()}")
                     os._exit(EXIT_CODE_INTERRUPTED)
 
 

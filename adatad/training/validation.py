@@ -29,6 +29,7 @@ from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.schema import DataSpec
+from adatad.training.model_facts import list_names
 
 Detections = dict[str, list[dict[str, Any]]]
 
@@ -155,18 +156,40 @@ def write_detections(path: Path, detections: Detections) -> None:
     write_json(path, {"results": detections}, indent=None)
 
 
-def check_classifier(spec: Spec, annotations: Annotations) -> None:
-    """Raises ClassifierError, before hours are spent, if the external classifier lacks a video that it must label, or
-    knows none of the classes."""
+def check_classifier(spec: Spec, annotations: Annotations) -> list[str]:
+    """Lines on classes that no detection will have. Raises ClassifierError, before hours are spent, if the external
+    classifier lacks a video that it must label, or knows none of the classes."""
+    where, classes = spec.data.annotations, annotations.classes
     if spec.postprocess.classifier is None:
-        return
+        outputs = classes_of(spec, annotations)
+        if not classes or not set(outputs).isdisjoint(classes):
+            return []
+        return [
+            f"model.detector.class_agnostic without postprocess.classifier: all that is found is labelled "
+            f"{outputs[0]!r}, which is no class of {where} ({list_names(classes)}), so that evaluations give 0 %; "
+            "postprocess.classifier says which classes a video has"
+        ]
     classifier = read_classifier(spec.postprocess.classifier)
     classifier.check(video.name for video in annotations.validation)
-    if classifier.names and set(classifier.names).isdisjoint(annotations.classes):
+    label = spec.postprocess.classifier.pseudo_label
+    if label is not None and classes and label not in classes:
+        raise ClassifierError(
+            f"postprocess.classifier.pseudo_label: {label!r} is no class of {where} ({list_names(classes)}): nothing "
+            "would be found"
+        )
+    if classifier.names and set(classifier.names).isdisjoint(classes):
         raise ClassifierError(
             f"{spec.postprocess.classifier.file}: has other classes ({classifier.names[0]!r} and so on) than "
-            f"{spec.data.annotations} ({annotations.classes[0]!r} and so on): nothing would be found"
+            f"{where} ({classes[0]!r} and so on): nothing would be found"
         )
+    unknown = [name for name in classes if name not in classifier.names] if classifier.names else []
+    if not unknown:
+        return []
+    foreign = [name for name in classifier.names if name not in classes]
+    return [
+        f"{spec.postprocess.classifier.file}: doesn't know {list_names(unknown)} of {where}, so that nothing will be "
+        "found of them" + (f"; {where} doesn't know its {list_names(foreign)}" if foreign else "")
+    ]
 
 
 def classes_of(spec: Spec, annotations: Annotations) -> tuple[str, ...]:

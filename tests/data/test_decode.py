@@ -482,6 +482,9 @@ def write_picture(path: Path) -> None:
     Image.new("RGB", (48, 32)).save(path, format="png")
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1000000\n"
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(
     ("write", "message"),
@@ -489,11 +492,13 @@ def write_picture(path: Path) -> None:
         (lambda path: None, "there is no such file"),
         (lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)"),
         (lambda path: path.write_text("no video at all\n" * 100), "can't be opened as a video"),
+        (lambda path: path.write_text(POINTER), "it is a pointer of Git LFS"),
+        (lambda path: path.write_text("<!DOCTYPE html><html>Log in</html>"), "it is an HTML page"),
         (lambda path: path.mkdir(), "can't be opened as a video: it is no file"),
         (write_sound, "holds no video stream, only: audio"),
         (write_picture, "it is a picture"),
     ],
-    ids=["missing", "empty", "text", "folder", "sound", "picture"],
+    ids=["missing", "empty", "text", "pointer", "page", "folder", "sound", "picture"],
 )
 def test_what_is_no_video_is_named(tmp_path, decoder, write, message):
     path = tmp_path / "broken.wav"

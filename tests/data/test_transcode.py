@@ -1,5 +1,6 @@
 """Copies: the same frames, smaller, with key frames where they were asked for; only what is missing is made."""
 
+import os
 import re
 from fractions import Fraction
 
@@ -56,6 +57,19 @@ def test_only_missing_copies_are_made(folder, tmp_path):
     assert transcode_all(sources, tmp_path, 48, 8, 2, lambda done, of: counts.append(done)) == []
     assert counts == [1, 2, 3]
     assert (tmp_path / "v1.mp4").read_bytes() == b"made before"
+
+
+def test_what_killed_runs_left_unfinished_is_removed_and_nothing_else(folder, tmp_path):
+    mine, old, others, foreign = (
+        tmp_path / name
+        for name in (".v3.mp4.unfinished", ".gone.mp4.unfinished", ".other.mp4.unfinished", ".notes.unfinished")
+    )
+    for path in (mine, old, others, foreign):
+        path.write_bytes(b"cut off")
+    os.utime(old, (0, 0))
+    os.utime(foreign, (0, 0))
+    assert len(transcode_all([folder / "v3.mkv"], tmp_path, 48, 8, 1, lambda *_: None)) == 1
+    assert sorted(tmp_path.iterdir()) == sorted([others, foreign])
 
 
 def test_videos_are_found_in_folders_and_once(tmp_path):

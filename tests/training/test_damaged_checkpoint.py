@@ -271,6 +271,37 @@ def test_a_position_that_the_epoch_does_not_have_is_refused(tmp_path):
         check_position(Progress(step_in_epoch=99, step=99), 3, tmp_path)
 
 
+def test_more_steps_than_any_batch_gives_are_refused_and_others_said(tmp_path):
+    assert check_position(Progress(epoch=2, step=6), 3, tmp_path, 12) == []
+    for most in (12, None):
+        [line] = check_position(Progress(epoch=2, step=7), 3, tmp_path, most)
+        assert "stands at step 7, and 2 epochs of 3 steps and 0 here make 6" in line
+    with pytest.raises(CheckpointError, match=r"progress\.step: 1000000 steps, of which .* make 6; .* are 24 at most"):
+        check_position(Progress(epoch=2, step=1_000_000), 3, tmp_path, 12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["progress"].update(bad_steps=2), r"progress\.bad_steps: 2 of 1 steps"),
+        (lambda state: state["progress"].update(bad_steps_in_a_row=2), r"progress\.bad_steps_in_a_row: 2 of 1 steps"),
+        (lambda state: state.update(normalizer=1e13), r"normalizer"),
+        (lambda state: state.update(optimizer_step=9.0), r"optimizer_step: 9, and the run has done 1 steps"),
+    ],
+)
+def test_numbers_that_so_few_steps_cannot_give_are_refused(copied, change, message):
+    change_state(copied, change)
+    assert_refused(copied, message)
+
+
+def test_an_optimizer_that_has_done_more_steps_than_the_run_is_refused(copied):
+    tensors = load_file(copied / "optimizer.safetensors")
+    tensors["w/step"] = torch.tensor(9.0)
+    save_file(tensors, copied / "optimizer.safetensors")
+    sign(copied)
+    assert_refused(copied, r"w/step is 9, and the run has done 1 steps")
+
+
 def test_a_folder_called_best_is_left_alone_and_named(copied):
     shutil.copytree(copied, copied.parent / BEST)
     with pytest.raises(CheckpointError, match=r"best: is a folder, and not the link .*mv .*best-copy"):

@@ -46,6 +46,16 @@ def test_a_path_that_does_not_exist_is_refused(run):
         checkpoint_to_resume(run, "latest")
 
 
+def test_an_empty_name_is_not_taken_for_this_folder(run):
+    with pytest.raises(ResumeError, match="--resume '': expected auto or a checkpoint's path"):
+        checkpoint_to_resume(run, "")
+
+
+def test_auto_does_not_start_afresh_where_all_checkpoints_are_broken(run):
+    with pytest.raises(ResumeError, match=r"step-00000009: .*; .*step-00000003: .*--overwrite .*, --id N beside it"):
+        checkpoint_to_resume(run, AUTO)
+
+
 def test_auto_takes_none_where_there_is_none(tmp_path):
     assert checkpoint_to_resume(RunDirectory(tmp_path / "new"), "auto") == (None, [])
 

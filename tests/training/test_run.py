@@ -77,11 +77,14 @@ def whole_run(tiny_data, tmp_path_factory) -> Checkpoint:
 )
 def test_a_stopped_run_saves_leaves_with_75_and_resumes_exactly(tiny_spec, whole_run, monkeypatch, step, number):
     spec = load(tiny_spec)
+    at_the_end = []
     with monkeypatch.context() as patch:
         signal_in_step(patch, step, number)
+        patch.setattr(loop, "leave_mark", lambda *_: at_the_end.append(signal.getsignal(signal.SIGINT)))
         with pytest.raises(SystemExit) as left:
             train(spec)
     assert left.value.code == EXIT_CODE_RESUME
+    assert at_the_end == [signal.SIG_IGN]
     saved = read_checkpoint(all_checkpoints(run_directory(spec).checkpoints)[-1])
     assert saved.state["progress"]["step"] == step + 1
     train(spec, resume="auto")

@@ -13,7 +13,7 @@ from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.run import train
 from adatad.training.setup import build_initial_model, number_of_classes, validation_loader
-from adatad.training.validation import classes_of, detect, score, summary
+from adatad.training.validation import check_classifier, classes_of, detect, score, summary
 
 
 def found_by(spec):
@@ -75,6 +75,44 @@ def test_training_does_not_begin_while_the_classifier_lacks_videos(tiny_spec, cl
     with pytest.raises(ClassifierError, match=f"no scores of 2 videos .*: {', '.join(missing)}"):
         train(spec)
     assert not Path(spec.run.root).exists()
+
+
+def test_classes_that_no_detection_can_have_are_said_before_training(tiny_spec, tiny_data, class_scores):
+    content = json.loads(class_scores.read_text())
+    first, *others = content["class"]
+    annotations = read_annotations(load(tiny_spec).data)
+    [line] = check_classifier(load(tiny_spec, AGNOSTIC), annotations)
+    assert "all that is found is labelled 'action', which is no class of" in line
+    assert check_classifier(load(tiny_spec), annotations) == []
+    options = ["postprocess.classifier.kind=cuhk", f"postprocess.classifier.file={class_scores}"]
+    spec = load(tiny_spec, [*AGNOSTIC, *options])
+    assert check_classifier(spec, annotations) == []
+    class_scores.write_text(json.dumps({**content, "class": [first.upper(), *others]}))
+    [line] = check_classifier(spec, annotations)
+    assert f"doesn't know {first} of" in line
+    assert f"doesn't know its {first.upper()}" in line
+    pseudo = ["postprocess.classifier.kind=pseudo", "postprocess.classifier.pseudo_label="]
+    assert check_classifier(load(tiny_spec, [*AGNOSTIC, pseudo[0], pseudo[1] + first]), annotations) == []
+    with pytest.raises(ClassifierError, match=r"pseudo_label: 'Zzz' is no class of .*: nothing would be found"):
+        check_classifier(load(tiny_spec, [*AGNOSTIC, pseudo[0], pseudo[1] + "Zzz"]), annotations)
+
+
+def test_what_makes_a_score_wrong_is_said_once_a_run(tiny_spec, caplog):
+    train(load(tiny_spec, [*AGNOSTIC, "schedule.epochs=2"]))
+    assert caplog.text.count(": average mAP") == 2
+    assert caplog.text.count("model.detector.class_agnostic without postprocess.classifier") == 1
+    assert caplog.text.count("that no annotation has (left out of the score)") == 1
+
+
+def test_without_instances_to_score_no_score_is_logged(tiny_spec, tiny_data, tmp_path, caplog):
+    content = json.loads((tiny_data / "annotations.json").read_text())
+    for entry in content["database"].values():
+        if entry["subset"] == "validation":
+            entry["annotations"] = []
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    train(load(tiny_spec, ["schedule.epochs=1", "schedule.warmup_epochs=0", f"data.annotations={tmp_path / 'a.json'}"]))
+    assert "epoch 1: nothing to score: no instance in validation" in caplog.text
+    assert "average mAP" not in caplog.text
 
 
 def test_blocked_videos_and_recall_reach_the_score(tiny_spec, tiny_data, tmp_path):
