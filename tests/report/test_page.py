@@ -158,7 +158,7 @@ def test_damaged_files_cost_their_part_of_the_page_and_are_named(run, monkeypatc
     (folder / name).mkdir()
     lines.append([])
     page = write_report(folder, spec, lines[-1].append)
-    assert re.search(rf"{name}: [^\n]*irectory[^\n]*left out", parsed(page).text)
+    assert re.search(rf"{name}: [^\n]*a folder[^\n]*left out", parsed(page).text)
     # Without an end the last line is being written; an empty or unread list of names is fine.
     expected = {"metrics.jsonl": 1, "trained.txt": 3}.get(name, len(BAD_TEXTS) + 4)
     assert sum(map(bool, lines)) >= expected
