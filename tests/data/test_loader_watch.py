@@ -52,8 +52,8 @@ def quick(monkeypatch):
 @pytest.mark.parametrize(
     ("action", "says"),
     [
-        (die, r"was killed \(SIGKILL\), as the system does when memory runs out; it was to read video_2\. Lower data"),
-        (stop, r"is stopped; it was to read video_[12]\. Look at that file and its disk; .*data\.workers=0"),
+        (die, r"was killed \(SIGKILL\), as the system does when memory runs out; it was to read video_\d\. Lower data"),
+        (stop, r"is stopped; it was to read video_\d\. Look at that file and its disk; .*data\.workers=0"),
         (hang, r"has done nothing for 1\.\d+ s .*; it was to read video_2\."),
     ],
     ids=["killed", "stopped", "hangs"],
@@ -61,10 +61,11 @@ def quick(monkeypatch):
 def test_the_process_is_named_with_its_video(quick, action, says):
     batches = iter(Loader(Doing(action), [[number] for number in range(4)], workers=1, idle_seconds=1.0))
     came = []
-    with pytest.raises(LoaderError, match=says):
+    with pytest.raises(LoaderError, match=says) as raised:
         came.extend(batches)
-    # One that is killed or stopped may still hold what it had ready.
+    # One that is killed or stopped may still hold what it had ready: then the first that it still owes is named.
     assert came == [[0], [1]][: len(came)]
+    assert f"video_{len(came)}" in str(raised.value)
     assert came == [[0], [1]] or action is not hang
 
 
