@@ -21,13 +21,14 @@ from adatad.memory.offload import HostMemory
 from adatad.memory.policy import apply_policy, wave_passes
 from adatad.memory.residency import AlwaysThere
 from adatad.memory.scale import META, SAMPLES, Cost, Kind, Scale, kinds, parameter_bytes, sample_model
+from adatad.memory.segment_wave import FromTheOutput, SegmentWave
 from adatad.memory.side import add_linear_, squeeze_before
 from adatad.memory.tiled import WavePass
 from adatad.memory.tiles import Tile
-from adatad.memory.wave import FromTheOutput, SegmentWave, Wave, Weights
+from adatad.memory.wave import Wave, Weights
 from adatad.models.adapter import Adapter
 from adatad.models.detector import TemporalActionDetector
-from adatad.models.draws import clip_keys
+from adatad.models.drop_path import Drops
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
 from adatad.spec.clip_share import clip_share, clips_of_window
@@ -253,7 +254,7 @@ class Units:
         size = data.window.size_grid
         with autocast(META, self.arithmetic):
             mask = torch.ones(windows, size, dtype=torch.bool, device=META)
-            keys = torch.zeros(windows, dtype=torch.int64, device=META)
+            keys = torch.zeros(windows, dtype=torch.int64)
             predictions = model(frames, mask, keys)
             targets = Targets(*(tensor.to(META) for tensor in self._targets(model)))
             losses = detection_losses(predictions, targets, 100.0, self.spec.model.detector)
@@ -276,7 +277,9 @@ class Units:
 
     def layer(self, policy: str, kind: Kind) -> Layer:
         def run(model: TemporalActionDetector, x: Tensor) -> Tensor:
-            return model.backbone.blocks[self.sample(kind)](x, self.windows, self._keys(self.windows * self.clips))
+            index, clips = self.sample(kind), self.windows * self.clips
+            drops = self._drops(clips)
+            return model.backbone.blocks[index](x, self.windows, drops and drops.block(index, 0, clips))
 
         return self._layer((policy, kind), policy, run, kind)
 
@@ -437,7 +440,7 @@ class Units:
         weights = Weights(backbone, settings, [n for n, _ in named], tuple(p for _, p in named))
         keep, flows = kind != "below", kind not in ("below", "first")
         return Wave(
-            backbone, settings, 1, TILES * clips, self._keys(TILES * clips), weights, AlwaysThere(), Nobody(),
+            backbone, settings, 1, TILES * clips, self._drops(TILES * clips), weights, AlwaysThere(), Nobody(),
             HostMemory(META), self.positions, keep, flows,
         )  # fmt: skip
 
@@ -497,8 +500,12 @@ class Units:
     def _tokens(self, clips: int) -> tuple[int, int, int]:
         return clips, self.tubelets * self.positions, self.sizes.width
 
-    def _keys(self, clips: int) -> Tensor:
-        return clip_keys(torch.zeros(1, dtype=torch.int64, device=META), range(clips))
+    def _drops(self, clips: int) -> Drops | None:
+        """Of clips that keep all branches, which is what takes most."""
+        drops = self.model("none").backbone.draw_drops(torch.zeros(1, dtype=torch.int64), clips)
+        if drops is not None:
+            drops.kept = [[True] * clips for _ in drops.kept]
+        return drops
 
 
 class _Passed(torch.autograd.Function):
