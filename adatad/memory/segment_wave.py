@@ -66,9 +66,6 @@ class SegmentWave:
     ):
         self.wave, self.start, self.stop, self.tiles = wave, start, stop, tiles
         self.above, self.below = above, below
-        # Inside a segment its weights are whole, and stay the tensors that they are.
-        self.trained = {i: trained_outside_adapter(wave.backbone.blocks[i]) for i in range(start, stop)}
-        """Block: its trained parameters."""
         self.looking = [i for i in range(start, stop) if i in wave.adapters and wave.adapters[i].reach]
         """Blocks whose adapters see neighbours."""
         self.halos: dict[tuple[int, int], Tensor] = {}
@@ -218,15 +215,16 @@ class SegmentWave:
         return gradient
 
     def through_transform(self, index: int, graph: Graph, gradient: Tensor) -> Tensor:
-        trained = self.trained[index]
         into, out = graph
         if out is into:
             return gradient
+        weights = self.wave.transform.weights(index)
+        learning = weights.learning
         # Weights of a branch that this tile drops aren't in the graph.
-        into_gradient, *parts = torch.autograd.grad(out, [into, *trained.values()], gradient, allow_unused=True)
-        for name, part in zip(trained, parts, strict=True):
-            if part is not None:
-                self.wave.weights.add(f"blocks.{index}.{name}", part)
+        into_gradient, *parts = torch.autograd.grad(out, [into, *learning.values()], gradient, allow_unused=True)
+        parts = {name: part for name, part in zip(learning, parts, strict=True) if part is not None}
+        for name, part in weights.gradients(parts).items():
+            self.wave.weights.add(f"blocks.{index}.{name}", part)
         return into_gradient
 
 

@@ -60,6 +60,7 @@ class SideTimeline:
             for index in blocks:
                 with self.stream.residency.whole(blocks[index : index + 1], blocks[index + 1 : index + 2]):
                     yield from self.through(transform, index, rows)
+                    transform.let_go(range(index, index + 1))
             return
         for row in self.stream.rows_of(frames, tiles):
             for index in blocks:

@@ -96,13 +96,13 @@ class Layer:
 @dataclass
 class BlockTile:
     """A block on one tile. row: bytes of its tokens; run: its frozen part in place; squeeze: to the bottleneck, which
-    stays; add: the adapter's rest; top, low: backward of a block whose
-    graph must be made, or is held; graph: what `enter` makes of a tile; halo,
-    casts: bytes."""
+    stays; add: the adapter's rest; top, low: backward of a block whose graph must be made, or is held; graph: what
+    `enter` makes of a tile; halo, casts: bytes; copies: of its other weights, while tiles go through it."""
 
     row: int
     halo: int
     casts: int
+    copies: int
     run: Cost
     squeeze: Cost
     add: Cost
@@ -384,10 +384,12 @@ class Units:
         index, stream = self.sample(kind), self.tile_pass()
         with self.scale.weigh() as made:
             wave = self._wave(stream, index, clips, kind)
-        casts = made.kept
+        with self.scale.weigh() as copied:
+            wave.transform.weights(index)
         tiles = wave.tiles[0]
         run, squeeze, add = self._forward_on(wave, index, tiles[1])
-        unit = BlockTile(self.row_bytes(clips), 0, casts, run, squeeze, add, Cost(), Cost(), Cost())
+        row, nothing = self.row_bytes(clips), Cost()
+        unit = BlockTile(row, 0, made.kept, copied.kept, run, squeeze, add, nothing, nothing, nothing)
         if kind == "below":
             return unit
         tokens, residual = self._tokens(clips), wave.settings.residual

@@ -224,6 +224,7 @@ class Wave:
             last = None if halo is None else halo[self.ahead]
         if waiting:
             yield self._finish(index, *waiting.pop())
+        self.transform.let_go(range(index, index + 1))
 
     def _finish(self, index: int, tile: Tile, x: Tensor, z: Tensor, beside: list[Planes]) -> tuple[Tile, Tensor]:
         for side in (LEFT, RIGHT):
@@ -287,6 +288,7 @@ class Wave:
                     for index in range(start, stop)
                     for name, parameter in trained_outside_adapter(self.backbone.blocks[index]).items()
                 })  # fmt: skip
+                self.transform.let_go(range(start, stop))
             self.weights.share(range(start, stop))
             above = below
         tiles = [tile for window in self.tiles for tile in window] if self.input_gradient else []

@@ -43,13 +43,20 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_nlc: Tensor) -> Tensor:
-        n, l, c = x_nlc.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x_nlc, self.qkv.weight, bias)
-        # Going back, the three gradients are joined by one copy.
-        q, k, v = (part.view(n, l, self.heads, -1).transpose(1, 2) for part in qkv.split(c, -1))
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(n, l, c))
+        return self.proj(attend(x_nlc, self.heads, self.qkv.weight, bias))
+
+
+def attend(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """Attention before its last projection: [n, l, c] -> [n, l, c].
+
+    weight, bias: of queries, keys and values, [3 c, c] and [3 c].
+    """
+    n, l, c = x_nlc.shape
+    # Going back, the three gradients are joined by one copy.
+    parts = F.linear(x_nlc, weight, bias).split(c, -1)
+    q, k, v = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, l, c)
 
 
 class Block(nn.Module):
