@@ -31,11 +31,14 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    # What the host counts stays in host memory and goes over gloo, on GPUs too (`backend_of`): it waits for no device,
+    # and when a rank has died it fails at once, while NCCL would wait until its watchdog ends the process.
+
     def sum(self, value: int) -> int:
         """Sum of an integer over all ranks."""
         if self.world == 1:
             return value
-        total = torch.tensor(value, dtype=torch.int64, device=self.device)
+        total = torch.tensor(value, dtype=torch.int64)
         dist.all_reduce(total)
         return int(total)
 
@@ -43,7 +46,7 @@ class Processes:
         """Sums of floats over all ranks, in float64."""
         if self.world == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
@@ -215,7 +218,8 @@ def leave_group() -> None:
 
 
 def backend_of(device: torch.device) -> str:
-    """Of collectives. Beside a GPU tensors in host memory go over gloo, as checkpoints do."""
+    """Backends of collectives. Beside a GPU tensors in host memory, and objects, go over gloo, as checkpoints do; torch
+    gives the group's timeout to both."""
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
