@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from adatad.errors import UserError
+from adatad.parallel.devices import device_of
 from adatad.parallel.faults import Witness
 
 
@@ -144,21 +145,6 @@ def _number(name: str, default: int | None) -> int:
     return int(text)
 
 
-def device_of(local_rank: int) -> torch.device:
-    """Raises ProcessesError if there are fewer GPUs than ranks."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if local_rank >= count:
-        raise ProcessesError(
-            f"LOCAL_RANK is {local_rank}, and this process sees {count} GPUs: start as many processes as there are "
-            "GPUs (--nproc-per-node), or look at CUDA_VISIBLE_DEVICES"
-        )
-    device = torch.device("cuda", local_rank)
-    torch.cuda.set_device(device)
-    return device
-
-
 def meet(seconds: float) -> dist.Store:
     """The store that all ranks share. Raises ProcessesError if they don't find one another within that time."""
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -183,7 +169,7 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     """Join the process group that torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) describe; alone without them.
 
     hang_seconds: how long a rank waits for the others before it fails. An error that leaves the context is preceded by
-    a line that says which rank failed first, on which host, and how. Raises ProcessesError.
+    a line that says which rank failed first, on which host, and how. Raises ProcessesError, DeviceError.
     """
     here = place()
     rank, world, device = here.rank, here.world, device_of(here.local_rank)
