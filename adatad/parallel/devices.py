@@ -8,7 +8,7 @@ import os
 import torch
 
 from adatad.errors import UserError
-from adatad.parallel.visible_gpus import device_nodes, hides_all, names_mig
+from adatad.parallel.visible_gpus import asks_for_gpus, device_nodes, hides_all, names_mig
 from adatad.spec.schema import Spec
 
 MAX_SHOWN = 300
@@ -50,7 +50,7 @@ def refuse_broken_gpus() -> None:
         return
     if nodes:
         there = f"{nodes[0]} is there"
-    elif visible is not None and torch.version.cuda:
+    elif torch.version.cuda and asks_for_gpus(os.environ):
         there = f"CUDA_VISIBLE_DEVICES={visible} asks for GPUs"
     else:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 DEVICES = Path("/dev")
@@ -12,6 +13,13 @@ HIDE_ALL = ("", "-1", "NoDevFiles")
 def hides_all(visible: str | None) -> bool:
     """Whether CUDA_VISIBLE_DEVICES says that no GPU is wanted. visible: its value, None if it isn't set."""
     return visible is not None and visible.split(",")[0].strip() in HIDE_ALL
+
+
+def asks_for_gpus(environment: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names GPUs, by the user or a job system. DeepSpeed's launcher, which is known by
+    CROSS_SIZE, numbers the ranks in it on machines without GPUs too."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and not hides_all(visible) and "CROSS_SIZE" not in environment
 
 
 def names_mig(visible: str | None) -> bool:

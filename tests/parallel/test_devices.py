@@ -77,6 +77,15 @@ def test_the_cpu_is_taken_where_there_is_no_gpu_or_none_is_wanted(machine, facts
     assert device_of(1) == torch.device("cpu")
 
 
+def test_deepspeed_s_launcher_asks_for_no_gpu_on_a_machine_without_one(machine, monkeypatch):
+    machine(visible="0,1")
+    monkeypatch.setenv("CROSS_SIZE", "1")
+    assert device_of(1) == torch.device("cpu")
+    machine(visible="0,1", nodes=1)
+    with pytest.raises(DeviceError):
+        device_of(1)
+
+
 @pytest.mark.parametrize("wanted", [["--device", "cpu"], ["--device=cpu"]])
 def test_device_cpu_hides_a_gpu_that_does_not_work(machine, wanted):
     import argparse
