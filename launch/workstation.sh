@@ -7,15 +7,23 @@ for argument in "$@"; do
   if [ "$argument" = --dry-run ]; then dry_run=1; else arguments+=("$argument"); fi
 done
 
+# CUDA shows a process one MIG instance, and NCCL doesn't join two of one GPU: they count as one.
 gpus() {
   if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     # -1 and what comes after it hide GPUs.
-    tr ',' '\n' <<< "${CUDA_VISIBLE_DEVICES%%-1*}" | grep -c '[^[:space:]]' || true
+    awk -v RS=, '{ gsub(/[[:space:]]/, "") } $0 == "-1" { exit } /^MIG-/ { mig = 1 } $0 != "" { count++ }
+      END { print mig ? 1 : count + 0 }' <<< "$CUDA_VISIBLE_DEVICES"
   else
-    { nvidia-smi --list-gpus 2>/dev/null || true; } | grep -c '^GPU ' || true
+    { nvidia-smi --list-gpus 2>/dev/null || true; } |
+      awk '/^GPU / { count++ } /^ *MIG / { mig = 1 } END { print mig ? 1 : count + 0 }'
   fi
 }
 
+for ((i = 0; i < ${#arguments[@]}; i++)); do
+  case "${arguments[i]} ${arguments[i + 1]-}" in
+    --device=cpu\ * | --device\ cpu) export CUDA_VISIBLE_DEVICES= ;;
+  esac
+done
 found=$(gpus)
 processes=${ADATAD_PROCESSES:-$((found > 0 ? found : 1))}
 case $processes in

@@ -23,6 +23,10 @@ def launch(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
         ({"CUDA_VISIBLE_DEVICES": "-1"}, 1),
         ({"CUDA_VISIBLE_DEVICES": "0,3"}, 2),
         ({"CUDA_VISIBLE_DEVICES": "GPU-3e1c4f-1"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-3e1c-1f,GPU-5a"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, 1),
+        # CUDA shows a process the first of them alone.
+        ({"CUDA_VISIBLE_DEVICES": "MIG-3e1c-1f,MIG-5a"}, 1),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "ADATAD_PROCESSES": "4"}, 4),
     ],
 )
@@ -36,6 +40,25 @@ def test_one_process_a_gpu_unless_told_otherwise(variables, processes):
     )
     threads = max(1, os.cpu_count() // processes)
     assert settings == f"OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE"
+
+
+@pytest.mark.parametrize(
+    ("listed", "processes"),
+    [
+        ("GPU 0: NVIDIA A100 (UUID: GPU-1)\nGPU 1: NVIDIA A100 (UUID: GPU-2)\n", 2),
+        ("GPU 0: NVIDIA A100 (UUID: GPU-1)\n  MIG 3g.40gb Device 0: (UUID: MIG-1)\n  MIG 3g.40gb Device 1: ...\n", 1),
+        ("No devices found.\n", 1),
+    ],
+    ids=["two", "mig", "none"],
+)
+def test_gpus_are_counted_as_nvidia_smi_lists_them(listed, processes, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}END\n")
+    smi.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert f"--nproc-per-node {processes} " in launch("spec.yaml", "--dry-run", PATH=path).stdout
+    for wanted in (("--device", "cpu"), ("--device=cpu",)):
+        assert "--nproc-per-node 1 " in launch("spec.yaml", *wanted, "--dry-run", PATH=path).stdout
 
 
 def test_the_users_environment_stays():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from adatad.command import path_arg, run, whole_number
 from adatad.printing import lasting_output
-from adatad.spec import load
+from adatad.spec import add_device_argument, load
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = Path("configs/demo/tia.yaml")
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--train-videos", type=whole_number(1, MAX_VIDEOS), default=48, metavar="N")
     parser.add_argument("--validation-videos", type=whole_number(1, MAX_VIDEOS), default=20, metavar="N")
     parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[])
+    add_device_argument(parser)
     args = parser.parse_args()
     args.spec = args.spec.resolve()
     # The paths in the demo's specs are relative to the checkout.

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from adatad.command import path_arg, run
-from adatad.spec import add_engine_arguments, add_spec_arguments, load, overrides_from
+from adatad.spec import add_device_argument, add_engine_arguments, add_spec_arguments, load, overrides_from
 from adatad.spec.rows import find_row
 
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser, "row (docs/model-zoo.md), words of its name, its name in OpenTAD, or a spec file")
     add_engine_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--test", type=path_arg, metavar="CHECKPOINT", help="test this one instead of training")
     parser.add_argument("--check", action="store_true", help="only say what is missing")
     args = parser.parse_args()

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from adatad.command import path_arg, run
 from adatad.files import FileError, check_output, read_start
-from adatad.spec import add_spec_arguments, overrides_from, spec_from_arguments
+from adatad.spec import add_device_argument, add_spec_arguments, overrides_from, spec_from_arguments
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     help_text = "YAML file of the experiment, or its name in OpenTAD; left out: the spec that the checkpoint holds"
     add_spec_arguments(parser, help_text, optional=True)
+    add_device_argument(parser)
     parser.add_argument(
         "--checkpoint", type=path_arg, required=True,
         help="run (its best checkpoint), checkpoint directory or OpenTAD's checkpoint (.pth): the averages are used; "

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 import argparse  # noqa: E402
 
 from adatad.printing import lasting_output  # noqa: E402
-from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments  # noqa: E402
+from adatad.spec import add_device_argument, add_engine_arguments, add_spec_arguments, spec_from_arguments  # noqa: E402
 
 
 def main() -> int:
@@ -27,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_spec_arguments(parser)
     add_engine_arguments(parser)
+    add_device_argument(parser)
     parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on from the newest or a named checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="delete what the run directory holds")
     args = parser.parse_args()

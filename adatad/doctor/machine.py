@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adatad.doctor.findings import OK, PROBLEM, WARNING, Finding
+from adatad.parallel.visible_gpus import hides_all
 
 GIB = 2**30
 LEAST_DISK_GIB, LEAST_MEMORY_GIB, LEAST_FILES = 2.0, 2.0, 1024
@@ -229,7 +230,7 @@ def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Ite
     elif threads is not None and int(threads.split(",")[0]) > 2 * allowed_cores:
         text = f"OMP_NUM_THREADS={threads} for {allowed_cores} cores: threads wait for one another"
         yield Finding("environment", WARNING, text, f"export OMP_NUM_THREADS={allowed_cores}")
-    if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1", "NoDevFiles"):
+    if hides_all(environment.get("CUDA_VISIBLE_DEVICES")):
         text = f"CUDA_VISIBLE_DEVICES={environment['CUDA_VISIBLE_DEVICES']!r} hides every GPU"
         yield Finding("environment", WARNING, text, "unset CUDA_VISIBLE_DEVICES, unless a CPU is meant")
     if environment.get("LD_PRELOAD"):

@@ -100,8 +100,10 @@ def probe_torch() -> dict[str, Any]:
     }  # fmt: skip
     about("asking torch for GPUs")
     if torch.version.cuda:
+        from adatad.parallel.devices import cuda_failure, first_line
+
         try:
-            torch.cuda.init()
+            facts["cuda_error"] = cuda_failure()
             facts["arch_list"] = torch.cuda.get_arch_list()
             for index in range(torch.cuda.device_count()):
                 properties = torch.cuda.get_device_properties(index)
@@ -114,7 +116,7 @@ def probe_torch() -> dict[str, Any]:
                 )  # fmt: skip
             facts["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
         except Exception as error:
-            facts["cuda_error"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            facts["cuda_error"] = facts["cuda_error"] or first_line(error)
     # As training does: timm as a whole would load torchvision, which isn't needed.
     error = attempt_import("adatad.models.timm_layers")
     facts["errors"] = {"timm": error} if error else {}

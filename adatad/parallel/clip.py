@@ -72,14 +72,21 @@ class ClipGroup(Shares):
     processes: dist.ProcessGroup
 
     def trade(self, side: int, planes: Tensor) -> Arrival:
-        peer = self.mesh.group[self.mesh.clip_rank + (1 if side == RIGHT else -1)]
-        planes = planes.contiguous()
-        incoming = torch.empty_like(planes)
-        works = dist.batch_isend_irecv([
-            dist.P2POp(dist.isend, planes, peer, self.processes), dist.P2POp(dist.irecv, incoming, peer, self.processes)
-        ])  # fmt: skip
+        return self.trade_sides({side: planes})[side]
+
+    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
+        """Trade at several sides at once. NCCL runs a rank's batches one after another, each when both of its ranks
+        have come to it: as two batches, left and right, an exchange would go through all ranks in a row."""
+        outgoing = {side: own.contiguous() for side, own in planes.items()}
+        incoming = {side: torch.empty_like(own) for side, own in outgoing.items()}
+        operations = []
+        for side, own in outgoing.items():
+            peer = self.mesh.group[self.mesh.clip_rank + (1 if side == RIGHT else -1)]
+            operations.append(dist.P2POp(dist.isend, own, peer, self.processes))
+            operations.append(dist.P2POp(dist.irecv, incoming[side], peer, self.processes))
+        works = dist.batch_isend_irecv(operations)
         # The planes must live until they are sent.
-        return partial(_arrived, works, planes, incoming)
+        return {side: partial(_arrived, works, outgoing, incoming[side]) for side in planes}
 
     def largest(self, value: Tensor) -> Tensor:
         dist.all_reduce(value, dist.ReduceOp.MAX, self.processes)
@@ -106,6 +113,9 @@ class PretendedGroup(Shares):
     def trade(self, side: int, planes: Tensor) -> Arrival:
         return partial(torch.empty_like, planes)
 
+    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
+        return {side: self.trade(side, own) for side, own in planes.items()}
+
     def largest(self, value: Tensor) -> Tensor:
         return value
 
@@ -114,9 +124,10 @@ class PretendedGroup(Shares):
         return own.new_empty(own.shape[0], tubelets, own.shape[2])
 
 
-def _arrived(works: list[dist.Work], planes: Tensor, incoming: Tensor) -> Tensor:
-    for work in works:
-        work.wait()
+def _arrived(works: list[dist.Work], outgoing: dict[int, Tensor], incoming: Tensor) -> Tensor:
+    # Whichever side is asked for first waits for both: gloo's can't be waited for twice.
+    while works:
+        works.pop().wait()
     return incoming
 
 
@@ -175,7 +186,7 @@ class _Padded(torch.autograd.Function):
         ctx.reach, ctx.group = reach, group
         sides = [side for side in (LEFT, RIGHT) if group.beside(side)]
         ends = window[:, :reach], window[:, window.shape[1] - reach :]
-        arrivals = {side: group.trade(side, ends[side]) for side in sides}
+        arrivals = group.trade_sides({side: ends[side] for side in sides})
         beside = [arrivals[side]() if side in sides else torch.zeros_like(ends[side]) for side in (LEFT, RIGHT)]
         return torch.cat([beside[LEFT], window, beside[RIGHT]], 1)
 
@@ -184,7 +195,7 @@ class _Padded(torch.autograd.Function):
         reach, group = ctx.reach, ctx.group
         length = gradient.shape[1] - 2 * reach
         beyond = gradient[:, :reach], gradient[:, length + reach :]
-        arrivals = {side: group.trade(side, beyond[side]) for side in (LEFT, RIGHT) if group.beside(side)}
+        arrivals = group.trade_sides({side: beyond[side] for side in (LEFT, RIGHT) if group.beside(side)})
         own = gradient[:, reach : length + reach].clone()
         for side, arrival in arrivals.items():
             end = own[:, :reach] if side == LEFT else own[:, length - reach :]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -47,19 +48,21 @@ class TracedGroup:
         self._last = now
 
     def trade(self, side: int, planes: Tensor) -> Arrival:
+        return self.trade_sides({side: planes})[side]
+
+    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
         self.work_done()
-        self.events.append(Event("trade", planes.numel() * planes.element_size(), side))
-        arrival = self.group.trade(side, planes)
+        self.events += [Event("trade", own.numel() * own.element_size(), side) for side, own in planes.items()]
+        arrivals = self.group.trade_sides(planes)
         self._last = self.clock()
+        return {side: partial(self._arrived, side, arrival) for side, arrival in arrivals.items()}
 
-        def arrived() -> Tensor:
-            self.work_done()
-            self.events.append(Event("arrive", side=side))
-            planes = arrival()
-            self._last = self.clock()
-            return planes
-
-        return arrived
+    def _arrived(self, side: int, arrival: Arrival) -> Tensor:
+        self.work_done()
+        self.events.append(Event("arrive", side=side))
+        planes = arrival()
+        self._last = self.clock()
+        return planes
 
     def gather(self, own: Tensor) -> Tensor:
         self.work_done()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adatad.errors import UserError
+from adatad.parallel.devices import has_bf16
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import Spec
 
@@ -87,7 +88,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of autocast for `train.precision`; float32 means none."""
     match precision:
         case "auto" if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            return torch.bfloat16 if has_bf16() else torch.float16
         case "auto" if device.type == "meta":
             return torch.bfloat16
         case "bf16":

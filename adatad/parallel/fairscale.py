@@ -119,8 +119,9 @@ def wrap(model: nn.Module, spec: Spec) -> list[Unit]:
         "process_group": dist.group.WORLD,
         "process_group_reduce_scatter": dist.new_group(timeout=timedelta(seconds=spec.train.hang_seconds)),
         "compute_device": next(model.parameters()).device,
-        # gloo wants exact shapes, which fairscale's buckets of gradients don't have.
-        "bucket_cap_mb": 0 if dist.get_backend() == "gloo" else 25,
+        # Every gradient by itself: gloo wants exact shapes, which fairscale's buckets don't have, and on GPUs the way
+        # is taken that was tested.
+        "bucket_cap_mb": 0,
     }
     units, backbone = [], getattr(model, "backbone", None)
     if backbone is not None:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from adatad.errors import UserError
+from adatad.parallel.devices import device_of
 from adatad.parallel.faults import Witness
 
 
@@ -31,11 +32,14 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    # What the host counts stays in host memory and goes over gloo, on GPUs too (`backend_of`): it waits for no device,
+    # and when a rank has died it fails at once, while NCCL would wait until its watchdog ends the process.
+
     def sum(self, value: int) -> int:
         """Sum of an integer over all ranks."""
         if self.world == 1:
             return value
-        total = torch.tensor(value, dtype=torch.int64, device=self.device)
+        total = torch.tensor(value, dtype=torch.int64)
         dist.all_reduce(total)
         return int(total)
 
@@ -43,7 +47,7 @@ class Processes:
         """Sums of floats over all ranks, in float64."""
         if self.world == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
 
@@ -141,21 +145,6 @@ def _number(name: str, default: int | None) -> int:
     return int(text)
 
 
-def device_of(local_rank: int) -> torch.device:
-    """Raises ProcessesError if there are fewer GPUs than ranks."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if local_rank >= count:
-        raise ProcessesError(
-            f"LOCAL_RANK is {local_rank}, and this process sees {count} GPUs: start as many processes as there are "
-            "GPUs (--nproc-per-node), or look at CUDA_VISIBLE_DEVICES"
-        )
-    device = torch.device("cuda", local_rank)
-    torch.cuda.set_device(device)
-    return device
-
-
 def meet(seconds: float) -> dist.Store:
     """The store that all ranks share. Raises ProcessesError if they don't find one another within that time."""
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -180,7 +169,7 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     """Join the process group that torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK) describe; alone without them.
 
     hang_seconds: how long a rank waits for the others before it fails. An error that leaves the context is preceded by
-    a line that says which rank failed first, on which host, and how. Raises ProcessesError.
+    a line that says which rank failed first, on which host, and how. Raises ProcessesError, DeviceError.
     """
     here = place()
     rank, world, device = here.rank, here.world, device_of(here.local_rank)
@@ -215,7 +204,8 @@ def leave_group() -> None:
 
 
 def backend_of(device: torch.device) -> str:
-    """Of collectives. Beside a GPU tensors in host memory go over gloo, as checkpoints do."""
+    """Backends of collectives. Beside a GPU tensors in host memory, and objects, go over gloo, as checkpoints do; torch
+    gives the group's timeout to both."""
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 

@@ -1,6 +1,7 @@
 """The experiment file: typed sections, YAML loading, inheritance, overrides, error messages. Imports no torch."""
 
 from adatad.spec.arguments import (
+    add_device_argument,
     add_engine_arguments,
     add_spec_arguments,
     overrides_from,
@@ -14,6 +15,7 @@ from adatad.spec.schema import Spec
 __all__ = [
     "Spec",
     "SpecError",
+    "add_device_argument",
     "add_engine_arguments",
     "add_spec_arguments",
     "load",

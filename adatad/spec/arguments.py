@@ -68,6 +68,24 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=whole_number(-1, MAX_COUNT), help=argparse.SUPPRESS)
 
 
+class _Device(argparse.Action):
+    """Hides every GPU from this process and those that it starts, before torch looks for any."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
+    ) -> None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        namespace.device = value
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device, of commands that compute."""
+    parser.add_argument(
+        "--device", choices=("cpu",), action=_Device,
+        help="compute on the CPU, also where there is a GPU; without it a GPU that can't be used is an error",
+    )  # fmt: skip
+
+
 def overrides_from(args: argparse.Namespace) -> Sequence[str]:
     """The overrides that the arguments stand for. Raises DeepSpeedFileError if --deepspeed can't be read."""
     overrides = [*args.overrides]

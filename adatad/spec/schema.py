@@ -302,7 +302,8 @@ class TrainSpec(Section):
     accumulation: Size = 1
     """Micro-batches that a rank splits its share of the global batch into."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """auto: bf16 autocast on a GPU that has it, fp16 on one that hasn't, fp32 on a CPU."""
+    """auto: bf16 autocast on a GPU that has it, fp16 on one that hasn't, fp32 on a CPU. bf16 is refused on a GPU that
+    only emulates it (before compute capability 8.0)."""
     clip_norm: Positive | None = 1.0
     """Largest joint L2 norm of all gradients; null: not clipped."""
     evaluate_every_epochs: Size = 2

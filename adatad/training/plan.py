@@ -12,6 +12,7 @@ from adatad.memory.meter import Peak
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
 from adatad.memory.remedies import remedies, shortfall
+from adatad.parallel.devices import check_card
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
@@ -53,7 +54,9 @@ def least_rank(processes: Processes) -> Machine:
 
 
 def choose(spec: Spec, processes: Processes, num_classes: int) -> Choice:
-    """Resolve `memory.policy: auto`; any other spec stays as it is. All ranks choose alike. Raises PlanError."""
+    """Resolve `memory.policy: auto`; any other spec stays as it is. All ranks choose alike. Raises PlanError,
+    DeviceError if the GPU can't do what the spec wants."""
+    check_card(spec, processes.device)
     if spec.memory.policy != "auto":
         return Choice(spec)
     planner = planner_for(spec, processes, least_rank(processes), num_classes)

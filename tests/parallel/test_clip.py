@@ -224,6 +224,31 @@ def test_what_is_counted_without_other_ranks_is_what_real_ones_exchange(policy, 
         assert len(real) > 10
 
 
+def test_both_sides_are_one_batch_without_tiles(monkeypatch):
+    """As two, NCCL would pass an exchange on from rank to rank."""
+    import torch
+    import torch.distributed as dist
+
+    from adatad.parallel.clip import ClipGroup, _pad_from_ranks
+
+    batches = []
+
+    def batch(operations):
+        batches.append([(operation.op.__name__, operation.peer) for operation in operations])
+        return []
+
+    dist.init_process_group("fake", rank=1, world_size=3, store=dist.HashStore())
+    try:
+        monkeypatch.setattr(dist, "batch_isend_irecv", batch)
+        group = ClipGroup(Mesh(1, 3, 0, 1), 5, dist.group.WORLD)
+        window = torch.zeros(1, 4, 2, 3, requires_grad=True)
+        _pad_from_ranks(group, window, 1).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    both = [("isend", 0), ("irecv", 0), ("isend", 2), ("irecv", 2)]
+    assert batches == [both, both]
+
+
 @given(st.integers(1, 200), st.integers(1, 64), st.data())
 def test_shares_and_tiles_cover_all_clips_evenly(clips, ranks, data):
     ranks = min(ranks, clips)

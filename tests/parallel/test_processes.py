@@ -1,8 +1,11 @@
 """A launcher's variables that don't fit together: refused in a line, before anything waits for anybody."""
 
 import socket
+from dataclasses import replace
 
 import pytest
+import torch
+from ranks import run_ranks
 
 from adatad.parallel.processes import ProcessesError, is_first_rank, place, start_processes
 
@@ -64,3 +67,16 @@ def test_a_port_in_use_is_said_with_the_cure(set_variables):
         set_variables({"RANK": "0", "WORLD_SIZE": "2", **HERE, "MASTER_PORT": str(taken.getsockname()[1])})
         with pytest.raises(ProcessesError, match=r"is in use by another program.*--master-port"), start_processes(1):
             pass
+
+
+def counts_beside_a_device() -> tuple[int, list[float], bool]:
+    """Counts of a rank whose device isn't the CPU: a group of CPU tensors alone has no way to exchange what lies
+    there."""
+    with start_processes() as processes:
+        processes = replace(processes, device=torch.device("meta"))
+        return processes.sum(processes.rank + 1), processes.sum_floats([0.5, 1.0]), processes.any(processes.rank == 1)
+
+
+@pytest.mark.slow
+def test_counts_and_flags_of_the_host_stay_in_host_memory():
+    assert run_ranks(2, counts_beside_a_device) == [(3, [1.0, 2.0], True)] * 2

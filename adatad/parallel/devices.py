@@ -1,0 +1,90 @@
+"""The device of a process: its GPU, or the CPU where there is none, or none is wanted. Never the CPU because a GPU that
+is there doesn't work: that would train for weeks what takes an hour."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from adatad.errors import UserError
+from adatad.parallel.visible_gpus import asks_for_gpus, device_nodes, hides_all, names_mig
+from adatad.spec.schema import Spec
+
+MAX_SHOWN = 300
+"""Letters of an error of CUDA's."""
+ON_CPU = "--device cpu runs on the CPU"
+
+
+class DeviceError(UserError):
+    """A GPU that is there and can't be used, or can't do what the spec wants; the message says why and what to do."""
+
+
+def device_of(local_rank: int) -> torch.device:
+    """The device of a rank of this machine. Raises DeviceError if there are fewer GPUs than ranks, or one that is there
+    can't be used."""
+    if not torch.cuda.is_available():
+        refuse_broken_gpus()
+        return torch.device("cpu")
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if local_rank >= count:
+        mig = "; of the MIG instances that CUDA_VISIBLE_DEVICES names CUDA shows a process the first one alone"
+        raise DeviceError(
+            f"LOCAL_RANK is {local_rank}, and this process sees {count} GPU{'s' if count > 1 else ''}: start as many "
+            "processes as there are GPUs (--nproc-per-node), or look at CUDA_VISIBLE_DEVICES"
+            + (mig if names_mig(visible) else "")
+        )
+    device = torch.device("cuda", local_rank)
+    try:
+        torch.cuda.set_device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"GPU {local_rank} can't be used: {first_line(error)}; {ON_CPU}") from error
+    return device
+
+
+def refuse_broken_gpus() -> None:
+    """Raises DeviceError if torch has no GPU to offer where there is one. An empty CUDA_VISIBLE_DEVICES, which --device
+    cpu sets, wants none."""
+    visible, nodes = os.environ.get("CUDA_VISIBLE_DEVICES"), device_nodes()
+    if hides_all(visible):
+        return
+    if nodes:
+        there = f"{nodes[0]} is there"
+    elif torch.version.cuda and asks_for_gpus(os.environ):
+        there = f"CUDA_VISIBLE_DEVICES={visible} asks for GPUs"
+    else:
+        return
+    raise DeviceError(
+        f"{there}, and torch {torch.__version__} can't use it: {cuda_failure()} (python tools/doctor.py says more); "
+        f"{ON_CPU}"
+    )
+
+
+def cuda_failure() -> str | None:
+    """Why torch can't use a GPU, in a line; None if it can."""
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        # A build for CPUs raises AssertionError, CUDA RuntimeError.
+        return first_line(error)
+    return None if torch.cuda.device_count() else "no CUDA GPUs are available"
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_SHOWN]
+
+
+def has_bf16() -> bool:
+    """Whether the current GPU computes in bf16 itself (from Ampere on); torch counts emulation in by default."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def check_card(spec: Spec, device: torch.device) -> None:
+    """Raises DeviceError if a GPU can't compute in what the spec asks for."""
+    if device.type != "cuda":
+        return
+    if spec.train.precision == "bf16" and not has_bf16():
+        raise DeviceError(
+            f"train.precision: {torch.cuda.get_device_name(device)} doesn't compute in bf16, which begins with compute "
+            "capability 8.0; set it to fp16, fp32 or auto"
+        )
