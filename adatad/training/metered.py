@@ -14,8 +14,8 @@ from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.clip_share import clips_of_window
-from adatad.training.loop import train_step
 from adatad.training.setup import Parts, assemble, frames_here
+from adatad.training.step import train_step
 
 META = torch.device("meta")
 
