@@ -18,7 +18,9 @@ from adatad.data.rand_augment import Operation, apply_operation, draw_operations
 from adatad.spec.schema import AugmentSpec, ColorJitterSpec
 
 CHUNK_VALUES = 2**22
-"""Values of frames that are worked on at a time: temporaries stay below about 200 MB, however long a window is."""
+"""Values of frames that are worked on at a time: temporaries stay below 130 MB, however long a window is."""
+WORK_BYTES = 30
+"""Of temporaries, for each of these values: those of color jitter, the largest."""
 
 
 class Augmentation(NamedTuple):
@@ -74,6 +76,11 @@ def augment(frames: Tensor, augmentations: Sequence[Augmentation | None], device
                     _copy_channels(there, chunk)
                     _copy_channels(chunk, augment_chunk(there, augmentation))
     return frames
+
+
+def work_bytes(values: int) -> int:
+    """Largest temporaries of augmenting a sample of that many values."""
+    return WORK_BYTES * min(values, CHUNK_VALUES)
 
 
 def _copy_channels(to: Tensor, source: Tensor) -> None:

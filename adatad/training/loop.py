@@ -112,7 +112,7 @@ class Training:
             )
         loader = training_loader(self.spec, self.annotations, self.processes, start)
         may_differ = parts.clip_group is not None and self.spec.data.on_error == "skip"
-        batches = same_videos(loader, parts.clip_group) if may_differ else iter(loader)
+        batches = parts.frames.follow(same_videos(loader, parts.clip_group) if may_differ else iter(loader))
         bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
         with self.stacks or nullcontext(), bar:
             while progress.epoch < self.end_epoch:
@@ -140,7 +140,10 @@ class Training:
             waited = time.monotonic() - waiting
             self.note_skipped(micro_batches)
             self.times.add(note for batch in micro_batches for note in batch.times)
+            parts.frames.waited_seconds = 0.0
             values = train_step(parts, micro_batches, progress.step)
+            # For the next step's frames, where these are looked for within this one.
+            waited += parts.frames.waited_seconds
             times = {"data_wait_seconds": waited, "step_seconds": time.monotonic() - waiting}
             self.data_wait.add(*times.values())
             self.note_bad(values, micro_batches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from adatad.data.dataset import Batch
+from adatad.memory.ahead import ahead_bytes
 from adatad.memory.labels import label
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
@@ -33,6 +34,11 @@ def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -
         make_optimizer_state(parts)
         meter.reset_peak()
         meter.register([batch.frames], "frames")
+        # On the device all the time; nothing is augmented here.
+        ahead = torch.empty(
+            ahead_bytes(spec.data, spec.memory, batch.frames.nbytes, windows), dtype=torch.uint8, device=META
+        )
+        meter.register([ahead], "frames ahead")
         train_step(parts, [batch] * spec.train.accumulation, step=1)
     return meter.peak
 

@@ -56,7 +56,7 @@ def compute_twice(
     micro-batches; computed twice. Returns this rank's losses [n], the one that is differentiated last. Raises
     DataCorruptionError on all ranks alike."""
     engine, processes = parts.engine, parts.processes
-    # Augmentation changes frames in place.
+    # Augmentation may change frames in place.
     again = [batch._replace(frames=batch.frames.clone()) for batch in micro_batches]
     before = parts.constant_sums or constant_sums(parts)
     with same_kernels(processes.device):

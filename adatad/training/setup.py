@@ -19,6 +19,7 @@ from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
+from adatad.memory.ahead import FramesAhead
 from adatad.memory.inputs import InputCopies
 from adatad.memory.policy import apply_policy
 from adatad.models.detector import TemporalActionDetector, build_model
@@ -72,6 +73,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.inputs = InputCopies(self.processes.device)
+        self.frames = FramesAhead(self.spec, self.processes.device)
 
 
 def number_of_classes(spec: Spec, annotations: Annotations) -> int:

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adatad.data.augment import augment
 from adatad.data.dataset import Batch
-from adatad.memory.frames import HostFrames, placed
 from adatad.memory.labels import label
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets
@@ -59,23 +57,26 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
 def forward_and_backward(parts: Parts, targets: list[Targets], normalizer: float, micro_batches: list[Batch]) -> Tensor:
     """This rank's LOSSES over its micro-batches, float64 [3] on the device; their gradients are in the engine."""
     engine, sums = parts.engine, None
-    for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
-        with engine.micro_batch(last=index == len(micro_batches) - 1):
-            losses = forward(parts, batch, target, normalizer)
+    for batch, following, target in zip(micro_batches, [*micro_batches[1:], None], targets, strict=True):
+        with engine.micro_batch(last=following is None):
+            losses = forward(parts, batch, target, normalizer, following)
             with label("backward"):
                 engine.backward(losses["cost"])
         # Not read before the step's end: the host goes on to the next micro-batch while the device computes.
         own = torch.stack([losses[name].detach() for name in LOSSES]).double()
         sums = own if sums is None else sums + own
+    parts.frames.look()
     return sums
 
 
-def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:
-    """Losses of a micro-batch, tensors without dimensions on the device."""
+def forward(
+    parts: Parts, batch: Batch, targets: Targets, normalizer: float, following: Batch | None = None
+) -> dict[str, Tensor]:
+    """Losses of a micro-batch, tensors without dimensions on the device. following: the micro-batch whose frames may be
+    made ready meanwhile."""
     device = parts.processes.device
     with label("frames"):
-        frames = placed(batch.frames, parts.spec.memory, device)
-        augment(frames.frames if isinstance(frames, HostFrames) else frames, batch.augmentations, device)
+        frames = parts.frames.take(batch, following)
     with label("detector"):
         # On their way before the forward pass is queued: behind it the copy would wait for all of it.
         mask, *targets = parts.inputs.send([batch.mask, *targets])
