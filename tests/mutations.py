@@ -44,10 +44,10 @@ MISTAKES = (
             "trained, spec.lr, weight_decay)", "trained, spec.lr if decays else 2 * spec.lr, weight_decay)"),
     Mistake("average of a wrong decay", "training/ema.py", "torch._foreach_mul_(averages, self.decay)",
             "torch._foreach_mul_(averages, self.decay**2)"),
-    Mistake("average updated before the step", "training/loop.py",
-            '    with label("optimizer state"):\n        norm = engine.update(',
+    Mistake("average updated before the step", "training/step.py",
+            '    with label("optimizer state"):\n        norm, sums = engine.update(',
             '    parts.ema.update(engine.masters())\n    parts.ema.update = lambda _: None\n'
-            '    with label("optimizer state"):\n        norm = engine.update('),
+            '    with label("optimizer state"):\n        norm, sums = engine.update('),
     Mistake("masks of odd positions", "models/sequence.py", "mask = mask[:, :: self.stride]",
             "mask = mask[:, self.stride - 1 :: self.stride]"),
     Mistake("adapter stops at clip borders", "models/adapter.py", "window = bottleneck.reshape(batch, -1,",

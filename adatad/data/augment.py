@@ -18,7 +18,9 @@ from adatad.data.rand_augment import Operation, apply_operation, draw_operations
 from adatad.spec.schema import AugmentSpec, ColorJitterSpec
 
 CHUNK_VALUES = 2**22
-"""Values of frames that are worked on at a time: temporaries stay below about 200 MB, however long a window is."""
+"""Values of frames that are worked on at a time: temporaries stay below 130 MB, however long a window is."""
+WORK_BYTES = 30
+"""Of temporaries, for each of these values: those of color jitter, the largest."""
 
 
 class Augmentation(NamedTuple):
@@ -27,6 +29,11 @@ class Augmentation(NamedTuple):
     flip: bool
     operations: tuple[Operation, ...]
     jitter: ColorJitter | None
+
+    @property
+    def changes(self) -> bool:
+        """Whether it does anything."""
+        return self.flip or bool(self.operations) or self.jitter is not None
 
 
 def draw_augmentation(spec: AugmentSpec, seed: int, epoch: int, sample: int, reference: bool) -> Augmentation:
@@ -55,14 +62,32 @@ def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, order
 def augment(frames: Tensor, augmentations: Sequence[Augmentation | None], device: torch.device) -> Tensor:
     """Change frames in place, each sample by its own augmentation (None: not at all).
 
-    frames: uint8 [b, 3, n, h, w], returned again; device: where the work is done, wherever the frames are.
+    frames: uint8 [b, 3, n, h, w], returned again; device: where the work is done, wherever the frames are. From pinned
+    memory they go there and come back without a wait; whoever reads them on the host has to wait for the device.
     """
     for sample, augmentation in zip(frames, augmentations, strict=True):
-        if augmentation is not None:
+        if augmentation is not None and augmentation.changes:
             channels, _, height, width = sample.shape
             for chunk in sample.split(max(CHUNK_VALUES // (channels * height * width), 1), dim=1):
-                chunk.copy_(augment_chunk(chunk.to(device), augmentation))
+                if chunk.device.type == device.type:
+                    chunk.copy_(augment_chunk(chunk, augmentation))
+                else:
+                    there = torch.empty(chunk.shape, dtype=chunk.dtype, device=device)
+                    _copy_channels(there, chunk)
+                    _copy_channels(chunk, augment_chunk(there, augmentation))
     return frames
+
+
+def work_bytes(values: int) -> int:
+    """Largest temporaries of augmenting a sample of that many values."""
+    return WORK_BYTES * min(values, CHUNK_VALUES)
+
+
+def _copy_channels(to: Tensor, source: Tensor) -> None:
+    """Between host and device. Each channel of a chunk is one piece of memory: of more pieces torch makes one first, in
+    memory that isn't pinned."""
+    for channel_to, channel in zip(to, source, strict=True):
+        channel_to.copy_(channel, non_blocking=True)
 
 
 def augment_chunk(frames: Tensor, augmentation: Augmentation) -> Tensor:

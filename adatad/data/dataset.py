@@ -31,6 +31,7 @@ from adatad.data.windows import (
     training_window,
 )
 from adatad.files import shown
+from adatad.models.targets import Targets
 from adatad.spec.schema import DataSpec
 
 BROKEN = (VideoError, WindowError)
@@ -63,7 +64,7 @@ class Sample(NamedTuple):
 
 class Batch(NamedTuple):
     """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b]; the rest by sample, but
-    skipped and times, which are of all."""
+    skipped and times, which are of all, and targets: of all points, if whoever loaded the batch made them."""
 
     frames: Tensor
     mask: Tensor
@@ -74,6 +75,7 @@ class Batch(NamedTuple):
     augmentations: list[Augmentation | None]
     skipped: tuple[Skipped, ...] = ()
     times: tuple[TimeNote, ...] = ()
+    targets: Targets | None = None
 
 
 class TrainingWindows(Dataset):

@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,15 +70,23 @@ class Loader:
     """Batches of a data set, a few ahead if it has processes of its own.
 
     What a user can mend travels from those as a value and is raised here: an exception would arrive inside another
-    one's traceback. idle_seconds: how long one that is waited for may do nothing. Iterating raises LoaderError.
+    one's traceback. idle_seconds: how long one that is waited for may do nothing. complete: what is done to a batch
+    where it is loaded; it travels to those processes. Iterating raises LoaderError.
     """
 
-    def __init__(self, dataset: Dataset, batches: Any, workers: int, idle_seconds: float = IDLE_SECONDS):
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: Any,
+        workers: int,
+        idle_seconds: float = IDLE_SECONDS,
+        complete: Callable[[Batch], Batch] | None = None,
+    ):
         self.dataset, self.batches, self._idle_seconds = dataset, batches, idle_seconds
         self._asked = Asked(batches)
         self._loader = DataLoader(
             _ErrorsAsValues(dataset), batch_sampler=self._asked, num_workers=workers,
-            collate_fn=_collate_unless_error, pin_memory=torch.cuda.is_available(),
+            collate_fn=partial(_collate_unless_error, complete), pin_memory=torch.cuda.is_available(),
             worker_init_fn=_ignore_stop_signals, timeout=POLL_SECONDS if workers else 0,
             prefetch_factor=PREFETCH if workers else None,
         )  # fmt: skip
@@ -147,9 +156,14 @@ class _ErrorsAsValues(Dataset):
             return error
 
 
-def _collate_unless_error(samples: list[Sample | UserError]) -> Batch | UserError:
+def _collate_unless_error(
+    complete: Callable[[Batch], Batch] | None, samples: list[Sample | UserError]
+) -> Batch | UserError:
     errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else collate(samples)
+    if errors:
+        return errors[0]
+    batch = collate(samples)
+    return complete(batch) if complete else batch
 
 
 def _ignore_stop_signals(worker: int) -> None:

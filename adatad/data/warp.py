@@ -46,7 +46,12 @@ def _warp(frames: Tensor, source: tuple[tuple[float, float, float], tuple[float,
     # grid_sample's own unit, half a width or height, is the same for places here and there along one side only.
     (xx, xy, x), (yx, yy, y) = source
     matrix = ((xx, xy * height / width, 2 * x / width), (yx * width / height, yy, 2 * y / height))
-    grid = F.affine_grid(torch.tensor([matrix], device=frames.device), (1, 1, height, width), align_corners=False)
+    theta = torch.zeros(1, 2, 3, device=frames.device)
+    for place, value in zip(theta.flatten(), (value for row in matrix for value in row), strict=True):
+        if value:
+            # A number on its way to a kernel; a tensor of numbers would be a copy that the host waits for.
+            place.fill_(value)
+    grid = F.affine_grid(theta, (1, 1, height, width), align_corners=False)
     planes = frames.float().reshape(1, channels * count, height, width)
     moved = F.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return moved.round_().clamp_(0, 255).to(torch.uint8).reshape(frames.shape)
@@ -61,5 +66,5 @@ def cut_out(frames: Tensor, side: float, center: tuple[float, float]) -> Tensor:
         for share, length in zip(center, (width, height), strict=True)
     ]
     result = frames.clone()
-    result[:, :, spans[1], spans[0]] = HIDDEN_LEVEL
+    result[:, :, spans[1], spans[0]].fill_(HIDDEN_LEVEL)
     return result

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from adatad.memory.ahead import ahead_bytes
 from adatad.memory.moments import Bytes, Step, Wave, Work, plain_step, tiled_step, update_bytes
 from adatad.memory.offload import GIB
 from adatad.memory.scale import Scale
@@ -318,7 +319,14 @@ class Planner:
             "optimizer state": int(rule.optimizer) if memory.optimizer_state == "device" else 0,
             "moving average": int(rule.average) if memory.moving_average == "device" else 0,
             "buffers": held.buffers,
+            "frames ahead": self.ahead(units, memory),
         })  # fmt: skip
+
+    def ahead(self, units: Units, memory: MemorySpec) -> int:
+        """Of the next micro-batch's frames; on a CPU they wait."""
+        if self.machine.shared:
+            return 0
+        return ahead_bytes(self.spec.data, memory, units.frame_bytes, units.windows)
 
     def blocks_at_once(self, units: Units, memory: MemorySpec) -> int:
         """That are whole while others wait elsewhere: those in work and the next."""

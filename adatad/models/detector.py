@@ -12,7 +12,8 @@ from adatad.models.backbone import VideoBackbone
 from adatad.models.draws import HostKeys
 from adatad.models.head import Head
 from adatad.models.neck import build_neck
-from adatad.models.projection import Projection, level_windows
+from adatad.models.points import level_masks, level_points, padded_length
+from adatad.models.projection import Projection
 from adatad.spec.schema import DetectorSpec, ModelSpec
 
 
@@ -47,30 +48,11 @@ class ActionFormer(nn.Module):
 
     def level_masks(self, mask: Tensor) -> list[Tensor]:
         """Masks of the levels for a window's mask [b, window], without a forward pass."""
-        mask = F.pad(mask, (0, padded_length(mask.shape[-1], self.spec) - mask.shape[-1]))
-        return [mask[:, :: 2**level] for level in range(self.spec.branch_blocks + 1)]
+        return level_masks(mask, self.spec)
 
     def points(self, window: int, device: torch.device | None = None) -> list[Tensor]:
         """Points of every level for a window of that many positions: float32 [t, 4] each."""
-        length, points = padded_length(window, self.spec), []
-        for level, (low, high) in enumerate(self.spec.regression_ranges):
-            stride = 2**level
-            position = torch.arange(0, length, stride, dtype=torch.float32, device=device)
-            if self.spec.point_offset:
-                position = position + stride / 2
-            facts = [torch.full_like(position, value) for value in (low, high, stride)]
-            points.append(torch.stack([position, *facts], dim=1))
-        return points
-
-
-def padded_length(window: int, spec: DetectorSpec) -> int:
-    """Positions that features are padded to: `max_length`, or the next length that every level can divide."""
-    if window <= spec.max_length:
-        return spec.max_length
-    steps = [
-        2**level * (2 * (attention // 2) if attention > 1 else 1) for level, attention in enumerate(level_windows(spec))
-    ]
-    return -(-window // max(steps)) * max(steps)
+        return level_points(window, self.spec, device)
 
 
 class TemporalActionDetector(nn.Module):

@@ -55,6 +55,8 @@ class AdamWEngine:
 
     def moments(self) -> Moments:
         state = self.optimizer.state
+        if isinstance(self.optimizer, HostStateAdamW):
+            self.optimizer.complete_copies()
         return {name: dict(state[parameter]) for name, parameter in self.named.items() if parameter in state}
 
     def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -12,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adatad.memory.arithmetic import autocast
 from adatad.parallel.adamw import AdamWEngine
+from adatad.parallel.engine import all_finite, read_together
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import Spec
 
@@ -39,16 +39,18 @@ class DdpEngine(AdamWEngine):
         # DDP averages over ranks; a sum over the global batch is wanted.
         self.scaler.scale(loss * self.processes.world).backward()
 
-    def update(self, max_norm: float | None, skip: bool = False) -> float:
+    def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.named.values() if p.grad is not None])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(list(self.named.values()), max_norm, norm)
-        if not skip and (self.scaler.is_enabled() or math.isfinite(norm)):
+        joint_norm, *own = read_together(norm, losses)
+        sums = self.processes.sum_floats(own)
+        if all_finite(joint_norm, *sums):
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return joint_norm, sums
 
     def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         return parts if self.processes.is_main else {}

@@ -5,6 +5,7 @@ The trainer knows this protocol alone and has no branch on the engine.
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -46,11 +47,13 @@ class Engine(Protocol):
     def clear_gradients(self) -> None:
         """Forget them: the next micro-batch begins a sum anew."""
 
-    def update(self, max_norm: float | None, skip: bool = False) -> float:
+    def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
         """Scale the gradients to at most `max_norm`, update the trained parameters, and clear the gradients.
 
-        Returns the joint L2 norm of all gradients before scaling, the same on every rank. If it isn't finite, or with
-        `skip`, nothing but the gradients is changed.
+        losses: float64 [n] on the device, this rank's parts of sums over the global batch. They are read together with
+        the norm: the one moment of a step at which the host waits for the device. Returns the joint L2 norm of all
+        gradients before scaling, and the losses' sums over all ranks, the same on every rank. If any of these isn't
+        finite, nothing but the gradients is changed.
         """
 
     def masters(self) -> dict[str, Tensor]:
@@ -82,6 +85,20 @@ class Engine(Protocol):
 
     def memory_bytes(self) -> int:
         """Peak memory of this rank: of the device's allocator, or resident memory on a CPU."""
+
+
+def read_together(*tensors: Tensor | None) -> list[float]:
+    """All values of some tensors, in order: the host waits once for those of one device. None has no values."""
+    flat = [tensor.detach().reshape(-1).double() for tensor in tensors if tensor is not None]
+    if len({tensor.device for tensor in flat}) > 1:
+        # Offloaded gradients have their norm on the host, where reading it waits for nothing.
+        return [value for tensor in flat for value in tensor.tolist()]
+    return torch.cat(flat).tolist()
+
+
+def all_finite(*values: float) -> bool:
+    """Whether a step with this norm and these losses may change anything."""
+    return all(map(math.isfinite, values))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

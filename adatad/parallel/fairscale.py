@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
@@ -17,7 +18,7 @@ from adatad.memory.policy import wave_passes
 from adatad.memory.tiled import TrainedWeights
 from adatad.models.detector import Predictions
 from adatad.parallel.adamw import AdamWEngine
-from adatad.parallel.engine import autocast_dtype
+from adatad.parallel.engine import all_finite, autocast_dtype, read_together
 from adatad.parallel.fairscale_shim import fit_fairscale
 from adatad.parallel.fairscale_units import GatheredWeights, Unit, together, whole_tensors
 from adatad.parallel.processes import Processes, ensure_group
@@ -79,21 +80,23 @@ class FairscaleEngine(AdamWEngine):
         for unit in self.units:
             unit.let_go()
 
-    def update(self, max_norm: float | None, skip: bool = False) -> float:
+    def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
         gradients = [p.grad for p in self.named.values() if p.grad is not None]
-        norm = self.joint_norm(gradients)
-        if not torch.isfinite(norm):
+        # As a tensor, which needs no reading. One without a scaler.
+        norm = self.joint_norm(gradients) / self.scaler.scale(torch.ones((), device=self.processes.device))
+        joint_norm, *own = read_together(norm, losses)
+        sums = self.processes.sum_floats(own)
+        if not math.isfinite(joint_norm):
             # The scaler looks at this rank's parts alone: show it everywhere what any rank has.
             torch._foreach_mul_(gradients, torch.nan)
         self.scaler.unscale_(self.optimizer)
-        norm = norm / self.scaler.get_scale()
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(list(self.named.values()), max_norm, norm)
-        if not skip and torch.isfinite(norm):
+        if all_finite(joint_norm, *sums):
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return joint_norm, sums
 
     def joint_norm(self, gradients: list[Tensor]) -> Tensor:
         """Over all ranks' parts, the same number on every rank."""

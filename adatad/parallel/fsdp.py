@@ -24,6 +24,7 @@ from adatad.memory.policy import wave_passes
 from adatad.memory.sharded import laid_out_like, local_of
 from adatad.models.backbone import VideoBackbone
 from adatad.parallel.adamw import AdamWEngine
+from adatad.parallel.engine import all_finite, read_together
 from adatad.parallel.processes import Processes, ensure_group
 from adatad.spec.schema import Spec
 
@@ -72,17 +73,20 @@ class FsdpEngine(AdamWEngine):
         for parameter in self.sharded.values():
             parameter.grad = None
 
-    def update(self, max_norm: float | None, skip: bool = False) -> float:
+    def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
         gradients = self._take_gradients()
-        scale = self.scaler.get_scale()
-        norm = self._global_norm(gradients) / scale
-        if not skip and math.isfinite(norm):
+        # As a tensor, which is read with the others. One without a scaler.
+        scale = self.scaler.scale(torch.ones((), device=self.processes.device))
+        scale, square, *own = read_together(scale, self._square_norm(gradients), losses)
+        square, *sums = self.processes.sum_floats([square, *own])
+        norm = math.sqrt(square) / scale
+        if all_finite(norm, *sums):
             factor = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
             torch._foreach_mul_(gradients, factor / scale)
             self.optimizer.step()
         self._adjust_scale(norm)
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm, sums
 
     def _take_gradients(self) -> list[Tensor]:
         """This rank's parts of the gradients, from the parameters to the optimizer's."""
@@ -92,10 +96,9 @@ class FsdpEngine(AdamWEngine):
                 parameter.grad = None
         return [local.grad for local in self.named.values() if local.grad is not None]
 
-    def _global_norm(self, gradients: list[Tensor]) -> float:
-        """Of all ranks' parts together; the same number everywhere, not finite if any part isn't."""
-        norms = torch.stack(torch._foreach_norm(gradients)).double()
-        return math.sqrt(self.processes.sum_floats([float(norms.square().sum())])[0])
+    def _square_norm(self, gradients: list[Tensor]) -> Tensor:
+        """Of this rank's parts: float64 []. Sums over ranks are those of all parts, not finite if any part isn't."""
+        return torch.stack(torch._foreach_norm(gradients)).double().square().sum()
 
     def _adjust_scale(self, norm: float) -> None:
         """The loss scale grows and shrinks by the global norm, so on all ranks alike; a scaler left to itself would see
@@ -104,7 +107,8 @@ class FsdpEngine(AdamWEngine):
             return
         probe = nn.Parameter(torch.zeros((), device=self.processes.device))
         probe.grad = torch.full_like(probe, norm)
-        self.scaler.step(torch.optim.SGD([probe], lr=0.0))
+        # Notes on the device whether it is finite; `step` would read that.
+        self.scaler.unscale_(torch.optim.SGD([probe], lr=0.0))
         self.scaler.update()
 
     def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ class HostStateAdamW(torch.optim.AdamW):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self._on_host: dict[Tensor, dict[str, Tensor]] = {}
+        self._copied_from: set[torch.device] = set()
+        """Devices whose copies to the host may not be complete."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -33,7 +35,12 @@ class HostStateAdamW(torch.optim.AdamW):
                     self._put_away(parameters)
         finally:
             self.param_groups = groups
-        settle(groups[0]["params"][0].device)
+        self._copied_from.add(groups[0]["params"][0].device)
+
+    def complete_copies(self) -> None:
+        """Wait until the host can read the moments. Steps need no wait: the next one's copies come after these."""
+        while self._copied_from:
+            settle(self._copied_from.pop())
 
     def _fetch(self, parameters: Sequence[Tensor]) -> None:
         for parameter in parameters:

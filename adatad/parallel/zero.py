@@ -23,7 +23,8 @@ from adatad.errors import UserError
 from adatad.memory.arithmetic import autocast, no_autocast
 from adatad.parallel.adamw import make_adamw
 from adatad.parallel.deepspeed_config import deepspeed_config
-from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
+from adatad.parallel.engine import all_finite, autocast_dtype, peak_memory_bytes, read_together, swapped
+from adatad.parallel.host_adamw import HostStateAdamW
 from adatad.parallel.processes import Processes, ensure_group
 from adatad.parallel.zero3 import gather_for_waves, mark_units, reduce_by_parameter
 from adatad.parallel.zero_partitions import Partitions, ShardedPartitions
@@ -66,7 +67,7 @@ class ZeroEngine:
         self.partitions = layout(self.optimizer, self.names, processes.rank)
         self.partitions.watch_norm(self._judge)
         self.lengths = processes.gather({name: piece.length for name, piece in self.partitions.pieces.items()})
-        self.norm, self.skip = math.inf, False
+        self.norm, self.sums, self.losses = math.inf, [], None
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -78,15 +79,20 @@ class ZeroEngine:
         # DeepSpeed averages over ranks; a sum over the global batch is wanted. Micro-batches it is told to add up.
         self.engine.backward(loss * self.processes.world, scale_wrt_gas=False)
 
-    def update(self, max_norm: float | None, skip: bool = False) -> float:
+    def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
         self.optimizer.clip_grad = max_norm or 0.0
-        self.norm, self.skip = math.inf, skip
+        self.losses = losses
         self.engine.step()
-        return self.norm
+        self.losses = None
+        return self.norm, self.sums
 
-    def _judge(self, norm: float) -> bool:
-        self.norm = norm
-        return not self.skip
+    def _judge(self, norms: list[Tensor]) -> list[float]:
+        """Within DeepSpeed's step: the norms that it is to go on with, infinite ones if the step is refused."""
+        values = read_together(*norms, self.losses)
+        norms, self.sums = values[: len(norms)], self.processes.sum_floats(values[len(norms) :])
+        # DeepSpeed puts -1 for a group whose norm isn't finite.
+        self.norm = math.hypot(*norms) if all(norm >= 0 for norm in norms) else math.inf
+        return norms if all_finite(self.norm, *self.sums) else [math.inf] * len(norms)
 
     def masters(self) -> dict[str, Tensor]:
         return {name: piece.of(piece.flat) for name, piece in self.partitions.pieces.items()}
@@ -100,6 +106,8 @@ class ZeroEngine:
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
         state = self.adamw.state
+        if isinstance(self.adamw, HostStateAdamW):
+            self.adamw.complete_copies()
         return {
             name: {
                 "step": state[piece.flat]["step"],

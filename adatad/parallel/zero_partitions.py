@@ -5,7 +5,6 @@ Everything that knows DeepSpeed's ZeRO optimizers from inside is here, for stage
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,14 +44,15 @@ class Partitions:
         """After the flat tensors were written to: let the model's parameters follow, on all ranks."""
         self.optimizer.update_lp_params()
 
-    def watch_norm(self, judge: Callable[[float], bool]) -> None:
-        """Let every step show its gradients' joint norm to `judge`; False refuses the step, as DeepSpeed refuses one
-        whose gradients aren't finite: it clears the gradients alone."""
+    def watch_norm(self, judge: Callable[[list[Tensor]], list[float]]) -> None:
+        """Let every step show its gradients' norms to `judge`, and go on with the numbers that this returns. It refuses
+        the step by infinite ones, as DeepSpeed refuses one whose gradients aren't finite: that clears the gradients
+        alone. DeepSpeed gets them in host memory, where it may look at them as often as it likes."""
         norm_of = self.optimizer.scaled_global_norm
 
         def judged() -> Tensor:
             norm = norm_of()
-            return norm if judge(float(norm)) else torch.full_like(norm, math.inf)
+            return torch.tensor(judge([norm])[0], dtype=norm.dtype)
 
         self.optimizer.scaled_global_norm = judged
 
@@ -76,14 +76,11 @@ class ShardedPartitions(Partitions):
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
-    def watch_norm(self, judge: Callable[[float], bool]) -> None:
+    def watch_norm(self, judge: Callable[[list[Tensor]], list[float]]) -> None:
         norms_of = self.optimizer._get_norm_groups
 
         def judged() -> list[Tensor]:
             norms = norms_of()
-            # DeepSpeed puts -1 for a group whose norm isn't finite.
-            finite = all(float(norm) >= 0 for norm in norms)
-            norm = math.hypot(*map(float, norms)) if finite else math.inf
-            return norms if judge(norm) else [torch.full_like(norms[0], math.inf)]
+            return [torch.tensor(value, dtype=norms[0].dtype) for value in judge(norms)]
 
         self.optimizer._get_norm_groups = judged

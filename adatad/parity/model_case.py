@@ -38,9 +38,9 @@ from adatad.parity.compare import (
 from adatad.parity.detections import largest_differences
 from adatad.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.spec.schema import MemorySpec, Spec
-from adatad.training.loop import batch_targets, train_step
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, assemble
+from adatad.training.step import batch_targets, train_step
 
 LOSSES = ("cls_loss", "reg_loss", "cost")
 INSIDE_THE_BACKBONE = ("block_input", "block", "side_output")

@@ -20,7 +20,7 @@ from adatad.spec import Spec
 GROUPS = {
     "weights": ("frozen weights", "trained weights", "buffers", "adapter casts", "weight casts", "gathered"),
     "AdamW, average": ("optimizer state", "moving average", "update"),
-    "frames": ("frames",),
+    "frames": ("frames", "frames ahead"),
     "kept": ("saved activations", "saved rows", "halos", "gradient rows", "offload buffers"),
     "held": ("held graphs", "window"),
     "in work": ("tile",),

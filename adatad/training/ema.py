@@ -18,9 +18,16 @@ class Ema:
 
     def __init__(self, masters: dict[str, Tensor], decay: float, on_host: bool = False):
         self.decay, self.on_host = decay, on_host
-        self.averages = {name: self._start(master) for name, master in masters.items()}
-        for device in {master.device for master in masters.values()}:
-            settle(device)
+        self._averages = {name: self._start(master) for name, master in masters.items()}
+        self._copied_from = {master.device for master in masters.values()} if on_host else set()
+        """Devices whose copies to the host may not be complete."""
+
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """By name. Waits for copies to the host that were begun."""
+        while self._copied_from:
+            settle(self._copied_from.pop())
+        return self._averages
 
     def _start(self, master: Tensor) -> Tensor:
         return write_host(host_like(master, "moving averages"), master) if self.on_host else master.clone()
@@ -29,17 +36,17 @@ class Ema:
     def update(self, masters: dict[str, Tensor]) -> None:
         """After an optimizer step: average = decay x average + (1 - decay) x parameter."""
         if not self.on_host:
-            self._update(list(self.averages.values()), [masters[name] for name in self.averages])
+            self._update(list(self._averages.values()), [masters[name] for name in self._averages])
             return
-        averages = iter(self.averages.values())
-        for parameters in pieces([masters[name] for name in self.averages]):
+        averages = iter(self._averages.values())
+        for parameters in pieces([masters[name] for name in self._averages]):
             hosts = [next(averages) for _ in parameters]
             with label("moving average"):
                 here = [to_device(host, p.device) for host, p in zip(hosts, parameters, strict=True)]
             self._update(here, parameters)
             for host, average in zip(hosts, here, strict=True):
                 write_host(host, average)
-        settle(next(iter(masters.values())).device)
+        self._copied_from.add(next(iter(masters.values())).device)
 
     def _update(self, averages: list[Tensor], parameters: list[Tensor]) -> None:
         # Not lerp: changes are near the rounding of fp32, and the reference multiplies and adds.

@@ -6,33 +6,24 @@ any checkpoint ends with the same weights, bit for bit, as one that was never in
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from logging import Logger
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor
 
 from adatad.data.annotations import Annotations
-from adatad.data.augment import augment
 from adatad.data.dataset import Batch
 from adatad.data.loader_watch import LoaderError
 from adatad.data.skipped import SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
-from adatad.memory.frames import HostFrames, placed
-from adatad.memory.labels import label
-from adatad.models.draws import HostKeys
-from adatad.models.losses import detection_losses
-from adatad.models.targets import Targets, assign_targets
 from adatad.parallel.faults import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.agreement import same_videos
@@ -45,12 +36,11 @@ from adatad.training.metrics import Metrics
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.ownership import resume_arguments
 from adatad.training.progress import ProgressBar
-from adatad.training.recheck import compute_twice, is_due
 from adatad.training.run_directory import RunDirectory
 from adatad.training.saved_state import Progress
-from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
+from adatad.training.step import train_step
 from adatad.training.tensors import parameter_of, shard_tensors, whole_tensors
 from adatad.training.validation import Detections, classes_of, detect, scores, warnings_of
 
@@ -122,7 +112,7 @@ class Training:
             )
         loader = training_loader(self.spec, self.annotations, self.processes, start)
         may_differ = parts.clip_group is not None and self.spec.data.on_error == "skip"
-        batches = same_videos(loader, parts.clip_group) if may_differ else iter(loader)
+        batches = parts.frames.follow(same_videos(loader, parts.clip_group) if may_differ else iter(loader))
         bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
         with self.stacks or nullcontext(), bar:
             while progress.epoch < self.end_epoch:
@@ -150,7 +140,10 @@ class Training:
             waited = time.monotonic() - waiting
             self.note_skipped(micro_batches)
             self.times.add(note for batch in micro_batches for note in batch.times)
+            parts.frames.waited_seconds = 0.0
             values = train_step(parts, micro_batches, progress.step)
+            # For the next step's frames, where these are looked for within this one.
+            waited += parts.frames.waited_seconds
             times = {"data_wait_seconds": waited, "step_seconds": time.monotonic() - waiting}
             self.data_wait.add(*times.values())
             self.note_bad(values, micro_batches)
@@ -361,86 +354,3 @@ class Training:
 
 def _without_numbers(line: str) -> str:
     return re.sub(r"\d+", "", line)
-
-
-def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str, Any]:
-    """One optimizer step over the global batch; returns what is logged of it.
-
-    Targets need no forward pass, so positives are counted over all ranks and micro-batches first: the losses are sums
-    over the global batch divided by one global count, whatever the number of ranks. A step whose loss or gradients
-    aren't finite changes nothing, on all ranks alike ("applied" says so).
-    """
-    spec, engine, processes = parts.spec, parts.engine, parts.processes
-    rates = set_rates(parts, step)
-    targets = [batch_targets(parts, batch) for batch in micro_batches]
-    positives = processes.sum(sum(int(target.positive.sum()) for target in targets)) // spec.parallel.clip
-    normalizer = parts.normalizer.update(positives)
-    compute = partial(forward_and_backward, parts, targets, normalizer)
-    sums = compute_twice(parts, compute, micro_batches, step) if is_due(parts, step) else compute(micro_batches)
-    # The same for all ranks, and in one exchange with the losses.
-    without = sum(not len(own) for batch in micro_batches for own in batch.labels)
-    sums["windows_without_instances"] = without / spec.parallel.clip
-    values = dict(zip(sums, processes.sum_floats(list(sums.values())), strict=True))
-    with label("optimizer state"):
-        norm = engine.update(spec.train.clip_norm, skip=not math.isfinite(values["cost"]))
-    applied = math.isfinite(values["cost"]) and math.isfinite(norm)
-    if applied:
-        parts.ema.update(engine.masters())
-    return {
-        **values, "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates,
-        "applied": applied,
-    }  # fmt: skip
-
-
-def forward_and_backward(
-    parts: Parts, targets: list[Targets], normalizer: float, micro_batches: list[Batch]
-) -> dict[str, float]:
-    """This rank's losses over its micro-batches; their gradients are in the engine."""
-    engine = parts.engine
-    sums = dict.fromkeys(("cls_loss", "reg_loss", "cost"), 0.0)
-    for index, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
-        with engine.micro_batch(last=index == len(micro_batches) - 1):
-            losses = forward(parts, batch, target, normalizer)
-            with label("backward"):
-                engine.backward(losses["cost"])
-        for name in sums:
-            sums[name] += float(losses[name].detach())
-    return sums
-
-
-def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> dict[str, Tensor]:
-    device = parts.processes.device
-    with label("frames"):
-        frames = placed(batch.frames, parts.spec.memory, device)
-        augment(frames.frames if isinstance(frames, HostFrames) else frames, batch.augmentations, device)
-    with label("detector"):
-        mask = batch.mask.to(device, non_blocking=True)
-        predictions = parts.engine.model(frames, mask, HostKeys(batch.keys))
-        targets = Targets(*(tensor.to(device, non_blocking=True) for tensor in targets))
-        # Ranks that share a window all compute its loss: each has its part of it.
-        return detection_losses(predictions, targets, normalizer * parts.spec.parallel.clip, parts.spec.model.detector)
-
-
-def set_rates(parts: Parts, step: int) -> dict[str, float]:
-    """Write this step's learning rate into every optimizer group; returns them by group name."""
-    schedule, steps = parts.spec.schedule, parts.steps_per_epoch
-    rates = {}
-    for group in parts.engine.groups:
-        rate = learning_rate(
-            step, group["base_lr"], schedule.warmup_epochs * steps, schedule.epochs * steps, schedule.eta_min
-        )
-        group["lr"] = rates[group["name"]] = rate
-    return rates
-
-
-def batch_targets(parts: Parts, batch: Batch) -> Targets:
-    """Targets of every point, on the CPU: counting positives then waits for no GPU."""
-    detector = parts.model.detector
-    return assign_targets(
-        detector.points(batch.mask.shape[1]),
-        detector.level_masks(batch.mask),
-        batch.segments_grid,
-        batch.labels,
-        parts.num_classes,
-        parts.spec.model.detector,
-    )

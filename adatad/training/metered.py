@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from adatad.data.dataset import Batch
+from adatad.memory.ahead import ahead_bytes
 from adatad.memory.labels import label
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
@@ -14,8 +15,8 @@ from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.clip_share import clips_of_window
-from adatad.training.loop import train_step
 from adatad.training.setup import Parts, assemble, frames_here
+from adatad.training.step import train_step
 
 META = torch.device("meta")
 
@@ -33,6 +34,11 @@ def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -
         make_optimizer_state(parts)
         meter.reset_peak()
         meter.register([batch.frames], "frames")
+        # On the device all the time; nothing is augmented here.
+        ahead = torch.empty(
+            ahead_bytes(spec.data, spec.memory, batch.frames.nbytes, windows), dtype=torch.uint8, device=META
+        )
+        meter.register([ahead], "frames ahead")
         train_step(parts, [batch] * spec.train.accumulation, step=1)
     return meter.peak
 

@@ -22,7 +22,6 @@ from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.training.setup import Parts
 
-Losses = dict[str, float]
 WHOLE_FROZEN_WEIGHTS = ("auto", "ddp")
 """Engines that leave every frozen weight where it is, whole, on every rank."""
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -51,12 +50,13 @@ def is_due(parts: Parts, step: int) -> bool:
 
 
 def compute_twice(
-    parts: Parts, compute: Callable[[list[Batch]], Losses], micro_batches: list[Batch], step: int
-) -> Losses:
+    parts: Parts, compute: Callable[[list[Batch]], Tensor], micro_batches: list[Batch], step: int
+) -> Tensor:
     """Losses and, in the engine, gradients of a step, by `compute`, which runs forward and backward passes of all
-    micro-batches; computed twice. Returns this rank's losses. Raises DataCorruptionError on all ranks alike."""
+    micro-batches; computed twice. Returns this rank's losses [n], the one that is differentiated last. Raises
+    DataCorruptionError on all ranks alike."""
     engine, processes = parts.engine, parts.processes
-    # Augmentation changes frames in place.
+    # Augmentation may change frames in place.
     again = [batch._replace(frames=batch.frames.clone()) for batch in micro_batches]
     before = parts.constant_sums or constant_sums(parts)
     with same_kernels(processes.device):
@@ -68,9 +68,10 @@ def compute_twice(
         with recorded_gradient_sums(parts.model) as own_after:
             losses_again = compute(again)
     constants = changed_constants(before, constant_sums(parts))
-    own = bool(constants) or not same_losses(losses, losses_again) or read(own_before) != read(own_after)
+    changed = changed_losses(losses.tolist(), losses_again.tolist())
+    own = bool(constants or changed) or read(own_before) != read(own_after)
     exchanged = changed_gradients(gradients, engine.gradients())
-    facts = ", ".join([*constants, *changed_losses(losses, losses_again), *exchanged])
+    facts = ", ".join([*constants, *changed, *exchanged])
     mine = Difference(whereabouts(processes), own, facts or "its own gradients") if own or facts else None
     if processes.any(mine is not None):
         found = [difference for difference in processes.gather(mine) if difference is not None]
@@ -79,12 +80,9 @@ def compute_twice(
     return losses
 
 
-def same_losses(one: Losses, other: Losses) -> bool:
-    return all(one[name] == other[name] or (math.isnan(one[name]) and math.isnan(other[name])) for name in one)
-
-
-def changed_losses(one: Losses, other: Losses) -> list[str]:
-    return [] if same_losses(one, other) else [f"loss {one['cost']!r}, then {other['cost']!r}"]
+def changed_losses(one: list[float], other: list[float]) -> list[str]:
+    same = all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(one, other, strict=True))
+    return [] if same else [f"loss {one[-1]!r}, then {other[-1]!r}"]
 
 
 def changed_gradients(before: dict[str, Tensor], now: dict[str, Tensor]) -> list[str]:

@@ -19,6 +19,8 @@ from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
+from adatad.memory.ahead import FramesAhead
+from adatad.memory.inputs import InputCopies
 from adatad.memory.policy import apply_policy
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
@@ -33,6 +35,7 @@ from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
+from adatad.training.targets import TargetMaker
 
 SLACK_SECONDS = 10.0
 """For what a loader process does besides decoding."""
@@ -67,6 +70,10 @@ class Parts:
     """Of frozen weights, as `recheck` found them at its first step; None before."""
     weights_report: list[str] = field(default_factory=list)
     """What was taken from the file of pretrained weights, and what wasn't, in lines."""
+
+    def __post_init__(self) -> None:
+        self.inputs = InputCopies(self.processes.device)
+        self.frames = FramesAhead(self.spec, self.processes.device)
 
 
 def number_of_classes(spec: Spec, annotations: Annotations) -> int:
@@ -189,13 +196,14 @@ def idle_seconds(spec: Spec) -> float:
 
 
 def training_loader(spec: Spec, annotations: Annotations, processes: Processes, start: tuple[int, int]) -> Loader:
-    """This rank's micro-batches from (epoch, step) to the end of training."""
+    """This rank's micro-batches from (epoch, step) to the end of training, with their targets."""
     train, mesh = spec.train, mesh_of_ranks(spec, processes)
     share = Share(mesh.data_rank, mesh.data, train.accumulation, train.global_batch)
     reference, here = spec.compat == "reference", frames_here(spec, mesh)
     dataset = TrainingWindows(annotations.train, spec.data, train.seed, reference, here)
     batches = EpochBatches(len(annotations.train), share, train.seed, end_epoch(spec), start)
-    return Loader(dataset, batches, spec.data.workers, idle_seconds(spec))
+    targets = TargetMaker(spec.model.detector, number_of_classes(spec, annotations))
+    return Loader(dataset, batches, spec.data.workers, idle_seconds(spec), complete=targets)
 
 
 def end_epoch(spec: Spec) -> int:

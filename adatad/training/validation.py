@@ -17,14 +17,15 @@ from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import Window
 from adatad.evaluation.checks import score_warnings
-from adatad.evaluation.classifiers import ClassifierError, read_classifier
+from adatad.evaluation.classifiers import Classifier, ClassifierError, read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.groups import evaluate_groups
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
 from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
 from adatad.memory.frames import placed
-from adatad.models.detections import decode
+from adatad.memory.results import ResultCopies, Results
+from adatad.models.detections import decode_all, only_valid
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
@@ -48,8 +49,7 @@ def detect(
     """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds.
 
     Videos that couldn't be read are added to `skipped`; nothing is found in them. What files and annotations differ in
-    is added to `times`. after_window: called on all ranks
-    after each forward pass; what it raises ends the evaluation.
+    is added to `times`. after_window: called on all ranks after each forward pass; what it raises ends the evaluation.
     """
     training = model.training
     model.eval()
@@ -59,6 +59,8 @@ def detect(
     missed: list[Skipped] = []
     # Ranks that share a window all find the same in it.
     speaks = processes.rank % spec.parallel.clip == 0
+    copies = ResultCopies(processes.device)
+    before: tuple[list[Window], Results] | None = None
     for batch, counts in in_step(loader, processes):
         frames = placed(batch.frames, spec.memory, processes.device)
         mask = batch.mask.to(processes.device, non_blocking=True)
@@ -69,15 +71,13 @@ def detect(
         missed += batch.skipped
         if times:
             times.add(batch.times)
-        if not counts or not speaks:
-            continue
-        for window, (segments_grid, scores) in zip(batch.windows, decode(predictions), strict=True):
-            meta = window_meta(window, spec.data)
-            sliding = meta.resize_grid is None
-            detections = window_detections(
-                segments_grid.cpu().numpy(), scores.cpu().numpy(), meta, classes, spec.postprocess, sliding, classifier
-            )
-            found.append(WindowDetections(meta.video, window.start_frame, sliding, detections))
+        queued = (batch.windows, copies.start(decode_all(predictions))) if counts and speaks else None
+        # The device computes this window while the host works on what it found in the one before.
+        if before:
+            found += found_in(*before, spec, classes, classifier)
+        before = queued
+    if before:
+        found += found_in(*before, spec, classes, classifier)
     model.train(training)
     unread = [item for part in processes.gather(missed) for item in part]
     skipped.add(unread)
@@ -88,6 +88,19 @@ def detect(
     # In an order that doesn't depend on the number of ranks.
     everything.sort(key=lambda window: (window.video, window.start_frame))
     return join_windows(everything, spec.postprocess, keep_repeats=spec.compat == "reference")
+
+
+def found_in(
+    windows: list[Window], results: Results, spec: Spec, classes: tuple[str, ...], classifier: Classifier | None
+) -> Iterator[WindowDetections]:
+    """What results of `decode_all` mean in seconds of the windows' videos; waits until they are there."""
+    for window, (segments_grid, scores) in zip(windows, only_valid(*results.wait()), strict=True):
+        meta = window_meta(window, spec.data)
+        sliding = meta.resize_grid is None
+        detections = window_detections(
+            segments_grid.numpy(), scores.numpy(), meta, classes, spec.postprocess, sliding, classifier
+        )
+        yield WindowDetections(meta.video, window.start_frame, sliding, detections)
 
 
 def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]]:

@@ -259,3 +259,13 @@ def test_operations_come_before_jitter():
     frames, jitter = random_frames(2, 9, 12), ColorJitter(1.5, 0.7, 1.2, 0.1, (2, 0, 3, 1))
     both = augment(frames.clone()[None], [Augmentation(False, (Operation("invert"),), jitter)], CPU)[0]
     assert torch.equal(both, jitter_colors(255 - frames, jitter))
+
+
+def test_what_changes_nothing_moves_no_frames():
+    frames = random_frames(2, 8, 8)
+    nothing = Augmentation(flip=False, operations=(), jitter=None)
+    # Nothing comes back from this device: a frame that went there would be missed.
+    nowhere = torch.device("meta")
+    assert torch.equal(augment(frames[None].clone(), [nothing], nowhere)[0], frames)
+    with pytest.raises(NotImplementedError):
+        augment(frames[None].clone(), [nothing._replace(flip=True)], nowhere)

@@ -22,9 +22,9 @@ from adatad.models.losses import detection_losses
 from adatad.parity.cases import Case
 from adatad.parity.model_case import LOSSES, evaluation_losses, fresh_parts, recorded
 from adatad.parity.translate import batch_of, build_case_model, metas_of, spec_of
-from adatad.training.loop import batch_targets, train_step
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts
+from adatad.training.step import batch_targets, train_step
 
 CLASSES = 3
 BACKBONE = {

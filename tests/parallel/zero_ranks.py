@@ -33,7 +33,7 @@ def hand_over(spec_file: str, chain: list[list[str]], steps_each: int) -> Outcom
 
 
 def refuse_steps(spec_file: str, cases: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """Norms of a step, of one with NaN on the last rank, of one that is to be skipped, and of one more; and by how much
+    """Norms of a step, of one with NaN on the last rank, of one with a loss of NaN there, and of one more; and whether
     the middle two changed parameters and moments."""
     from adatad.parallel.processes import start_processes
 
@@ -42,26 +42,30 @@ def refuse_steps(spec_file: str, cases: dict[str, list[str]]) -> dict[str, dict[
 
 
 def _refuse_steps(run: Run) -> dict[str, Any]:
-    from adatad.training.loop import batch_targets, forward
+    import torch
+
     from adatad.training.setup import training_loader
+    from adatad.training.step import batch_targets, forward
     from adatad.training.tensors import whole_tensors
 
     run.parts.engine.model.train()
     batches = iter(training_loader(run.spec, run.annotations, run.processes, (0, 0)))
     last_rank = run.processes.rank == run.processes.world - 1
 
-    def step(factor: float, skip: bool = False) -> float:
+    def step(factor: float, loss: float = 1.0) -> float:
         batch = next(batches)
         with run.parts.engine.micro_batch(last=True):
-            loss = forward(run.parts, batch, batch_targets(run.parts, batch), 10.0)["cost"]
-            run.parts.engine.backward(loss * factor)
-        return run.parts.engine.update(0.5, skip=skip)
+            cost = forward(run.parts, batch, batch_targets(run.parts, batch), 10.0)["cost"]
+            run.parts.engine.backward(cost * factor)
+        norm, sums = run.parts.engine.update(0.5, torch.tensor([loss, 2.0], dtype=torch.float64))
+        assert sums[1] == 2.0 * run.processes.world
+        return norm
 
     for group in run.parts.engine.groups:
         group["lr"] = 1e-3
     first = step(1.0)
     before = whole_tensors(run.parts)
-    norms = [first, step(float("nan") if last_rank else 1.0), step(1.0, skip=True)]
+    norms = [first, step(float("nan") if last_rank else 1.0), step(1.0, float("nan") if last_rank else 1.0)]
     after = whole_tensors(run.parts)
     norms.append(step(1.0))
     same = [np.array_equal(a, b) for a, b in zip(_flat(before), _flat(after), strict=True)]

@@ -12,11 +12,11 @@ from adatad.parallel.processes import Processes
 from adatad.spec import SpecError, load
 from adatad.training import recheck
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
-from adatad.training.loop import train_step
 from adatad.training.recheck import DataCorruptionError, Difference, bit_sum, explained, is_due, same_bits
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
 from adatad.training.setup import build_parts, training_loader
+from adatad.training.step import train_step
 
 POLICIES = {
     "none": ["memory.policy=none"],
@@ -152,7 +152,7 @@ def test_a_whole_run_stops_and_keeps_what_was_saved_before(tiny_spec, monkeypatc
             between_the_two(monkeypatch, parts, lambda: flip_gradient(parts))
         return real(parts, compute, batches, step)
 
-    monkeypatch.setattr("adatad.training.loop.compute_twice", compute_twice)
+    monkeypatch.setattr("adatad.training.step.compute_twice", compute_twice)
     with pytest.raises(UserError, match=r"silent data corruption: step 2 .* take this GPU"):
         train(spec)
     newest = all_checkpoints(run_directory(spec).checkpoints)[-1]

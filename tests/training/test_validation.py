@@ -11,6 +11,7 @@ from adatad.data.skipped import SkippedVideos
 from adatad.evaluation.classifiers import ClassifierError
 from adatad.parallel.processes import Processes
 from adatad.spec import load
+from adatad.training import validation
 from adatad.training.run import train
 from adatad.training.setup import build_initial_model, number_of_classes, validation_loader
 from adatad.training.validation import check_classifier, classes_of, detect, score, summary
@@ -138,3 +139,25 @@ def test_a_classifier_of_other_classes_is_refused_before_training(tiny_spec, cla
     ):
         train(load(tiny_spec, settings))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_window_is_queued_before_the_one_before_is_worked_on(tiny_spec, monkeypatch):
+    spec, events = load(tiny_spec), []
+    real_start, real_found = validation.ResultCopies.start, validation.found_in
+
+    def start(copies, tensors):
+        events.append("queued")
+        return real_start(copies, tensors)
+
+    def found(windows, *arguments):
+        events.append(windows[0])
+        return real_found(windows, *arguments)
+
+    monkeypatch.setattr(validation.ResultCopies, "start", start)
+    monkeypatch.setattr(validation, "found_in", found)
+    assert found_by(spec)
+    loader = validation_loader(spec, read_annotations(spec.data), Processes(0, 1, torch.device("cpu")))
+    windows = [(place.video.name, place.start_grid * spec.data.window.stride_frames) for place in loader.dataset.places]
+    assert [(w.video.name, w.start_frame) for w in events if w != "queued"] == windows
+    assert events[:2] == ["queued", "queued"]
+    assert [event == "queued" for event in events[2:-1]] == [False, True] * (len(windows) - 2) + [False]
