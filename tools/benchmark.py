@@ -6,6 +6,7 @@ memory: peak of a training step for every model, counted on the meta device (a q
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes, or --minutes); --report
 writes docs/benchmarks/gpu-NAME.md.
+roofline: how long a step of g would take on a data centre's GPU, by counts (half a minute, no GPU needed).
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
 clip: bytes, memory, waiting and scaling where ranks share a window (ten minutes, no GPU needed).
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
@@ -26,6 +27,7 @@ TITLES = {
     "memory": "training step, one window, peak in GiB",
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
+    "roofline": "a step of g on a GPU of an H100's class, predicted, as ratios",
     "engines": "memory of a rank under every engine",
     "clip": "ranks that share a window",
     "evaluation": "scoring on one thread",
@@ -61,6 +63,8 @@ def main() -> int:
             from adatad.benchmarks.gpu import run as run_gpu
 
             run = partial(run_gpu, seconds=60 * args.minutes, report=PAGES if args.report else None)
+        case "roofline":
+            from adatad.benchmarks.roofline import run
         case "engines":
             from adatad.benchmarks.engines import run
         case "clip":
