@@ -9,6 +9,7 @@ source launch/workstation.sh
 command=(.venv/bin/torchrun --standalone --nproc-per-node "$processes" tools/train.py "${arguments[@]}")
 if [ "$dry_run" = 1 ]; then
   printf 'OMP_NUM_THREADS=%q OMP_WAIT_POLICY=%q' "$OMP_NUM_THREADS" "$OMP_WAIT_POLICY"
+  [ -z "${PYTORCH_CUDA_ALLOC_CONF+set}" ] || printf ' PYTORCH_CUDA_ALLOC_CONF=%q' "$PYTORCH_CUDA_ALLOC_CONF"
   printf ' %q' "${command[@]}"
   echo
   exit

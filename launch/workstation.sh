@@ -37,3 +37,7 @@ esac
 threads=$(($(getconf _NPROCESSORS_ONLN) / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# Kept rows of some MiB would leave gaps in segments of a fixed size. torch reads either name, this one first.
+if [ -z "${PYTORCH_CUDA_ALLOC_CONF+set}${PYTORCH_ALLOC_CONF+set}" ]; then
+  export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+fi

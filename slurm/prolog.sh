@@ -39,6 +39,10 @@ export PYTHONSAFEPATH=1
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 COLUMNS=160
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN} TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
+# Kept rows of some MiB would leave gaps in segments of a fixed size. torch reads either name, this one first.
+if [ -z "${PYTORCH_CUDA_ALLOC_CONF+set}${PYTORCH_ALLOC_CONF+set}" ]; then
+  export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+fi
 command -v nvidia-smi >/dev/null || export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}
 # Anew in each life: the next one gets other nodes. The task's own number: arrays share nodes.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
 def launch(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    unset = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "ADATAD_PROCESSES")
+    unset = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "ADATAD_PROCESSES", *ALLOCATOR)
     environment = {name: value for name, value in os.environ.items() if name not in unset} | variables
     command = ["bash", "launch/torchrun.sh", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -39,7 +40,8 @@ def test_one_process_a_gpu_unless_told_otherwise(variables, processes):
         "--set run.root=a\\ b"
     )
     threads = max(1, os.cpu_count() // processes)
-    assert settings == f"OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE"
+    allocator = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    assert settings == f"OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=PASSIVE {allocator}"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,14 @@ def test_gpus_are_counted_as_nvidia_smi_lists_them(listed, processes, tmp_path):
 def test_the_users_environment_stays():
     run = launch("--dry-run", OMP_NUM_THREADS="7", OMP_WAIT_POLICY="ACTIVE", CUDA_VISIBLE_DEVICES="")
     assert run.stdout.startswith("OMP_NUM_THREADS=7 OMP_WAIT_POLICY=ACTIVE ")
+
+
+@pytest.mark.parametrize("name", ALLOCATOR)
+def test_the_users_settings_of_the_allocator_stay_under_both_names(name):
+    run = launch("--dry-run", **{name: "backend:native"})
+    own = " PYTORCH_CUDA_ALLOC_CONF=backend:native" if name == ALLOCATOR[0] else ""
+    # torch would take the first name's value, even an empty one, before the second's.
+    assert f"OMP_WAIT_POLICY=PASSIVE{own} .venv" in run.stdout
 
 
 def test_a_number_of_processes_that_is_none_is_refused():

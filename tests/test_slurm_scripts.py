@@ -100,7 +100,7 @@ def train(tmp_path, tiny_spec):
         calls = tmp_path / "calls"
         shutil.rmtree(calls, ignore_errors=True)
         calls.mkdir()
-        variables = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") and k != "PYTHONPATH"} | {
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "PYTORCH_", "PYTHONPATH"))} | {
             "PATH": f"{tmp_path}:{os.environ['PATH']}", "STAND_IN": str(calls), "STAND_IN_SRUN": srun,
             "STAND_IN_STATE": state, "STAND_IN_BUSY": "", "SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "2",
@@ -146,6 +146,14 @@ def test_steps_take_the_whole_environment_and_no_input(train):
     says = 'read -r line; echo "0: ${SLURM_EXPORT_ENV-all of it}, input: $line."; ' + STOPPED
     done, _, _ = train(says, SLURM_EXPORT_ENV="VENV,HOME")
     assert "rank 0 | all of it, input: ." in done.stdout
+
+
+def test_ranks_allocate_in_segments_that_grow_unless_the_user_says_otherwise(train):
+    says = 'echo "0: ${PYTORCH_CUDA_ALLOC_CONF-unset}, ${PYTORCH_ALLOC_CONF-unset}"; ' + STOPPED
+    done, _, _ = train(says)
+    assert "rank 0 | expandable_segments:True, unset" in done.stdout
+    done, _, _ = train(says, PYTORCH_ALLOC_CONF="backend:native")
+    assert "rank 0 | unset, backend:native" in done.stdout
 
 
 def test_ranks_meet_on_the_first_node_of_this_life_and_the_others_outlive_one_that_fails(train):

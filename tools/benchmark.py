@@ -4,7 +4,9 @@ python tools/benchmark.py --suite memory --check
 
 memory: peak of a training step for every model, counted on the meta device (a quarter of an hour, no GPU).
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
-gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes).
+gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes, or --minutes); --report
+writes docs/benchmarks/gpu-NAME.md.
+roofline: how long a step of g would take on a data centre's GPU, by counts (half a minute, no GPU needed).
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
 clip: bytes, memory, waiting and scaling where ranks share a window (ten minutes, no GPU needed).
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
@@ -15,6 +17,9 @@ decoding: what a frame costs through each library, and memory over 2,000 opening
 from __future__ import annotations
 
 import argparse
+import os
+from functools import partial
+from pathlib import Path
 
 from adatad.command import run
 
@@ -22,6 +27,7 @@ TITLES = {
     "memory": "training step, one window, peak in GiB",
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
+    "roofline": "a step of g on a GPU of an H100's class, predicted, as ratios",
     "engines": "memory of a rank under every engine",
     "clip": "ranks that share a window",
     "evaluation": "scoring on one thread",
@@ -30,11 +36,18 @@ TITLES = {
 }
 
 
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=TITLES, required=True)
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar isn't met")
+    parser.add_argument("--report", action="store_true", help="suite gpu: write the page of this card")
+    parser.add_argument("--minutes", type=float, default=8.0, metavar="M", help="suite gpu: to spend (8)")
     args = parser.parse_args()
+    if args.report and args.suite != "gpu":
+        parser.error("--report: only the suite gpu writes a page")
 
     from adatad.benchmarks.table import show, verdict
 
@@ -44,7 +57,14 @@ def main() -> int:
         case "cpu":
             from adatad.benchmarks.cpu import run
         case "gpu":
-            from adatad.benchmarks.gpu import run
+            # Read when torch begins to allocate; a user's own settings stay.
+            if not os.environ.keys() & {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"}:
+                os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+            from adatad.benchmarks.gpu import run as run_gpu
+
+            run = partial(run_gpu, seconds=60 * args.minutes, report=PAGES if args.report else None)
+        case "roofline":
+            from adatad.benchmarks.roofline import run
         case "engines":
             from adatad.benchmarks.engines import run
         case "clip":

@@ -59,7 +59,8 @@ def run() -> list[Result]:
 
 
 def spec_of(clip: int, *overrides: str) -> Spec:
-    return load(SPEC, [*TILE, f"parallel.clip={clip}", *overrides], check_files=False)
+    """Of one window a step."""
+    return load(SPEC, [*TILE, f"parallel.clip={clip}", "train.global_batch=1", *overrides], check_files=False)
 
 
 # On the wire

@@ -46,8 +46,9 @@ class Cost:
 class Scale:
     """Use as a context; inside, `weigh` gives the cost of a few lines. Kept results speed up the next ones."""
 
-    def __init__(self) -> None:
-        self.meter, self._flops = Meter("meta"), FlopCount()
+    def __init__(self, flops: FlopCount | None = None) -> None:
+        """flops: what counts, if not FLOPs alone."""
+        self.meter, self._flops = Meter("meta"), flops or FlopCount()
 
     @contextmanager
     def on(self) -> Iterator[None]:

@@ -35,6 +35,7 @@ from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
+from adatad.training.settle import on_main
 from adatad.training.targets import TargetMaker
 
 SLACK_SECONDS = 10.0
@@ -60,8 +61,8 @@ class Parts:
     normalizer: RunningNormalizer
     num_classes: int
     steps_per_epoch: int
-    frozen_fingerprint: str
-    """Of the frozen weights as they were loaded, before any policy casts them."""
+    frozen_fingerprint: str = ""
+    """Of the frozen weights as they were loaded, before any policy casts them; "" where nothing will be saved."""
     clip_group: ClipGroup | None = None
     """The ranks that this rank shares windows with."""
     classes: tuple[str, ...] = ()
@@ -84,9 +85,13 @@ def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> P
     """Everything of a fresh run. Raises SetupError or WeightsError before anything is written."""
     check_batch(spec, processes, annotations)
     model, weights_report = build_initial_model(spec, number_of_classes(spec, annotations))
+    freeze(model, spec.model.backbone)
+    # Before a policy casts them. All ranks have read the same file: one of them takes the seconds that it needs.
+    frozen_fingerprint = on_main(processes, lambda: fingerprint(model))
     steps_per_epoch = len(annotations.train) // spec.train.global_batch
     parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
     parts.weights_report, parts.classes = weights_report, annotations.classes
+    parts.frozen_fingerprint = frozen_fingerprint
     parts.clip_group = share_windows(model, spec, processes)
     return parts
 
@@ -95,7 +100,6 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     """Freeze, group, apply the memory policy, prepare and average a model, in that order."""
     trained = freeze(model, spec.model.backbone)
     groups = parameter_groups(model, spec.optimizer)
-    frozen_fingerprint = fingerprint(model)
     shapes = shapes_of(model)
     if hasattr(model, "backbone"):
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
@@ -105,10 +109,7 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
     ema = Ema(engine.masters(), spec.ema.decay, on_host=spec.memory.moving_average == "host")
-    return Parts(
-        spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch,
-        frozen_fingerprint,
-    )  # fmt: skip
+    return Parts(spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch)
 
 
 def share_windows(model: nn.Module, spec: Spec, processes: Processes) -> ClipGroup | None:

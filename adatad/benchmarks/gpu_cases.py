@@ -1,0 +1,104 @@
+"""What the suite for a GPU runs: models and windows, ways to train them, and cards that a large one stands in for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from adatad.memory.offload import GIB
+from adatad.memory.planner import Planner
+from adatad.spec import Spec, load
+
+CLASSES = 20
+
+
+class Variant(NamedTuple):
+    """One way to run a case. averages_all: a moving average of all weights beside the step, frozen ones too; cap_gib:
+    of the card that the device stands in for, None: all that it has."""
+
+    name: str
+    overrides: str
+    averages_all: bool = False
+    cap_gib: float | None = None
+
+
+class Published(NamedTuple):
+    """A step that others measured, on a card of theirs."""
+
+    name: str
+    seconds: float
+    peak: str
+    source: str
+
+
+class Case(NamedTuple):
+    """A model, a window, and the ways to run it, the most important first."""
+
+    name: str
+    config: str
+    overrides: str
+    variants: tuple[Variant, ...]
+    published: tuple[Published, ...] = ()
+
+
+REFERENCE = "reference's recipe"
+TILE = "tile, hold"
+ON_HOST = "tile, hold, on the host"
+"""Rows, halos and frames."""
+
+
+def variants(tile: str) -> tuple[Variant, ...]:
+    """Every policy. tile: settings of policy tile. The reference checkpoints blocks, with fp32 weights and residuals
+    under autocast; it averages all weights."""
+    return (
+        Variant(REFERENCE, "memory.policy=block memory.weight_dtype=fp32", averages_all=True),
+        Variant(TILE, f"memory.policy=tile {tile}"),
+        Variant("block", "memory.policy=block"),
+        Variant("tile, rebuild", f"memory.policy=tile {tile} memory.recompute=rebuild"),
+        Variant(ON_HOST, f"memory.policy=tile {tile} memory.rows=host memory.halos=host memory.frames=host"),
+        Variant("selective", "memory.policy=selective"),
+        Variant("none", "memory.policy=none"),
+    )
+
+
+def tile_sizes(blocks: int, sizes: tuple[int, ...]) -> tuple[Variant, ...]:
+    """Tiles of several numbers of clips, in segments of so many blocks."""
+    settings = f"memory.policy=tile memory.segment_blocks={blocks}"
+    return tuple(Variant(f"tile, hold, {clips} clips", f"{settings} memory.tile_clips={clips}") for clips in sizes)
+
+
+OTHERS = (
+    Published("AdaTAD", 5.35, "13.30 GB", "published by others, on an RTX 3090"),
+    Published("SV-TAD", 3.01, "9.23 GB", "published by others, on an RTX 3090"),
+)
+"""VideoMAE-L, 768 frames of 224 pixels, one window."""
+CARDS_GIB = (8, 24, 80)
+CASES = (
+    Case("g 1536 x 224", "g_1536x224_adapter", "",
+         (*variants("memory.tile_clips=1 memory.segment_blocks=5"), *tile_sizes(5, (2, 3, 4)))),
+    Case("L 768 x 224", "l_768x160_adapter", "data.size_pixels=224",
+         variants("memory.tile_clips=2 memory.segment_blocks=4")[:4], OTHERS),
+    Case("g 768 x 160", "g_768x160_adapter", "", variants("memory.tile_clips=2 memory.segment_blocks=5")),
+    Case("L 1536 x 224", "l_768x160_adapter", "data.window.frames_per_position=2 data.size_pixels=224",
+         variants("memory.tile_clips=2 memory.segment_blocks=4")),
+    Case("L 768 x 160", "l_768x160_adapter", "", variants("memory.tile_clips=3 memory.segment_blocks=4")),
+)  # fmt: skip
+"""What matters most first: a slow card reaches no more."""
+
+
+def spec_of(case: Case, variant: Variant) -> Spec:
+    overrides = f"{case.overrides} {variant.overrides} train.global_batch=1".split()
+    return load(f"configs/thumos/{case.config}.yaml", overrides, check_files=False)
+
+
+def on_cards(case: Case, planner: Planner) -> Case:
+    """A case under the plans that `memory.policy: auto` takes on smaller cards in the place of the planner's; a card
+    that is no smaller, or holds no plan, is left out. planner: of the case under `auto`."""
+    chosen, plans = [], planner.plans()
+    for size in CARDS_GIB:
+        card = replace(planner.machine, memory_bytes=size * GIB)
+        plan = next((plan for plan in plans if plan.fits(card)), None)
+        if plan is not None and card.memory_bytes < planner.machine.memory_bytes:
+            settings = " ".join(plan.settings(planner.spec))
+            chosen.append(Variant(f"{size} GB: {plan.describe()}", settings, cap_gib=size))
+    return Case(f"{case.name}, on smaller cards", case.config, case.overrides, tuple(chosen))
