@@ -15,6 +15,8 @@ from itertools import accumulate
 from adatad.memory.offload import LEAVING, PIECE_BYTES
 from adatad.memory.scale import Cost
 from adatad.memory.units import BlockTile, Held, Units
+from adatad.parallel.rounded_adamw import RoundedAdamW
+from adatad.spec.schema import MemorySpec
 
 Bytes = Counter
 """By category, as the meter's labels say it."""
@@ -436,8 +438,19 @@ class _WaveStep:
 # The update
 
 
-def update_bytes(held: Held, optimizer_on_host: bool) -> int:
-    """Beside weights, moments and gradients: two copies of the largest tensor; moments that come from the host."""
-    together = min(held.largest_group, max(PIECE_BYTES, held.largest_trained))
-    moments = 2 * together if optimizer_on_host else 0
-    return moments + 2 * held.largest_trained
+def moment_share(memory: MemorySpec) -> float:
+    """What AdamW's moments take between steps of what they take in fp32."""
+    return 0.5 if memory.moment_dtype == "bf16" else 1.0
+
+
+def update_bytes(held: Held, memory: MemorySpec) -> int:
+    """Beside weights, moments and gradients: two copies of the largest tensor, and the moments of a piece of the
+    parameters, where they aren't there in fp32; or what rounds them."""
+    on_host, rounded = memory.optimizer_state == "host", memory.moment_dtype == "bf16"
+    piece_bytes = RoundedAdamW.piece_bytes if rounded else PIECE_BYTES
+    together = min(held.largest_group, max(piece_bytes, held.largest_trained))
+    copies = 2 * held.largest_trained
+    if not rounded:
+        return copies + 2 * together * on_host
+    # Both moments in fp32 and bf16; beside them the draws and three temporaries in their making, 32 bits a number.
+    return together * (2 + on_host) + max(copies, 4 * together)

@@ -247,6 +247,9 @@ def _parallel(spec: Spec) -> Iterator[Finding]:
     if spec.memory.optimizer_state == "host" and parallel.engine not in ("auto", "ddp"):
         text = f"host works with engine ddp, not {parallel.engine}, which has ways of its own (docs/engines.md)"
         yield ("memory", "optimizer_state"), ways(text, {"memory__optimizer_state": "device"}, DDP)
+    if spec.memory.moment_dtype == "bf16" and parallel.engine not in ("auto", "ddp"):
+        text = f"bf16 works with engine ddp, not {parallel.engine}, which keeps AdamW's moments itself"
+        yield ("memory", "moment_dtype"), ways(text, {"memory__moment_dtype": "fp32"}, DDP)
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
         text = f"tiles wants all weights at once, which engine {parallel.engine} shards"
         yield ("memory", "order"), ways(text, {"memory__order": "auto"}, DDP)

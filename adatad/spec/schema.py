@@ -340,7 +340,7 @@ class PolicyRange(Section):
 
 
 class MemorySpec(Section):
-    """What a training step keeps of the backbone's activations. Changes memory and time, not results
+    """What a training step keeps, how and where. Changes memory and time, not results, but for keys that say so
     (docs/memory.md)."""
 
     policy: Literal["auto", Policy] | tuple[PolicyRange, ...] = "none"
@@ -369,6 +369,9 @@ class MemorySpec(Section):
     """tile: where uint8 frames are while they aren't worked on."""
     optimizer_state: Place = "device"
     """Where AdamW's moments are between steps; the steps are computed on the device, some parameters at a time."""
+    moment_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of AdamW's moments between steps. bf16, rounded up or down at random, takes half the memory and changes the
+    result a little (engine ddp)."""
     moving_average: Place = "device"
     """Where the averages of the trained parameters are."""
     frozen_weights: Literal["device", "stream"] = "device"

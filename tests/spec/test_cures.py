@@ -67,6 +67,7 @@ CASES = [
     ["parallel.cpu_offload=true", "parallel.engine=zero3"],
     ["parallel.checkpoint_offload=true"],
     ["memory.optimizer_state=host", "parallel.engine=fsdp"],
+    ["memory.moment_dtype=bf16", "parallel.engine=fairscale"],
     [TILE, "memory.order=tiles", "parallel.engine=fsdp"],
     ["parallel.clip=100"],
     ["parallel.clip=40", "model.backbone.adapter.dilation=20"],
