@@ -93,7 +93,8 @@ def plain_step(units: Units, policy: str) -> Step:
         return step
     saved_at_end = Bytes({"saved activations": saved})
     step.note("detector", frames + saved_at_end + Bytes(detector=outer.between))
-    base = frames + Bytes(detector=outer.backward)
+    # Nobody needs frames any more.
+    base = Bytes(detector=outer.backward)
     for index in reversed(range(len(layers))):
         layer = layers[index]
         if not layer.back.kernels:
@@ -127,9 +128,8 @@ def _side_forward(step: Step, units: Units, policy: str, base: Bytes, copy: int,
     content = {"saved activations": listed + own * (count - 1) + tokens * (count > 1)}
     step.note("forward", base + Bytes({**content, "tile": copy + layer.run.peak - tokens}))
     saved = Bytes({"saved activations": layer.kept * count})
-    frames = Bytes({"frames": units.frame_bytes})
-    step.note("detector", frames + saved + Bytes(detector=outer.between))
-    step.note("backward", frames + saved + Bytes({"detector": outer.backward, "tile": layer.back.peak}))
+    step.note("detector", Bytes(frames=units.frame_bytes) + saved + Bytes(detector=outer.between))
+    step.note("backward", saved + Bytes({"detector": outer.backward, "tile": layer.back.peak}))
     step.work.add(layer.run, count)
     step.work.add(layer.back, count)
 
@@ -215,10 +215,14 @@ class _WaveStep:
         for content in self.by_blocks() if wave.by_blocks else self.by_tiles():
             step.note("forward", forward + content + self.streamed(range(1), range(1)))
         kept = self.kept_rows(len(self.segments)) + self.kept_halos(0)
-        # Tiles of frames that come from the host are there in forward alone, and for the patch embedding's gradients.
-        still = base - self.frames if wave.frames_on_host else base
-        step.note("detector", still + kept + Bytes(detector=outer.between))
-        backward = still + Bytes({"detector": outer.backward, "gradient rows": outer.timeline // 2})
+        # Frames are there until the losses are known, and for the patch embedding's gradients; those that come from the
+        # host in forward alone.
+        without = base - self.frames
+        step.note("detector", (without if wave.frames_on_host else base) + kept + Bytes(detector=outer.between))
+        again = self.kinds[0] == "full" and not wave.frames_on_host
+        backward = (base if again else without) + Bytes(
+            {"detector": outer.backward, "gradient rows": outer.timeline // 2}
+        )
         for number in self.fullest_segments():
             start, stop = self.segments[number]
             following = range(*self.segments[number - 1]) if number else range(0)

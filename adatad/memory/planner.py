@@ -279,7 +279,7 @@ class Planner:
         step = self.step(units, memory, engine)
         gathered = Bytes(gathered=self.gathered(units, held, memory, engine))
         step.moments = {name: content + gathered for name, content in step.moments.items()}
-        step.note("update", self.update(units, held, int(rule.gradients), memory))
+        step.note("update", Bytes(gradients=int(rule.gradients), update=update_bytes(held, memory)))
         moment, content = max(step.moments.items(), key=lambda item: sum(item[1].values()))
         content = content + self.static(units, held, rule, memory)
         flops = (step.work.flops + self.outer(units, memory).flops) * accumulation
@@ -335,10 +335,6 @@ class Planner:
         blocks = self.blocks_at_once(units, memory) * held.largest_block
         root = held.frozen_rest + held.trained_rest
         return gathered_bytes(engine, self.machine.ranks, held.trained, blocks + root + whole)
-
-    def update(self, units: Units, held: Held, gradients: int, memory: MemorySpec) -> Bytes:
-        frames = 0 if memory.frames == "host" else units.frame_bytes
-        return Bytes(gradients=gradients, frames=frames, update=update_bytes(held, memory))
 
     def host(self, kept: Bytes, held: Held, memory: MemorySpec, units: Units) -> dict[str, int]:
         host = Counter(kept)

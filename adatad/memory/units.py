@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatad.memory.adapter_tile import add_adapter_, squeeze
-from adatad.memory.arithmetic import autocast, no_autocast
+from adatad.memory.arithmetic import autocast, forget_casts, no_autocast
 from adatad.memory.labels import label
 from adatad.memory.neighbours import Nobody
 from adatad.memory.offload import HostMemory
@@ -258,6 +258,7 @@ class Units:
             targets = Targets(*(tensor.to(META) for tensor in self._targets(model)))
             losses = detection_losses(predictions, targets, 100.0, self.spec.model.detector)
             del predictions, targets, mask, keys
+            forget_casts(META)
             losses["cost"].backward()
 
     def _targets(self, model: TemporalActionDetector) -> Targets:
@@ -320,6 +321,7 @@ class Units:
             pooled = model.backbone.pool(y)
             del y
             before = self.scale.bytes
+            forget_casts(META)
             with self.scale.weigh() as back:
                 pooled.backward(torch.empty_like(pooled))
             sums = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
