@@ -30,6 +30,7 @@ from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
 from adatad.memory.frames import HostFrames, placed
 from adatad.memory.labels import label
+from adatad.models.draws import HostKeys
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
 from adatad.parallel.faults import Stacks
@@ -413,8 +414,8 @@ def forward(parts: Parts, batch: Batch, targets: Targets, normalizer: float) -> 
         frames = placed(batch.frames, parts.spec.memory, device)
         augment(frames.frames if isinstance(frames, HostFrames) else frames, batch.augmentations, device)
     with label("detector"):
-        mask, keys = (tensor.to(device, non_blocking=True) for tensor in (batch.mask, batch.keys))
-        predictions = parts.engine.model(frames, mask, keys)
+        mask = batch.mask.to(device, non_blocking=True)
+        predictions = parts.engine.model(frames, mask, HostKeys(batch.keys))
         targets = Targets(*(tensor.to(device, non_blocking=True) for tensor in targets))
         # Ranks that share a window all compute its loss: each has its part of it.
         return detection_losses(predictions, targets, normalizer * parts.spec.parallel.clip, parts.spec.model.detector)
