@@ -31,6 +31,8 @@ class Wave:
     hold: bool
     by_blocks: bool
     rows_on_host: bool
+    rows_coded: bool
+    """Kept rows are in 8 bits."""
     halos_on_host: bool
     frames_on_host: bool
     streamed: bool
@@ -163,6 +165,7 @@ def _side_step(units: Units, wave: Wave) -> Step:
     frames, row = _frames(units, wave), units.row_bytes(wave.tile_clips)
     rows = row if not wave.by_blocks else units.row_bytes(units.clips) * units.windows
     streamed = Bytes({"frozen weights": 2 * units.held("tile").largest_frozen_block * wave.streamed})
+    streamed["weight casts"] = tile.copies * (1 if wave.by_blocks else max(_listed(units)) + 1)
     adapter = units.side_visit(wave.tile_clips)
     reads = len(_listed(units))
     # The tile before, and what its last visit made, go when the next ones come.
@@ -193,6 +196,9 @@ class _WaveStep:
         self.kinds = units.kinds
         self.row = units.row_bytes(wave.tile_clips)
         self.all_rows = units.row_bytes(units.clips) * units.windows
+        # Of a kept row, as a share of a row in work.
+        self.kept_share = units.coded_row_share() if wave.rows_coded else 1.0
+        self.all_kept = int(self.kept_share * self.all_rows)
         weighed = {kind: units.tile(wave.tile_clips, kind, wave.hold) for kind in set(self.kinds)}
         self.blocks: list[BlockTile] = [weighed[kind] for kind in self.kinds]
         self.held = units.held("tile")
@@ -238,7 +244,7 @@ class _WaveStep:
             frames = self.frames if wave.frames_on_host else Bytes()
             step.note("backward of the patch embedding", backward + frames + self.at_the_bottom())
         self.count_work(step)
-        rows = (len(self.segments) + wave.by_blocks) * units.windows * self.tiles * self.row
+        rows = int((len(self.segments) * self.kept_share + wave.by_blocks) * units.windows * self.tiles * self.row)
         step.host = Bytes({"saved rows": rows if wave.rows_on_host else 0})
         if wave.halos_on_host:
             each = max(block.halo for block in self.blocks)
@@ -253,11 +259,13 @@ class _WaveStep:
     def buffers(self) -> int:
         """That copies to the host leave from."""
         halo = max(block.halo for block in self.blocks) if self.wave.halos_on_host and self.segments else 0
-        row = self.row if self.wave.rows_on_host and (self.segments or self.wave.by_blocks) else 0
+        sizes = {self.kept_share} if self.segments else set()
+        sizes |= {1.0} if self.wave.by_blocks else set()
+        row = int(self.row * sum(sizes)) if self.wave.rows_on_host else 0
         return LEAVING * (row + halo)
 
     def kept_rows(self, segments: int) -> Bytes:
-        return Bytes({"saved rows": 0 if self.wave.rows_on_host else segments * self.all_rows})
+        return Bytes({"saved rows": 0 if self.wave.rows_on_host else segments * self.all_kept})
 
     def kept_halos(self, below: int) -> Bytes:
         """Of all blocks from number `below` up."""
@@ -287,7 +295,7 @@ class _WaveStep:
         if self.segments and not self.wave.rows_on_host:
             behind = [sum(index < start for index in waiting) for start, _ in self.segments]
             passed = sum(min(all_tiles, max(0, entered - a)) for a in behind)
-            content["saved rows"] = passed * self.all_rows // all_tiles
+            content["saved rows"] = passed * self.all_kept // all_tiles
         if self.segments and not self.wave.halos_on_host:
             content["halos"] = sum(
                 self.blocks[index].halo * min(all_tiles, max(0, entered - number))
@@ -385,16 +393,17 @@ class _WaveStep:
         """Kept rows of this segment and those below it, gradients that wait above and below it."""
         if self.wave.rows_on_host:
             # The next ones, on their way.
-            gradients = self.row * (not top and t + 2 < self.tiles)
-            return Bytes({"saved rows": self.row * (t + 1 < self.tiles), "gradient rows": gradients})
+            row = int(self.kept_share * self.row)
+            gradients = row * (not top and t + 2 < self.tiles)
+            return Bytes({"saved rows": row * (t + 1 < self.tiles), "gradient rows": gradients})
         depth, before = self.segments[number][1] - self.segments[number][0], window * self.tiles
         all_tiles = self.units.windows * self.tiles
         own = all_tiles - before - min(t + 1, self.tiles)
         above = 0 if top else all_tiles - before - min(t + 2, self.tiles)
         below = before + max(0, t + 1 - depth) if wanted else 0
-        each = self.all_rows / all_tiles
+        each = self.all_kept / all_tiles
         return Bytes({
-            "saved rows": int(number * self.all_rows + own * each), "gradient rows": int((above + below) * each)
+            "saved rows": int(number * self.all_kept + own * each), "gradient rows": int((above + below) * each)
         })  # fmt: skip
 
     def halos_of(self, start: int, stop: int, window: int, t: int) -> Bytes:
@@ -434,7 +443,7 @@ class _WaveStep:
             work.add(cost, count, share)
         moved = 0
         if wave.rows_on_host:
-            moved += 2 * len(self.segments) * self.all_rows
+            moved += 2 * len(self.segments) * self.all_kept
             if wave.by_blocks:
                 moved += len(self.kinds) * self.all_rows
         if wave.halos_on_host:

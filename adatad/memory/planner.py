@@ -123,12 +123,13 @@ class Plan:
             parts.append(f"{' and '.join(filter(None, [', '.join(away[:-1]), away[-1]]))} on the host")
         if memory.frozen_weights == "stream":
             parts.append("frozen weights streamed")
-        if memory.moment_dtype == "bf16":
-            parts.append("moments in bf16")
+        named = (("frozen weights", "frozen_dtype"), ("rows", "row_dtype"), ("moments", "moment_dtype"))
+        eight = {what: getattr(memory, name) for what, name in named}
+        parts += [f"{what} in {dtype}" for what, dtype in eight.items() if dtype not in ("auto", "fp32")]
         return ", ".join(parts)
 
 
-DTYPE_KEYS = ("weight_dtype", "residual_dtype", "moment_dtype")
+DTYPE_KEYS = ("weight_dtype", "residual_dtype", "frozen_dtype", "row_dtype", "moment_dtype")
 """Of the section memory: no plan says another than its spec."""
 PLACES = ("rows", "halos", "frames", "optimizer_state", "moving_average", "frozen_weights")
 LEVELS: tuple[tuple[str, ...], ...] = (
@@ -212,7 +213,8 @@ class Planner:
         away = {name: "stream" if name == "frozen_weights" else "host" for name in level}
         kept = {"weight_dtype": asked.weight_dtype, "moment_dtype": asked.moment_dtype}
         if changes["policy"] == "tile":
-            kept |= {"residual_dtype": asked.residual_dtype, "host_limit_gib": asked.host_limit_gib}
+            kept |= {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype")}
+            kept["host_limit_gib"] = asked.host_limit_gib
         else:
             away = {name: place for name, place in away.items() if name not in TILE_ONLY}
             kept["weight_dtype"] = asked.weight_dtype if asked.weight_dtype in ("auto", "fp32") else "auto"
@@ -298,12 +300,14 @@ class Planner:
 
     def wave(self, memory: MemorySpec, engine: str) -> Wave:
         away = memory.frozen_weights == "stream" or engine in SHARDS_FROZEN_WEIGHTS
+        away = away or memory.frozen_dtype != "auto"
         return Wave(
             tile_clips=memory.tile_clips,
             segment_blocks=memory.segment_blocks,
             hold=memory.recompute == "hold",
             by_blocks=memory.order == "blocks" or (memory.order == "auto" and away),
             rows_on_host=memory.rows == "host",
+            rows_coded=memory.row_dtype == "fp8",
             halos_on_host=memory.halos == "host",
             frames_on_host=memory.frames == "host",
             streamed=memory.frozen_weights == "stream",

@@ -74,7 +74,11 @@ def random_memory(draw: random.Random, mode: str) -> list[str]:
         lines += ["memory.frozen_weights=stream"] * (mode != "full" and draw.random() < 0.3)
         lines.append(f"memory.order={draw.choice(['auto', 'auto', 'blocks'])}")
     lines += [f"memory.{place}=host" for place in places if draw.random() < 0.3]
-    return [*lines, f"memory.moment_dtype={draw.choice(['fp32', 'bf16'])}"]
+    lines.append(f"memory.moment_dtype={draw.choice(['fp32', 'bf16'])}")
+    if policy == "tile":
+        lines.append(f"memory.frozen_dtype={draw.choice(['auto', 'fp8', 'int8']) if mode != 'full' else 'auto'}")
+        lines.append(f"memory.row_dtype={draw.choice(['auto', 'fp8']) if mode != 'side' else 'auto'}")
+    return lines
 
 
 @pytest.mark.parametrize("seed", SEEDS)
