@@ -34,9 +34,9 @@ from adatad.parallel.wire import WireCounter
 from adatad.spec import Spec, load
 from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.presets import resolve_backbone
-from adatad.training.loop import train_step
 from adatad.training.metered import META, make_optimizer_state, meta_parts, random_batch, step_memory
 from adatad.training.setup import Parts, assemble, frames_here
+from adatad.training.step import train_step
 
 SPEC = "configs/thumos/g_1536x224_adapter.yaml"
 TILE = ["memory.policy=tile", "memory.tile_clips=1"]

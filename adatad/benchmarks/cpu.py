@@ -91,9 +91,9 @@ def steps_of(policy: str, what: str) -> dict[str, float]:
     from adatad.models.detector import build_model
     from adatad.parallel.processes import Processes
     from adatad.spec import load
-    from adatad.training.loop import train_step
     from adatad.training.metered import random_batch
     from adatad.training.setup import assemble
+    from adatad.training.step import train_step
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -19,10 +19,10 @@ from adatad.memory.offload import GIB, HostMemoryError
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.training.loop import train_step
 from adatad.training.metered import random_batch
 from adatad.training.out_of_memory import is_out_of_memory
 from adatad.training.setup import assemble
+from adatad.training.step import train_step
 
 TIMED_STEPS = 2
 CONTEXT_BYTES = GIB

@@ -40,6 +40,15 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     return autocast(device, torch.float32)
 
 
+def forget_casts(device: torch.device) -> None:
+    """Let go of autocast's copies of weights, which else live as long as its region: those that a graph needs live as
+    long as that, and all others are only in the way during backward."""
+    if device.type == "meta":
+        meta_autocast().casts.clear()
+    else:
+        torch.clear_autocast_cache()
+
+
 @contextmanager
 def _meta_region(dtype: torch.dtype | None) -> Iterator[None]:
     _meta_regions.append(MetaAutocast(dtype))

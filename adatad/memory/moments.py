@@ -15,6 +15,8 @@ from itertools import accumulate
 from adatad.memory.offload import LEAVING, PIECE_BYTES
 from adatad.memory.scale import Cost
 from adatad.memory.units import BlockTile, Held, Units
+from adatad.parallel.rounded_adamw import RoundedAdamW
+from adatad.spec.schema import MemorySpec
 
 Bytes = Counter
 """By category, as the meter's labels say it."""
@@ -29,6 +31,8 @@ class Wave:
     hold: bool
     by_blocks: bool
     rows_on_host: bool
+    rows_coded: bool
+    """Kept rows are in 8 bits."""
     halos_on_host: bool
     frames_on_host: bool
     streamed: bool
@@ -91,7 +95,8 @@ def plain_step(units: Units, policy: str) -> Step:
         return step
     saved_at_end = Bytes({"saved activations": saved})
     step.note("detector", frames + saved_at_end + Bytes(detector=outer.between))
-    base = frames + Bytes(detector=outer.backward)
+    # Nobody needs frames any more.
+    base = Bytes(detector=outer.backward)
     for index in reversed(range(len(layers))):
         layer = layers[index]
         if not layer.back.kernels:
@@ -125,9 +130,8 @@ def _side_forward(step: Step, units: Units, policy: str, base: Bytes, copy: int,
     content = {"saved activations": listed + own * (count - 1) + tokens * (count > 1)}
     step.note("forward", base + Bytes({**content, "tile": copy + layer.run.peak - tokens}))
     saved = Bytes({"saved activations": layer.kept * count})
-    frames = Bytes({"frames": units.frame_bytes})
-    step.note("detector", frames + saved + Bytes(detector=outer.between))
-    step.note("backward", frames + saved + Bytes({"detector": outer.backward, "tile": layer.back.peak}))
+    step.note("detector", Bytes(frames=units.frame_bytes) + saved + Bytes(detector=outer.between))
+    step.note("backward", saved + Bytes({"detector": outer.backward, "tile": layer.back.peak}))
     step.work.add(layer.run, count)
     step.work.add(layer.back, count)
 
@@ -161,6 +165,7 @@ def _side_step(units: Units, wave: Wave) -> Step:
     frames, row = _frames(units, wave), units.row_bytes(wave.tile_clips)
     rows = row if not wave.by_blocks else units.row_bytes(units.clips) * units.windows
     streamed = Bytes({"frozen weights": 2 * units.held("tile").largest_frozen_block * wave.streamed})
+    streamed["weight casts"] = tile.copies * (1 if wave.by_blocks else max(_listed(units)) + 1)
     adapter = units.side_visit(wave.tile_clips)
     reads = len(_listed(units))
     # The tile before, and what its last visit made, go when the next ones come.
@@ -191,6 +196,9 @@ class _WaveStep:
         self.kinds = units.kinds
         self.row = units.row_bytes(wave.tile_clips)
         self.all_rows = units.row_bytes(units.clips) * units.windows
+        # Of a kept row, as a share of a row in work.
+        self.kept_share = units.coded_row_share() if wave.rows_coded else 1.0
+        self.all_kept = int(self.kept_share * self.all_rows)
         weighed = {kind: units.tile(wave.tile_clips, kind, wave.hold) for kind in set(self.kinds)}
         self.blocks: list[BlockTile] = [weighed[kind] for kind in self.kinds]
         self.held = units.held("tile")
@@ -216,10 +224,14 @@ class _WaveStep:
         for content in self.by_blocks() if wave.by_blocks else self.by_tiles():
             step.note("forward", forward + content + self.streamed(range(1), range(1)))
         kept = self.kept_rows(len(self.segments)) + self.kept_halos(0)
-        # Tiles of frames that come from the host are there in forward alone, and for the patch embedding's gradients.
-        still = base - self.frames if wave.frames_on_host else base
-        step.note("detector", still + kept + Bytes(detector=outer.between))
-        backward = still + Bytes({"detector": outer.backward, "gradient rows": outer.timeline // 2})
+        # Frames are there until the losses are known, and for the patch embedding's gradients; those that come from the
+        # host in forward alone.
+        without = base - self.frames
+        step.note("detector", (without if wave.frames_on_host else base) + kept + Bytes(detector=outer.between))
+        again = self.kinds[0] == "full" and not wave.frames_on_host
+        backward = (base if again else without) + Bytes(
+            {"detector": outer.backward, "gradient rows": outer.timeline // 2}
+        )
         for number in self.fullest_segments():
             start, stop = self.segments[number]
             following = range(*self.segments[number - 1]) if number else range(0)
@@ -232,7 +244,7 @@ class _WaveStep:
             frames = self.frames if wave.frames_on_host else Bytes()
             step.note("backward of the patch embedding", backward + frames + self.at_the_bottom())
         self.count_work(step)
-        rows = (len(self.segments) + wave.by_blocks) * units.windows * self.tiles * self.row
+        rows = int((len(self.segments) * self.kept_share + wave.by_blocks) * units.windows * self.tiles * self.row)
         step.host = Bytes({"saved rows": rows if wave.rows_on_host else 0})
         if wave.halos_on_host:
             each = max(block.halo for block in self.blocks)
@@ -247,11 +259,13 @@ class _WaveStep:
     def buffers(self) -> int:
         """That copies to the host leave from."""
         halo = max(block.halo for block in self.blocks) if self.wave.halos_on_host and self.segments else 0
-        row = self.row if self.wave.rows_on_host and (self.segments or self.wave.by_blocks) else 0
+        sizes = {self.kept_share} if self.segments else set()
+        sizes |= {1.0} if self.wave.by_blocks else set()
+        row = int(self.row * sum(sizes)) if self.wave.rows_on_host else 0
         return LEAVING * (row + halo)
 
     def kept_rows(self, segments: int) -> Bytes:
-        return Bytes({"saved rows": 0 if self.wave.rows_on_host else segments * self.all_rows})
+        return Bytes({"saved rows": 0 if self.wave.rows_on_host else segments * self.all_kept})
 
     def kept_halos(self, below: int) -> Bytes:
         """Of all blocks from number `below` up."""
@@ -281,7 +295,7 @@ class _WaveStep:
         if self.segments and not self.wave.rows_on_host:
             behind = [sum(index < start for index in waiting) for start, _ in self.segments]
             passed = sum(min(all_tiles, max(0, entered - a)) for a in behind)
-            content["saved rows"] = passed * self.all_rows // all_tiles
+            content["saved rows"] = passed * self.all_kept // all_tiles
         if self.segments and not self.wave.halos_on_host:
             content["halos"] = sum(
                 self.blocks[index].halo * min(all_tiles, max(0, entered - number))
@@ -379,16 +393,17 @@ class _WaveStep:
         """Kept rows of this segment and those below it, gradients that wait above and below it."""
         if self.wave.rows_on_host:
             # The next ones, on their way.
-            gradients = self.row * (not top and t + 2 < self.tiles)
-            return Bytes({"saved rows": self.row * (t + 1 < self.tiles), "gradient rows": gradients})
+            row = int(self.kept_share * self.row)
+            gradients = row * (not top and t + 2 < self.tiles)
+            return Bytes({"saved rows": row * (t + 1 < self.tiles), "gradient rows": gradients})
         depth, before = self.segments[number][1] - self.segments[number][0], window * self.tiles
         all_tiles = self.units.windows * self.tiles
         own = all_tiles - before - min(t + 1, self.tiles)
         above = 0 if top else all_tiles - before - min(t + 2, self.tiles)
         below = before + max(0, t + 1 - depth) if wanted else 0
-        each = self.all_rows / all_tiles
+        each = self.all_kept / all_tiles
         return Bytes({
-            "saved rows": int(number * self.all_rows + own * each), "gradient rows": int((above + below) * each)
+            "saved rows": int(number * self.all_kept + own * each), "gradient rows": int((above + below) * each)
         })  # fmt: skip
 
     def halos_of(self, start: int, stop: int, window: int, t: int) -> Bytes:
@@ -428,7 +443,7 @@ class _WaveStep:
             work.add(cost, count, share)
         moved = 0
         if wave.rows_on_host:
-            moved += 2 * len(self.segments) * self.all_rows
+            moved += 2 * len(self.segments) * self.all_kept
             if wave.by_blocks:
                 moved += len(self.kinds) * self.all_rows
         if wave.halos_on_host:
@@ -440,8 +455,19 @@ class _WaveStep:
 # The update
 
 
-def update_bytes(held: Held, optimizer_on_host: bool) -> int:
-    """Beside weights, moments and gradients: two copies of the largest tensor; moments that come from the host."""
-    together = min(held.largest_group, max(PIECE_BYTES, held.largest_trained))
-    moments = 2 * together if optimizer_on_host else 0
-    return moments + 2 * held.largest_trained
+def moment_share(memory: MemorySpec) -> float:
+    """What AdamW's moments take between steps of what they take in fp32."""
+    return 0.5 if memory.moment_dtype == "bf16" else 1.0
+
+
+def update_bytes(held: Held, memory: MemorySpec) -> int:
+    """Beside weights, moments and gradients: two copies of the largest tensor, and the moments of a piece of the
+    parameters, where they aren't there in fp32; or what rounds them."""
+    on_host, rounded = memory.optimizer_state == "host", memory.moment_dtype == "bf16"
+    piece_bytes = RoundedAdamW.piece_bytes if rounded else PIECE_BYTES
+    together = min(held.largest_group, max(piece_bytes, held.largest_trained))
+    copies = 2 * held.largest_trained
+    if not rounded:
+        return copies + 2 * together * on_host
+    # Both moments in fp32 and bf16; beside them the draws and three temporaries in their making, 32 bits a number.
+    return together * (2 + on_host) + max(copies, 4 * together)

@@ -257,11 +257,12 @@ def shelf(name: str, memory: HostMemory | None, slot_bytes: int, count: int) -> 
 # What is updated once a step, on the device, some tensors at a time
 
 
-def pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in order, at most `PIECE_BYTES` together or one alone."""
+def pieces(tensors: Sequence[Tensor], most_bytes: int | None = None) -> Iterator[list[Tensor]]:
+    """The tensors in order, at most `most_bytes` (None: `PIECE_BYTES`) together or one alone."""
+    most_bytes = most_bytes or PIECE_BYTES
     piece, size = [], 0
     for tensor in tensors:
-        if piece and size + tensor.nbytes > PIECE_BYTES:
+        if piece and size + tensor.nbytes > most_bytes:
             yield piece
             piece, size = [], 0
         piece.append(tensor)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from adatad.memory.ahead import ahead_bytes
-from adatad.memory.moments import Bytes, Step, Wave, Work, plain_step, tiled_step, update_bytes
+from adatad.memory.moments import Bytes, Step, Wave, Work, moment_share, plain_step, tiled_step, update_bytes
 from adatad.memory.offload import GIB
 from adatad.memory.scale import Scale
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
@@ -102,7 +102,7 @@ class Plan:
         memory, defaults = self.memory, MemorySpec()
         lines = [f"memory.policy={memory.policy}"]
         for name in MemorySpec.model_fields:
-            value, kept = getattr(memory, name), name in ("weight_dtype", "residual_dtype")
+            value, kept = getattr(memory, name), name in DTYPE_KEYS
             differs = value != getattr(asked.memory, name) or (value != getattr(defaults, name) and not kept)
             if name != "policy" and differs:
                 lines.append(f"memory.{name}={'null' if value is None else value}")
@@ -124,9 +124,14 @@ class Plan:
             parts.append(f"{' and '.join(filter(None, [', '.join(away[:-1]), away[-1]]))} on the host")
         if memory.frozen_weights == "stream":
             parts.append("frozen weights streamed")
+        named = (("frozen weights", "frozen_dtype"), ("rows", "row_dtype"), ("moments", "moment_dtype"))
+        eight = {what: getattr(memory, name) for what, name in named}
+        parts += [f"{what} in {dtype}" for what, dtype in eight.items() if dtype not in ("auto", "fp32")]
         return ", ".join(parts)
 
 
+DTYPE_KEYS = ("weight_dtype", "residual_dtype", "frozen_dtype", "row_dtype", "moment_dtype")
+"""Of the section memory: no plan says another than its spec."""
 PLACES = ("rows", "halos", "frames", "optimizer_state", "moving_average", "frozen_weights")
 LEVELS: tuple[tuple[str, ...], ...] = (
     (),
@@ -207,9 +212,10 @@ class Planner:
         spec with a policy of its own nothing is kept but dtypes and the limit."""
         asked, defaults = self.spec.memory, MemorySpec()
         away = {name: "stream" if name == "frozen_weights" else "host" for name in level}
-        kept = {"weight_dtype": asked.weight_dtype}
+        kept = {"weight_dtype": asked.weight_dtype, "moment_dtype": asked.moment_dtype}
         if changes["policy"] == "tile":
-            kept |= {"residual_dtype": asked.residual_dtype, "host_limit_gib": asked.host_limit_gib}
+            kept |= {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype")}
+            kept["host_limit_gib"] = asked.host_limit_gib
         else:
             away = {name: place for name, place in away.items() if name not in TILE_ONLY}
             kept["weight_dtype"] = asked.weight_dtype if asked.weight_dtype in ("auto", "fp32") else "auto"
@@ -276,7 +282,7 @@ class Planner:
         step = self.step(units, memory, engine)
         gathered = Bytes(gathered=self.gathered(units, held, memory, engine))
         step.moments = {name: content + gathered for name, content in step.moments.items()}
-        step.note("update", self.update(units, held, int(rule.gradients), memory))
+        step.note("update", Bytes(gradients=int(rule.gradients), update=update_bytes(held, memory)))
         moment, content = max(step.moments.items(), key=lambda item: sum(item[1].values()))
         content = content + self.static(units, held, rule, memory)
         flops = (step.work.flops + self.outer(units, memory).flops) * accumulation
@@ -295,12 +301,14 @@ class Planner:
 
     def wave(self, memory: MemorySpec, engine: str) -> Wave:
         away = memory.frozen_weights == "stream" or engine in SHARDS_FROZEN_WEIGHTS
+        away = away or memory.frozen_dtype != "auto"
         return Wave(
             tile_clips=memory.tile_clips,
             segment_blocks=memory.segment_blocks,
             hold=memory.recompute == "hold",
             by_blocks=memory.order == "blocks" or (memory.order == "auto" and away),
             rows_on_host=memory.rows == "host",
+            rows_coded=memory.row_dtype == "fp8",
             halos_on_host=memory.halos == "host",
             frames_on_host=memory.frames == "host",
             streamed=memory.frozen_weights == "stream",
@@ -316,7 +324,7 @@ class Planner:
         return Bytes({
             "frozen weights": frozen,
             "trained weights": int(rule.trained),
-            "optimizer state": int(rule.optimizer) if memory.optimizer_state == "device" else 0,
+            "optimizer state": int(rule.optimizer * moment_share(memory)) if memory.optimizer_state == "device" else 0,
             "moving average": int(rule.average) if memory.moving_average == "device" else 0,
             "buffers": held.buffers,
             "frames ahead": self.ahead(units, memory),
@@ -340,14 +348,10 @@ class Planner:
         root = held.frozen_rest + held.trained_rest
         return gathered_bytes(engine, self.machine.ranks, held.trained, blocks + root + whole)
 
-    def update(self, units: Units, held: Held, gradients: int, memory: MemorySpec) -> Bytes:
-        frames = 0 if memory.frames == "host" else units.frame_bytes
-        return Bytes(gradients=gradients, frames=frames, update=update_bytes(held, memory.optimizer_state == "host"))
-
     def host(self, kept: Bytes, held: Held, memory: MemorySpec, units: Units) -> dict[str, int]:
         host = Counter(kept)
         host["frames"] = units.frame_bytes if memory.frames == "host" else 0
-        host["optimizer state"] = 2 * held.trained if memory.optimizer_state == "host" else 0
+        host["optimizer state"] = int(2 * held.trained * moment_share(memory)) * (memory.optimizer_state == "host")
         host["moving average"] = held.trained if memory.moving_average == "host" else 0
         host["frozen weights"] = held.frozen_blocks if memory.frozen_weights == "stream" else 0
         return dict((+host).most_common())
@@ -371,7 +375,7 @@ class Planner:
             into += int(2 * (held.frozen + held.trained) * (ranks - 1) / ranks)
         copying = max(into, work.out) / link
         micro_batch = max(computing, copying) + UNHIDDEN * min(computing, copying)
-        moved = 4 * held.trained * (memory.optimizer_state == "host")
+        moved = 4 * held.trained * moment_share(memory) * (memory.optimizer_state == "host")
         moved += 2 * held.trained * (memory.moving_average == "host")
         moved += 2 * held.trained * (ranks > 1)
         return micro_batch * accumulation + moved / link

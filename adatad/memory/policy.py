@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from adatad.memory.coded import encode_frozen_
 from adatad.memory.offload import GIB
 from adatad.memory.side import SideTimeline
 from adatad.memory.streamed import StreamedBlocks
@@ -49,7 +50,7 @@ def apply_policy(
     the engine will shard frozen weights. clip_ranks: ranks that share a window.
     """
     if memory.order == "auto":
-        one_at_a_time = sharded or memory.frozen_weights == "stream"
+        one_at_a_time = sharded or memory.frozen_weights == "stream" or memory.frozen_dtype != "auto"
         memory = memory.model_copy(update={"order": "blocks" if one_at_a_time else "tiles"})
     ranges = policy_ranges(memory, len(backbone.blocks))
     if backbone.mode == "side":
@@ -61,6 +62,8 @@ def apply_policy(
         if policy == "tile":
             blocks.wave = wave_settings(backbone, memory, data, arithmetic, clip_ranks, first, last)
             cast_frozen_(backbone, first, last, blocks.wave.dtype)
+            if memory.frozen_dtype != "auto":
+                encode_frozen_(backbone.blocks[first : last + 1], memory.frozen_dtype)
             continue
         cast_for_autocast_(backbone, first, last, memory, arithmetic)
         if policy != "none":
@@ -131,6 +134,7 @@ def wave_settings(
         dtype=dtype,
         residual=DTYPES.get(memory.residual_dtype, dtype),
         rows_on_host=memory.rows == "host",
+        rows_coded=memory.row_dtype == "fp8",
         halos_on_host=memory.halos == "host",
     )
 
@@ -161,6 +165,8 @@ def _apply_to_side(
     if memory.policy == "tile":
         settings = wave_settings(backbone, memory, data, arithmetic, clip_ranks, 0, max(backbone.adapter_blocks))
         cast_frozen_(backbone, settings.first, settings.last, settings.dtype)
+        if memory.frozen_dtype != "auto":
+            encode_frozen_(backbone.blocks[settings.first : settings.last + 1], memory.frozen_dtype)
         backbone.timeline = SideTimeline(backbone, settings)
         return
     cast_for_autocast_(backbone, 0, len(backbone.blocks) - 1, memory, arithmetic)

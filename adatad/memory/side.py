@@ -123,6 +123,7 @@ class _SideFunction(torch.autograd.Function):
                     gz = tile.of(per_clip[number]).expand(-1, -1, positions, -1).reshape(before.shape)
                     gp = torch.ops.aten.gelu_backward(gz, before)
                     add_linear_(sums[2 * number], sums[2 * number + 1], gp, x.flatten(0, 1).to(low))
+        ctx.frames = None
         for number, scale in enumerate(scales):
             torch._foreach_div_(sums[2 * number : 2 * number + 2], scale)
         return None, None, *sums

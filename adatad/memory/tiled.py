@@ -226,7 +226,8 @@ class _WaveFunction(torch.autograd.Function):
             ctx.wave = wave_pass.wave(source, windows, clips, drops, weights, keep=True)
             out = wave_pass.run(ctx.wave, source)
         ctx.wave_pass = wave_pass
-        ctx.frames = source if source.dtype == torch.uint8 else None
+        # Only the patch embedding's gradients need frames again; else they go when the caller lets them go.
+        ctx.frames = source if source.dtype == torch.uint8 and ctx.wave.input_gradient else None
         ctx.positions = wave_pass.positions(source)
         return out
 
@@ -240,6 +241,7 @@ class _WaveFunction(torch.autograd.Function):
             rows = wave_pass.gradient_rows(scaled, wave, ctx.positions)
             below = wave.backward(rows)
             into = wave_pass.source_gradient(below, wave, ctx.frames)
+            ctx.frames = None
             sums = wave.weights.sums
             if scale is not None:
                 torch._foreach_div_(list(sums.values()), scale)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatad.memory.arithmetic import autocast
+from adatad.memory.coded import SCALE, decode
 from adatad.memory.labels import label
 from adatad.memory.tiles import Tile
 from adatad.models.backbone import VideoBackbone
@@ -27,8 +28,8 @@ QKV_BIAS = "attn.qkv_bias"
 class BlockWeights:
     """A block's weights as its tiles use them, made once for many tiles.
 
-    Matrices and biases are in the dtype of arithmetic: frozen ones are already, trained ones are copied. Norms keep
-    their own, since autocast computes those that are trained in fp32.
+    Matrices and biases are in the dtype of arithmetic: frozen ones are already, unless they wait in 8 bits; trained
+    ones are copied. Norms keep their own, since autocast computes those that are trained in fp32.
     """
 
     def __init__(self, block: Block, dtype: torch.dtype):
@@ -37,7 +38,14 @@ class BlockWeights:
         q_bias, v_bias = named.pop("attn.q_bias"), named.pop("attn.v_bias")
         with label("weight casts"):
             joined = torch.cat([q_bias.detach(), torch.zeros_like(q_bias), v_bias.detach()]).to(dtype)
-            self._named = {name: p if name.startswith("norm") else _cast(p, dtype) for name, p in named.items()}
+            scales = {name: named.pop(name) for name in list(named) if name.endswith(SCALE)}
+            self._named = {}
+            for name, p in named.items():
+                scale = scales.get(f"{name}_scale")
+                if scale is not None:
+                    self._named[name] = decode(p, scale, dtype)
+                else:
+                    self._named[name] = p if name.startswith("norm") else _cast(p, dtype)
         self._named[QKV_BIAS] = joined.requires_grad_(q_bias.requires_grad or v_bias.requires_grad)
         self.learning = {name: tensor for name, tensor in self._named.items() if tensor.requires_grad}
         """What to differentiate by, by the names of the block's parameters, and `QKV_BIAS`."""

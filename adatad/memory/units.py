@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adatad.memory.adapter_tile import add_adapter_, squeeze
-from adatad.memory.arithmetic import autocast, no_autocast
+from adatad.memory.arithmetic import autocast, forget_casts, no_autocast
+from adatad.memory.coded import coded_bytes
 from adatad.memory.labels import label
 from adatad.memory.neighbours import Nobody
 from adatad.memory.offload import HostMemory
@@ -149,7 +150,9 @@ class Units:
             model = copy.deepcopy(self._sample, {id(self._sample.detector): self._sample.detector})
             memory = MemorySpec(policy=policy, weight_dtype=self.weight_dtype(policy))
             if policy == "tile":
-                memory = memory.model_copy(update={"residual_dtype": self.spec.memory.residual_dtype})
+                asked = self.spec.memory
+                dtypes = {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype")}
+                memory = memory.model_copy(update=dtypes)
             apply_policy(model.backbone, memory, self.spec.data, self.arithmetic, clip_ranks=self.spec.parallel.clip)
             self.scale.meter.register([*model.parameters(), *model.buffers()], "weights")
             self._models[policy] = model
@@ -259,6 +262,7 @@ class Units:
             targets = Targets(*(tensor.to(META) for tensor in self._targets(model)))
             losses = detection_losses(predictions, targets, 100.0, self.spec.model.detector)
             del predictions, targets, mask, keys
+            forget_casts(META)
             losses["cost"].backward()
 
     def _targets(self, model: TemporalActionDetector) -> Targets:
@@ -323,6 +327,7 @@ class Units:
             pooled = model.backbone.pool(y)
             del y
             before = self.scale.bytes
+            forget_casts(META)
             with self.scale.weigh() as back:
                 pooled.backward(torch.empty_like(pooled))
             sums = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
@@ -498,6 +503,11 @@ class Units:
 
     def row_bytes(self, clips: int) -> int:
         return clips * self.tubelets * self.positions * self.sizes.width * self.tile_pass().settings.residual.itemsize
+
+    def coded_row_share(self) -> float:
+        """What a row in 8 bits takes of one as it is in work."""
+        width = self.sizes.width
+        return coded_bytes(1, width) / (width * self.tile_pass().settings.residual.itemsize)
 
     def _tokens(self, clips: int) -> tuple[int, int, int]:
         return clips, self.tubelets * self.positions, self.sizes.width

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from adatad.memory.adapter_tile import AdapterWeights, add_adapter_, cast_adapter, squeeze
+from adatad.memory.coded import CodedShelf, coded_bytes
 from adatad.memory.labels import label
 from adatad.memory.neighbours import LEFT, RIGHT, Arrival, Neighbours
 from adatad.memory.offload import HostMemory, Shelf, shelf
@@ -56,6 +57,8 @@ class WaveSettings:
     """Of the tokens between blocks, and so of kept rows."""
     rows_on_host: bool = False
     """Kept rows, and gradients between segments, wait in host memory."""
+    rows_coded: bool = False
+    """Both of these are kept in fp8."""
     halos_on_host: bool = False
 
 
@@ -135,21 +138,24 @@ class Wave:
         self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
         self.host = host
         self.plane = positions
-        # Block by block, a set of rows is on its way beside the kept ones.
-        self.rows = self._row_shelf("saved rows", len(starts) + settings.block_by_block)
+        # Block by block, a set of rows is on its way beside the kept ones, which may be smaller.
+        on_the_way = int(settings.block_by_block and not settings.rows_coded)
+        self.rows = self._row_shelf("saved rows", len(starts) + on_the_way, settings.rows_coded)
         self.halos = self._halo_shelf()
         self.from_ranks: dict[tuple[int, int, int], Tensor] = {}
         """Block, window, side: planes of z from the rank there, kept for backward."""
         self.spent = False
 
-    def _row_shelf(self, name: str, per_tile: int) -> Shelf:
+    def _row_shelf(self, name: str, per_tile: int, coded: bool = False) -> Shelf:
         """Keys (start of a segment, tile). The gradients between segments take the places of rows that are done."""
-        settings, backbone = self.settings, self.backbone
+        settings, width = self.settings, self.backbone.width
         # Ranks that share a window unevenly may have a larger tile than the settings say.
         largest = max(self.planes(tile) for tile in self.tiles[0])
         host = self.host if settings.rows_on_host else None
-        row_bytes = largest * self.plane * backbone.width * settings.residual.itemsize
-        return shelf(name, host, row_bytes, per_tile * sum(map(len, self.tiles)))
+        tokens, count = largest * self.plane, per_tile * sum(map(len, self.tiles))
+        if not coded:
+            return shelf(name, host, tokens * width * settings.residual.itemsize, count)
+        return CodedShelf(shelf(name, host, coded_bytes(tokens, width), count), settings.residual, name)
 
     def _halo_shelf(self) -> Shelf:
         """Keys (block, window, index of a tile): first and last planes of its z, [2, reach, positions, hidden]."""
@@ -194,7 +200,7 @@ class Wave:
 
     def _all_through(self, rows: Rows) -> Rows:
         """Draws all tiles before the first is given on; meanwhile they wait where rows do."""
-        waiting = self._row_shelf("tile", 0)
+        waiting = self._row_shelf("tile", int(self.settings.rows_coded))
         tiles = deque()
         for tile, x in rows:
             waiting.put(tile, x)
@@ -278,7 +284,7 @@ class Wave:
         above: Gradients = FromTheOutput(gradient_of)
         for number, (start, stop) in reversed(list(enumerate(self.segments))):
             wanted = number > 0 or self.input_gradient
-            below = self._row_shelf("gradient rows", 0) if wanted else None
+            below = self._row_shelf("gradient rows", 0, self.settings.rows_coded) if wanted else None
             following = range(*self.segments[number - 1]) if number else range(0)
             with self.residency.whole(range(start, stop), following), label(f"blocks {start} to {stop - 1}"):
                 for tiles in self.tiles:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
 from adatad.parallel.host_adamw import HostStateAdamW
+from adatad.parallel.piecewise_adamw import PiecewiseAdamW
 from adatad.parallel.processes import Processes
+from adatad.parallel.rounded_adamw import RoundedAdamW
 from adatad.spec.schema import Spec
 
 Moments = dict[str, dict[str, Tensor]]
@@ -18,9 +20,11 @@ Moments = dict[str, dict[str, Tensor]]
 
 def make_adamw(groups: list[dict[str, Any]], spec: Spec, on_gpu: bool) -> torch.optim.AdamW:
     """on_gpu: the parameters lie on one, where one fused kernel needs no temporary copies of the moments."""
-    optimizer = spec.optimizer
-    kind = HostStateAdamW if spec.memory.optimizer_state == "host" else torch.optim.AdamW
-    return kind(groups, betas=optimizer.betas, eps=optimizer.eps, fused=on_gpu or None)
+    on_host = spec.memory.optimizer_state == "host"
+    options = {"betas": spec.optimizer.betas, "eps": spec.optimizer.eps, "fused": on_gpu or None}
+    if spec.memory.moment_dtype == "bf16":
+        return RoundedAdamW(groups, seed=spec.train.seed, on_host=on_host, **options)
+    return (HostStateAdamW if on_host else torch.optim.AdamW)(groups, **options)
 
 
 class AdamWEngine:
@@ -73,7 +77,7 @@ class AdamWEngine:
                 self.optimizer.state[parameter] = {
                     key: tensor.to(place.get(key, parameter.device), copy=True) for key, tensor in moments[name].items()
                 }
-                if isinstance(self.optimizer, HostStateAdamW):
+                if isinstance(self.optimizer, PiecewiseAdamW):
                     self.optimizer.store([parameter])
 
     def scaler_state(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adatad.memory.arithmetic import autocast
+from adatad.memory.arithmetic import autocast, forget_casts
 from adatad.parallel.adamw import AdamWEngine
 from adatad.parallel.engine import all_finite, read_together
 from adatad.parallel.processes import Processes
@@ -36,6 +36,7 @@ class DdpEngine(AdamWEngine):
             yield
 
     def backward(self, loss: Tensor) -> None:
+        forget_casts(self.processes.device)
         # DDP averages over ranks; a sum over the global batch is wanted.
         self.scaler.scale(loss * self.processes.world).backward()
 

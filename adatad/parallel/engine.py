@@ -26,7 +26,8 @@ class Engine(Protocol):
     """How the trained parameters of a model lie on the ranks, and what happens to them in a step.
 
     `masters` and what has their layout (moving averages, AdamW's moments) are this rank's parts: whole tensors, shards
-    or partitions, in fp32 and by parameter name. Files hold whole tensors, so no engine's layout reaches them.
+    or partitions, in fp32 (moments perhaps in bf16) and by parameter name. Files hold whole tensors, so no engine's
+    layout reaches them.
     """
 
     model: nn.Module

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from adatad.memory.arithmetic import autocast
+from adatad.memory.arithmetic import autocast, forget_casts
 from adatad.memory.policy import wave_passes
 from adatad.memory.sharded import laid_out_like, local_of
 from adatad.models.backbone import VideoBackbone
@@ -64,6 +64,7 @@ class FsdpEngine(AdamWEngine):
             yield
 
     def backward(self, loss: Tensor) -> None:
+        forget_casts(self.processes.device)
         self.scaler.scale(loss).backward()
 
     def gradients(self) -> dict[str, Tensor]:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from adatad.memory.labels import label
-from adatad.memory.offload import host_like, pieces, settle, to_device, write_host
+from adatad.memory.offload import host_like, settle, to_device, write_host
+from adatad.parallel.piecewise_adamw import MOMENTS, PiecewiseAdamW
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
-
-class HostStateAdamW(torch.optim.AdamW):
+class HostStateAdamW(PiecewiseAdamW):
     """Computes what torch's AdamW computes, to the same bits."""
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -25,17 +24,8 @@ class HostStateAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        groups = self.param_groups
-        try:
-            for group in groups:
-                for parameters in pieces(group["params"]):
-                    self.param_groups = [{**group, "params": parameters}]
-                    self._fetch(parameters)
-                    super().step(closure)
-                    self._put_away(parameters)
-        finally:
-            self.param_groups = groups
-        self._copied_from.add(groups[0]["params"][0].device)
+        super().step(closure)
+        self._copied_from.add(self.param_groups[0]["params"][0].device)
 
     def complete_copies(self) -> None:
         """Wait until the host can read the moments. Steps need no wait: the next one's copies come after these."""
@@ -49,8 +39,6 @@ class HostStateAdamW(torch.optim.AdamW):
                     self.state[parameter][name] = to_device(host, parameter.device)
 
     def store(self, parameters: Sequence[Tensor]) -> None:
-        """Move the moments of some parameters from the device to the host. Whoever reads them there next finds them
-        complete."""
         self._put_away(parameters)
         settle(parameters[0].device)
 

@@ -130,7 +130,7 @@ def _path(spec: Spec, key: Key) -> Iterator[Problem]:
 TILE, DDP = {"memory__policy": "tile"}, {"parallel__engine": "ddp"}
 TILE_ONLY = (
     "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "rows", "halos", "frames",
-    "frozen_weights", "host_limit_gib",
+    "frozen_weights", "host_limit_gib", "frozen_dtype", "row_dtype",
 )  # fmt: skip
 
 
@@ -153,6 +153,7 @@ def _memory(spec: Spec) -> Iterator[Finding]:
     if memory.policy == "auto":
         # The planner leaves out what isn't allowed; what is said beside it must be possible under tile.
         yield from _placement(spec, ["tile"])
+        yield from _frozen_dtype(spec)
         if _asks_for_tile(memory):
             yield from _reach(spec)
         return
@@ -168,15 +169,16 @@ def _memory(spec: Spec) -> Iterator[Finding]:
             yield (*key, "weight_dtype"), ways(text, {"memory__weight_dtype": "auto"}, TILE)
         return
     yield from _placement(spec, policies)
+    yield from _frozen_dtype(spec)
     yield from _reach(spec)
 
 
 def _possible_under_tile(spec: Spec, name: str) -> bool:
     """Whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
     mode, engine = spec.model.backbone.mode, spec.parallel.engine
-    if name == "frozen_weights":
+    if name in ("frozen_weights", "frozen_dtype"):
         return mode != "full" and engine in ("auto", "ddp") and spec.memory.order != "tiles"
-    return not (name in ("rows", "halos") and mode == "side") and not (
+    return not (name in ("rows", "halos", "row_dtype") and mode == "side") and not (
         name == "order" and spec.memory.order == "tiles" and engine in SHARDS_FROZEN_WEIGHTS
     )
 
@@ -223,9 +225,25 @@ def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
             text = f"stream works with engine ddp, not {engine}, which has ways of its own (docs/engines.md)"
             yield ("memory", "frozen_weights"), ways(text, {"memory__frozen_weights": "device"}, DDP)
     if mode == "side":
-        for name in ("rows", "halos"):
-            if getattr(memory, name) == "host":
-                yield ("memory", name), f"host is without effect: mode side keeps none; --set memory.{name}=device"
+        for name, usual in (("rows", "device"), ("halos", "device"), ("row_dtype", "auto")):
+            if (said := getattr(memory, name)) != usual:
+                text = f"{said} is without effect: mode side keeps none"
+                yield ("memory", name), ways(text, {f"memory__{name}": usual})
+
+
+def _frozen_dtype(spec: Spec) -> Iterator[Finding]:
+    """Where frozen weights can't wait in 8 bits, under policy tile."""
+    said, engine, key = spec.memory.frozen_dtype, spec.parallel.engine, ("memory", "frozen_dtype")
+    off = {"memory__frozen_dtype": "auto"}
+    if said == "auto":
+        return
+    if spec.model.backbone.mode == "full":
+        yield key, ways(f"{said} is without effect: mode full has no frozen weights", off)
+    if spec.memory.order == "tiles":
+        text = f"tiles works on all blocks at once, and frozen_dtype {said} casts those that are worked on"
+        yield ("memory", "order"), ways(text, {"memory__order": "auto"}, off)
+    if engine not in ("auto", "ddp"):
+        yield key, ways(f"{said} works with engine ddp, not {engine}", off, DDP)
 
 
 def _parallel(spec: Spec) -> Iterator[Finding]:
@@ -247,6 +265,9 @@ def _parallel(spec: Spec) -> Iterator[Finding]:
     if spec.memory.optimizer_state == "host" and parallel.engine not in ("auto", "ddp"):
         text = f"host works with engine ddp, not {parallel.engine}, which has ways of its own (docs/engines.md)"
         yield ("memory", "optimizer_state"), ways(text, {"memory__optimizer_state": "device"}, DDP)
+    if spec.memory.moment_dtype == "bf16" and parallel.engine not in ("auto", "ddp"):
+        text = f"bf16 works with engine ddp, not {parallel.engine}, which keeps AdamW's moments itself"
+        yield ("memory", "moment_dtype"), ways(text, {"memory__moment_dtype": "fp32"}, DDP)
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
         text = f"tiles wants all weights at once, which engine {parallel.engine} shards"
         yield ("memory", "order"), ways(text, {"memory__order": "auto"}, DDP)

@@ -341,7 +341,7 @@ class PolicyRange(Section):
 
 
 class MemorySpec(Section):
-    """What a training step keeps of the backbone's activations. Changes memory and time, not results
+    """What a training step keeps, how and where. Changes memory and time, not results, but for keys that say so
     (docs/memory.md)."""
 
     policy: Literal["auto", Policy] | tuple[PolicyRange, ...] = "none"
@@ -362,6 +362,12 @@ class MemorySpec(Section):
     fp32). Without tiles only fp32 can be asked for instead."""
     residual_dtype: TileDtype = "auto"
     """tile: dtype of the tokens between blocks; auto: `weight_dtype`."""
+    frozen_dtype: Literal["auto", "fp8", "int8"] = "auto"
+    """tile: of the matrices of frozen blocks while no tile is at them; auto: `weight_dtype`. fp8 and int8, with a scale
+    for each row, take half the memory of bf16 and change the result; arithmetic stays as it is."""
+    row_dtype: Literal["auto", "fp8"] = "auto"
+    """tile: of kept rows of tokens, and of the gradients that take their place; auto: `residual_dtype`. fp8, with a
+    scale for each token, takes half the memory of bf16 and changes the result."""
     rows: Place = "device"
     """tile: where kept rows of tokens, and the gradients that take their place, wait."""
     halos: Place = "device"
@@ -370,6 +376,9 @@ class MemorySpec(Section):
     """tile: where uint8 frames are while they aren't worked on."""
     optimizer_state: Place = "device"
     """Where AdamW's moments are between steps; the steps are computed on the device, some parameters at a time."""
+    moment_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of AdamW's moments between steps. bf16, rounded up or down at random, takes half the memory and changes the
+    result a little (engine ddp)."""
     moving_average: Place = "device"
     """Where the averages of the trained parameters are."""
     frozen_weights: Literal["device", "stream"] = "device"

@@ -227,7 +227,8 @@ def _read_whole(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelF
     optimizer: dict[str, dict[str, Tensor]] = {}
     for flat, tensor in kinds["optimizer"].items():
         name, key = flat.rsplit("/", 1)
-        optimizer.setdefault(name, {})[key] = tensor
+        # Moments may be bf16 in the file; which dtype they get next is for the run that goes on to say.
+        optimizer.setdefault(name, {})[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     return Checkpoint(kinds["parameters"], kinds["ema"], optimizer, state, spec_yaml, facts)
 
 

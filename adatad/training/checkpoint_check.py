@@ -227,7 +227,7 @@ def check_tensor(path: Path, file: str, name: str, tensor: Tensor, steps: int) -
         if float(tensor) > steps + EXTRA_STEPS:
             raise CheckpointError(f"{where} is {float(tensor):g}, and the run has done {steps} steps")
         return
-    if tensor.dtype != torch.float32:
+    if tensor.dtype != torch.float32 and not (key in MOMENTS and tensor.dtype == torch.bfloat16):
         raise CheckpointError(f"{where} is {str(tensor.dtype).removeprefix('torch.')}, expected float32")
     if torch.isnan(tensor).any():
         raise CheckpointError(f"{where} holds NaN")

@@ -27,13 +27,12 @@ def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -
     windows: of one micro-batch; null: all of the spec's global batch. Precision `auto` means bf16, as on a GPU.
     """
     windows = windows or spec.train.global_batch // spec.train.accumulation
-    batch = random_batch(spec, windows, num_classes, torch.device("cpu") if spec.memory.frames == "host" else META)
+    batch = random_batch(spec, windows, num_classes, torch.device("cpu"))
     meter = Meter("meta")
     with meter, gpu_like_meta():
         parts = metered_parts(spec, meter, num_classes)
         make_optimizer_state(parts)
         meter.reset_peak()
-        meter.register([batch.frames], "frames")
         # On the device all the time; nothing is augmented here.
         ahead = torch.empty(
             ahead_bytes(spec.data, spec.memory, batch.frames.nbytes, windows), dtype=torch.uint8, device=META

@@ -11,8 +11,8 @@ from adatad.memory.meta import gpu_like_meta
 from adatad.memory.offload import GIB, HostMemoryError
 from adatad.memory.planner import Machine
 from adatad.spec import load
-from adatad.training.loop import train_step
 from adatad.training.metered import META, meta_parts, random_batch, step_memory
+from adatad.training.step import train_step
 
 CPU = torch.device("cpu")
 TINY = gpu_cases.Case(

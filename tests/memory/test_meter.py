@@ -126,7 +126,7 @@ from adatad.memory.meter import Meter
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import load
-from adatad.training.loop import train_step
+from adatad.training.step import train_step
 from adatad.training.metered import make_optimizer_state, random_batch
 from adatad.training.setup import assemble
 torch.set_num_threads(1)

@@ -17,8 +17,8 @@ from adatad.memory.scale import META
 from adatad.parallel.engine import autocast_dtype
 from adatad.spec import load
 from adatad.spec.load import SpecError
-from adatad.training.loop import train_step
 from adatad.training.metered import meta_parts, random_batch, step_memory
+from adatad.training.step import train_step
 
 CONFIG = "configs/thumos/s_768x160_adapter.yaml"
 SHALLOW = ["model.detector.branch_blocks=1", "model.detector.regression_ranges=[[0, 4], [4, 10000]]"]
@@ -73,7 +73,12 @@ def random_memory(draw: random.Random, mode: str) -> list[str]:
         lines.append(f"memory.recompute={draw.choice(['hold', 'rebuild'])}")
         lines += ["memory.frozen_weights=stream"] * (mode != "full" and draw.random() < 0.3)
         lines.append(f"memory.order={draw.choice(['auto', 'auto', 'blocks'])}")
-    return lines + [f"memory.{place}=host" for place in places if draw.random() < 0.3]
+    lines += [f"memory.{place}=host" for place in places if draw.random() < 0.3]
+    lines.append(f"memory.moment_dtype={draw.choice(['fp32', 'bf16'])}")
+    if policy == "tile":
+        lines.append(f"memory.frozen_dtype={draw.choice(['auto', 'fp8', 'int8']) if mode != 'full' else 'auto'}")
+        lines.append(f"memory.row_dtype={draw.choice(['auto', 'fp8']) if mode != 'side' else 'auto'}")
+    return lines
 
 
 @pytest.mark.parametrize("seed", SEEDS)

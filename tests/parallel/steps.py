@@ -66,8 +66,8 @@ class Run:
 
     def train(self, steps: int) -> list[dict[str, Any]]:
         """That many more steps; their values."""
-        from adatad.training.loop import train_step
         from adatad.training.setup import training_loader
+        from adatad.training.step import train_step
 
         parts, accumulation = self.parts, self.spec.train.accumulation
         start = divmod(self.done, parts.steps_per_epoch)

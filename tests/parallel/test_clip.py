@@ -196,9 +196,9 @@ def exchanges_of(spec_file: str, overrides: list[str]) -> list[Event]:
     from adatad.models.detector import build_model
     from adatad.parallel.clip import clip_group, share_clips
     from adatad.parallel.processes import start_processes
-    from adatad.training.loop import train_step
     from adatad.training.metered import random_batch
     from adatad.training.setup import assemble, frames_here, mesh_of_ranks
+    from adatad.training.step import train_step
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:

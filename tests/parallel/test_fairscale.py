@@ -65,8 +65,8 @@ def overflow_on_one_rank(spec_file: str, overrides: list[str]) -> tuple[float, f
     """Loss scale before and after a step in which one rank's gradients overflow, and whether the step was applied."""
     from adatad.data.annotations import read_annotations
     from adatad.parallel.processes import start_processes
-    from adatad.training.loop import train_step
     from adatad.training.setup import build_parts, training_loader
+    from adatad.training.step import train_step
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:
@@ -98,8 +98,8 @@ def frozen_shares(spec_file: str, overrides: list[str]) -> dict[str, float]:
     from adatad.parallel.fairscale_units import Unit
     from adatad.parallel.processes import start_processes
     from adatad.spec import load
-    from adatad.training.loop import train_step
     from adatad.training.setup import build_parts, training_loader
+    from adatad.training.step import train_step
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:

@@ -14,8 +14,8 @@ from adatad.data.geometry import fit_frames, random_geometry
 from adatad.data.skipped import SkippedVideos
 from adatad.parallel.processes import start_processes
 from adatad.spec import Spec, load
-from adatad.training.loop import train_step
 from adatad.training.setup import build_parts, training_loader, validation_loader
+from adatad.training.step import train_step
 from adatad.training.validation import classes_of, detect
 
 AUGMENT = "data.augment={crop_short_side_pixels: 40, flip: 0.5, rand_augment: true, color_jitter: {}}"
