@@ -98,6 +98,8 @@ def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
         "default_stream": lambda device=None: timeline.current[0],
         "synchronize": lambda device=None: timeline.wait(timeline.everything, "synchronize"),
         "set_device": lambda device: None,
+        "_exchange_device": lambda device: 0,
+        "_maybe_exchange_device": lambda device: 0,
         "current_device": lambda: 0,
         "device_count": lambda: 1,
         "get_device_name": lambda device=None: "pretended GPU",

@@ -16,11 +16,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, UntypedStorage
 
 Clock = dict[int, int]
 
 PACKAGE = str(Path(__file__).parents[1]) + "/"
+TORCH = str(Path(torch.__file__).parent) + "/"
 OWN = (str(Path(__file__).parent) + "/", PACKAGE + "memory/meta.py")
 """Lines of these are in no place: they do what torch does on a GPU."""
 FRAMES_OF_A_PLACE = 3
@@ -29,20 +31,19 @@ USES_KEPT = 128
 
 
 def place() -> str:
-    """Return the lines of the package that are being run, innermost first: "models/draws.py:29 < models/vit.py:70"."""
+    """Return the lines of the package that are being run, innermost first: "models/draws.py:29 < models/vit.py:70".
+    Outside of the package, the line that called torch."""
     found: list[str] = []
+    caller = ""
     frame: FrameType | None = sys._getframe(1)
-    first = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     while frame is not None and len(found) < FRAMES_OF_A_PLACE:
         file = frame.f_code.co_filename
-        if file.startswith(OWN):
-            first = ""
-        elif file.startswith(PACKAGE):
+        if file.startswith(PACKAGE) and not file.startswith(OWN):
             found.append(f"{file[len(PACKAGE) :]}:{frame.f_lineno}")
-        elif not first:
-            first = f"{file}:{frame.f_lineno}"
+        elif not caller and not file.startswith((PACKAGE, TORCH)):
+            caller = f"{file}:{frame.f_lineno}"
         frame = frame.f_back
-    return " < ".join(found) or first
+    return " < ".join(found) or caller
 
 
 @dataclass

@@ -111,6 +111,11 @@ class PretendedGpu(TorchDispatchMode):
     """Runs operators of the pretended device on meta tensors, and counts. Results with sizes that hang on values have
     the largest that they may have; all values that are read are 1, all that are copied to the host 0."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch wraps every call, for the sake of a compiler that isn't here.
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.counts = Counts()
