@@ -3,6 +3,7 @@
 python tools/benchmark.py --suite memory --check
 
 memory: peak of a training step for every model, counted on the meta device (a quarter of an hour, no GPU).
+launches: host waits, launches and races of every mode and policy on a pretended GPU (three minutes, no GPU).
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes).
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
@@ -20,6 +21,7 @@ from adatad.command import run
 
 TITLES = {
     "memory": "training step, one window, peak in GiB",
+    "launches": "training step on a pretended GPU, counted",
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
     "engines": "memory of a rank under every engine",
@@ -41,6 +43,8 @@ def main() -> int:
     match args.suite:
         case "memory":
             from adatad.benchmarks.memory import run
+        case "launches":
+            from adatad.benchmarks.launches import run
         case "cpu":
             from adatad.benchmarks.cpu import run
         case "gpu":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,13 @@ FULL = "model.backbone.mode=full optimizer.backbone.lr=1e-4"
 SIDE = "model.backbone.mode=side"
 RANGES = "'memory.policy=[{first: 0, last: 1, policy: block}, {first: 2, last: 3, policy: tile}]' memory.tile_clips=1"
 
+MAX_WAITS = 2
+"""Host waits of a training step on one rank, under any policy and placement."""
+MAX_WAITS_OF_RANKS = 3
+"""Host waits of a step on each of several ranks."""
+MAX_WAITS_OF_A_WINDOW = 4
+"""Host waits for the detections of one window: two masks, segments and scores."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -38,6 +46,24 @@ class Case:
     overrides: str = ""
     kind: Literal["step", "augmentation", "evaluation", "run"] = "step"
     ranks: int = 1
+
+    @property
+    def max_waits(self) -> int | None:
+        """Host waits that the case may have; None for a run, which may wait between steps."""
+        match self.kind:
+            case "step":
+                return MAX_WAITS if self.ranks == 1 else MAX_WAITS_OF_RANKS
+            case "augmentation":
+                return 0
+            case "evaluation":
+                return MAX_WAITS_OF_A_WINDOW
+            case _:
+                return None
+
+    def faults(self, counts: Counts) -> dict[str, Counter]:
+        """Return what the case may have none of, beside waits, by name: all but launches; a run may pin memory."""
+        names = {"unpinned", "pinnings", "races", "freed"} - ({"pinnings"} if self.kind == "run" else set())
+        return {name: counter for name, counter in vars(counts).items() if name in names}
 
 
 CASES = (

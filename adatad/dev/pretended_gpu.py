@@ -13,8 +13,10 @@ build of torch (docs/pretended-gpu.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
@@ -54,6 +56,12 @@ def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
         stack.enter_context(
             patch.object(torch.UntypedStorage, "resize_", lambda x, size: (gpu.timeline.resize(x), resize(x, size))[1])
         )
+        # Optimizers and norms take one kernel for many tensors where they know the tensors' type and device.
+        for module in map(import_module, ("torch.utils._foreach_utils", "torch.optim.optimizer")):
+            types = [*module._foreach_supported_types, OnGpu]
+            stack.enter_context(patch.object(module, "_foreach_supported_types", types))
+        group = torch._C._group_tensors_by_device_and_dtype
+        stack.enter_context(patch.object(torch._C, "_group_tensors_by_device_and_dtype", partial(_grouped, group)))
         stack.enter_context(patch.object(torch, "autocast", _autocast_for(torch.autocast)))
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(gpu_like_meta(lambda x: isinstance(x, OnGpu)))
@@ -116,6 +124,12 @@ def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
 
 def _pinned(gpu: PretendedGpu, x: Tensor) -> Tensor:
     return x if gpu.is_pinned(x) else gpu.pin(x.clone())
+
+
+def _grouped(group: Callable, *args: Any) -> dict[tuple[torch.device, Any], Any]:
+    """Return tensors by device and dtype, as torch does; here meta tensors are only those of the pretended device."""
+    found = group(*args)
+    return {(GPU if device.type == "meta" else device, dtype): tensors for (device, dtype), tensors in found.items()}
 
 
 def _autocast_for(real: Any) -> Any:
