@@ -3,6 +3,7 @@
 python tools/benchmark.py --suite memory --check
 
 memory: peak of a training step for every model, counted on the meta device (a quarter of an hour, no GPU).
+launches: host waits, launches and races of every mode and policy on a pretended GPU (three minutes, no GPU).
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes, or --minutes); --report
 writes docs/benchmarks/gpu-NAME.md.
@@ -25,6 +26,7 @@ from adatad.command import run
 
 TITLES = {
     "memory": "training step, one window, peak in GiB",
+    "launches": "training step on a pretended GPU, counted",
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
     "roofline": "a step of g on a GPU of an H100's class, predicted, as ratios",
@@ -54,6 +56,8 @@ def main() -> int:
     match args.suite:
         case "memory":
             from adatad.benchmarks.memory import run
+        case "launches":
+            from adatad.benchmarks.launches import run
         case "cpu":
             from adatad.benchmarks.cpu import run
         case "gpu":

@@ -24,15 +24,26 @@ EXACT = ("layer_norm", "binary_cross_entropy_with_logits")
 """What autocast computes in float32."""
 
 
+IsOfGpu = Callable[[Tensor], bool]
+
+
+def _is_meta(tensor: Tensor) -> bool:
+    return tensor.is_meta
+
+
 @contextmanager
-def gpu_like_meta() -> Iterator[None]:
+def gpu_like_meta(is_of_gpu: IsOfGpu = _is_meta) -> Iterator[None]:
     """While active, meta tensors take the operators that CUDA tensors would. A torch function mode would be the usual
-    way, but it is off during backward, where policies run blocks again."""
+    way, but it is off during backward, where policies run blocks again.
+
+    is_of_gpu: which tensors stand for a GPU's.
+    """
     with ExitStack() as stack:
         for name in LOW + EXACT:
-            stack.enter_context(patch.object(F, name, partial(_under_autocast, getattr(F, name), name in LOW)))
+            run = partial(_under_autocast, is_of_gpu, getattr(F, name), name in LOW)
+            stack.enter_context(patch.object(F, name, run))
         naive = F.scaled_dot_product_attention
-        stack.enter_context(patch.object(F, "scaled_dot_product_attention", partial(_attention, naive)))
+        stack.enter_context(patch.object(F, "scaled_dot_product_attention", partial(_attention, is_of_gpu, naive)))
         numbers = Tensor.tolist
         stack.enter_context(
             patch.object(Tensor, "tolist", lambda x: [1.0] * len(x) if x.is_meta and x.dim() else numbers(x))
@@ -40,18 +51,18 @@ def gpu_like_meta() -> Iterator[None]:
         yield
 
 
-def _under_autocast(function: Callable, low: bool, *args: Any, **kwargs: Any) -> Any:
+def _under_autocast(is_of_gpu: IsOfGpu, function: Callable, low: bool, *args: Any, **kwargs: Any) -> Any:
     region = meta_autocast()
     if region.dtype is not None:
-        dtype = region.dtype if low else torch.float32
-        args = tuple(_cast(arg, dtype, region.casts) for arg in args)
-        kwargs = {name: _cast(value, dtype, region.casts) for name, value in kwargs.items()}
+        cast = partial(_cast, is_of_gpu, region.dtype if low else torch.float32, region.casts)
+        args = tuple(map(cast, args))
+        kwargs = {name: cast(value) for name, value in kwargs.items()}
     return function(*args, **kwargs)
 
 
-def _cast(value: Any, dtype: torch.dtype, casts: dict[int, Tensor]) -> Any:
+def _cast(is_of_gpu: IsOfGpu, dtype: torch.dtype, casts: dict[int, Tensor], value: Any) -> Any:
     """As autocast does: casts of trained weights stay until the region ends, all others are made anew at every use."""
-    if not isinstance(value, Tensor) or not value.is_meta or not value.is_floating_point() or value.dtype == dtype:
+    if not isinstance(value, Tensor) or not is_of_gpu(value) or not value.is_floating_point() or value.dtype == dtype:
         return value
     if not (value.is_leaf and value.requires_grad):
         return value.to(dtype)
@@ -60,9 +71,11 @@ def _cast(value: Any, dtype: torch.dtype, casts: dict[int, Tensor]) -> Any:
     return casts[id(value)]
 
 
-def _attention(naive: Callable, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+def _attention(
+    is_of_gpu: IsOfGpu, naive: Callable, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None
+) -> Tensor:
     """Flash attention in 16 bits without a mask, else the memory-efficient kernel."""
-    if not q.is_meta:
+    if not is_of_gpu(q):
         return naive(q, k, v, attn_mask=attn_mask)
     dtype = meta_autocast().dtype or q.dtype
     q, k, v = (tensor.to(dtype) for tensor in (q, k, v))

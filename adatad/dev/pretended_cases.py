@@ -1,0 +1,150 @@
+"""Cases for the pretended GPU: every mode, policy and placement in a training step, an evaluation, whole runs.
+
+python -m adatad.dev.pretended_cases [CASE ...] prints what was counted, by place; without a name, of all cases.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from adatad.dev.pretended_gpu import pretended_gpu
+from adatad.dev.pretended_runs import ROOT, run_all, run_augmentation, run_evaluation, run_step
+from adatad.dev.pretended_streams import Counts
+from adatad.spec import load
+
+TINY = (
+    "data.window.size_grid=64 data.size_pixels=32 model.detector.width=32 model.detector.max_length=64 "
+    "model.backbone.depth=4 model.backbone.width=96 model.backbone.heads=2 train.global_batch=2"
+)
+"""Windows of four clips, two a step. As few numbers as possible: what is counted doesn't depend on them."""
+TILE = "memory.policy=tile memory.tile_clips=1 memory.segment_blocks=2"
+HOST = "memory.rows=host memory.halos=host memory.frames=host"
+STATE = "memory.optimizer_state=host memory.moving_average=host"
+EVERYTHING = f"{TILE} {HOST} {STATE} memory.frozen_weights=stream"
+FULL = "model.backbone.mode=full optimizer.backbone.lr=1e-4"
+SIDE = "model.backbone.mode=side"
+RANGES = "'memory.policy=[{first: 0, last: 1, policy: block}, {first: 2, last: 3, policy: tile}]' memory.tile_clips=1"
+
+MAX_WAITS = 2
+"""Host waits of a training step on one rank, under any policy and placement."""
+MAX_WAITS_OF_RANKS = 3
+"""Host waits of a step on each of several ranks."""
+MAX_WAITS_OF_A_WINDOW = 4
+"""Host waits for the detections of one window: two masks, segments and scores."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to run. overrides: of TINY, or of the demo for a run; ranks: of which rank 0 is counted."""
+
+    name: str
+    overrides: str = ""
+    kind: Literal["step", "augmentation", "evaluation", "run"] = "step"
+    ranks: int = 1
+
+    @property
+    def max_waits(self) -> int | None:
+        """Host waits that the case may have; None for a run, which may wait between steps."""
+        match self.kind:
+            case "step":
+                return MAX_WAITS if self.ranks == 1 else MAX_WAITS_OF_RANKS
+            case "augmentation":
+                return 0
+            case "evaluation":
+                return MAX_WAITS_OF_A_WINDOW
+            case _:
+                return None
+
+    def faults(self, counts: Counts) -> dict[str, Counter]:
+        """Return what the case may have none of, beside waits, by name: all but launches; a run may pin memory."""
+        names = {"unpinned", "pinnings", "races", "freed"} - ({"pinnings"} if self.kind == "run" else set())
+        return {name: counter for name, counter in vars(counts).items() if name in names}
+
+
+CASES = (
+    Case("none", "memory.policy=none"),
+    Case("selective", "memory.policy=selective"),
+    Case("block", "memory.policy=block"),
+    Case("tile", TILE),
+    Case("tile, rebuild", f"{TILE} memory.recompute=rebuild"),
+    Case("tile, by blocks", f"{TILE} memory.order=blocks"),
+    Case("ranges", RANGES),
+    Case("tile, rows on the host", f"{TILE} memory.rows=host"),
+    Case("tile, halos on the host", f"{TILE} memory.halos=host"),
+    Case("tile, frames on the host", f"{TILE} memory.frames=host"),
+    Case("tile, rows, halos, frames on the host", f"{TILE} {HOST}"),
+    Case("tile, frozen weights streamed", f"{TILE} memory.frozen_weights=stream"),
+    Case("block, optimizer and average on the host", f"memory.policy=block {STATE}"),
+    Case("tile, everything on the host", EVERYTHING),
+    Case("tile, everything on the host, rebuild", f"{EVERYTHING} memory.recompute=rebuild"),
+    Case("tile, fp16", f"{TILE} train.precision=fp16 memory.rows=host"),
+    Case("none, fp32", "memory.policy=none train.precision=fp32"),
+    Case("tile, accumulation", f"{TILE} train.accumulation=2"),
+    Case("tile, long window", f"{TILE} data.window.size_grid=128 model.detector.max_length=128"),
+    Case("side", f"{SIDE} memory.policy=none"),
+    Case("side, block", f"{SIDE} memory.policy=block"),
+    Case(
+        "side, tile", f"{SIDE} memory.policy=tile memory.tile_clips=1 memory.frames=host memory.frozen_weights=stream"
+    ),
+    Case("full", f"{FULL} memory.policy=block"),
+    Case("full, tile", f"{FULL} {TILE}"),
+    Case("full, tile, rows, halos, frames on the host", f"{FULL} {TILE} {HOST}"),
+    Case("frozen", "model.backbone.mode=frozen optimizer.backbone=null memory.policy=none"),
+    Case("frozen, tile", f"model.backbone.mode=frozen optimizer.backbone=null {TILE}"),
+    Case("plain, tile", f"model.backbone.mode=plain {TILE}"),
+    Case("none, two ranks", "memory.policy=none", ranks=2),
+    Case("tile, two ranks", TILE, ranks=2),
+    Case("block, fairscale, two ranks", "memory.policy=block parallel.engine=fairscale", ranks=2),
+    Case("augmentation", kind="augmentation"),
+    Case("evaluation", "memory.policy=none", kind="evaluation"),
+    Case("evaluation, tile, frames on the host", f"{TILE} memory.frames=host", kind="evaluation"),
+    Case("run", "memory.policy=none", kind="run"),
+    Case("run, tile, everything on the host", EVERYTHING, kind="run"),
+)
+
+
+def case_of(name: str) -> Case:
+    """Raises ValueError, which lists the names, for one that there isn't."""
+    for case in CASES:
+        if case.name == name:
+            return case
+    raise ValueError(f"no case {name!r}; there are {', '.join(repr(case.name) for case in CASES)}")
+
+
+def run_case(case: Case) -> Counts:
+    """Return what is counted of a case, of a step in its second one. Raises DeviceMismatchError."""
+    overrides = shlex.split(case.overrides)
+    with pretended_gpu() as gpu:
+        if case.kind == "run":
+            run_all(overrides, gpu)
+            return gpu.counts
+        spec = load(ROOT / "configs/thumos/s_768x160_adapter.yaml", [*TINY.split(), *overrides], check_files=False)
+        match case.kind:
+            case "step":
+                run_step(spec, gpu, case.ranks)
+            case "augmentation":
+                run_augmentation(spec, gpu)
+            case "evaluation":
+                run_evaluation(spec, gpu)
+        return gpu.counts
+
+
+def main() -> None:
+    for case in [case_of(name) for name in sys.argv[1:]] or CASES:
+        started = time.process_time()
+        counts = run_case(case)
+        totals = ", ".join(f"{counter.total()} {name}" for name, counter in vars(counts).items())
+        print(f"{case.name}: {totals} ({time.process_time() - started:.1f} s)", flush=True)
+        for name, counter in vars(counts).items():
+            if name != "launches":
+                for what, count in counter.most_common():
+                    print(f"  {name} {count} {what}")
+
+
+if __name__ == "__main__":
+    main()

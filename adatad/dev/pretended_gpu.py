@@ -1,0 +1,143 @@
+"""A CUDA device that isn't there, to train on: finds where the host waits, what races, and what mixes devices.
+
+Tensors "on" it are meta tensors whose `device` is cuda:0; everything on the CPU is real. No GPU is needed, nor a CUDA
+build of torch (docs/pretended-gpu.md).
+
+    with pretended_gpu() as gpu:
+        parts = assemble(spec, Processes(0, 1, GPU), build_model(spec.model, 20), 20, 100)
+        train_step(parts, [batch], 1)          # makes the optimizer's state and pinned memory
+        gpu.counts.clear()
+        train_step(parts, [batch], 2)
+    assert gpu.counts.waits.total() <= 2 and not gpu.counts.races
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from adatad.dev.pretended_streams import PretendedEvent, PretendedStream, on_timeline
+from adatad.dev.pretended_tensors import GPU, OnGpu, PretendedGpu, activated
+from adatad.memory import arithmetic
+from adatad.memory.meta import gpu_like_meta
+
+MEMORY_BYTES = 2**37
+"""Of the pretended device."""
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[PretendedGpu]:
+    """Have torch find a GPU until the context is left, however that is. No tensor of it may be used afterwards.
+
+    Raises RuntimeError inside of another one.
+    """
+    gpu = PretendedGpu()
+    with activated(gpu), _as_if_cuda(gpu), gpu:
+        yield gpu
+
+
+@contextmanager
+def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
+    """Put the pretended GPU in the place of torch.cuda, of pinned memory, of autocast and of attention's kernels."""
+    with ExitStack() as stack:
+        for module, stubs in ((torch.cuda, _cuda(gpu)), (torch.accelerator, _accelerator(gpu))):
+            for name, stub in stubs.items():
+                stack.enter_context(patch.object(module, name, stub))
+        stack.enter_context(patch.object(Tensor, "pin_memory", lambda x, device=None: _pinned(gpu, x)))
+        stack.enter_context(patch.object(Tensor, "is_pinned", lambda x, device=None: gpu.is_pinned(x)))
+        resize = torch.UntypedStorage.resize_
+        stack.enter_context(
+            patch.object(torch.UntypedStorage, "resize_", lambda x, size: (gpu.timeline.resize(x), resize(x, size))[1])
+        )
+        # Optimizers and norms take one kernel for many tensors where they know the tensors' type and device.
+        for module in map(import_module, ("torch.utils._foreach_utils", "torch.optim.optimizer")):
+            types = [*module._foreach_supported_types, OnGpu]
+            stack.enter_context(patch.object(module, "_foreach_supported_types", types))
+        group = torch._C._group_tensors_by_device_and_dtype
+        stack.enter_context(patch.object(torch._C, "_group_tensors_by_device_and_dtype", partial(_grouped, group)))
+        stack.enter_context(patch.object(torch, "autocast", _autocast_for(torch.autocast)))
+        stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
+        stack.enter_context(gpu_like_meta(lambda x: isinstance(x, OnGpu)))
+        # torch.tensor(..., device="cuda") makes a tensor on the CPU and moves it, where the mode sees it.
+        stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
+        torch._C._set_only_lift_cpu_tensors(True)
+        # Parameters stay the objects that they are on the way to the device, as they do on a GPU.
+        stack.callback(
+            torch.__future__.set_swap_module_params_on_conversion,
+            torch.__future__.get_swap_module_params_on_conversion(),
+        )
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        yield
+
+
+def _accelerator(gpu: PretendedGpu) -> dict[str, Any]:
+    """Return what takes the place of names of torch.accelerator, which loaders and optimizers ask."""
+    cuda = _cuda(gpu)
+    return {
+        "is_available": lambda: True,
+        "current_accelerator": lambda check_available=False: GPU,
+        "current_device_index": cuda["current_device"],
+        "device_count": cuda["device_count"],
+        "current_stream": cuda["current_stream"],
+        "synchronize": cuda["synchronize"],
+    }
+
+
+def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
+    """Return what takes the place of names of torch.cuda."""
+    timeline = gpu.timeline
+    return {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "is_bf16_supported": lambda *_, **__: True,
+        "_lazy_init": lambda: None,
+        "init": lambda: None,
+        "Stream": on_timeline(PretendedStream, timeline),
+        "Event": on_timeline(PretendedEvent, timeline),
+        "stream": timeline.on,
+        "current_stream": lambda device=None: timeline.stream,
+        "default_stream": lambda device=None: timeline.current[0],
+        "synchronize": lambda device=None: timeline.wait(timeline.everything, "synchronize"),
+        "set_device": lambda device: None,
+        "_exchange_device": lambda device: 0,
+        "_maybe_exchange_device": lambda device: 0,
+        "current_device": lambda: 0,
+        "device_count": lambda: 1,
+        "get_device_name": lambda device=None: "pretended GPU",
+        "get_device_capability": lambda device=None: (9, 0),
+        "memory_allocated": lambda device=None: 0,
+        "max_memory_allocated": lambda device=None: 0,
+        "memory_reserved": lambda device=None: 0,
+        "max_memory_reserved": lambda device=None: 0,
+        "mem_get_info": lambda device=None: (MEMORY_BYTES, MEMORY_BYTES),
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda device=None: None,
+    }
+
+
+def _pinned(gpu: PretendedGpu, x: Tensor) -> Tensor:
+    return x if gpu.is_pinned(x) else gpu.pin(x.clone())
+
+
+def _grouped(group: Callable, *args: Any) -> dict[tuple[torch.device, Any], Any]:
+    """Return tensors by device and dtype, as torch does; here meta tensors are only those of the pretended device."""
+    found = group(*args)
+    return {(GPU if device.type == "meta" else device, dtype): tensors for (device, dtype), tensors in found.items()}
+
+
+def _autocast_for(real: Any) -> Any:
+    def autocast(
+        device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **options: Any
+    ) -> AbstractContextManager:
+        if device_type != "cuda":
+            return real(device_type, dtype, enabled, **options)
+        return arithmetic.autocast(torch.device("meta"), dtype or torch.float16 if enabled else torch.float32)
+
+    return autocast
