@@ -83,6 +83,7 @@ def check_experiment(spec: Spec, gpus_seen: list[dict], importable: bool = True)
     findings += guarded("weights", experiment.check_digest, spec)
     findings += guarded("run", experiment.check_run, spec)
     findings += guarded("disk", experiment.check_places, spec)
+    findings += guarded("fit", experiment.check_precision, spec, gpus_seen)
     return findings + guarded("fit", experiment.check_fit, spec, gpus_seen)
 
 

@@ -13,6 +13,7 @@ from adatad.doctor.findings import OK, PROBLEM, WARNING, Finding
 from adatad.doctor.machine import GIB, Place, check_place, check_shared_memory, place, shared_memory_free
 from adatad.errors import UserError
 from adatad.files import reason, shown, what_it_is
+from adatad.parallel.visible_gpus import BF16_CAPABILITY
 from adatad.spec.presets import resolve_backbone
 from adatad.spec.published_weights import RANDOM, where_published
 from adatad.spec.schema import Spec
@@ -261,6 +262,15 @@ def check_fit(spec: Spec, gpus: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("fit", PROBLEM, first_lines(error), "--set memory.policy=auto, or docs/out-of-memory.md")
     else:
         yield Finding("fit", OK, f"a step fits the {free:.1f} GiB that are free, by the planner's estimate")
+
+
+def check_precision(spec: Spec, gpus: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Whether the GPUs compute in the spec's precision themselves: training refuses what torch would emulate."""
+    old = sorted({gpu["name"] for gpu in gpus if tuple(gpu["capability"]) < BF16_CAPABILITY})
+    if spec.train.precision == "bf16" and old:
+        least = ".".join(map(str, BF16_CAPABILITY))
+        text = f"train.precision bf16: {', '.join(old)} has no bf16, which begins with compute capability {least}"
+        yield Finding("fit", PROBLEM, text, "--set train.precision=auto, which takes fp16 there")
 
 
 def first_lines(error: BaseException, most: int = 3) -> str:

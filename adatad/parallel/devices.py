@@ -8,7 +8,7 @@ import os
 import torch
 
 from adatad.errors import UserError
-from adatad.parallel.visible_gpus import asks_for_gpus, device_nodes, hides_all, names_mig
+from adatad.parallel.visible_gpus import BF16_CAPABILITY, asks_for_gpus, device_nodes, hides_all, names_mig
 from adatad.spec.schema import Spec
 
 MAX_SHOWN = 300
@@ -86,5 +86,5 @@ def check_card(spec: Spec, device: torch.device) -> None:
     if spec.train.precision == "bf16" and not has_bf16():
         raise DeviceError(
             f"train.precision: {torch.cuda.get_device_name(device)} doesn't compute in bf16, which begins with compute "
-            "capability 8.0; set it to fp16, fp32 or auto"
+            f"capability {'.'.join(map(str, BF16_CAPABILITY))}; set it to fp16, fp32 or auto"
         )

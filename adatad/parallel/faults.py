@@ -1,4 +1,4 @@
-"""When a rank fails: which one was the first, said by all that are left; and where each stood, when one hangs.
+"""When a rank fails: which one was the first, said by all that are left.
 
 A rank that fails by itself says so in the store that the ranks share, and leaves. The others then get an error from
 whatever they exchange, look there, and leave too. If nothing stands there a rank was killed or hangs: the others say in
@@ -7,16 +7,13 @@ the store that they noticed, and it is the one that doesn't.
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import socket
 import sys
 import time
-import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
 
 import psutil
 import torch.distributed as dist
@@ -31,6 +28,10 @@ class Witness:
 
     def __init__(self, store: dist.Store, rank: int, world: int):
         self.store, self.rank, self.world = store, rank, world
+        self.quiet: Callable[[], list[int]] = list
+        """Ranks whose heartbeats have stopped; a `Monitor` knows."""
+        # Whoever has a place has a heartbeat.
+        store.set(heartbeat(rank), "")
         store.set(f"place {rank}", f"{socket.gethostname()} {os.getpid()}")
         self.places = [store.get(f"place {other}").decode().split() for other in range(world)]
 
@@ -39,9 +40,9 @@ class Witness:
         own = f"{self.name(self.rank)}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         others = from_communication(error)
         first = (others and self.first()) or self.put_first(self.missing() if others else own)
-        _say(first)
+        say(first)
         if own != first:
-            _say(f"{own} (after the other)")
+            say(f"{own} (after the other)")
 
     def name(self, rank: int) -> str:
         host, pid = self.places[rank]
@@ -64,18 +65,28 @@ class Witness:
         silent = self.silent()
         if not silent:
             return "no rank is missing: the connection between them failed"
-        dead = [rank for rank in silent if self.died(rank)]
+        # A rank that waits inside NCCL doesn't notice either, but its heart beats.
+        quiet = set(self.quiet())
+        return self.fate([rank for rank in silent if rank in quiet] or silent)
+
+    def fate(self, ranks: list[int]) -> str:
+        """A line on ranks that are missing: those that are seen to have died, or all."""
+        dead = [rank for rank in ranks if self.died(rank)]
         fate = "died without a word" if dead else "doesn't answer: it hangs, or its host is gone"
-        return ", ".join(map(self.name, dead or silent)) + f": {fate}"
+        return ", ".join(map(self.name, dead or ranks)) + f": {fate}"
 
     def died(self, rank: int) -> bool:
         """Known of ranks on this host alone."""
         host, pid = self.places[rank]
         if host != self.places[self.rank][0]:
             return False
-        with suppress(psutil.NoSuchProcess):
+        try:
             return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-        return True
+        except psutil.NoSuchProcess:
+            return True
+        except (psutil.Error, OSError):
+            # Nothing can be read of it at present.
+            return False
 
     def silent(self) -> list[int]:
         """Ranks that don't say in time that they noticed; one that is seen to have died ends the waiting."""
@@ -97,45 +108,16 @@ def from_communication(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
-def _say(line: str) -> None:
+def heartbeat(rank: int) -> str:
+    """The key of a rank's heartbeats."""
+    return f"heartbeat {rank}"
+
+
+def say(line: str) -> None:
+    """Print a line on what failed; the run's log has it too."""
     print(line, file=sys.stderr, flush=True)
     # Of the run's log the file alone: the console has it.
     record = logging.LogRecord("adatad", logging.ERROR, __file__, 0, line, None, None)
     for handler in logging.getLogger("adatad").handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
-
-
-class Stacks:
-    """`folder`/rank-<n>.txt: where this rank stood when it didn't come on in time, or when it left with an error.
-
-    Ranks that wait for a hanging one leave after `seconds` with an error of their group. The hanging one's stacks are
-    written, and it is ended, by a timer outside of Python, a little later: until then the others find out who it is.
-    """
-
-    def __init__(self, folder: Path, rank: int, seconds: float):
-        self.path, self.seconds = folder / f"rank-{rank}.txt", seconds
-
-    def __enter__(self) -> Stacks:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("w")
-        # NCCL ends a rank that has waited too long by a signal.
-        faulthandler.enable(self.file)
-        return self
-
-    def beat(self) -> None:
-        """Still alive; called at every step."""
-        faulthandler.dump_traceback_later(self.seconds + 1.5 * ANSWER_SECONDS, exit=True, file=self.file)
-
-    def rest(self) -> None:
-        """Until the next beat time doesn't count."""
-        faulthandler.cancel_dump_traceback_later()
-
-    def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
-        self.rest()
-        faulthandler.disable()
-        if isinstance(error, Exception):
-            traceback.print_exception(error, file=self.file)
-        self.file.close()
-        if not self.path.stat().st_size:
-            self.path.unlink()

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from adatad.errors import UserError
 from adatad.parallel.devices import device_of
 from adatad.parallel.faults import Witness
+from adatad.parallel.monitor import Monitor
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Processes:
     device: torch.device
     job: dist.Store | None = field(default=None, compare=False)
     """What all attempts of a job that torchrun restarts share; None without torchrun."""
+    monitor: Monitor | None = field(default=None, compare=False)
+    """What watches the other ranks; None for a process alone."""
 
     @property
     def is_main(self) -> bool:
@@ -173,7 +176,7 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     """
     here = place()
     rank, world, device = here.rank, here.world, device_of(here.local_rank)
-    witness, job, attempt = None, None, os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    monitor, job, attempt = None, None, os.environ.get("TORCHELASTIC_RESTART_COUNT")
     if world > 1 or attempt is not None:
         shared = meet(hang_seconds)
         job = dist.PrefixStore("job", shared) if attempt is not None else None
@@ -184,21 +187,23 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
             backend_of(device), store=dist.PrefixStore("group", store), rank=rank, world_size=world,
             timeout=timedelta(seconds=hang_seconds),
         )  # fmt: skip
-        witness = Witness(store, rank, world)
+        monitor = Monitor(Witness(store, rank, world), hang_seconds)
     try:
-        yield Processes(rank, world, device, job)
+        yield Processes(rank, world, device, job, monitor)
     except Exception as error:
-        if witness:
-            witness.report(error)
+        if monitor:
+            monitor.report(error)
         # What others still exchange with this rank must fail at once: the group goes down with the process.
         raise
     except SystemExit:
-        leave_group()
+        leave_group(monitor)
         raise
-    leave_group()
+    leave_group(monitor)
 
 
-def leave_group() -> None:
+def leave_group(monitor: Monitor | None) -> None:
+    if monitor:
+        monitor.leave()
     if dist.is_initialized():
         dist.destroy_process_group()
 

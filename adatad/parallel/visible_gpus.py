@@ -9,6 +9,9 @@ DEVICES = Path("/dev")
 HIDE_ALL = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES, the last one Slurm's, that show no GPU; so does a list that begins with one."""
 
+BF16_CAPABILITY = (8, 0)
+"""The first compute capability whose GPUs compute in bf16."""
+
 
 def hides_all(visible: str | None) -> bool:
     """Whether CUDA_VISIBLE_DEVICES says that no GPU is wanted. visible: its value, None if it isn't set."""

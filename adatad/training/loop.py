@@ -24,7 +24,7 @@ from adatad.data.skipped import SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
-from adatad.parallel.faults import Stacks
+from adatad.parallel.stacks import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.agreement import same_videos
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
@@ -68,10 +68,8 @@ class Training:
         self.processes = self.parts.processes
         self.end_epoch = end_epoch(self.spec)
         self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints, self.run.owner)
-        several = self.processes.world > 1
-        self.stacks = (
-            Stacks(self.run.path / "stacks", self.processes.rank, self.spec.train.hang_seconds) if several else None
-        )
+        stacks, seconds, several = self.run.path / "stacks", self.spec.train.hang_seconds, self.processes.world > 1
+        self.stacks = Stacks(stacks, self.processes, seconds, self.writer.wait) if several else None
         self.dispensable = Dispensable(self.logger.warning)
         self.metrics = Metrics(self.run.path, self.progress.step, self.dispensable) if self.processes.is_main else None
         self.saved_step = self.progress.step

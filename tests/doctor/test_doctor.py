@@ -212,6 +212,13 @@ def test_a_spec_that_does_not_fit_the_gpu(tiny_spec, monkeypatch):
     assert list(experiment.check_fit(spec, [])) == []
 
 
+def test_bf16_on_gpus_that_only_emulate_it_is_a_problem(tiny_spec):
+    old, new = {"name": "Tesla V100", "capability": [7, 0]}, {"name": "A100", "capability": [8, 0]}
+    asked, other = load(tiny_spec, ["train.precision=bf16"]), load(tiny_spec, ["train.precision=fp16"])
+    assert "Tesla V100 has no bf16" in texts(experiment.check_precision(asked, [new, old]), PROBLEM)[0]
+    assert not [*experiment.check_precision(asked, [new]), *experiment.check_precision(other, [old])]
+
+
 @pytest.mark.slow
 def test_the_probes_of_a_real_machine(run_tool):
     done = run_tool("doctor.py", "--json")
