@@ -76,12 +76,13 @@ def forward(
     made ready meanwhile."""
     device = parts.processes.device
     with label("frames"):
-        frames = parts.frames.take(batch, following)
+        frames = parts.frames.take(batch)
     with label("detector"):
         # On their way before the forward pass is queued: behind it the copy would wait for all of it.
         mask, *targets = parts.inputs.send([batch.mask, *targets])
         keys = batch.keys.to(device, non_blocking=True)
         predictions = parts.engine.model(frames, mask, keys)
+        parts.frames.forward_queued(following)
         # Ranks that share a window all compute its loss: each has its part of it.
         normalizer = normalizer * parts.spec.parallel.clip
         return detection_losses(predictions, Targets(*targets), normalizer, parts.spec.model.detector)
