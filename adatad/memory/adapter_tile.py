@@ -85,8 +85,8 @@ def with_neighbours(own: Tensor, left: Tensor | None, right: Tensor | None, reac
     """Planes with `reach` planes of the neighbours to each side, zeros where there is none."""
     if not reach:
         return own
-    nothing = own.new_zeros(reach, *own.shape[1:])
-    return torch.cat([nothing if left is None else left, own, nothing if right is None else right])
+    beside = [own.new_zeros(reach, *own.shape[1:]) if planes is None else planes for planes in (left, right)]
+    return torch.cat([beside[0], own, beside[1]])
 
 
 def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
@@ -208,6 +208,6 @@ def product(a: Tensor, b: Tensor, exact: torch.dtype) -> Tensor:
     """a @ b in `exact`; a GPU writes 16-bit products in fp32 at once."""
     if a.dtype == exact:
         return a @ b
-    if a.is_cuda:
+    if a.is_cuda or a.is_meta:
         return torch.mm(a, b, out_dtype=exact)
     return (a @ b).to(exact)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-FREE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh")
+FREE = (
+    "empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh", "promote_types",
+    "_unsafe_view",
+)  # fmt: skip
 """Operators that compute nothing, beside views."""
 
 
 class FlopCount(TorchDispatchMode):
     """FLOPs of all products, convolutions and attention while it is active, by torch's own formulas; and how many
-    operators compute something, each about one kernel of a GPU. (torch's FlopCounterMode also follows modules, by hooks
-    that `torch.autograd.grad` refuses.)"""
+    operators compute something on a device, each about one kernel of a GPU. (torch's FlopCounterMode also follows
+    modules, by hooks that `torch.autograd.grad` refuses.)"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,8 +31,12 @@ class FlopCount(TorchDispatchMode):
         count = flop_registry.get(operator.overloadpacket)
         if count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=result)
-        self.kernels += _computes(operator)
+        self.kernels += _computes(operator) and not _on_host(result)
         return result
+
+
+def _on_host(result: Any) -> bool:
+    return isinstance(result, Tensor) and result.device.type == "cpu"
 
 
 @cache

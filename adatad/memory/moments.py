@@ -210,6 +210,9 @@ class _WaveStep:
         step, outer, units, wave = Step(), self.units.outer, self.units, self.wave
         base = self.frames + Bytes({"adapter casts": self.casts, "offload buffers": self.buffers()})
         forward = base + Bytes(detector=outer.forward, features=0 if wave.by_blocks else outer.timeline)
+        # Blocks go through the stream together, or one after the other.
+        copies = [block.copies for block in self.blocks]
+        forward["weight casts"] = max(copies) if wave.by_blocks else sum(copies)
         for content in self.by_blocks() if wave.by_blocks else self.by_tiles():
             step.note("forward", forward + content + self.streamed(range(1), range(1)))
         kept = self.kept_rows(len(self.segments)) + self.kept_halos(0)
@@ -221,6 +224,7 @@ class _WaveStep:
             start, stop = self.segments[number]
             following = range(*self.segments[number - 1]) if number else range(0)
             there = backward + self.streamed(range(start, stop), following)
+            there["weight casts"] += sum(copies[start:stop])
             for window in range(min(2, units.windows)):
                 for content in self.segment(number, window):
                     step.note(f"backward of blocks {start} to {stop - 1}", there + content)

@@ -52,7 +52,7 @@ class SideTimeline:
     def visits(self, frames: Tensor) -> Iterator[tuple[int, Tile, Tensor]]:
         """Adapter number, tile, and the tokens it reads, as the tiles come through the backbone."""
         clips = frames.shape[2] // self.backbone.clip_frames
-        transform = Transform(self.backbone, self.settings.dtype, keys=None)
+        transform = Transform(self.backbone, self.settings.dtype, drops=None)
         tiles = cut_tiles(len(frames), clips, self.settings.tile_clips)
         blocks = range(self.settings.last + 1)
         if self.settings.block_by_block:
@@ -60,6 +60,7 @@ class SideTimeline:
             for index in blocks:
                 with self.stream.residency.whole(blocks[index : index + 1], blocks[index + 1 : index + 2]):
                     yield from self.through(transform, index, rows)
+                    transform.let_go(range(index, index + 1))
             return
         for row in self.stream.rows_of(frames, tiles):
             for index in blocks:

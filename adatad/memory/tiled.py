@@ -18,6 +18,7 @@ from adatad.memory.sharded import part_of, whole
 from adatad.memory.tiles import Tile
 from adatad.memory.wave import Rows, Wave, WaveSettings, Weights, read_from_block
 from adatad.models.backbone import VideoBackbone
+from adatad.models.drop_path import Drops
 
 FP16_GRADIENT = 64.0
 """Where fp16 gradients start from: their largest value is brought near this before they enter the blocks."""
@@ -80,15 +81,15 @@ class TiledTimeline:
         """See `VideoBackbone.timeline`."""
         batch, backbone = len(frames), self.backbone
         clip_count = frames.shape[2] // backbone.clip_frames
-        row_keys = backbone.row_keys(keys, clip_count)
+        drops = backbone.draw_drops(keys, clip_count)
         tokens = None
         for blocks, wave_pass in zip(self.ranges, self.passes, strict=True):
             if wave_pass is not None:
-                tokens = wave_pass(frames if tokens is None else tokens, batch, clip_count, row_keys)
+                tokens = wave_pass(frames if tokens is None else tokens, batch, clip_count, drops)
                 continue
             tokens = backbone.embed(backbone.cut_clips(frames)) if tokens is None else tokens
-            for block in backbone.blocks[blocks.first : blocks.last + 1]:
-                tokens = block(tokens, batch, row_keys)
+            for index in range(blocks.first, blocks.last + 1):
+                tokens = backbone.blocks[index](tokens, batch, drops and drops.block(index, 0, batch * clip_count))
         if self.passes[-1] is not None:
             return tokens
         return backbone.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
@@ -108,23 +109,23 @@ class WavePass:
     host_limit_bytes: int | None = None
     _host: HostMemory | None = None
 
-    def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, keys: Tensor | None) -> Tensor:
-        """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; keys: int64 [n]."""
+    def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, drops: Drops | None) -> Tensor:
+        """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all n clips."""
         weights = self.trained_weights()
         keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
         if keep:
-            return _WaveFunction.apply(self, source, windows, clips, keys, *weights)
+            return _WaveFunction.apply(self, source, windows, clips, drops, *weights)
         with torch.no_grad(), no_autocast(source.device):
-            return self.run(self.wave(source, windows, clips, keys, weights, keep), source)
+            return self.run(self.wave(source, windows, clips, drops, weights, keep), source)
 
     def wave(
-        self, source: Tensor, windows: int, clips: int, keys: Tensor | None, tensors: tuple[Tensor, ...], keep: bool
+        self, source: Tensor, windows: int, clips: int, drops: Drops | None, tensors: tuple[Tensor, ...], keep: bool
     ) -> Wave:
         names = self.trained_weights.names
         below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
         weights = Weights(self.backbone, self.settings, names, tensors)
         return Wave(
-            self.backbone, self.settings, windows, clips, keys, weights, self.residency, self.neighbours,
+            self.backbone, self.settings, windows, clips, drops, weights, self.residency, self.neighbours,
             self.host(source.device), self.positions(source), keep, keep and below,
         )  # fmt: skip
 
@@ -220,9 +221,9 @@ def _in_order(rows: Rows) -> Tensor:
 
 class _WaveFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, keys: Tensor | None, *weights):
+    def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, drops: Drops | None, *weights):
         with no_autocast(source.device):
-            ctx.wave = wave_pass.wave(source, windows, clips, keys, weights, keep=True)
+            ctx.wave = wave_pass.wave(source, windows, clips, drops, weights, keep=True)
             out = wave_pass.run(ctx.wave, source)
         ctx.wave_pass = wave_pass
         ctx.frames = source if source.dtype == torch.uint8 else None

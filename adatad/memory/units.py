@@ -21,13 +21,14 @@ from adatad.memory.offload import HostMemory
 from adatad.memory.policy import apply_policy, wave_passes
 from adatad.memory.residency import AlwaysThere
 from adatad.memory.scale import META, SAMPLES, Cost, Kind, Scale, kinds, parameter_bytes, sample_model
+from adatad.memory.segment_wave import FromTheOutput, SegmentWave
 from adatad.memory.side import add_linear_, squeeze_before
 from adatad.memory.tiled import WavePass
 from adatad.memory.tiles import Tile
-from adatad.memory.wave import FromTheOutput, SegmentWave, Wave, Weights
+from adatad.memory.wave import Wave, Weights
 from adatad.models.adapter import Adapter
 from adatad.models.detector import TemporalActionDetector
-from adatad.models.draws import clip_keys
+from adatad.models.drop_path import Drops
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets, assign_targets
 from adatad.spec.clip_share import clip_share, clips_of_window
@@ -95,13 +96,13 @@ class Layer:
 @dataclass
 class BlockTile:
     """A block on one tile. row: bytes of its tokens; run: its frozen part in place; squeeze: to the bottleneck, which
-    stays; add: the adapter's rest; top, low: backward of a block whose
-    graph must be made, or is held; graph: what `enter` makes of a tile; halo,
-    casts: bytes."""
+    stays; add: the adapter's rest; top, low: backward of a block whose graph must be made, or is held; graph: what
+    `enter` makes of a tile; halo, casts: bytes; copies: of its other weights, while tiles go through it."""
 
     row: int
     halo: int
     casts: int
+    copies: int
     run: Cost
     squeeze: Cost
     add: Cost
@@ -253,7 +254,7 @@ class Units:
         size = data.window.size_grid
         with autocast(META, self.arithmetic):
             mask = torch.ones(windows, size, dtype=torch.bool, device=META)
-            keys = torch.zeros(windows, dtype=torch.int64, device=META)
+            keys = torch.zeros(windows, dtype=torch.int64)
             predictions = model(frames, mask, keys)
             targets = Targets(*(tensor.to(META) for tensor in self._targets(model)))
             losses = detection_losses(predictions, targets, 100.0, self.spec.model.detector)
@@ -276,7 +277,9 @@ class Units:
 
     def layer(self, policy: str, kind: Kind) -> Layer:
         def run(model: TemporalActionDetector, x: Tensor) -> Tensor:
-            return model.backbone.blocks[self.sample(kind)](x, self.windows, self._keys(self.windows * self.clips))
+            index, clips = self.sample(kind), self.windows * self.clips
+            drops = self._drops(clips)
+            return model.backbone.blocks[index](x, self.windows, drops and drops.block(index, 0, clips))
 
         return self._layer((policy, kind), policy, run, kind)
 
@@ -381,10 +384,12 @@ class Units:
         index, stream = self.sample(kind), self.tile_pass()
         with self.scale.weigh() as made:
             wave = self._wave(stream, index, clips, kind)
-        casts = made.kept
+        with self.scale.weigh() as copied:
+            wave.transform.weights(index)
         tiles = wave.tiles[0]
         run, squeeze, add = self._forward_on(wave, index, tiles[1])
-        unit = BlockTile(self.row_bytes(clips), 0, casts, run, squeeze, add, Cost(), Cost(), Cost())
+        row, nothing = self.row_bytes(clips), Cost()
+        unit = BlockTile(row, 0, made.kept, copied.kept, run, squeeze, add, nothing, nothing, nothing)
         if kind == "below":
             return unit
         tokens, residual = self._tokens(clips), wave.settings.residual
@@ -437,7 +442,7 @@ class Units:
         weights = Weights(backbone, settings, [n for n, _ in named], tuple(p for _, p in named))
         keep, flows = kind != "below", kind not in ("below", "first")
         return Wave(
-            backbone, settings, 1, TILES * clips, self._keys(TILES * clips), weights, AlwaysThere(), Nobody(),
+            backbone, settings, 1, TILES * clips, self._drops(TILES * clips), weights, AlwaysThere(), Nobody(),
             HostMemory(META), self.positions, keep, flows,
         )  # fmt: skip
 
@@ -497,8 +502,12 @@ class Units:
     def _tokens(self, clips: int) -> tuple[int, int, int]:
         return clips, self.tubelets * self.positions, self.sizes.width
 
-    def _keys(self, clips: int) -> Tensor:
-        return clip_keys(torch.zeros(1, dtype=torch.int64, device=META), range(clips))
+    def _drops(self, clips: int) -> Drops | None:
+        """Of clips that keep all branches, which is what takes most."""
+        drops = self.model("none").backbone.draw_drops(torch.zeros(1, dtype=torch.int64), clips)
+        if drops is not None:
+            drops.kept = [[True] * clips for _ in drops.kept]
+        return drops
 
 
 class _Passed(torch.autograd.Function):

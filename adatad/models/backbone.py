@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter
-from adatad.models.draws import clip_keys
+from adatad.models.drop_path import Drops
 from adatad.models.vit import Block, resize_positions, sine_table
 from adatad.spec.presets import BackboneSizes, resolve_backbone
 from adatad.spec.schema import BackboneSpec
@@ -37,6 +37,7 @@ class VideoBackbone(nn.Module):
         """The number, in its window, of the first clip that this process has."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
         self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+        self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
         self.blocks = nn.ModuleList(self._build_block(spec, sizes, index) for index in range(sizes.depth))
         if spec.mode == "side":
             self.side_adapters = nn.ModuleList(self._build_adapter(spec) for _ in self.adapter_blocks)
@@ -54,14 +55,13 @@ class VideoBackbone(nn.Module):
     def _build_block(self, spec: BackboneSpec, sizes: BackboneSizes, index: int) -> Block:
         inside = spec.mode in ("adapter", "plain") and index in self.adapter_blocks
         adapter = self._build_adapter(spec) if inside else None
-        drop_path = spec.drop_path * index / max(sizes.depth - 1, 1)
-        return Block(sizes.width, sizes.heads, sizes.mlp_width, drop_path, f"backbone/{index}", adapter)
+        return Block(sizes.width, sizes.heads, sizes.mlp_width, adapter)
 
     def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
         """Features of whole windows, resized along time to the window's positions.
 
         frames: uint8 [b, 3, frames, height, width], frames a multiple of `clip_frames`; window_grid: positions of the
-        window; keys: int64 [b] for stochastic depth, None for none. Returns float32 [b, c, window_grid].
+        window; keys: int64 [b] in host memory for stochastic depth, None for none. Returns float32 [b, c, window_grid].
         """
         timeline = self.timeline(frames, keys).transpose(1, 2)
         return resize_timeline(timeline, window_grid)
@@ -79,9 +79,9 @@ class VideoBackbone(nn.Module):
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen"):
                 tokens = self.embed(clips)
-                row_keys = self.row_keys(keys, len(clips) // batch)
-                for block in self.blocks:
-                    tokens = block(tokens, batch, row_keys)
+                drops = self.draw_drops(keys, len(clips) // batch)
+                for index, block in enumerate(self.blocks):
+                    tokens = block(tokens, batch, drops and drops.block(index, 0, len(clips)))
         return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
 
     def _outputs_of_listed_blocks(self, tokens: Tensor, batch: int) -> list[Tensor]:
@@ -93,9 +93,13 @@ class VideoBackbone(nn.Module):
                 listed.append(tokens)
         return listed
 
-    def row_keys(self, keys: Tensor | None, clips: int) -> Tensor | None:
-        """Keys of all clips, of `clips` in each window: int64 [b] -> [n]."""
-        return None if keys is None else clip_keys(keys, range(self.first_clip, self.first_clip + clips))
+    def draw_drops(self, keys: Tensor | None, clips: int) -> Drops | None:
+        """Stochastic depth of all clips, of `clips` in each window; None where nothing can be dropped."""
+        if keys is None or not any(self.drop_rates):
+            return None
+        names = [f"backbone/{index}/{branch}" for index in range(len(self.blocks)) for branch in ("attention", "mlp")]
+        rates = [rate for rate in self.drop_rates for _ in range(2)]
+        return Drops(names, rates, keys, range(self.first_clip, self.first_clip + clips))
 
     def cut_clips(self, frames: Tensor) -> Tensor:
         """uint8 [b, 3, frames, height, width] -> [n, 3, clip_frames, height, width]."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.backbone import VideoBackbone
+from adatad.models.draws import HostKeys
 from adatad.models.head import Head
 from adatad.models.neck import build_neck
 from adatad.models.points import level_masks, level_points, padded_length
@@ -62,12 +63,15 @@ class TemporalActionDetector(nn.Module):
         self.backbone = backbone
         self.detector = detector
 
-    def forward(self, frames: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
-        """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b] in training.
+    def forward(self, frames: Tensor, mask: Tensor, keys: HostKeys | Tensor | None = None) -> Predictions:
+        """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b] in host memory, in
+        training; pinned where the model is on a GPU.
 
         Features of padded positions aren't masked before the detector: its first convolution sees them.
         """
+        keys = keys.keys if isinstance(keys, HostKeys) else keys
         features = self.backbone(frames, mask.shape[-1], keys)
+        keys = None if keys is None else keys.to(features.device, non_blocking=True)
         return self.detector(features, mask, keys)
 
 

@@ -7,6 +7,7 @@ generator state exists, so nothing has to be saved, restored or kept in step bet
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,15 @@ _FACTOR_2 = _signed(0x94D049BB133111EB)
 
 def mix(keys: Tensor, salt: int | Tensor) -> Tensor:
     """Hash int64 `keys` with `salt`, 0 <= salt < 2**32, to int64 (SplitMix64's finalizer, in wrapping arithmetic)."""
-    z = keys + (torch.as_tensor(salt, device=keys.device) + 1) * _GOLDEN
+    # A number stays a number: a tensor made of it would be copied to the device, and the host would wait.
+    return _finalize(keys + (_increment(salt) if isinstance(salt, int) else (salt + 1) * _GOLDEN))
+
+
+def _increment(salt: int) -> int:
+    return _signed((salt + 1) * _GOLDEN % (1 << 64))
+
+
+def _finalize(z: Tensor) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * _FACTOR_1
     z = (z ^ _shift_right(z, 27)) * _FACTOR_2
     return z ^ _shift_right(z, 31)
@@ -38,13 +47,39 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
 
 def uniform(keys: Tensor, name: str) -> Tensor:
     """One float32 in [0, 1) for each int64 key, different for each `name`."""
-    bits = _shift_right(mix(mix(keys, zlib.crc32(name.encode())), 0), 33) & _MASK_31
+    return _fraction(mix(keys, _salt(name)))
+
+
+def uniform_table(keys: Tensor, names: Sequence[str]) -> Tensor:
+    """`uniform` of all names at once: int64 keys [n] -> float32 [names, n], in some twenty operators."""
+    table = keys.repeat(len(names), 1)
+    torch._foreach_add_(list(table), [_increment(_salt(name)) for name in names])
+    return _fraction(_finalize(table))
+
+
+def _salt(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+def _fraction(hashed: Tensor) -> Tensor:
+    bits = _shift_right(mix(hashed, 0), 33) & _MASK_31
     return (bits >> 7).to(torch.float32) * 2.0**-24
 
 
 def clip_keys(keys: Tensor, clips: range) -> Tensor:
     """Keys of some clips of each sample, by their numbers in its window: int64 [batch] -> [batch x clips]."""
     return mix(keys[:, None], torch.arange(clips.start, clips.stop, device=keys.device)).flatten()
+
+
+class HostKeys:
+    """Keys of a batch's samples, int64 [b] in host memory.
+
+    Not a tensor, so that no engine moves it to the device with a model's other inputs: what stochastic depth drops is
+    decided on the host.
+    """
+
+    def __init__(self, keys: Tensor):
+        self.keys = keys
 
 
 class Dropout(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter
-from adatad.models.draws import Dropout
+from adatad.models.drop_path import BlockDrops
 from adatad.models.timm_layers import Mlp
 
 
@@ -43,33 +43,53 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_nlc: Tensor) -> Tensor:
-        n, l, c = x_nlc.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x_nlc, self.qkv.weight, bias)
-        q, k, v = qkv.reshape(n, l, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(n, l, c))
+        return self.proj(attend(x_nlc, self.heads, self.qkv.weight, bias))
+
+
+def attend(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """Attention before its last projection: [n, l, c] -> [n, l, c].
+
+    weight, bias: of queries, keys and values, [3 c, c] and [3 c].
+    """
+    n, l, c = x_nlc.shape
+    # Going back, the three gradients are joined by one copy.
+    parts = F.linear(x_nlc, weight, bias).split(c, -1)
+    q, k, v = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, l, c)
 
 
 class Block(nn.Module):
     """Attention, MLP and, where the block carries one, an adapter; each added to the tokens."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, drop_path: float, name: str, adapter: Adapter | None):
+    def __init__(self, width: int, heads: int, mlp_width: int, adapter: Adapter | None):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, mlp_width)
-        self.drop_attention = Dropout(drop_path, f"{name}/attention", axes=1)
-        self.drop_mlp = Dropout(drop_path, f"{name}/mlp", axes=1)
         self.adapter = adapter
 
-    def forward(self, x_nlc: Tensor, batch: int, keys: Tensor | None = None) -> Tensor:
-        """x_nlc: tokens of all clips; batch: windows among them; keys: int64 [n], or None to drop nothing."""
-        x_nlc = self.transform(x_nlc, keys)
+    def forward(self, x_nlc: Tensor, batch: int, drops: BlockDrops | None = None) -> Tensor:
+        """x_nlc: tokens of all clips; batch: windows among them; drops: of these clips, or None to drop nothing."""
+        x_nlc = self.transform(x_nlc, drops)
         return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch)
 
-    def transform(self, x_nlc: Tensor, keys: Tensor | None = None) -> Tensor:
+    def transform(self, x_nlc: Tensor, drops: BlockDrops | None = None) -> Tensor:
         """The block without its adapter: acts on each clip alone."""
-        x_nlc = x_nlc + self.drop_attention(self.attn(self.norm1(x_nlc)), keys)
-        return x_nlc + self.drop_mlp(self.mlp(self.norm2(x_nlc)), keys)
+        for (norm, layer), drop in zip(self.branches, drops or (None, None), strict=True):
+            if drop is None:
+                x_nlc = x_nlc + layer(norm(x_nlc))
+            elif not drop.drops_all or _learns(norm, layer):
+                x_nlc = x_nlc + drop.scale(layer(norm(x_nlc)))
+        return x_nlc
+
+    @property
+    def branches(self) -> tuple[tuple[nn.Module, nn.Module], tuple[nn.Module, nn.Module]]:
+        """The two residual branches, each its norm and what comes after it."""
+        return (self.norm1, self.attn), (self.norm2, self.mlp)
+
+
+def _learns(*modules: nn.Module) -> bool:
+    """Whether a gradient of zero is wanted, for engines that wait for one of every trained parameter."""
+    return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())

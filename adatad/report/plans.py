@@ -18,7 +18,7 @@ from adatad.parallel.engine import autocast_dtype
 from adatad.spec import Spec
 
 GROUPS = {
-    "weights": ("frozen weights", "trained weights", "buffers", "adapter casts", "gathered"),
+    "weights": ("frozen weights", "trained weights", "buffers", "adapter casts", "weight casts", "gathered"),
     "AdamW, average": ("optimizer state", "moving average", "update"),
     "frames": ("frames", "frames ahead"),
     "kept": ("saved activations", "saved rows", "halos", "gradient rows", "offload buffers"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adatad.data.dataset import Batch
 from adatad.memory.labels import label
+from adatad.models.draws import HostKeys
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets
 from adatad.parallel.engine import all_finite
@@ -74,14 +75,12 @@ def forward(
 ) -> dict[str, Tensor]:
     """Losses of a micro-batch, tensors without dimensions on the device. following: the micro-batch whose frames may be
     made ready meanwhile."""
-    device = parts.processes.device
     with label("frames"):
         frames = parts.frames.take(batch)
     with label("detector"):
         # On their way before the forward pass is queued: behind it the copy would wait for all of it.
         mask, *targets = parts.inputs.send([batch.mask, *targets])
-        keys = batch.keys.to(device, non_blocking=True)
-        predictions = parts.engine.model(frames, mask, keys)
+        predictions = parts.engine.model(frames, mask, HostKeys(batch.keys))
         parts.frames.forward_queued(following)
         # Ranks that share a window all compute its loss: each has its part of it.
         normalizer = normalizer * parts.spec.parallel.clip
