@@ -1,8 +1,9 @@
 """Frames of the next micro-batch, copied to a GPU and augmented on a second stream while the current one is computed.
 
-That takes the memory of one more micro-batch's frames and of what augmentation works with. So it is done where memory
-isn't what a spec saves: under the policies that keep activations of whole windows and compute no block again for lack
-of room. Everywhere else, and on CPUs, frames are copied and augmented when their turn comes, in the same order.
+Memory of a second stream is no other's: one micro-batch's frames and what augmentation works with are taken all the
+time, also while a step is at its fullest. So it is done where memory isn't what a spec saves: under the policies that
+keep activations of whole windows, and not in mode full, which may read frames in backward. Everywhere else, and on
+CPUs, frames are copied and augmented when their turn comes, in the same order.
 """
 
 from __future__ import annotations
@@ -17,24 +18,27 @@ from torch import Tensor
 from adatad.data.augment import augment, work_bytes
 from adatad.data.dataset import Batch
 from adatad.memory.frames import HostFrames, placed
-from adatad.spec.schema import DataSpec, MemorySpec, Spec
+from adatad.spec.schema import MemorySpec, Spec
 
 ROOMY_POLICIES = ("none", "selective")
 
 
-def looks_ahead(data: DataSpec, memory: MemorySpec) -> bool:
-    """Whether frames are augmented ahead on a GPU: where there is something to augment, and room for it."""
-    changes = data.augment and (data.augment.flip or data.augment.rand_augment or data.augment.color_jitter)
-    return bool(changes) and memory.frames == "device" and memory.policy in ROOMY_POLICIES
+def looks_ahead(spec: Spec, memory: MemorySpec) -> bool:
+    """Whether frames are augmented ahead on a GPU under a plan's `memory`: where there is something to augment, and
+    room for it."""
+    augment = spec.data.augment
+    changes = augment and (augment.flip or augment.rand_augment or augment.color_jitter)
+    roomy = memory.policy in ROOMY_POLICIES and memory.frames == "device"
+    return bool(changes) and roomy and spec.model.backbone.mode != "full"
 
 
-def ahead_bytes(data: DataSpec, memory: MemorySpec, frame_bytes: int, windows: int) -> int:
-    """Of a GPU's memory beside the frames in work. frame_bytes: of a micro-batch of that many windows."""
-    return frame_bytes + work_bytes(frame_bytes // windows) if looks_ahead(data, memory) else 0
+def ahead_bytes(spec: Spec, memory: MemorySpec, frame_bytes: int, windows: int) -> int:
+    """Of a GPU's memory, at all moments of a step. frame_bytes: of a micro-batch of that many windows."""
+    return frame_bytes + work_bytes(frame_bytes // windows) if looks_ahead(spec, memory) else 0
 
 
 class _Coming(NamedTuple):
-    """Frames on their way on the second stream, and the end of that."""
+    """Frames on their way on the second stream, and the end of the way."""
 
     batch: Batch
     frames: Tensor
@@ -44,14 +48,14 @@ class _Coming(NamedTuple):
 class FramesAhead:
     """Where a step gets a micro-batch's frames from. As an iterator: the batches that `follow` was given.
 
-    Frames live in the second stream's memory, two micro-batches at a time: those in work and those that come. Either
-    stream waits for the other's event: the computing one before it reads new frames, the second one before it takes the
-    memory of frames that were computed with.
+    Frames lie in the second stream's memory, where the next ones take the place of those that a forward pass has read.
+    Either stream waits for the other's event: the computing one before it reads new frames, the second one before it
+    writes where frames were read.
     """
 
     def __init__(self, spec: Spec, device: torch.device):
         self.spec, self.device = spec, device
-        self.active = device.type == "cuda" and looks_ahead(spec.data, spec.memory)
+        self.active = device.type == "cuda" and looks_ahead(spec, spec.memory)
         self.waited_seconds = 0.0
         """For batches that were looked for within steps, since this was last set to 0."""
         self._batches: Iterator[Batch] = iter(())
@@ -60,7 +64,7 @@ class FramesAhead:
         self._stream = torch.cuda.Stream() if self.active else None
         self._coming: _Coming | None = None
         self._in_work: Tensor | None = None
-        self._done_with: tuple[Tensor | None, torch.cuda.Event] | None = None
+        self._read: torch.cuda.Event | None = None
 
     # Batches
 
@@ -101,34 +105,30 @@ class FramesAhead:
 
     # Frames
 
-    def take(self, batch: Batch, following: Batch | None = None) -> Tensor | HostFrames:
-        """A micro-batch's frames where the spec wants them, augmented; work that is queued from here on may read them.
-        Those of the following one are begun."""
+    def take(self, batch: Batch) -> Tensor | HostFrames:
+        """A micro-batch's frames where the spec wants them, augmented, for a forward pass that is queued next."""
+        coming = self._coming
+        if coming is None or coming.batch is not batch:
+            frames = placed(batch.frames, self.spec.memory, self.device)
+            augment(frames.frames if isinstance(frames, HostFrames) else frames, batch.augmentations, self.device)
+            return frames
+        torch.cuda.current_stream().wait_event(coming.ready)
+        self._coming, self._in_work = None, coming.frames
+        return coming.frames
+
+    def forward_queued(self, following: Batch | None = None) -> None:
+        """Nothing that is queued from here on reads the frames that were taken. Those of the following micro-batch are
+        begun."""
         if not self.active:
-            return self._now(batch)
-        computing, coming, self._coming = torch.cuda.current_stream(), self._coming, None
-        # What computes with the frames before these has all been queued.
-        self._done_with = self._in_work, computing.record_event()
-        if coming is not None and coming.batch is batch:
-            computing.wait_event(coming.ready)
-            frames = self._in_work = coming.frames
-        else:
-            frames, self._in_work = self._now(batch), None
+            return
+        self._read = torch.cuda.current_stream().record_event()
         if following is not None:
             self._start(following)
-        return frames
-
-    def _now(self, batch: Batch) -> Tensor | HostFrames:
-        """On the computing stream."""
-        frames = placed(batch.frames, self.spec.memory, self.device)
-        augment(frames.frames if isinstance(frames, HostFrames) else frames, batch.augmentations, self.device)
-        return frames
 
     def _start(self, batch: Batch) -> None:
-        if self._done_with:
-            # Its memory goes back to the second stream, which comes after this event from here on.
-            self._stream.wait_event(self._done_with[1])
-            self._done_with = None
+        # The memory of frames that were read goes back to the second stream, which comes after that from here on.
+        self._stream.wait_event(self._read)
+        self._in_work = None
         with torch.cuda.stream(self._stream):
             frames = torch.empty(batch.frames.shape, dtype=batch.frames.dtype, device=self.device)
             frames.copy_(batch.frames, non_blocking=True)

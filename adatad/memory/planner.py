@@ -331,10 +331,10 @@ class Planner:
         })  # fmt: skip
 
     def ahead(self, units: Units, memory: MemorySpec) -> int:
-        """Of the next micro-batch's frames; on a CPU they wait."""
+        """For frames that are made ready on a second stream; a CPU has none."""
         if self.machine.shared:
             return 0
-        return ahead_bytes(self.spec.data, memory, units.frame_bytes, units.windows)
+        return ahead_bytes(self.spec, memory, units.frame_bytes, units.windows)
 
     def blocks_at_once(self, units: Units, memory: MemorySpec) -> int:
         """That are whole while others wait elsewhere: those in work and the next."""

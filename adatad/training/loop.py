@@ -317,7 +317,7 @@ class Training:
             classes = classes_of(self.spec, self.annotations)
             detections = detect(
                 parts.engine.model, loader, self.spec, classes, self.processes, self.skipped, self.leave_if_asked,
-                self.times,
+                self.times, parts.results,
             )  # fmt: skip
         values = scores(detections, self.spec)
         groups = "".join(f", {name} {100 * g['average_mAP']:.2f} %" for name, g in values.get("groups", {}).items())

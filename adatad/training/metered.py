@@ -35,7 +35,7 @@ def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -
         meter.reset_peak()
         # On the device all the time; nothing is augmented here.
         ahead = torch.empty(
-            ahead_bytes(spec.data, spec.memory, batch.frames.nbytes, windows), dtype=torch.uint8, device=META
+            ahead_bytes(spec, spec.memory, batch.frames.nbytes, windows), dtype=torch.uint8, device=META
         )
         meter.register([ahead], "frames ahead")
         train_step(parts, [batch] * spec.train.accumulation, step=1)

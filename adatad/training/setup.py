@@ -22,6 +22,7 @@ from adatad.errors import UserError
 from adatad.memory.ahead import FramesAhead
 from adatad.memory.inputs import InputCopies
 from adatad.memory.policy import apply_policy
+from adatad.memory.results import ResultCopies
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
 from adatad.models.trained import freeze
@@ -75,6 +76,7 @@ class Parts:
     def __post_init__(self) -> None:
         self.inputs = InputCopies(self.processes.device)
         self.frames = FramesAhead(self.spec, self.processes.device)
+        self.results = ResultCopies(self.processes.device)
 
 
 def number_of_classes(spec: Spec, annotations: Annotations) -> int:

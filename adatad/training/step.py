@@ -76,11 +76,12 @@ def forward(
     """Losses of a micro-batch, tensors without dimensions on the device. following: the micro-batch whose frames may be
     made ready meanwhile."""
     with label("frames"):
-        frames = parts.frames.take(batch, following)
+        frames = parts.frames.take(batch)
     with label("detector"):
         # On their way before the forward pass is queued: behind it the copy would wait for all of it.
         mask, *targets = parts.inputs.send([batch.mask, *targets])
         predictions = parts.engine.model(frames, mask, HostKeys(batch.keys))
+        parts.frames.forward_queued(following)
         # Ranks that share a window all compute its loss: each has its part of it.
         normalizer = normalizer * parts.spec.parallel.clip
         return detection_losses(predictions, Targets(*targets), normalizer, parts.spec.model.detector)

@@ -45,11 +45,13 @@ def detect(
     skipped: SkippedVideos,
     after_window: Callable[[], None] | None = None,
     times: TimeLog | None = None,
+    copies: ResultCopies | None = None,
 ) -> Detections:
     """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds.
 
     Videos that couldn't be read are added to `skipped`; nothing is found in them. What files and annotations differ in
     is added to `times`. after_window: called on all ranks after each forward pass; what it raises ends the evaluation.
+    copies: an earlier evaluation's, to use its pinned memory again.
     """
     training = model.training
     model.eval()
@@ -59,7 +61,7 @@ def detect(
     missed: list[Skipped] = []
     # Ranks that share a window all find the same in it.
     speaks = processes.rank % spec.parallel.clip == 0
-    copies = ResultCopies(processes.device)
+    copies = copies or ResultCopies(processes.device)
     before: tuple[list[Window], Results] | None = None
     for batch, counts in in_step(loader, processes):
         frames = placed(batch.frames, spec.memory, processes.device)
