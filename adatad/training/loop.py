@@ -51,7 +51,7 @@ from adatad.training.saved_state import Progress
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
-from adatad.training.tensors import parameter_of, shard_tensors, whole_tensors
+from adatad.training.tensors import parameter_of, shard_tensors, whole_sizes, whole_tensors
 from adatad.training.validation import Detections, classes_of, detect, scores, warnings_of
 
 
@@ -78,6 +78,9 @@ class Training:
         self.processes = self.parts.processes
         self.end_epoch = end_epoch(self.spec)
         self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints, self.run.owner)
+        if self.processes.is_main and self.processes.device.type == "cuda":
+            # Pinning waits for the device, and takes long.
+            self.writer.reserve(whole_sizes(self.parts), self.processes.device)
         several = self.processes.world > 1
         self.stacks = (
             Stacks(self.run.path / "stacks", self.processes.rank, self.spec.train.hang_seconds) if several else None
