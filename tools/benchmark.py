@@ -7,6 +7,7 @@ cpu: resident memory and CPU time of real steps beside the recorded reference (e
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes, or --minutes); --report
 writes docs/benchmarks/gpu-NAME.md.
 roofline: how long a step of g would take on a data centre's GPU, by counts (half a minute, no GPU needed).
+rounding: how far bf16 gradients are from float64 ones under tile and under autocast, by depth (half a minute).
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
 clip: bytes, memory, waiting and scaling where ranks share a window (ten minutes, no GPU needed).
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
@@ -28,6 +29,7 @@ TITLES = {
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
     "roofline": "a step of g on a GPU of an H100's class, predicted, as ratios",
+    "rounding": "error of bf16 gradients, as ratios",
     "engines": "memory of a rank under every engine",
     "clip": "ranks that share a window",
     "evaluation": "scoring on one thread",
@@ -65,6 +67,8 @@ def main() -> int:
             run = partial(run_gpu, seconds=60 * args.minutes, report=PAGES if args.report else None)
         case "roofline":
             from adatad.benchmarks.roofline import run
+        case "rounding":
+            from adatad.benchmarks.rounding import run
         case "engines":
             from adatad.benchmarks.engines import run
         case "clip":

@@ -41,7 +41,7 @@ from adatad.training.checkpoint_check import TENSOR_FILES
 from adatad.training.data_wait import DataWait
 from adatad.training.life import STOPPED, leave_mark
 from adatad.training.log import Dispensable
-from adatad.training.metrics import Metrics
+from adatad.training.metrics import Metrics, memory_values
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.ownership import resume_arguments
 from adatad.training.progress import ProgressBar
@@ -272,7 +272,7 @@ class Training:
             # Of two processes on one run only the one that opened it last writes its lines.
             self.run.owner.check()
             memory = self.parts.engine.memory_bytes()
-            values = {**values, "memory_bytes": memory}
+            values = {**values, **memory_values(memory, self.processes.device)}
             self.metrics.write("train", self.progress.step, epoch, values)
             bar.show(self.progress.step, epoch, values["cost"], max(values["lr"].values()), memory)
 
