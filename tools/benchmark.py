@@ -46,10 +46,10 @@ def main() -> int:
     parser.add_argument("--suite", choices=TITLES, required=True)
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar isn't met")
     parser.add_argument("--report", action="store_true", help="suite gpu: write the page of this card")
-    parser.add_argument("--minutes", type=float, default=8.0, metavar="M", help="suite gpu: to spend (8)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="suite gpu: to spend (8)")
     args = parser.parse_args()
-    if args.report and args.suite != "gpu":
-        parser.error("--report: only the suite gpu writes a page")
+    if args.suite != "gpu" and (args.report or args.minutes is not None):
+        parser.error("--report and --minutes: only of the suite gpu")
 
     from adatad.benchmarks.table import show, verdict
 
@@ -64,7 +64,7 @@ def main() -> int:
                 os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
             from adatad.benchmarks.gpu import run as run_gpu
 
-            run = partial(run_gpu, seconds=60 * args.minutes, report=PAGES if args.report else None)
+            run = partial(run_gpu, seconds=60 * (args.minutes or 8.0), report=PAGES if args.report else None)
         case "roofline":
             from adatad.benchmarks.roofline import run
         case "rounding":
