@@ -8,6 +8,7 @@ cpu: resident memory and CPU time of real steps beside the recorded reference (e
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes, or --minutes); --report
 writes docs/benchmarks/gpu-NAME.md.
 roofline: how long a step of g would take on a data centre's GPU, by counts (half a minute, no GPU needed).
+rounding: how far bf16 gradients are from float64 ones under tile and under autocast, by depth (half a minute).
 engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two minutes, no GPU needed).
 clip: bytes, memory, waiting and scaling where ranks share a window (ten minutes, no GPU needed).
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
@@ -30,6 +31,7 @@ TITLES = {
     "cpu": "training step on one CPU thread, as ratios",
     "gpu": "training step on one GPU, as ratios",
     "roofline": "a step of g on a GPU of an H100's class, predicted, as ratios",
+    "rounding": "error of bf16 gradients, as ratios",
     "engines": "memory of a rank under every engine",
     "clip": "ranks that share a window",
     "evaluation": "scoring on one thread",
@@ -46,10 +48,10 @@ def main() -> int:
     parser.add_argument("--suite", choices=TITLES, required=True)
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar isn't met")
     parser.add_argument("--report", action="store_true", help="suite gpu: write the page of this card")
-    parser.add_argument("--minutes", type=float, default=8.0, metavar="M", help="suite gpu: to spend (8)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="suite gpu: to spend (8)")
     args = parser.parse_args()
-    if args.report and args.suite != "gpu":
-        parser.error("--report: only the suite gpu writes a page")
+    if args.suite != "gpu" and (args.report or args.minutes is not None):
+        parser.error("--report and --minutes: only of the suite gpu")
 
     from adatad.benchmarks.table import show, verdict
 
@@ -66,9 +68,11 @@ def main() -> int:
                 os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
             from adatad.benchmarks.gpu import run as run_gpu
 
-            run = partial(run_gpu, seconds=60 * args.minutes, report=PAGES if args.report else None)
+            run = partial(run_gpu, seconds=60 * (args.minutes or 8.0), report=PAGES if args.report else None)
         case "roofline":
             from adatad.benchmarks.roofline import run
+        case "rounding":
+            from adatad.benchmarks.rounding import run
         case "engines":
             from adatad.benchmarks.engines import run
         case "clip":

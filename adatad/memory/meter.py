@@ -1,7 +1,8 @@
 """Counts the bytes of every live tensor storage while code runs: in all, by label, and where the peak was.
 
 On meta tensors no memory is used and no GPU is needed; on CPU tensors the count can be held against resident memory.
-Not counted: the CUDA context, workspaces of libraries, scratch inside kernels, and rounding and gaps of the allocator.
+Of scratch inside kernels only attention's is counted, on meta tensors, as a GPU's allocator counts it. Not counted: the
+CUDA context, workspaces of libraries, and rounding and gaps of the allocator.
 """
 
 from __future__ import annotations
@@ -11,11 +12,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adatad.memory.labels import current_label, place
 from adatad.memory.meta import MetaResults
+
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
+
+
+def flash_scratch_bytes(query: Tensor) -> int:
+    """Bytes that flash attention's backward sums the queries' gradient in: float32, lengths rounded up to 128 and head
+    widths to 32, or 64 above 128.
+
+    query: [batch, heads, length, width]. Source: `dq_accum` of mha_bwd in torch's
+    aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp. Deterministic algorithms take it several times
+    where batch x heads are fewer than the GPU's multiprocessors.
+    """
+    batch, heads, length, width = query.shape
+    multiple = 32 if width <= 128 else 64
+    return 4 * batch * heads * _rounded_up(length, 128) * _rounded_up(width, multiple)
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,9 @@ class Meter(TorchDispatchMode):
             for part in result:
                 if isinstance(part, Tensor):
                     self._count(part, current_label())
+        if operator is FLASH_BACKWARD and self.device_type == "meta":
+            # Taken when the results are there.
+            self._count_scratch(flash_scratch_bytes(args[1]))
         return result
 
     def _count(self, tensor: Tensor, name: str) -> None:
@@ -83,6 +107,16 @@ class Meter(TorchDispatchMode):
         weakref.finalize(storage, self._forget, key).atexit = False
         if self.current_bytes > self._peak_bytes:
             self.reset_peak()
+
+    def _count_scratch(self, size: int) -> None:
+        """Of memory that an operator takes and gives back while it runs, beside its results."""
+        name = current_label()
+        self.by_label[name] = self.by_label.get(name, 0) + size
+        self.current_bytes += size
+        if self.current_bytes > self._peak_bytes:
+            self.reset_peak()
+        self.by_label[name] -= size
+        self.current_bytes -= size
 
     def _forget(self, key: int) -> None:
         size, name = self.live.pop(key)

@@ -5,12 +5,15 @@ Shapes: b windows, n clips of all windows (clips of one window next to each othe
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter
 from adatad.models.drop_path import Drops
+from adatad.models.initial import DrawsAside
 from adatad.models.vit import Block, resize_positions, sine_table
 from adatad.spec.presets import BackboneSizes, resolve_backbone
 from adatad.spec.schema import BackboneSpec
@@ -25,7 +28,8 @@ class VideoBackbone(nn.Module):
     `mode` says what is trained in it: see `adatad.spec.schema.BackboneSpec` and `adatad.models.trained`.
     """
 
-    def __init__(self, spec: BackboneSpec):
+    def __init__(self, spec: BackboneSpec, drawn: bool = True):
+        """drawn: initialise the encoder at random; False: leave that to a file. All else is drawn as with it."""
         super().__init__()
         sizes = resolve_backbone(spec)
         self.mode = spec.mode
@@ -36,7 +40,9 @@ class VideoBackbone(nn.Module):
         self.first_clip = 0
         """The number, in its window, of the first clip that this process has."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
-        self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+        self._encoder = nullcontext if drawn else DrawsAside
+        with self._encoder():
+            self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
         self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
         self.blocks = nn.ModuleList(self._build_block(spec, sizes, index) for index in range(sizes.depth))
         if spec.mode == "side":
@@ -55,7 +61,8 @@ class VideoBackbone(nn.Module):
     def _build_block(self, spec: BackboneSpec, sizes: BackboneSizes, index: int) -> Block:
         inside = spec.mode in ("adapter", "plain") and index in self.adapter_blocks
         adapter = self._build_adapter(spec) if inside else None
-        return Block(sizes.width, sizes.heads, sizes.mlp_width, adapter)
+        with self._encoder():
+            return Block(sizes.width, sizes.heads, sizes.mlp_width, adapter)
 
     def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
         """Features of whole windows, resized along time to the window's positions.

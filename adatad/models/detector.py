@@ -75,6 +75,7 @@ class TemporalActionDetector(nn.Module):
         return self.detector(features, mask, keys)
 
 
-def build_model(spec: ModelSpec, num_classes: int) -> TemporalActionDetector:
-    backbone = VideoBackbone(spec.backbone)
+def build_model(spec: ModelSpec, num_classes: int, drawn: bool = True) -> TemporalActionDetector:
+    """drawn: False leaves the backbone's encoder to a file (`VideoBackbone`)."""
+    backbone = VideoBackbone(spec.backbone, drawn)
     return TemporalActionDetector(backbone, ActionFormer(spec.detector, backbone.width, num_classes))

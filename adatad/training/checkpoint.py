@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 
 from adatad.convert.weight_file import OWN_META
+from adatad.memory.offload import PIECE_BYTES, pinned_rows
 from adatad.training import shards
 from adatad.training.checkpoint_check import (
     MANIFEST,
@@ -76,27 +77,68 @@ class Checkpoint:
         return Checkpoint(parameters, ema, optimizer, json.loads(json.dumps(self.state)), self.spec_yaml, self.facts)
 
 
+ALIGNED_BYTES = 64
+"""Where a copy may begin in a row of memory."""
+
+
 class HostCopies:
-    """Copies on the host that training can't change. Their memory is allocated once (and pinned beside a GPU): the
-    first use of fresh pages would take longer than the copy."""
+    """Copies on the host that training can't change. Their memory is allocated once (and pinned beside a GPU), in rows
+    that hold many of them: the first use of fresh pages would take longer than the copy, and pinning every tensor by
+    itself longer still."""
 
     def __init__(self) -> None:
+        self._rows: list[Tensor] = []
         self._copies: dict[str, Tensor] = {}
+
+    def reserve(self, sizes: list[int], device: torch.device) -> None:
+        """Have memory for tensors of so many bytes each. Raises HostMemoryError."""
+        row_bytes = max([len(row) for row in self._rows[:1]] + [min(PIECE_BYTES, sum(map(_aligned, sizes)))])
+        row_bytes = max(row_bytes, max(map(_aligned, sizes), default=0))
+        count = 1 + max((row for row, _ in _packed(sizes, row_bytes)), default=-1)
+        if count > len(self._rows) or row_bytes > len(self._rows[0]):
+            # Those that are there go first: the next ones may need their room.
+            self._copies, self._rows = {}, []
+            self._rows = list(pinned_rows(count, row_bytes, device, "copies for a checkpoint"))
 
     def of(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Good until the next call."""
-        self._copies = {name: self._fitting(name, tensor) for name, tensor in tensors.items()}
+        if _kinds(tensors) != _kinds(self._copies):
+            self._copies = self._places(tensors)
         for name, tensor in tensors.items():
             self._copies[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.synchronize()
         return self._copies
 
-    def _fitting(self, name: str, tensor: Tensor) -> Tensor:
-        known = self._copies.get(name)
-        if known is not None and known.shape == tensor.shape and known.dtype == tensor.dtype:
-            return known
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    def _places(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Empty tensors in the rows, by name."""
+        named = sorted(tensors.items(), key=lambda item: item[1].nbytes, reverse=True)
+        sizes = [tensor.nbytes for _, tensor in named]
+        device = next((tensor.device for _, tensor in named if tensor.is_cuda), torch.device("cpu"))
+        self.reserve(sizes, device)
+        places = {}
+        for (name, tensor), (row, start) in zip(named, _packed(sizes, len(self._rows[0])), strict=True):
+            piece = self._rows[row][start : start + tensor.nbytes]
+            places[name] = piece.view(tensor.dtype).view(tensor.shape)
+        return places
+
+
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED_BYTES) * ALIGNED_BYTES
+
+
+def _packed(sizes: list[int], row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Row and first byte of each size, the largest first: in that order the same sizes always take the same rows."""
+    row, used = 0, 0
+    for size in sorted(map(_aligned, sizes), reverse=True):
+        if used + size > row_bytes:
+            row, used = row + 1, 0
+        yield row, used
+        used += size
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -332,6 +374,10 @@ class CheckpointWriter:
         self._pending: Future | None = None
         self.has_saved = bool(all_checkpoints(folder))
         """Whether the run has a checkpoint to go on from, as far as this process knows."""
+
+    def reserve(self, sizes: list[int], device: torch.device) -> None:
+        """Have memory for the copies of tensors of so many bytes, so that no step has to wait for it."""
+        self._copies.reserve(sizes, device)
 
     def submit(self, step: int, checkpoint: Checkpoint) -> Path:
         """Copy the checkpoint now, write it in the background; waits for the one before."""

@@ -32,7 +32,7 @@ from adatad.training.checkpoint_check import TENSOR_FILES
 from adatad.training.data_wait import DataWait
 from adatad.training.life import STOPPED, leave_mark
 from adatad.training.log import Dispensable
-from adatad.training.metrics import Metrics
+from adatad.training.metrics import Metrics, memory_values
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.ownership import resume_arguments
 from adatad.training.progress import ProgressBar
@@ -41,7 +41,7 @@ from adatad.training.saved_state import Progress
 from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
 from adatad.training.step import train_step
-from adatad.training.tensors import parameter_of, shard_tensors, whole_tensors
+from adatad.training.tensors import parameter_of, shard_tensors, whole_sizes, whole_tensors
 from adatad.training.validation import Detections, classes_of, detect, scores, warnings_of
 
 
@@ -68,6 +68,9 @@ class Training:
         self.processes = self.parts.processes
         self.end_epoch = end_epoch(self.spec)
         self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints, self.run.owner)
+        if self.processes.is_main and self.processes.device.type == "cuda":
+            # Pinning waits for the device, and takes long.
+            self.writer.reserve(whole_sizes(self.parts), self.processes.device)
         stacks, seconds, several = self.run.path / "stacks", self.spec.train.hang_seconds, self.processes.world > 1
         self.stacks = Stacks(stacks, self.processes, seconds, self.writer.wait) if several else None
         self.dispensable = Dispensable(self.logger.warning)
@@ -260,7 +263,7 @@ class Training:
             # Of two processes on one run only the one that opened it last writes its lines.
             self.run.owner.check()
             memory = self.parts.engine.memory_bytes()
-            values = {**values, "memory_bytes": memory}
+            values = {**values, **memory_values(memory, self.processes.device)}
             self.metrics.write("train", self.progress.step, epoch, values)
             bar.show(self.progress.step, epoch, values["cost"], max(values["lr"].values()), memory)
 

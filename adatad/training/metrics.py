@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from adatad.training.log import Dispensable
@@ -82,6 +83,12 @@ class Metrics:
                 # Its thread has ended: another writer begins another file.
                 self._board, self._retry_at = None, time.monotonic() + RETRY_SECONDS
                 raise
+
+
+def memory_values(allocated: int, device: torch.device) -> dict[str, int]:
+    """Peak bytes as metrics name them: what tensors took, and on a GPU what the allocator held for them, with gaps."""
+    reserved = {"reserved_bytes": torch.cuda.max_memory_reserved(device)} if device.type == "cuda" else {}
+    return {"memory_bytes": allocated, **reserved}
 
 
 def _silence_board_threads() -> None:

@@ -26,8 +26,12 @@ class OutOfMemoryError(UserError):
     """Memory ran out in training; the message says in what, what took most, and what to set."""
 
 
-SAID_BY_OTHERS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What the CPU's allocator, the driver and cuBLAS (for its workspace) say of it, in an ordinary RuntimeError."""
+SAID_BY_OTHERS = (
+    "DefaultCPUAllocator", "CUDA error: out of memory", "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""What the CPU's allocator, the driver, cuBLAS and cuDNN (for their workspaces) say of it, in an ordinary
+RuntimeError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

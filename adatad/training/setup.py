@@ -32,6 +32,7 @@ from adatad.parallel.mesh import Mesh, mesh_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.clip_share import clip_share, clips_of_window
+from adatad.spec.published_weights import RANDOM
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
@@ -143,7 +144,8 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
 def build_initial_model(spec: Spec, num_classes: int) -> tuple[TemporalActionDetector, list[str]]:
     """The model at step 0: random from `train.seed`, the backbone from its file; and lines on what was read."""
     torch.manual_seed(spec.train.seed)
-    model = build_model(spec.model, num_classes)
+    # What the file fills needn't be drawn before: of g that is most of the time that building takes.
+    model = build_model(spec.model, num_classes, drawn=spec.model.backbone.weights in (None, RANDOM))
     return model, initial_weights(model.backbone, spec.model.backbone.weights)
 
 

@@ -25,6 +25,14 @@ def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], d
     return parameters, averages, optimizer
 
 
+def whole_sizes(parts: Parts) -> list[int]:
+    """Bytes of each tensor of `whole_tensors`, after the first update; none where every rank writes its own part."""
+    if parts.spec.model.backbone.mode == "full" and parts.engine.shards({}) is not None:
+        return []
+    numbers = [parts.shapes[name].numel() for name in parts.trained]
+    return [4 * count for count in numbers] * (2 + len(MOMENTS)) + [4] * len(numbers)
+
+
 def shard_tensors(parts: Parts) -> dict[str, Tensor] | None:
     """The same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine has none.
     The memory is that of the parts where these lie on the mesh's device. Before the first update the moments are

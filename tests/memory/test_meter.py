@@ -6,13 +6,14 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_backbones import batch, build, gradients, under
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adatad.memory.arithmetic import autocast
 from adatad.memory.labels import label
 from adatad.memory.meta import MetaResults, gpu_like_meta
-from adatad.memory.meter import Meter
+from adatad.memory.meter import Meter, flash_scratch_bytes
 
 META = torch.device("meta")
 
@@ -91,6 +92,22 @@ class LongestMlp(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor) and tensor.dim() > 1 and tensor.shape[-1] == self.width:
                 self.rows = max(self.rows, tensor.numel() // self.width)
         return result
+
+
+def test_the_scratch_of_attention_s_backward_is_in_the_peak_and_gone_afterwards():
+    meter = Meter("meta")
+    with meter, gpu_like_meta():
+        q, k, v = (torch.empty(2, 3, 200, 88, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in "qkv")
+        out = F.scaled_dot_product_attention(q, k, v)
+        gradient = torch.empty_like(out)
+        before = meter.current_bytes
+        meter.reset_peak()
+        into = torch.autograd.grad(out, (q, k, v), gradient)
+    scratch = 2 * 3 * 256 * 96 * 4
+    assert flash_scratch_bytes(q) == scratch
+    results = sum(x.nbytes for x in into)
+    assert meter.peak.bytes - before == scratch + results
+    assert meter.current_bytes - before <= results
 
 
 @pytest.mark.parametrize("order", ["tiles", "blocks"])

@@ -12,11 +12,15 @@ import pytest
 import torch
 from tiny_spec import saved_state
 
+from adatad.memory.meta import gpu_like_meta
+from adatad.spec import load
+from adatad.training import checkpoint
 from adatad.training.checkpoint import (
     BEST,
     Checkpoint,
     CheckpointError,
     CheckpointWriter,
+    HostCopies,
     all_checkpoints,
     checkpoint_path,
     mark_best,
@@ -27,8 +31,10 @@ from adatad.training.checkpoint import (
     write_checkpoint,
 )
 from adatad.training.loop import Training
+from adatad.training.metered import make_optimizer_state, meta_parts
 from adatad.training.ownership import resume_arguments
 from adatad.training.run_directory import RunDirectory
+from adatad.training.tensors import whole_sizes, whole_tensors
 
 
 def some_checkpoint(step: int = 0) -> Checkpoint:
@@ -125,6 +131,44 @@ def test_training_may_go_on_while_a_checkpoint_is_written(tmp_path):
     writer.close()
     for name, tensor in read_checkpoint(checkpoint_path(tmp_path, 1)).parameters.items():
         assert torch.equal(tensor, before[name])
+
+
+def test_copies_for_a_checkpoint_lie_in_memory_that_was_reserved_and_do_not_overlap(monkeypatch):
+    asked = []
+
+    def rows(count, size_bytes, device, what):
+        asked.append((count, size_bytes))
+        return [torch.empty(size_bytes, dtype=torch.uint8) for _ in range(count)]
+
+    monkeypatch.setattr(checkpoint, "pinned_rows", rows)
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 4096)
+    shapes = [(), (3,), (1000,), (900,), (30, 10), (0,)] * 2
+    kinds = [torch.float32] * 6 + [torch.bfloat16] * 6
+    tensors = {f"{n}": torch.randn(shape).to(kind) for n, (shape, kind) in enumerate(zip(shapes, kinds, strict=True))}
+    copies = HostCopies()
+    copies.reserve([tensor.nbytes for tensor in tensors.values()], torch.device("cpu"))
+    assert len(asked) == 1
+    assert asked[0][1] == 4096
+    for _ in range(2):
+        found = copies.of(tensors)
+        for name, tensor in tensors.items():
+            assert torch.equal(found[name], tensor)
+            assert found[name].dtype == tensor.dtype
+        tensors = {name: tensor + 1 for name, tensor in tensors.items()}
+    # A tensor that is larger than a row asks for larger rows.
+    larger = {**tensors, "larger": torch.ones(2000)}
+    assert torch.equal(copies.of(larger)["larger"], larger["larger"])
+    assert len(asked) == 2
+
+
+def test_what_a_run_reserves_is_what_it_saves():
+    spec = load("configs/demo/tia.yaml", ["model.backbone.depth=1"], check_files=False)
+    with gpu_like_meta():
+        parts = meta_parts(spec, num_classes=6)
+        make_optimizer_state(parts)
+    parameters, averages, optimizer = whole_tensors(parts)
+    flat = [*parameters.values(), *averages.values(), *(t for ts in optimizer.values() for t in ts.values())]
+    assert sorted(whole_sizes(parts)) == sorted(tensor.nbytes for tensor in flat)
 
 
 def test_a_failed_write_is_reported(tmp_path):

@@ -21,6 +21,7 @@ from adatad.errors import UserError
 from adatad.models.detector import TemporalActionDetector
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
+from adatad.training.metrics import memory_values
 from adatad.training.resume import ResumeError
 from adatad.training.run import collapsed, score_checkpoint, spec_changes, train
 from adatad.training.run_directory import RunDirectoryError, run_directory, with_id
@@ -89,6 +90,12 @@ def test_a_stopped_run_saves_leaves_with_75_and_resumes_exactly(tiny_spec, whole
     assert saved.state["progress"]["step"] == step + 1
     train(spec, resume="auto")
     assert_same(last_checkpoint(spec), whole_run)
+
+
+def test_metrics_have_what_a_gpu_s_allocator_held_beside_what_tensors_took(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 7)
+    assert memory_values(5, torch.device("cuda", 0)) == {"memory_bytes": 5, "reserved_bytes": 7}
+    assert memory_values(5, torch.device("cpu")) == {"memory_bytes": 5}
 
 
 def test_a_run_stopped_amid_an_evaluation_leaves_at_once_and_resumes_exactly(
