@@ -202,7 +202,7 @@ class Planner:
 
     def tile_sizes(self) -> list[int]:
         units = self.units(self.spec.train.accumulation)
-        usual = default_tile_clips(units.tubelets * units.positions, units.sizes.width)
+        usual = default_tile_clips(units.tubelets * units.positions, units.sizes.width, units.clips)
         sizes = {1, usual // 2, usual, 2 * usual}
         return sorted({min(size, units.clips) for size in sizes if size > 0})
 
@@ -230,7 +230,7 @@ class Planner:
         if memory.policy != "tile":
             return memory
         units = self.units(self.spec.train.accumulation)
-        usual = default_tile_clips(units.tubelets * units.positions, units.sizes.width)
+        usual = default_tile_clips(units.tubelets * units.positions, units.sizes.width, units.clips)
         tile_clips = min(memory.tile_clips or usual, units.clips)
         changes: dict[str, Any] = {"tile_clips": tile_clips}
         learning = sum(kind != "below" for kind in units.kinds)

@@ -118,7 +118,7 @@ def wave_settings(
     """The spec's settings, with the best tile and segment for this backbone and window where it leaves them open."""
     positions = (data.size_pixels // backbone.patch) ** 2
     clips = -(-clips_of_window(data, backbone.clip_frames) // clip_ranks)
-    tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width)
+    tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width, clips)
     hold = memory.recompute == "hold"
     trained = [i for i in range(first, last + 1) if any(p.requires_grad for p in backbone.blocks[i].parameters())]
     span = last + 1 - min(trained, default=first)

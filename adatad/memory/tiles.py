@@ -44,9 +44,17 @@ def _of_windows(windows: int, clips: int, spans: list[tuple[int, int]]) -> list[
     ]
 
 
-def default_tile_clips(clip_tokens: int, width: int) -> int:
-    """Clips of about three million numbers: large enough to keep a GPU busy, small beside what a step keeps."""
-    return max(1, round(3_000_000 / (clip_tokens * width)))
+BUSY_TOKENS_WIDTH2 = 4e9
+"""Tokens times width squared of a tile: one block's products on it, 24 times as many FLOPs, take an H100 about as long
+as the host needs to launch them."""
+
+
+def default_tile_clips(clip_tokens: int, width: int, clips: int) -> int:
+    """Clips of a tile, of `clips` in a window: about three million numbers, small beside what a step keeps, but at
+    least 100 GFLOP in each block, for which narrow models take more. All tiles of a window are nearly as large."""
+    numbers, busy = 3_000_000 / (clip_tokens * width), BUSY_TOKENS_WIDTH2 / width**2 / clip_tokens
+    tiles = -(-clips // max(1, round(max(numbers, busy))))
+    return -(-clips // tiles)
 
 
 def default_segment_blocks(span: int, clips: int, tile_clips: int, mlp_ratio: float, hold: bool) -> int:

@@ -348,7 +348,7 @@ class MemorySpec(Section):
     the wave. Or a list of ranges that cover all blocks in order. auto: the planner takes the fastest that fits the
     device, and what else is said here as given (docs/memory.md)."""
     tile_clips: Size | None = None
-    """tile: clips that are worked on at a time; null: about three million numbers."""
+    """tile: clips that are worked on at a time; null: about three million numbers, more of narrow models."""
     segment_blocks: Size | None = None
     """tile: blocks between two kept rows of tokens; null: where kept and held together are least."""
     recompute: Literal["hold", "rebuild"] = "hold"
