@@ -30,11 +30,15 @@ def tile(clips: int, blocks: int, recompute: str = "hold") -> str:
 
 WAITING = "memory.rows=host memory.halos=host"
 FRAMES = "memory.frames=host"
+EIGHT_BITS = "memory.frozen_dtype=int8 memory.row_dtype=fp8"
 STATE = "memory.optimizer_state=host memory.moving_average=host"
 
 ROWS = (
     Row("g 1536 x 224, hold", "g_1536x224_adapter", tile(1, 5), 7.0, 42.55),
-    Row("g 1536 x 224, rebuild", "g_1536x224_adapter", tile(1, 10, "rebuild"), 5.4, 42.55),
+    Row("g 1536 x 224, rebuild", "g_1536x224_adapter", tile(1, 10, "rebuild"), 5.0, 42.55),
+    Row(
+        "g 1536 x 224, weights and rows in 8 bits, hold", "g_1536x224_adapter", f"{tile(1, 5)} {EIGHT_BITS}", 5.0, 42.55
+    ),
     Row("g 1536 x 224, hold, rows and halos on the host", "g_1536x224_adapter", f"{tile(1, 5)} {WAITING}", 4.2, 42.55),
     Row(
         "the same, frames, optimizer and average too",
