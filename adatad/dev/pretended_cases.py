@@ -15,8 +15,9 @@ from typing import Literal
 from adatad.dev.pretended_gpu import pretended_gpu
 from adatad.dev.pretended_runs import ROOT, run_all, run_augmentation, run_evaluation, run_step
 from adatad.dev.pretended_streams import Counts
-from adatad.spec import load
+from adatad.spec import Spec, load
 
+CONFIG = ROOT / "configs/thumos/s_768x160_adapter.yaml"
 TINY = (
     "data.window.size_grid=64 data.size_pixels=32 model.detector.width=32 model.detector.max_length=64 "
     "model.backbone.depth=4 model.backbone.width=96 model.backbone.heads=2 train.global_batch=2"
@@ -46,6 +47,10 @@ class Case:
     overrides: str = ""
     kind: Literal["step", "augmentation", "evaluation", "run"] = "step"
     ranks: int = 1
+
+    def spec(self) -> Spec:
+        """Return the spec of a case that isn't a run."""
+        return load(CONFIG, [*TINY.split(), *shlex.split(self.overrides)], check_files=False)
 
     @property
     def max_waits(self) -> int | None:
@@ -118,19 +123,16 @@ def case_of(name: str) -> Case:
 
 def run_case(case: Case) -> Counts:
     """Return what is counted of a case, of a step in its second one. Raises DeviceMismatchError."""
-    overrides = shlex.split(case.overrides)
     with pretended_gpu() as gpu:
-        if case.kind == "run":
-            run_all(overrides, gpu)
-            return gpu.counts
-        spec = load(ROOT / "configs/thumos/s_768x160_adapter.yaml", [*TINY.split(), *overrides], check_files=False)
         match case.kind:
             case "step":
-                run_step(spec, gpu, case.ranks)
+                run_step(case.spec(), gpu, case.ranks)
             case "augmentation":
-                run_augmentation(spec, gpu)
+                run_augmentation(case.spec(), gpu)
             case "evaluation":
-                run_evaluation(spec, gpu)
+                run_evaluation(case.spec(), gpu)
+            case "run":
+                run_all(shlex.split(case.overrides), gpu)
         return gpu.counts
 
 
