@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from adatad.data.annotations import Video
@@ -31,7 +32,7 @@ from adatad.spec import Spec, load
 from adatad.training.loop import train_step
 from adatad.training.metered import random_batch
 from adatad.training.run import train
-from adatad.training.setup import Parts, assemble
+from adatad.training.setup import Parts, assemble, share_windows
 from adatad.training.validation import detect
 
 ROOT = Path(__file__).parents[2]
@@ -40,12 +41,15 @@ CLASSES = tuple(f"class {number}" for number in range(20))
 
 def run_step(spec: Spec, gpu: PretendedGpu, ranks: int = 1) -> None:
     """Count the second training step of rank 0; the first one makes the optimizer's state and pinned memory."""
-    with fake_ranks(ranks) as processes:
+    # FSDP refuses parameters that torch's C++ sees on the meta device.
+    with fake_ranks(ranks) as processes, patch.object(FSDPParamGroup, "_validate_no_meta_params"):
         parts = build(spec, processes)
         for step in (1, 2):
-            batches = [batch_of(spec, ranks) for _ in range(spec.train.accumulation)]
+            batches = [batch_of(spec, ranks // spec.parallel.clip) for _ in range(spec.train.accumulation)]
             gpu.counts.clear()
             train_step(parts, batches, step)
+            # As the loop asks after each step whether any rank shall stop.
+            processes.any(False)
 
 
 def run_augmentation(spec: Spec, gpu: PretendedGpu) -> None:
@@ -108,12 +112,15 @@ def build(spec: Spec, processes: Processes) -> Parts:
         # Engines that shard take the parameters as they find them.
         model.to(processes.device)
     with patch("adatad.parallel.ddp.DistributedDataParallel", WithoutReducer):
-        return assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100)
+        parts = assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100)
+    parts.clip_group = share_windows(model, spec, processes)
+    return parts
 
 
-def batch_of(spec: Spec, ranks: int = 1, windows: int | None = None, video: str | None = None) -> Batch:
-    """Return a micro-batch as the loader gives it, in pinned memory. windows: of it; None: a rank's share."""
-    windows = windows or spec.train.global_batch // (spec.train.accumulation * ranks)
+def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str | None = None) -> Batch:
+    """Return a micro-batch as the loader gives it, in pinned memory. windows: of it; None: what one of
+    `groups` groups of ranks has of the global batch."""
+    windows = windows or spec.train.global_batch // (spec.train.accumulation * groups)
     batch = random_batch(spec, windows, len(CLASSES), torch.device("cpu"))
     augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample, reference=False) for sample in range(windows)]
     return pin_memory(batch._replace(augmentations=augmentations, windows=windows_of(spec, windows, video)))
