@@ -20,6 +20,8 @@ from adatad.spec import Spec, load
 CONFIG = ROOT / "configs/thumos/s_768x160_adapter.yaml"
 TINY = (
     "data.window.size_grid=64 data.size_pixels=32 model.detector.width=32 model.detector.max_length=64 "
+    "model.detector.stem_blocks=1 model.detector.branch_blocks=2 "
+    "model.detector.regression_ranges=[[0,4],[4,8],[8,10000]] "
     "model.backbone.depth=4 model.backbone.width=96 model.backbone.heads=2 train.global_batch=2"
 )
 """Windows of four clips, two a step. As few numbers as possible: what is counted doesn't depend on them."""

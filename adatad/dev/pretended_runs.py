@@ -53,14 +53,15 @@ def run_step(spec: Spec, gpu: PretendedGpu, ranks: int = 1) -> None:
 
 
 def run_augmentation(spec: Spec, gpu: PretendedGpu) -> None:
-    """Count all operations of RandAugment and color jitter, each on one window, and a step's own augmentation."""
+    """Count all operations of RandAugment, each with color jitter on one window, for the second time."""
     frames = batch_of(spec).frames.to(GPU, non_blocking=True)
     drawn = draw_augmentation(spec.data.augment, 0, 0, 0, reference=False)
     jitter = ColorJitter(0.5, 0.5, 0.5, 0.1, (0, 1, 2, 3))
-    gpu.counts.clear()
-    for kind in KINDS:
-        operation = Operation(kind, STRENGTHS.get(kind, 0.0))
-        augment(frames[:1], [drawn._replace(flip=True, operations=(operation,), jitter=jitter)], GPU)
+    for _ in range(2):
+        gpu.counts.clear()
+        for kind in KINDS:
+            operation = Operation(kind, STRENGTHS.get(kind, 0.0))
+            augment(frames[:1], [drawn._replace(flip=True, operations=(operation,), jitter=jitter)], GPU)
 
 
 def run_evaluation(spec: Spec, gpu: PretendedGpu, windows: int = 1) -> None:

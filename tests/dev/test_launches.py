@@ -18,10 +18,10 @@ from adatad.memory.scale import Scale
 from adatad.spec import load
 
 PRESENT_WAITS = {
-    "tile, everything on the host": 232,
-    "full, tile, rows, halos, frames on the host": 230,
-    "tile, accumulation": 256,
-    "tile, two ranks": 135,
+    "tile, everything on the host": 216,
+    "full, tile, rows, halos, frames on the host": 214,
+    "tile, accumulation": 224,
+    "tile, two ranks": 119,
     "augmentation": 6,
 }
 """Host waits that are still allowed beyond a case's own bar, by case: to be lowered, never raised."""
@@ -29,8 +29,9 @@ PRESENT_WAITS_OF_A_CLIP = 8
 """Host waits that a clip more may add, in two blocks under policy tile."""
 PRESENT_UNPINNED = 16
 """Copies from memory that isn't pinned that a case may have."""
-MAX_PLANNER_ERROR = 0.05
-"""Of the launches that the planner composes a step of, beside those that are counted in one."""
+MAX_PLANNER_ERROR = 0.1
+"""Of the launches that the planner composes a step of, beside those that are counted in one: it takes all tiles for such
+with two neighbours, and here half of them have one."""
 
 CHECKED = (*PRESENT_WAITS, "evaluation", "run")
 SHALLOW = f"{TILE} model.backbone.depth=2 train.global_batch=1"
