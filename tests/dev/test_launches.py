@@ -30,8 +30,8 @@ PRESENT_WAITS_OF_A_CLIP = 8
 PRESENT_UNPINNED = 16
 """Copies from memory that isn't pinned that a case may have."""
 MAX_PLANNER_ERROR = 0.1
-"""Of the launches that the planner composes a step of, beside those that are counted in one: it takes all tiles for such
-with two neighbours, and here half of them have one."""
+"""Of the launches that the planner composes a step of, beside those that are counted in one: it takes all tiles for
+such with two neighbours, and here half of them have one."""
 
 CHECKED = (*PRESENT_WAITS, "evaluation", "run")
 SHALLOW = f"{TILE} model.backbone.depth=2 train.global_batch=1"
