@@ -3,7 +3,7 @@
 python tools/benchmark.py --suite memory --check
 
 memory: peak of a training step for every model, counted on the meta device (a quarter of an hour, no GPU).
-launches: host waits, launches and races of every mode and policy on a pretended GPU (three minutes, no GPU).
+launches: host waits, launches and races of every mode and policy on a pretended GPU (two minutes, no GPU).
 cpu: resident memory and CPU time of real steps beside the recorded reference (eight minutes).
 gpu: time and memory of real steps on one GPU, beside the reference's recipe (eight minutes, or --minutes); --report
 writes docs/benchmarks/gpu-NAME.md.

@@ -15,10 +15,13 @@ from typing import Literal
 from adatad.dev.pretended_gpu import pretended_gpu
 from adatad.dev.pretended_runs import ROOT, run_all, run_augmentation, run_evaluation, run_step
 from adatad.dev.pretended_streams import Counts
-from adatad.spec import load
+from adatad.spec import Spec, load
 
+CONFIG = ROOT / "configs/thumos/s_768x160_adapter.yaml"
 TINY = (
     "data.window.size_grid=64 data.size_pixels=32 model.detector.width=32 model.detector.max_length=64 "
+    "model.detector.stem_blocks=1 model.detector.branch_blocks=2 "
+    "model.detector.regression_ranges=[[0,4],[4,8],[8,10000]] "
     "model.backbone.depth=4 model.backbone.width=96 model.backbone.heads=2 train.global_batch=2"
 )
 """Windows of four clips, two a step. As few numbers as possible: what is counted doesn't depend on them."""
@@ -46,6 +49,10 @@ class Case:
     overrides: str = ""
     kind: Literal["step", "augmentation", "evaluation", "run"] = "step"
     ranks: int = 1
+
+    def spec(self) -> Spec:
+        """Return the spec of a case that isn't a run."""
+        return load(CONFIG, [*TINY.split(), *shlex.split(self.overrides)], check_files=False)
 
     @property
     def max_waits(self) -> int | None:
@@ -100,6 +107,9 @@ CASES = (
     Case("none, two ranks", "memory.policy=none", ranks=2),
     Case("tile, two ranks", TILE, ranks=2),
     Case("block, fairscale, two ranks", "memory.policy=block parallel.engine=fairscale", ranks=2),
+    Case("block, fsdp, two ranks", "memory.policy=block parallel.engine=fsdp", ranks=2),
+    Case("tile, fsdp, two ranks", f"{TILE} parallel.engine=fsdp", ranks=2),
+    Case("tile, two ranks share windows", f"{TILE} parallel.clip=2", ranks=2),
     Case("augmentation", kind="augmentation"),
     Case("evaluation", "memory.policy=none", kind="evaluation"),
     Case("evaluation, tile, frames on the host", f"{TILE} memory.frames=host", kind="evaluation"),
@@ -118,19 +128,16 @@ def case_of(name: str) -> Case:
 
 def run_case(case: Case) -> Counts:
     """Return what is counted of a case, of a step in its second one. Raises DeviceMismatchError."""
-    overrides = shlex.split(case.overrides)
     with pretended_gpu() as gpu:
-        if case.kind == "run":
-            run_all(overrides, gpu)
-            return gpu.counts
-        spec = load(ROOT / "configs/thumos/s_768x160_adapter.yaml", [*TINY.split(), *overrides], check_files=False)
         match case.kind:
             case "step":
-                run_step(spec, gpu, case.ranks)
+                run_step(case.spec(), gpu, case.ranks)
             case "augmentation":
-                run_augmentation(spec, gpu)
+                run_augmentation(case.spec(), gpu)
             case "evaluation":
-                run_evaluation(spec, gpu)
+                run_evaluation(case.spec(), gpu)
+            case "run":
+                run_all(shlex.split(case.overrides), gpu)
         return gpu.counts
 
 

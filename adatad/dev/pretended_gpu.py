@@ -13,9 +13,10 @@ build of torch (docs/pretended-gpu.md).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from functools import _lru_cache_wrapper, partial
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
@@ -47,6 +48,7 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
 def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
     """Put the pretended GPU in the place of torch.cuda, of pinned memory, of autocast and of attention's kernels."""
     with ExitStack() as stack:
+        stack.callback(_forget_tables)
         for module, stubs in ((torch.cuda, _cuda(gpu)), (torch.accelerator, _accelerator(gpu))):
             for name, stub in stubs.items():
                 stack.enter_context(patch.object(module, name, stub))
@@ -75,6 +77,15 @@ def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
         )
         torch.__future__.set_swap_module_params_on_conversion(True)
         yield
+
+
+def _forget_tables() -> None:
+    """Clear what functions of the package remember: tables made on the pretended device must not outlive it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("adatad."):
+            for value in vars(module).values():
+                if isinstance(value, _lru_cache_wrapper):
+                    value.cache_clear()
 
 
 def _accelerator(gpu: PretendedGpu) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from adatad.data.annotations import Video
@@ -30,7 +31,7 @@ from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
 from adatad.training.metered import random_batch
 from adatad.training.run import train
-from adatad.training.setup import Parts, assemble
+from adatad.training.setup import Parts, assemble, share_windows
 from adatad.training.step import train_step
 from adatad.training.validation import detect
 
@@ -40,23 +41,27 @@ CLASSES = tuple(f"class {number}" for number in range(20))
 
 def run_step(spec: Spec, gpu: PretendedGpu, ranks: int = 1) -> None:
     """Count the second training step of rank 0; the first one makes the optimizer's state and pinned memory."""
-    with fake_ranks(ranks) as processes:
+    # FSDP refuses parameters that torch's C++ sees on the meta device.
+    with fake_ranks(ranks) as processes, patch.object(FSDPParamGroup, "_validate_no_meta_params"):
         parts = build(spec, processes)
         for step in (1, 2):
-            batches = [batch_of(spec, ranks) for _ in range(spec.train.accumulation)]
+            batches = [batch_of(spec, ranks // spec.parallel.clip) for _ in range(spec.train.accumulation)]
             gpu.counts.clear()
             train_step(parts, batches, step)
+            # As the loop asks after each step whether any rank shall stop.
+            processes.any(False)
 
 
 def run_augmentation(spec: Spec, gpu: PretendedGpu) -> None:
-    """Count all operations of RandAugment and color jitter, each on one window, and a step's own augmentation."""
+    """Count all operations of RandAugment, each with color jitter on one window, for the second time."""
     frames = batch_of(spec).frames.to(GPU, non_blocking=True)
     drawn = draw_augmentation(spec.data.augment, 0, 0, 0, reference=False)
     jitter = ColorJitter(0.5, 0.5, 0.5, 0.1, (0, 1, 2, 3))
-    gpu.counts.clear()
-    for kind in KINDS:
-        operation = Operation(kind, STRENGTHS.get(kind, 0.0))
-        augment(frames[:1], [drawn._replace(flip=True, operations=(operation,), jitter=jitter)], GPU)
+    for _ in range(2):
+        gpu.counts.clear()
+        for kind in KINDS:
+            operation = Operation(kind, STRENGTHS.get(kind, 0.0))
+            augment(frames[:1], [drawn._replace(flip=True, operations=(operation,), jitter=jitter)], GPU)
 
 
 def run_evaluation(spec: Spec, gpu: PretendedGpu, windows: int = 1) -> None:
@@ -76,18 +81,29 @@ def run_all(overrides: Sequence[str], gpu: PretendedGpu) -> None:
         for end in (1, 2):
             position = [f"run.root={folder}/runs", f"schedule.end_epoch={end}"]
             spec = load(ROOT / "configs/demo/tia.yaml", [*DEMO, *paths, *position, *overrides])
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), without_pictures():
                 train(spec, resume="auto")
 
 
 DEMO = (
-    "data.window.size_grid=32", "data.size_pixels=32", "data.workers=0", "model.backbone.width=16",
+    "data.window.size_grid=32", "data.window.stride_frames=4", "data.size_pixels=32", "data.workers=0",
+    "model.backbone.width=16",
     "model.backbone.depth=2", "model.backbone.heads=2", "model.backbone.weights=random", "model.detector.width=16",
     "model.detector.max_length=32", "model.detector.branch_blocks=2", "schedule.warmup_epochs=0",
     "model.detector.regression_ranges=[[0, 4], [4, 8], [8, 10000]]", "schedule.epochs=4",
     "train.evaluate_every_epochs=1",
 )  # fmt: skip
 """Of the demo's spec, what makes it tiny."""
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Leave out what a run draws on the host, which takes longer than everything else."""
+    with (
+        patch("adatad.training.run.validation_timelines", return_value=[]),
+        patch("adatad.training.run.try_write_report", return_value=None),
+    ):
+        yield
 
 
 def build(spec: Spec, processes: Processes) -> Parts:
@@ -97,12 +113,15 @@ def build(spec: Spec, processes: Processes) -> Parts:
         # Engines that shard take the parameters as they find them.
         model.to(processes.device)
     with patch("adatad.parallel.ddp.DistributedDataParallel", WithoutReducer):
-        return assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100)
+        parts = assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100)
+    parts.clip_group = share_windows(model, spec, processes)
+    return parts
 
 
-def batch_of(spec: Spec, ranks: int = 1, windows: int | None = None, video: str | None = None) -> Batch:
-    """Return a micro-batch as the loader gives it, in pinned memory. windows: of it; None: a rank's share."""
-    windows = windows or spec.train.global_batch // (spec.train.accumulation * ranks)
+def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str | None = None) -> Batch:
+    """Return a micro-batch as the loader gives it, in pinned memory. windows: of it; None: what one of
+    `groups` groups of ranks has of the global batch."""
+    windows = windows or spec.train.global_batch // (spec.train.accumulation * groups)
     batch = random_batch(spec, windows, len(CLASSES), torch.device("cpu"))
     augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample, reference=False) for sample in range(windows)]
     return pin_memory(batch._replace(augmentations=augmentations, windows=windows_of(spec, windows, video)))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adatad.data.color_jitter import ColorJitter, jitter_colors
 from adatad.dev.pretended_gpu import GPU, pretended_gpu
 from adatad.dev.pretended_tensors import DeviceMismatchError, OnGpu
 from adatad.memory.arithmetic import autocast
@@ -240,6 +241,15 @@ def test_torch_is_left_as_it_was_also_after_an_error():
         assert torch.cuda.is_available()
         assert state_of_torch() != before
     assert state_of_torch() == before
+
+
+def test_tables_that_functions_remember_do_not_outlive_it():
+    jitter, waits = ColorJitter(1.1, 1.1, 1.1, 0.1, (0, 1, 2, 3)), []
+    for _ in range(2):
+        with pretended_gpu() as gpu:
+            jitter_colors(torch.empty(3, 1, 4, 4, dtype=torch.uint8, device=GPU), jitter)
+            waits.append(gpu.counts.waits.total())
+    assert waits[0] == waits[1] > 0
 
 
 def test_one_inside_of_another_is_refused_and_leaves_the_outer_one():
