@@ -35,12 +35,14 @@ class ActionFormer(nn.Module):
         self.projection = Projection(spec, in_widths)
         self.neck = build_neck(spec)
         self.head = Head(spec, num_classes)
+        self._points: dict[tuple[int, torch.device | None], list[Tensor]] = {}
 
     def forward(self, features: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
         """features: [b, c, window]; mask: bool [b, window]; keys: int64 [b], or None to drop nothing."""
         length = padded_length(features.shape[-1], self.spec)
-        features = F.pad(features, (0, length - features.shape[-1]))
-        levels, masks = self.projection(features, F.pad(mask, (0, length - mask.shape[-1])), keys)
+        if length > features.shape[-1]:
+            features, mask = (F.pad(x, (0, length - x.shape[-1])) for x in (features, mask))
+        levels, masks = self.projection(features, mask, keys)
         logits, offsets = self.head(self.neck(levels, masks), masks)
         return Predictions(logits, offsets, masks, self.points(mask.shape[-1], features.device))
 
@@ -50,8 +52,14 @@ class ActionFormer(nn.Module):
         return [mask[:, :: 2**level] for level in range(self.spec.branch_blocks + 1)]
 
     def points(self, window: int, device: torch.device | None = None) -> list[Tensor]:
-        """Points of every level for a window of that many positions: float32 [t, 4] each."""
-        length, points = padded_length(window, self.spec), []
+        """Points of every level for a window of that many positions: float32 [t, 4] each. Made once for each length."""
+        length = padded_length(window, self.spec)
+        if (length, device) not in self._points:
+            self._points[length, device] = self._make_points(length, device)
+        return self._points[length, device]
+
+    def _make_points(self, length: int, device: torch.device | None) -> list[Tensor]:
+        points = []
         for level, (low, high) in enumerate(self.spec.regression_ranges):
             stride = 2**level
             position = torch.arange(0, length, stride, dtype=torch.float32, device=device)

@@ -7,6 +7,7 @@ generator state exists, so nothing has to be saved, restored or kept in step bet
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,21 @@ def uniform(keys: Tensor, name: str) -> Tensor:
     """One float32 in [0, 1) for each int64 key, different for each `name`."""
     bits = _shift_right(mix(mix(keys, zlib.crc32(name.encode())), 0), 33) & _MASK_31
     return (bits >> 7).to(torch.float32) * 2.0**-24
+
+
+def uniforms(keys: Tensor, names: Sequence[str]) -> Tensor:
+    """`uniform` of several names in one go: float32 [names, *keys.shape]."""
+    # A salt enters by a sum with the key, so numbers do, added before: mix(key, salt) is mix(key + salt * _GOLDEN, 0).
+    salts = (zlib.crc32(name.encode()) * _GOLDEN % 2**64 for name in names)
+    salted = torch.stack([keys + _signed(salt) for salt in salts])
+    bits = _shift_right(mix(mix(salted, 0), 0), 33) & _MASK_31
+    return (bits >> 7).to(torch.float32) * 2.0**-24
+
+
+def keep_factors(keys: Tensor, rate: float, names: Sequence[str], dtype: torch.dtype) -> Tensor:
+    """What rows are multiplied by that stochastic depth of one rate drops in several places: 0 or 1 / (1 - rate), in
+    `dtype`, [names, *keys.shape]; the draws of a `Dropout` of each name."""
+    return (uniforms(keys, names) >= rate).to(dtype) / (1.0 - rate)
 
 
 def clip_keys(keys: Tensor, clips: range) -> Tensor:
