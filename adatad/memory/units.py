@@ -233,11 +233,12 @@ class Units:
     def _weigh_outer(self, model: TemporalActionDetector, timeline: object, outer: Outer) -> Outer:
         own = model.backbone.timeline
         model.backbone.timeline = timeline
+        targets = self._targets(model)
         with self.scale.on():
             frames = torch.empty(self._frames(self.windows, self.frames), dtype=torch.uint8, device=META)
             self._floor = self.scale.bytes
             with self.scale.weigh() as cost:
-                self._detect(model, frames)
+                self._detect(model, frames, targets)
             if not outer.backward:
                 self._reach_backward(outer, cost.peak)
             outer.between = max(outer.between, cost.peak)
@@ -251,15 +252,15 @@ class Units:
         outer.between = max(outer.between, self.scale.meter.peak.bytes - self._floor, peak)
         outer.backward = self.scale.bytes - self._floor
 
-    def _detect(self, model: TemporalActionDetector, frames: Tensor) -> None:
-        """Forward and backward of a micro-batch, as in training."""
+    def _detect(self, model: TemporalActionDetector, frames: Tensor, targets: Targets) -> None:
+        """Forward and backward of a micro-batch, as in training; targets: on the host, where training makes them."""
         data, windows = self.spec.data, self.windows
         size = data.window.size_grid
         with autocast(META, self.arithmetic):
             mask = torch.ones(windows, size, dtype=torch.bool, device=META)
             keys = torch.zeros(windows, dtype=torch.int64)
             predictions = model(frames, mask, keys)
-            targets = Targets(*(tensor.to(META) for tensor in self._targets(model)))
+            targets = Targets(*(tensor.to(META) for tensor in targets))
             losses = detection_losses(predictions, targets, 100.0, self.spec.model.detector)
             del predictions, targets, mask, keys
             forget_casts(META)

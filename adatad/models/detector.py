@@ -37,12 +37,14 @@ class ActionFormer(nn.Module):
         self.projection = Projection(spec, in_widths)
         self.neck = build_neck(spec)
         self.head = Head(spec, num_classes)
+        self._points: dict[tuple[int, torch.device | None], list[Tensor]] = {}
 
     def forward(self, features: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
         """features: [b, c, window]; mask: bool [b, window]; keys: int64 [b], or None to drop nothing."""
         length = padded_length(features.shape[-1], self.spec)
-        features = F.pad(features, (0, length - features.shape[-1]))
-        levels, masks = self.projection(features, F.pad(mask, (0, length - mask.shape[-1])), keys)
+        if length > features.shape[-1]:
+            features, mask = (F.pad(x, (0, length - x.shape[-1])) for x in (features, mask))
+        levels, masks = self.projection(features, mask, keys)
         logits, offsets = self.head(self.neck(levels, masks), masks)
         return Predictions(logits, offsets, masks, self.points(mask.shape[-1], features.device))
 
@@ -51,8 +53,10 @@ class ActionFormer(nn.Module):
         return level_masks(mask, self.spec)
 
     def points(self, window: int, device: torch.device | None = None) -> list[Tensor]:
-        """Points of every level for a window of that many positions: float32 [t, 4] each."""
-        return level_points(window, self.spec, device)
+        """Points of every level for a window of that many positions: float32 [t, 4] each. Made once for each length."""
+        if (window, device) not in self._points:
+            self._points[window, device] = level_points(window, self.spec, device)
+        return self._points[window, device]
 
 
 class TemporalActionDetector(nn.Module):

@@ -66,6 +66,21 @@ def _fraction(hashed: Tensor) -> Tensor:
     return (bits >> 7).to(torch.float32) * 2.0**-24
 
 
+def uniforms(keys: Tensor, names: Sequence[str]) -> Tensor:
+    """`uniform` of several names in one go: float32 [names, *keys.shape]."""
+    # A salt enters by a sum with the key, so numbers do, added before: mix(key, salt) is mix(key + salt * _GOLDEN, 0).
+    salts = (zlib.crc32(name.encode()) * _GOLDEN % 2**64 for name in names)
+    salted = torch.stack([keys + _signed(salt) for salt in salts])
+    bits = _shift_right(mix(mix(salted, 0), 0), 33) & _MASK_31
+    return (bits >> 7).to(torch.float32) * 2.0**-24
+
+
+def keep_factors(keys: Tensor, rate: float, names: Sequence[str], dtype: torch.dtype) -> Tensor:
+    """What rows are multiplied by that stochastic depth of one rate drops in several places: 0 or 1 / (1 - rate), in
+    `dtype`, [names, *keys.shape]; the draws of a `Dropout` of each name."""
+    return (uniforms(keys, names) >= rate).to(dtype) / (1.0 - rate)
+
+
 def clip_keys(keys: Tensor, clips: range) -> Tensor:
     """Keys of some clips of each sample, by their numbers in its window: int64 [batch] -> [batch x clips]."""
     return mix(keys[:, None], torch.arange(clips.start, clips.stop, device=keys.device)).flatten()

@@ -27,7 +27,8 @@ class FpnNeck(nn.Module):
         self.fpn_convs = nn.ModuleList(ConvUnit(width, width, 3, norm=norm) for _ in range(levels))
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-        merged = [conv(x, mask)[0] for conv, x, mask in zip(self.lateral_convs, levels, masks, strict=True)]
+        # Under autocast convolutions give 16 bits; sums over levels stay in the dtype of the levels.
+        merged = [conv(x, mask)[0].to(x.dtype) for conv, x, mask in zip(self.lateral_convs, levels, masks, strict=True)]
         for index in range(len(merged) - 1, 0, -1):
             finer = merged[index - 1]
             merged[index - 1] = finer + F.interpolate(merged[index], size=finer.shape[-1], mode="nearest")

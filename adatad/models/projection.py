@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.draws import Dropout
+from adatad.models.draws import Dropout, keep_factors
 from adatad.models.sequence import ConvUnit, SequenceBlock
 from adatad.models.vit import sine_table
 from adatad.spec.schema import DetectorSpec
@@ -18,6 +20,7 @@ class Projection(nn.Module):
     def __init__(self, spec: DetectorSpec, in_widths: tuple[int, ...]):
         super().__init__()
         self.in_widths = in_widths
+        self.drop_path = spec.drop_path
         self.drop_input = Dropout(spec.input_dropout, "detector/input", axes=2)
         split = spec.split_width or ()
         self.proj = nn.ModuleList(ConvUnit(i, o, 1) for i, o in zip(in_widths, split, strict=True)) if split else None
@@ -55,15 +58,24 @@ class Projection(nn.Module):
         for unit in self.embed:
             x, mask = unit(x, mask)
         if self.positions is not None:
-            x = x + self._positions(x.shape[-1]) * mask[:, None].to(x.dtype)
+            x = x + self._positions(x.shape[-1]) * mask[:, None]
+        kept = iter(self._kept(keys, x.dtype))
         for block in self.stem:
-            x, mask = block(x, mask, keys)
+            x, mask = block(x, mask, keys, next(kept))
         levels, masks = [x], [mask]
         for block in self.branch:
-            x, mask = block(x, mask, keys)
+            x, mask = block(x, mask, keys, next(kept))
             levels.append(x)
             masks.append(mask)
         return levels, masks
+
+    def _kept(self, keys: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
+        """What each block, in order, multiplies its two residual branches by: [2, b]; drawn for all in one go."""
+        blocks = [*self.stem, *self.branch]
+        if keys is None or not self.drop_path or not blocks:
+            return [None] * len(blocks)
+        names = [name for block in blocks for name in block.branch_names]
+        return keep_factors(keys, self.drop_path, names, dtype).unflatten(0, (-1, 2)).unbind()
 
     def _positions(self, length: int) -> Tensor:
         """The table cut to a length; in evaluation stretched to one that is longer."""

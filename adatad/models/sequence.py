@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.draws import Dropout
+from adatad.models.draws import Dropout, keep_factors
 
 MASKED = -1e4
 """Added to the scores of masked keys in windowed attention, as the reference does."""
@@ -23,7 +23,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ConvUnit(nn.Module):
-    """Convolution, mask, optional norm, optional ReLU, mask. A stride keeps every stride-th position of the mask."""
+    """Convolution, optional norm, optional ReLU, mask. A stride keeps every stride-th position of the mask."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class ConvUnit(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x: [b, c, t]; returns the result [b, width, t / stride] and its mask."""
         mask = mask[:, :: self.stride]
-        valid = mask[:, None].to(x.dtype)
-        x = self.conv(x) * valid
+        x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
         if self.relu:
             x = F.relu(x)
-        return x * valid, mask
+        # Norm and ReLU see one position at a time: masking before them too, as the paper's code does, changes nothing.
+        return x * mask[:, None], mask
 
 
 class SequenceAttention(nn.Module):
@@ -63,7 +63,7 @@ class SequenceAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, stride: int, window: int):
         super().__init__()
-        self.heads, self.window = heads, window
+        self.heads, self.stride, self.window = heads, stride, window
         for name in ("query", "key", "value"):
             depthwise = ConvUnit(width, width, 3, stride, groups=width, bias=False)
             setattr(self, f"{name}_conv", depthwise)
@@ -72,8 +72,12 @@ class SequenceAttention(nn.Module):
         self.proj = nn.Conv1d(width, width, 1)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        query, short_mask = self.query_conv(x, mask)
-        key, value = self.key_conv(x, mask)[0], self.value_conv(x, mask)[0]
+        short_mask = mask[:, :: self.stride]
+        units = self.query_conv, self.key_conv, self.value_conv
+        # One convolution for all three: of each channel it makes three.
+        weight = torch.stack([unit.conv.weight for unit in units], dim=1).flatten(0, 1)
+        joint = F.conv1d(x, weight, stride=self.stride, padding=1, groups=x.shape[1])
+        query, key, value = (joint * short_mask[:, None]).unflatten(1, (-1, 3)).unbind(2)
         q = self._split(self.query(self.query_norm(query)))
         k = self._split(self.key(self.key_norm(key)))
         v = self._split(self.value(self.value_norm(value)))
@@ -82,7 +86,7 @@ class SequenceAttention(nn.Module):
             windowed_attention(q, k, v, short_mask, self.window // 2)
         )  # fmt: skip
         out = self.proj(mixed.transpose(2, 3).flatten(1, 2))
-        return out * short_mask[:, None].to(out.dtype), short_mask
+        return out * short_mask[:, None], short_mask
 
     def _split(self, x: Tensor) -> Tensor:
         """[b, c, t] -> [b, h, t, d]."""
@@ -92,8 +96,8 @@ class SequenceAttention(nn.Module):
 def global_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention to every valid position; a sample without one gives zeros. q, k, v: [b, h, t, d]."""
     # The reference gives NaN where nothing is valid; letting such a sample see its zeroed values gives zeros.
-    seen = mask | ~mask.any(1, keepdim=True)
-    v = v * mask[:, None, :, None].to(v.dtype)
+    seen = mask == mask.any(1, keepdim=True)
+    v = v * mask[:, None, :, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
 
 
@@ -107,8 +111,11 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, reach: int
     q_chunks = F.pad(q, (0, 0, 0, short)).unflatten(2, (-1, chunk))
     k_chunks, v_chunks = (_overlapping(x, chunk, reach, short) for x in (k, v))
     bias = _window_bias(mask, chunk, reach, short).to(q.dtype)
-    mixed = F.scaled_dot_product_attention(q_chunks, k_chunks, v_chunks, attn_mask=bias[:, None])
-    return mixed.flatten(2, 3)[:, :, :length] * mask[:, None, :, None].to(q.dtype)
+    # Chunks as samples of a batch: fused kernels take four axes.
+    parts = [x.transpose(1, 2).flatten(0, 1) for x in (q_chunks, k_chunks, v_chunks)]
+    mixed = F.scaled_dot_product_attention(*parts, attn_mask=bias.flatten(0, 1)[:, None])
+    mixed = mixed.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)
+    return mixed[:, :, :length] * mask[:, None, :, None]
 
 
 def _overlapping(x: Tensor, chunk: int, reach: int, short: int) -> Tensor:
@@ -153,22 +160,32 @@ class SequenceBlock(nn.Module):
         for branch in ("attn", "mlp"):
             scale = nn.Parameter(torch.full((1, width, 1), 1e-4)) if layer_scale else None
             self.register_parameter(f"{branch}_scale", scale)
-        self.drop_attn = Dropout(drop_path, f"{name}/attention", axes=1)
-        self.drop_mlp = Dropout(drop_path, f"{name}/mlp", axes=1)
+        self.drop_path = drop_path
+        self.branch_names = f"{name}/attention", f"{name}/mlp"
+        """Of the draws of stochastic depth."""
         self.drop_mixed = Dropout(dropout, f"{name}/attention numbers", axes=3)
         self.drop_hidden = Dropout(dropout, f"{name}/mlp hidden numbers", axes=3)
         self.drop_out = Dropout(dropout, f"{name}/mlp numbers", axes=3)
 
-    def forward(self, x: Tensor, mask: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, mask: Tensor, keys: Tensor | None, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x: [b, c, t], mask: bool [b, t], keys: int64 [b] or None; kept: the two rows that `keep_factors` gives for
+        `branch_names`, where they are drawn for several blocks in one go."""
+        if kept is None and keys is not None and self.drop_path:
+            kept = keep_factors(keys, self.drop_path, self.branch_names, x.dtype)
+        keep_attn, keep_mlp = (None, None) if kept is None else kept[..., None, None]
         update, mask = self.attn(self.ln1(x), mask)
-        valid = mask[:, None].to(x.dtype)
+        valid = mask[:, None]
         update = self.drop_mixed(update, keys)
-        x = self.pool(x) * valid + self.drop_attn(_scaled(update, self.attn_scale), keys)
+        x = self.pool(x) * valid + _scaled(update, self.attn_scale, keep_attn)
         widen, activation, narrow = self.mlp
         hidden = self.drop_hidden(activation(widen(self.ln2(x))), keys)
         update = self.drop_out(narrow(hidden), keys) * valid
-        return x + self.drop_mlp(_scaled(update, self.mlp_scale), keys), mask
+        return x + _scaled(update, self.mlp_scale, keep_mlp), mask
 
 
-def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
-    return x if scale is None else x * scale
+def _scaled(x: Tensor, *factors: Tensor | None) -> Tensor:
+    for factor in factors:
+        x = x if factor is None else x * factor
+    return x

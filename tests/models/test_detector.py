@@ -7,10 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adatad.memory.units import Units
 from adatad.models.detections import decode
 from adatad.models.detector import ActionFormer, Predictions, padded_length
+from adatad.models.head import Head
 from adatad.models.losses import RunningNormalizer, detection_losses, diou_loss, giou_loss, sigmoid_focal_loss
 from adatad.models.targets import Targets, assign_targets
+from adatad.spec import load
 from adatad.spec.schema import DetectorSpec
 
 SPEC = DetectorSpec(
@@ -42,6 +45,36 @@ def test_masks_and_points_need_no_forward_pass():
         assert torch.equal(ours, theirs)
     assert [len(points) for points in predictions.points] == [32, 16, 8]
     assert predictions.points[1][3].tolist() == [6.0, 4.0, 8.0, 2.0]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=3), st.lists(st.integers(0, 9), min_size=3, max_size=3))
+def test_the_head_over_joined_levels_is_the_head_over_each(lengths, valid):
+    torch.manual_seed(sum(lengths))
+    head = Head(SPEC, 3).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    levels = [torch.randn(2, 8, length, dtype=torch.float64, requires_grad=True) for length in lengths]
+    masks = [torch.arange(n)[None] < torch.tensor([[n], [v]]) for n, v in zip(lengths, valid, strict=True)]
+    logits, offsets = head(levels, masks)
+    wanted_logits, wanted_offsets = [], []
+    for level, mask, scale in zip(levels, masks, head.scales, strict=True):
+        classes, distances = level, level
+        for to_classes, to_distances in zip(head.cls_convs, head.reg_convs, strict=True):
+            classes, distances = to_classes(classes, mask)[0], to_distances(distances, mask)[0]
+        wanted_logits.append(head.cls_head(classes))
+        wanted_offsets.append((head.reg_head(distances) * scale).relu())
+    variables = [*levels, *head.parameters()]
+    both = [(*logits, *offsets), (*wanted_logits, *wanted_offsets)]
+    torch.testing.assert_close(*both)
+    got, wanted = (torch.autograd.grad(sum((x**2).sum() for x in outputs), variables) for outputs in both)
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("config", ["s_768x160_adapter", "g_768x160_adapter"])
+def test_a_step_of_the_detector_is_at_most_1200_launches(config):
+    spec = load(f"configs/thumos/{config}.yaml", check_files=False)
+    assert Units(spec, spec.train.global_batch, torch.bfloat16, 20).outer.kernels <= 1200
 
 
 def test_short_features_are_padded_and_long_ones_too():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.models.draws import Dropout, clip_keys, uniform
+from adatad.models.draws import Dropout, clip_keys, keep_factors, uniform, uniforms
 
 KEYS = torch.arange(20_000)
 
@@ -69,3 +69,13 @@ def test_dropout_drops_single_numbers_and_keeps_the_mean():
         "whatever its batch is"
     )
     assert torch.equal(Dropout(0.3, "n", axes=3)(torch.ones(1, 2, 3), None), torch.ones(1, 2, 3))
+
+
+def test_several_names_draw_in_one_go_what_each_draws_alone():
+    names = [f"detector/{index}" for index in range(14)]
+    for keys in (KEYS[:7], KEYS[:6].view(2, 3) - 2**62):
+        assert torch.equal(uniforms(keys, names), torch.stack([uniform(keys, name) for name in names]))
+    rows = torch.ones(7, 1, dtype=torch.float64)
+    dropped = [Dropout(0.3, name, axes=1)(rows, KEYS[:7]) for name in names]
+    factors = keep_factors(KEYS[:7], 0.3, names, torch.float64)
+    assert torch.equal(factors, torch.cat(dropped, dim=1).T)
