@@ -14,7 +14,8 @@ from itertools import accumulate
 
 from adatad.memory.offload import LEAVING, PIECE_BYTES
 from adatad.memory.scale import Cost
-from adatad.memory.units import BlockTile, Held, Units
+from adatad.memory.unit_costs import BlockTile, Held
+from adatad.memory.units import Units
 from adatad.parallel.rounded_adamw import RoundedAdamW
 from adatad.spec.schema import MemorySpec
 

@@ -19,7 +19,8 @@ from adatad.memory.moments import Bytes, Step, Wave, Work, moment_share, plain_s
 from adatad.memory.offload import GIB
 from adatad.memory.scale import Scale
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
-from adatad.memory.units import Held, Outer, Units
+from adatad.memory.unit_costs import Held, Outer
+from adatad.memory.units import Units
 from adatad.parallel.partition import Held as Shares
 from adatad.parallel.partition import gathered_bytes, held_bytes
 from adatad.spec.checks import TILE_ONLY, memory_checks
