@@ -1,8 +1,9 @@
 """Step time and peak memory of real training steps under every policy, beside the reference's recipe, on one GPU.
 
 Variants are interleaved in one process and compared by medians; one that doesn't fit, or that the time didn't reach, is
-reported as such. FLOPs are the planner's, counted on the meta device: executed ones have recomputation in them, useful
-ones are those of a step that recomputes nothing. `--report` makes a page of it all.
+reported as such. FLOPs are the planner's, counted on the meta device: executed ones have recomputation in them (and, of
+g in tiles of one clip, 5 % that stochastic depth leaves out), useful ones are those of a step that recomputes nothing.
+`--report` makes a page of it all.
 """
 
 from __future__ import annotations
