@@ -100,7 +100,8 @@ class Weights:
         """Of blocks that are done and let go, keep this rank's part of the sums over ranks, where weights are sharded:
         whole gradients of a whole backbone would be as large as its weights."""
         prefixes = tuple(f"blocks.{index}." for index in blocks)
-        for name in [name for name in self.sums if name.startswith(prefixes) and read_from_block(name)]:
+        # In the same order on all ranks, whichever branches their tiles have dropped.
+        for name in [name for name in self.names if name.startswith(prefixes) and read_from_block(name)]:
             with label("gradients"):
                 self.sums[name] = part_of_sum(self.sums[name], self.backbone.get_parameter(name))
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from small_backbones import batch, build, error, gradients, under
 
+from adatad.memory import wave
 from adatad.models.drop_path import BranchDrop, Drops
 
 TILE = {"policy": "tile", "tile_clips": 1, "segment_blocks": 3}
@@ -58,3 +59,15 @@ def test_what_every_clip_drops_gets_a_gradient_of_zero(policy, mode, monkeypatch
     assert error(ours, truth) < 1e-10
     if mode == "full":
         assert not ours[f"blocks.{len(backbone.blocks) - 1}.mlp.fc1.weight"].any()
+
+
+def test_ranks_share_sums_in_one_order_whatever_they_drop(monkeypatch):
+    """Ranks meet in this exchange, one weight after the other."""
+    backbone, (frames, _) = build("full", drop_path=0.7), batch(clips=3)
+    waved, orders = under(backbone, **TILE), set()
+    for key in range(4):
+        shared = []
+        monkeypatch.setattr(wave, "part_of_sum", lambda total, weight, shared=shared: shared.append(weight) or total)
+        gradients(waved, frames, torch.tensor([key]))
+        orders.add(tuple(map(id, shared)))
+    assert len(orders) == 1
