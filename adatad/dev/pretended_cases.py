@@ -68,8 +68,11 @@ class Case:
                 return None
 
     def faults(self, counts: Counts) -> dict[str, Counter]:
-        """Return what the case may have none of, beside waits, by name: all but launches; a run may pin memory."""
-        names = {"unpinned", "pinnings", "races", "freed"} - ({"pinnings"} if self.kind == "run" else set())
+        """Return what the case may have none of, beside waits, by name: all but launches; evaluations and runs may pin
+        memory."""
+        names = {"unpinned", "races", "freed"}
+        if self.kind in ("step", "augmentation"):
+            names.add("pinnings")
         return {name: counter for name, counter in vars(counts).items() if name in names}
 
 

@@ -49,21 +49,17 @@ class OnGpu(Tensor):
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         # torch's C++ would see another device than the meta tensor's, and copy.
-        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(
-            *args, **{name: value for name, value in kwargs.items() if name != "copy"}
-        )
-        copy = kwargs.get("copy", False)
-        if args and isinstance(args[-1], bool) and len(args) == 4:
-            copy = args[-1]
+        copy = kwargs.pop("copy", False)
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         if device is not None and device.type != "cuda":
-            return super().to(*args, **kwargs)
+            return super().to(*args, copy=copy, **kwargs)
         if dtype in (None, self.dtype) and memory_format is None and not copy:
             return self
         options = {} if memory_format is None else {"memory_format": memory_format}
         return super().to(dtype=dtype or self.dtype, non_blocking=non_blocking, copy=copy, **options)
 
     def tolist(self) -> Any:
-        return self.cpu().tolist()
+        return torch.ones_like(self.cpu()).tolist()
 
     def record_stream(self, stream: Any) -> None:
         active().timeline.memory(self).recorded.add(stream.number)
@@ -109,7 +105,7 @@ def described(operator: Any) -> Operator:
 
 class PretendedGpu(TorchDispatchMode):
     """Runs operators of the pretended device on meta tensors, and counts. Results with sizes that hang on values have
-    the largest that they may have; all values that are read are 1, all that are copied to the host 0."""
+    the largest that they may have; all values that are read are 1, all that are in tensors on the host then 0."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -191,14 +187,11 @@ class PretendedGpu(TorchDispatchMode):
             return
         self.timeline.launch(known.name)
         stream = self.timeline.stream
-        for written, value in zip(known.written, args, strict=False):
+        named = ((known.written[known.names.index(name)], value) for name, value in kwargs.items())
+        for written, value in (*zip(known.written, args, strict=False), *named):
             for x in _tensors(value):
                 if isinstance(x, OnGpu):
                     self.timeline.use(x, written, stream)
-        for name, value in kwargs.items():
-            for x in _tensors(value):
-                if isinstance(x, OnGpu):
-                    self.timeline.use(x, known.written[known.names.index(name)], stream)
         for x in _tensors(result):
             if not known.returns_argument:
                 self.timeline.use(x, True, stream)

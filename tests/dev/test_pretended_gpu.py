@@ -220,6 +220,7 @@ def test_views_and_empty_memory_are_no_launches():
         x.view(24).add_(1)
         assert gpu.counts.launches == {"add_": 1}
         assert x.to(GPU) is x
+        assert x.to(GPU, copy=True) is not x
         assert not gpu.counts.waits
 
 
