@@ -303,6 +303,9 @@ class TrainSpec(Section):
     """Micro-batches that a rank splits its share of the global batch into."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 autocast on a GPU that has it, fp16 on one that hasn't, fp32 on a CPU."""
+    deterministic: bool | None = None
+    """Only kernels that sum in one order: on a GPU a repeated or resumed run then ends with the same bits, at some cost
+    in time. null: on CPUs, where it costs nothing, and not on GPUs (docs/training.md)."""
     clip_norm: Positive | None = 1.0
     """Largest joint L2 norm of all gradients; null: not clipped."""
     evaluate_every_epochs: Size = 2
