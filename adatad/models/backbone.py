@@ -6,6 +6,7 @@ Shapes: b windows, n clips of all windows (clips of one window next to each othe
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -144,18 +145,27 @@ class VideoBackbone(nn.Module):
 
 def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
     """Linear interpolation along time: [b, c, t] -> [b, c, positions]."""
-    if timeline.is_cuda and torch.are_deterministic_algorithms_enabled():
-        # The backward kernel of interpolation adds in any order.
+    if not timeline.is_cpu and torch.are_deterministic_algorithms_enabled():
+        # On GPUs the backward kernel of interpolation adds in any order.
         return resize_by_product(timeline, positions)
     return F.interpolate(timeline, size=positions, mode="linear", align_corners=False)
 
 
 def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
-    """The same as one matrix product, but for rounding."""
-    identity = torch.eye(timeline.shape[-1], dtype=timeline.dtype, device=timeline.device)
-    weights = F.interpolate(identity[None], size=positions, mode="linear", align_corners=False)[0]
-    with torch.autocast(timeline.device.type, enabled=False):
+    """The same as one matrix product, but for rounding; its backward is a product too."""
+    weights = interpolation_matrix(timeline.shape[-1], positions, timeline.dtype, timeline.device)
+    kind = timeline.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return timeline @ weights
+
+
+@lru_cache(maxsize=4)
+def interpolation_matrix(tubelets: int, positions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights of linear interpolation: [tubelets, positions], a band of two numbers in each column. Made once."""
+    # A matrix made in an evaluation serves training too.
+    with torch.inference_mode(False):
+        identity = torch.eye(tubelets, dtype=dtype, device=device)
+        return F.interpolate(identity[None], size=positions, mode="linear", align_corners=False)[0]
 
 
 def adapter_blocks(spec: BackboneSpec, depth: int) -> tuple[int, ...]:

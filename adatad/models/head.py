@@ -61,5 +61,7 @@ def join_levels(levels: list[Tensor]) -> Tensor:
 
 
 def split_levels(joined: Tensor, lengths: list[int]) -> list[Tensor]:
-    """The levels of a joined sequence, as views: what `join_levels` was given."""
-    return list(joined.split([size for length in lengths for size in (length, GAP)], dim=-1)[::2])
+    """The levels of a joined sequence: what `join_levels` was given."""
+    # Copies, which are small: FSDP warns of a model that returns views.
+    sizes = [size for length in lengths for size in (length, GAP)]
+    return list(torch.split_with_sizes_copy(joined, sizes, dim=-1)[::2])

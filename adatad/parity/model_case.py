@@ -38,6 +38,7 @@ from adatad.parity.compare import (
 from adatad.parity.detections import largest_differences
 from adatad.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.spec.schema import MemorySpec, Spec
+from adatad.training.determinism import full_float32
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts, assemble
 from adatad.training.step import batch_targets, train_step
@@ -56,12 +57,13 @@ def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bo
     """
     spec = spec_of(case).model_copy(update={"memory": memory or MemorySpec()})
     checks = Checks(case)
-    parts = fresh_parts(case, spec)
-    targets = first_steps(checks, parts)
-    evaluation(checks, parts, targets)
-    detections(checks, parts)
-    optimizer_groups(checks, parts)
-    return checks.rows + trained_rows(case, spec, double_trajectory)
+    with full_float32():
+        parts = fresh_parts(case, spec)
+        targets = first_steps(checks, parts)
+        evaluation(checks, parts, targets)
+        detections(checks, parts)
+        optimizer_groups(checks, parts)
+        return checks.rows + trained_rows(case, spec, double_trajectory)
 
 
 def trained_rows(case: Case, spec: Spec, double: bool) -> list[Row]:

@@ -304,6 +304,9 @@ class TrainSpec(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 autocast on a GPU that has it, fp16 on one that hasn't, fp32 on a CPU. bf16 is refused on a GPU that
     only emulates it (before compute capability 8.0)."""
+    deterministic: bool | None = None
+    """Only kernels that sum in one order: on a GPU a repeated or resumed run then ends with the same bits, at some cost
+    in time. null: on CPUs, where it costs nothing, and not on GPUs (docs/training.md)."""
     clip_norm: Positive | None = 1.0
     """Largest joint L2 norm of all gradients; null: not clipped."""
     evaluate_every_epochs: Size = 2

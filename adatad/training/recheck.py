@@ -7,10 +7,9 @@ an arithmetic unit has erred without an error of its own.
 from __future__ import annotations
 
 import math
-import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from adatad.data.dataset import Batch
 from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.training.determinism import deterministic_kernels
 from adatad.training.setup import Parts
 
 WHOLE_FROZEN_WEIGHTS = ("auto", "ddp")
@@ -59,7 +59,9 @@ def compute_twice(
     # Augmentation may change frames in place.
     again = [batch._replace(frames=batch.frames.clone()) for batch in micro_batches]
     before = parts.constant_sums or constant_sums(parts)
-    with same_kernels(processes.device):
+    # All kernels of a CPU sum in one order.
+    on_gpu = processes.device.type == "cuda"
+    with deterministic_kernels("train.recheck_every") if on_gpu else nullcontext():
         with recorded_gradient_sums(parts.model) as own_before:
             losses = compute(micro_batches)
         # In host memory: the device has room for one set of gradients.
@@ -186,24 +188,3 @@ def whereabouts(processes: Processes) -> str:
         facts = torch.cuda.get_device_properties(processes.device)
         device += f" {facts.name} {getattr(facts, 'uuid', '')}".rstrip()
     return f"rank {processes.rank}, host {socket.gethostname()}, device {device}"
-
-
-@contextmanager
-def same_kernels(device: torch.device) -> Iterator[None]:
-    """On a GPU: kernels that sum in one order only, as all of a CPU's do. Raises UserError where there is none."""
-    if device.type != "cuda":
-        yield
-        return
-    # Asked for by torch in this mode; torch itself gives cuBLAS a workspace for each stream.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.get_deterministic_debug_mode()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    except RuntimeError as error:
-        if "deterministic" not in str(error):
-            raise
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"train.recheck_every can't be used on this GPU: {line}; leave it out") from error
-    finally:
-        torch.set_deterministic_debug_mode(before)

@@ -45,6 +45,7 @@ from adatad.training.checkpoint import (
     read_checkpoint,
 )
 from adatad.training.class_names import check_agnostic, match_for_resume, match_for_test
+from adatad.training.determinism import run_arithmetic
 from adatad.training.export import load_exported
 from adatad.training.life import DONE, LIFE, leave_mark
 from adatad.training.log import Dispensable, log_to
@@ -113,7 +114,7 @@ def train_run(
     try:
         with lasting_output(), start_processes(spec.train.hang_seconds) as processes:
             leave_if_asked(processes, asked)
-            with settled(spec, processes, resume, overwrite) as which:
+            with run_arithmetic(spec.train, processes.device), settled(spec, processes, resume, overwrite) as which:
                 attempt = Attempt(processes, resume, overwrite, which.is_reserved, asked, which.notes)
                 return _train(which.spec, attempt), run_directory(which.spec).path
     except Exception:
@@ -285,7 +286,7 @@ def detect_and_score(
     them, instead of those of the last step. only_scores: nobody takes the detections. Raises UserError before anything
     is decoded, also if nothing would come of it.
     """
-    with start_processes(spec.train.hang_seconds) as processes:
+    with start_processes(spec.train.hang_seconds) as processes, run_arithmetic(spec.train, processes.device):
         facts = read_trained_file(checkpoint).facts
         spec, lines = match_for_test(spec, facts, checkpoint)
         annotations = annotations_for(spec, training=False)

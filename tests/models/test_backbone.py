@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from adatad.models.backbone import VideoBackbone
+from adatad.models.backbone import VideoBackbone, interpolation_matrix, resize_by_product, resize_timeline
 from adatad.models.trained import freeze
 from adatad.models.vit import resize_positions, sine_table
 from adatad.spec.schema import AdapterSpec, BackboneSpec
@@ -140,3 +142,17 @@ def test_published_parameter_counts(preset, mode, blocks, ratio, vit, adapters):
     for name, parameter in backbone.named_parameters():
         counts["adapter" in name] += parameter.numel()
     assert counts == {True: adapters, False: vit}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 1000))
+def test_the_product_that_resizes_on_gpus_is_the_interpolation(tubelets, positions, seed):
+    draw = torch.Generator().manual_seed(seed)
+    timeline = torch.randn(2, 3, tubelets, generator=draw, dtype=torch.float64, requires_grad=True)
+    towards = torch.randn(2, 3, positions, generator=draw, dtype=torch.float64)
+    both = resize_by_product(timeline, positions), resize_timeline(timeline, positions)
+    torch.testing.assert_close(*both, rtol=1e-12, atol=1e-12)
+    got, wanted = (torch.autograd.grad(resized, timeline, towards) for resized in both)
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    matrix = interpolation_matrix(tubelets, positions, torch.float64, torch.device("cpu"))
+    assert (matrix != 0).sum(0).max() <= 2

@@ -7,7 +7,6 @@ import torch
 
 from adatad.data.annotations import read_annotations
 from adatad.errors import UserError
-from adatad.models.backbone import resize_by_product, resize_timeline
 from adatad.parallel.processes import Processes
 from adatad.spec import SpecError, load
 from adatad.training import recheck
@@ -186,9 +185,3 @@ def test_ranks_are_blamed_by_what_they_computed_alone(tiny_spec):
     assert "compared before is 20 or later" in message
     assert "no rank's own part tells" in explained(exchanged, 30, spec)
     assert "share windows" in explained([guilty, guilty], 30, spec)
-
-
-def test_the_product_that_resizes_on_gpus_is_the_interpolation():
-    timeline = torch.randn(2, 5, 12)
-    for positions in (12, 24, 7, 30):
-        torch.testing.assert_close(resize_by_product(timeline, positions), resize_timeline(timeline, positions))
