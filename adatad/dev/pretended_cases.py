@@ -82,6 +82,8 @@ CASES = (
     Case("block", "memory.policy=block"),
     Case("tile", TILE),
     Case("tile, rebuild", f"{TILE} memory.recompute=rebuild"),
+    Case("tile, compiled", f"{TILE} memory.compile=true"),
+    Case("full, tile, compiled", f"{FULL} {TILE} memory.compile=true"),
     Case("tile, by blocks", f"{TILE} memory.order=blocks"),
     Case("ranges", RANGES),
     Case("tile, rows on the host", f"{TILE} memory.rows=host"),

@@ -66,6 +66,8 @@ def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
         stack.enter_context(patch.object(torch._C, "_group_tensors_by_device_and_dtype", partial(_grouped, group)))
         stack.enter_context(patch.object(torch, "autocast", _autocast_for(torch.autocast)))
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
+        # The function itself runs: no compiler knows these tensors.
+        stack.enter_context(patch("adatad.memory.compiled.compiled", lambda function: function))
         stack.enter_context(gpu_like_meta(lambda x: isinstance(x, OnGpu)))
         # torch.tensor(..., device="cuda") makes a tensor on the CPU and moves it, where the mode sees it.
         stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())

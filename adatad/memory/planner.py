@@ -215,7 +215,7 @@ class Planner:
         away = {name: "stream" if name == "frozen_weights" else "host" for name in level}
         kept = {"weight_dtype": asked.weight_dtype, "moment_dtype": asked.moment_dtype}
         if changes["policy"] == "tile":
-            kept |= {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype")}
+            kept |= {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype", "compile")}
             kept["host_limit_gib"] = asked.host_limit_gib
         else:
             away = {name: place for name, place in away.items() if name not in TILE_ONLY}

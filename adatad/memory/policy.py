@@ -136,6 +136,7 @@ def wave_settings(
         rows_on_host=memory.rows == "host",
         rows_coded=memory.row_dtype == "fp8",
         halos_on_host=memory.halos == "host",
+        compiled=memory.compile,
     )
 
 

@@ -52,7 +52,7 @@ class SideTimeline:
     def visits(self, frames: Tensor) -> Iterator[tuple[int, Tile, Tensor]]:
         """Adapter number, tile, and the tokens it reads, as the tiles come through the backbone."""
         clips = frames.shape[2] // self.backbone.clip_frames
-        transform = Transform(self.backbone, self.settings.dtype, drops=None)
+        transform = Transform(self.backbone, self.settings.dtype, None, self.settings.branch_type)
         tiles = cut_tiles(len(frames), clips, self.settings.tile_clips)
         blocks = range(self.settings.last + 1)
         if self.settings.block_by_block:

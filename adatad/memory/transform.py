@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adatad.memory.arithmetic import autocast
+from adatad.memory.branches import Branch, BranchFunction, BranchWeights, attention, mlp
 from adatad.memory.coded import SCALE, decode
 from adatad.memory.labels import label
 from adatad.memory.tiles import Tile
 from adatad.models.backbone import VideoBackbone
 from adatad.models.drop_path import BranchDrop, Drops
-from adatad.models.vit import Block, attend
+from adatad.models.vit import Block
 
 Graph = tuple[Tensor, Tensor]
 """A tile's tokens before and behind the block, with the autograd graph between them."""
 
 QKV_BIAS = "attn.qkv_bias"
 """The biases of queries, keys (zeros) and values as one tensor; not a parameter of its own."""
+
+BRANCHES = (
+    (attention, ("norm1.weight", "norm1.bias", "attn.qkv.weight", QKV_BIAS, "attn.proj.weight", "attn.proj.bias")),
+    (mlp, ("norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias")),
+)
+"""Of a block, with the names of their weights."""
 
 
 class BlockWeights:
@@ -39,26 +45,20 @@ class BlockWeights:
         with label("weight casts"):
             joined = torch.cat([q_bias.detach(), torch.zeros_like(q_bias), v_bias.detach()]).to(dtype)
             scales = {name: named.pop(name) for name in list(named) if name.endswith(SCALE)}
-            self._named = {}
+            used = {}
             for name, p in named.items():
                 scale = scales.get(f"{name}_scale")
                 if scale is not None:
-                    self._named[name] = decode(p, scale, dtype)
+                    used[name] = decode(p, scale, dtype)
                 else:
-                    self._named[name] = p if name.startswith("norm") else _cast(p, dtype)
-        self._named[QKV_BIAS] = joined.requires_grad_(q_bias.requires_grad or v_bias.requires_grad)
-        self.learning = {name: tensor for name, tensor in self._named.items() if tensor.requires_grad}
+                    used[name] = p if name.startswith("norm") else _cast(p, dtype)
+        used[QKV_BIAS] = joined.requires_grad_(q_bias.requires_grad or v_bias.requires_grad)
+        self.learning = {name: tensor for name, tensor in used.items() if tensor.requires_grad}
         """What to differentiate by, by the names of the block's parameters, and `QKV_BIAS`."""
 
-    def attention(self, x_nlc: Tensor) -> Tensor:
-        named = self._named
-        mixed = attend(self.block.norm1(x_nlc), self.block.attn.heads, named["attn.qkv.weight"], named[QKV_BIAS])
-        return F.linear(mixed, named["attn.proj.weight"], named["attn.proj.bias"])
-
-    def mlp(self, x_nlc: Tensor) -> Tensor:
-        named = self._named
-        hidden = F.gelu(F.linear(self.block.norm2(x_nlc), named["mlp.fc1.weight"], named["mlp.fc1.bias"]))
-        return F.linear(hidden, named["mlp.fc2.weight"], named["mlp.fc2.bias"])
+        self.branches: list[tuple[BranchFunction, BranchWeights]] = [
+            (function, tuple(used[name] for name in names)) for function, names in BRANCHES
+        ]
 
     def gradients(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of the block's parameters, from those of `learning`."""
@@ -80,11 +80,13 @@ class Transform:
     """`Block.transform` tile by tile, with tokens of any dtype and arithmetic in `dtype`.
 
     drops: stochastic depth of all clips; None: nothing is dropped. A branch that a whole tile drops isn't computed.
+    branch_type: how branches are executed.
     """
 
     backbone: VideoBackbone
     dtype: torch.dtype
     drops: Drops | None
+    branch_type: type[Branch] = Branch
     _weights: dict[int, BlockWeights] = field(default_factory=dict)
 
     def weights(self, index: int) -> BlockWeights:
@@ -100,8 +102,7 @@ class Transform:
     def in_place(self, index: int, tile: Tile, x: Tensor) -> None:
         with self.arithmetic(index):
             for branch, drop in self._branches(index, tile):
-                added = branch(x.to(self.dtype))
-                x.add_(added if drop is None else drop.scale_(added))
+                branch.add_(x, drop)
 
     def graph(self, index: int, tile: Tile, x: Tensor) -> Graph:
         """The graph's input shares x's memory: x must stay as it is. Where both branches are dropped, the graph's
@@ -109,17 +110,16 @@ class Transform:
         with torch.enable_grad(), self.arithmetic(index):
             x = out = x.detach().requires_grad_()
             for branch, drop in self._branches(index, tile):
-                added = branch(out.to(self.dtype))
-                out = out + (added if drop is None else drop.scale(added))
+                out = branch.add(out, drop)
             return x, out
 
-    def _branches(self, index: int, tile: Tile) -> Iterator[tuple[Callable[[Tensor], Tensor], BranchDrop | None]]:
+    def _branches(self, index: int, tile: Tile) -> Iterator[tuple[Branch, BranchDrop | None]]:
         """Those of a block that are computed, with their draws."""
-        weights = self.weights(index)
+        heads, branches = self.backbone.blocks[index].attn.heads, self.weights(index).branches
         drops = (None, None) if self.drops is None else self.drops.block(index, tile.start, tile.stop)
-        for branch, drop in zip((weights.attention, weights.mlp), drops, strict=True):
+        for (function, weights), drop in zip(branches, drops, strict=True):
             if drop is None or not drop.drops_all:
-                yield branch, drop
+                yield self.branch_type(function, weights, heads, self.dtype), drop
 
     def arithmetic(self, index: int) -> AbstractContextManager:
         """Autocast where the norms are trained, and so stay in fp32."""

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from adatad.memory.adapter_tile import AdapterWeights, add_adapter_, cast_adapter, squeeze
+from adatad.memory.branches import Branch
 from adatad.memory.coded import CodedShelf, coded_bytes
+from adatad.memory.compiled import CompiledBranch
 from adatad.memory.labels import label
 from adatad.memory.neighbours import LEFT, RIGHT, Arrival, Neighbours
 from adatad.memory.offload import HostMemory, Shelf, shelf
@@ -60,6 +62,12 @@ class WaveSettings:
     rows_coded: bool = False
     """Both of these are kept in fp8."""
     halos_on_host: bool = False
+    compiled: bool = False
+    """Branches are compiled (`adatad.memory.compiled`)."""
+
+    @property
+    def branch_type(self) -> type[Branch]:
+        return CompiledBranch if self.compiled else Branch
 
 
 class Weights:
@@ -129,7 +137,7 @@ class Wave:
         # Where the tile lies that comes next, and the one that came before.
         self.ahead, self.behind = (LEFT, RIGHT) if neighbours.backwards else (RIGHT, LEFT)
         self.backbone, self.settings, self.weights = backbone, settings, weights
-        self.transform = Transform(backbone, settings.dtype, drops)
+        self.transform = Transform(backbone, settings.dtype, drops, settings.branch_type)
         self.adapters = weights.adapters
         self.tiles = neighbours.tiles(windows, clips, settings.tile_clips)
         self.keep = keep

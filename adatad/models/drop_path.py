@@ -67,6 +67,10 @@ class BranchDrop:
         """Whether the branch adds nothing to any of these clips."""
         return not any(self.kept)
 
+    def factors(self, like: Tensor) -> Tensor:
+        """What the branch's output is multiplied by: [clips, 1, 1], of `like`'s dtype and on its device."""
+        return self.drops.factors(self.branch, like)[self.start : self.stop, None, None]
+
     def scale(self, x: Tensor) -> Tensor:
         """A branch's output [clips, l, c] with its dropped clips zero and the others scaled."""
         factor = self._factor(x)
@@ -79,7 +83,7 @@ class BranchDrop:
 
     def _factor(self, x: Tensor) -> float | Tensor | None:
         if not all(self.kept):
-            return self.drops.factors(self.branch, x)[self.start : self.stop, None, None]
+            return self.factors(x)
         # A number needs neither a table nor a copy.
         scale = scale_of_kept(self.drops.rates[self.branch], x.dtype)
         return None if scale == 1.0 else scale

@@ -13,6 +13,8 @@ from adatad.models.adapter import Adapter
 from adatad.models.drop_path import BlockDrops
 from adatad.models.timm_layers import Mlp
 
+NORM_EPS = 1e-6
+
 
 def sine_table(positions: int, width: int) -> Tensor:
     """Fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
@@ -64,9 +66,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_width: int, adapter: Adapter | None):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width, mlp_width)
         self.adapter = adapter
 

@@ -130,7 +130,7 @@ def _path(spec: Spec, key: Key) -> Iterator[Problem]:
 TILE, DDP = {"memory__policy": "tile"}, {"parallel__engine": "ddp"}
 TILE_ONLY = (
     "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "rows", "halos", "frames",
-    "frozen_weights", "host_limit_gib", "frozen_dtype", "row_dtype",
+    "frozen_weights", "host_limit_gib", "frozen_dtype", "row_dtype", "compile",
 )  # fmt: skip
 
 
@@ -154,6 +154,7 @@ def _memory(spec: Spec) -> Iterator[Finding]:
         # The planner leaves out what isn't allowed; what is said beside it must be possible under tile.
         yield from _placement(spec, ["tile"])
         yield from _frozen_dtype(spec)
+        yield from _compile(spec)
         if _asks_for_tile(memory):
             yield from _reach(spec)
         return
@@ -170,12 +171,15 @@ def _memory(spec: Spec) -> Iterator[Finding]:
         return
     yield from _placement(spec, policies)
     yield from _frozen_dtype(spec)
+    yield from _compile(spec)
     yield from _reach(spec)
 
 
 def _possible_under_tile(spec: Spec, name: str) -> bool:
     """Whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
     mode, engine = spec.model.backbone.mode, spec.parallel.engine
+    if name == "compile":
+        return engine in ("auto", "ddp")
     if name in ("frozen_weights", "frozen_dtype"):
         return mode != "full" and engine in ("auto", "ddp") and spec.memory.order != "tiles"
     return not (name in ("rows", "halos", "row_dtype") and mode == "side") and not (
@@ -229,6 +233,14 @@ def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
             if (said := getattr(memory, name)) != usual:
                 text = f"{said} is without effect: mode side keeps none"
                 yield ("memory", name), ways(text, {f"memory__{name}": usual})
+
+
+def _compile(spec: Spec) -> Iterator[Finding]:
+    """Where a tile's functions can't be compiled."""
+    engine = spec.parallel.engine
+    if spec.memory.compile and engine not in ("auto", "ddp"):
+        text = f"true works with engine ddp, not {engine}"
+        yield ("memory", "compile"), ways(text, {"memory__compile": False}, DDP)
 
 
 def _frozen_dtype(spec: Spec) -> Iterator[Finding]:

@@ -388,6 +388,9 @@ class MemorySpec(Section):
     """tile: stream keeps frozen blocks in host memory and has those on the device that are worked on, and the next."""
     host_limit_gib: Positive | None = None
     """Host memory that kept rows and halos may take on each rank; null: what there is."""
+    compile: bool = False
+    """tile: attention and MLP of the blocks are compiled by torch.compile, once for all blocks, at their first use. It
+    needs a C++ compiler (and Triton on a GPU), and rounds otherwise than without (docs/decisions/compile.md)."""
 
 
 EngineKind = Literal["auto", "ddp", "fsdp", "zero1", "zero2", "zero3", "fairscale"]

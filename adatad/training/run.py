@@ -465,7 +465,7 @@ def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger:
         logger.info("subset %s", account.line())
     for sentence in annotations.warnings:
         logger.warning(sentence)
-    for line in parts.weights_report:
+    for line in (*parts.weights_report, *parts.compile_report):
         logger.info(line)
     sizes = {name: shape.numel() for name, shape in parts.shapes.items()}
     for group in parts.engine.groups:

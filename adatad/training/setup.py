@@ -20,8 +20,9 @@ from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
 from adatad.memory.ahead import FramesAhead
+from adatad.memory.compiled import compile_report
 from adatad.memory.inputs import InputCopies
-from adatad.memory.policy import apply_policy
+from adatad.memory.policy import apply_policy, wave_passes
 from adatad.memory.results import ResultCopies
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
@@ -73,6 +74,8 @@ class Parts:
     """Of frozen weights, as `recheck` found them at its first step; None before."""
     weights_report: list[str] = field(default_factory=list)
     """What was taken from the file of pretrained weights, and what wasn't, in lines."""
+    compile_report: list[str] = field(default_factory=list)
+    """What `memory.compile` compiles, in lines."""
 
     def __post_init__(self) -> None:
         self.inputs = InputCopies(self.processes.device)
@@ -94,6 +97,7 @@ def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> P
     steps_per_epoch = len(annotations.train) // spec.train.global_batch
     parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
     parts.weights_report, parts.classes = weights_report, annotations.classes
+    parts.compile_report = compile_report(wave_passes(model.backbone))
     parts.frozen_fingerprint = frozen_fingerprint
     parts.clip_group = share_windows(model, spec, processes)
     return parts

@@ -17,23 +17,19 @@ from adatad.dev.pretended_tensors import DeviceMismatchError
 from adatad.memory.scale import Scale
 from adatad.spec import load
 
-PRESENT_WAITS = {
-    "tile, everything on the host": 216,
-    "full, tile, rows, halos, frames on the host": 214,
-    "tile, accumulation": 224,
-    "tile, two ranks": 119,
-    "augmentation": 6,
-}
-"""Host waits that are still allowed beyond a case's own bar, by case: to be lowered, never raised."""
-PRESENT_WAITS_OF_A_CLIP = 8
-"""Host waits that a clip more may add, in two blocks under policy tile."""
-PRESENT_UNPINNED = 16
-"""Copies from memory that isn't pinned that a case may have."""
 MAX_PLANNER_ERROR = 0.1
 """Of the launches that the planner composes a step of, beside those that are counted in one: it takes all tiles for
 such with two neighbours, and here half of them have one."""
 
-CHECKED = (*PRESENT_WAITS, "evaluation", "run")
+CHECKED = (
+    "tile, everything on the host",
+    "full, tile, rows, halos, frames on the host",
+    "tile, accumulation",
+    "tile, two ranks",
+    "augmentation",
+    "evaluation",
+    "run",
+)
 SHALLOW = f"{TILE} model.backbone.depth=2 train.global_batch=1"
 
 
@@ -44,9 +40,8 @@ def test_the_host_hardly_waits_and_nothing_races(name):
     counts = run_case(case)
     assert counts.launches.total() > 200
     if case.max_waits is not None:
-        assert counts.waits.total() <= PRESENT_WAITS.get(name, case.max_waits), counts.waits.most_common()
+        assert counts.waits.total() <= case.max_waits, counts.waits.most_common()
     faults = case.faults(counts)
-    assert faults.pop("unpinned").total() <= PRESENT_UNPINNED
     assert not any(faults.values()), faults
 
 
@@ -56,7 +51,7 @@ def test_more_clips_add_no_host_waits():
     for size in (32, 48):
         window = f"data.window.size_grid={size} model.detector.max_length=64"
         waits.append(run_case(Case("tile", f"{SHALLOW} {window}")).waits.total())
-    assert waits[1] - waits[0] <= PRESENT_WAITS_OF_A_CLIP
+    assert waits[1] == waits[0]
 
 
 @pytest.mark.slow

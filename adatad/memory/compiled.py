@@ -1,0 +1,125 @@
+"""A block's branches compiled by torch.compile (`memory.compile`): one compiled function serves all blocks.
+
+Weights are arguments, never constants of what is compiled; shapes are fixed. What differs is compiled once each: the
+branch, in place or with a graph, the tile's clips (the last tile of a window may have fewer), whether stochastic depth
+is on. Which branches are dropped is known on the host, so none of this depends on draws (docs/decisions/compile.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from adatad.errors import UserError
+from adatad.memory.branches import Branch, BranchWeights, attention, mlp
+from adatad.models.drop_path import BranchDrop
+
+if TYPE_CHECKING:
+    from adatad.memory.tiled import WavePass
+
+# CUDA graphs off whatever the environment says: their memory would hold what tiles need at other places.
+SETTINGS: dict[str, Any] = {"backend": "inductor", "options": {"triton.cudagraphs": False}}
+"""Of torch.compile."""
+
+logger = logging.getLogger("adatad")
+
+
+class CompileError(UserError):
+    """torch.compile can't compile a tile's functions here; the message says which and why."""
+
+
+class CompiledBranch(Branch):
+    """A branch whose sum with the tokens is compiled; on the meta device, where memory is counted, it isn't."""
+
+    def add_(self, x: Tensor, drop: BranchDrop | None) -> None:
+        if x.is_meta:
+            super().add_(x, drop)
+        else:
+            self._run(add_attention_ if self.function is attention else add_mlp_, x, drop)
+
+    def add(self, x: Tensor, drop: BranchDrop | None) -> Tensor:
+        if x.is_meta:
+            return super().add(x, drop)
+        return self._run(add_attention if self.function is attention else add_mlp, x, drop)
+
+    def _run(self, function: Callable, x: Tensor, drop: BranchDrop | None) -> Tensor | None:
+        # Always from the table: a number would be compiled into the function, and each block has its own.
+        factors = None if drop is None else drop.factors(self.weights[-2])
+        return compiled(function)(x, factors, self.weights, self.heads, self.dtype)
+
+
+# Four functions, not one with two more arguments: torch counts what it compiles by function, and stops at a limit.
+
+
+def add_attention_(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+    x.add_(_scaled(attention(x.to(dtype), weights, heads), factors))
+
+
+def add_mlp_(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+    x.add_(_scaled(mlp(x.to(dtype), weights, heads), factors))
+
+
+def add_attention(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+    return x + _scaled(attention(x.to(dtype), weights, heads), factors)
+
+
+def add_mlp(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+    return x + _scaled(mlp(x.to(dtype), weights, heads), factors)
+
+
+def _scaled(added: Tensor, factors: Tensor | None) -> Tensor:
+    return added if factors is None else added * factors
+
+
+@cache
+def compiled(function: Callable) -> CompiledFunction:
+    """The same for all blocks."""
+    return CompiledFunction(function)
+
+
+class CompiledFunction:
+    """One of the functions above; says in the log what was compiled when, at its first use, it is."""
+
+    def __init__(self, function: Callable):
+        self.name = function.__name__.replace("_", " ").strip() + (" in place" if function.__name__[-1] == "_" else "")
+        self._run = torch.compile(function, dynamic=False, fullgraph=True, **SETTINGS)
+        self._used: set[tuple] = set()
+
+    def __call__(
+        self, x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype
+    ) -> Tensor | None:
+        """Raises CompileError."""
+        variant = x.shape, x.dtype, dtype, factors is None
+        if variant in self._used:
+            return self._run(x, factors, weights, heads, dtype)
+        started = time.monotonic()
+        try:
+            out = self._run(x, factors, weights, heads, dtype)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            # What the compiler said; torch's own first line says only which one it was.
+            reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
+            raise CompileError(f"memory.compile: can't compile {self.name}: {reason}; set it to false") from error
+        self._used.add(variant)
+        what = f"{self.name}, {list(x.shape)} {x.dtype}".replace("torch.", "")
+        drops = "" if factors is None else ", with stochastic depth"
+        logger.info("memory.compile: %s%s: first use took %.1f s", what, drops, time.monotonic() - started)
+        return out
+
+
+def compile_report(passes: list[WavePass]) -> list[str]:
+    """What of these passes is compiled, in lines for the log."""
+    lines = []
+    for settings in (wave_pass.settings for wave_pass in passes if wave_pass.settings.compiled):
+        dtype = str(settings.dtype).removeprefix("torch.")
+        lines.append(
+            f"memory.compile: attention and MLP of blocks {settings.first} to {settings.last} are compiled by "
+            f"{SETTINGS['backend']} at their first use, in {dtype}, for tiles of {settings.tile_clips} clips and the "
+            "shorter last one of a window: once each for all blocks, at most 8 functions in training, 4 in evaluation"
+        )
+    return lines
