@@ -37,8 +37,8 @@ MAX_WAITS = 2
 """Host waits of a training step on one rank, under any policy and placement."""
 MAX_WAITS_OF_RANKS = 3
 """Host waits of a step on each of several ranks."""
-MAX_WAITS_OF_A_WINDOW = 4
-"""Host waits for the detections of one window: two masks, segments and scores."""
+MAX_WAITS_OF_A_WINDOW = 1
+"""Host waits for the detections of one window: the next one is queued before they are looked at."""
 
 
 @dataclass(frozen=True)

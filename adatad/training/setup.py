@@ -7,6 +7,7 @@ before any optimizer or engine sees the model.
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass, field
 
 import torch
@@ -38,7 +39,6 @@ from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
-from adatad.training.settle import on_main
 from adatad.training.targets import TargetMaker
 
 SLACK_SECONDS = 10.0
@@ -92,8 +92,8 @@ def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> P
     check_batch(spec, processes, annotations)
     model, weights_report = build_initial_model(spec, number_of_classes(spec, annotations))
     freeze(model, spec.model.backbone)
-    # Before a policy casts them. All ranks have read the same file: one of them takes the seconds that it needs.
-    frozen_fingerprint = on_main(processes, lambda: fingerprint(model))
+    # Before a policy casts them.
+    frozen_fingerprint = fingerprint_of_all(model, processes)
     steps_per_epoch = len(annotations.train) // spec.train.global_batch
     parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
     parts.weights_report, parts.classes = weights_report, annotations.classes
@@ -101,6 +101,20 @@ def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> P
     parts.frozen_fingerprint = frozen_fingerprint
     parts.clip_group = share_windows(model, spec, processes)
     return parts
+
+
+def fingerprint_of_all(model: nn.Module, processes: Processes) -> str:
+    """The frozen weights' fingerprint, which takes seconds: one rank of each machine computes it. Raises SetupError, on
+    all ranks, if machines have different weights."""
+    hosts = processes.gather(socket.gethostname())
+    own = fingerprint(model) if hosts.index(hosts[processes.rank]) == processes.rank else None
+    found = {host: value for host, value in zip(hosts, processes.gather(own), strict=True) if value is not None}
+    if len(set(found.values())) > 1:
+        raise SetupError(
+            f"model.backbone.weights: {', '.join(found)} have read different frozen weights; expected one file on all "
+            "machines: copy it anew"
+        )
+    return found[hosts[0]]
 
 
 def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: int, steps_per_epoch: int) -> Parts:
