@@ -32,7 +32,9 @@ def plan(monkeypatch, capsys):
 
 
 def test_what_fits_is_named_with_settings_to_paste(plan):
-    code, printed = plan("--gpu-memory", 24, "--gpus", 2, "--count", "--set", *SMALL, "memory.policy=block")
+    # Where launches take longer than arithmetic does, another policy may be the fastest.
+    large = [setting for setting in SMALL if "pixels" not in setting]
+    code, printed = plan("--gpu-memory", 24, "--gpus", 2, "--count", "--set", *large, "memory.policy=block")
     assert code == 0, printed
     assert "fastest that fits: none, ddp" in printed
     assert "\n--set memory.policy=none\n" in printed
