@@ -50,9 +50,9 @@ def uniform(keys: Tensor, name: str) -> Tensor:
     return _fraction(mix(keys, _salt(name)))
 
 
-def uniform_table(keys: Tensor, names: Sequence[str]) -> Tensor:
-    """`uniform` of all names at once: int64 keys [n] -> float32 [names, n], in some twenty operators."""
-    table = keys.repeat(len(names), 1)
+def uniforms(keys: Tensor, names: Sequence[str]) -> Tensor:
+    """`uniform` of several names at once, in some twenty operators: float32 [names, *keys.shape]."""
+    table = keys.repeat(len(names), *[1] * keys.dim())
     torch._foreach_add_(list(table), [_increment(_salt(name)) for name in names])
     return _fraction(_finalize(table))
 
@@ -63,15 +63,6 @@ def _salt(name: str) -> int:
 
 def _fraction(hashed: Tensor) -> Tensor:
     bits = _shift_right(mix(hashed, 0), 33) & _MASK_31
-    return (bits >> 7).to(torch.float32) * 2.0**-24
-
-
-def uniforms(keys: Tensor, names: Sequence[str]) -> Tensor:
-    """`uniform` of several names in one go: float32 [names, *keys.shape]."""
-    # A salt enters by a sum with the key, so numbers do, added before: mix(key, salt) is mix(key + salt * _GOLDEN, 0).
-    salts = (zlib.crc32(name.encode()) * _GOLDEN % 2**64 for name in names)
-    salted = torch.stack([keys + _signed(salt) for salt in salts])
-    bits = _shift_right(mix(mix(salted, 0), 0), 33) & _MASK_31
     return (bits >> 7).to(torch.float32) * 2.0**-24
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from adatad.models.draws import clip_keys, uniform_table
+from adatad.models.draws import clip_keys, uniforms
 
 
 class Drops:
@@ -43,7 +43,7 @@ class Drops:
 
     def _is_kept(self, keys: Tensor) -> Tensor:
         """bool [branches, clips], where the keys are."""
-        table = uniform_table(clip_keys(keys, self.clips), self.names)
+        table = uniforms(clip_keys(keys, self.clips), self.names)
         # A difference has the sign that a comparison finds, and this takes the rates as numbers of the host.
         torch._foreach_sub_(list(table), self.rates)
         return table >= 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adatad.models.draws import HostKeys, clip_keys, mix, uniform, uniform_table
+from adatad.models.draws import HostKeys, clip_keys, mix, uniform, uniforms
 from adatad.models.drop_path import BranchDrop, Drops, scale_of_kept
 
 KEYS = torch.randint(-(2**63), 2**63 - 1, (500,), generator=torch.Generator().manual_seed(0))
@@ -17,7 +17,7 @@ def test_a_number_and_a_tensor_salt_alike():
 
 
 def test_the_table_has_the_draws_of_each_name():
-    table = uniform_table(KEYS, NAMES)
+    table = uniforms(KEYS, NAMES)
     for draws, name in zip(table, NAMES, strict=True):
         assert torch.equal(draws, uniform(KEYS, name))
 
