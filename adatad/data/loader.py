@@ -86,9 +86,9 @@ class Loader:
         self._asked = Asked(batches)
         self._loader = DataLoader(
             _ErrorsAsValues(dataset), batch_sampler=self._asked, num_workers=workers,
-            collate_fn=partial(_collate_unless_error, complete), pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_stop_signals, timeout=POLL_SECONDS if workers else 0,
-            prefetch_factor=PREFETCH if workers else None,
+            collate_fn=partial(_completed, complete) if complete else _collate_unless_error,
+            pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_stop_signals,
+            timeout=POLL_SECONDS if workers else 0, prefetch_factor=PREFETCH if workers else None,
         )  # fmt: skip
         self._iterator: Any = None
         self._watch: LoaderWatch | None = None
@@ -156,14 +156,14 @@ class _ErrorsAsValues(Dataset):
             return error
 
 
-def _collate_unless_error(
-    complete: Callable[[Batch], Batch] | None, samples: list[Sample | UserError]
-) -> Batch | UserError:
+def _collate_unless_error(samples: list[Sample | UserError]) -> Batch | UserError:
     errors = [sample for sample in samples if isinstance(sample, UserError)]
-    if errors:
-        return errors[0]
-    batch = collate(samples)
-    return complete(batch) if complete else batch
+    return errors[0] if errors else collate(samples)
+
+
+def _completed(complete: Callable[[Batch], Batch], samples: list[Sample | UserError]) -> Batch | UserError:
+    batch = _collate_unless_error(samples)
+    return batch if isinstance(batch, UserError) else complete(batch)
 
 
 def _ignore_stop_signals(worker: int) -> None:
