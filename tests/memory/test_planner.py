@@ -73,6 +73,7 @@ def random_memory(draw: random.Random, mode: str) -> list[str]:
         lines.append(f"memory.recompute={draw.choice(['hold', 'rebuild'])}")
         lines += ["memory.frozen_weights=stream"] * (mode != "full" and draw.random() < 0.3)
         lines.append(f"memory.order={draw.choice(['auto', 'auto', 'blocks'])}")
+        lines.append("memory.compile=true")
     lines += [f"memory.{place}=host" for place in places if draw.random() < 0.3]
     lines.append(f"memory.moment_dtype={draw.choice(['fp32', 'bf16'])}")
     if policy == "tile":
