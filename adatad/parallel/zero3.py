@@ -17,6 +17,7 @@ from adatad.memory.policy import wave_passes
 from adatad.memory.side import SideTimeline
 from adatad.memory.tiled import TrainedWeights
 from adatad.models.backbone import VideoBackbone
+from adatad.models.sequence import SequenceAttention
 from adatad.models.vit import Block
 
 
@@ -24,8 +25,9 @@ def mark_units(model: nn.Module) -> None:
     """Before `deepspeed.initialize`."""
     from deepspeed.utils import set_z3_leaf_module
 
-    for block in (module for module in model.modules() if isinstance(module, Block)):
-        set_z3_leaf_module(block, True)
+    # Attention of the detector reads weights of parts that it doesn't call.
+    for unit in (module for module in model.modules() if isinstance(module, Block | SequenceAttention)):
+        set_z3_leaf_module(unit, True)
     if isinstance(getattr(model, "backbone", None), VideoBackbone):
         for number, weights in enumerate(_weight_modules(model.backbone)):
             weights.adopt()
