@@ -37,7 +37,8 @@ def encode(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 def decode(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """The numbers that `encode` wrote down, rounded to `dtype`."""
     codes = codes.view(torch.float8_e4m3fn) if codes.dtype == torch.uint8 else codes
-    return codes.to(dtype).mul_(scale.to(dtype))
+    # Of fp16 tokens in fp32: the scale of a small token is below fp16's smallest number.
+    return codes.to(dtype).mul_(scale.to(torch.promote_types(scale.dtype, dtype)))
 
 
 # Weights

@@ -180,7 +180,7 @@ WORDS = {
 FLAGS = {
     "--seed": ("N", "--set train.seed={}"),
     "--not_eval": ("", "--set train.evaluate_from_epoch=1000000 (the last epoch is evaluated all the same)"),
-    "--disable_deterministic": ("", "nothing in its place: every run repeats its numbers"),
+    "--disable_deterministic": ("", "nothing in its place on a GPU, where train.deterministic is off unless set"),
     "--epochs": ("N", "--set schedule.epochs={}"),
     "--lr": ("RATE", "--set optimizer.lr={}"),
     "--learning-rate": ("RATE", "--set optimizer.lr={}"),

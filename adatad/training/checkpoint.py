@@ -91,10 +91,12 @@ class HostCopies:
         self._copies: dict[str, Tensor] = {}
 
     def reserve(self, sizes: list[int], device: torch.device) -> None:
-        """Have memory for tensors of so many bytes each. Raises HostMemoryError."""
+        """Have memory for tensors of so many bytes each, or for none. Raises HostMemoryError."""
+        if not sizes:
+            return
         row_bytes = max([len(row) for row in self._rows[:1]] + [min(PIECE_BYTES, sum(map(_aligned, sizes)))])
-        row_bytes = max(row_bytes, max(map(_aligned, sizes), default=0))
-        count = 1 + max((row for row, _ in _packed(sizes, row_bytes)), default=-1)
+        row_bytes = max(row_bytes, max(map(_aligned, sizes)))
+        count = 1 + max(row for row, _ in _packed(sizes, row_bytes))
         if count > len(self._rows) or row_bytes > len(self._rows[0]):
             # Those that are there go first: the next ones may need their room.
             self._copies, self._rows = {}, []

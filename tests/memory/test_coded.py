@@ -51,6 +51,12 @@ def test_rows_of_zeros_are_zeros(kind, dtype):
     assert torch.equal(decode(*encode(torch.zeros(2, 4, dtype=dtype), kind), dtype), torch.zeros(2, 4, dtype=dtype))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_tokens_of_fp16_are_not_lost(kind):
+    x = torch.full((1, 4), 2e-6, dtype=torch.float16)
+    assert torch.allclose(decode(*encode(x, kind), torch.float16), x, rtol=1 / 16)
+
+
 def test_what_is_no_number_is_none_afterwards():
     """A step with such a gradient is skipped, as ever."""
     x = torch.ones(3, 4)

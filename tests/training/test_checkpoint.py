@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,6 +162,13 @@ def test_copies_for_a_checkpoint_lie_in_memory_that_was_reserved_and_do_not_over
     assert len(asked) == 2
 
 
+def test_a_run_whose_ranks_write_their_own_parts_reserves_nothing(monkeypatch):
+    monkeypatch.setattr(checkpoint, "pinned_rows", lambda *arguments: pytest.fail("memory was taken"))
+    spec = load("configs/demo/tia.yaml", ["model.backbone.mode=full", "optimizer.backbone.lr=1e-5"], check_files=False)
+    parts = SimpleNamespace(spec=spec, engine=SimpleNamespace(shards=dict))
+    HostCopies().reserve(whole_sizes(parts), torch.device("cpu"))
+
+
 def test_what_a_run_reserves_is_what_it_saves():
     spec = load("configs/demo/tia.yaml", ["model.backbone.depth=1"], check_files=False)
     with gpu_like_meta():
@@ -183,6 +191,7 @@ WITH_TESTS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 SMALL_DISK_WRITER = """
 import resource, signal, sys, torch
 from pathlib import Path
+from types import SimpleNamespace
 from tiny_spec import saved_state
 from adatad.training.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -208,6 +217,7 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path):
 ENDLESS_WRITER = """
 import sys, torch
 from pathlib import Path
+from types import SimpleNamespace
 from tiny_spec import saved_state
 from adatad.training.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
 weights = {str(i): torch.full((100_000,), float(i)) for i in range(8)}
