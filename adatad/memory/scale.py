@@ -54,7 +54,7 @@ class Scale:
     @contextmanager
     def on(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for context in (gpu_like_meta(), self.meter, self._flops):
+            for context in (no_collection(), gpu_like_meta(), self.meter, self._flops):
                 stack.enter_context(context)
             yield
 
@@ -67,8 +67,7 @@ class Scale:
         cost, before = Cost(), self.bytes
         flops, kernels = self._flops.total, self._flops.kernels
         self.meter.reset_peak()
-        with no_collection():
-            yield cost
+        yield cost
         cost.kept, cost.peak = self.bytes - before, self.meter.peak.bytes - before
         cost.flops, cost.kernels = self._flops.total - flops, self._flops.kernels - kernels
 
