@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -98,12 +98,16 @@ def wire() -> list[Result]:
 class GroupInHostMemory(ClipGroup):
     """What has no values is exchanged as host memory of the same size: torch has no exchange for the meta device."""
 
-    def trade(self, side: int, planes: Tensor) -> Arrival:
-        arrival = super().trade(side, torch.empty_like(planes, device="cpu"))
-        return lambda: arrival().to(META)
+    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
+        arrivals = super().trade_sides({side: torch.empty_like(own, device="cpu") for side, own in planes.items()})
+        return {side: partial(_to_meta, arrival) for side, arrival in arrivals.items()}
 
     def gather(self, own: Tensor) -> Tensor:
         return super().gather(torch.empty_like(own, device="cpu")).to(META)
+
+
+def _to_meta(arrival: Arrival) -> Tensor:
+    return arrival().to(META)
 
 
 def all_to_all_bytes(spec: Spec, ranks: int) -> float:

@@ -5,6 +5,7 @@ What a whole step takes is composed of these (`adatad.memory.moments`); the piec
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Scale:
     @contextmanager
     def on(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for context in (gpu_like_meta(), self.meter, self._flops):
+            for context in (no_collection(), gpu_like_meta(), self.meter, self._flops):
                 stack.enter_context(context)
             yield
 
@@ -69,6 +70,18 @@ class Scale:
         yield cost
         cost.kept, cost.peak = self.bytes - before, self.meter.peak.bytes - before
         cost.flops, cost.kernels = self._flops.total - flops, self._flops.kernels - kernels
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Inside, garbage isn't collected: tensors of what was weighed before would be freed, and taken off."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def kinds(spec: BackboneSpec) -> list[Kind]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -114,12 +115,17 @@ class Monitor:
         return 0 in self.view.left and store_is_in_first_rank()
 
     def _outlast_the_others(self) -> None:
-        """The store that is in this process stays until all others have had time to look, or have left too."""
+        """The store that is in this process stays until all others that live have seen that it leaves, or have left."""
         if self.witness.rank or not store_is_in_first_rank():
             return
-        others = [heartbeat(rank) for rank in range(1, self.witness.world)]
-        end = time.monotonic() + 2 * self.seconds
-        while time.monotonic() < end and any(beat != LEFT.encode() for beat in self.witness.store.multi_get(others)):
+        others = [rank for rank, looks in enumerate(self.view.quiet) if rank and looks < DEAD_LOOKS]
+        end = time.monotonic() + SILENT_LOOKS * self.seconds
+        while others and time.monotonic() < end:
+            beats = self.witness.store.multi_get([heartbeat(rank) for rank in others])
+            others = [
+                rank for rank, beat in zip(others, beats, strict=True)
+                if beat != LEFT.encode() and not self.witness.died(rank)
+            ]  # fmt: skip
             time.sleep(self.seconds / 100)
 
     def _beat(self) -> None:
@@ -141,6 +147,8 @@ class Monitor:
                 before, self.view = beats, View(fault, quiet, left)
                 self.looks += 1
                 if self._store_left():
+                    # The first rank waits for that.
+                    self.own.store.set(keys[self.own.rank], LEFT)
                     return
         except RuntimeError:
             self.lost = True
@@ -189,6 +197,9 @@ class Monitor:
                 faulthandler.dump_traceback(self.file)
             self.last_words()
             logging.shutdown()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
             os._exit(1)
 
 

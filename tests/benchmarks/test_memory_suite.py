@@ -14,7 +14,8 @@ def test_a_training_step_fits(row):
     peak, where = count(row)
     assert peak > 0.5
     assert row.bar_gib is None or peak <= row.bar_gib
-    assert "backward" in where
+    # Of the smallest model the detector takes more than the tiles that go back.
+    assert ("detector" if row.name.startswith("S ") else "backward") in where
 
 
 def test_the_last_line_names_what_is_not_met(capsys):

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ import torch.distributed as dist
 from ranks import CONTEXT, free_port
 
 from adatad.parallel import monitor
-from adatad.parallel.monitor import missing_ranks
+from adatad.parallel.faults import Witness, heartbeat
+from adatad.parallel.monitor import LEFT, Monitor, missing_ranks
 from adatad.parallel.processes import Processes, start_processes
 from adatad.parallel.stacks import Stacks
 
@@ -135,3 +137,20 @@ def test_a_rank_whose_process_is_gone_is_missing_sooner_than_one_that_is_silent(
     quiet = [0, monitor.DEAD_LOOKS, monitor.DEAD_LOOKS]
     assert missing_ranks(quiet, gone=[1]) == [1]
     assert missing_ranks([0, 0, 0], gone=[1]) == [], "it beats: another container's processes aren't seen from here"
+
+
+def test_the_first_rank_waits_with_its_store_for_one_that_looks_late(monkeypatch):
+    store, clock = dist.HashStore(), [0.0]
+    for key, value in (("place 1", "elsewhere 1"), (heartbeat(1), "0")):
+        store.set(key, value)
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] > 5 * monitor.BEAT_SECONDS:
+            store.set(heartbeat(1), LEFT)
+
+    watched = Monitor(Witness(store, 0, 2), hang_seconds=600)
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    watched.leave()
+    assert store.get(heartbeat(0)) == store.get(heartbeat(1)) == LEFT.encode()
+    assert clock[0] < 6 * monitor.BEAT_SECONDS, "it leaves as soon as the other one knows"
