@@ -27,8 +27,8 @@ def alone(shared_spec):
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory) -> list[str]:
     """Stage 3 with nothing but what is in use whole: the limits of ds_configs/zero3.json would keep all of so small a
-    model. In test_stage_3_never_... the patch embedding has 49 thousand numbers, a block with its adapter 9.4; as long as
-    a limit isn't reached DeepSpeed fetches one more parameter, however large it is."""
+    model. In test_stage_3_never_... the patch embedding has 49 thousand numbers, a block with its adapter 9.4; until a
+    limit is reached DeepSpeed fetches one more parameter, however large it is."""
     return zero3_settings(tmp_path_factory.mktemp("deepspeed"), live=67000, reuse=9000, prefetch=9000)
 
 
