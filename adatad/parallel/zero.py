@@ -81,7 +81,8 @@ class ZeroEngine:
 
     def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
         self.optimizer.clip_grad = max_norm or 0.0
-        self.losses = losses
+        # A step that asks for no norm would be taken for one that isn't finite, and find no losses.
+        self.norm, self.sums, self.losses = math.inf, [], losses
         self.engine.step()
         self.losses = None
         return self.norm, self.sums
