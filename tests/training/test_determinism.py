@@ -122,7 +122,7 @@ def test_no_operator_of_a_step_lacks_a_deterministic_kernel(tiny_spec, neck, win
     with META:
         model = build_model(spec.model, 3)
         frames, mask = torch.empty(2, 3, 64, 32, 32, dtype=torch.uint8), torch.ones(2, 32, dtype=torch.bool)
-        keys, points = torch.zeros(2, dtype=torch.int64), 32 + 16 + 8
+        keys, points = torch.zeros(2, dtype=torch.int64, device="cpu"), 32 + 16 + 8
         valid = torch.ones(2, points, dtype=torch.bool)
         targets = Targets(torch.zeros(2, points, 3), torch.zeros(2, points, 2), valid, valid)
 
