@@ -91,8 +91,8 @@ def caught_by(mistake: Mistake | None) -> str:
         if mistake:
             plant(mistake, Path(folder))
             sys.path.insert(0, folder)
-        from adatad.parity.cases import find_cases, read_case
-        from adatad.parity.model_case import run_case
+        from adatad.dev.parity.cases import find_cases, read_case
+        from adatad.dev.parity.model_case import run_case
 
         if mistake and not Path(sys.modules["adatad"].__file__).is_relative_to(folder):
             raise RuntimeError("the package with the mistake isn't the one that was imported")
@@ -107,7 +107,7 @@ def survivors() -> list[str]:
     """Mistakes that nothing caught; prints a line for each mistake."""
     import torch
 
-    import adatad.parity.model_case  # noqa: F401, imported before the fork, to share the time that torch takes
+    import adatad.dev.parity.model_case  # noqa: F401, imported before the fork, to share the time that torch takes
 
     torch.set_num_threads(1)
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:

@@ -53,36 +53,36 @@ def main() -> int:
     if args.suite != "gpu" and (args.report or args.minutes is not None):
         parser.error("--report and --minutes: only of the suite gpu")
 
-    from adatad.benchmarks.table import show, verdict
+    from adatad.dev.benchmarks.table import show, verdict
 
     match args.suite:
         case "memory":
-            from adatad.benchmarks.memory import run
+            from adatad.dev.benchmarks.memory import run
         case "launches":
-            from adatad.benchmarks.launches import run
+            from adatad.dev.benchmarks.launches import run
         case "cpu":
-            from adatad.benchmarks.cpu import run
+            from adatad.dev.benchmarks.cpu import run
         case "gpu":
             # Read when torch begins to allocate; a user's own settings stay.
             if not os.environ.keys() & {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"}:
                 os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-            from adatad.benchmarks.gpu import run as run_gpu
+            from adatad.dev.benchmarks.gpu import run as run_gpu
 
             run = partial(run_gpu, seconds=60 * (args.minutes or 8.0), report=PAGES if args.report else None)
         case "roofline":
-            from adatad.benchmarks.roofline import run
+            from adatad.dev.benchmarks.roofline import run
         case "rounding":
-            from adatad.benchmarks.rounding import run
+            from adatad.dev.benchmarks.rounding import run
         case "engines":
-            from adatad.benchmarks.engines import run
+            from adatad.dev.benchmarks.engines import run
         case "clip":
-            from adatad.benchmarks.clip import run
+            from adatad.dev.benchmarks.clip import run
         case "evaluation":
-            from adatad.benchmarks.evaluation import run
+            from adatad.dev.benchmarks.evaluation import run
         case "checkpoint":
-            from adatad.benchmarks.checkpoint import run
+            from adatad.dev.benchmarks.checkpoint import run
         case "decoding":
-            from adatad.benchmarks.decoding import run
+            from adatad.dev.benchmarks.decoding import run
     results = run()
     show(TITLES[args.suite], results)
     failed = verdict(results)

@@ -19,7 +19,7 @@ def main() -> int:
     # The page takes minutes.
     check_output(args.output)
 
-    from adatad.report.model_zoo import model_zoo
+    from adatad.dev.model_zoo import model_zoo
 
     write_text(args.output, model_zoo())
     print(args.output)

@@ -30,7 +30,7 @@ def main() -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from adatad.training.pretrain import pretrain
+    from adatad.dev.pretrain import pretrain
 
     console = Console()
     with Progress(console=console, disable=not console.is_terminal) as bar:

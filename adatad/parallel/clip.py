@@ -107,7 +107,7 @@ class ClipGroup(Shares):
         return torch.cat([piece[:, : len(share) * per_clip] for piece, share in zip(pieces, self.all, strict=True)], 1)
 
 
-class PretendedGroup(Shares):
+class FakeClipGroup(Shares):
     """Of ranks that aren't there, to count what one of them does: what comes from the others has no meaning."""
 
     def trade(self, side: int, planes: Tensor) -> Arrival:
@@ -143,7 +143,7 @@ def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float
     return ClipGroup(mesh, clips, group)
 
 
-def share_clips(backbone: VideoBackbone, group: ClipGroup | PretendedGroup) -> None:
+def share_clips(backbone: VideoBackbone, group: ClipGroup | FakeClipGroup) -> None:
     """Make a backbone, under whatever memory policy, run on this rank's clips and give the whole window's features."""
     backbone.first_clip = group.own.start
     for adapter in (module for module in backbone.modules() if isinstance(module, Adapter)):

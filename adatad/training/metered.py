@@ -10,7 +10,7 @@ from adatad.memory.labels import label
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
 from adatad.models.detector import build_model
-from adatad.parallel.clip import ClipGroup, PretendedGroup, share_clips
+from adatad.parallel.clip import ClipGroup, FakeClipGroup, share_clips
 from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
@@ -53,7 +53,7 @@ def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> Parts:
     return parts
 
 
-def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | PretendedGroup | None = None) -> Parts:
+def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | FakeClipGroup | None = None) -> Parts:
     """A model without values, its engine and its moving average. group: the ranks that share a window; None: those of
     `counted_mesh`, if the spec wants that."""
     with META:
@@ -61,7 +61,7 @@ def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | PretendedGr
     parts = assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
     if spec.parallel.clip > 1:
         clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
-        parts.clip_group = group or PretendedGroup(counted_mesh(spec), clips)
+        parts.clip_group = group or FakeClipGroup(counted_mesh(spec), clips)
         share_clips(model.backbone, parts.clip_group)
     return parts
 

@@ -18,7 +18,7 @@ from adatad.memory.policy import apply_policy
 from adatad.memory.transform import Transform
 from adatad.memory.wave import SegmentWave
 from adatad.models.backbone import VideoBackbone
-from adatad.parallel.clip import PretendedGroup, share_clips
+from adatad.parallel.clip import FakeClipGroup, share_clips
 from adatad.parallel.mesh import Mesh
 from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
 
@@ -38,7 +38,7 @@ def recorded(rank: int) -> tuple[list[Point], list[Point]]:
     data = DataSpec(annotations="", videos="", window=WindowSpec(size_grid=16 * CLIPS), size_pixels=16)
     memory = MemorySpec(policy="tile", tile_clips=1, segment_blocks=3)
     apply_policy(backbone, memory, data, torch.float32, clip_ranks=RANKS)
-    group = PretendedGroup(Mesh(1, RANKS, 0, rank), CLIPS)
+    group = FakeClipGroup(Mesh(1, RANKS, 0, rank), CLIPS)
     share_clips(backbone, group)
     forward, backward = [], []
     in_place, descend = Transform.in_place, SegmentWave.descend

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from adatad.benchmarks import launches
-from adatad.benchmarks.launches import counted_step, pretended_results
-from adatad.benchmarks.table import verdict
+from adatad.dev.benchmarks import launches
+from adatad.dev.benchmarks.launches import counted_step, pretended_results
+from adatad.dev.benchmarks.table import verdict
 from adatad.dev.pretended_cases import CASES, CONFIG, TILE, TINY, Case, case_of, run_case
 from adatad.dev.pretended_streams import Counts
 from adatad.dev.pretended_tensors import DeviceMismatchError

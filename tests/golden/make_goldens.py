@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from adatad.convert.opentad import opentad_name
+from adatad.dev.parity.cases import Case
+from adatad.dev.parity.model_case import LOSSES, evaluation_losses, fresh_parts, recorded
+from adatad.dev.parity.translate import batch_of, build_case_model, metas_of, spec_of
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.models.detections import decode
 from adatad.models.losses import detection_losses
-from adatad.parity.cases import Case
-from adatad.parity.model_case import LOSSES, evaluation_losses, fresh_parts, recorded
-from adatad.parity.translate import batch_of, build_case_model, metas_of, spec_of
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts
 from adatad.training.step import batch_targets, train_step

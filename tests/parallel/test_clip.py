@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from ranks import run_ranks
 from steps import POLICIES, Outcome, Run, difference, train_cases, train_steps, worst, zero3_settings
 
-from adatad.benchmarks.clip import trace
+from adatad.dev.benchmarks.clip import trace
+from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
 from adatad.memory.tiles import cut_evenly
-from adatad.parallel.clip import PretendedGroup
-from adatad.parallel.clip_trace import Event, Machine, TracedGroup, replay
+from adatad.parallel.clip import FakeClipGroup
 from adatad.parallel.mesh import Mesh
 from adatad.spec import SpecError, load
 from adatad.spec.clip_share import clip_share
@@ -219,7 +219,7 @@ def test_what_is_counted_without_other_ranks_is_what_real_ones_exchange(policy, 
     settings = [*WINDOW, *POLICIES[policy], "parallel.clip=3", "train.precision=fp32", "train.global_batch=2"]
     spec = load(shared_spec, settings)
     for rank, real in enumerate(run_ranks(3, exchanges_of, shared_spec, settings)):
-        counted = trace(spec, PretendedGroup(Mesh(1, 3, 0, rank), 5), torch.device("cpu"), windows=2)
+        counted = trace(spec, FakeClipGroup(Mesh(1, 3, 0, rank), 5), torch.device("cpu"), windows=2)
         assert [event for event in counted if event.kind not in ("work", "detector")] == real
         assert len(real) > 10
 

@@ -55,7 +55,7 @@ def test_runs_whose_files_cannot_be_read_are_refused_and_the_file_is_named(place
 @pytest.mark.parametrize("output", ["", ".", "folder", "loop", "pipe", "file/x", "x" * 300])
 def test_outputs_are_checked_before_the_work(places, run_here, monkeypatch, command, output):
     monkeypatch.setattr("adatad.report.compare.read_result", lambda path: pytest.fail("the work began"))
-    monkeypatch.setattr("adatad.report.model_zoo.model_zoo", lambda: pytest.fail("the work began"))
+    monkeypatch.setattr("adatad.dev.model_zoo.model_zoo", lambda: pytest.fail("the work began"))
     before = sorted(path.name for path in places.iterdir())
     done = run_here(*command, "--output", output)
     assert done.returncode == 2

@@ -1,0 +1,231 @@
+"""Golden windows: which frames, masks and segments the reference cuts out of whole data sets.
+
+Cases go through the functions of training and evaluation; where the reference draws, its numbers are fed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adatad.data.annotation_file import AMBIGUOUS
+from adatad.data.annotations import Video, annotations_of
+from adatad.data.classes import read_classes
+from adatad.data.windows import (
+    MAX_TRIES,
+    Window,
+    WindowPlace,
+    complete_instances,
+    evaluation_window,
+    evaluation_windows,
+    random_window,
+    resize_indices,
+    training_window,
+)
+from adatad.dev.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
+from adatad.dev.parity.nms_file import segments_of
+from adatad.dev.parity.post_file import window_meta_of
+from adatad.evaluation.postprocess import WindowMeta, to_seconds
+from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.training.validation import window_meta
+
+
+def run(content: dict[str, Any], folder: Path) -> list[Row]:
+    """Every comparison of a windows.json."""
+    class_map = [content["class_map"]] if "class_map" in content else []
+    return [
+        *rows_of_cases(content.get("cases", ()), _run_case, "data set"),
+        *rows_of_cases(content.get("seconds_cases", ()), _seconds_rows, "seconds"),
+        *rows_of_cases(content.get("resize_failures", ()), _resize_rows, "resize_failures"),
+        *rows_of_cases(class_map, _class_rows, "class_map"),
+    ]
+
+
+def _seconds_rows(case: dict[str, Any]) -> Iterator[Row]:
+    error = _seconds_error(case["segments"], case["seconds"], window_meta_of(case["meta"]))
+    yield _row("seconds_cases", "seconds", error, "seconds_unrounded")
+
+
+def _resize_rows(case: dict[str, Any]) -> Iterator[Row]:
+    wanted = case["frames_wanted"]
+    lengths = [len(resize_indices(total, wanted)) for total in case["failing_total_frames"]]
+    yield _row(f"resize_failures {wanted}", "positions", largest(abs(n - wanted) for n in lengths))
+
+
+def _row(case: str, quantity: str, error: float, kind: str = "exact") -> Row:
+    return Row(f"windows/{case}", quantity, error, TOLERANCES[kind])
+
+
+def _class_rows(case: dict[str, Any]) -> Iterator[Row]:
+    """The generated class list, with the reference's "Ambiguous" and without."""
+    spec, database, theirs = (
+        DataSpec(annotations="class_map", videos=""),
+        case["annotations"]["database"],
+        case["classes"],
+    )
+    yield _row("class_map", "classes", mismatch([*read_classes(spec, database, reference=True).names], theirs))
+    ours = [*read_classes(spec, database).names]
+    yield _row("class_map", "mended classes", mismatch(ours, [name for name in theirs if name != AMBIGUOUS]))
+
+
+def _data_spec(case: dict[str, Any]) -> DataSpec:
+    settings = case["settings"]
+    strides = settings.get("feature_stride", 1), settings.get("sample_stride", 1)
+    window = WindowSpec(
+        kind="resize" if case["kind"] == "resize" else "sliding",
+        size_grid=next(settings[key] for key in ("window_size", "resize_length", "trunc_len") if key in settings),
+        frames_per_position=settings.get("scale_factor", 1),
+        stride_frames=strides[0] * strides[1],
+        overlap=settings.get("window_overlap_ratio", 0.0),
+        min_visible=settings.get("trunc_thresh", 0.5),
+        crop_ratio=settings.get("crop_ratio"),
+        offset_frames=settings.get("offset_frames", 0),
+    )
+    fps = settings.get("fps", -1)
+    return DataSpec(
+        annotations=case["name"], videos="", classes=tuple(case["classes"]), train_subset=settings["subset"],
+        validation_subset=settings["subset"], fps=fps if fps > 0 else None, window=window,
+        blocked_videos=tuple(settings.get("block_list") or ()), filter_short=settings.get("filter_gt", False),
+    )  # fmt: skip
+
+
+def _run_case(case: dict[str, Any]) -> Iterator[Row]:
+    spec, settings = _data_spec(case), case["settings"]
+    agnostic = settings.get("class_agnostic", False)
+    data = annotations_of(case["annotations"]["database"], spec, reference=True, class_agnostic=agnostic)
+    testing = settings.get("test_mode", False)
+    videos = data.validation if testing else data.train
+    match case["kind"]:
+        case "random_trunc":
+            expected = case["samples"]
+            ours, errors = _random_windows(case, {video.name: video for video in videos}, spec.window)
+            yield _row(case["name"], "draws", largest(errors))
+        case _:
+            expected = case["windows"]
+            places = _places(videos, spec.window, testing, settings.get("ioa_thresh", 0.0))
+            yield _row(case["name"], "places", mismatch(*_places_as_listed(places, expected, spec.window)))
+            ours = [_cut(place, case, spec.window, testing) for place in places]
+    yield from _window_rows(case["name"], ours, expected, spec)
+    if case.get("mended_windows") is not None:
+        mended = [place for video in videos for place in evaluation_windows(video, spec.window)]
+        centres = [[place.video.name, *_centres(place, spec.window)] for place in mended]
+        yield _row(case["name"], "mended windows", mismatch(centres, case["mended_windows"]))
+
+
+def _places(videos: tuple[Video, ...], spec: WindowSpec, testing: bool, completeness: float) -> list[WindowPlace]:
+    """All windows of a data set in its order; those to train on, or to take a loss of, hold instances."""
+    places = [place for video in videos for place in evaluation_windows(video, spec, repeat_last=True)]
+    if testing or spec.kind == "resize":
+        return places
+    complete = [complete_instances(place, spec, completeness) for place in places]
+    return [place for place in complete if place is not None]
+
+
+def _centres(place: WindowPlace, spec: WindowSpec) -> list[int]:
+    """[first frame, last frame, positions] of a sliding window."""
+    last = place.start_grid + place.length_grid - 1
+    return [place.start_grid * spec.stride_frames, last * spec.stride_frames, place.length_grid]
+
+
+def _places_as_listed(
+    places: list[WindowPlace], expected: list[dict[str, Any]], spec: WindowSpec
+) -> tuple[list[Any], list[Any]]:
+    """Which windows there are: ours, and the reference's."""
+    if spec.kind == "resize":
+        return [place.video.name for place in places], [window["video"] for window in expected]
+    ours = [
+        [place.video.name, _centres(place, spec), place.start_grid, place.start_grid + place.length_grid - 1]
+        for place in places
+    ]
+    keys = ("video", "centres", "feature_start_idx", "feature_end_idx")
+    return ours, [[window[key] for key in keys] for window in expected]
+
+
+def _cut(place: WindowPlace, case: dict[str, Any], spec: WindowSpec, testing: bool) -> Window:
+    frames = case["decoder_frames"][place.video.name]
+    if spec.kind == "resize" and not testing:
+        return training_window(place.video, frames, spec, np.random.default_rng(0))
+    return evaluation_window(place, frames, spec)
+
+
+class _Fed:
+    """Stands for a generator of random numbers: gives the reference's, the last one for ever.
+
+    drawn: [low, high, value] of each, both ends included.
+    """
+
+    def __init__(self, numbers: list[int]):
+        self.numbers, self.drawn = numbers, []
+
+    def integers(self, low: int, high: int | None = None) -> int:
+        first, last = (0, low - 1) if high is None else (low, high - 1)
+        number = self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0]
+        self.drawn.append([first, last, number])
+        return number
+
+
+def _random_windows(
+    case: dict[str, Any], videos: dict[str, Video], spec: WindowSpec
+) -> tuple[list[Window], list[float]]:
+    """The window of each sample, and 1 where what was drawn for it isn't what the reference drew."""
+    windows, errors = [], []
+    tries = case["settings"].get("max_trials", MAX_TRIES)
+    for sample in case["samples"]:
+        crop, frames, draws = sample["crop"], case["decoder_frames"][sample["video"]], sample["draws"]
+        whole = len(draws) == sample["num_draws"]
+        short = crop["sampled_frames"] <= spec.size_grid * spec.frames_per_position
+        # A short video's length is drawn too. Where not all tries are listed, the last one's start is all that counts.
+        length = [crop["length"]] if short and spec.crop_ratio is not None else []
+        draw = _Fed([value for *_, value in draws] if whole and draws else [*length, crop["start"]])
+        windows.append(random_window(videos[sample["video"]], frames, spec, draw, tries))
+        if whole:
+            errors.append(mismatch(draw.drawn, draws))
+        elif crop["tries"] == tries:
+            errors.append(mismatch(len(draw.drawn), sample["num_draws"]))
+    return windows, errors
+
+
+def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], spec: DataSpec) -> Iterator[Row]:
+    pairs = list(zip(ours, expected, strict=False))
+    count = abs(len(ours) - len(expected))
+    yield _row(name, f"{len(expected)} windows", float(count))
+    frames = largest(mismatch(o.indices.tolist(), _frames(t["frame_inds"])) for o, t in pairs)
+    yield _row(name, "frames", frames + largest(mismatch(len(o.indices), t["clip_len"]) for o, t in pairs))
+    masks = [((o.valid_grid, spec.window.size_grid), (t["valid"], t["mask_len"])) for o, t in pairs]
+    yield _row(name, "masks", largest(mismatch(*pair) for pair in masks))
+    yield _row(name, "meta", largest(_meta_error(window_meta(o, spec), t["meta"], spec) for o, t in pairs))
+    labelled = [(o, t) for o, t in pairs if "gt_segments" in t]
+    if labelled:
+        segments = [relative_to_value(o.segments_grid, segments_of(t["gt_segments"])) for o, t in labelled]
+        yield _row(name, "segments", largest(segments), "segments_grid")
+        yield _row(name, "labels", largest(mismatch(o.labels.tolist(), t["gt_labels"]) for o, t in labelled))
+    seconds = [
+        _seconds_error(t["pred_segments"], t["pred_seconds"], window_meta(o, spec))
+        for o, t in pairs if "pred_seconds" in t
+    ]  # fmt: skip
+    if seconds:
+        yield _row(name, "seconds", largest(seconds), "seconds_unrounded")
+
+
+def _frames(indices: dict[str, list]) -> list[int]:
+    if "list" in indices:
+        return indices["list"]
+    return [first + step * number for first, step, count in indices["runs"] for number in range(count)]
+
+
+def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> float:
+    """0 if two windows lie in the same place; a random one's start isn't among the reference's facts."""
+    expected = window_meta_of(theirs)
+    start = expected.start_frame if "window_start_frame" in theirs or "resize_length" in theirs else ours.start_frame
+    same = (ours.duration_seconds, ours.fps, ours.stride_frames, ours.start_frame, ours.resize_grid) == (
+        expected.duration_seconds, expected.fps, expected.stride_frames, start, expected.resize_grid,
+    )  # fmt: skip
+    return float(not (same and theirs.get("window_size", spec.window.size_grid) == spec.window.size_grid))
+
+
+def _seconds_error(segments: list[list[float]], seconds: list[list[float]], meta: WindowMeta) -> float:
+    difference = to_seconds(segments_of(segments), meta).astype(np.float64) - segments_of(seconds)
+    return largest(np.abs(difference).ravel())

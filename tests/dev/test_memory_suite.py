@@ -1,0 +1,24 @@
+"""The bars of the memory suite, for the rows that are counted quickly and the one that matters most."""
+
+import pytest
+
+from adatad.dev.benchmarks.memory import ROWS, count
+from adatad.dev.benchmarks.table import Result, verdict
+
+QUICK = [row for row in ROWS if row.name.startswith(("g 1536 x 224, hold", "all of it", "L ", "B ", "S ", "g side"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", QUICK, ids=lambda row: row.name)
+def test_a_training_step_fits(row):
+    peak, where = count(row)
+    assert peak > 0.5
+    assert row.bar_gib is None or peak <= row.bar_gib
+    # Of the smallest model the detector takes more than the tiles that go back.
+    assert ("detector" if row.name.startswith("S ") else "backward") in where
+
+
+def test_the_last_line_names_what_is_not_met(capsys):
+    assert verdict([Result("a", 1.0, 2.0), Result("b", 3.0)]) == 0
+    assert verdict([Result("a", 1.0, 2.0), Result("c", 3.0, 2.0), Result("d", 3.0, 2.0)]) == 1
+    assert capsys.readouterr().out.splitlines() == ["all bars met", "not met: c, d"]
