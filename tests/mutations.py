@@ -91,7 +91,7 @@ def caught_by(mistake: Mistake | None) -> str:
         if mistake:
             plant(mistake, Path(folder))
             sys.path.insert(0, folder)
-        from adatad.dev.parity.cases import find_cases, read_case
+        from adatad.dev.parity.golden_cases import find_cases, read_case
         from adatad.dev.parity.model_case import run_case
 
         if mistake and not Path(sys.modules["adatad"].__file__).is_relative_to(folder):

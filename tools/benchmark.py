@@ -53,36 +53,36 @@ def main() -> int:
     if args.suite != "gpu" and (args.report or args.minutes is not None):
         parser.error("--report and --minutes: only of the suite gpu")
 
-    from adatad.dev.benchmarks.table import show, verdict
+    from adatad.dev.benchmarks.results import show, verdict
 
     match args.suite:
         case "memory":
-            from adatad.dev.benchmarks.memory import run
+            from adatad.dev.benchmarks.memory_suite import run
         case "launches":
-            from adatad.dev.benchmarks.launches import run
+            from adatad.dev.benchmarks.launches_suite import run
         case "cpu":
-            from adatad.dev.benchmarks.cpu import run
+            from adatad.dev.benchmarks.cpu_suite import run
         case "gpu":
             # Read when torch begins to allocate; a user's own settings stay.
             if not os.environ.keys() & {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"}:
                 os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-            from adatad.dev.benchmarks.gpu import run as run_gpu
+            from adatad.dev.benchmarks.gpu_suite import run as run_gpu
 
             run = partial(run_gpu, seconds=60 * (args.minutes or 8.0), report=PAGES if args.report else None)
         case "roofline":
-            from adatad.dev.benchmarks.roofline import run
+            from adatad.dev.benchmarks.roofline_suite import run
         case "rounding":
-            from adatad.dev.benchmarks.rounding import run
+            from adatad.dev.benchmarks.rounding_suite import run
         case "engines":
-            from adatad.dev.benchmarks.engines import run
+            from adatad.dev.benchmarks.engines_suite import run
         case "clip":
-            from adatad.dev.benchmarks.clip import run
+            from adatad.dev.benchmarks.clip_suite import run
         case "evaluation":
-            from adatad.dev.benchmarks.evaluation import run
+            from adatad.dev.benchmarks.evaluation_suite import run
         case "checkpoint":
-            from adatad.dev.benchmarks.checkpoint import run
+            from adatad.dev.benchmarks.checkpoint_suite import run
         case "decoding":
-            from adatad.dev.benchmarks.decoding import run
+            from adatad.dev.benchmarks.decoding_suite import run
     results = run()
     show(TITLES[args.suite], results)
     failed = verdict(results)

@@ -49,7 +49,7 @@ def show_summary(args: argparse.Namespace) -> int:
 
 
 def run_benchmark(args: argparse.Namespace) -> int:
-    from adatad.dev.benchmarks.data import measure, show
+    from adatad.dev.benchmarks.data_suite import measure, show
 
     spec = spec_from_arguments(args)
     if spec.train.global_batch % args.ranks:

@@ -31,7 +31,7 @@ def main() -> int:
     if args.policy != "tile" and (args.tile_clips or args.segment_blocks or args.recompute != "hold"):
         parser.error("--tile-clips, --segment-blocks and --recompute belong to --policy tile")
 
-    from adatad.dev.parity.verify import verify
+    from adatad.dev.parity.verify_golden import verify
     from adatad.spec.schema import MemorySpec
 
     memory = MemorySpec(

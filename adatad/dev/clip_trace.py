@@ -73,7 +73,7 @@ class TracedGroup:
 
 
 @dataclass(frozen=True)
-class Machine:
+class ReplayMachine:
     """work: by the traces' clock, per second; link: bytes per second between neighbours, each way; latency_seconds: of
     one exchange; slow: rank to the factor by which it takes longer."""
 
@@ -94,7 +94,7 @@ class Replay(NamedTuple):
         return sum(self.idle) / (len(self.idle) * self.seconds)
 
 
-def replay(traces: Sequence[Sequence[Event]], machine: Machine) -> Replay:
+def replay(traces: Sequence[Sequence[Event]], machine: ReplayMachine) -> Replay:
     """Traces of all ranks of a group, in order, run against each other."""
     ranks = [_Rank(number, trace, machine) for number, trace in enumerate(traces)]
     while any(rank.left for rank in ranks):
@@ -106,7 +106,7 @@ def replay(traces: Sequence[Sequence[Event]], machine: Machine) -> Replay:
 
 
 class _Rank:
-    def __init__(self, number: int, trace: Sequence[Event], machine: Machine):
+    def __init__(self, number: int, trace: Sequence[Event], machine: ReplayMachine):
         self.number, self.trace, self.machine = number, trace, machine
         self.at, self.now, self.idle = 0, 0.0, 0.0
         self.sent: dict[int, list[float]] = {LEFT: [], RIGHT: []}
@@ -144,7 +144,7 @@ class _Rank:
         self.now = max(self.now, moment)
 
 
-def _meet(ranks: list[_Rank], machine: Machine) -> bool:
+def _meet(ranks: list[_Rank], machine: ReplayMachine) -> bool:
     """All ranks at a gather: they go on together."""
     if not all(rank.left and rank.event.kind == "gather" for rank in ranks):
         return False

@@ -7,7 +7,7 @@ import torch
 
 from adatad.convert.checkpoint import load_opentad, opentad_state
 from adatad.convert.weight_file import WeightsError
-from adatad.dev.parity.cases import find_cases, read_case
+from adatad.dev.parity.golden_cases import find_cases, read_case
 from adatad.dev.parity.translate import spec_of
 from adatad.models.detector import build_model
 from adatad.spec import SpecError, load

@@ -138,7 +138,7 @@ def test_the_tile_stream_keeps_no_full_length_tensor():
 
 STEP = """
 import json, sys, torch
-from adatad.dev.benchmarks.cpu import peak_resident, resident_floor
+from adatad.dev.benchmarks.cpu_suite import peak_resident, resident_floor
 from adatad.memory.meter import Meter
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes

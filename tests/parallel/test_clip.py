@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ranks import run_ranks
 from steps import POLICIES, Outcome, Run, difference, train_cases, train_steps, worst, zero3_settings
 
-from adatad.dev.benchmarks.clip import trace
-from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
+from adatad.dev.benchmarks.clip_suite import trace
+from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.memory.tiles import cut_evenly
 from adatad.parallel.clip import FakeClipGroup
 from adatad.parallel.mesh import Mesh
@@ -268,11 +268,11 @@ def test_shares_and_tiles_cover_all_clips_evenly(clips, ranks, data):
 def test_a_replay_waits_for_what_is_sent():
     left = [Event("work", 10), Event("trade", 0, 1), Event("arrive", side=1), Event("gather", 0), Event("work", 5)]
     right = [Event("trade", 0, 0), Event("work", 2), Event("arrive", side=0), Event("gather", 0)]
-    done = replay([left, right], Machine(work=1, link=1, latency_seconds=1))
+    done = replay([left, right], ReplayMachine(work=1, link=1, latency_seconds=1))
     # The right one waits from 2 to 11 for planes, and from 12, when both have met, to the end.
     assert done.seconds == 17
     assert done.idle == [12 - 10, 9 + 1 + 5]
-    slow = replay([left, right], Machine(work=1, link=1, latency_seconds=1, slow={0: 2}))
+    slow = replay([left, right], ReplayMachine(work=1, link=1, latency_seconds=1, slow={0: 2}))
     assert slow.seconds == 32
     with pytest.raises(RuntimeError, match="wait for each other"):
-        replay([[Event("arrive", side=1)], [Event("arrive", side=0)]], Machine(1, 1, 1))
+        replay([[Event("arrive", side=1)], [Event("arrive", side=0)]], ReplayMachine(1, 1, 1))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from adatad.dev.benchmarks.table import Result
+from adatad.dev.benchmarks.results import Result
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine
 

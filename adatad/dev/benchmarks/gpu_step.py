@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from adatad.dev.benchmarks.cpu import peak_resident, resident_floor
-from adatad.dev.benchmarks.gpu_cases import CLASSES, Case, Variant, spec_of
+from adatad.dev.benchmarks.cpu_suite import peak_resident, resident_floor
+from adatad.dev.benchmarks.gpu_cases import CLASSES, GpuCase, Variant, spec_of
 from adatad.memory.offload import GIB, HostMemoryError
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
@@ -30,7 +30,7 @@ CONTEXT_BYTES = GIB
 
 
 @dataclass
-class Measured:
+class StepMeasurement:
     """Of one case and variant; `seconds` of each step; bytes that were allocated, and that the allocator held, at
     most. fits: False once it ran out of memory."""
 
@@ -48,12 +48,12 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-class Peak(NamedTuple):
+class StepPeak(NamedTuple):
     allocated: int
     reserved: int
 
 
-def measure(case: Case, variant: Variant, device: torch.device, into: Measured) -> None:
+def measure(case: GpuCase, variant: Variant, device: torch.device, into: StepMeasurement) -> None:
     """Build, warm up, and time steps; everything is freed afterwards. A variant that memory runs out for, in whatever
     way that is said, is noted as such.
 
@@ -145,14 +145,14 @@ def capped(size_gib: float | None, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], Peak]]:
+def peak_memory(device: torch.device) -> Iterator[Callable[[], StepPeak]]:
     """Gives a function for the peak bytes since entering: of the allocator, or resident memory on a CPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: Peak(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
+        yield lambda: StepPeak(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
     else:
         floor = resident_floor()
-        yield lambda: Peak(*[peak_resident() - floor] * 2)
+        yield lambda: StepPeak(*[peak_resident() - floor] * 2)
 
 
 def link_rate(device: torch.device) -> float:

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from adatad.convert.opentad import is_dropped, our_name
-from adatad.dev.parity.cases import Case
-from adatad.dev.parity.compare import (
+from adatad.dev.parity.comparison import (
     TOLERANCES,
-    Row,
+    Comparison,
     largest,
     mismatch,
     norm,
@@ -29,7 +28,8 @@ from adatad.dev.parity.compare import (
     relative,
     relative_to_value,
 )
-from adatad.dev.parity.detections import largest_differences
+from adatad.dev.parity.detection_differences import largest_differences
+from adatad.dev.parity.golden_cases import GoldenCase
 from adatad.dev.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.models.detections import decode
@@ -47,7 +47,7 @@ LOSSES = ("cls_loss", "reg_loss", "cost")
 INSIDE_THE_BACKBONE = ("block_input", "block", "side_output")
 
 
-def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bool = False) -> list[Row]:
+def run_case(case: GoldenCase, memory: MemorySpec | None = None, double_trajectory: bool = False) -> list[Comparison]:
     """Every comparison of a case, on the CPU in float32. Under policy tile no activation inside the backbone is ever
     whole, and the side variant doesn't run blocks that feed no adapter: rows say of these that they aren't computed.
 
@@ -66,7 +66,7 @@ def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bo
         return checks.rows + trained_rows(case, spec, double_trajectory)
 
 
-def trained_rows(case: Case, spec: Spec, double: bool) -> list[Row]:
+def trained_rows(case: GoldenCase, spec: Spec, double: bool) -> list[Comparison]:
     """The rows of the recorded steps; double: in float64, without trying float32 first."""
     checks = Checks(case)
     trajectory(checks, parts_in_double(case, spec) if double else fresh_parts(case, spec))
@@ -81,11 +81,11 @@ def trained_rows(case: Case, spec: Spec, double: bool) -> list[Row]:
 class Checks:
     """Collects the rows of a case."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: GoldenCase):
         self.case, self.rows = case, []
 
     def add(self, quantity: str, error: float, kind: str) -> None:
-        self.rows.append(Row(self.case.name, quantity, error, TOLERANCES[kind]))
+        self.rows.append(Comparison(self.case.name, quantity, error, TOLERANCES[kind]))
 
     def arrays(self, name: str, ours: dict[str, np.ndarray], never_made: Collection[str] = ()) -> None:
         """Compare all expected arrays `name` or `name`/i with ours of the same keys, but for those that the model never
@@ -111,13 +111,13 @@ class Checks:
         )
 
 
-def fresh_parts(case: Case, spec: Spec) -> Parts:
+def fresh_parts(case: GoldenCase, spec: Spec) -> Parts:
     processes = Processes(0, 1, torch.device("cpu"))
     classes, steps = case.facts["detector"]["classes"], case.facts["schedule"]["steps_per_epoch"]
     return assemble(spec, processes, model_of(case, spec), classes, steps)
 
 
-def parts_in_double(case: Case, spec: Spec) -> Parts:
+def parts_in_double(case: GoldenCase, spec: Spec) -> Parts:
     if spec.memory.policy == "tile":
         spec = spec.model_copy(update={"memory": spec.memory.model_copy(update={"weight_dtype": "fp64"})})
     parts = fresh_parts(case, spec)
@@ -271,7 +271,7 @@ def evaluation(checks: Checks, parts: Parts, targets: Targets) -> None:
 
 
 @torch.no_grad()
-def evaluation_losses(case: Case, parts: Parts, targets: Targets) -> dict[str, Tensor]:
+def evaluation_losses(case: GoldenCase, parts: Parts, targets: Targets) -> dict[str, Tensor]:
     batch = batch_of(case)
     parts.model.eval()
     predictions = parts.model(batch.frames, batch.mask)
@@ -337,7 +337,7 @@ def trained_in(group: dict[str, Any], parts: Parts) -> set[str]:
     return {our_name(name) for name in group["parameters"] if not is_dropped(name)} & set(parts.trained)
 
 
-def our_groups(case: Case, parts: Parts) -> list[int]:
+def our_groups(case: GoldenCase, parts: Parts) -> list[int]:
     """Numbers of the reference's groups in which anything is trained."""
     return [index for index, group in enumerate(case.expected["optimizer_groups"]) if trained_in(group, parts)]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from adatad.dev.benchmarks.evaluation_data import map_input, nms_input
-from adatad.dev.benchmarks.table import Result
+from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.scored_data import map_input, nms_input
 from adatad.evaluation.detection_map import evaluate
 from adatad.evaluation.nms import apply_nms
 from adatad.spec.schema import NmsSpec
@@ -68,7 +68,7 @@ NMS_ROUNDS, MAP_ROUNDS = 15, 5
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScoringTime:
     """Medians of CPU time over several runs: seconds, and units of the product measured just before each."""
 
     seconds: float
@@ -117,14 +117,14 @@ def _map_results(case: MapCase, rounds: int) -> list[Result]:
     ]
 
 
-def measure(action: Callable[[], object], rounds: int) -> Measured:
+def measure(action: Callable[[], object], rounds: int) -> ScoringTime:
     """CPU time of this process in `action`, with a calibration before each round."""
     seconds, calibrations = [], []
     for _ in range(rounds):
         calibrations.append(calibrate())
         seconds.append(cpu_seconds(action))
     units = [spent / unit for spent, unit in zip(seconds, calibrations, strict=True)]
-    return Measured(statistics.median(seconds), statistics.median(units), statistics.median(calibrations))
+    return ScoringTime(statistics.median(seconds), statistics.median(units), statistics.median(calibrations))
 
 
 def calibrate() -> float:
@@ -139,5 +139,5 @@ def cpu_seconds(action: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def _note(took: Measured) -> str:
+def _note(took: ScoringTime) -> str:
     return f"{1000 * took.seconds:.1f} ms, calibration {1000 * took.calibration_seconds:.1f} ms"

@@ -15,8 +15,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from adatad.dev.benchmarks.gpu_cases import CASES, CLASSES, REFERENCE, TILE, Case, spec_of
-from adatad.dev.benchmarks.table import Result
+from adatad.dev.benchmarks.gpu_cases import CASES, CLASSES, REFERENCE, TILE, GpuCase, spec_of
+from adatad.dev.benchmarks.results import Result
 from adatad.memory.flops import FlopCount
 from adatad.memory.planner import Machine, Planner
 from adatad.memory.scale import Scale
@@ -115,7 +115,7 @@ def never_computed(units: Units, clips: int, card: Card) -> tuple[float, int]:
     return PICO * picoseconds, round(kernels)
 
 
-def run(cases: tuple[Case, ...] = (CASES[0], CASES[2])) -> list[Result]:
+def run(cases: tuple[GpuCase, ...] = (CASES[0], CASES[2])) -> list[Result]:
     """Prints the table of docs/benchmarks/roofline.md; returns the ratios, of which the first case's has a bar."""
     columns = ("", "kernels", "on the GPU, s", "launches, s", "a step, s", "of the reference's")
     results = []

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from adatad.dev.benchmarks.table import Result
-from adatad.dev.pretended_cases import CASES, Case, run_case
+from adatad.dev.benchmarks.results import Result
+from adatad.dev.pretended_cases import CASES, PretendedCase, run_case
 from adatad.dev.pretended_streams import Counts
 from adatad.dev.pretended_tensors import DeviceMismatchError
 from adatad.memory.offload import GIB
@@ -36,7 +36,7 @@ STEPS = {"g_1536x224_adapter": 250_000, "g_768x160_adapter": 112_000}
 COMPARED = ("s_768x160_adapter", "b_768x160_adapter", "l_768x160_adapter", "h_768x160_adapter")
 
 
-class Step(NamedTuple):
+class StepCounts(NamedTuple):
     """A step of one window: launches in all and of what is outside of the backbone; predicted seconds."""
 
     launches: int
@@ -48,7 +48,7 @@ def run() -> list[Result]:
     return [*pretended_results(), *model_results()]
 
 
-def pretended_results(cases: tuple[Case, ...] = CASES) -> Iterator[Result]:
+def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Result]:
     """Yield each case's host waits with its launches, then what it must have none of."""
     counted: dict[str, Counts] = {}
     for case in cases:
@@ -94,16 +94,16 @@ def model_results() -> Iterator[Result]:
         )
 
 
-def step_of(config: str, policy: str, scale: Scale) -> Step:
+def step_of(config: str, policy: str, scale: Scale) -> StepCounts:
     """Count a step of one window of a spec in configs/thumos. scale: that may have weighed for other specs."""
     overrides = ["train.global_batch=1", f"memory.policy={policy}"]
     return counted_step(load(f"configs/thumos/{config}.yaml", overrides, check_files=False), scale)
 
 
-def counted_step(spec: Spec, scale: Scale) -> Step:
+def counted_step(spec: Spec, scale: Scale) -> StepCounts:
     """Compose a step of its pieces; what happens once in a step (augmentation, the optimizer) isn't in it."""
     planner = Planner(spec, Machine(80 * GIB, tflops=PRODUCTS_TFLOPS / EFFICIENCY), torch.bfloat16, scale=scale)
     memory, units = planner.resolved(spec.memory), planner.units(spec.train.accumulation)
     work, outer = planner.step(units, memory, "ddp").work, planner.outer(units, memory)
     backbone = sum(kernels * times for _, kernels, times in work.runs)
-    return Step(backbone + outer.kernels, outer.kernels, planner.plan(memory, "ddp").seconds)
+    return StepCounts(backbone + outer.kernels, outer.kernels, planner.plan(memory, "ddp").seconds)

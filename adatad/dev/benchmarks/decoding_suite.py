@@ -21,7 +21,7 @@ import psutil
 from adatad.data import video_index
 from adatad.data.decode import VideoReader, Way, missing_library, open_video
 from adatad.data.video_index import Heartbeat, read_index
-from adatad.dev.benchmarks.table import Result
+from adatad.dev.benchmarks.results import Result
 
 WINDOW_FRAMES, STRIDE_FRAMES = 96, 4
 REPEATS = 3
@@ -32,7 +32,7 @@ MAX_GROWTH_BYTES = 16 << 10
 """For each time a video is opened, from the 200th on."""
 
 
-class Video(NamedTuple):
+class VideoSize(NamedTuple):
     width: int
     height: int
     frames: int
@@ -43,8 +43,13 @@ class Video(NamedTuple):
         return f"{self.width}x{self.height}, a key frame every {self.key_gap}"
 
 
-LONG = (Video(320, 180, 6000, 60), Video(320, 180, 6000, 250))
-SHORT = (Video(228, 128, 800, 60), Video(454, 256, 800, 60), Video(640, 360, 800, 60), Video(1280, 720, 800, 60))
+LONG = (VideoSize(320, 180, 6000, 60), VideoSize(320, 180, 6000, 250))
+SHORT = (
+    VideoSize(228, 128, 800, 60),
+    VideoSize(454, 256, 800, 60),
+    VideoSize(640, 360, 800, 60),
+    VideoSize(1280, 720, 800, 60),
+)
 
 
 def run() -> list[Result]:
@@ -71,7 +76,7 @@ def run() -> list[Result]:
     return results
 
 
-def write_video(path: Path, video: Video) -> Path:
+def write_video(path: Path, video: VideoSize) -> Path:
     blocks = np.random.default_rng(0).integers(0, 256, (video.height // 4 + 2, video.width // 4 + 2, 3), np.uint8)
     texture = blocks.repeat(8, 0).repeat(8, 1)
     options = {"crf": "26", "preset": "veryfast", "x264-params": f"bframes=3:keyint={video.key_gap}"}

@@ -19,8 +19,8 @@ from rich.table import Table
 from torch import Tensor
 
 from adatad.data.dataset import Batch
-from adatad.dev.benchmarks.table import Result
-from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
+from adatad.dev.benchmarks.results import Result
+from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.dev.comm_counter import CommCounter
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
@@ -219,7 +219,7 @@ def enlarged(events: tuple[Event, ...], share: float) -> tuple[Event, ...]:
     return tuple(e._replace(amount=amounts.get(e.kind, e.amount * scale)) for e in events)
 
 
-class Sizes(NamedTuple):
+class StepSizes(NamedTuple):
     """Floating-point operations of a step, backbone and detector; bytes of a plane and of the features."""
 
     backbone: float
@@ -228,17 +228,17 @@ class Sizes(NamedTuple):
     features: float
 
 
-def sizes_of(spec: Spec) -> Sizes:
+def sizes_of(spec: Spec) -> StepSizes:
     whole, backbone = planner(spec), spec.model.backbone
     detector = whole.outer(whole.units(1), spec.memory).flops
     sizes = resolve_backbone(backbone)
     plane = (spec.data.size_pixels // sizes.patch) ** 2 * int(sizes.width * backbone.adapter.ratio) * 2
     tubelets = clips_of_window(spec.data, backbone.clip_frames) * backbone.clip_frames // backbone.tubelet
-    return Sizes(whole.own().flops - detector, detector, plane, 4 * tubelets * sizes.width)
+    return StepSizes(whole.own().flops - detector, detector, plane, 4 * tubelets * sizes.width)
 
 
 def idle() -> list[Result]:
-    machine, rows, shares = Machine(WORK, INSIDE, LATENCY_SECONDS), [], {}
+    machine, rows, shares = ReplayMachine(WORK, INSIDE, LATENCY_SECONDS), [], {}
     for clip, one_way in ((2, False), (4, False), (8, False), (4, True)):
         done = replay(traces_of(clip, one_way), machine)
         shares[clip, one_way] = 100 * done.idle_share
@@ -254,7 +254,7 @@ SMALL = "configs/thumos/s_768x160_adapter.yaml"
 SMALLER = ["data.size_pixels=64", "data.window.size_grid=384", "model.detector.max_length=384", "train.precision=fp32",
            "data.augment=null", "model.backbone.weights=random"]  # fmt: skip
 """VideoMAE-S on 24 clips of 64 pixels: some seconds of CPU time."""
-LOOPBACK = Machine(work=1.0, link=1 * GB, latency_seconds=100e-6)
+LOOPBACK = ReplayMachine(work=1.0, link=1 * GB, latency_seconds=100e-6)
 """For traces in CPU seconds."""
 STEPS = 3
 
@@ -328,7 +328,7 @@ def scaling() -> list[Result]:
         shares = [f"{100 * alone / (clip * seconds):.0f}" for seconds in (even, uneven)]
         rows.append((str(data * clip), f"{data} x {clip}", f"{even:.3f}", f"{uneven:.3f}", *shares))
     for name, link in (("NVLink", INSIDE), ("PCIe", PCIE), ("the network", BETWEEN)):
-        seconds = replay(traces_of(NODE), Machine(WORK, link, LATENCY_SECONDS)).seconds
+        seconds = replay(traces_of(NODE), ReplayMachine(WORK, link, LATENCY_SECONDS)).seconds
         print(f"a window over {NODE} GPUs that trade over {name}: {seconds:.3f} s, without the sum of gradients")
     head = ["GPUs", "data x clip", "step, s", "one slow, s", "efficiency, %", "one slow, %"]
     print_table(f"scaling on paper; one GPU alone: {alone:.2f} s a window", head, rows)
@@ -339,7 +339,7 @@ def step_seconds(data: int, clip: int, slow: float = 1.0) -> float:
     """Of groups of `clip` GPUs, `data` of them. Groups lie on nodes of NODE GPUs where they can; one GPU, which has no
     fewer clips than any, is `slow`."""
     link = INSIDE if clip <= NODE else BETWEEN
-    done = replay(traces_of(clip), Machine(WORK, link, LATENCY_SECONDS, {(clip - 1) // 2: slow}))
+    done = replay(traces_of(clip), ReplayMachine(WORK, link, LATENCY_SECONDS, {(clip - 1) // 2: slow}))
     ranks = data * clip
     between = INSIDE if ranks <= NODE else BETWEEN
     return done.seconds + 2 * trained_bytes() * (ranks - 1) / ranks / between

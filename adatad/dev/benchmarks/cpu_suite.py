@@ -18,7 +18,7 @@ from ctypes import CDLL
 from pathlib import Path
 from typing import NamedTuple
 
-from adatad.dev.benchmarks.table import Result
+from adatad.dev.benchmarks.results import Result
 
 CONFIG = "configs/thumos/s_768x160_adapter.yaml"
 OVERRIDES = "data.window.size_grid=128 model.detector.max_length=128 train.precision=fp32 train.global_batch=1"
@@ -79,7 +79,7 @@ def measure(policy: str, what: str) -> dict[str, float]:
         # glibc keeps freed blocks below its threshold, which it moves up by itself unless it is set. Set, every large
         # block is mapped anew, which takes time.
         environment["MALLOC_MMAP_THRESHOLD_"] = "262144"
-    command = [sys.executable, "-m", "adatad.dev.benchmarks.cpu", policy, what]
+    command = [sys.executable, "-m", "adatad.dev.benchmarks.cpu_suite", policy, what]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -38,7 +38,7 @@ TOLERANCES = {
 """What the golden cases' description allows; the unit stands beside each."""
 
 
-class Row(NamedTuple):
+class Comparison(NamedTuple):
     case: str
     quantity: str
     error: float
@@ -58,12 +58,12 @@ UNREADABLE = "UNREADABLE"
 """A case whose content is no such case."""
 
 
-def not_computed(case: str, quantity: str, why: str) -> Row:
-    return Row(case, f"{quantity}: {why}", 0.0, 0.0, NOT_COMPUTED)
+def not_computed(case: str, quantity: str, why: str) -> Comparison:
+    return Comparison(case, f"{quantity}: {why}", 0.0, 0.0, NOT_COMPUTED)
 
 
-def unreadable(case: str, error: Exception) -> Row:
-    return Row(case, f"can't be run: {described(error)}", float("inf"), 0.0, UNREADABLE)
+def unreadable(case: str, error: Exception) -> Comparison:
+    return Comparison(case, f"can't be run: {described(error)}", float("inf"), 0.0, UNREADABLE)
 
 
 def described(error: Exception) -> str:
@@ -76,8 +76,8 @@ def described(error: Exception) -> str:
 
 
 def rows_of_cases(
-    cases: Iterable[dict[str, Any]], compare: Callable[[dict[str, Any]], Iterable[Row]], name: str = ""
-) -> list[Row]:
+    cases: Iterable[dict[str, Any]], compare: Callable[[dict[str, Any]], Iterable[Comparison]], name: str = ""
+) -> list[Comparison]:
     """The rows of every case. One that can't be run is a row that fails and says why, under its own name or `name`
     with its number; the others are compared all the same."""
     rows = []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from adatad.dev.parity.compare import largest
+from adatad.dev.parity.comparison import largest
 
 Detection = dict[str, Any]
 

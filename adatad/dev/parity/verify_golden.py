@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adatad.command import say
-from adatad.dev.parity.cases import FILES, CaseError, find_cases, read_case
-from adatad.dev.parity.compare import NOT_COMPUTED, UNREADABLE, Row, described
+from adatad.dev.parity.comparison import NOT_COMPUTED, UNREADABLE, Comparison, described
 from adatad.dev.parity.data_files import NAMES, find_data_files, run_data_file
+from adatad.dev.parity.golden_cases import FILES, CaseError, find_cases, read_case
 from adatad.dev.parity.model_case import run_case
 from adatad.files import shown
 from adatad.spec.schema import MemorySpec
@@ -52,7 +52,7 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
     return 2 if unreadable else int(over > 0)
 
 
-def table(rows: list[Row], failures_only: bool) -> Table:
+def table(rows: list[Comparison], failures_only: bool) -> Table:
     table = Table("case", "quantity", "largest error", "tolerance", "")
     for row in rows:
         if failures_only and row.passed:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from adatad.dev.benchmarks.table import Result
+from adatad.dev.benchmarks.results import Result
 from adatad.memory.meter import Peak
 from adatad.models.detector import build_model
 from adatad.models.trained import trained_names
@@ -28,7 +28,7 @@ WEIGHTS = ("frozen weights", "trained weights", "optimizer state", "moving avera
 """Labels of the count whose place a partition rule takes."""
 
 
-class Sizes(NamedTuple):
+class ModelBytes(NamedTuple):
     """Bytes of a model: frozen weights in bf16 (norms too, as under the wave), trained ones in fp32; of both, those of
     the largest block, and of what lies outside of blocks. full: whether everything is trained."""
 
@@ -51,7 +51,7 @@ def run() -> list[Result]:
     return results
 
 
-def sizes_of(spec: Spec) -> Sizes:
+def sizes_of(spec: Spec) -> ModelBytes:
     with META:
         model = build_model(spec.model, num_classes=20)
     trained_ones = set(trained_names(model, spec.model.backbone))
@@ -65,10 +65,10 @@ def sizes_of(spec: Spec) -> Sizes:
             learning += size if learns else 0
         else:
             root += size
-    return Sizes(frozen, trained, learning, max(blocks.values()), root, spec.model.backbone.mode == "full")
+    return ModelBytes(frozen, trained, learning, max(blocks.values()), root, spec.model.backbone.mode == "full")
 
 
-def rank_bytes(engine: str, ranks: int, sizes: Sizes, peak: Peak) -> float:
+def rank_bytes(engine: str, ranks: int, sizes: ModelBytes, peak: Peak) -> float:
     """The larger of two moments: backward, where what a step works on stands beside what is held and gathered; and the
     update, where all gradients do."""
     held = held_bytes(engine, ranks, sizes.frozen, sizes.trained)
@@ -77,14 +77,14 @@ def rank_bytes(engine: str, ranks: int, sizes: Sizes, peak: Peak) -> float:
     return sum(held) - held.gradients + max(in_backward, held.gradients)
 
 
-def gathered(engine: str, ranks: int, sizes: Sizes) -> float:
+def gathered(engine: str, ranks: int, sizes: ModelBytes) -> float:
     """What is held of others in backward. Of sharded weights two segments of blocks (one in work, one on its way), the
     root, and the trained weights that the wave reads whole, unless torch's shards reach it block by block."""
     whole = 0 if engine == "fsdp" and sizes.full else sizes.trained_in_blocks
     return gathered_bytes(engine, ranks, sizes.trained, 2 * SEGMENT * sizes.block + sizes.root + whole)
 
 
-def show(title: str, sizes: Sizes, peak: Peak) -> None:
+def show(title: str, sizes: ModelBytes, peak: Peak) -> None:
     table = Table("engine", *(f"{ranks} ranks" for ranks in RANKS), title=f"GiB a rank, g 1536 x 224, {title}",
                   title_justify="left")  # fmt: skip
     for engine in ENGINES:
@@ -93,7 +93,7 @@ def show(title: str, sizes: Sizes, peak: Peak) -> None:
     Console(width=100).print(table)
 
 
-def bars(title: str, sizes: Sizes, peak: Peak) -> list[Result]:
+def bars(title: str, sizes: ModelBytes, peak: Peak) -> list[Result]:
     held: dict[str, Held] = {e: held_bytes(e, 64, sizes.frozen, sizes.trained) for e in ("zero3", "fsdp")}
     if title.startswith("full"):
         # Of 24 GB a tenth and 1 GiB stay free.

@@ -16,11 +16,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from adatad.dev.benchmarks.gpu_cases import CASES, CLASSES, ON_HOST, REFERENCE, TILE, Case, Variant, on_cards, spec_of
+from adatad.dev.benchmarks.gpu_cases import (
+    CASES,
+    CLASSES,
+    ON_HOST,
+    REFERENCE,
+    TILE,
+    GpuCase,
+    Variant,
+    on_cards,
+    spec_of,
+)
 from adatad.dev.benchmarks.gpu_epoch import epochs
 from adatad.dev.benchmarks.gpu_report import Sheet, describe, facts, write_page
-from adatad.dev.benchmarks.gpu_step import Measured, link_rate, matrix_rate, measure
-from adatad.dev.benchmarks.table import Result
+from adatad.dev.benchmarks.gpu_step import StepMeasurement, link_rate, matrix_rate, measure
+from adatad.dev.benchmarks.results import Result
 from adatad.errors import UserError
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
@@ -48,24 +58,24 @@ class Suite:
     rate: float
     machine: Machine
     scale: Scale = field(default_factory=Scale)
-    measured: dict[Case, dict[Variant, Measured]] = field(default_factory=dict)
+    measured: dict[GpuCase, dict[Variant, StepMeasurement]] = field(default_factory=dict)
     _planners: dict[tuple[str, ...], Planner] = field(default_factory=dict)
 
-    def measure(self, cases: tuple[Case, ...], rounds: int, until: float) -> None:
+    def measure(self, cases: tuple[GpuCase, ...], rounds: int, until: float) -> None:
         """A round of all cases, then the next, as long as there is time: every case once before any twice."""
-        self.measured = {case: {variant: Measured() for variant in case.variants} for case in cases}
+        self.measured = {case: {variant: StepMeasurement() for variant in case.variants} for case in cases}
         for _ in range(rounds):
             for case, variants in self.measured.items():
                 for variant, so_far in variants.items():
                     if so_far.fits and time.monotonic() < until:
                         measure(case, variant, self.device, so_far)
 
-    def plan(self, case: Case, variant: Variant) -> Plan:
+    def plan(self, case: GpuCase, variant: Variant) -> Plan:
         """What the planner says of a variant, told the rates that this device and its link have."""
         planner, memory = self.planner(case, variant), spec_of(case, variant).memory
         return planner.plan(planner.resolved(memory), "ddp")
 
-    def planner(self, case: Case, variant: Variant) -> Planner:
+    def planner(self, case: GpuCase, variant: Variant) -> Planner:
         """One for all variants of a case whose weights have one dtype: most of its work is the same for them."""
         spec = spec_of(case, variant)
         key = case.config, case.overrides, spec.memory.weight_dtype
@@ -73,13 +83,13 @@ class Suite:
             self._planners[key] = Planner(spec, self.machine, torch.bfloat16, CLASSES, scale=self.scale)
         return self._planners[key]
 
-    def useful_flops(self, case: Case) -> int:
+    def useful_flops(self, case: GpuCase) -> int:
         """FLOPs of a step that keeps every activation."""
         return self.plan(case, NONE).flops
 
 
 def run(
-    cases: tuple[Case, ...] = CASES,
+    cases: tuple[GpuCase, ...] = CASES,
     device: torch.device | None = None,
     rounds: int = ROUNDS,
     seconds: float = BUDGET_SECONDS,
@@ -121,7 +131,7 @@ def machine_of(device: torch.device, rate: float) -> Machine:
     return Machine(memory, available_bytes(), rate / 1e12, link_rate(device) / 1e9)
 
 
-def sheet_of(suite: Suite, case: Case) -> Sheet:
+def sheet_of(suite: Suite, case: GpuCase) -> Sheet:
     """All figures of a case; what others published last."""
     measured = suite.measured[case]
     useful = suite.useful_flops(case)
@@ -133,7 +143,7 @@ def sheet_of(suite: Suite, case: Case) -> Sheet:
     return Sheet(title, COLUMNS, rows)
 
 
-def row_of(suite: Suite, case: Case, variant: Variant, useful: int, reference: float | None) -> tuple[str, ...]:
+def row_of(suite: Suite, case: GpuCase, variant: Variant, useful: int, reference: float | None) -> tuple[str, ...]:
     m, plan = suite.measured[case][variant], suite.plan(case, variant)
     planned = f"{plan.bytes / GIB:.2f}", f"{plan.seconds:.3f}"
     if not m.is_timed:
@@ -155,7 +165,7 @@ def show(sheet: Sheet) -> None:
     Console(width=160).print(table)
 
 
-def bars(suite: Suite, case: Case) -> list[Result]:
+def bars(suite: Suite, case: GpuCase) -> list[Result]:
     """Times as ratios to the reference's recipe; for g also the part of the device's rate that isn't used."""
     measured = suite.measured[case]
     times = {variant.name: m.median for variant, m in measured.items() if m.is_timed}
@@ -180,7 +190,7 @@ def bars(suite: Suite, case: Case) -> list[Result]:
     return results
 
 
-def planner_bars(suite: Suite, case: Case) -> list[Result]:
+def planner_bars(suite: Suite, case: GpuCase) -> list[Result]:
     """How far the planner's memory and time are off, on a GPU."""
     results = []
     for variant, m in suite.measured[case].items():

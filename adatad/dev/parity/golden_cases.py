@@ -29,7 +29,7 @@ class CaseError(UserError):
 
 
 @dataclass(frozen=True)
-class Case:
+class GoldenCase:
     """facts: case.json; expected: expected.json; arrays by name from the three npz files."""
 
     folder: Path
@@ -65,7 +65,7 @@ def files_named(folder: Path, names: tuple[str, ...]) -> list[Path]:
     return sorted(found)
 
 
-def read_case(folder: Path) -> Case:
+def read_case(folder: Path) -> GoldenCase:
     """Raises CaseError, or FileError of adatad.files, which name the file."""
     for name in FILES:
         if not (folder / name).is_file():
@@ -75,7 +75,7 @@ def read_case(folder: Path) -> Case:
         raise CaseError(f"{folder / 'case.json'}: expected the case's name under 'name'")
     weights, inputs, arrays = (read_arrays(folder / name) for name in ("weights.npz", "inputs.npz", "expected.npz"))
     _check_shapes(folder / "inputs.npz", facts, inputs)
-    return Case(folder, facts, expected, weights, inputs, arrays)
+    return GoldenCase(folder, facts, expected, weights, inputs, arrays)
 
 
 def _check_shapes(path: Path, facts: dict[str, Any], inputs: dict[str, np.ndarray]) -> None:
