@@ -168,7 +168,8 @@ def pinned(shape: torch.Size, dtype: torch.dtype, device: torch.device, what: st
         size = shape.numel() * dtype.itemsize / GIB
         raise HostMemoryError(
             f"{size:.2f} GiB more of pinned host memory for {what} can't be had ({error}): leave it on the device "
-            "(memory.rows, memory.halos, ...), or allow the process more locked memory (ulimit -l, the job's memory)"
+            "(memory.saved_inputs, memory.halos, ...), or allow the process more locked memory (ulimit -l, the job's "
+            "memory)"
         ) from error
 
 

@@ -119,7 +119,7 @@ def wave_settings(
     positions = (data.size_pixels // backbone.patch) ** 2
     clips = -(-clips_of_window(data, backbone.clip_frames) // clip_ranks)
     tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width, clips)
-    hold = memory.recompute == "hold"
+    hold = memory.recompute == "once"
     trained = [i for i in range(first, last + 1) if any(p.requires_grad for p in backbone.blocks[i].parameters())]
     span = last + 1 - min(trained, default=first)
     mlp_ratio = backbone.blocks[0].mlp.fc1.out_features / backbone.width
@@ -133,8 +133,8 @@ def wave_settings(
         block_by_block=memory.order == "blocks",
         dtype=dtype,
         residual=DTYPES.get(memory.residual_dtype, dtype),
-        rows_on_host=memory.rows == "host",
-        rows_coded=memory.row_dtype == "fp8",
+        rows_on_host=memory.saved_inputs == "host",
+        rows_coded=memory.saved_input_dtype == "fp8",
         halos_on_host=memory.halos == "host",
         compiled=memory.compile,
     )

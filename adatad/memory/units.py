@@ -80,7 +80,9 @@ class Units:
             memory = MemorySpec(policy=policy, weight_dtype=self.weight_dtype(policy))
             if policy == "tile":
                 asked = self.spec.memory
-                dtypes = {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype")}
+                dtypes = {
+                    name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "saved_input_dtype")
+                }
                 memory = memory.model_copy(update=dtypes)
             apply_policy(model.backbone, memory, self.spec.data, self.arithmetic, clip_ranks=self.spec.parallel.clip)
             self.scale.meter.register([*model.parameters(), *model.buffers()], "weights")

@@ -24,6 +24,6 @@ class Quirks:
     """A detected EPIC number that isn't annotated is taken for the class that stands at that place."""
 
     @classmethod
-    def of(cls, compat: Literal["fixed", "mended", "reference"]) -> Quirks:
+    def of(cls, compat: Literal["fixed", "reference"]) -> Quirks:
         """All of the reference's habits, or none."""
         return cls(True, True, True, True, True, True) if compat == "reference" else cls()

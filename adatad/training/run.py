@@ -35,6 +35,7 @@ from adatad.printing import lasting_output
 from adatad.report.page import try_write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
+from adatad.spec.dump import renamed_yaml
 from adatad.training import shards
 from adatad.training.checkpoint import (
     Checkpoint,
@@ -397,7 +398,7 @@ def _open(
 def _most_steps(parts: Parts, checkpoint: Checkpoint) -> int | None:
     """Steps of an epoch with batches of one video; None if the checkpoint was trained by other data."""
     try:
-        here, there = yaml.safe_load(to_yaml(parts.spec)), yaml.safe_load(checkpoint.spec_yaml)
+        here, there = yaml.safe_load(to_yaml(parts.spec)), yaml.safe_load(renamed_yaml(checkpoint.spec_yaml))
     except (yaml.YAMLError, ValueError):
         return None
     # Videos that fill no batch any more aren't counted.
@@ -422,6 +423,7 @@ def _restore(parts: Parts, checkpoint: Checkpoint, path: Path, logger: logging.L
 
 def spec_changes(before: str, now: str) -> list[str]:
     """Lines of a saved spec that aren't those of this run's, as "- old" and "+ new"; where a run lies doesn't count."""
+    before = renamed_yaml(before)
     lines = difflib.ndiff(before.partition("\nrun:")[0].splitlines(), now.partition("\nrun:")[0].splitlines())
     return [line for line in lines if line[0] in "+-"]
 

@@ -69,8 +69,8 @@ def test_what_is_no_number_is_none_afterwards():
 
 WAYS = [
     ("adapter", {"segment_blocks": 2}),
-    ("adapter", {"segment_blocks": 3, "recompute": "rebuild", "frozen_weights": "stream"}),
-    ("plain", {"segment_blocks": 1, "rows": "host"}),
+    ("adapter", {"segment_blocks": 3, "recompute": "twice", "frozen_weights": "stream"}),
+    ("plain", {"segment_blocks": 1, "saved_inputs": "host"}),
     ("side", {}),
 ]
 
@@ -131,16 +131,18 @@ def test_trained_weights_and_adapters_are_left_alone():
 # Kept rows
 
 
-@pytest.mark.parametrize("recompute", ["hold", "rebuild"])
+@pytest.mark.parametrize("recompute", ["once", "twice"])
 @pytest.mark.parametrize("mode", ["adapter", "full"])
 def test_rows_in_fp8_change_no_feature_and_gradients_a_little(mode, recompute):
     backbone, (frames, keys) = build(mode), batch(windows=2, clips=5)
     memory = {"policy": "tile", "tile_clips": 2, "segment_blocks": 2, "recompute": recompute}
     plain = gradients(under(backbone, clips=5, **memory), frames, keys)
-    coded = gradients(under(backbone, clips=5, row_dtype="fp8", **memory), frames, keys)
+    coded = gradients(under(backbone, clips=5, saved_input_dtype="fp8", **memory), frames, keys)
     assert torch.equal(coded["timeline"], plain["timeline"])
     assert 1e-4 < error(coded, plain) < 0.05
-    on_host = gradients(under(backbone, clips=5, row_dtype="fp8", order="blocks", rows="host", **memory), frames, keys)
+    on_host = gradients(
+        under(backbone, clips=5, saved_input_dtype="fp8", order="blocks", saved_inputs="host", **memory), frames, keys
+    )
     assert all(torch.equal(on_host[name], gradient) for name, gradient in coded.items())
 
 

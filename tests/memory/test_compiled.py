@@ -43,7 +43,7 @@ def graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize(("mode", "recompute"), [("adapter", "hold"), ("full", "rebuild")])
+@pytest.mark.parametrize(("mode", "recompute"), [("adapter", "once"), ("full", "twice")])
 def test_compiled_tiles_give_the_gradients_of_others_and_serve_all_blocks(mode, recompute, traced):
     backbone, (frames, keys) = build(mode, drop_path=0.7), batch(windows=2)
     memory = {**TILE, "recompute": recompute}

@@ -27,7 +27,7 @@ from adatad.parallel.host_adamw import HostStateAdamW
 from adatad.training.ema import Ema
 
 CPU = torch.device("cpu")
-PLACES = ("rows", "halos", "frames", "frozen_weights")
+PLACES = ("saved_inputs", "halos", "frames", "frozen_weights")
 
 
 class SlowCopies:
@@ -74,7 +74,7 @@ def on_host(frames: torch.Tensor, places) -> torch.Tensor | HostFrames:
     return HostFrames(frames, CPU) if "frames" in places else frames
 
 
-@pytest.mark.parametrize(("order", "recompute"), [("auto", "hold"), ("blocks", "rebuild")])
+@pytest.mark.parametrize(("order", "recompute"), [("auto", "once"), ("blocks", "twice")])
 @pytest.mark.parametrize(
     "places", [names for size in (1, 2, 4) for names in itertools.combinations(PLACES, size)], ids="+".join
 )
@@ -173,13 +173,13 @@ def test_any_placement_is_exact_for_any_shape(data):
     draw = data.draw
     mode = draw(st.sampled_from(["adapter", "plain", "side", "full"]), "mode")
     places = draw(st.sets(st.sampled_from(PLACES)), "on the host")
-    places -= {"frozen_weights"} if mode == "full" else {"rows", "halos"} if mode == "side" else set()
+    places -= {"frozen_weights"} if mode == "full" else {"saved_inputs", "halos"} if mode == "side" else set()
     clips, windows = draw(st.integers(1, 5), "clips"), draw(st.integers(1, 2), "windows")
     backbone, (frames, keys) = build(mode), batch(windows, clips)
     memory = {
         "tile_clips": draw(st.integers(1, 3), "tile"),
         "segment_blocks": draw(st.integers(1, 4), "k"),
-        "recompute": draw(st.sampled_from(["hold", "rebuild"]), "recompute"),
+        "recompute": draw(st.sampled_from(["once", "twice"]), "recompute"),
         "order": draw(st.sampled_from(["auto", "blocks"]), "order"),
     }
     waved = under(backbone, clips=clips, policy="tile", **memory, **placed(places))
@@ -188,7 +188,7 @@ def test_any_placement_is_exact_for_any_shape(data):
 
 def test_slots_are_made_in_the_first_step_and_come_back_after_every_one():
     backbone, (frames, keys) = build("adapter"), batch(windows=2, clips=5)
-    waved = under(backbone, clips=5, policy="tile", tile_clips=2, segment_blocks=1, **placed(["rows", "halos"]))
+    waved = under(backbone, clips=5, policy="tile", tile_clips=2, segment_blocks=1, **placed(["saved_inputs", "halos"]))
     (wave_pass,) = wave_passes(waved)
     counts = []
     for _ in range(3):
@@ -201,7 +201,7 @@ def test_slots_are_made_in_the_first_step_and_come_back_after_every_one():
 
 def test_a_pass_without_its_backward_gives_its_slots_back():
     backbone, (frames, keys) = build("adapter"), batch(clips=4)
-    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["rows", "halos"]))
+    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["saved_inputs", "halos"]))
     (wave_pass,) = wave_passes(waved)
     for _ in range(4):
         waved(frames, 32, keys)
@@ -212,7 +212,7 @@ def test_a_pass_without_its_backward_gives_its_slots_back():
 
 def test_two_passes_may_be_open_at_once():
     backbone, (frames, keys) = build("adapter"), batch(clips=4)
-    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["rows", "halos"]))
+    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["saved_inputs", "halos"]))
     expected = gradients(backbone, frames, keys)
     other = waved(frames.flip(2), 32, keys)
     assert error(gradients(waved, frames, keys), expected) < 1e-10
@@ -275,7 +275,7 @@ def test_memory_that_cannot_be_pinned_is_said_plainly(monkeypatch):
         raise RuntimeError("cudaHostAlloc failed")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved rows can't be had .*memory\.rows"):
+    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved rows can't be had .*memory\.saved_inputs"):
         HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved rows")
 
 

@@ -56,7 +56,7 @@ def test_groups_beside_each_other(shared_spec, truth, tmp_path):
     cases = {engine: [*common, f"parallel.engine={engine}"] for engine in ("zero1", "fairscale")}
     cases["zero2, micro-batches"] = [*common, "parallel.engine=zero2", "train.accumulation=2"]
     # Of three clips and two in tiles of one, a rank has a tile of two.
-    on_host = [f"memory.{name}=host" for name in ("rows", "halos", "frames")]
+    on_host = [f"memory.{name}=host" for name in ("saved_inputs", "halos", "frames")]
     cases["ddp, micro-batches, on the host"] = [*common, "train.accumulation=2", *on_host]
     cases["selective"] = [*COMMON, "parallel.clip=2", "memory.policy=selective"]
     for name, ours in run_ranks(4, train_cases, shared_spec, cases)[0].items():

@@ -183,7 +183,7 @@ def test_the_spec_that_the_page_of_hacs_gives_is_one(tmp_path):
     path.write_text(text.replace("../base", str(ROOT / "configs" / "base")))
     spec = load(path, check_files=False)
     assert (spec.postprocess.classifier.kind, spec.compat, spec.reference, spec.published) == (
-        "tcanet_hacs", "mended", None, None,
+        "tcanet_hacs", "fixed", None, None,
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_a_training_sample_is_a_random_part(spec):
     assert torch.equal(unchanged.frames, fit_frames(images, 32))
 
 
-@pytest.mark.parametrize("compat", ["mended", "reference"])
+@pytest.mark.parametrize("compat", ["fixed", "reference"])
 def test_compat_of_the_spec_decides_about_draws_of_the_run(spec, compat):
     spec = spec.model_copy(update={"compat": compat})
     with start_processes() as processes:

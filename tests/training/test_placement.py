@@ -13,7 +13,7 @@ from adatad.training.run_directory import run_directory
 
 TILE = ["memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1", "memory.order=blocks"]
 HOST = [
-    "memory.rows=host", "memory.halos=host", "memory.frames=host", "memory.optimizer_state=host",
+    "memory.saved_inputs=host", "memory.halos=host", "memory.frames=host", "memory.optimizer_state=host",
     "memory.moving_average=host", "memory.frozen_weights=stream",
 ]  # fmt: skip
 

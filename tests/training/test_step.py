@@ -27,7 +27,7 @@ POLICIES = {
     "block, two micro-batches": ["memory.policy=block", "train.accumulation=2"],
     "tile, all on the host": [
         "memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1",
-        *(f"memory.{what}=host" for what in ("rows", "halos", "optimizer_state", "moving_average")),
+        *(f"memory.{what}=host" for what in ("saved_inputs", "halos", "optimizer_state", "moving_average")),
     ],
 }  # fmt: skip
 
