@@ -36,26 +36,28 @@ class Augmentation(NamedTuple):
         return self.flip or bool(self.operations) or self.jitter is not None
 
 
-def draw_augmentation(spec: AugmentSpec, seed: int, epoch: int, sample: int, reference: bool) -> Augmentation:
+def draw_augmentation(
+    spec: AugmentSpec, seed: int, epoch: int, sample: int, draw_once_per_run: bool = False
+) -> Augmentation:
     """The augmentation of a sample in an epoch.
 
-    reference: the signs of RandAugment's operations and the order of color jitter are drawn once a run, as there.
+    draw_once_per_run: so are the signs of RandAugment's operations and the order of color jitter, as in the reference.
     """
     return Augmentation(
         flip=bool(generator(seed, epoch, sample, "flip").random() < spec.flip),
-        operations=draw_operations(seed, epoch, sample, signs_of_run=reference) if spec.rand_augment else (),
-        jitter=draw_jitter(spec.color_jitter, seed, epoch, sample, reference) if spec.color_jitter else None,
+        operations=draw_operations(seed, epoch, sample, draw_once_per_run) if spec.rand_augment else (),
+        jitter=draw_jitter(spec.color_jitter, seed, epoch, sample, draw_once_per_run) if spec.color_jitter else None,
     )
 
 
-def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, order_of_run: bool) -> ColorJitter:
+def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, draw_once_per_run: bool) -> ColorJitter:
     draw = generator(seed, epoch, sample, "color_jitter")
     brightness, contrast, saturation = (
         float(draw.uniform(max(1 - strength, 0.0), 1 + strength))
         for strength in (spec.brightness, spec.contrast, spec.saturation)
     )
     hue = float(draw.uniform(-spec.hue, spec.hue))
-    order_draw = generator(seed, 0, 0, "color_jitter order of the run") if order_of_run else draw
+    order_draw = generator(seed, 0, 0, "color_jitter order of the run") if draw_once_per_run else draw
     return ColorJitter(brightness, contrast, saturation, hue, tuple(order_draw.permutation(4).tolist()))
 
 

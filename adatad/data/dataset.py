@@ -32,6 +32,7 @@ from adatad.data.windows import (
 )
 from adatad.files import shown
 from adatad.models.targets import Targets
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec
 
 BROKEN = (VideoError, WindowError)
@@ -86,9 +87,9 @@ class TrainingWindows(Dataset):
     """
 
     def __init__(
-        self, videos: tuple[Video, ...], spec: DataSpec, seed: int, reference: bool = False, here: slice = EVERYTHING
+        self, videos: tuple[Video, ...], spec: DataSpec, seed: int, quirks: Quirks = Quirks(), here: slice = EVERYTHING
     ):
-        self.videos, self.spec, self.seed, self.reference, self.here = videos, spec, seed, reference, here
+        self.videos, self.spec, self.seed, self.quirks, self.here = videos, spec, seed, quirks, here
         self._broken: dict[int, Skipped] = {}
         self._said_times = TimeNotes(spec)
 
@@ -131,7 +132,7 @@ class TrainingWindows(Dataset):
             frames = read_frames(reader, window.indices[self.here], cut)
             said = self._said_times.notes(video, reader.timeline, reader.stamp)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
-        augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
+        augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.quirks.draw_once_per_run)
         return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation, times=said)
 
 

@@ -36,11 +36,11 @@ class Operation(NamedTuple):
     center: tuple[float, float] = (0.5, 0.5)
 
 
-def draw_operations(seed: int, epoch: int, sample: int, signs_of_run: bool) -> tuple[Operation, ...]:
-    """The operations of a sample. signs_of_run: shear, shift and turn all samples of a run the same way."""
+def draw_operations(seed: int, epoch: int, sample: int, draw_once_per_run: bool) -> tuple[Operation, ...]:
+    """The operations of a sample. draw_once_per_run: shear, shift and turn all samples of a run the same way."""
     draw = generator(seed, epoch, sample, "rand_augment")
     chosen = sorted(draw.choice(len(KINDS), OPERATIONS, replace=False).tolist())
-    sign_draw = generator(seed, 0, 0, "rand_augment signs of the run") if signs_of_run else draw
+    sign_draw = generator(seed, 0, 0, "rand_augment signs of the run") if draw_once_per_run else draw
     signs = dict(zip(SIGNED, sign_draw.choice((-1.0, 1.0), len(SIGNED)).tolist(), strict=True))
     x, y = draw.random(2).tolist()
     return tuple(

@@ -21,6 +21,7 @@ from adatad.data.annotations import (
     names_of,
 )
 from adatad.files import shown
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec, Spec
 
 EDGES_SECONDS = (0, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, np.inf)
@@ -42,15 +43,15 @@ def print_summary(spec: Spec, console: Console) -> None:
     AnnotationError."""
     database = load_database(spec.data.annotations)
     agnostic = spec.model.detector.class_agnostic
-    reference = spec.compat == "reference"
-    annotations = annotations_of(database, spec.data, reference, agnostic)
+    quirks = Quirks.of(spec.compat)
+    annotations = annotations_of(database, spec.data, quirks, agnostic)
     roles = (("training", annotations.train, annotations.train_account),
              ("validation", annotations.validation, annotations.validation_account))  # fmt: skip
     wanted = spec.data.train_subset, spec.data.validation_subset
     unused = Counter(
         str(entry.get("subset"))
         for entry in database.values()
-        if not any(in_subset(entry, subset, reference) for subset in wanted)
+        if not any(in_subset(entry, subset, quirks.match_subset_parts) for subset in wanted)
     )
     # Sentences aren't broken into lines: they hold paths and names to copy and to search for.
     console.print(
@@ -69,7 +70,7 @@ def print_summary(spec: Spec, console: Console) -> None:
     for sentence in annotations.warnings:
         console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
     for role, read, account in roles:
-        for warned in warnings(spec.data, database, read, account, reference):
+        for warned in warnings(spec.data, database, read, account, quirks):
             console.print(f"warning: {role}: {_sentence(warned)}", style="yellow", soft_wrap=True)
 
 
@@ -83,7 +84,7 @@ def warnings(
     database: dict[str, dict[str, Any]],
     videos: Iterable[Video],
     account: Account,
-    reference: bool = False,
+    quirks: Quirks = Quirks(),
 ) -> list[Warned]:
     """What there is to look at in one subset; nothing of it stops a training."""
     found = (
@@ -97,7 +98,7 @@ def warnings(
         Warned("instances are longer than a window", _count(videos, lambda v: _long(v, spec))),
         Warned(
             f"videos whose frame / duration is more than {RATE_TOLERANCE:.0%} off the fps",
-            Counter(_wrong_rates(spec, database, account, reference)),
+            Counter(_wrong_rates(spec, database, account, quirks)),
         ),
     )
     return [warned for warned in found if warned.by_video]
@@ -130,13 +131,18 @@ def _long(video: Video, spec: DataSpec) -> int:
 
 
 def _wrong_rates(
-    spec: DataSpec, database: dict[str, dict[str, Any]], account: Account, reference: bool
+    spec: DataSpec, database: dict[str, dict[str, Any]], account: Account, quirks: Quirks
 ) -> Iterator[str]:
     # Nobody has looked at the values of those.
     blocked = frozenset(account.blocked)
     for name, entry in database.items():
         fps = spec.fps or entry.get("fps")
-        if fps and entry.get("frame") and in_subset(entry, account.subset, reference) and name not in blocked:
+        if (
+            fps
+            and entry.get("frame")
+            and in_subset(entry, account.subset, quirks.match_subset_parts)
+            and name not in blocked
+        ):
             difference = float(entry["frame"]) / float(entry["duration"]) - float(fps)
             if abs(difference) > RATE_TOLERANCE * float(fps):
                 yield name

@@ -55,7 +55,7 @@ def run_step(spec: Spec, gpu: PretendedGpu, ranks: int = 1) -> None:
 def run_augmentation(spec: Spec, gpu: PretendedGpu) -> None:
     """Count all operations of RandAugment, each with color jitter on one window, for the second time."""
     frames = batch_of(spec).frames.to(GPU, non_blocking=True)
-    drawn = draw_augmentation(spec.data.augment, 0, 0, 0, reference=False)
+    drawn = draw_augmentation(spec.data.augment, 0, 0, 0)
     jitter = ColorJitter(0.5, 0.5, 0.5, 0.1, (0, 1, 2, 3))
     for _ in range(2):
         gpu.counts.clear()
@@ -123,7 +123,7 @@ def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str
     `groups` groups of ranks has of the global batch."""
     windows = windows or spec.train.global_batch // (spec.train.accumulation * groups)
     batch = random_batch(spec, windows, len(CLASSES), torch.device("cpu"))
-    augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample, reference=False) for sample in range(windows)]
+    augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample) for sample in range(windows)]
     return pin_memory(batch._replace(augmentations=augmentations, windows=windows_of(spec, windows, video)))
 
 

@@ -54,17 +54,17 @@ def evaluate_files(
     tious: Sequence[float],
     top_k: Sequence[int] = (),
     blocked: Path | None = None,
-    reference: bool = False,
+    keep_ambiguous: bool = False,
 ) -> MapResult:
     """mAP of a detections file on a subset of an annotation file. Raises FileError, or AnnotationError for `blocked`,
     before anything is scored.
 
-    top_k: also recall@kx; blocked: videos that don't count, a file that `read_names` reads; reference: the reference's
-    quirks too.
+    top_k: also recall@kx; blocked: videos that don't count, a file that `read_names` reads; keep_ambiguous: as in
+    `evaluate`.
     """
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
-    result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, reference, top_k)
-    warnings = score_warnings(read.ground_truth, read.detections, subset, read.blocked, keep_ambiguous=reference)
+    result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, keep_ambiguous, top_k)
+    warnings = score_warnings(read.ground_truth, read.detections, subset, read.blocked, keep_ambiguous=keep_ambiguous)
     repeated = repeated_detection_warnings(read.detections, read.blocked)
     return replace(result, warnings=(*blocked_warnings(read.ground_truth, read.blocked), *warnings, *repeated))
 
@@ -76,18 +76,26 @@ def evaluate_epic_files(
     tious: Sequence[float],
     task: Task,
     blocked: Path | None = None,
-    reference: bool = False,
+    misplace_classes: bool = False,
 ) -> MapResult:
     """The same of EPIC-Kitchens' files, by verb, noun or action."""
     keys = ("verb_label", "noun_label") if task == "action" else (f"{task}_label",)
     labels = {task: _not_pair if task == "action" else _not_number}
     read = _read_all(ground_truth, detections, subset, blocked, dict.fromkeys(keys, _not_id), labels)
     result = evaluate_epic(
-        read.ground_truth, read.detections, subset, tious, task, blocked_videos=read.blocked, reference=reference
+        read.ground_truth,
+        read.detections,
+        subset,
+        tious,
+        task,
+        blocked_videos=read.blocked,
+        misplace_classes=misplace_classes,
     )
     files = (read.ground_truth, read.detections, subset, read.blocked)
     # The reference takes a number that isn't annotated for another class: nothing is left out there.
-    unused = () if reference else label_warnings(*files, partial(annotated_name, task), partial(detected_name, task))
+    unused = (
+        () if misplace_classes else label_warnings(*files, partial(annotated_name, task), partial(detected_name, task))
+    )
     warnings = (
         *blocked_warnings(read.ground_truth, read.blocked),
         *video_warnings(*files),
@@ -105,19 +113,25 @@ def evaluate_recall_files(
     tious: Sequence[float],
     most_per_video: int = 100,
     blocked: Path | None = None,
-    reference: bool = False,
+    keep_ambiguous: bool = False,
 ) -> RecallResult:
     """Average recall of the detections as proposals, whatever their labels."""
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {})
     result = evaluate_recall(
-        read.ground_truth, read.detections, subset, tious, most_per_video, read.blocked, keep_ambiguous=reference
+        read.ground_truth,
+        read.detections,
+        subset,
+        tious,
+        most_per_video,
+        read.blocked,
+        keep_ambiguous=keep_ambiguous,
     )
     files = (read.ground_truth, read.detections, subset, read.blocked)
     warnings = (
         *blocked_warnings(read.ground_truth, read.blocked),
         *video_warnings(*files, "detections there count among the proposals, and find nothing"),
         *time_warnings(*files),
-        *dropped_warnings(read.ground_truth, subset, read.blocked, keep_ambiguous=reference),
+        *dropped_warnings(read.ground_truth, subset, read.blocked, keep_ambiguous=keep_ambiguous),
         *repeated_detection_warnings(read.detections, read.blocked),
     )
     return replace(result, warnings=warnings)

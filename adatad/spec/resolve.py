@@ -10,20 +10,22 @@ from typing import Literal
 class Quirks:
     """Habits of the reference implementation that a run repeats (docs/compat.md): all under `compat: reference`."""
 
-    ambiguous_class: bool = False
-    """THUMOS-14's "Ambiguous" counts as a class in lists taken from a file, is trained on never, and is scored."""
-    subset_by_part: bool = False
-    """A video belongs to a training subset if its subset's name lies in the wanted one."""
-    truncated_frames: bool = False
-    """Seconds become frames by truncation, without care for rounding at a frame's own time."""
-    signs_of_run: bool = False
-    """RandAugment's signs and the order of color jitter are drawn once a run in place of once a sample."""
-    repeated_windows: bool = False
-    """A last sliding window that fits exactly comes twice, and a tail that no step reaches is left out."""
-    misplaced_numbers: bool = False
-    """A detected EPIC number that isn't annotated is taken for the class that stands at that place."""
+    keep_ambiguous: bool = False
+    """THUMOS-14's "Ambiguous" is a class in lists taken from the annotation file, and is scored; none trains on it."""
+    match_subset_parts: bool = False
+    """A video is in a subset if its own subset's name is a part of the wanted name ("val" in "validation")."""
+    keep_empty: bool = False
+    """Instances that end before they start, or lie outside their video, are trained on unless `filter_short` is set."""
+    truncate_frames: bool = False
+    """Seconds become frame numbers by truncation, also where rounding put a time just below a frame's own."""
+    draw_once_per_run: bool = False
+    """RandAugment's signs and color jitter's order are drawn once a run instead of once a sample."""
+    repeat_windows: bool = False
+    """A last sliding window that fits exactly comes twice, and a tail that no step reaches has no window."""
+    misplace_classes: bool = False
+    """A detected EPIC class number that isn't annotated counts as the annotated class at that position."""
 
     @classmethod
     def of(cls, compat: Literal["fixed", "reference"]) -> Quirks:
-        """All of the reference's habits, or none."""
-        return cls(True, True, True, True, True, True) if compat == "reference" else cls()
+        """Return all of the reference's habits for `reference`, none otherwise."""
+        return cls(True, True, True, True, True, True, True) if compat == "reference" else cls()

@@ -36,6 +36,7 @@ from adatad.report.page import try_write_report
 from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.spec.dump import renamed_yaml
+from adatad.spec.resolve import Quirks
 from adatad.training import shards
 from adatad.training.checkpoint import (
     Checkpoint,
@@ -332,7 +333,7 @@ def detect_and_score(
 def annotations_for(spec: Spec, training: bool = True) -> Annotations:
     """The spec's annotation file as its model and its `compat` want it read. training=False: for a test, which needs no
     training videos."""
-    return read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic, training)
+    return read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic, training)
 
 
 def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path, averages: bool = True) -> None:

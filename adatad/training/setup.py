@@ -35,6 +35,7 @@ from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.published_weights import RANDOM
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
@@ -222,8 +223,8 @@ def training_loader(spec: Spec, annotations: Annotations, processes: Processes, 
     """This rank's micro-batches from (epoch, step) to the end of training, with their targets."""
     train, mesh = spec.train, mesh_of_ranks(spec, processes)
     share = Share(mesh.data_rank, mesh.data, train.accumulation, train.global_batch)
-    reference, here = spec.compat == "reference", frames_here(spec, mesh)
-    dataset = TrainingWindows(annotations.train, spec.data, train.seed, reference, here)
+    quirks, here = Quirks.of(spec.compat), frames_here(spec, mesh)
+    dataset = TrainingWindows(annotations.train, spec.data, train.seed, quirks, here)
     batches = EpochBatches(len(annotations.train), share, train.seed, end_epoch(spec), start)
     targets = TargetMaker(spec.model.detector, number_of_classes(spec, annotations))
     return Loader(dataset, batches, spec.data.workers, idle_seconds(spec), complete=targets)
@@ -241,9 +242,11 @@ def validation_loader(
 
     One at a time: in batches of another size the last digits would differ, and so with the number of ranks.
     """
-    repeat_last = spec.compat == "reference"
+    repeat_windows = Quirks.of(spec.compat).repeat_windows
     places = [
-        place for video in annotations.validation for place in evaluation_windows(video, spec.data.window, repeat_last)
+        place
+        for video in annotations.validation
+        for place in evaluation_windows(video, spec.data.window, repeat_windows)
     ]
     mesh = mesh_of_ranks(spec, processes)
     shuffled = spec.model.backbone.clip_frames if shuffle_clips else 0

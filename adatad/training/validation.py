@@ -29,6 +29,7 @@ from adatad.models.detections import decode_all, only_valid
 from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec
 from adatad.training.model_facts import list_names
 
@@ -89,7 +90,7 @@ def detect(
     everything = [w for part in processes.gather(found) for w in part if w.video not in nothing_in]
     # In an order that doesn't depend on the number of ranks.
     everything.sort(key=lambda window: (window.video, window.start_frame))
-    return join_windows(everything, spec.postprocess, keep_repeats=spec.compat == "reference")
+    return join_windows(everything, spec.postprocess, Quirks.of(spec.compat).repeat_windows)
 
 
 def found_in(
@@ -144,7 +145,7 @@ def scores(detections: Detections, spec: Spec) -> dict[str, Any]:
 def _to_evaluate(detections: Detections, spec: Spec) -> dict[str, Any]:
     """The arguments of `evaluate`, by name."""
     return {
-        "ground_truth": ground_truth(spec.data, reference=spec.compat == "reference"),
+        "ground_truth": ground_truth(spec.data, keep_ambiguous=Quirks.of(spec.compat).keep_ambiguous),
         "detections": {"results": detections},
         "subset": EVALUATED,
         "tious": spec.evaluate.tious,

@@ -155,14 +155,14 @@ def test_an_augmentation_depends_on_its_address_alone(seed, epoch, sample, refer
 
 def test_what_is_off_does_not_change_what_is_on():
     """Each part has draws of its own."""
-    whole = draw_augmentation(ALL, 1, 2, 3, reference=False)
-    jitter = draw_augmentation(AugmentSpec(color_jitter=ColorJitterSpec()), 1, 2, 3, reference=False)
+    whole = draw_augmentation(ALL, 1, 2, 3)
+    jitter = draw_augmentation(AugmentSpec(color_jitter=ColorJitterSpec()), 1, 2, 3)
     assert jitter == Augmentation(False, (), whole.jitter)
-    assert draw_augmentation(AugmentSpec(), 1, 2, 3, reference=False) == Augmentation(False, (), None)
+    assert draw_augmentation(AugmentSpec(), 1, 2, 3) == Augmentation(False, (), None)
 
 
 def test_two_of_fifteen_operations_in_the_order_of_the_list():
-    samples = [draw_operations(0, 0, sample, signs_of_run=False) for sample in range(1500)]
+    samples = [draw_operations(0, 0, sample, draw_once_per_run=False) for sample in range(1500)]
     for operations in samples:
         numbers = [KINDS.index(operation.kind) for operation in operations]
         assert len(numbers) == OPERATIONS
@@ -206,7 +206,7 @@ def test_the_order_of_jitter_is_drawn_for_a_sample_or_in_the_reference_for_a_run
 
 def test_factors_stay_in_their_ranges():
     spec = AugmentSpec(flip=1.0, color_jitter=ColorJitterSpec(brightness=0.5, contrast=0.2, saturation=1.5, hue=0.1))
-    drawn = [draw_augmentation(spec, 0, 0, sample, reference=False) for sample in range(500)]
+    drawn = [draw_augmentation(spec, 0, 0, sample) for sample in range(500)]
     assert all(augmentation.flip for augmentation in drawn)
     ranges = {"brightness": (0.5, 1.5), "contrast": (0.8, 1.2), "saturation": (0.0, 2.5), "hue": (-0.1, 0.1)}
     for name, (low, high) in ranges.items():
@@ -217,7 +217,7 @@ def test_factors_stay_in_their_ranges():
 
 
 def test_about_half_are_flipped():
-    flips = [draw_augmentation(ALL, 0, 0, sample, reference=False).flip for sample in range(1000)]
+    flips = [draw_augmentation(ALL, 0, 0, sample).flip for sample in range(1000)]
     assert 430 < sum(flips) < 570
 
 
@@ -225,7 +225,7 @@ def test_about_half_are_flipped():
 
 
 def drawn(count: int) -> list[Augmentation]:
-    return [draw_augmentation(ALL, 5, 0, sample, reference=False) for sample in range(count)]
+    return [draw_augmentation(ALL, 5, 0, sample) for sample in range(count)]
 
 
 def test_all_frames_of_a_sample_are_changed_alike():

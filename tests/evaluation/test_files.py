@@ -115,7 +115,7 @@ def test_warnings_come_with_every_score(files):
             evaluate_epic_files(*arguments, "verb", **blocked),
             "1 detection with 1 label that no annotation has (left out of the score): '9'",
         ),
-        (evaluate_epic_files(*arguments, "verb", reference=True, **blocked), ""),
+        (evaluate_epic_files(*arguments, "verb", misplace_classes=True, **blocked), ""),
     ):
         text = "\n".join(result.warnings)
         for line in (

@@ -66,7 +66,7 @@ def test_a_training_sample_is_a_random_part(spec):
     images = TrainingWindows(videos, whole, seed=3)[1, 2].frames.permute(1, 2, 3, 0).numpy()
     geometry = random_geometry(64, 64, 40, 32, generator(3, 1, 2, "crop"))
     assert torch.equal(sample.frames, geometry.apply(images))
-    assert sample.augmentation == draw_augmentation(spec.data.augment, 3, 1, 2, reference=False)
+    assert sample.augmentation == draw_augmentation(spec.data.augment, 3, 1, 2)
     unchanged = TrainingWindows(videos, plain, seed=3)[1, 2]
     assert unchanged.augmentation is None
     assert torch.equal(unchanged.frames, fit_frames(images, 32))
