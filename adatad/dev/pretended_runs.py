@@ -30,8 +30,9 @@ from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
 from adatad.training.metered import random_batch
+from adatad.training.resolve import resolve_model
 from adatad.training.run import train
-from adatad.training.setup import Parts, assemble, share_windows
+from adatad.training.setup import TrainState, build_train_state, own_clip_group
 from adatad.training.step import train_step
 from adatad.training.validation import detect
 
@@ -70,7 +71,7 @@ def run_evaluation(spec: Spec, gpu: PretendedGpu, windows: int = 1) -> None:
     batches = [batch_of(spec, windows=1, video="a") for _ in range(windows)]
     skipped = SkippedVideos(0, print)
     gpu.counts.clear()
-    detect(parts.engine.model, batches, spec, CLASSES, parts.processes, skipped)
+    detect(parts.engine.model, batches, parts.run, parts.processes, skipped)
 
 
 def run_all(overrides: Sequence[str], gpu: PretendedGpu) -> None:
@@ -106,16 +107,15 @@ def without_pictures() -> Iterator[None]:
         yield
 
 
-def build(spec: Spec, processes: Processes) -> Parts:
+def build(spec: Spec, processes: Processes) -> TrainState:
     """Return everything of a run on the pretended GPU, without weights from files."""
     model = build_model(spec.model, len(CLASSES))
     if processes.world > 1 and spec.parallel.engine not in ("auto", "ddp"):
         # Engines that shard take the parameters as they find them.
         model.to(processes.device)
     with patch("adatad.parallel.ddp.DistributedDataParallel", WithoutReducer):
-        parts = assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100)
-    parts.clip_group = share_windows(model, spec, processes)
-    return parts
+        run = resolve_model(spec, processes, CLASSES)
+        return build_train_state(run, processes, model, own_clip_group(run, processes))
 
 
 def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str | None = None) -> Batch:

@@ -244,7 +244,7 @@ def trained_parameters(spec: Spec) -> int:
 
     with torch.device("meta"):
         model = build_model(spec.model, 20)
-    names = set(freeze(model, spec.model.backbone))
+    names = set(freeze(model, spec.model.backbone, spec.model.freeze))
     return sum(parameter.numel() for name, parameter in model.named_parameters() if name in names)
 
 

@@ -246,8 +246,13 @@ class DetectorSpec(Section):
 
 
 class ModelSpec(Section):
+    """Backbone and detector, and what of them doesn't learn."""
+
     backbone: BackboneSpec = BackboneSpec()
     detector: DetectorSpec = DetectorSpec()
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameter names, such as backbone.blocks.0.adapter.* or detector.neck.*, that don't learn; * stands
+    for any text. They are named with `backbone.` or `detector.` in front, as trained.txt of a run lists them."""
 
 
 class ParameterGroup(Section):

@@ -13,8 +13,9 @@ from adatad.parallel.processes import is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.training.missing import missing
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 from adatad.training.validation import scores
 
 TESTED = "tested.json"

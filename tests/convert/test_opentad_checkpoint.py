@@ -14,8 +14,9 @@ from adatad.spec import SpecError, load
 from adatad.spec.schema import BackboneSpec, DetectorSpec, ModelSpec
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.export import export_opentad
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 
 FREE = ("fc_norm.weight", "fc_norm.bias", "loss_normalizer")
 """Entries that no feature depends on."""

@@ -83,14 +83,13 @@ def test_other_backbones(mode, shared_spec):
 def detections_of(spec_file: str, overrides: list[str]) -> dict:
     from adatad.data.skipped import SkippedVideos
     from adatad.parallel.processes import start_processes
-    from adatad.training.setup import validation_loader
-    from adatad.training.validation import classes_of, detect
+    from adatad.training.loaders import validation_loader
+    from adatad.training.validation import detect
 
     with start_processes() as processes:
         run = Run(spec_file, overrides, processes)
-        classes = classes_of(run.spec, run.annotations)
-        loader = validation_loader(run.spec, run.annotations, processes, shuffle_clips=True)
-        return detect(run.parts.engine.model, loader, run.spec, classes, processes, SkippedVideos(0, print))
+        loader = validation_loader(run.parts.run, shuffle_clips=True)
+        return detect(run.parts.engine.model, loader, run.parts.run, processes, SkippedVideos(0, print))
 
 
 @pytest.mark.slow
@@ -128,8 +127,7 @@ def videos_with_a_broken_one(spec_file: str, overrides: list[str]) -> list[tuple
     import adatad.data.dataset as dataset
     from adatad.data.decode import VideoError
     from adatad.parallel.processes import start_processes
-    from adatad.training.agreement import same_videos
-    from adatad.training.setup import training_loader
+    from adatad.training.loaders import sync_skipped_videos, training_loader
 
     real = dataset.read_frames
 
@@ -143,8 +141,8 @@ def videos_with_a_broken_one(spec_file: str, overrides: list[str]) -> list[tuple
         broken = run.annotations.train[2].name
         if processes.rank == 1:
             dataset.read_frames = read_frames
-        loader = training_loader(run.spec, run.annotations, processes, (0, 0))
-        batches = same_videos(loader, run.parts.clip_group)
+        loader = training_loader(run.parts.run, (0, 0))
+        batches = sync_skipped_videos(loader, run.parts.clip_group)
         return [([window.video.name for window in batch.windows], batch.skipped) for batch in batches]
 
 
@@ -175,15 +173,12 @@ def test_more_ranks_than_a_window_has_room_for_are_refused(overrides, problem, s
 
 
 def test_ranks_that_groups_do_not_divide_are_refused():
-    import torch
-
-    from adatad.parallel.processes import Processes
     from adatad.spec.schema import ParallelSpec, Spec
-    from adatad.training.setup import SetupError, check_mesh
+    from adatad.training.resolve import SetupError, check_mesh
 
     spec = Spec.model_construct(parallel=ParallelSpec(clip=2))
     with pytest.raises(SetupError, match=r"parallel\.clip 2.* doesn't divide the 3 ranks"):
-        check_mesh(spec, Processes(0, 3, torch.device("cpu")))
+        check_mesh(spec, ranks=3)
 
 
 # Shares, and waiting
@@ -194,19 +189,20 @@ def exchanges_of(spec_file: str, overrides: list[str]) -> list[Event]:
     import torch
 
     from adatad.models.detector import build_model
-    from adatad.parallel.clip import clip_group, share_clips
+    from adatad.parallel.clip import clip_group
     from adatad.parallel.processes import start_processes
+    from adatad.training.loaders import frames_here
     from adatad.training.metered import random_batch
-    from adatad.training.setup import assemble, frames_here, mesh_of_ranks
+    from adatad.training.resolve import resolve_model
+    from adatad.training.setup import build_train_state
     from adatad.training.step import train_step
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:
-        model, mesh = build_model(spec.model, 6), mesh_of_ranks(spec, processes)
-        parts = assemble(spec, processes, model, 6, steps_per_epoch=3)
-        group = TracedGroup(clip_group(processes, mesh, 5, 60), clock=lambda: 0.0)
-        share_clips(model.backbone, group)
-        train_step(parts, [random_batch(spec, 2, 6, torch.device("cpu"), frames_here(spec, mesh))], 1)
+        model, run = build_model(spec.model, 6), resolve_model(spec, processes, 6)
+        group = TracedGroup(clip_group(processes, run.mesh, 5, 60), clock=lambda: 0.0)
+        parts = build_train_state(run, processes, model, group)
+        train_step(parts, [random_batch(spec, 2, 6, torch.device("cpu"), frames_here(spec, run.mesh))], 1)
     return [event for event in group.events if event.kind != "work"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adatad.spec import SpecError, load, to_yaml
 from adatad.spec.document import Document, merge, parse_value
 from adatad.spec.load import load_with_sources
-from adatad.training.run import spec_changes
+from adatad.training.resume import spec_changes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "base" not in path.relative_to(ROOT).parts]
