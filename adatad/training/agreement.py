@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adatad.data.dataset import Batch, collate
+from adatad.data.dataset import Batch, Skipped, collate
 from adatad.data.loader import Loader
-from adatad.data.skipped import Skipped
 from adatad.parallel.clip import ClipGroup
 
 

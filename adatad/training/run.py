@@ -19,10 +19,9 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from adatad.convert.checkpoint import load_opentad
+from adatad.convert.opentad_checkpoint import load_opentad
 from adatad.data.annotations import Annotations, read_annotations
-from adatad.data.dataset import check_times, check_videos
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos, check_times, check_videos
 from adatad.data.staging import stage
 from adatad.data.time_check import TimeLog
 from adatad.errors import UserError

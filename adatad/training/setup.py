@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from adatad.convert.backbone import initial_weights
-from adatad.data import loader_watch
+from adatad.convert.backbone_weights import initial_weights
 from adatad.data.annotations import Annotations
 from adatad.data.dataset import TrainingWindows, ValidationWindows
-from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
+from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share, require_shared_memory
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
 from adatad.memory.ahead import FramesAhead
@@ -211,7 +210,7 @@ def check_shared_memory(spec: Spec, processes: Processes) -> None:
     ahead = PREFETCH * data.workers
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
     # In batches of one window.
-    loader_watch.check_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
+    require_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
 
 
 def idle_seconds(spec: Spec) -> float:

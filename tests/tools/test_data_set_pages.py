@@ -14,8 +14,8 @@ import yaml
 from test_documents import commands
 
 from adatad.data.annotation_file import read_names
-from adatad.data.demo import write_video
-from adatad.data.transcode import transcode
+from adatad.data.prepare.demo import write_video
+from adatad.data.prepare.transcode import transcode
 from adatad.spec import load
 from adatad.training.run import annotations_for
 from adatad.training.validation import scores
