@@ -27,7 +27,7 @@ import torch
 from tiny_spec import TINY_SPEC
 
 # All that training imports and compiles, once: attempts are children of this process.
-from adatad.data.demo import make_demo
+from adatad.data.prepare.demo import make_demo
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
@@ -201,7 +201,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--data", type=Path, help="a folder that adatad.data.demo.make_demo made; default: a new one")
+    parser.add_argument("--data", type=Path, help="a demo data set that make_demo wrote; default: a new one")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

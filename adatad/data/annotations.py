@@ -14,6 +14,7 @@ import numpy as np
 
 from adatad.data.annotation_file import (
     AMBIGUOUS,
+    SUBSETS,
     AnnotationError,
     folded,
     listed,
@@ -33,7 +34,6 @@ from adatad.data.entry import (
     read_item,
     read_length,
 )
-from adatad.data.instance_table import SUBSETS
 from adatad.files import shown
 from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec

@@ -18,12 +18,9 @@ from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from adatad.data.annotations import Video
-from adatad.data.augment import augment, draw_augmentation
-from adatad.data.color_jitter import ColorJitter
-from adatad.data.dataset import Batch
-from adatad.data.demo import make_demo
-from adatad.data.rand_augment import KINDS, STRENGTHS, Operation
-from adatad.data.skipped import SkippedVideos
+from adatad.data.augment import KINDS, STRENGTHS, ColorJitter, Operation, augment, draw_augmentation
+from adatad.data.dataset import Batch, SkippedVideos
+from adatad.data.prepare.demo import make_demo
 from adatad.data.windows import Window
 from adatad.dev.pretended_gpu import GPU, PretendedGpu
 from adatad.models.detector import build_model

@@ -105,7 +105,7 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
 def _check_content(spec: Spec, path: Path) -> Iterator[Finding]:
     import torch
 
-    from adatad.convert.backbone import sizes_of
+    from adatad.convert.backbone_weights import sizes_of
     from adatad.convert.layouts import find_encoder
     from adatad.convert.weight_file import read_weight_file
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.errors import UserError
-from adatad.evaluation.files import read_detections
+from adatad.evaluation.score_files import read_detections
 from adatad.files import check_output, check_output_folder, reason, shown, write_bytes, write_text
 from adatad.report.run_files import Metrics, by_step, is_there, read_metrics, read_result, read_words
 from adatad.report.timelines import COLOURS, class_style, names_are_text, picture_text, to_png, validation_timelines

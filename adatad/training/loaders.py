@@ -6,10 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from adatad.data import loader_watch
-from adatad.data.dataset import Batch, TrainingWindows, ValidationWindows, collate
-from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
-from adatad.data.skipped import Skipped
+from adatad.data.dataset import Batch, Skipped, TrainingWindows, ValidationWindows, collate
+from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share, require_shared_memory
 from adatad.data.windows import evaluation_windows
 from adatad.models.points import level_masks, level_points
 from adatad.models.targets import Targets, assign_targets
@@ -99,7 +97,7 @@ def check_shared_memory(run: ResolvedRun) -> None:
     ahead = PREFETCH * data.workers
     local = int(os.environ.get("LOCAL_WORLD_SIZE", mesh.data * mesh.clip))
     # In batches of one window.
-    loader_watch.check_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
+    require_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
 
 
 def sync_skipped_videos(loader: Loader, group: ClipGroup) -> Iterator[Batch]:

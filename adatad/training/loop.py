@@ -17,9 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
-from adatad.data.dataset import Batch
-from adatad.data.loader_watch import LoaderError
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import Batch, SkippedVideos
+from adatad.data.loader import LoaderError
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
-from adatad.evaluation.files import read_detections
+from adatad.evaluation.score_files import read_detections
 from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction

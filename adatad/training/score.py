@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from adatad.convert.checkpoint import load_opentad
-from adatad.data.dataset import check_times, check_videos
-from adatad.data.skipped import SkippedVideos
+from adatad.convert.opentad_checkpoint import load_opentad
+from adatad.data.dataset import SkippedVideos, check_times, check_videos
 from adatad.data.time_check import TimeLog
 from adatad.errors import UserError
 from adatad.files import check_output

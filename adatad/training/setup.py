@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from adatad.convert.backbone import initial_weights
+from adatad.convert.backbone_weights import initial_weights
 from adatad.memory.ahead import FramesAhead
 from adatad.memory.compiled import compile_report
 from adatad.memory.inputs import InputCopies

@@ -10,16 +10,15 @@ import torch
 from torch import nn
 
 from adatad.data.annotations import EVALUATED, Annotations
-from adatad.data.dataset import Batch, collate
+from adatad.data.dataset import Batch, Skipped, SkippedVideos, collate
 from adatad.data.loader import Loader
-from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import Window
-from adatad.evaluation.checks import score_warnings
 from adatad.evaluation.classifiers import Classifier, ClassifierError, read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.groups import evaluate_groups
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
+from adatad.evaluation.score_warnings import score_warnings
 from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
 from adatad.memory.frames import placed

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from adatad.convert.checkpoint import load_opentad, opentad_state
+from adatad.convert.opentad_checkpoint import load_opentad, opentad_state
 from adatad.convert.weight_file import WeightsError
 from adatad.dev.parity.cases import find_cases, read_case
 from adatad.dev.parity.translate import spec_of

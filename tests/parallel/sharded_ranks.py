@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from steps import Outcome, Run, numpy_of, outcome_of
 
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos
 
 
 @dataclass

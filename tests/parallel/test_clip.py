@@ -81,7 +81,7 @@ def test_other_backbones(mode, shared_spec):
 
 
 def detections_of(spec_file: str, overrides: list[str]) -> dict:
-    from adatad.data.skipped import SkippedVideos
+    from adatad.data.dataset import SkippedVideos
     from adatad.parallel.processes import start_processes
     from adatad.training.loaders import validation_loader
     from adatad.training.validation import detect

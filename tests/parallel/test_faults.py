@@ -12,7 +12,7 @@ import pytest
 from faulty import NO_FAULT, QUICK, run_all
 from ranks import run_ranks
 
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos
 from adatad.spec import load
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.run_directory import run_directory

@@ -15,8 +15,8 @@ import yaml
 from test_documents import commands
 
 from adatad.data.annotation_file import read_names
-from adatad.data.demo import write_video
-from adatad.data.transcode import transcode
+from adatad.data.prepare.demo import write_video
+from adatad.data.prepare.transcode import transcode
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.resolve import resolve_run

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from adatad.data.annotations import read_annotations
 from adatad.data.augment import augment, draw_augmentation
-from adatad.data.dataset import TrainingWindows
-from adatad.data.draws import generator
-from adatad.data.geometry import fit_frames, random_geometry
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos, TrainingWindows
+from adatad.data.resize import fit_frames, random_geometry
+from adatad.data.rng import generator
 from adatad.parallel.processes import start_processes
 from adatad.spec import Spec, load
 from adatad.training.loaders import training_loader, validation_loader

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adatad.convert.checkpoint import opentad_state
+from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.models.detector import build_model
 from adatad.report.reproduction import compare_with_published, verdict_line, write_reproduction
 from adatad.spec import load

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adatad.data.annotations import read_annotations
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos
 from adatad.evaluation.classifiers import ClassifierError
 from adatad.parallel.processes import Processes
 from adatad.spec import load

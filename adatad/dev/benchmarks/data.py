@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from adatad.data.annotations import read_annotations
 from adatad.data.dataset import CHUNK_FRAMES, TrainingWindows, check_videos, open_named
-from adatad.data.draws import epoch_order
 from adatad.data.loader import Loader
+from adatad.data.rng import epoch_order
 from adatad.data.windows import Window
 from adatad.spec import Spec
 from adatad.spec.resolve import Quirks

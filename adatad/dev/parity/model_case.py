@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adatad.convert.opentad import is_dropped, our_name
+from adatad.convert.opentad_checkpoint import is_dropped, our_name
 from adatad.dev.parity.cases import Case
 from adatad.dev.parity.compare import (
     TOLERANCES,
