@@ -31,7 +31,7 @@ from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
 from adatad.training.metered import random_batch
 from adatad.training.run import train
-from adatad.training.setup import Parts, assemble, share_windows
+from adatad.training.setup import Parts, assemble, own_clip_group
 from adatad.training.step import train_step
 from adatad.training.validation import detect
 
@@ -113,9 +113,8 @@ def build(spec: Spec, processes: Processes) -> Parts:
         # Engines that shard take the parameters as they find them.
         model.to(processes.device)
     with patch("adatad.parallel.ddp.DistributedDataParallel", WithoutReducer):
-        parts = assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100)
-    parts.clip_group = share_windows(model, spec, processes)
-    return parts
+        group = own_clip_group(spec, processes)
+        return assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100, group=group)
 
 
 def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str | None = None) -> Batch:

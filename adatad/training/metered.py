@@ -10,7 +10,7 @@ from adatad.memory.labels import label
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
 from adatad.models.detector import build_model
-from adatad.parallel.clip import ClipGroup, FakeClipGroup, share_clips
+from adatad.parallel.clip import ClipGroup, FakeClipGroup
 from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
@@ -58,12 +58,9 @@ def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | FakeClipGro
     `counted_mesh`, if the spec wants that."""
     with META:
         model = build_model(spec.model, num_classes)
-    parts = assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
-    if spec.parallel.clip > 1:
-        clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
-        parts.clip_group = group or FakeClipGroup(counted_mesh(spec), clips)
-        share_clips(model.backbone, parts.clip_group)
-    return parts
+    if group is None and spec.parallel.clip > 1:
+        group = FakeClipGroup(counted_mesh(spec), clips_of_window(spec.data, spec.model.backbone.clip_frames))
+    return assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100, group=group)
 
 
 def counted_mesh(spec: Spec) -> Mesh:

@@ -27,9 +27,7 @@ from adatad.data.staging import stage
 from adatad.data.time_check import TimeLog
 from adatad.errors import UserError
 from adatad.files import check_output, reason
-from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
-from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes, start_processes
 from adatad.printing import lasting_output
 from adatad.report.page import try_write_report
@@ -66,8 +64,9 @@ from adatad.training.setup import (
     check_mesh,
     check_shared_memory,
     number_of_classes,
+    own_clip_group,
+    prepare_model,
     shapes_of,
-    share_windows,
     validation_loader,
 )
 from adatad.training.signals import DRAWING, Stopped, StopRequest, say
@@ -315,11 +314,7 @@ def detect_and_score(
         model = build_initial_model(spec, len(outputs))[0]
         trained = freeze(model, spec.model.backbone)
         load_for_scoring(model, trained, checkpoint, averages)
-        arithmetic = autocast_dtype(spec.train.precision, processes.device)
-        apply_policy(model.backbone, spec.memory, spec.data, arithmetic, clip_ranks=spec.parallel.clip)
-        # Only now: frozen weights that are streamed, or cast, may not fit the device as they come from their file.
-        model.to(processes.device)
-        share_windows(model, spec, processes)
+        prepare_model(model, spec, processes, groups=None, group=own_clip_group(spec, processes))
         loader = validation_loader(spec, annotations, processes, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
         found = detect(model, loader, spec, outputs, processes, skipped, times=TimeLog(say))

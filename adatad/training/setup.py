@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from adatad.errors import UserError
 from adatad.memory.ahead import FramesAhead
 from adatad.memory.compiled import compile_report
 from adatad.memory.inputs import InputCopies
-from adatad.memory.policy import apply_policy, wave_passes
+from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
@@ -95,11 +96,11 @@ def build_parts(spec: Spec, annotations: Annotations, processes: Processes) -> P
     # Before a policy casts them.
     frozen_fingerprint = fingerprint_of_all(model, processes)
     steps_per_epoch = len(annotations.train) // spec.train.global_batch
-    parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch)
+    group = own_clip_group(spec, processes)
+    parts = assemble(spec, processes, model, number_of_classes(spec, annotations), steps_per_epoch, group)
     parts.weights_report, parts.classes = weights_report, annotations.classes
-    parts.compile_report = compile_report(wave_passes(model.backbone))
+    parts.compile_report = compile_report(model.backbone.executor.passes)
     parts.frozen_fingerprint = frozen_fingerprint
-    parts.clip_group = share_windows(model, spec, processes)
     return parts
 
 
@@ -117,30 +118,62 @@ def fingerprint_of_all(model: nn.Module, processes: Processes) -> str:
     return found[hosts[0]]
 
 
-def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: int, steps_per_epoch: int) -> Parts:
-    """Freeze, group, apply the memory policy, prepare and average a model, in that order."""
+def assemble(
+    spec: Spec,
+    processes: Processes,
+    model: nn.Module,
+    num_classes: int,
+    steps_per_epoch: int,
+    group: ClipGroup | None = None,
+) -> Parts:
+    """Freeze, group, prepare and average a model, in that order. group: see `prepare_model`."""
     trained = freeze(model, spec.model.backbone)
     groups = parameter_groups(model, spec.optimizer)
     shapes = shapes_of(model)
-    if hasattr(model, "backbone"):
-        arithmetic = autocast_dtype(spec.train.precision, processes.device)
-        sharded = spec.parallel.engine in SHARDS_FROZEN_WEIGHTS
-        apply_policy(model.backbone, spec.memory, spec.data, arithmetic, sharded, spec.parallel.clip)
-    engine = prepare(model, groups, spec, processes)
+    engine = prepare_model(model, spec, processes, groups, group)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
     ema = Ema(engine.masters(), spec.ema.decay, on_host=spec.memory.moving_average == "host")
-    return Parts(spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch)
+    parts = Parts(spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch)
+    parts.clip_group = group
+    return parts
 
 
-def share_windows(model: nn.Module, spec: Spec, processes: Processes) -> ClipGroup | None:
-    """Spread windows over the ranks of this rank's clip group, if the spec wants that. The engine has the model."""
+def prepare_model(
+    model: nn.Module,
+    spec: Spec,
+    processes: Processes,
+    groups: list[dict[str, Any]] | None,
+    group: ClipGroup | None,
+) -> Engine | None:
+    """Put a model whose trained parameters are fixed on this rank's device, for training or for scoring alone.
+
+    The order matters: the policy casts and moves frozen weights, and makes the executor; the engine takes the weights
+    as they are then, and tells the executor where to get them; clip parallelism goes around that executor.
+
+    groups: of the optimizer; None: for scoring, without an engine. group: the ranks that share a window with this one,
+    or None.
+    """
+    training = groups is not None
+    if model.backbone is not None:
+        arithmetic = autocast_dtype(spec.train.precision, processes.device)
+        sharded = training and spec.parallel.engine in SHARDS_FROZEN_WEIGHTS
+        apply_policy(model.backbone, spec.memory, spec.data, arithmetic, sharded, spec.parallel.clip)
+    # Not before: frozen weights that are streamed, or cast, may not fit the device as they come from their file.
+    engine = prepare(model, groups, spec, processes) if training else None
+    if not training:
+        model.to(processes.device)
+    if group is not None:
+        share_clips(model.backbone, group)
+    return engine
+
+
+def own_clip_group(spec: Spec, processes: Processes) -> ClipGroup | None:
+    """The ranks that share windows with this one, if the spec wants that. All ranks of the run call it."""
     if spec.parallel.clip == 1:
         return None
     clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
-    group = clip_group(processes, mesh_of_ranks(spec, processes), clips, spec.train.hang_seconds)
-    share_clips(model.backbone, group)
-    return group
+    return clip_group(processes, mesh_of_ranks(spec, processes), clips, spec.train.hang_seconds)
 
 
 def mesh_of_ranks(spec: Spec, processes: Processes) -> Mesh:
