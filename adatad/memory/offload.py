@@ -105,6 +105,10 @@ class HostMemory:
     def __post_init__(self) -> None:
         self.copies = self.copies or copies_for(self.device)
 
+    def __reduce__(self) -> tuple:
+        # A copy of a model makes its own: streams can't be copied, and what waits here belongs to one step.
+        return HostMemory, (self.device, self.limit_bytes)
+
     def reserve(self, count: int, slot_bytes: int, what: str) -> None:
         """Have `count` free slots of a size. Raises HostMemoryError, which names `what` they are for."""
         missing = count - len(self._free.setdefault(slot_bytes, []))

@@ -10,14 +10,12 @@ import torch
 from torch import nn
 
 from adatad.convert.backbone_weights import initial_weights
-from adatad.memory.ahead import FramesAhead
 from adatad.memory.compiled import compile_report
-from adatad.memory.inputs import InputCopies
-from adatad.memory.policy import apply_policy, wave_passes
+from adatad.memory.inputs import FramesAhead, InputCopies
+from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
-from adatad.models.detector import TemporalActionDetector, build_model
+from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.models.losses import RunningNormalizer
-from adatad.models.trained import freeze
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.engine import Engine, prepare
 from adatad.parallel.processes import Processes
@@ -100,18 +98,19 @@ def prepare_model(
     # 2. The fingerprint, before a policy casts frozen weights; groups, before an engine renames parameters.
     frozen_fingerprint = fingerprint_of_all(model, processes) if will_be_saved else ""
     groups = parameter_groups(model, spec.optimizer) if learns else []
-    # 3. The policy, which wraps blocks that engines wrap again.
+    # 3. The policy, which casts and moves frozen weights and makes the executor. The engine takes them as they are
+    # then, and tells the executor where to get them.
     compiled = []
-    if hasattr(model, "backbone"):
+    if model.backbone is not None:
         sharded = learns and spec.parallel.engine in SHARDS_FROZEN_WEIGHTS
         apply_policy(model.backbone, spec.memory, spec.data, run.arithmetic, sharded, spec.parallel.clip)
-        compiled = compile_report(wave_passes(model.backbone))
+        compiled = compile_report(model.backbone.executor.passes)
     # 4. The engine. Without one, the model goes to its device only now: frozen weights that are streamed, or cast, may
     # not fit there as they come from their file.
     engine = prepare(model, groups, spec, processes) if learns else None
     if engine is None:
         model.to(processes.device)
-    # 5. Clip sharing, around all that the policy has set up.
+    # 5. Clip parallelism, around that executor.
     if group is not None:
         share_clips(model.backbone, group)
     return PreparedModel(model, trained, shapes, engine, frozen_fingerprint, compiled)

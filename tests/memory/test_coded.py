@@ -8,7 +8,6 @@ from adatad.memory.coded import SCALE, CodedShelf, decode, encode, encode_frozen
 from adatad.memory.labels import label
 from adatad.memory.meter import Meter
 from adatad.memory.offload import DeviceShelf, HostMemory, HostShelf
-from adatad.memory.policy import wave_passes
 
 KINDS = ("fp8", "int8")
 CPU = torch.device("cpu")
@@ -102,7 +101,7 @@ def test_blocks_are_cast_while_tiles_are_at_them_and_no_longer():
         waved.blocks[0].get_submodule(name).get_parameter(SCALE).shape[1] == 1 for name in ("attn.qkv", "mlp.fc1")
     )
     casts = []
-    whole = type(wave_passes(waved)[0].residency).whole
+    whole = type(waved.executor.passes[0].provider).materialized
 
     def noted(self, blocks, following):
         casts.append(meter.by_label.get("weight casts", 0))
@@ -110,7 +109,7 @@ def test_blocks_are_cast_while_tiles_are_at_them_and_no_longer():
 
     one = 8 * sum(weight.numel() for weight in matrices) + 8 * 3 * 16
     with Meter("cpu") as meter, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(wave_passes(waved)[0].residency), "whole", noted)
+        patch.setattr(type(waved.executor.passes[0].provider), "materialized", noted)
         meter.register(waved.parameters(), "weights")
         gradients(waved, frames, keys)
     # Four blocks forward, two segments back: whatever is begun finds no casts of before.

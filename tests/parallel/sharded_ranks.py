@@ -197,7 +197,7 @@ def kept_of_64(spec_file: str, cpu_offload: str) -> tuple[int, int]:
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from adatad.memory.sharded import local_of
+    from adatad.memory.weights import local_of
     from adatad.models.detector import build_model
     from adatad.parallel.processes import Processes
     from adatad.spec import load

@@ -225,7 +225,7 @@ def test_both_sides_are_one_batch_without_tiles(monkeypatch):
     import torch
     import torch.distributed as dist
 
-    from adatad.parallel.clip import ClipGroup, _pad_from_ranks
+    from adatad.parallel.clip import ClipGroup, pad_from_ranks
 
     batches = []
 
@@ -238,7 +238,7 @@ def test_both_sides_are_one_batch_without_tiles(monkeypatch):
         monkeypatch.setattr(dist, "batch_isend_irecv", batch)
         group = ClipGroup(Mesh(1, 3, 0, 1), 5, dist.group.WORLD)
         window = torch.zeros(1, 4, 2, 3, requires_grad=True)
-        _pad_from_ranks(group, window, 1).sum().backward()
+        pad_from_ranks(group, window, 1).sum().backward()
     finally:
         dist.destroy_process_group()
     both = [("isend", 0), ("irecv", 0), ("isend", 2), ("irecv", 2)]

@@ -22,9 +22,9 @@ from adatad.data.dataset import Batch
 from adatad.dev.benchmarks.table import Result
 from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
 from adatad.dev.comm_counter import CommCounter
+from adatad.memory.exchange import PendingPlanes
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
-from adatad.memory.neighbours import Arrival
 from adatad.memory.planner import Machine as Device
 from adatad.memory.planner import Planner
 from adatad.models.detector import build_model
@@ -100,15 +100,15 @@ def wire() -> list[Result]:
 class GroupInHostMemory(ClipGroup):
     """What has no values is exchanged as host memory of the same size: torch has no exchange for the meta device."""
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
-        arrivals = super().trade_sides({side: torch.empty_like(own, device="cpu") for side, own in planes.items()})
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
+        arrivals = super().exchange_sides({side: torch.empty_like(own, device="cpu") for side, own in planes.items()})
         return {side: partial(_to_meta, arrival) for side, arrival in arrivals.items()}
 
     def gather(self, own: Tensor) -> Tensor:
         return super().gather(torch.empty_like(own, device="cpu")).to(META)
 
 
-def _to_meta(arrival: Arrival) -> Tensor:
+def _to_meta(arrival: PendingPlanes) -> Tensor:
     return arrival().to(META)
 
 

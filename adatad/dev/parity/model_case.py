@@ -163,7 +163,7 @@ def compare_inside_the_backbone(checks: Checks, parts: TrainState, seen: dict[st
         for name in INSIDE_THE_BACKBONE:
             checks.leave_out(f"train/{name}", "under policy tile it is never whole")
         return
-    backbone, idle = getattr(parts.model, "backbone", None), range(0)
+    backbone, idle = parts.model.backbone, range(0)
     if backbone is not None and backbone.mode == "side":
         idle = range(max(backbone.adapter_blocks) + 1, len(backbone.blocks))
     never_made = [f"train/block/{index}" for index in idle]
@@ -191,7 +191,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
         model.detector.projection.register_forward_hook(partial(keep, "train/projection")),
         model.detector.neck.register_forward_hook(partial(keep, "train/neck")),
     ]
-    backbone = getattr(model, "backbone", None)
+    backbone = model.backbone
     if backbone is not None:
         hooks.append(backbone.register_forward_hook(partial(keep, "train/features")))
         hooks.append(backbone.blocks[0].register_forward_pre_hook(keep_input))

@@ -34,6 +34,8 @@ from adatad.spec.schema import (
 class FeatureDetector(nn.Module):
     """A detector alone, called like the whole model."""
 
+    backbone = None
+
     def __init__(self, detector: ActionFormer):
         super().__init__()
         self.detector = detector

@@ -1,4 +1,4 @@
-"""A backbone's timeline computed by waves: what autograd sees of them, and how frames go in and means come out."""
+"""A range of blocks as one function that autograd knows: how frames go into a wave, and how means come out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adatad.memory.arithmetic import no_autocast
+from adatad.memory.exchange import HaloExchange, NoExchange
 from adatad.memory.frames import HostFrames, tile_frames
 from adatad.memory.labels import label
-from adatad.memory.neighbours import Neighbours, Nobody
 from adatad.memory.offload import HostMemory
-from adatad.memory.residency import AlwaysThere, Residency
-from adatad.memory.sharded import part_of, whole
 from adatad.memory.tiles import Tile
-from adatad.memory.wave import Rows, Wave, WaveSettings, Weights, read_from_block
+from adatad.memory.wave import Rows, Wave, WaveSettings, Weights
+from adatad.memory.weights import ResidentWeights, TrainedWeights, WeightProvider
 from adatad.models.backbone import VideoBackbone
 from adatad.models.drop_path import Drops
 
@@ -24,78 +23,7 @@ FP16_GRADIENT = 64.0
 """Where fp16 gradients start from: their largest value is brought near this before they enter the blocks."""
 
 
-class TrainedWeights(nn.Module):
-    """Called once a step: the trained parameters, whole and in their own dtype, as tensors that autograd knows.
-
-    What calls a module before and after (gathers of sharded weights, gradient hooks) works on this one as on any other.
-    Parameters are looked up by name in the module that owns them at every call: engines put others in their place.
-    Those of `only_parts` are read from the blocks themselves, while these are whole; of these a rank's part is enough
-    here, for the gradient to come back to.
-    """
-
-    def __init__(self, owner: nn.Module, names: list[str], only_parts: frozenset[str] = frozenset()):
-        super().__init__()
-        self.names, self.only_parts = names, only_parts
-        # In a list, not registered: the owner's modules stay where they are in the model's tree.
-        self._owner = [owner]
-
-    def adopt(self) -> None:
-        """Own the parameters too, for an engine that looks at a module's own ones (and puts no others in place)."""
-        for number, parameter in enumerate(self.parameters_used()):
-            self.register_parameter(str(number), parameter)
-
-    def parameters_used(self) -> list[nn.Parameter]:
-        return [self._owner[0].get_parameter(name) for name in self.names]
-
-    def forward(self) -> tuple[Tensor, ...]:
-        pairs = zip(self.names, self.parameters_used(), strict=True)
-        return tuple(part_of(parameter) if name in self.only_parts else whole(parameter) for name, parameter in pairs)
-
-
-@dataclass
-class BlockRange:
-    """Consecutive blocks under one policy; `wave` is None where they run as ordinary modules."""
-
-    first: int
-    last: int
-    wave: WaveSettings | None
-
-
-class TiledTimeline:
-    """Takes the place of `VideoBackbone.timeline` where a policy says `tile`."""
-
-    def __init__(self, backbone: VideoBackbone, ranges: list[BlockRange]):
-        self.backbone, self.ranges = backbone, ranges
-        depth = len(backbone.blocks)
-        self.passes = []
-        for blocks in ranges:
-            prefixes = tuple(f"blocks.{index}." for index in range(blocks.first, blocks.last + 1))
-            if blocks.first == 0:
-                prefixes += ("patch_embed.",)
-            names = [n for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)]
-            trained = TrainedWeights(backbone, names, frozenset(name for name in names if read_from_block(name)))
-            pooled = blocks.last == depth - 1
-            self.passes.append(blocks.wave and WavePass(backbone, blocks.wave, trained, pooled))
-
-    def __call__(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
-        """See `VideoBackbone.timeline`."""
-        batch, backbone = len(frames), self.backbone
-        clip_count = frames.shape[2] // backbone.clip_frames
-        drops = backbone.draw_drops(keys, clip_count)
-        tokens = None
-        for blocks, wave_pass in zip(self.ranges, self.passes, strict=True):
-            if wave_pass is not None:
-                tokens = wave_pass(frames if tokens is None else tokens, batch, clip_count, drops)
-                continue
-            tokens = backbone.embed(backbone.cut_clips(frames)) if tokens is None else tokens
-            for index in range(blocks.first, blocks.last + 1):
-                tokens = backbone.blocks[index](tokens, batch, drops and drops.block(index, 0, batch * clip_count))
-        if self.passes[-1] is not None:
-            return tokens
-        return backbone.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
-
-
-@dataclass
+@dataclass(eq=False)
 class WavePass:
     """One range of blocks as one differentiable function of frames (the first range) or tokens, and of the trained
     weights, to tokens or (the last range) to means over space [b, tubelets, c]."""
@@ -104,19 +32,34 @@ class WavePass:
     settings: WaveSettings
     trained_weights: TrainedWeights
     pooled: bool
-    residency: Residency = field(default_factory=AlwaysThere)
-    neighbours: Neighbours = field(default_factory=Nobody)
+    """Whether the range has the last block."""
+    provider: WeightProvider = field(default_factory=ResidentWeights)
+    halo_exchange: HaloExchange = field(default_factory=NoExchange)
     host_limit_bytes: int | None = None
-    _host: HostMemory | None = None
+    _host: HostMemory | None = field(default=None, init=False)
 
     def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, drops: Drops | None) -> Tensor:
         """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all n clips."""
-        weights = self.trained_weights()
+        weights = self.provider.trained(self.trained_weights)
         keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
         if keep:
             return _WaveFunction.apply(self, source, windows, clips, drops, *weights)
         with torch.no_grad(), no_autocast(source.device):
             return self.run(self.wave(source, windows, clips, drops, weights, keep), source)
+
+    def __str__(self) -> str:
+        at, per_clip = self.settings, "clips" if self.settings.tile_clips > 1 else "clip"
+        parts = [
+            f"blocks {at.first} to {at.last}: tile; {at.tile_clips} {per_clip} a tile",
+            f"segments of {at.segment_blocks} blocks, {'block by block' if at.block_by_block else 'tile by tile'}",
+            "graphs are held" if at.hold else "blocks run twice going back",
+        ]
+        named = {"saved inputs": at.rows_on_host, "halos": at.halos_on_host}
+        if on_host := [name for name, is_there in named.items() if is_there]:
+            parts.append(f"on the host: {', '.join(on_host)}")
+        if not isinstance(self.provider, ResidentWeights):
+            parts.append(f"weights: {type(self.provider).__name__}")
+        return "; ".join(parts)
 
     def wave(
         self, source: Tensor, windows: int, clips: int, drops: Drops | None, tensors: tuple[Tensor, ...], keep: bool
@@ -125,7 +68,7 @@ class WavePass:
         below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
         weights = Weights(self.backbone, self.settings, names, tensors)
         return Wave(
-            self.backbone, self.settings, windows, clips, drops, weights, self.residency, self.neighbours,
+            self.backbone, self.settings, windows, clips, drops, weights, self.provider, self.halo_exchange,
             self.host(source.device), self.positions(source), keep, keep and below,
         )  # fmt: skip
 
@@ -236,7 +179,7 @@ class _WaveFunction(torch.autograd.Function):
         wave, wave_pass = ctx.wave, ctx.wave_pass
         with no_autocast(gradient.device):
             half = torch.float16 in wave_pass.dtypes()
-            scale = fp16_scale(wave_pass.neighbours.largest(gradient.abs().amax()), ctx.positions) if half else None
+            scale = fp16_scale(wave_pass.halo_exchange.largest(gradient.abs().amax()), ctx.positions) if half else None
             scaled = gradient if scale is None else gradient * scale
             rows = wave_pass.gradient_rows(scaled, wave, ctx.positions)
             below = wave.backward(rows)
