@@ -45,7 +45,7 @@ FLOAT = re.compile(
 
 OLD_KEYS: dict[Key, str] = {
     ("memory", "rows"): "saved_inputs",
-    ("memory", "saved_input_dtype"): "saved_input_dtype",
+    ("memory", "row_dtype"): "saved_input_dtype",
 }
 """Keys of earlier versions, which specs and checkpoints may still have: the name in the same section today."""
 OLD_VALUES: dict[Key, dict[str, str]] = {
@@ -70,7 +70,7 @@ class Document:
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[Key, str] = field(default_factory=dict)
     renamed: list[str] = field(default_factory=list)
-    """Spellings of earlier versions that were replaced: "memory.saved_inputs is memory.saved_inputs now"."""
+    """Spellings of earlier versions that were replaced: "memory.rows is memory.saved_inputs now"."""
 
     def source(self, key: Key) -> str | None:
         """Where the value at `key`, or what it stands in, came from."""

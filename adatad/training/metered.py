@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from adatad.data.dataset import Batch
-from adatad.memory.inputs import ahead_bytes
+from adatad.memory.ahead import ahead_bytes
 from adatad.memory.labels import label
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from adatad.spec import SpecError, load, to_yaml
 from adatad.spec.document import Document, merge, parse_value
 from adatad.spec.load import load_with_sources
-from adatad.training.resume import spec_changes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "base" not in path.relative_to(ROOT).parts]
@@ -326,33 +325,3 @@ def test_the_overlays_of_clusters_fit_the_published_rows(path):
     assert spec.memory.policy == "tile"
     assert spec.parallel.engine != "auto"
     assert (spec.model, spec.data) == (plain.model, plain.data)
-
-
-OLD_NAMES = "compat: fixed\nmemory: {policy: tile, saved_inputs: host, saved_input_dtype: fp8, recompute: twice}\n"
-"""Keys and values as earlier versions called them."""
-
-
-def test_names_of_earlier_versions_load_with_one_warning_line(tmp_path, capsys):
-    path = write(tmp_path, "old.yaml", MINIMAL + OLD_NAMES)
-    spec = load(path, ["memory.saved_inputs=device", "memory.recompute=once"], check_files=False)
-    assert (spec.compat, spec.memory.saved_inputs, spec.memory.saved_input_dtype) == ("fixed", "device", "fp8")
-    assert spec.memory.recompute == "once"
-    (line,) = capsys.readouterr().err.splitlines()
-    for name in ("memory.saved_inputs", "memory.saved_input_dtype", "recompute: once is once", "fixed"):
-        assert name in line
-    assert load(write(tmp_path, "new.yaml", to_yaml(spec)), check_files=False) == spec
-    assert not capsys.readouterr().err
-
-
-def test_a_saved_spec_with_names_of_earlier_versions_compares_equal(tmp_path):
-    settings = ["memory.policy=tile", "memory.saved_inputs=host", "memory.recompute=twice"]
-    text = to_yaml(load(write(tmp_path, "new.yaml", MINIMAL), settings, check_files=False))
-    old = text.replace("saved_inputs", "rows").replace("recompute: twice", "recompute: twice")
-    old = old.replace("saved_input_dtype", "saved_input_dtype").replace("compat: fixed", "compat: fixed")
-    assert old != text
-    assert spec_changes(old, text) == []
-
-
-def test_an_old_and_a_new_name_of_one_key_are_refused(tmp_path):
-    path = write(tmp_path, "both.yaml", MINIMAL + "memory: {saved_inputs: host, saved_inputs: device}\n")
-    assert "memory.saved_inputs" in problems(path)[0]
