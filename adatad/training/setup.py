@@ -15,8 +15,9 @@ from adatad.memory.compiled import compile_report
 from adatad.memory.inputs import InputCopies
 from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
-from adatad.models.detector import TemporalActionDetector, build_model, freeze
+from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
+from adatad.models.trained import freeze
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.engine import Engine, prepare
 from adatad.parallel.processes import Processes

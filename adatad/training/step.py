@@ -10,8 +10,9 @@ from torch import Tensor
 
 from adatad.data.dataset import Batch
 from adatad.memory.labels import label
-from adatad.models.keyed_dropout import HostKeys
-from adatad.models.losses import Targets, detection_losses
+from adatad.models.draws import HostKeys
+from adatad.models.losses import detection_losses
+from adatad.models.targets import Targets
 from adatad.parallel.engine import all_finite
 from adatad.training.loaders import TargetMaker
 from adatad.training.recheck import compute_twice, is_due

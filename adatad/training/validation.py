@@ -23,7 +23,7 @@ from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
 from adatad.memory.frames import placed
 from adatad.memory.results import ResultCopies, Results
-from adatad.models.actionformer import decode_all, only_valid
+from adatad.models.detections import decode_all, only_valid
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.schema import DataSpec
