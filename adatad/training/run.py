@@ -210,7 +210,7 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
     logger.info("run %s (tensorboard --logdir %s)", directory.path, directory.path / "tensorboard")
     counts = len(annotations.train), len(annotations.validation), len(annotations.classes), run.steps_per_epoch
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
-    for account in (annotations.train_report, annotations.validation_report):
+    for account in (annotations.train_account, annotations.validation_account):
         logger.info("subset %s", account.line())
     for sentence in annotations.warnings:
         logger.warning(sentence)

@@ -55,7 +55,7 @@ def test_a_file_without_training_videos_is_read_for_a_test_alone(tmp_path):
     with pytest.raises(AnnotationError, match=r"no video of subset 'training'"):
         read_annotations(spec)
     found = read_annotations(spec, training=False)
-    assert (found.train, found.train_report.videos, found.train_report.instances) == ((), 0, 0)
+    assert (found.train, found.train_account.videos, found.train_account.instances) == ((), 0, 0)
     assert [video.name for video in found.validation] == ["v"]
 
 
@@ -190,7 +190,7 @@ def test_blocked_videos_exist_nowhere(read, tmp_path, form):
     blocked = ("v0", "v3", "elsewhere") if form == "list" else str(file)
     found = read(subsets("training", "training", "validation", "validation"), blocked_videos=blocked)
     assert [video.name for video in found.train + found.validation] == ["v1", "v2"]
-    assert (found.train_report.blocked, found.validation_report.blocked) == (["v0"], ["v3"])
+    assert (found.train_account.blocked, found.validation_account.blocked) == (["v0"], ["v3"])
 
 
 def test_block_lists_of_another_form_are_refused(read, tmp_path):
@@ -217,7 +217,7 @@ def test_what_is_dropped_is_counted_by_reason(read):
     found = read(
         {**database(*kept, *bad), "nothing": ENTRY, "late": {**ENTRY, "annotations": [segment(10.005, 10.009)]}}
     )
-    account = found.train_report
+    account = found.train_account
     assert {reason: dict(by_video) for reason, by_video in account.dropped.items()} == {
         "copies": {"t": 1}, "empty (end <= start)": {"t": 2}, "without finite ends": {"t": 1}, "Ambiguous": {"t": 1},
         "too short to train on": {"late": 1},
@@ -298,7 +298,7 @@ def test_instances_outside_their_video_are_counted_apart_and_not_trained_on(read
     content = database(segment(-1, 2), segment(-3, -1), segment(8, 12), segment(1000, 4000))
     content["v"] |= {"duration": 10.0, "annotations": content["t"]["annotations"]}
     found = read(content)
-    train, validation = found.train_report, found.validation_report
+    train, validation = found.train_account, found.validation_account
     assert found.train[0].segments_seconds.tolist() == [[-1, 2], [8, 12]]
     assert dict(train.dropped[OUTSIDE]) == {"t": 2}
     assert len(found.validation[0].labels) == 4, "scored as everybody scores them"
@@ -314,8 +314,8 @@ def test_instances_outside_their_video_are_counted_apart_and_not_trained_on(read
 
 def test_an_instance_within_rounding_of_the_end_is_inside(read):
     found = read(database(segment(-0.005, 1), segment(9, 10.005)))
-    assert not found.train_report.before_start
-    assert not found.train_report.past_end
+    assert not found.train_account.before_start
+    assert not found.train_account.past_end
 
 
 # ---- names that stand twice, look alike, or are in no entry
@@ -551,8 +551,8 @@ def test_files_of_the_field_load_completely(shared_folder, name, settings, class
     found = read_annotations(DataSpec(annotations=str(folder / name), videos="", **settings))
     assert len(found.classes) == classes
     for videos, account, expected in (
-        (found.train, found.train_report, train),
-        (found.validation, found.validation_report, validation),
+        (found.train, found.train_account, train),
+        (found.validation, found.validation_account, validation),
     ):
         dropped = {reason: by_video.total() for reason, by_video in account.dropped.items()}
         ends = account.past_end.total(), account.outside.total()

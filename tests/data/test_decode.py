@@ -141,10 +141,10 @@ KINDS = {
     "closed.mp4": ("libx265", {"x265-params": "keyint=30:open-gop=0:log-level=none"}, "decord"),
     "parts.mp4": ("libx264", {"g": "12"}, "decord"),
     "plain.avi": ("mpeg4", {"g": "12"}, "decord"),
-    "reordered.avi": ("mpeg4", {"bf": "2", "g": "12"}, "pyav_sequential"),
+    "reordered.avi": ("mpeg4", {"bf": "2", "g": "12"}, "pyav in order"),
     "vp9.webm": ("libvpx-vp9", {}, "pyav"),
-    "unseen.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}, "pyav_sequential"),
-    "fields.mp4": ("libx264", {"x264-params": "tff=1:keyint=12"}, "pyav_sequential"),
+    "unseen.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}, "pyav in order"),
+    "fields.mp4": ("libx264", {"x264-params": "tff=1:keyint=12"}, "pyav in order"),
 }
 """Files by codec and options, and how decord's user gets them."""
 
@@ -165,7 +165,7 @@ def test_kinds_of_files(tmp_path, decoder, name):
     with open_video(tmp_path / name, decoder) as reader:
         assert reader.frame_count == 80
         np.testing.assert_array_equal(reader.frames(indices), in_order(tmp_path / name)[indices])
-        assert reader.way == (way if decoder == "decord" or way == "pyav_sequential" else decoder)
+        assert reader.way == (way if decoder == "decord" or way == "pyav in order" else decoder)
 
 
 @functools.cache
@@ -209,9 +209,9 @@ def test_files_whose_packets_are_not_trusted_are_read_in_order(tmp_path, caplog,
         with open_video(path, decoder) as reader:
             assert reader.frame_count == FRAMES
             np.testing.assert_allclose(levels(reader.frames(np.array([30, 4, 39]))), LEVELS[[30, 4, 39]], atol=3)
-            assert reader.way == "pyav_sequential"
+            assert reader.way == "pyav in order"
     assert [record.message for record in caplog.records] == [
-        f"{path}: h264 in mpegts isn't counted by packets; read with pyav_sequential"
+        f"{path}: h264 in mpegts isn't counted by packets; read with pyav in order"
     ]
 
 
@@ -294,7 +294,7 @@ def raiser(error: Exception):
     [
         ("decord", ("decord",), VideoError("levels.mp4: decord is tired"), "pyav"),
         ("decord", ("decord",), IndexMismatchError("decord counts 7 frames"), "pyav"),
-        ("pyav", ("pyav",), IndexMismatchError("frame 9 comes instead"), "pyav_sequential"),
+        ("pyav", ("pyav",), IndexMismatchError("frame 9 comes instead"), "pyav in order"),
     ],
 )
 def test_what_fails_midway_goes_on_in_another_way(video, monkeypatch, caplog, first, failing, error, then):
@@ -310,7 +310,7 @@ def test_what_fails_midway_goes_on_in_another_way(video, monkeypatch, caplog, fi
 
 
 def test_what_fails_twice_is_an_error(video, monkeypatch):
-    fake_source(monkeypatch, ("pyav", "pyav_sequential"), 20, raiser(IndexMismatchError("frame 9 comes instead")))
+    fake_source(monkeypatch, ("pyav", "pyav in order"), 20, raiser(IndexMismatchError("frame 9 comes instead")))
     with open_video(video, "pyav") as reader:
         reader.frames(np.arange(8))
         with pytest.raises(VideoError, match=r"levels\.mp4: frame 9 comes instead"):

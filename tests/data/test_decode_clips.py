@@ -52,7 +52,7 @@ NOT_FOR_DECORD = {
 
 def way_of(name: str, decoder: str) -> str:
     if name in IN_ORDER:
-        return "pyav_sequential"
+        return "pyav in order"
     if decoder != "pyav" and name in NOT_FOR_LIBRARIES:
         return "pyav"
     return "pyav" if decoder == "decord" and name in NOT_FOR_DECORD else decoder

@@ -36,7 +36,7 @@ def found(role: str, **settings: object) -> dict[str, dict[str, int]]:
     )
     read = annotations_of(DATABASE, spec)
     videos, account = (
-        (read.train, read.train_report) if role == "training" else (read.validation, read.validation_report)
+        (read.train, read.train_account) if role == "training" else (read.validation, read.validation_account)
     )
     return {warned.what: dict(warned.by_video) for warned in warnings(spec, DATABASE, videos, account)}
 
