@@ -39,7 +39,7 @@ def main() -> int:
 def show_summary(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from adatad.data.summary import print_summary
+    from adatad.data.prepare.summary import print_summary
 
     # Videos and weights needn't be there yet; what is read of the annotations is checked as it is read.
     spec = spec_from_arguments(args, check_files=False)

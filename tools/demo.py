@@ -34,7 +34,7 @@ def main() -> int:
     # The paths in the demo's specs are relative to the checkout.
     os.chdir(ROOT)
 
-    from adatad.data.demo import make_demo_with_progress
+    from adatad.data.prepare.demo import make_demo_with_progress
     from adatad.report.summary import print_summary
     from adatad.training.run import train_run
     from adatad.training.run_directory import next_of_command

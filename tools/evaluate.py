@@ -16,8 +16,8 @@ from rich.table import Column, Table
 
 from adatad.command import path_arg, run, whole_number
 from adatad.evaluation.detection_map import MapResult
-from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 from adatad.evaluation.proposal_recall import RecallResult
+from adatad.evaluation.score_files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 from adatad.files import files_to_write, shown, write_json
 from adatad.quantities import number
 

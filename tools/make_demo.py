@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--difficulty", choices=("easy", "hard"), default="easy")
     args = parser.parse_args()
 
-    from adatad.data.demo import make_demo_with_progress
+    from adatad.data.prepare.demo import make_demo_with_progress
 
     annotations = make_demo_with_progress(
         args.output, args.train_videos, args.validation_videos, seed=args.seed, difficulty=args.difficulty

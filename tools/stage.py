@@ -10,6 +10,7 @@ import socket
 
 from adatad.command import run
 from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
+from adatad.spec.resolve import Quirks
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
     from adatad.errors import UserError
 
     try:
-        annotations = read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic)
+        annotations = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic)
         names = [video.name for video in annotations.train + annotations.validation]
         stage(spec.data, names, lambda line: print(f"{socket.gethostname()}: {line}"))
     except UserError as error:

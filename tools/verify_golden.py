@@ -24,11 +24,11 @@ def main() -> int:
     )
     parser.add_argument("--tile-clips", type=whole_number(1), metavar="M", help="policy tile: clips of a tile")
     parser.add_argument("--segment-blocks", type=whole_number(1), metavar="K", help="policy tile: blocks of a segment")
-    parser.add_argument("--recompute", choices=("hold", "rebuild"), default="hold", help="policy tile")
+    parser.add_argument("--recompute", choices=("once", "twice"), default="once", help="policy tile")
     args = parser.parse_args()
     if not args.folder:
         parser.error("DIR is empty; name a folder of cases")
-    if args.policy != "tile" and (args.tile_clips or args.segment_blocks or args.recompute != "hold"):
+    if args.policy != "tile" and (args.tile_clips or args.segment_blocks or args.recompute != "once"):
         parser.error("--tile-clips, --segment-blocks and --recompute belong to --policy tile")
 
     from adatad.dev.parity.verify_golden import verify

@@ -26,7 +26,7 @@ TINY = (
 )
 """Windows of four clips, two a step. As few numbers as possible: what is counted doesn't depend on them."""
 TILE = "memory.policy=tile memory.tile_clips=1 memory.segment_blocks=2"
-HOST = "memory.rows=host memory.halos=host memory.frames=host"
+HOST = "memory.saved_inputs=host memory.halos=host memory.frames=host"
 STATE = "memory.optimizer_state=host memory.moving_average=host"
 EVERYTHING = f"{TILE} {HOST} {STATE} memory.frozen_weights=stream"
 FULL = "model.backbone.mode=full optimizer.backbone.lr=1e-4"
@@ -81,20 +81,20 @@ CASES = (
     PretendedCase("selective", "memory.policy=selective"),
     PretendedCase("block", "memory.policy=block"),
     PretendedCase("tile", TILE),
-    PretendedCase("tile, rebuild", f"{TILE} memory.recompute=rebuild"),
+    PretendedCase("tile, rebuild", f"{TILE} memory.recompute=twice"),
     PretendedCase("tile, compiled", f"{TILE} memory.compile=true"),
     PretendedCase("full, tile, compiled", f"{FULL} {TILE} memory.compile=true"),
     PretendedCase("tile, by blocks", f"{TILE} memory.order=blocks"),
     PretendedCase("ranges", RANGES),
-    PretendedCase("tile, rows on the host", f"{TILE} memory.rows=host"),
+    PretendedCase("tile, rows on the host", f"{TILE} memory.saved_inputs=host"),
     PretendedCase("tile, halos on the host", f"{TILE} memory.halos=host"),
     PretendedCase("tile, frames on the host", f"{TILE} memory.frames=host"),
     PretendedCase("tile, rows, halos, frames on the host", f"{TILE} {HOST}"),
     PretendedCase("tile, frozen weights streamed", f"{TILE} memory.frozen_weights=stream"),
     PretendedCase("block, optimizer and average on the host", f"memory.policy=block {STATE}"),
     PretendedCase("tile, everything on the host", EVERYTHING),
-    PretendedCase("tile, everything on the host, rebuild", f"{EVERYTHING} memory.recompute=rebuild"),
-    PretendedCase("tile, fp16", f"{TILE} train.precision=fp16 memory.rows=host"),
+    PretendedCase("tile, everything on the host, rebuild", f"{EVERYTHING} memory.recompute=twice"),
+    PretendedCase("tile, fp16", f"{TILE} train.precision=fp16 memory.saved_inputs=host"),
     PretendedCase("none, fp32", "memory.policy=none train.precision=fp32"),
     PretendedCase("tile, accumulation", f"{TILE} train.accumulation=2"),
     PretendedCase("tile, long window", f"{TILE} data.window.size_grid=128 model.detector.max_length=128"),

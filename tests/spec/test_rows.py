@@ -9,8 +9,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from adatad.data.geometry import AREA_FRACTIONS, ASPECTS, CANDIDATES
-from adatad.data.rand_augment import OPERATIONS
+from adatad.data.augment import OPERATIONS
+from adatad.data.resize import AREA_FRACTIONS, ASPECTS, CANDIDATES
 from adatad.models.backbone import PIXEL_MEAN, PIXEL_STD
 from adatad.models.detector import build_model
 from adatad.models.head import PRIOR

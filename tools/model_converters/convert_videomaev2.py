@@ -22,7 +22,7 @@ def main() -> int:
     if args.output.suffix not in (".pth", ".safetensors"):
         parser.error(f"OUT: expected a name that ends in .pth or .safetensors, got {str(args.output)!r}")
 
-    from adatad.convert.mmaction import convert_backbone
+    from adatad.convert.backbone_weights import convert_backbone
 
     for line in convert_backbone(args.source, args.output):
         print(line)

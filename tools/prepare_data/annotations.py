@@ -38,7 +38,7 @@ def main() -> int:
         parser.error("OUT: expected the name of a JSON file to write")
 
     from adatad.data.annotation_file import names_text
-    from adatad.data.official import not_scored, write
+    from adatad.data.prepare.official import not_scored, write
     from adatad.errors import UserError
     from adatad.files import files_to_write
 
@@ -63,7 +63,7 @@ def main() -> int:
 
 def read(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """The database that the command asks for, and lines of its class list."""
-    from adatad.data import official
+    from adatad.data.prepare import official
 
     match args.name:
         case "activitynet" | "hacs":

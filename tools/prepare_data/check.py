@@ -35,7 +35,7 @@ def main() -> int:
     from rich.progress import Progress
 
     from adatad.data.annotation_file import read_names
-    from adatad.data.verify import check_data_set, usable_cores, write_block_list
+    from adatad.data.prepare.check import check_data_set, usable_cores, write_block_list
     from adatad.report.data_check import write_data_check
 
     # Before the list is written, which may be the same file.

@@ -41,7 +41,7 @@ def main() -> int:
     if len(columns) < len(pairs):
         parser.error("--columns: names a role twice")
 
-    from adatad.data.custom import make_annotations
+    from adatad.data.prepare.own_data import make_annotations
 
     spec = make_annotations(args.table, args.videos, Path(args.output), args.validation_share, columns)
     print(f"{spec}: look at it, then python tools/data.py summary {spec}")
