@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from adatad.convert.opentad import opentad_name
+
 from adatad.dev.parity.cases import Case
 from adatad.dev.parity.model_case import LOSSES, evaluation_losses, fresh_parts, recorded
 from adatad.dev.parity.translate import batch_of, build_case_model, metas_of, spec_of
