@@ -295,6 +295,12 @@ def shown(text: object, most: int | None = None) -> str:
     return safe if most is None or len(safe) <= most else safe[:most] + "..."
 
 
+def listed(names: Sequence[object], most: int = 5, between: str = ", ") -> str:
+    """Return the first `most` names, as they can be printed, and how many more there are: "a, b and 3 more"."""
+    more = f"{' ' if between == ', ' else between}and {len(names) - most} more" if len(names) > most else ""
+    return between.join(map(shown, names[:most])) + more
+
+
 def _through_links(path: Path) -> Path:
     """The file that a link points to, also through several; `path` itself if it is none. Raises OSError for a loop."""
     if not path.is_symlink():

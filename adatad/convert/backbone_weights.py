@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adatad.convert.layouts import MMACTION, Found, find_encoder
+from adatad.convert.layouts import MMACTION, Encoder, find_encoder
 from adatad.convert.weight_file import (
     WeightsError,
     brief,
@@ -26,11 +26,11 @@ from adatad.spec.presets import PRESETS
 from adatad.spec.published_weights import RANDOM, where_published
 
 MAX_BLOCKS = 1000
-"""More than any video transformer has."""
+"""Upper bound of blocks, above any video transformer's."""
 
 
 class Loaded(NamedTuple):
-    """What was done with a file's tensors. ignored: the file's names, by reason; positions: which table is used."""
+    """Summary of loading a file. ignored: the file's names, by reason; positions: the position table in use."""
 
     title: str
     mapped: int
@@ -38,14 +38,16 @@ class Loaded(NamedTuple):
     positions: str
 
     def lines(self) -> list[str]:
-        """For a log."""
+        """Return lines for a log."""
         first = f"format {self.title}: {self.mapped} tensors taken, none missing; positions {self.positions}"
         return [first, *(f"  ignored, {reason}: {name_few(names)}" for reason, names in self.ignored.items())]
 
 
 def initial_weights(backbone: VideoBackbone, weights: str | None) -> list[str]:
-    """What `model.backbone.weights` asks for; returns lines for the log. Raises WeightsError where it names no file, or
-    one that isn't there, and doesn't say `random`."""
+    """Load what `model.backbone.weights` names, or leave the backbone random; return lines for the log.
+
+    Raises WeightsError where it names no existing file and isn't `random`.
+    """
     if weights == RANDOM:
         return ["random backbone, as model.backbone.weights asks for"]
     if weights is None:
@@ -58,15 +60,15 @@ def initial_weights(backbone: VideoBackbone, weights: str | None) -> list[str]:
 
 
 def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
-    """Copy a file's encoder into the backbone; adapters keep what they have. Raises WeightsError, with nothing changed,
-    if it is of another size or has other parts."""
+    """Copy a file's encoder into the backbone; adapters keep their values. Raises WeightsError, with nothing changed,
+    if it has another size or other parts."""
     found = find_encoder(read_weight_file(path).tensors, path)
     wanted = {name: p for name, p in backbone.named_parameters() if "adapter" not in name}
     here, there = {name: p.shape for name, p in wanted.items()}, {name: t.shape for name, t in found.tensors.items()}
     if sizes_of(there) != sizes_of(here):
         raise WeightsError(f"{path}: doesn't fit the backbone: the file is {_named(there)}, the spec's {_named(here)}")
     check_parts(found, here, path)
-    # First, since it may refuse a table.
+    # Before any weight is copied, since it may still refuse the table.
     positions = take_positions(backbone, found.positions, path)
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -74,9 +76,9 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     return Loaded(found.title, len(wanted), _by_reason(found), positions)
 
 
-def check_parts(found: Found, expected: dict[str, torch.Size], path: object) -> None:
-    """Raises WeightsError if an encoder hasn't exactly the expected tensors, by name and shape, or if their numbers
-    can't be weights."""
+def check_parts(found: Encoder, expected: dict[str, torch.Size], path: object) -> None:
+    """Raise WeightsError if an encoder hasn't exactly the expected tensors, by name and shape, or if their values can't
+    be weights."""
     there = {name: tensor.shape for name, tensor in found.tensors.items()}
     problems = [f"missing {name}" for name in sorted(expected.keys() - there.keys())]
     problems += [f"unknown {brief(name)}" for name in sorted(there.keys() - expected.keys()) + found.unknown]
@@ -88,7 +90,7 @@ def check_parts(found: Found, expected: dict[str, torch.Size], path: object) -> 
 
 
 def encoder_shapes(sizes: dict[str, int]) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors of an encoder of these sizes (see `sizes_of`), as a VideoBackbone without
+    """Return the names and shapes of an encoder's tensors for these sizes (see `sizes_of`), as a VideoBackbone without
     adapters has them."""
     width, mlp, patch = sizes["width"], sizes["MLP width"], sizes["patch"]
     block = {
@@ -105,8 +107,11 @@ def encoder_shapes(sizes: dict[str, int]) -> dict[str, torch.Size]:
 
 @torch.no_grad()
 def take_positions(backbone: VideoBackbone, table: Tensor | None, path: object) -> str:
-    """As the reference: a file's table [1, n, width] of the right size replaces the sine table, one of another size
-    doesn't. Returns which it is, in words. Raises WeightsError for one of no floats, or with NaN."""
+    """Take over a file's position table [1, n, width] if it has the right size; else keep the sine table, as the
+    reference does.
+
+    Returns which one is used, in words. Raises WeightsError for one that holds no floats, or NaN.
+    """
     if table is None:
         return "computed"
     if table.shape != backbone.position_table.shape:
@@ -118,10 +123,11 @@ def take_positions(backbone: VideoBackbone, table: Tensor | None, path: object) 
 
 
 def sizes_of(shapes: dict[str, torch.Size]) -> dict[str, int]:
-    """Width, depth, MLP width, patch and tubelet of an encoder, by VideoBackbone's names; 0 for what can't be told."""
+    """Return width, depth, MLP width, patch and tubelet of an encoder, from VideoBackbone's names; 0 for what is
+    unknown."""
     patch, mlp = shapes.get("patch_embed.weight", ()), shapes.get("blocks.0.mlp.fc1.weight", ())
     patch = patch if len(patch) == 5 else (0,) * 5
-    # No more digits than a block's number can have: what has is unknown, by its name.
+    # At most four digits: a huge number would be taken for the depth. Such a name ends up among the unknown ones.
     blocks = [int(number) for name in shapes for number in re.findall(r"^blocks\.(\d{1,4})\.", name)]
     depth = max((number for number in blocks if number < MAX_BLOCKS), default=-1) + 1
     mlp_width = mlp[0] if len(mlp) == 2 else 0
@@ -135,22 +141,22 @@ def _named(shapes: dict[str, torch.Size]) -> str:
     return f"{names[0] if names else 'a size without a name'} ({', '.join(f'{k} {v}' for k, v in sizes.items())})"
 
 
-def _by_reason(found: Found) -> dict[str, list[str]]:
+def _by_reason(found: Encoder) -> dict[str, list[str]]:
     reasons = dict.fromkeys(found.ignored.values())
     return {reason: [name for name, why in found.ignored.items() if why == reason] for reason in reasons}
 
 
 IMAGE_PIXELS, CLIP_FRAMES = 224, 16
-"""Of the clips that the published backbones were trained on: they size the position table."""
+"""Clip size that the published backbones were trained on; it gives the size of the position table."""
 SMALLEST_PATCH = 4
-"""In pixels; smaller ones would make a table larger than the backbone."""
+"""Smallest patch in pixels: smaller ones would make a table larger than the backbone."""
 
 
 def convert_backbone(source: Path, output: Path) -> list[str]:
-    """Write a backbone file for OpenTAD (.pth), or in our own names (.safetensors); returns lines about what was done.
+    """Write a backbone file for OpenTAD (.pth), or with our own names (.safetensors); return lines about what was done.
 
-    The table of positions, which OpenTAD keeps beside the weights, is computed if the file has none. `output` appears
-    only when whole. Raises WeightsError.
+    The position table, which OpenTAD keeps beside the weights, is computed if the file has none. `output` is written
+    atomically. Raises WeightsError.
     """
     check_output(output)
     file = read_weight_file(source).tensors
@@ -186,8 +192,8 @@ def _mmaction_name(name: str) -> str:
     return f"backbone.{name}"
 
 
-def _positions(found: Found, sizes: dict[str, int], source: Path) -> torch.Tensor:
-    """The file's table, or a computed one for the clips of the published backbones."""
+def _positions(found: Encoder, sizes: dict[str, int], source: Path) -> torch.Tensor:
+    """Return the file's position table, or a computed one for the clips of the published backbones."""
     if found.positions is not None:
         check_values({"pos_embed": found.positions}, source)
         return found.positions

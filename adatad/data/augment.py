@@ -21,13 +21,13 @@ from adatad.data.rng import generator
 from adatad.spec.schema import AugmentSpec, ColorJitterSpec
 
 CHUNK_VALUES = 2**22
-"""Values of frames that are worked on at a time: temporaries stay below 130 MB, however long a window is."""
+"""Values that are augmented at once: temporaries stay below 130 MB, however long a window is."""
 WORK_BYTES = 30
-"""Of temporaries, for each of these values: those of color jitter, the largest."""
+"""Bytes of temporaries for each of these values: those of color jitter, the largest."""
 
 
 class Augmentation(NamedTuple):
-    """What is done to all frames of a sample, in this order."""
+    """Change of all frames of a sample, in this order."""
 
     flip: bool
     operations: tuple[Operation, ...]
@@ -35,16 +35,17 @@ class Augmentation(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether it does anything."""
+        """True if it changes anything."""
         return self.flip or bool(self.operations) or self.jitter is not None
 
 
 def draw_augmentation(
     spec: AugmentSpec, seed: int, epoch: int, sample: int, draw_once_per_run: bool = False
 ) -> Augmentation:
-    """The augmentation of a sample in an epoch.
+    """Draw the augmentation of a sample in an epoch.
 
-    draw_once_per_run: so are the signs of RandAugment's operations and the order of color jitter, as in the reference.
+    draw_once_per_run: draw the signs of RandAugment's operations and the order of color jitter once a run, as the
+    reference does.
     """
     return Augmentation(
         flip=bool(generator(seed, epoch, sample, "flip").random() < spec.flip),
@@ -54,21 +55,22 @@ def draw_augmentation(
 
 
 def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, draw_once_per_run: bool) -> ColorJitter:
-    draw = generator(seed, epoch, sample, "color_jitter")
+    """Draw the color jitter of a sample; draw_once_per_run: all samples of a run get the same order."""
+    rng = generator(seed, epoch, sample, "color_jitter")
     brightness, contrast, saturation = (
-        float(draw.uniform(max(1 - strength, 0.0), 1 + strength))
+        float(rng.uniform(max(1 - strength, 0.0), 1 + strength))
         for strength in (spec.brightness, spec.contrast, spec.saturation)
     )
-    hue = float(draw.uniform(-spec.hue, spec.hue))
-    order_draw = generator(seed, 0, 0, "color_jitter order of the run") if draw_once_per_run else draw
-    return ColorJitter(brightness, contrast, saturation, hue, tuple(order_draw.permutation(4).tolist()))
+    hue = float(rng.uniform(-spec.hue, spec.hue))
+    order_rng = generator(seed, 0, 0, "color_jitter order of the run") if draw_once_per_run else rng
+    return ColorJitter(brightness, contrast, saturation, hue, tuple(order_rng.permutation(4).tolist()))
 
 
 def augment(frames: Tensor, augmentations: Sequence[Augmentation | None], device: torch.device) -> Tensor:
-    """Change frames in place, each sample by its own augmentation (None: not at all).
+    """Change frames in place, each sample by its own augmentation (None: not at all), and return them.
 
-    frames: uint8 [b, 3, n, h, w], returned again; device: where the work is done, wherever the frames are. From pinned
-    memory they go there and come back without a wait; whoever reads them on the host has to wait for the device.
+    frames: uint8 [b, 3, n, h, w]; device: where the work is done, wherever the frames are. From pinned memory they go
+    there and come back without a wait; the host has to wait for the device before it reads them.
     """
     for sample, augmentation in zip(frames, augmentations, strict=True):
         if augmentation is not None and augmentation.changes:
@@ -84,19 +86,20 @@ def augment(frames: Tensor, augmentations: Sequence[Augmentation | None], device
 
 
 def work_bytes(values: int) -> int:
-    """Largest temporaries of augmenting a sample of that many values."""
+    """Return the bytes of the largest temporaries when a sample of that many values is augmented."""
     return WORK_BYTES * min(values, CHUNK_VALUES)
 
 
 def _copy_channels(to: Tensor, source: Tensor) -> None:
-    """Between host and device. Each channel of a chunk is one piece of memory: of more pieces torch makes one first, in
-    memory that isn't pinned."""
+    """Copy between host and device, channel by channel."""
+    # Each channel of a chunk is one contiguous piece. For strided copies torch first makes a contiguous one, in memory
+    # that isn't pinned, and the copy is no longer asynchronous.
     for channel_to, channel in zip(to, source, strict=True):
         channel_to.copy_(channel, non_blocking=True)
 
 
 def augment_chunk(frames: Tensor, augmentation: Augmentation) -> Tensor:
-    """Some frames of one sample: uint8 [3, n, h, w] -> the same, changed."""
+    """Augment some frames of one sample: uint8 [3, n, h, w] -> the same."""
     if augmentation.flip:
         frames = frames.flip(3)
     for operation in augmentation.operations:
@@ -113,15 +116,16 @@ STRENGTHS: dict[Kind, float] = {
     "shear_x": 15.471, "shear_y": 15.471, "translate_x": 0.18, "translate_y": 0.18, "rotate": 27.0, "posterize": 3,
     "solarize": 230, "color": 1.72, "contrast": 1.72, "brightness": 1.72, "sharpness": 1.72, "cut_out": 0.18,
 }  # fmt: skip
-"""Degrees; shares of width or height; bits left; first level that is inverted; factors; share of the height."""
-SIGNED: tuple[Kind, ...] = KINDS[:5]
-"""Operations that go one way or the other."""
-OPERATIONS = 2
-"""Operations of a sample."""
+"""Strengths: degrees; shares of width or height; bits left; first inverted level; factors; share of the height."""
+SIGNED_KINDS: tuple[Kind, ...] = KINDS[:5]
+"""Operations with a random sign."""
+OPERATIONS_PER_SAMPLE = 2
+"""Number of operations of a sample."""
 
 
 class Operation(NamedTuple):
-    """strength: of STRENGTHS, with a sign; center: (x, y) of the square that is cut out, as shares of the frame."""
+    """An operation. strength: from STRENGTHS, with its sign; center: (x, y) of the square to cut out, as shares of the
+    frame."""
 
     kind: Kind
     strength: float = 0.0
@@ -129,12 +133,12 @@ class Operation(NamedTuple):
 
 
 def draw_operations(seed: int, epoch: int, sample: int, draw_once_per_run: bool) -> tuple[Operation, ...]:
-    """The operations of a sample. draw_once_per_run: shear, shift and turn all samples of a run the same way."""
-    draw = generator(seed, epoch, sample, "rand_augment")
-    chosen = sorted(draw.choice(len(KINDS), OPERATIONS, replace=False).tolist())
-    sign_draw = generator(seed, 0, 0, "rand_augment signs of the run") if draw_once_per_run else draw
-    signs = dict(zip(SIGNED, sign_draw.choice((-1.0, 1.0), len(SIGNED)).tolist(), strict=True))
-    x, y = draw.random(2).tolist()
+    """Draw the operations of a sample. draw_once_per_run: all samples of a run get the same signs."""
+    rng = generator(seed, epoch, sample, "rand_augment")
+    chosen = sorted(rng.choice(len(KINDS), OPERATIONS_PER_SAMPLE, replace=False).tolist())
+    sign_rng = generator(seed, 0, 0, "rand_augment signs of the run") if draw_once_per_run else rng
+    signs = dict(zip(SIGNED_KINDS, sign_rng.choice((-1.0, 1.0), len(SIGNED_KINDS)).tolist(), strict=True))
+    x, y = rng.random(2).tolist()
     return tuple(
         Operation(kind, STRENGTHS.get(kind, 0.0) * signs.get(kind, 1.0), (x, y) if kind == "cut_out" else (0.5, 0.5))
         for kind in (KINDS[number] for number in chosen)
@@ -142,7 +146,7 @@ def draw_operations(seed: int, epoch: int, sample: int, draw_once_per_run: bool)
 
 
 def apply_operation(frames: Tensor, operation: Operation) -> Tensor:
-    """frames: uint8 [3, n, h, w], of one sample -> the same."""
+    """Apply an operation to the frames of one sample: uint8 [3, n, h, w] -> the same."""
     strength = operation.strength
     match operation.kind:
         case "shear_x":
@@ -177,18 +181,19 @@ def apply_operation(frames: Tensor, operation: Operation) -> Tensor:
             return image_ops.cut_out(frames, strength, operation.center)
 
 
-GREY = (0.2989, 0.5870, 0.1140)
-HUES = 180
+GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+HUE_STEPS = 180
 FRACTION_BITS = 12
-"""Of the integers by which OpenCV divides on the way to hue and saturation."""
+"""Fraction bits of the integers with which OpenCV divides on the way to hue and saturation."""
 VECTOR_COLUMNS = 32
-"""Columns that OpenCV takes at a time, cutting colors off to integers; it rounds those of columns left over."""
+"""OpenCV truncates colors to integers in vectors of this many columns, and rounds in the columns left over."""
 SECTOR_PLACES = ((0, 2, 1, 1, 2, 0), (2, 0, 0, 2, 1, 1), (1, 1, 2, 0, 0, 2))
-"""Which of (largest, smallest, middle) is red, green and blue in each sixth of the color circle."""
+"""Index into (largest, smallest, middle) of red, green and blue in each sixth of the color circle."""
 
 
 class ColorJitter(NamedTuple):
-    """Factors (1: unchanged), hue as a share of 255 steps of two degrees, and the order of the four by number."""
+    """Color jitter. Factors (1: unchanged), hue as a share of 255 steps of two degrees, and the order of the four by
+    number."""
 
     brightness: float
     contrast: float
@@ -198,14 +203,14 @@ class ColorJitter(NamedTuple):
 
 
 def jitter_colors(frames: Tensor, jitter: ColorJitter) -> Tensor:
-    """frames: uint8 [3, n, h, w] -> the same."""
+    """Change brightness, contrast, saturation and hue in the order of `jitter`: uint8 [3, n, h, w] -> the same."""
     colors = frames.float()
     for step in jitter.order:
         match step:
             case 0:
                 colors.mul_(jitter.brightness)
             case 1:
-                # In float64 the sum is the same for any number of frames at a time, to the last digit of float32.
+                # In float64 the mean is the same for any number of frames at a time, to the last digit of float32.
                 mean = grey(colors).mean((2, 3), keepdim=True, dtype=torch.float64)
                 colors.mul_(jitter.contrast).add_((mean * (1 - jitter.contrast)).float())
             case 2:
@@ -220,28 +225,28 @@ def jitter_colors(frames: Tensor, jitter: ColorJitter) -> Tensor:
 
 
 def grey(colors: Tensor) -> Tensor:
-    """float32 [3, n, h, w] -> [1, n, h, w]."""
+    """Return the grey of colors: float32 [3, n, h, w] -> [1, n, h, w]."""
     red, green, blue = colors.unbind(0)
-    return (red * GREY[0]).add_(green * GREY[1]).add_(blue * GREY[2])[None]
+    return (red * GREY_WEIGHTS[0]).add_(green * GREY_WEIGHTS[1]).add_(blue * GREY_WEIGHTS[2])[None]
 
 
 def turn_hue(frames: Tensor, steps: int) -> Tensor:
-    """Every color turned by steps of two degrees. frames: uint8 [3, n, h, w] -> the same, through integer HSV."""
+    """Turn every hue by steps of two degrees: uint8 [3, n, h, w] -> the same, through integer HSV."""
     hue, saturation, value = to_hsv(frames)
-    return to_rgb((hue + steps) % HUES, saturation, value)
+    return to_rgb((hue + steps) % HUE_STEPS, saturation, value)
 
 
 def to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue 0..179, saturation and value 0..255: int32 [n, h, w] each."""
+    """Return hue 0..179, saturation and value 0..255: int32 [n, h, w] each."""
     red, green, blue = frames.to(torch.int32).unbind(0)
     value = torch.maximum(torch.maximum(red, green), blue)
     span = value - torch.minimum(torch.minimum(red, green), blue)
     by_value, by_span = _reciprocals(frames.device)
     saturation = _fixed_point(span * by_value[value])
-    # Two spans are a third of the circle.
+    # Hue is counted in spans, six to the circle: green lies two spans from red, blue four.
     turned = torch.where(value == green, blue - red + 2 * span, red - green + 4 * span)
     hue = _fixed_point(torch.where(value == red, green - blue, turned) * by_span[span])
-    return torch.where(hue < 0, hue + HUES, hue), saturation, value
+    return torch.where(hue < 0, hue + HUE_STEPS, hue), saturation, value
 
 
 def _fixed_point(product: Tensor) -> Tensor:
@@ -250,35 +255,36 @@ def _fixed_point(product: Tensor) -> Tensor:
 
 @cache
 def _reciprocals(device: torch.device) -> tuple[Tensor, Tensor]:
-    """255 / i and 30 / i as fixed-point integers, 0 for i = 0: int32 [256] each."""
+    """Return 255 / i and 30 / i as fixed-point integers, 0 for i = 0: int32 [256] each."""
     numbers = torch.arange(256, dtype=torch.float64)
     return tuple(
         torch.cat([torch.zeros(1), (top * 2**FRACTION_BITS / numbers[1:]).round()]).to(device, torch.int32)
-        for top in (torch.tensor(255.0, dtype=torch.float64), torch.tensor(HUES / 6, dtype=torch.float64))
+        for top in (torch.tensor(255.0, dtype=torch.float64), torch.tensor(HUE_STEPS / 6, dtype=torch.float64))
     )
 
 
 def to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """The way back: uint8 [3, n, h, w]."""
+    """Convert HSV to RGB: uint8 [3, n, h, w]."""
     middle_shares, places = _color_circle(value.device)
     largest = value * torch.tensor(1 / 255, dtype=torch.float32)
     smallest = largest * (1 - saturation * torch.tensor(1 / 255, dtype=torch.float32))
     middle = largest * middle_shares[hue * 256 + saturation]
     levels = torch.stack([largest, smallest, middle]).mul_(255)
     whole = value.shape[-1] // VECTOR_COLUMNS * VECTOR_COLUMNS
+    # The conversion to uint8 below truncates, as OpenCV's vector code; its scalar code for the rest rounds.
     levels[..., whole:].round_()
     return levels.clamp_(0, 255).to(torch.uint8).gather(0, places[:, hue])
 
 
 @cache
 def _color_circle(device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each hue: the color that is neither largest nor smallest, as a share of the largest (float32 [180 x 256], by
-    saturation), and which of the three is red, green and blue (int64 [3, 180])."""
-    sixths = torch.arange(HUES).float() * torch.tensor(6 / HUES, dtype=torch.float32)
+    """Return tables for each hue: the middle color as a share of the largest (float32 [180 x 256], by saturation), and
+    the index of red, green and blue (int64 [3, 180])."""
+    sixths = torch.arange(HUE_STEPS).float() * torch.tensor(6 / HUE_STEPS, dtype=torch.float32)
     sectors = sixths.long()
     fractions = sixths - sectors.float()
     falling = torch.where(sectors % 2 == 1, fractions, 1 - fractions)
     saturations = torch.arange(256).float() * torch.tensor(1 / 255, dtype=torch.float32)
-    # OpenCV multiplies and subtracts with one rounding.
+    # OpenCV's fused multiply-add rounds once: float64 holds the product exactly.
     shares = 1 - falling.double()[:, None] * saturations.double()
     return shares.float().flatten().to(device), torch.tensor(SECTOR_PLACES)[:, sectors].to(device)

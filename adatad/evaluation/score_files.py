@@ -1,4 +1,4 @@
-"""Scoring files: reads and checks an annotation file and a detections file, then scores one against the other."""
+"""Scores of files: read and check an annotation file and a detections file, then score one against the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adatad.evaluation.score_warnings import (
     blocked_warnings,
     dropped_warnings,
     label_warnings,
-    listed,
+    list_quoted,
     quoted,
     repeated_detection_warnings,
     score_warnings,
@@ -27,14 +27,14 @@ from adatad.evaluation.score_warnings import (
 from adatad.files import FileError, StandsTwiceError, read_json
 
 MAX_NUMBER = 1e12
-"""Of seconds and scores, to either side: what is larger overflows when lengths are added up, and is a mistake."""
+"""Largest magnitude of seconds and scores. A larger number is a mistake, and would overflow in sums of lengths."""
 MAX_DIGITS = 9
-"""Of a class number."""
+"""Most digits of a class number."""
 KEYS = ("database", "results", "annotations", "segment")
-"""Of the files' own form, which a video's name isn't taken for."""
+"""Keys of the files' own form; a duplicate key that is none of these is a video's name."""
 MAX_SUBSETS_LISTED = 20
 SHORT = reprlib.Repr()
-"""Values in messages, cut: a file may hold anything."""
+"""Shortened values for messages: a file may hold anything."""
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 60
 SHORT.maxdict = 8
 
@@ -56,11 +56,10 @@ def evaluate_files(
     blocked: Path | None = None,
     keep_ambiguous: bool = False,
 ) -> MapResult:
-    """mAP of a detections file on a subset of an annotation file. Raises FileError, or AnnotationError for `blocked`,
-    before anything is scored.
+    """Return the mAP of a detections file on a subset of an annotation file.
 
-    top_k: also recall@kx; blocked: videos that don't count, a file that `read_names` reads; keep_ambiguous: as in
-    `evaluate`.
+    Raises FileError, or AnnotationError for `blocked`, before anything is scored. top_k: also compute recall@kx;
+    blocked: file with names of videos that don't count (`read_names`); keep_ambiguous: as in `evaluate`.
     """
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
     result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, keep_ambiguous, top_k)
@@ -78,19 +77,14 @@ def evaluate_epic_files(
     blocked: Path | None = None,
     misplace_classes: bool = False,
 ) -> MapResult:
-    """The same of EPIC-Kitchens' files, by verb, noun or action."""
+    """Return the mAP of EPIC-Kitchens' files, by verb, noun or action; arguments as in `evaluate_files`."""
     keys = ("verb_label", "noun_label") if task == "action" else (f"{task}_label",)
     labels = {task: _not_pair if task == "action" else _not_number}
     read = _read_all(ground_truth, detections, subset, blocked, dict.fromkeys(keys, _not_id), labels)
     result = evaluate_epic(
-        read.ground_truth,
-        read.detections,
-        subset,
-        tious,
-        task,
-        blocked_videos=read.blocked,
-        misplace_classes=misplace_classes,
-    )
+        read.ground_truth, read.detections, subset, tious, task,
+        blocked_videos=read.blocked, misplace_classes=misplace_classes,
+    )  # fmt: skip
     files = (read.ground_truth, read.detections, subset, read.blocked)
     # The reference takes a number that isn't annotated for another class: nothing is left out there.
     unused = (
@@ -115,30 +109,24 @@ def evaluate_recall_files(
     blocked: Path | None = None,
     keep_ambiguous: bool = False,
 ) -> RecallResult:
-    """Average recall of the detections as proposals, whatever their labels."""
+    """Return the average recall of the detections as proposals, whatever their labels."""
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {})
     result = evaluate_recall(
-        read.ground_truth,
-        read.detections,
-        subset,
-        tious,
-        most_per_video,
-        read.blocked,
-        keep_ambiguous=keep_ambiguous,
+        read.ground_truth, read.detections, subset, tious, most_per_video, read.blocked, keep_ambiguous
     )
     files = (read.ground_truth, read.detections, subset, read.blocked)
     warnings = (
         *blocked_warnings(read.ground_truth, read.blocked),
         *video_warnings(*files, "detections there count among the proposals, and find nothing"),
         *time_warnings(*files),
-        *dropped_warnings(read.ground_truth, subset, read.blocked, keep_ambiguous=keep_ambiguous),
+        *dropped_warnings(read.ground_truth, subset, read.blocked, keep_ambiguous),
         *repeated_detection_warnings(read.detections, read.blocked),
     )
     return replace(result, warnings=warnings)
 
 
 def read_detections(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The "results" of a detections file with names for labels, checked. Raises FileError."""
+    """Return the checked "results" of a detections file whose labels are names. Raises FileError."""
     results = _read(path, "results", '{"results": {video: [{"segment", "label", "score"}]}}')["results"]
     for video, items in results.items():
         _check(f"{path}: video {quoted(video)}", "detection", items, {"label": _not_name}, "score")
@@ -146,7 +134,7 @@ def read_detections(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 Labels = dict[str, Callable[[Any], str | None]]
-"""Keys of an item's labels, each with a function that says what its value isn't, None if it is right."""
+"""Label keys of an item, each with a check that returns what the value should be; None if it is right."""
 
 
 def _not_name(value: Any) -> str | None:
@@ -169,14 +157,14 @@ def _not_pair(value: Any) -> str | None:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a text is the number of a class."""
+    """Return whether a text is a class number."""
     return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def _read_all(
     ground_truth: Path, detections: Path, subset: str, blocked: Path | None, annotated: Labels, detected: Labels
 ) -> Contents:
-    """Everything read and checked; only what is scored is looked at closely."""
+    """Read and check both files; only what is scored is looked at closely."""
     truth = _read(ground_truth, "database", '{"database": {video: {"subset", "annotations"}}}')
     found = _read(detections, "results", '{"results": {video: [{"segment", "label", "score"}]}}')
     names = read_names(blocked)
@@ -193,13 +181,17 @@ def _read_all(
 
 
 def _check_subset(path: Path, database: dict[str, dict[str, Any]], subset: str) -> None:
-    """Raise FileError if no video is of the subset; the message names those that there are."""
+    """Raise FileError if no video is in the subset; the message names the subsets of the file."""
     subsets = [entry.get("subset") for entry in database.values()]
     if subset not in subsets:
         there = sorted({name if isinstance(name, str) else SHORT.repr(name) for name in subsets})
         raise FileError(
             f"{path}: no video of subset {quoted(subset)}; "
-            + (f"the file has {listed(there, most=MAX_SUBSETS_LISTED)}; --subset names one" if there else "it has none")
+            + (
+                f"the file has {list_quoted(there, most=MAX_SUBSETS_LISTED)}; --subset names one"
+                if there
+                else "it has none"
+            )
         )
 
 
@@ -219,10 +211,10 @@ def _read(path: Path, key: str, form: str) -> dict[str, Any]:
     try:
         content = read_json(path)
     except StandsTwiceError as error:
-        # Videos hold lists or objects, their items numbers and names.
+        # A key whose value is a list or an object is a video's; keys of annotations hold numbers and names.
         video = "video " if isinstance(error.value, (dict, list)) and error.key not in KEYS else ""
         raise FileError(
-            f"{path}: {video}{quoted(error.key)} stands twice; keep one of the two, or join them"
+            f"{path}: {video}{quoted(error.key)} appears twice; keep one of the two, or join them"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
         other = {"database": "results", "results": "database"}[key]
@@ -236,7 +228,7 @@ def _has(content: object, key: str) -> bool:
 
 
 def _problem(item: Any, labels: Labels, scores: Collection[str]) -> str | None:
-    """What is wrong with a segment, its labels or its scores, if anything."""
+    """Return what is wrong with a segment, its labels or its scores; None if nothing is."""
     keys = ("segment", *labels, *scores)
     if not isinstance(item, dict) or not set(keys) <= item.keys():
         return f"expected {', '.join(keys[:-1])} and {keys[-1]}" if len(keys) > 1 else f"expected {keys[0]}"

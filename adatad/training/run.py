@@ -210,8 +210,8 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
     logger.info("run %s (tensorboard --logdir %s)", directory.path, directory.path / "tensorboard")
     counts = len(annotations.train), len(annotations.validation), len(annotations.classes), run.steps_per_epoch
     logger.info("%d training and %d validation videos, %d classes; %d steps an epoch", *counts)
-    for account in (annotations.train_account, annotations.validation_account):
-        logger.info("subset %s", account.line())
+    for report in (annotations.train_report, annotations.validation_report):
+        logger.info("subset %s", report.line())
     for sentence in annotations.warnings:
         logger.warning(sentence)
     for line in (*state.weights_report, *state.compile_report):

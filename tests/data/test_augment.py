@@ -18,8 +18,8 @@ from adatad.data import augment as augment_module
 from adatad.data import image_ops
 from adatad.data.augment import (
     KINDS,
-    OPERATIONS,
-    SIGNED,
+    OPERATIONS_PER_SAMPLE,
+    SIGNED_KINDS,
     STRENGTHS,
     Augmentation,
     ColorJitter,
@@ -177,7 +177,7 @@ def test_two_of_fifteen_operations_in_the_order_of_the_list():
     samples = [draw_operations(0, 0, sample, draw_once_per_run=False) for sample in range(1500)]
     for operations in samples:
         numbers = [KINDS.index(operation.kind) for operation in operations]
-        assert len(numbers) == OPERATIONS
+        assert len(numbers) == OPERATIONS_PER_SAMPLE
         assert numbers == sorted(set(numbers))
     counts = Counter(operation.kind for operations in samples for operation in operations)
     assert len(counts) == 15
@@ -188,11 +188,11 @@ def test_two_of_fifteen_operations_in_the_order_of_the_list():
 
 
 def signs(reference: bool, seed: int = 0) -> dict[str, set[float]]:
-    found: dict[str, set[float]] = {kind: set() for kind in SIGNED}
+    found: dict[str, set[float]] = {kind: set() for kind in SIGNED_KINDS}
     for sample in range(200):
         for operation in draw_operations(seed, sample % 3, sample, reference):
             assert abs(operation.strength) == STRENGTHS.get(operation.kind, 0.0)
-            if operation.kind in SIGNED:
+            if operation.kind in SIGNED_KINDS:
                 found[operation.kind].add(math.copysign(1.0, operation.strength))
             else:
                 assert operation.strength >= 0

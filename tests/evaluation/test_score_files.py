@@ -48,8 +48,8 @@ def test_bad_ground_truth_is_explained(files, entry, message):
     [
         (b"", "it is empty"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"results": {"v": [], "v": []}}', "video 'v' stands twice"),
-        (b'{"results": {"v": [{"segment": [0, 1], "label": "a", "score": 0.5, "score": 1}]}}', "'score' stands twice"),
+        (b'{"results": {"v": [], "v": []}}', "video 'v' appears twice"),
+        (b'{"results": {"v": [{"segment": [0, 1], "label": "a", "score": 0.5, "score": 1}]}}', "'score' appears twice"),
         (
             b'{"results": {"v": [{"segment": [0, 1], "label": "a", "score": 1' + b"0" * 400 + b"}]}}",
             "as finite numbers",

@@ -121,8 +121,8 @@ def test_one_video_under_two_names_is_refused():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1\tcut\n1\twash\n", "line 2: the name 'wash' or the number 1 stands twice"),
-        ("cut\n\ncut\n", "line 3: the name 'cut' or the number 1 stands twice"),
+        ("1\tcut\n1\twash\n", "line 2: the name 'wash' or the number 1 appears twice"),
+        ("cut\n\ncut\n", "line 3: the name 'cut' or the number 1 appears twice"),
         ("x\tcut\n", "line 1: expected id<TAB>name"),
         (f"{'9' * 5000}\tcut\n", "line 1: expected id<TAB>name"),
     ],
@@ -181,5 +181,5 @@ def test_detections_that_stand_several_times_are_told_and_written(tmp_path, run_
     (tmp_path / "found.json").write_text(json.dumps({"results": {"k0": [item] * 3}}))
     done = run_here("submission.py", "activitynet", tmp_path / "found.json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
-    assert "warning: 2 detections that stood there before" in done.stderr
+    assert "warning: 2 detections repeated" in done.stderr
     assert len(json.loads((tmp_path / "out.json").read_text())["results"]["k0"]) == 3

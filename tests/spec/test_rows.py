@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from adatad.data.augment import OPERATIONS
+from adatad.data.augment import OPERATIONS_PER_SAMPLE
 from adatad.data.resize import AREA_FRACTIONS, ASPECTS, CANDIDATES
 from adatad.models.backbone import PIXEL_MEAN, PIXEL_STD
 from adatad.models.detector import build_model
@@ -196,7 +196,7 @@ MAPPED = {
     "data.train.pipeline.random_area_crop.attempts": lambda spec: CANDIDATES,
     "data.train.pipeline.resize_exact_wh.size": pixels_twice,
     "data.train.pipeline.horizontal_flip.p": lambda spec: spec.data.augment.flip,
-    "data.train.pipeline.rand_augment_15.n": lambda spec: OPERATIONS,
+    "data.train.pipeline.rand_augment_15.n": lambda spec: OPERATIONS_PER_SAMPLE,
     **{f"data.train.pipeline.color_jitter.{name}": jitter(name) for name in ("brightness", "contrast", "saturation")},
     "data.train.pipeline.color_jitter.hue": jitter("hue"),
     "input.window": lambda spec: spec.data.window.size_grid,

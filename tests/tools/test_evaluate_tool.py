@@ -93,4 +93,4 @@ def test_a_detection_that_stands_several_times_is_warned_of(files, run_here):
     for score in ("mAP", "recall"):
         done = run_here("evaluate.py", files / "gt.json", files / "found.json", "--score", score)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("warning: 2 detections that stood there before") == 1
+        assert done.stderr.count("warning: 2 detections repeated") == 1

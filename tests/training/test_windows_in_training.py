@@ -44,9 +44,9 @@ def test_whole_videos_train_and_are_evaluated_once_each_and_the_log_says_what_wa
         ends = [item["segment"][1] for item in found[video.name]]
         assert 0 < max(ends) <= round(video.duration_seconds, 2)
     log = (run_directory(spec).path / "log.txt").read_text()
-    for account in (annotations.train_account, annotations.validation_account):
-        assert f"subset {account.line()}" in log
-    assert annotations.train_account.line().startswith("training: 6 videos, ")
+    for report in (annotations.train_report, annotations.validation_report):
+        assert f"subset {report.line()}" in log
+    assert annotations.train_report.line().startswith("training: 6 videos, ")
     assert annotations.warnings[0] == "1 blocked names aren't in the annotation file: gone.mp4"
     assert all(sentence in log for sentence in annotations.warnings)
 

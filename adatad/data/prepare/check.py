@@ -1,6 +1,6 @@
-"""One pass over the videos of a data set: is each there, can it be decoded, is it as long as its annotations say?
+"""Check of a data set's videos: is each there, can it be decoded, is it as long as its annotations say?
 
-What was found is kept video by video, so that an interrupted pass goes on where it was.
+Results are kept video by video, so that an interrupted check continues where it stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adatad.data.annotation_file import AnnotationError, load_database, read_names
+from adatad.data.annotation_file import AnnotationError, load_database, names_text, read_names
 from adatad.data.annotations import in_subset, names_of
 from adatad.data.classes import read_classes
 from adatad.data.dataset import open_named, video_path
@@ -40,22 +40,22 @@ from adatad.spec.schema import DataSpec, Spec
 from adatad.stop_signals import leave_interruptions_to_the_parent
 
 JOURNAL = "checked.jsonl"
-RULES = 3
-"""Of these checks: what earlier ones found doesn't count."""
+RULES_VERSION = 3
+"""Version of these rules: results of earlier ones don't count."""
 SAMPLED_FRAMES = 8
-"""Frames, from the first to the last, that are decoded of a video unless all are."""
+"""Frames that are decoded of a video, from the first to the last, unless all are."""
 LENGTH_TOLERANCE, LENGTH_FRAMES = 0.02, 3
-"""By which share, or by how many frames if that is more, a video may be longer or shorter than annotations say and not
-be blocked. It is named if it is more than a position of the grid."""
-LATE_SECONDS = 0.5
-"""That an instance of a table may end after its video: annotators' clocks and durations are rounded."""
+"""Share of the length, or number of frames if that is more, by which a video may differ from its annotations without
+being blocked. It is named if it differs by more than a position of the grid."""
+MAX_LATE_SECONDS = 0.5
+"""Seconds by which an instance of a table may end after its video: annotators' clocks and durations are rounded."""
 BLOCKING = ("missing", "undecodable", UNREADABLE)
-"""Kinds of problems for which a video goes on the block list, whatever they amount to."""
+"""Kinds of problems that always put a video on the block list."""
 
 
-class Checked(NamedTuple):
-    """What was found of a video. problems: [kind, detail] each; seconds: 0 where the file doesn't tell; stamp: of the
-    file, by which a later pass knows that it is the same; is_blocked: it shouldn't be used."""
+class CheckReport(NamedTuple):
+    """Result of checking a video. problems: [kind, detail] each; seconds: 0 if unknown; stamp: by which a later check
+    sees that file and rules are the same; is_blocked: it shouldn't be used."""
 
     video: str
     problems: list[list[str]]
@@ -67,11 +67,11 @@ class Checked(NamedTuple):
 
 def check_data_set(
     spec: Spec, folder: Path, workers: int, whole: bool, progress: Callable[[int, int], None]
-) -> list[Checked]:
+) -> list[CheckReport]:
     """Check all videos of the spec's subsets, `workers` at a time; writes `JOURNAL` into `folder` as it goes.
 
-    whole: decode every frame. progress: called with (videos done, videos). Videos whose file is as it was when an
-    earlier pass looked at it aren't read again. Raises AnnotationError.
+    whole: decode every frame; progress: called with (videos done, videos). Videos that are unchanged since an earlier
+    check aren't read again. Raises AnnotationError.
     """
     database = load_database(spec.data.annotations)
     labels = frozenset(read_classes(spec.data, database).numbers)
@@ -89,7 +89,7 @@ def check_data_set(
     pool = ProcessPoolExecutor(workers, initializer=leave_interruptions_to_the_parent)
     with open(folder / JOURNAL, "a", encoding="utf-8") as journal, pool:
         check = partial(check_video, spec.data, whole=whole, labels=labels)
-        # Ends a line that an interruption cut off.
+        # An interruption may have cut off the last line: start a new one.
         journal.write("\n")
         running = [pool.submit(check, name, entry) for name, entry in wanted.items() if name not in done]
         for future in as_completed(running):
@@ -107,12 +107,12 @@ def check_data_set(
     return [done[name] for name in wanted]
 
 
-def read_journal(path: Path) -> dict[str, Checked]:
-    """What earlier passes found, by video; a line that was cut off is left out."""
+def read_journal(path: Path) -> dict[str, CheckReport]:
+    """Return the results of earlier checks, by video; a truncated line is skipped."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            checked = Checked(*json.loads(line))
+            checked = CheckReport(*json.loads(line))
         except (ValueError, TypeError):
             continue
         found[checked.video] = checked
@@ -120,19 +120,22 @@ def read_journal(path: Path) -> dict[str, Checked]:
 
 
 def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> str:
-    """Changes with the file, its annotations, what they may say, and how closely it is looked at; empty for no file."""
+    """Return a text that changes with the file, its annotations, the valid labels and the thoroughness of the check;
+    empty for no file."""
     try:
         facts = video_path(data, name).stat()
     except (OSError, ValueError, UserError):
-        # No file can have such a name either.
+        # OSError and ValueError also come for names that no file can have.
         return ""
     classes = hashlib.sha256(repr(sorted(map(repr, labels))).encode()).hexdigest()[:16]
-    rules = f"{RULES} {whole} {data.fps} {data.label_key} {data.time} {data.window} {classes}"
+    rules = f"{RULES_VERSION} {whole} {data.fps} {data.label_key} {data.time} {data.window} {classes}"
     return f"{facts.st_size} {facts.st_mtime_ns} {rules} {json.dumps(entry, sort_keys=True)}"
 
 
-def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> Checked:
-    """All that is wrong with a video and its annotations. labels: what annotations may call a class."""
+def check_video(
+    data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]
+) -> CheckReport:
+    """Check a video and its annotations. labels: valid labels."""
     length = _length(data, entry)
     wrong = [[problem.kind, problem.text] for problem in entry_problems(data, name, entry, labels)]
     try:
@@ -149,7 +152,7 @@ def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, l
     except VideoError as error:
         broken = ["undecodable", str(error)]
         return _checked(name, [broken, *wrong, *_out_of_range(data, entry, 0.0, length)], stamp=stamp)
-    seconds = seconds_of(index)
+    seconds = index.timeline.duration_seconds
     blocks = False
     if length is not None:
         found = time_problems(facts_of(index.timeline), *length, data.window)
@@ -161,20 +164,20 @@ def check_video(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, l
 
 def _checked(
     name: str, wrong: list[list[str]], frames: int = 0, seconds: float = 0.0, stamp: str = "", blocks: bool = False
-) -> Checked:
-    return Checked(name, wrong, frames, seconds, stamp, blocks or any(kind in BLOCKING for kind, _ in wrong))
+) -> CheckReport:
+    return CheckReport(name, wrong, frames, seconds, stamp, blocks or any(kind in BLOCKING for kind, _ in wrong))
 
 
 def _blocks(problem: TimeProblem, duration_seconds: float, fps: float, data: DataSpec) -> bool:
-    """Whether a video shouldn't be used for it: by its length it is another one, or it lost a part; or labels lie on
-    wrong frames."""
+    """Return whether a problem is a reason not to use a video: by its length it is another one, or it lost a part; or
+    labels lie on wrong frames."""
     if problem.kind != "wrong length" and data.time != "count":
         return False
     return problem.off_seconds > max(LENGTH_TOLERANCE * duration_seconds, LENGTH_FRAMES / fps if fps else 0.0)
 
 
 def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
-    """Raises VideoError where a frame can't be had."""
+    """Decode some frames, or all. Raises VideoError where one can't be decoded."""
     last = index.frame_count - 1
     numbers = np.arange(last + 1) if whole else np.unique(np.linspace(0, last, SAMPLED_FRAMES).astype(np.int64))
     with open_named(data, name) as reader:
@@ -182,14 +185,9 @@ def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
             pass
 
 
-def seconds_of(index: VideoIndex) -> float:
-    """How long a video lasts from its start, a late first picture included; 0 where it tells no times."""
-    return index.timeline.duration_seconds
-
-
 def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[float, float] | None:
-    """What an annotation says of its video's (duration in seconds, fps), as training reads it; fps 0 where it gives
-    none. None if it can't be read."""
+    """Return (duration in seconds, fps) of a video by its annotation, as training reads it, fps 0 if unknown; None if
+    it can't be read."""
     try:
         length = read_length(data, entry)
     except AnnotationError:
@@ -200,9 +198,9 @@ def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[float, float] | None
 def _out_of_range(
     data: DataSpec, entry: dict[str, Any], seconds: float, length: tuple[float, float] | None, first: float = 0.0
 ) -> Iterator[list[str]]:
-    """Instances that the video doesn't show, or not to their end. What `entry_problems` says of them isn't repeated.
+    """Yield instances that the video doesn't show, or not to their end, except those that `entry_problems` names.
 
-    seconds: of the video, 0 if that isn't known; length: of its annotation; first: when its first picture comes.
+    seconds: length of the video, 0 if unknown; length: of its annotation; first: time of its first picture.
     """
     items = entry.get("annotations")
     lasts = seconds or (length[0] if length else math.inf)
@@ -223,17 +221,16 @@ def _out_of_range(
             yield [OUT_OF_RANGE, f"{span}, the video lasts {in_seconds(lasts)}"]
 
 
-def write_block_list(checked: list[Checked], path: Path, kept: Iterable[str] = ()) -> int:
-    """Names of what can't be used, one a line, for `data.blocked_videos`. Returns how many.
+def write_block_list(checked: list[CheckReport], path: Path, kept: Iterable[str] = ()) -> int:
+    """Write the names of unusable videos, one a line, for `data.blocked_videos`; return how many.
 
-    kept: names that the spec blocks already, which nobody looked at: they stay on the list.
+    kept: names that the spec blocks already, which weren't checked: they stay on the list.
     """
     names = list(dict.fromkeys([*(found.video for found in checked if found.is_blocked), *kept]))
-    # A JSON list where lines can't hold the names as they are.
-    as_lines = all(name == name.strip() and name.splitlines() == [name] and name[0] not in "[{" for name in names)
-    write_text(path, "".join(f"{name}\n" for name in names) if as_lines else json.dumps(names))
+    write_text(path, names_text(names))
     return len(names)
 
 
 def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,8 @@
-"""The built-in data set: short videos of sprites, with action classes that only motion over time tells apart.
+"""The built-in data set: short videos of sprites, with action classes that only motion over time distinguishes.
 
-Every action keeps to one law of place, size and brightness in a single frame, whatever its class: a sprite that doesn't
-pulse has a fixed size out of those that a pulse goes through, one that doesn't shake a fixed offset, and so on. What
-differs between classes is the order in which states follow one another.
+In a single frame, place, size and brightness follow the same distribution for every class: a sprite that doesn't pulse
+has a fixed size out of those that a pulse goes through, one that doesn't shake a fixed offset, and so on. Classes
+differ in the order in which states follow one another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FPS = 8
 EASY_CLASSES = ("orbit_clockwise", "orbit_counterclockwise", "shake_sideways", "shake_up_down", "pulse", "blink")
 HARD_CLASSES = (*EASY_CLASSES, "figure_eight", "spin")
 FADE_FRAMES = 3
-"""An action's amplitude rises and falls over so many frames at its ends."""
+"""Frames over which an action's amplitude rises and falls at its ends."""
 LOG_SIZE_SWING = 0.4
 DIM, BRIGHT = 0.45, 1.0
 
@@ -39,12 +39,13 @@ Difficulty = Literal["easy", "hard"]
 
 
 class DemoError(UserError):
-    """A folder that the data set can't be written to; the message names it and says what to do."""
+    """Raised for a folder that the data set can't be written to; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """Frames [start, end) of one actor. phase in turns; rest: a second phase, for what the class keeps still."""
+    """An action of one actor in frames [start, end). phase: in turns; rest, rest_size, rest_bright: phases of what the
+    class keeps still."""
 
     label: str
     start: int
@@ -58,7 +59,7 @@ class Action:
 
 
 class State:
-    """What an actor shows in each frame: offsets x and y, log_size, angle, and alpha. float [frames] each."""
+    """State of an actor in each frame: offsets x and y, log_size, angle, and alpha, float [frames] each."""
 
     def __init__(self, frames: int):
         self.x, self.y, self.log_size, self.angle = (np.zeros(frames) for _ in range(4))
@@ -66,7 +67,7 @@ class State:
 
 
 def act(action: Action) -> State:
-    """The states of an action, frame by frame."""
+    """Return the states of an action, frame by frame."""
     frames = action.end - action.start
     time = np.arange(frames)
     turn = 2 * np.pi * (time / action.period_frames + action.phase)
@@ -104,28 +105,29 @@ def act(action: Action) -> State:
 
 
 def _brightness(wave: Any) -> Any:
-    """Mostly bright or mostly dim: a softened square wave between the two."""
+    """Return a softened square wave between bright and dim."""
     return (BRIGHT + DIM) / 2 + (BRIGHT - DIM) / 2 * np.tanh(4 * wave)
 
 
-def draw_action(draw: np.random.Generator, label: str, start: int, end: int) -> Action:
-    period = draw.uniform(0.9, 1.4) * FPS / (1.2 if label == "blink" else 1.0)
-    return Action(label, start, end, draw.uniform(9, 14), period, *draw.uniform(size=4))
+def draw_action(rng: np.random.Generator, label: str, start: int, end: int) -> Action:
+    """Draw an action of a class in frames [start, end)."""
+    period = rng.uniform(0.9, 1.4) * FPS / (1.2 if label == "blink" else 1.0)
+    return Action(label, start, end, rng.uniform(9, 14), period, *rng.uniform(size=4))
 
 
-def plan_actions(draw: np.random.Generator, frames: int, labels: Iterator[str]) -> list[Action]:
-    """Actions of 1.8 to 5 seconds with gaps of 0.6 to 1.8 seconds between them, to the end of the video."""
-    actions, start = [], int(draw.uniform(0.6, 1.8) * FPS)
+def plan_actions(rng: np.random.Generator, frames: int, labels: Iterator[str]) -> list[Action]:
+    """Draw actions of 1.8 to 5 seconds with gaps of 0.6 to 1.8 seconds between them, to the end of the video."""
+    actions, start = [], int(rng.uniform(0.6, 1.8) * FPS)
     while True:
-        end = start + int(draw.uniform(1.8, 5.0) * FPS)
+        end = start + int(rng.uniform(1.8, 5.0) * FPS)
         if end + FPS // 2 > frames:
             return actions
-        actions.append(draw_action(draw, next(labels), start, end))
-        start = end + int(draw.uniform(0.6, 1.8) * FPS)
+        actions.append(draw_action(rng, next(labels), start, end))
+        start = end + int(rng.uniform(0.6, 1.8) * FPS)
 
 
 def actor_state(actions: list[Action], frames: int) -> State:
-    """An actor's whole video: its actions, and smooth moves from the end of one to the start of the next."""
+    """Return an actor's states over the whole video: its actions, and smooth moves from one to the next."""
     whole = State(frames)
     for name in ("x", "y", "log_size", "angle", "alpha"):
         values = np.full(frames, np.nan)
@@ -137,13 +139,13 @@ def actor_state(actions: list[Action], frames: int) -> State:
     return whole
 
 
-def actor(draw: np.random.Generator, look: Look, actions: list[Action], frames: int) -> Sprite:
-    """A sprite that performs actions around a place in the middle of the frame, drifting slowly all the time."""
+def actor(rng: np.random.Generator, look: Look, actions: list[Action], frames: int) -> Sprite:
+    """Return a sprite that performs actions around a place in the middle of the frame, and drifts slowly."""
     state = actor_state(actions, frames)
-    x, y = (SIZE / 2 + draw.uniform(-8, 8) + slow_drift(draw, frames, 3.0) for _ in range(2))
-    size, turning = slow_drift(draw, frames, 0.12), slow_drift(draw, frames, 1.5) + draw.uniform(0, 2 * np.pi)
+    x, y = (SIZE / 2 + rng.uniform(-8, 8) + slow_drift(rng, frames, 3.0) for _ in range(2))
+    size, turning = slow_drift(rng, frames, 0.12), slow_drift(rng, frames, 1.5) + rng.uniform(0, 2 * np.pi)
     return Sprite(
-        **sprite_look(draw, look),
+        **sprite_look(rng, look),
         x=x + state.x,
         y=y + state.y,
         log_size=state.log_size + size,
@@ -152,30 +154,31 @@ def actor(draw: np.random.Generator, look: Look, actions: list[Action], frames: 
     )
 
 
-def distractor(draw: np.random.Generator, look: Look, frames: int) -> Sprite:
-    """A smaller sprite that moves straight, with a new heading every 0.75 s, or drifts; bounced off the borders."""
-    speed = draw.uniform(0.5, 3.0) if draw.uniform() < 0.6 else 0.0
-    heading = np.repeat(draw.uniform(0, 2 * np.pi, frames // 6 + 1), 6)[:frames]
+def distractor(rng: np.random.Generator, look: Look, frames: int) -> Sprite:
+    """Return a smaller sprite that moves straight, with a new heading every 0.75 s, or drifts; it bounces off the
+    borders."""
+    speed = rng.uniform(0.5, 3.0) if rng.uniform() < 0.6 else 0.0
+    heading = np.repeat(rng.uniform(0, 2 * np.pi, frames // 6 + 1), 6)[:frames]
     places = []
     for step in (np.cos(heading), np.sin(heading)):
-        path = draw.uniform(0, SIZE) + np.cumsum(speed * step) + slow_drift(draw, frames, 6.0)
+        path = rng.uniform(0, SIZE) + np.cumsum(speed * step) + slow_drift(rng, frames, 6.0)
         places.append(SIZE - abs(path % (2 * SIZE) - SIZE))
-    size = np.log(draw.uniform(0.5, 0.9)) + slow_drift(draw, frames, 0.15)
-    angle = slow_drift(draw, frames, 2.0) + draw.uniform(0, 2 * np.pi)
-    alpha = np.full(frames, draw.uniform(DIM, BRIGHT))
-    return Sprite(**sprite_look(draw, look), x=places[0], y=places[1], log_size=size, angle=angle, alpha=alpha)
+    size = np.log(rng.uniform(0.5, 0.9)) + slow_drift(rng, frames, 0.15)
+    angle = slow_drift(rng, frames, 2.0) + rng.uniform(0, 2 * np.pi)
+    alpha = np.full(frames, rng.uniform(DIM, BRIGHT))
+    return Sprite(**sprite_look(rng, look), x=places[0], y=places[1], log_size=size, angle=angle, alpha=alpha)
 
 
-def moving_background(draw: np.random.Generator, look: Look, frames: int) -> np.ndarray:
-    """A texture seen by a camera that sways by up to 12 pixels: float32 [frames, SIZE, SIZE, 3]."""
-    wide = background(draw, look, SIZE + 24)
-    left, top = (np.rint(12 + slow_drift(draw, frames, 12.0)).astype(int) for _ in range(2))
+def moving_background(rng: np.random.Generator, look: Look, frames: int) -> np.ndarray:
+    """Return a texture seen by a camera that sways by up to 12 pixels: float32 [frames, SIZE, SIZE, 3]."""
+    wide = background(rng, look, SIZE + 24)
+    left, top = (np.rint(12 + slow_drift(rng, frames, 12.0)).astype(int) for _ in range(2))
     return np.stack([wide[y : y + SIZE, x : x + SIZE] for x, y in zip(left, top, strict=True)])
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """All that a video needs to be drawn: its number gives its random draws."""
+    """Plan of a video, from which it is drawn; its number selects its random numbers."""
 
     name: str
     subset: str
@@ -187,43 +190,44 @@ class VideoPlan:
 
 
 def plan_videos(train_videos: int, validation_videos: int, seed: int, difficulty: Difficulty) -> list[VideoPlan]:
-    """Lengths of 14 to 30 s and the actions of every video, classes drawn in turn within each subset."""
+    """Draw lengths of 14 to 30 s and the actions of every video, classes in turn within each subset."""
     plans: list[VideoPlan] = []
     for subset, count in (("training", train_videos), ("validation", validation_videos)):
         labels = _in_turn(generator(seed, 0, 0, f"{subset} classes"), classes_of(difficulty))
         for index in range(count):
             number = len(plans)
-            draw = generator(seed, 0, number, "plan")
-            frames = int(draw.uniform(14, 30) * FPS)
-            actors = tuple(tuple(plan_actions(draw, frames, labels)) for _ in range(2 if difficulty == "hard" else 1))
+            rng = generator(seed, 0, number, "plan")
+            frames = int(rng.uniform(14, 30) * FPS)
+            actors = tuple(tuple(plan_actions(rng, frames, labels)) for _ in range(2 if difficulty == "hard" else 1))
             name = f"demo_{subset}_{index:03d}"
             plans.append(VideoPlan(name, subset, seed, number, frames, actors, difficulty))
     return plans
 
 
 def classes_of(difficulty: Difficulty) -> tuple[str, ...]:
+    """Return the class names of a difficulty."""
     return HARD_CLASSES if difficulty == "hard" else EASY_CLASSES
 
 
-def _in_turn(draw: np.random.Generator, classes: tuple[str, ...]) -> Iterator[str]:
+def _in_turn(rng: np.random.Generator, classes: tuple[str, ...]) -> Iterator[str]:
     while True:
-        yield from draw.permutation(classes).tolist()
+        yield from rng.permutation(classes).tolist()
 
 
 def draw_video(plan: VideoPlan) -> np.ndarray:
-    """uint8 [frames, SIZE, SIZE, 3]."""
-    draw = generator(plan.seed, 0, plan.number, "drawing")
+    """Draw a video: uint8 [frames, SIZE, SIZE, 3]."""
+    rng = generator(plan.seed, 0, plan.number, "drawing")
     hard = plan.difficulty == "hard"
     look = STRONG if hard else WEAK
-    scene = moving_background(draw, look, plan.frames) if hard else background(draw, look)
-    sprites = [actor(draw, look, list(actions), plan.frames) for actions in plan.actors]
-    sprites += [distractor(draw, look, plan.frames) for _ in range(draw.integers(1, 3))]
-    order = draw.permutation(len(sprites))
-    return render(scene, [sprites[index] for index in order], draw)
+    scene = moving_background(rng, look, plan.frames) if hard else background(rng, look)
+    sprites = [actor(rng, look, list(actions), plan.frames) for actions in plan.actors]
+    sprites += [distractor(rng, look, plan.frames) for _ in range(rng.integers(1, 3))]
+    order = rng.permutation(len(sprites))
+    return render(scene, [sprites[index] for index in order], rng)
 
 
 def write_video(path: Path, video: np.ndarray) -> None:
-    """H.264 in mp4. video: uint8 [frames, height, width, 3]."""
+    """Write a video as H.264 in MP4. video: uint8 [frames, height, width, 3]."""
     with av.open(str(path), "w") as container:
         # With more threads, or with x264's macroblock tree, the bytes differ from run to run.
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "18", "g": "16", "x264-params": "mbtree=0"})
@@ -236,7 +240,7 @@ def write_video(path: Path, video: np.ndarray) -> None:
 
 
 def annotation(plan: VideoPlan) -> dict[str, Any]:
-    """A video's entry in the annotation file."""
+    """Return a video's entry in the annotation file."""
     actions = sorted((action for actions in plan.actors for action in actions), key=lambda action: action.start)
     instances = [{"segment": [a.start / FPS, a.end / FPS], "label": a.label} for a in actions]
     return {"subset": plan.subset, "duration": plan.frames / FPS, "frame": plan.frames, "annotations": instances}
@@ -250,9 +254,9 @@ def make_demo(
     difficulty: Difficulty = "easy",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the data set to `folder`; returns its annotation file. A finished one of the same settings stays.
+    """Write the data set to `folder`; return its annotation file. A finished one with the same settings stays.
 
-    It is made in a folder beside it and renamed when whole. progress: called with (videos done, videos in all).
+    It is made in a folder beside it and renamed when complete. progress: called with (videos done, videos in all).
     Raises DemoError rather than replace anything but an empty folder or another built-in data set.
     """
     settings = {
@@ -300,7 +304,7 @@ def make_demo(
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:
-    """What a data set was made with; None if the folder holds no such file."""
+    """Return the settings of a data set; None if the folder holds none."""
     try:
         settings = json.loads((folder / "settings.json").read_text())
     except (OSError, ValueError):
@@ -313,7 +317,7 @@ def _make_video(folder: Path, plan: VideoPlan) -> None:
 
 
 def make_demo_with_progress(folder: Path, train_videos: int, validation_videos: int, **settings: Any) -> Path:
-    """make_demo with a progress bar on the terminal."""
+    """Run `make_demo` with a progress bar on the terminal."""
     from rich.progress import Progress
 
     total = train_videos + validation_videos

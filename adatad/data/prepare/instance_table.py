@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from adatad.data.annotation_file import SUBSETS, listed
+from adatad.data.annotation_file import SUBSETS
 from adatad.data.entry import MAX_FPS, brief, has_control_characters, is_visible, number
-from adatad.data.prepare.table import DELIMITERS, Row, Table, TableError, read_table
-from adatad.files import shown
+from adatad.data.prepare.table import DELIMITERS, Table, TableError, TableRow, read_table
+from adatad.files import listed, shown
 
 
 def _words_in(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-NEEDED = ("video", "start", "end", "label")
-ROLES = (*NEEDED, "duration", "subset", "fps")
+REQUIRED_ROLES = ("video", "start", "end", "label")
+ROLES = (*REQUIRED_ROLES, "duration", "subset", "fps")
 NAMES = {
     "video": (
         _words_in(
@@ -48,7 +48,7 @@ NAMES = {
         _words_in("rate frequency sample_rate sampling_rate"),
     ),
 }
-"""By role: names that say it, and names that may say it where none of the first is there."""
+"""Column names by role: those that are clear, and those that may be meant where none of the first is there."""
 STARTS = _words_in("start begin beginning onset from init starts begins")
 ENDS = _words_in("end stop offset to finish ends stops until")
 UNITS = {
@@ -59,10 +59,10 @@ UNITS = {
     "f": "frames", "frame": "frames", "frames": "frames", "frameno": "frames",
 }  # fmt: skip
 FRAME_WORDS = _words_in("number no nr idx index id num")
-"""That may follow "frame"."""
+"""Words that may follow "frame"."""
 TIME_WORDS = _words_in("time times timestamp timestamps t ts stamp timecode point of the in at position")
 CLOCK_FORMS = re.compile(r"ss\.msec|hh:mm:ss(\.(ms|f+))?|h:mm:ss|mm:ss|m:ss", re.IGNORECASE)
-"""As ELAN and others write a column's form behind its name."""
+"""Forms of times that ELAN and others write behind a column's name."""
 JOINED = re.compile(
     r"(?P<t>t|time)?(?P<end>start|begin|onset|end|stop|offset|finish)"
     r"(?P<rest>timestamp|time|seconds|secs|sec|ms|msec|frames|frame)?"
@@ -70,7 +70,7 @@ JOINED = re.compile(
 
 
 class Column(NamedTuple):
-    """place: from 0; name: as found; unit: of times."""
+    """A column. place: index from 0; name: as found; unit: of its times."""
 
     place: int
     name: str
@@ -78,13 +78,16 @@ class Column(NamedTuple):
 
 
 def recognized(header: Sequence[str]) -> int:
-    """How many roles a header's names speak of."""
+    """Return how many roles a header's names stand for."""
     return len(_by_role(header))
 
 
 def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> dict[str, Column]:
-    """The column of each role. given: names by role, which go before what names say. where: the table and its header,
-    for errors. Raises TableError where a role has no column or several."""
+    """Return the column of each role. given: names by role, which go before guesses; where: the table and its header,
+    for errors.
+
+    Raises TableError where a role has no column or several.
+    """
     keys = [_key(name) for name in header if name]
     twice = next((name for name in header if name and keys.count(_key(name)) > 1), None)
     if twice is not None:
@@ -93,12 +96,12 @@ def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> d
     taken = {column.place for column in chosen.values()}
     for role, columns in _by_role(header).items():
         left = [column for column in columns if column.place not in taken]
-        # Only frames need a rate: beside times it may be anything.
+        # Only frames need a rate; beside times a column named so may be anything.
         is_idle = role == "fps" and not ("start" in chosen and chosen["start"].unit == "frames")
         if role in chosen or not left or is_idle:
             continue
         exact = [column for column in left if _key(column.name) == role]
-        # "label" beside "class" may be its number, its weight or a mark; of the others the plain name is what it says.
+        # A plain name wins over its variants, but a column "label" beside "class" may be its number or its weight.
         if exact and role != "label":
             left = exact
         if len(left) > 1:
@@ -111,17 +114,17 @@ def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> d
         chosen.pop("duration", None)
     if "start" in chosen and chosen["start"].unit != "frames":
         chosen.pop("fps", None)
-    absent = [role for role in NEEDED if role not in chosen and not (role == "end" and "duration" in chosen)]
+    absent = [role for role in REQUIRED_ROLES if role not in chosen and not (role == "end" and "duration" in chosen)]
     if absent:
         raise TableError(
-            f"{where}: no column {', '.join(absent)}; expected a first line like {','.join(NEEDED)} and one instance a "
-            f"line; if a column has another name, say so: --columns {absent[0]}=NAME"
+            f"{where}: no column {', '.join(absent)}; expected a first line like {','.join(REQUIRED_ROLES)} and one "
+            f"instance a line; if a column has another name, say so: --columns {absent[0]}=NAME"
         )
     return {role: chosen[role] for role in ROLES if role in chosen}
 
 
 def _by_role(header: Sequence[str]) -> dict[str, list[Column]]:
-    """Columns that may play a role; those whose names say it before those whose names may."""
+    """Return the columns that may have each role, clear names before possible ones."""
     found: dict[str, list[Column]] = {}
     for place, name in enumerate(header):
         timed = _time_column(place, name)
@@ -139,7 +142,7 @@ def _by_role(header: Sequence[str]) -> dict[str, list[Column]]:
 
 
 def _time_column(place: int, name: str) -> tuple[str, Column] | None:
-    """Whether a name is of a start, an end or a duration, and in which unit."""
+    """Return the role (start, end or duration) and unit of a column of times; None for another column."""
     words, unit = [], "seconds"
     for word in _words(CLOCK_FORMS.sub(" seconds ", name)):
         joined = JOINED.fullmatch(word)
@@ -161,7 +164,7 @@ def _time_column(place: int, name: str) -> tuple[str, Column] | None:
 
 
 def unit_of(name: str) -> str:
-    """The unit that a column's name tells; seconds where it doesn't."""
+    """Return the unit in a column's name; seconds where it has none."""
     units = [UNITS[word] for word in _words(CLOCK_FORMS.sub(" seconds ", name)) if word in UNITS]
     return units[0] if units else "seconds"
 
@@ -183,7 +186,7 @@ def _key(name: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """A name in small words: without case, quotes, brackets; "startTime" is two."""
+    """Split a name into lower-case words, without quotes and brackets; "startTime" is two."""
     plain = unicodedata.normalize("NFKC", name)
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", plain)
     return [word for word in re.split(r"[\W_]+", apart.casefold()) if word]
@@ -201,12 +204,12 @@ CLOCK = re.compile(
     r"(?P<seconds>[0-5][0-9](?:[.,][0-9]{0,9})?)"
 )
 THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}[.,][0-9]{3}")
-"""A number whose sign may stand for a decimal or for thousands."""
+"""A number whose sign may be a decimal sign or divide thousands."""
 
 
 class Time(NamedTuple):
-    """value: seconds, or the number of a frame; sign: the decimal sign that was written; is_ambiguous: it may as well
-    divide thousands."""
+    """A time. value: seconds, or a frame number; sign: its decimal sign; is_ambiguous: the sign may divide
+    thousands."""
 
     value: float
     sign: str
@@ -214,15 +217,18 @@ class Time(NamedTuple):
 
 
 def read_time(text: str, unit: str) -> Time:
-    """The time that a field holds. unit: "seconds", "milliseconds", "minutes" or "frames", of numbers without their
-    own. Raises ValueError with what was expected."""
-    # Blanks of other kinds come from spreadsheets.
+    """Read the time in a field.
+
+    unit: "seconds", "milliseconds", "minutes" or "frames", for numbers without a unit of their own. Raises ValueError
+    with what was expected.
+    """
+    # Spreadsheets write other spaces, such as the no-break space.
     text = " ".join(text.split()).lower()
     clock = CLOCK.fullmatch(text)
     if clock and unit != "frames":
         seconds = float(clock["seconds"].replace(",", "."))
         whole = int(clock["hours"] or 0) * 3600 + int(clock["minutes"]) * 60
-        # To a nanosecond: what is added must not be seen in what is written.
+        # Rounded to a nanosecond: the sum's rounding error must not show in the file that is written.
         return Time(round(whole + seconds, 9), _sign(text), is_ambiguous=False)
     found = NUMBER.fullmatch(text)
     if not found or (found[2] and (unit == "frames" or found[2] not in UNITS_BEHIND)):
@@ -233,7 +239,7 @@ def read_time(text: str, unit: str) -> Time:
             raise ValueError(_expected(unit))
         return Time(value, "", is_ambiguous=False)
     factor = UNITS_BEHIND[found[2]] if found[2] else SECONDS_BY_UNIT[unit]
-    # Divided, not multiplied: 3200 ms are 3.2 s to the last bit.
+    # Divided, not multiplied, by 1000: 3200 ms are then 3.2 s to the last bit.
     seconds = value / 1000 if factor == 0.001 else value * factor
     return Time(seconds, _sign(found[1]), bool(THOUSANDS.fullmatch(found[1])))
 
@@ -247,8 +253,8 @@ def _expected(unit: str) -> str:
 
 
 class Instance(NamedTuple):
-    """A row of the table. video: as the table names it; start, end: in `unit`, seconds or frames; subset: empty where
-    the table doesn't say; fps: at which frames are counted, 0 where the table doesn't say."""
+    """A row of the table. video: as the table names it; start, end: in `unit`, seconds or frames; subset: empty if
+    unknown; fps: rate at which frames are counted, 0 if unknown."""
 
     line: int
     video: str
@@ -261,9 +267,10 @@ class Instance(NamedTuple):
 
 
 def read_instances(path: Path, given: Mapping[str, str]) -> tuple[list[Instance], list[str], list[str]]:
-    """Rows that can be read, sentences about what was guessed, and what is wrong with the other rows.
+    """Read a table of instances: the valid rows, sentences about what was guessed, and what is wrong with the other
+    rows.
 
-    given: column names by role, as `columns_of` takes them. Raises TableError for what is no such table.
+    given: column names by role, as in `columns_of`. Raises TableError for what is no such table.
     """
     table = read_table(path, lambda header: recognized(header) + sum(name in header for name in given.values()))
     columns = columns_of(table.header, given, f"{path}: the header {table.header_shown()}")
@@ -282,13 +289,13 @@ def read_instances(path: Path, given: Mapping[str, str]) -> tuple[list[Instance]
     return instances, list(_notes(table, columns, times)), wrong
 
 
-def _instance(row: Row, columns: Mapping[str, Column], table: Table) -> tuple[Instance, list[Time]]:
-    """Raises ValueError with what is wrong."""
+def _instance(row: TableRow, columns: Mapping[str, Column], table: Table) -> tuple[Instance, list[Time]]:
+    """Read an instance and its times from a row. Raises ValueError with what is wrong."""
 
     def field(role: str) -> str:
         return row.fields[columns[role].place] if role in columns else ""
 
-    # Accents as one character, as names of videos are compared: one class, whichever way it was typed.
+    # NFC: accents as one character, so that one class typed in two ways stays one.
     label = unicodedata.normalize("NFC", field("label"))
     video, subset = field("video"), field("subset").casefold()
     for what, text in (("video", video), ("label", label)):
@@ -320,7 +327,8 @@ def _instance(row: Row, columns: Mapping[str, Column], table: Table) -> tuple[In
 
 
 def _rate(text: str) -> float:
-    """Frames a second: a number or a fraction such as 30000/1001; 0 for an empty field. Raises ValueError."""
+    """Return frames a second from a number or a fraction such as 30000/1001; 0 for an empty field. Raises
+    ValueError."""
     if not text:
         return 0.0
     parts = [number(part.replace(",", ".")) for part in text.split("/")]
@@ -333,13 +341,13 @@ def _rate(text: str) -> float:
 
 
 def _decimal_problems(times: list[tuple[int, Time]], table: Table) -> list[str]:
-    """Numbers that may be decimals or thousands, where the table doesn't tell."""
+    """Return problems with numbers that may be decimals or thousands, where the table doesn't show which."""
     signs = {sign: [line for line, time in times if time.sign == sign] for sign in ",."}
     doubtful = {sign: [line for line, time in times if time.sign == sign and time.is_ambiguous] for sign in ",."}
     wrong = []
     for sign, other in ((",", "."), (".", ",")):
         sure = len(signs[sign]) > len(doubtful[sign])
-        # Commas that divide columns are no decimal signs in the same table, unless a number shows it.
+        # In a table divided by commas a comma inside a number is suspicious as well, unless a clear decimal shows it.
         suspicious = signs[other] or (sign == "," and table.delimiter == ",")
         if doubtful[sign] and suspicious and not (sure and not signs[other]):
             lines = listed([str(line) for line in dict.fromkeys(doubtful[sign])])
@@ -352,7 +360,7 @@ def _decimal_problems(times: list[tuple[int, Time]], table: Table) -> list[str]:
 
 
 def _notes(table: Table, columns: Mapping[str, Column], times: list[tuple[int, Time]]) -> list[str]:
-    """Sentences about what was guessed; none for a table of the documented form."""
+    """Return sentences about what was guessed; none for a table of the documented form."""
     notes = []
     said = [
         f"{role} from '{column.name}'" + (f" ({column.unit})" if column.unit != "seconds" else "")
@@ -360,7 +368,9 @@ def _notes(table: Table, columns: Mapping[str, Column], times: list[tuple[int, T
         if column.name != role
     ]
     if said or table.delimiter != ",":
-        notes.append(f"columns, divided by {DELIMITERS[table.delimiter]}: {listed(said, 10) or ', '.join(NEEDED)}")
+        notes.append(
+            f"columns, divided by {DELIMITERS[table.delimiter]}: {listed(said, 10) or ', '.join(REQUIRED_ROLES)}"
+        )
     if "end" not in columns:
         notes.append("an instance ends its duration after its start")
     if any(column.unit == "frames" for column in columns.values()):
@@ -378,6 +388,6 @@ def _notes(table: Table, columns: Mapping[str, Column], times: list[tuple[int, T
 
 
 def line_of(problem: str) -> int:
-    """The line that a problem begins with, for sorting; those without come last."""
+    """Return the line with which a problem begins, for sorting; those without come last."""
     number = problem.removeprefix("line ").split(" ")[0].rstrip(":,")
     return int(number) if number.isdecimal() else sys.maxsize

@@ -14,13 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from adatad.data.annotation_file import AMBIGUOUS, LINE_BREAKS, listed, load_database
+from adatad.data.annotation_file import AMBIGUOUS, LINE_BREAKS, load_database
 from adatad.data.entry import REFUSED, brief, entry_problems
-from adatad.data.prepare.check import seconds_of
 from adatad.data.prepare.table import read_table
 from adatad.data.video_index import Heartbeat, VideoError, read_index
 from adatad.errors import UserError
-from adatad.files import read_json, read_text, replacing, shown
+from adatad.files import listed, read_json, read_text, replacing, shown
 from adatad.spec.schema import DataSpec, WindowSpec
 
 Database = dict[str, dict[str, Any]]
@@ -29,20 +28,20 @@ EPIC_TEST = "EPIC_100_test_timestamps.csv"
 CHARADES_SUBSETS = {"Charades_v1_train.csv": "training", "Charades_v1_test.csv": "testing"}
 EGO4D_FILES = ("moments_train.json", "moments_val.json", "moments_test_unannotated.json")
 EGO4D_RATES = (10, 100)
-"""Frames per second of a clip; others come from wrong frame numbers, and the reference leaves them out too."""
+"""Plausible frames per second of a clip; others come from wrong frame numbers, and the reference drops them too."""
 THUMOS_SUBSETS = {"video_validation_": "training", "video_test_": "validation"}
 THUMOS_LEFT_OUT = ("video_test_0000270", "video_test_0001292")
-"""Test videos that AdaTAD isn't scored on: one is marked far past its end, the other holds nothing but "Ambiguous"."""
-NAMED = 10
-"""Videos that an error names; it counts the rest."""
+"""Test videos that AdaTAD isn't scored on: one is annotated far past its end, the other has nothing but "Ambiguous"."""
+MAX_LISTED = 10
+"""Videos that an error names; the rest is counted."""
 
 
 class OfficialError(UserError):
-    """An official file that isn't as expected; the message names it and the line or key."""
+    """Raised for an official file that isn't as expected; the message names it and the line or key."""
 
 
 def activitynet(path: Path) -> tuple[Database, list[str]]:
-    """Out of the JSON file of ActivityNet-1.3, or of HACS' segments, which has its form, with durations as text."""
+    """Convert the JSON file of ActivityNet-1.3, or of HACS Segments, which has the same form with durations as text."""
     database: Database = {}
     for name, entry in load_database(str(path)).items():
         try:
@@ -61,7 +60,7 @@ def activitynet(path: Path) -> tuple[Database, list[str]]:
 
 
 def not_scored(database: Database, scored: Path, subset: str = "validation") -> list[str]:
-    """Videos of a subset that BSN's list (video_info_new.csv, names with v_) lacks: as in all work since then,
+    """Return videos of a subset that BSN's list (video_info_new.csv, names with v_) lacks: as in all work since then,
     ActivityNet's validation is scored without them."""
     known = {row["video"].removeprefix("v_") for _, row in _rows(scored, ("video", "subset"))}
     if known.isdisjoint(database):
@@ -70,14 +69,14 @@ def not_scored(database: Database, scored: Path, subset: str = "validation") -> 
 
 
 def charades(folder: Path) -> tuple[Database, list[str]]:
-    """Out of Charades' two CSV files: the database and its classes, c000 to c156."""
+    """Convert Charades' two CSV files: the database and its classes, c000 to c156."""
     database: Database = {}
     for file, subset in CHARADES_SUBSETS.items():
         for where, row in _rows(folder / file, ("id", "actions", "length")):
             actions = [_of(where, _charades_action, text) for text in row["actions"].split(";") if text]
             length, name = _of(where, _finite, row["length"]), _of(where, _text, row["id"])
             if name in database:
-                raise OfficialError(f"{where}: video {name!r} stands twice")
+                raise OfficialError(f"{where}: video {name!r} appears twice")
             database[name] = {"subset": subset, "duration": length, "annotations": actions}
     database, _ = _finished(folder, database)
     return database, [f"c{number:03d}" for number in range(157)]
@@ -89,10 +88,10 @@ def _charades_action(text: str) -> dict[str, Any]:
 
 
 def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
-    """Out of EPIC-KITCHENS-100's CSV files, labels by `task` (verb or noun) as names; numbers of both stand beside.
+    """Convert EPIC-KITCHENS-100's CSV files, labels by `task` (verb or noun) as names; the numbers of both are kept.
 
-    Classes are lines of number, tab and name, of those that occur: of 300 nouns the models know 293. Test videos are in
-    it, without instances, if their file lies there.
+    Classes are lines of number, tab and name, of those that occur: of 300 nouns the models know 293. Test videos are
+    included, without instances, if their file is there.
     """
     names = {_of(where, int, row["id"]): _of(where, _text, row["key"]) for where, row in
              _rows(folder / f"EPIC_100_{task}_classes.csv", ("id", "key"))}  # fmt: skip
@@ -128,15 +127,16 @@ def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
 
 
 def _timestamp(text: str) -> float:
-    """Seconds of HH:MM:SS.ss."""
+    """Return the seconds of HH:MM:SS.ss."""
     hours, minutes, seconds = text.split(":")
     return round(int(hours) * 3600 + int(minutes) * 60 + _finite(seconds), 3)
 
 
 def ego4d(folder: Path, say: Callable[[str], None] = print) -> tuple[Database, list[str]]:
-    """Out of Ego4D's three files of moments: clips, with all annotators' primary labels, in seconds of the clip.
+    """Convert Ego4D's three files of moments: clips, with all annotators' primary labels, in seconds of the clip.
 
-    Clips of train and val without a primary label aren't part of the task. say: is told how many clips are left out.
+    Clips of train and val without a primary label aren't part of the task. say: called with how many clips are left
+    out.
     """
     database: Database = {}
     without_labels = other_rates = 0
@@ -181,8 +181,10 @@ def _ego4d_clip(clip: dict[str, Any], subset: str) -> dict[str, Any]:
 
 
 def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[Database, list[str]]:
-    """Out of the text files of THUMOS-14 or MultiTHUMOS, one a class (a line: video, start, end in seconds; names may
-    end in _val or _test), and the videos, which tell their own length. left_out: videos."""
+    """Convert the text files of THUMOS-14 or MultiTHUMOS, one a class, and the videos, which give their own length.
+
+    A line has video, start and end in seconds; file names may end in _val or _test. left_out: videos to drop.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     files = sorted(folder.rglob("*.txt"))
     if not files:
@@ -198,7 +200,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
     if absent:
         raise OfficialError(
             f"{videos}: {len(absent)} of {len(found)} annotated videos aren't there as NAME.mp4: "
-            f"{listed(absent, NAMED)}; they are needed, for only they tell how long they are"
+            f"{listed(absent, MAX_LISTED)}; they are needed, for only they tell how long they are"
         )
     database, wrong = {}, []
     for name in sorted(found):
@@ -210,18 +212,15 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
         except VideoError as error:
             wrong.append(str(error))
             continue
-        duration = round(seconds_of(index), 2)
+        duration = round(index.timeline.duration_seconds, 2)
         if not duration:
-            wrong.append(
-                f"{index.path}: doesn't tell how long it lasts ({index.doubt or 'it has one frame'}); transcode it to "
-                "H.264 in MP4"
-            )
+            why = index.unreliable_because or "it has one frame"
+            wrong.append(f"{index.path}: doesn't tell how long it lasts ({why}); transcode it to H.264 in MP4")
         database[name] = {"subset": subset, "duration": duration, "frame": index.frame_count,
                           "annotations": found[name]}  # fmt: skip
     if wrong:
-        more = f"\n  and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        lines = "".join(f"\n  {line}" for line in wrong[:NAMED])
-        raise OfficialError(f"{videos}: {len(wrong)} of {len(found)} videos can't be used:{lines}{more}")
+        lines = listed(wrong, MAX_LISTED, "\n  ")
+        raise OfficialError(f"{videos}: {len(wrong)} of {len(found)} videos can't be used:\n  {lines}")
     return _finished(folder, database)
 
 
@@ -231,12 +230,12 @@ def _thumos_line(line: str) -> tuple[str, list[float]]:
 
 
 def _finished(path: Path, database: Database, say: Callable[[str], None] = print) -> tuple[Database, list[str]]:
-    """The database without exact copies of instances, and its classes. Raises OfficialError for what no spec could
-    read, and for nothing at all."""
+    """Return the database without exact copies of instances, and its classes. Raises OfficialError for what no spec
+    could read, and for no instance at all."""
     instances = sum(len(entry["annotations"]) for entry in database.values())
     if not instances:
         raise OfficialError(f"{path}: {len(database)} videos and no instance could be read; is it the official file?")
-    # Of whole videos: whether windows will need a rate is the spec's to say.
+    # A window of whole videos needs no frame rate: these files need not give one.
     spec = DataSpec(annotations=str(path), videos="", window=WindowSpec(kind="resize"))
     labels = _labels(database)
     for name, entry in database.items():
@@ -254,14 +253,14 @@ def _finished(path: Path, database: Database, say: Callable[[str], None] = print
 
 
 def write(files: dict[Path, str]) -> None:
-    """Write texts by path. Files appear only when all of them are whole. Raises FileError."""
+    """Write texts by path. Files appear only when all of them are complete. Raises FileError."""
     with ExitStack() as stack:
         for path, text in files.items():
             stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a CSV file, each with the words that name its place in errors."""
+    """Yield the rows of a CSV file, each with the words that name its place in errors."""
     table = read_table(path, lambda header: sum(name in header for name in columns))
     absent = [name for name in columns if name not in table.header]
     if absent:
@@ -276,7 +275,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
 
 
 def _finite(value: Any) -> float:
-    """Raises TypeError or ValueError."""
+    """Return a finite number. Raises TypeError or ValueError."""
     if isinstance(value, bool):
         raise TypeError(value)
     if not math.isfinite(found := float(value)):
@@ -285,7 +284,7 @@ def _finite(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    """A name. Raises ValueError for what is none or empty."""
+    """Return a name. Raises ValueError for none or an empty one."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected a name, got {brief(value)}")
     return value
@@ -299,10 +298,10 @@ def _of(where: str, read: Any, text: str) -> Any:
 
 
 def _labels(database: Database) -> list[str]:
-    """Sorted, as the reference sorts them, without the label that is no class."""
+    """Return the labels sorted, as the reference sorts them, without "Ambiguous"."""
     return sorted({item["label"] for entry in database.values() for item in entry["annotations"]} - {AMBIGUOUS})
 
 
 def _once(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without exact copies."""
+    """Return items without exact copies."""
     return list({json.dumps(item): item for item in items}.values())

@@ -1,4 +1,4 @@
-"""Own videos: a table of instances (CSV) into an annotation file, a class list and a spec to begin with."""
+"""Own data: a table of instances (CSV) into an annotation file, a class list and a spec to begin with."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from adatad.data.annotation_file import AnnotationError, listed, names_text
+from adatad.data.annotation_file import AnnotationError, names_text
 from adatad.data.annotations import annotations_of
-from adatad.data.prepare.check import LATE_SECONDS, seconds_of
+from adatad.data.prepare.check import MAX_LATE_SECONDS
 from adatad.data.prepare.instance_table import Instance, line_of, read_instances
 from adatad.data.prepare.official import write
 from adatad.data.prepare.table import TableError, counted
 from adatad.data.prepare.video_files import Folder, VideoFile, names_in_annotations, unfit
 from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index
 from adatad.errors import UserError
-from adatad.files import check_output_folder, files_to_write, read_text, shown
+from adatad.files import check_output_folder, files_to_write, listed, read_text, shown
 from adatad.spec.schema import DataSpec
 from adatad.spec.text import as_written
 
+TRAINING, VALIDATION = "training", "validation"
 WINDOWS_GRID = (96, 192, 384, 768)
-"""Sizes that whole clips and the detector's six levels divide."""
+"""Window sizes, all divisible into whole clips and the detector's six levels."""
 POSITIONS_OF_SHORT = 4
 """Positions that the shortest twentieth of instances should at least have."""
 RATE_TOLERANCE = 0.01
-"""Of a file's frame rate, by which the one that a table gives may differ and be the same."""
-SHOWN = 20
-"""Problems that an error lists; it counts the rest."""
+"""Share of a file's frame rate by which the rate in a table may differ and be the same."""
+MAX_LISTED = 20
+"""Problems that an error lists; the rest is counted."""
 FILES = ("annotations.json", "classes.txt", "spec.yaml")
 NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 
-class Facts(NamedTuple):
-    """Of a video file."""
+class VideoInfo(NamedTuple):
+    """Length and size of a video file."""
 
     frames: int
     seconds: float
@@ -47,10 +48,10 @@ class Facts(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """What a table and a folder hold. names: of videos in annotations, by file; subsets: by file."""
+    """Content of a table and a folder. names: of videos in annotations, by file; subsets: by file."""
 
     instances: dict[VideoFile, list[Instance]]
-    facts: dict[VideoFile, Facts]
+    facts: dict[VideoFile, VideoInfo]
     names: dict[VideoFile, str]
     subsets: dict[VideoFile, str]
     pattern: str
@@ -64,14 +65,15 @@ def make_annotations(
     columns: Mapping[str, str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Write annotations.json, classes.txt and spec.yaml into `output`; a spec that is there stays. Returns its path.
+    """Write annotations.json, classes.txt and spec.yaml into `output`, but keep an existing spec; return the spec's
+    path.
 
     table: a text table whose header names video, start, end and label (see `instance_table`), and maybe the subset;
-    columns: what else names them, by role. Without subsets, a share of the videos, always the same ones, is for
-    validation. say: is told what was guessed, and what to look at. Raises TableError with all problems, before anything
-    is written.
+    columns: other column names by role. Without subsets, a share of the videos, always the same ones, is for
+    validation. say: called with what was guessed and what to look at. Raises TableError with all problems, before
+    anything is written.
     """
-    # What is no folder is told as such, not by a file in it.
+    # Checked before the files in it, for a message about the folder itself.
     if output.exists():
         check_output_folder(output)
     with files_to_write([output / name for name in FILES], [table]):
@@ -84,9 +86,8 @@ def make_annotations(
             wrong += _as_read(database, classes, data.pattern, notes)
         if wrong:
             wrong.sort(key=line_of)
-            rest = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-            # What was guessed of the columns may be why nothing fits.
-            lines = "".join(f"\n  {line}" for line in wrong[:SHOWN] + rest + guessed)
+            # A wrong guess of the columns may be why nothing fits.
+            lines = "\n  ".join(["", listed(wrong, MAX_LISTED, "\n  "), *guessed])
             raise TableError(f"{table}: {counted(len(wrong), 'problem')}; nothing was written:{lines}")
         for note in notes:
             say(note)
@@ -101,7 +102,7 @@ def make_annotations(
 def _data_set(
     instances: list[Instance], videos: Path, validation_share: float, notes: list[str], wrong: list[str]
 ) -> DataSet:
-    """Instances by the files that they mean. Adds to `notes` what is to be said, to `wrong` what is wrong."""
+    """Return instances by the files that they mean. Appends remarks to `notes` and problems to `wrong`."""
     nothing = DataSet({}, {}, {}, {}, "")
     try:
         folder = Folder(videos)
@@ -111,7 +112,7 @@ def _data_set(
     files, problems = _files_meant(instances, folder)
     wrong += problems
     by_file: dict[VideoFile, list[Instance]] = {}
-    facts: dict[VideoFile, Facts] = {}
+    facts: dict[VideoFile, VideoInfo] = {}
     rows_of: dict[VideoFile, list[Instance]] = {file: [] for file in sorted(set(files.values()))}
     for instance in instances:
         if instance.video in files:
@@ -120,7 +121,7 @@ def _data_set(
     for file, rows in rows_of.items():
         try:
             index = read_index(file.path, Heartbeat())
-            facts[file] = _facts(index)
+            facts[file] = _video_info(index)
         except UserError as error:
             wrong.append(str(error))
             continue
@@ -151,7 +152,7 @@ def _data_set(
 
 
 def _files_meant(instances: list[Instance], folder: Folder) -> tuple[dict[str, VideoFile], list[str]]:
-    """The file of each name in the table, and what is wrong with names."""
+    """Return the file of each name in the table, and what is wrong with names."""
     files: dict[str, VideoFile] = {}
     wrong = []
     for name in dict.fromkeys(instance.video for instance in instances):
@@ -169,7 +170,7 @@ def _files_meant(instances: list[Instance], folder: Folder) -> tuple[dict[str, V
         by_file[file].append(name)
     for file, names in by_file.items():
         folders = {name.replace("\\", "/").rpartition("/")[0].strip("./") for name in names} - {""}
-        # "a/k0.mp4" and "b/k0.mp4" are two videos; one of them isn't here.
+        # "a/k0.mp4" and "b/k0.mp4" are two videos, of which only one is here.
         longest = max(folders, key=len, default="")
         if not all(f"/{longest}".endswith(f"/{other}") for other in folders):
             wrong.append(
@@ -178,25 +179,20 @@ def _files_meant(instances: list[Instance], folder: Folder) -> tuple[dict[str, V
     return files, wrong
 
 
-def _facts(index: VideoIndex) -> Facts:
-    """Raises VideoError for a file that doesn't tell its length."""
-    seconds = seconds_of(index)
+def _video_info(index: VideoIndex) -> VideoInfo:
+    """Return length and size of a video. Raises VideoError for a file that doesn't give its length."""
+    seconds = index.timeline.duration_seconds
     if not seconds:
-        doubt = index.doubt or "it has one frame"
-        raise VideoError(f"{index.path}: doesn't tell how long it lasts ({doubt}); transcode it to H.264 in MP4")
+        why = index.unreliable_because or "it has one frame"
+        raise VideoError(f"{index.path}: doesn't tell how long it lasts ({why}); transcode it to H.264 in MP4")
     timeline = index.timeline
-    return Facts(timeline.count_at(timeline.usual_fps), seconds, min(index.width, index.height))
-
-
-def _frame_seconds(index: VideoIndex) -> np.ndarray:
-    """When each frame is shown, from the video's start: float64 [frames]."""
-    return index.timeline.seconds
+    return VideoInfo(timeline.count_at(timeline.usual_fps), seconds, min(index.width, index.height))
 
 
 def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[list[Instance], list[str]]:
-    """Rows of a video in its seconds, and what is wrong with the others."""
+    """Return a video's rows with times in its seconds, and what is wrong with the others."""
     name = shown(index.path.name)
-    times = [*_frame_seconds(index), seconds] if any(row.unit == "frames" for row in rows) else []
+    times = [*index.timeline.seconds, seconds] if any(row.unit == "frames" for row in rows) else []
     placed, wrong = [], []
     for row in rows:
         start, end = row.start, row.end
@@ -209,7 +205,7 @@ def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[li
             start, end = float(times[int(start)]), float(times[int(end)])
         if start >= seconds:
             wrong.append(f"line {row.line}: begins at {start:g} s, after {name} has ended at {seconds:.2f} s")
-        elif end > seconds + LATE_SECONDS:
+        elif end > seconds + MAX_LATE_SECONDS:
             wrong.append(f"line {row.line}: ends at {end:g} s, {name} at {seconds:.2f} s")
         else:
             placed.append(row._replace(start=start, end=min(end, seconds), unit="seconds"))
@@ -217,13 +213,13 @@ def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[li
 
 
 def _counts_otherwise(row: Instance, index: VideoIndex) -> bool:
-    """Whether a row counts frames at another rate than its file's: the labels were made on another copy."""
+    """Return whether a row counts frames at another rate than its file's: the labels were made on another copy."""
     own = index.timeline.usual_fps
     return row.unit == "frames" and row.fps > 0 and not abs(row.fps - own) <= RATE_TOLERANCE * own
 
 
 def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) -> list[str]:
-    """Leave one of equal instances of a video; returns the lines of the others."""
+    """Keep one of equal instances of a video; return the lines of the others."""
     first = {(row.start, row.end, row.label): row.line for row in reversed(by_file[file])}
     lines = [str(row.line) for row in by_file[file] if row.line not in first.values()]
     kept = frozenset(first.values())
@@ -232,7 +228,7 @@ def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) 
 
 
 def _said(instances: list[Instance], of: Callable[[Instance], str]) -> dict[str, set[str]]:
-    """Subsets that the rows of each video give."""
+    """Return the subsets that the rows of each video give."""
     said: dict[str, set[str]] = defaultdict(set)
     for instance in instances:
         said[of(instance)].add(instance.subset)
@@ -240,7 +236,7 @@ def _said(instances: list[Instance], of: Callable[[Instance], str]) -> dict[str,
 
 
 def _disputed(said: dict[str, set[str]]) -> list[str]:
-    """What is wrong with videos that have several subsets, or none where others have one."""
+    """Return what is wrong with videos that have several subsets, or none where others have one."""
     if not any(subset for named in said.values() for subset in named):
         return []
     wrong = [
@@ -257,7 +253,7 @@ def _disputed(said: dict[str, set[str]]) -> list[str]:
 def _subsets(
     by_file: dict[VideoFile, list[Instance]], validation_share: float, notes: list[str]
 ) -> tuple[dict[VideoFile, str], list[str]]:
-    """Subset of each video, and what is wrong with what the table says of them."""
+    """Return the subset of each video, and what is wrong with the table's subsets."""
     said = {file: {row.subset for row in rows} for file, rows in by_file.items()}
     if not any(subset for named in said.values() for subset in named):
         if len(said) < 2:
@@ -290,28 +286,27 @@ def _subsets(
 
 
 def _as_read(database: dict[str, dict], classes: list[str], pattern: str, notes: list[str]) -> list[str]:
-    """What training will say of these annotations: adds to `notes` what it leaves out and warns of; returns why it
-    would refuse them."""
+    """Read annotations as training will: append what it leaves out to `notes`, and return why it would refuse them."""
     spec = DataSpec(annotations=FILES[0], classes=tuple(classes), videos="", pattern=pattern)
     try:
         found = annotations_of(database, spec)
     except AnnotationError as error:
         return [str(error)]
-    for subset, videos, account in (
-        (TRAINING, found.train, found.train_account),
-        (VALIDATION, found.validation, found.validation_account),
+    for subset, videos, report in (
+        (TRAINING, found.train, found.train_report),
+        (VALIDATION, found.validation, found.validation_report),
     ):
-        for reason, by_video in account.dropped.items():
+        for reason, by_video in report.dropped.items():
             notes.append(f"{subset} will leave out {by_video.total()} instances, {reason}: {listed(list(by_video))}")
         if not videos:
-            return [f"nothing is left for {subset}: {account.line().partition('; ')[2]}"]
+            return [f"nothing is left for {subset}: {report.line().partition('; ')[2]}"]
     notes += [f"warning: {sentence}" for sentence in found.warnings]
     return []
 
 
 def _write(files: dict[Path, str], data: DataSet, output: Path, videos: Path, say: Callable[[str], None]) -> None:
     spec_path = output / FILES[2]
-    # Someone may have changed it since it was written.
+    # The user may have changed the spec since it was written.
     if spec_path.exists():
         write(files)
         say(f"{output}: 2 files written, spec.yaml left as it was")
@@ -331,7 +326,7 @@ def _entry(data: DataSet, file: VideoFile) -> dict:
 
 
 def _stale(spec_path: Path, pattern: str, videos: Path) -> Iterator[str]:
-    """What an older spec says of the videos that these annotations contradict."""
+    """Yield warnings on an older spec that contradicts these annotations."""
     try:
         content = yaml.safe_load(read_text(spec_path))
     except (UserError, yaml.YAMLError, ValueError, RecursionError):
@@ -345,7 +340,7 @@ def _stale(spec_path: Path, pattern: str, videos: Path) -> Iterator[str]:
 
 
 def _spec(output: Path, videos: Path, data: DataSet) -> str:
-    """A spec to begin with: VideoMAE-S with adapters, and windows that suit the videos and their instances."""
+    """Return a spec to begin with: VideoMAE-S with adapters, and windows that suit the videos and their instances."""
     facts = list(data.facts.values())
     instances = [row for rows in data.instances.values() for row in rows]
     rate = float(np.median([known.frames / known.seconds for known in facts]))
@@ -356,7 +351,7 @@ def _spec(output: Path, videos: Path, data: DataSet) -> str:
     window = {"size_grid": size, "frames_per_position": 1, "stride_frames": stride, "overlap": 0.5}
     pixels = min(160, *(known.short_side_pixels // 16 * 16 for known in facts))
     content = {
-        # The folder's own, also of one that is called "." here.
+        # resolve(): the output may be given as ".".
         "name": NOT_IN_NAMES.sub("_", output.resolve().name).strip("._") or "own-videos",
         "data": {
             "annotations": as_written(f"{output}/annotations.json"), "classes": as_written(f"{output}/classes.txt"),
@@ -381,15 +376,12 @@ def _spec(output: Path, videos: Path, data: DataSet) -> str:
     return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-TRAINING, VALIDATION = "training", "validation"
-
-
 def split(classes: Mapping[str, frozenset[str]], validation_share: float) -> dict[str, str]:
-    """The subset of each video. classes: of each of two videos or more.
+    """Return the subset of each video. classes: of each of two or more videos.
 
-    Each class that two videos have gets into validation, the rarest first, and no class is taken from training for it;
-    then validation is filled up to its share in the same way. Videos are tried in the order of their names' digests:
-    the choice is always the same, and mostly stays when videos are added.
+    Each class of at least two videos gets into validation, the rarest first, but never by taking its last video from
+    training; then validation is filled up to its share in the same way. Videos are tried in the order of their names'
+    digests: the choice is always the same, and mostly stays when videos are added.
     """
     order = sorted(classes, key=lambda video: hashlib.sha256(video.encode()).digest())
     left = Counter(label for labels in classes.values() for label in labels)
@@ -412,6 +404,6 @@ def split(classes: Mapping[str, frozenset[str]], validation_share: float) -> dic
         if len(validation) < wanted and can_go(video):
             take(video)
     if not validation:
-        # Each video is the only one of some class: training lacks as few as can be.
+        # Every video is the only one of some class: take the one with the fewest such classes from training.
         take(min(order, key=lambda video: sum(left[label] == 1 for label in classes[video])))
     return {video: VALIDATION if video in validation else TRAINING for video in classes}

@@ -1,4 +1,4 @@
-"""What is in an annotation file as a spec reads it: counts, classes, durations, and what to look at before training."""
+"""Summary of an annotation file as a spec reads it: counts, classes, durations, and what to look at before training."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from adatad.data.annotation_file import listed, load_database
+from adatad.data.annotation_file import load_database
 from adatad.data.annotations import (
     OUTSIDE,
-    Account,
     Annotations,
+    LoadReport,
     Video,
     annotations_of,
     in_subset,
     names_of,
 )
-from adatad.files import shown
+from adatad.files import listed, shown
 from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec, Spec
 
@@ -28,11 +28,11 @@ EDGES_SECONDS = (0, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, np.inf)
 BAR = 12
 """Characters of a histogram's longest bar."""
 RATE_TOLERANCE = 0.01
-"""Of the frame rate, that `frame` / `duration` may differ by."""
+"""Share of the frame rate by which `frame` / `duration` may differ."""
 
 
-class Warned(NamedTuple):
-    """Something to look at; by_video: how many times."""
+class DataWarning(NamedTuple):
+    """A warning about the data; by_video: how many times it holds for each video."""
 
     what: str
     by_video: Counter[str]
@@ -45,22 +45,22 @@ def print_summary(spec: Spec, console: Console) -> None:
     agnostic = spec.model.detector.class_agnostic
     quirks = Quirks.of(spec.compat)
     annotations = annotations_of(database, spec.data, quirks, agnostic)
-    roles = (("training", annotations.train, annotations.train_account),
-             ("validation", annotations.validation, annotations.validation_account))  # fmt: skip
+    roles = (("training", annotations.train, annotations.train_report),
+             ("validation", annotations.validation, annotations.validation_report))  # fmt: skip
     wanted = spec.data.train_subset, spec.data.validation_subset
     unused = Counter(
         str(entry.get("subset"))
         for entry in database.values()
         if not any(in_subset(entry, subset, quirks.match_subset_parts) for subset in wanted)
     )
-    # Sentences aren't broken into lines: they hold paths and names to copy and to search for.
+    # No line breaks in sentences: they hold paths and names to copy and to search for.
     console.print(
         f"{spec.data.annotations}: {len(database)} videos, {len(annotations.classes)} classes", soft_wrap=True
     )
     if unused:
         names = ", ".join(f"{count} videos of {shown(name)}" for name, count in unused.items())
         console.print(f"not used: {names}", soft_wrap=True)
-    console.print(_counts({role: account for role, _, account in roles}))
+    console.print(_counts({role: report for role, _, report in roles}))
     console.print(_classes(annotations))
     videos = {role: read for role, read, _ in roles}
     bar = "#" if console.options.ascii_only else "█"
@@ -69,8 +69,8 @@ def print_summary(spec: Spec, console: Console) -> None:
     console.print(_histogram("videos by seconds", lengths, bar))
     for sentence in annotations.warnings:
         console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
-    for role, read, account in roles:
-        for warned in warnings(spec.data, database, read, account, quirks):
+    for role, read, report in roles:
+        for warned in warnings(spec.data, database, read, report, quirks):
             console.print(f"warning: {role}: {_sentence(warned)}", style="yellow", soft_wrap=True)
 
 
@@ -83,22 +83,22 @@ def warnings(
     spec: DataSpec,
     database: dict[str, dict[str, Any]],
     videos: Iterable[Video],
-    account: Account,
+    report: LoadReport,
     quirks: Quirks = Quirks(),
-) -> list[Warned]:
-    """What there is to look at in one subset; nothing of it stops a training."""
+) -> list[DataWarning]:
+    """Return warnings about one subset; none of them stops a training."""
     found = (
-        Warned("instances begin before their video", account.before_start),
-        Warned("instances end after their video", account.past_end),
-        Warned(f"instances lie {OUTSIDE}", account.outside),
-        Warned(f"instances lie {OUTSIDE} and are left out", account.dropped.get(OUTSIDE, Counter())),
-        Warned("videos without instances", Counter(account.without_instances)),
-        Warned("segments carry two labels or more", _count(videos, _with_two_labels)),
-        Warned("instances are shorter than one position of the window", _count(videos, lambda v: _short(v, spec))),
-        Warned("instances are longer than a window", _count(videos, lambda v: _long(v, spec))),
-        Warned(
+        DataWarning("instances begin before their video", report.before_start),
+        DataWarning("instances end after their video", report.past_end),
+        DataWarning(f"instances lie {OUTSIDE}", report.outside),
+        DataWarning(f"instances lie {OUTSIDE} and are left out", report.dropped.get(OUTSIDE, Counter())),
+        DataWarning("videos without instances", Counter(report.without_instances)),
+        DataWarning("segments carry two labels or more", _count(videos, _with_two_labels)),
+        DataWarning("instances are shorter than one position of the window", _count(videos, lambda v: _short(v, spec))),
+        DataWarning("instances are longer than a window", _count(videos, lambda v: _long(v, spec))),
+        DataWarning(
             f"videos whose frame / duration is more than {RATE_TOLERANCE:.0%} off the fps",
-            Counter(_wrong_rates(spec, database, account, quirks)),
+            Counter(_wrong_rates(spec, database, report, quirks)),
         ),
     )
     return [warned for warned in found if warned.by_video]
@@ -131,16 +131,16 @@ def _long(video: Video, spec: DataSpec) -> int:
 
 
 def _wrong_rates(
-    spec: DataSpec, database: dict[str, dict[str, Any]], account: Account, quirks: Quirks
+    spec: DataSpec, database: dict[str, dict[str, Any]], report: LoadReport, quirks: Quirks
 ) -> Iterator[str]:
-    # Nobody has looked at the values of those.
-    blocked = frozenset(account.blocked)
+    # The values of blocked videos are unchecked.
+    blocked = frozenset(report.blocked)
     for name, entry in database.items():
         fps = spec.fps or entry.get("fps")
         if (
             fps
             and entry.get("frame")
-            and in_subset(entry, account.subset, quirks.match_subset_parts)
+            and in_subset(entry, report.subset, quirks.match_subset_parts)
             and name not in blocked
         ):
             difference = float(entry["frame"]) / float(entry["duration"]) - float(fps)
@@ -148,25 +148,25 @@ def _wrong_rates(
                 yield name
 
 
-def _sentence(warned: Warned) -> str:
+def _sentence(warned: DataWarning) -> str:
     return f"{warned.by_video.total()} {warned.what}: {listed(list(warned.by_video))}"
 
 
-def _counts(accounts: dict[str, Account]) -> Table:
-    """Videos and instances of each subset, and what was left out for which reason."""
+def _counts(reports: dict[str, LoadReport]) -> Table:
+    """Return a table of each subset's videos and instances, and of what was left out for which reason."""
     table = Table(
         Column(no_wrap=True),
-        *(Column(f"{r} ({shown(', '.join(names_of(a.subset)))})", justify="right") for r, a in accounts.items()),
+        *(Column(f"{r} ({shown(', '.join(names_of(a.subset)))})", justify="right") for r, a in reports.items()),
     )
-    reasons = dict.fromkeys(reason for account in accounts.values() for reason in account.dropped)
+    reasons = dict.fromkeys(reason for report in reports.values() for reason in report.dropped)
     rows = {
-        "videos": [account.videos for account in accounts.values()],
-        "videos blocked": [len(account.blocked) for account in accounts.values()],
-        "videos without instances": [len(account.without_instances) for account in accounts.values()],
-        "instances": [account.instances for account in accounts.values()],
+        "videos": [report.videos for report in reports.values()],
+        "videos blocked": [len(report.blocked) for report in reports.values()],
+        "videos without instances": [len(report.without_instances) for report in reports.values()],
+        "instances": [report.instances for report in reports.values()],
     }
     for reason in reasons:
-        rows[f"dropped: {reason}"] = [account.dropped.get(reason, Counter()).total() for account in accounts.values()]
+        rows[f"dropped: {reason}"] = [report.dropped.get(reason, Counter()).total() for report in reports.values()]
     for name, counts in rows.items():
         table.add_row(name, *(f"{count:,}" for count in counts))
     return table

@@ -46,30 +46,30 @@ class Sprite:
     alpha: np.ndarray
 
 
-def sprite_look(draw: np.random.Generator, look: Look) -> dict[str, object]:
-    """What a sprite looks like, whatever it does: shape, radius, two colours, width of its stripes."""
-    channels = np.stack([draw.uniform(*look.sprite_high, 3), draw.uniform(*look.sprite_low, 3)])
+def sprite_look(rng: np.random.Generator, look: Look) -> dict[str, object]:
+    """Draw what a sprite looks like, whatever it does: shape, radius, two colours, width of its stripes."""
+    channels = np.stack([rng.uniform(*look.sprite_high, 3), rng.uniform(*look.sprite_low, 3)])
     return {
-        "shape": SHAPES[draw.integers(len(SHAPES))],
-        "radius": draw.uniform(7.0, 11.0),
+        "shape": SHAPES[rng.integers(len(SHAPES))],
+        "radius": rng.uniform(7.0, 11.0),
         "colours": channels.astype(np.float32),
-        "stripe": draw.uniform(3.0, 6.0),
+        "stripe": rng.uniform(3.0, 6.0),
     }
 
 
-def background(draw: np.random.Generator, look: Look, size: int = SIZE) -> np.ndarray:
-    """Smooth colour noise of several octaves: float32 [size, size, 3]."""
-    image = np.full((size, size, 3), draw.uniform(*look.level), np.float32)
-    image += draw.uniform(-look.colour_spread, look.colour_spread, 3).astype(np.float32)
+def background(rng: np.random.Generator, look: Look, size: int = SIZE) -> np.ndarray:
+    """Draw smooth colour noise of several octaves: float32 [size, size, 3]."""
+    image = np.full((size, size, 3), rng.uniform(*look.level), np.float32)
+    image += rng.uniform(-look.colour_spread, look.colour_spread, 3).astype(np.float32)
     for octave, amplitude in enumerate(look.octaves):
         cells = 4 * 2**octave
-        grid = draw.standard_normal((cells + 1, cells + 1, 3), np.float32) * amplitude
+        grid = rng.standard_normal((cells + 1, cells + 1, 3), np.float32) * amplitude
         image += _stretch(grid, size)
     return image
 
 
 def _stretch(grid: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear enlargement of a grid of corners to size x size."""
+    """Enlarge a grid of corners to size x size, bilinearly."""
     places = np.linspace(0, len(grid) - 1, size)
     low = np.minimum(places.astype(int), len(grid) - 2)
     part = (places - low).astype(np.float32)
@@ -77,14 +77,14 @@ def _stretch(grid: np.ndarray, size: int) -> np.ndarray:
     return rows[:, low] * (1 - part)[None, :, None] + rows[:, low + 1] * part[None, :, None]
 
 
-def slow_drift(draw: np.random.Generator, frames: int, amplitude: float) -> np.ndarray:
-    """A slow wander around 0: the sum of two sines of 6 to 20 seconds at 8 frames a second. float [frames]."""
+def slow_drift(rng: np.random.Generator, frames: int, amplitude: float) -> np.ndarray:
+    """Draw a slow wander around 0, the sum of two sines of 6 to 20 seconds at 8 frames a second: float [frames]."""
     time = np.arange(frames)
-    waves = [np.sin(2 * np.pi * (time / draw.uniform(48, 160) + draw.uniform())) for _ in range(2)]
+    waves = [np.sin(2 * np.pi * (time / rng.uniform(48, 160) + rng.uniform())) for _ in range(2)]
     return amplitude * 0.5 * (waves[0] + waves[1])
 
 
-def render(image: np.ndarray, sprites: list[Sprite], draw: np.random.Generator, noise: float = 3.0) -> np.ndarray:
+def render(image: np.ndarray, sprites: list[Sprite], rng: np.random.Generator, noise: float = 3.0) -> np.ndarray:
     """Paint sprites, in order, over a background, with pixel noise.
 
     image: float32 [size, size, 3], or [frames, size, size, 3] under a moving camera. Returns uint8, for every frame.
@@ -96,7 +96,7 @@ def render(image: np.ndarray, sprites: list[Sprite], draw: np.random.Generator, 
         canvas = (image if image.ndim == 3 else image[number]).copy()
         for sprite in sprites:
             _paint(canvas, sprite, number, rows, columns)
-        canvas += noise * draw.standard_normal(canvas.shape, np.float32)
+        canvas += noise * rng.standard_normal(canvas.shape, np.float32)
         video[number] = np.clip(canvas + 0.5, 0, 255)
     return video
 
@@ -127,7 +127,7 @@ def _box(x: float, y: float, reach: float, size: int) -> tuple[int, int, int, in
 
 
 def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """1 on the border of a shape of radius 1, less inside."""
+    """Return the distance from the centre of a shape of radius 1: 1 on its border, less inside."""
     match shape:
         case "circle":
             return np.hypot(u, v)

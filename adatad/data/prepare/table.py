@@ -1,7 +1,7 @@
-"""Tables of text as people have them: divided by commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with blank lines
-and comments; each row with the line that it begins in.
+"""Text tables as people have them: divided by commas, semicolons, tabs or bars, in UTF-8 or UTF-16, with blank lines
+and comments; each row with the number of its first line.
 
-What columns mean is their reader's to say (`adatad.data.prepare.instance_table`).
+The meaning of columns is up to the caller (`instance_table`, `official`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from adatad.files import GZIP_START, UTF16_STARTS, read_bytes, read_text, shown,
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_TABLE_BYTES = 256 << 20
-MAX_SHOWN = 300
-"""Characters of a header that an error repeats."""
+MAX_HEADER_CHARACTERS = 300
+"""Longest header that an error repeats."""
 MAX_COLUMNS = 1000
 COMMENT = "#"
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-"""A first line by which Excel is told the delimiter."""
+"""First line by which Excel is told the delimiter."""
 OTHER_FILES = {
     b"PK\x03\x04": "an Excel workbook (.xlsx) or another zip file",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls)",
@@ -39,39 +39,39 @@ SAVE_AS_CSV = "save the table as CSV (in Excel: File, Save As, CSV UTF-8)"
 
 
 class TableError(UserError):
-    """A table that can't be used; the message names the file and the line, and what was expected."""
+    """Raised for an unusable table; the message names the file and the line, and what was expected."""
 
 
-class Row(NamedTuple):
-    """line: at which the row begins, from 1; fields: without the blanks around them, one a column."""
+class TableRow(NamedTuple):
+    """A row. line: number of its first line, from 1; fields: without surrounding spaces, one a column."""
 
     line: int
     fields: list[str]
 
 
 class Table(NamedTuple):
-    """header: the columns' names as found; problems: sentences about the lines that aren't among `rows`; comments: the
-    numbers of lines that are left out as comments."""
+    """A table. header: column names as found; problems: sentences about lines that aren't among `rows`; comments:
+    numbers of lines that are comments."""
 
     path: Path
     header: list[str]
     delimiter: str
-    rows: list[Row]
+    rows: list[TableRow]
     problems: list[str]
     comments: list[int]
 
     def header_shown(self) -> str:
-        """The header as found, for an error."""
+        """Return the header as found, for an error."""
         names = self.delimiter.join(self.header[:20])
-        return f"{shown(names, MAX_SHOWN)!r} (divided by {DELIMITERS[self.delimiter]})"
+        return f"{shown(names, MAX_HEADER_CHARACTERS)!r} (divided by {DELIMITERS[self.delimiter]})"
 
 
 def read_table(path: Path, recognize: Callable[[list[str]], int]) -> Table:
     """Read a table with a header.
 
-    recognize: how many of a header's columns its reader knows: that tells the delimiter, whatever the rows hold. Rows
-    of too many or too few fields are in `problems`. Raises TableError for what is no table, FileError for what can't be
-    read.
+    recognize: returns how many of a header's columns the caller knows, which shows the delimiter, whatever the rows
+    hold. Rows with too many or too few fields are in `problems`. Raises TableError for what is no table, FileError for
+    what can't be read.
     """
     lines = list(io.StringIO(_table_text(path), newline=""))
     first, delimiter, commented = _find_header(lines, recognize)
@@ -79,7 +79,7 @@ def read_table(path: Path, recognize: Callable[[list[str]], int]) -> Table:
         raise TableError(f"{path}: is empty; expected a first line that names the columns, and one row a line")
     reader = _Records(path, lines, first, delimiter)
     if commented:
-        # A header that is written as a comment; its mark is no part of the first name.
+        # The header is written as a comment: its mark is no part of the first name.
         reader.lines[first] = reader.lines[first].lstrip().lstrip(COMMENT)
     header = _stripped(next(iter(reader)).fields)
     if len(header) > MAX_COLUMNS:
@@ -92,7 +92,7 @@ def read_table(path: Path, recognize: Callable[[list[str]], int]) -> Table:
         if len(fields) > len(header) or len(row.fields) < len(header):
             problems.append(_wrong_count(row, len(fields), header, delimiter))
             continue
-        rows.append(Row(row.line, fields + [""] * (len(header) - len(fields))))
+        rows.append(TableRow(row.line, fields + [""] * (len(header) - len(fields))))
     return Table(path, header, delimiter, rows, problems, reader.comments)
 
 
@@ -122,8 +122,10 @@ def _decoded(path: Path, content: bytes) -> str:
 
 
 def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tuple[int, str, bool]:
-    """(Number of the header's line, delimiter, whether it is written as a comment). The line is the first that is
-    neither blank nor a comment, unless a comment before it holds the names."""
+    """Return (index of the header's line, delimiter, whether it is written as a comment).
+
+    The header is the first line that is neither blank nor a comment, unless a comment before it holds the names.
+    """
     comments, first, told = [], len(lines), None
     for number, line in enumerate(lines):
         text = line.strip()
@@ -135,7 +137,7 @@ def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tup
         elif text.strip(";,|"):
             first = number
             break
-    # In a tie the first line and the delimiter that divides more win.
+    # In a tie an uncommented line wins, then the delimiter that gives more columns.
     candidates = [(first, False), *((number, True) for number in comments)]
     best, found = (0, 0, 0), (first, told or ",", False)
     for number, commented in candidates:
@@ -148,7 +150,7 @@ def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tup
 
 
 def _header_names(lines: list[str], number: int, delimiter: str, commented: bool) -> list[str]:
-    """A header may hold line breaks in quotes."""
+    """Return a header's names; it may hold line breaks in quotes."""
     start = lines[number : number + 10]
     if commented:
         start = [start[0].lstrip().lstrip(COMMENT)]
@@ -159,14 +161,14 @@ def _header_names(lines: list[str], number: int, delimiter: str, commented: bool
 
 
 class _Records:
-    """Rows of a table from a certain line on; comments and blank lines between them are left out."""
+    """Rows of a table from a certain line on, without comments and blank lines."""
 
     def __init__(self, path: Path, lines: list[str], first: int, delimiter: str):
         self.path, self.lines, self.first, self.delimiter = path, lines, first, delimiter
         self.comments: list[int] = []
         self._next, self._begins, self._started = first, first, False
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         reader = csv.reader(self._fed(), delimiter=self.delimiter, skipinitialspace=True, strict=True)
         while True:
             self._started = False
@@ -179,10 +181,10 @@ class _Records:
                 raise TableError(f"{self.path}: line {self._begins + 1}: {said}") from error
             if fields is None:
                 return
-            yield Row(self._begins + 1, fields)
+            yield TableRow(self._begins + 1, fields)
 
     def _fed(self) -> Iterator[str]:
-        """Lines for csv's reader, which takes as many as a row has: only the first of a row can be a comment."""
+        """Yield lines to csv's reader, which takes as many as a row has: only the first of a row can be a comment."""
         while self._next < len(self.lines):
             number, line = self._next, self.lines[self._next]
             self._next += 1
@@ -196,15 +198,15 @@ class _Records:
 
 
 def _stripped(fields: list[str]) -> list[str]:
-    """Without the blanks around fields, and without the empty fields at a line's end."""
+    """Return fields without surrounding spaces, and without the empty fields at a line's end."""
     fields = [field.strip().strip("\ufeff") for field in fields]
     while fields and not fields[-1]:
         fields.pop()
     return fields
 
 
-def _wrong_count(row: Row, filled: int, header: list[str], delimiter: str) -> str:
-    """Of a row with too many or too few fields: what it has, and what the reason may be."""
+def _wrong_count(row: TableRow, filled: int, header: list[str], delimiter: str) -> str:
+    """Return a message on a row with too many or too few fields, with the likely reason."""
     count = max(filled, len(row.fields)) if filled > len(header) else len(row.fields)
     text = f"line {row.line} has {counted(count, 'field')} under {counted(len(header), 'column')}"
     if count > len(header):
@@ -217,6 +219,6 @@ def _wrong_count(row: Row, filled: int, header: list[str], delimiter: str) -> st
 
 
 def counted(number: int, what: str) -> str:
-    """ "one field", "five fields", "12 fields": as people write it."""
+    """Return a count in words as people write it: "one field", "five fields", "12 fields"."""
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     return f"{words[number] if number < len(words) else f'{number:,}'} {what}{'' if number == 1 else 's'}"

@@ -1,7 +1,7 @@
 """Small copies of videos whose frames are reached fast: a short side of 256 pixels, a key frame every few frames.
 
-A copy has the frames of the original, upright, each at its own time, or those that are shown at another rate:
-annotations in seconds hold for both. Its times are compared with the original's before it appears.
+A copy has the frames of the original, upright, each at its own time, or those shown at another rate: annotations in
+seconds hold for both. Its times are compared with the original's before it appears.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 CHUNK_FRAMES = 32
 RATE_TOLERANCE = 0.01
-"""Of a copy's rate that is there already."""
+"""Share by which the rate of an existing copy may differ."""
 ABANDONED_SECONDS = 3600
-"""Since the last write to an unfinished copy that nobody goes on with."""
+"""Seconds since the last write after which an unfinished copy counts as abandoned."""
 FINEST_RATE = 1001 * 240
 """Largest denominator of a copy's rate: all broadcast rates are exact."""
 TICK = Fraction(1, 90000)
-"""Unit of times in copies of a changing rate: of broadcasts, and fine enough for any camera."""
+"""Unit of times in copies of a changing rate: that of broadcasts, fine enough for any camera."""
 MEASURED_VIDEOS, MEASURED_FRAMES, MEASURED_STRIDE = 8, 64, 4
 
 
@@ -50,9 +50,9 @@ class Failed(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
-    """What a folder holds. videos: to be copied; repeated: files that are the same, byte by byte, as one of those;
-    disputed: names, without endings, that different files share; others: files that are no videos by their ending."""
+class FolderContent(NamedTuple):
+    """Content of a folder. videos: to be copied; repeated: files equal, byte by byte, to one of those; disputed: names,
+    without endings, that different files share; others: files that are no videos by their ending."""
 
     videos: list[Path]
     repeated: list[Path]
@@ -60,8 +60,9 @@ class Found(NamedTuple):
     others: list[Path]
 
 
-def find_videos(folder: Path) -> Found:
-    """The videos in a folder and its folders, of equal files (HACS has one for each class of a video) the first."""
+def find_videos(folder: Path) -> FolderContent:
+    """Find the videos in a folder and its subfolders, the first of equal files (HACS has one for each class of a
+    video)."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     others = []
     for file in files_below(folder):
@@ -75,12 +76,12 @@ def find_videos(folder: Path) -> Found:
         if not all(path.name == first.name and filecmp.cmp(first, path, shallow=False) for path in rest)
     ]
     repeated = [path for _, *rest in by_name.values() for path in rest]
-    return Found([paths[0] for paths in by_name.values()], repeated, disputed, others)
+    return FolderContent([paths[0] for paths in by_name.values()], repeated, disputed, others)
 
 
 def check_copies(sources: list[Path], output: Path, short_side_pixels: int, fps: float | None) -> None:
-    """Raises VideoError if copies that are there already have another rate or size than is asked for: they would stay
-    beside the new ones."""
+    """Raise VideoError if existing copies have another rate or size than asked for: they would stay beside the new
+    ones."""
     there = [source for source in sources if copy_path(source, output).is_file()]
     wrong = [(source, text) for source in there if (text := _copy_problem(source, output, short_side_pixels, fps))]
     if wrong:
@@ -92,7 +93,7 @@ def check_copies(sources: list[Path], output: Path, short_side_pixels: int, fps:
 
 
 def _copy_problem(source: Path, output: Path, short_side_pixels: int, fps: float | None) -> str:
-    """What is other in a copy than is asked for; empty if nothing is, or if the original can't be read."""
+    """Return how a copy differs from what is asked for; empty if it doesn't, or if the original can't be read."""
     path = copy_path(source, output)
     before, copy = _readable(_header, source), _readable(_header, path)
     if copy is None:
@@ -104,7 +105,7 @@ def _copy_problem(source: Path, output: Path, short_side_pixels: int, fps: float
         return f"with a short side of {min(copy.height, copy.width)} pixels instead of {short}"
     if not _differ(copy.fps, fps or before.fps):
         return ""
-    # Headers may be wrong where the rate changes.
+    # Headers may be wrong where the rate changes: look at the packets before saying so.
     rate = _readable(_rate_of_frames, path)
     wanted = fps or _readable(_rate_of_frames, source) or 0.0
     if rate is None:
@@ -113,7 +114,7 @@ def _copy_problem(source: Path, output: Path, short_side_pixels: int, fps: float
 
 
 def _readable(read: Callable[[Path], Any], path: Path) -> Any:
-    """What `read` finds in a video; None if it can't be read."""
+    """Return what `read` finds in a video; None if it can't be read."""
     try:
         return read(path)
     except (VideoError, OSError, ValueError, av.FFmpegError):
@@ -125,7 +126,7 @@ def _rate_of_frames(path: Path) -> float:
 
 
 class _Header(NamedTuple):
-    """fps: 0 where the file doesn't tell."""
+    """Size and rate of a video by its header. fps: 0 if unknown."""
 
     height: int
     width: int
@@ -139,7 +140,7 @@ def _header(path: Path) -> _Header:
 
 
 def _differ(rate: float, wanted: float) -> bool:
-    """Whether both are known, and more than rounding apart."""
+    """Return whether both rates are known and more than rounding apart."""
     return rate > 0 and wanted > 0 and abs(rate - wanted) > RATE_TOLERANCE * wanted
 
 
@@ -152,9 +153,9 @@ def transcode_all(
     progress: Callable[[int, int], None],
     fps: float | None = None,
 ) -> list[Failed]:
-    """Copy videos into `output`, `workers` at a time; copies that are there stay. Returns what couldn't be copied.
+    """Copy videos into `output`, `workers` at a time; existing copies stay. Returns what couldn't be copied.
 
-    key_frames: frames from one key frame to the next. progress: called with (done, of). fps: None for each its own.
+    key_frames: frames from one key frame to the next; progress: called with (done, of); fps: None for each its own.
     """
     check_output_folder(output)
     waiting = [source for source in sources if not copy_path(source, output).is_file()]
@@ -180,6 +181,7 @@ def transcode_all(
 
 
 def copy_path(source: Path, output: Path) -> Path:
+    """Return the path of a video's copy."""
     return output / f"{source.stem}.mp4"
 
 
@@ -188,7 +190,7 @@ def _unfinished_path(copy: Path) -> Path:
 
 
 def _remove_unfinished(output: Path, waiting: list[Path]) -> None:
-    """What earlier runs that were killed have left. Another one may be copying other videos into the folder now."""
+    """Remove unfinished copies of killed runs, but not those that another run may be writing now."""
     ours = {_unfinished_path(copy_path(source, output)) for source in waiting}
     for path in output.glob(".*.mp4.unfinished"):
         with suppress(OSError):
@@ -197,10 +199,14 @@ def _remove_unfinished(output: Path, waiting: list[Path]) -> None:
 
 
 def transcode(source: Path, output: Path, short_side_pixels: int, key_frames: int, fps: float | None = None) -> Path:
-    """Write the copy of one video, which appears only when whole and at the original's times. Frames are never made
-    larger. Raises VideoError."""
+    """Write the copy of one video, which appears only when complete and at the original's times; frames are never
+    enlarged.
+
+    Raises VideoError.
+    """
     target = copy_path(source, output)
     unfinished = _unfinished_path(target)
+    # crf 18 is visually lossless; fixed key frame intervals and no B-frames make every frame quickly reachable.
     options = {"crf": "18", "g": str(key_frames), "keyint_min": str(key_frames), "sc_threshold": "0", "bf": "0"}
     try:
         with open_video(source, "pyav", fps=None) as reader, av.open(str(unfinished), "w", format="mp4") as container:
@@ -214,8 +220,8 @@ def transcode(source: Path, output: Path, short_side_pixels: int, key_frames: in
 
 
 class Shown(NamedTuple):
-    """Frames of a copy. numbers: int64 [n], of the original; seconds: float64 [n + 1], when each comes and the last one
-    goes; rate: frames a second, on average; is_even: they come at exactly that rate, from 0 on."""
+    """Frames of a copy. numbers: int64 [n], of the original; seconds: float64 [n + 1], start of each and end of the
+    last; rate: frames a second, on average; is_even: they come at exactly that rate, from 0 on."""
 
     numbers: np.ndarray
     seconds: np.ndarray
@@ -224,7 +230,7 @@ class Shown(NamedTuple):
 
 
 def _frames_of_copy(index: VideoIndex, fps: float | None) -> Shown:
-    """What a copy shows when. fps: its rate; None for the times of the original."""
+    """Return the frames of a copy and their times. fps: its rate; None for the times of the original."""
     timeline, rate = index.timeline, _rate(index)
     seconds, numbers = frame_seconds(index, rate), np.arange(index.frame_count)
     if fps is not None:
@@ -241,21 +247,22 @@ def _encode(
     short_side_pixels: int,
     options: dict[str, str],
 ) -> None:
-    """These frames of a video as H.264."""
+    """Encode these frames of a video as H.264."""
     stream = container.add_stream("libx264", rate=shown.rate, options=options)
     stream.codec_context.thread_count = 1
     stream.pix_fmt = "yuv420p"
     ticks: np.ndarray | None = None
     if not shown.is_even:
         stream.codec_context.time_base = stream.time_base = TICK
-        # An encoder takes no two frames at one time.
+        # An encoder refuses two frames at one tick: make ticks strictly ascending. Subtracting 0, 1, 2, ... turns that
+        # into non-descending, which a running maximum gives.
         ticks = np.round(shown.seconds / float(TICK)).astype(np.int64) - np.arange(len(shown.seconds))
         ticks = np.maximum.accumulate(ticks) + np.arange(len(shown.seconds))
     stays = {} if ticks is None else dict(zip(ticks[:-1].tolist(), np.diff(ticks).tolist(), strict=True))
 
     def mux(packets: list[av.Packet]) -> None:
         for packet in packets:
-            # The encoder gives the last frame the average.
+            # The encoder gives the last frame the average duration; without its own the copy's length would differ.
             packet.duration = stays.get(packet.pts, packet.duration)
             container.mux(packet)
 
@@ -276,7 +283,7 @@ def _encode(
 
 
 def _check_times(source: Path, copy: Path, shown: Shown) -> None:
-    """Raises VideoError for a copy of which a frame is shown more than an interval off."""
+    """Raise VideoError for a copy of which a frame is shown more than an interval off."""
     timeline = read_index(copy, Heartbeat()).timeline
     times = shown.seconds[:-1]
     if timeline.frame_count != len(times) or not timeline.has_times:
@@ -290,13 +297,13 @@ def _check_times(source: Path, copy: Path, shown: Shown) -> None:
 
 
 def copy_size(height: int, width: int, short_side_pixels: int) -> tuple[int, int]:
-    """Height and width of a copy: even, with the original's shape, not larger than the original."""
+    """Return height and width of a copy: even, with the original's aspect ratio, not larger than the original."""
     scale = min(1.0, short_side_pixels / min(height, width))
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
 def _rate(index: VideoIndex) -> Fraction:
-    """Frames a second, on average from the first picture on."""
+    """Return frames a second, on average from the first picture on."""
     if index.timeline.has_times:
         return Fraction(index.timeline.fps).limit_denominator(FINEST_RATE)
     with open_container(index.path) as container:
@@ -305,14 +312,16 @@ def _rate(index: VideoIndex) -> Fraction:
         raise VideoError(f"{index.path}: doesn't tell its frame rate; it can't be copied")
     logger.warning(
         "%s: %s; its copy shows %.4g frames a second, as its header says: look whether it lasts as long",
-        index.path, index.timeline.doubt, float(rate),
+        index.path, index.timeline.unreliable_because, float(rate),
     )  # fmt: skip
     return Fraction(rate)
 
 
 def frame_seconds(index: VideoIndex, rate: Fraction) -> np.ndarray:
-    """float64 [frames + 1]: when each frame comes, from the start of the video, and when the last one goes; evenly by
-    `rate` where the file tells no times."""
+    """Return the start of each frame and the end of the last, from the start of the video: float64 [frames + 1].
+
+    They are spaced evenly by `rate` where the file gives no times.
+    """
     timeline = index.timeline
     if timeline.has_times:
         return np.append(timeline.seconds, timeline.duration_seconds)
@@ -320,18 +329,18 @@ def frame_seconds(index: VideoIndex, rate: Fraction) -> np.ndarray:
 
 
 def shown_at(seconds: np.ndarray, fps: float) -> np.ndarray:
-    """Numbers of the frames of a copy at another rate: frame k is the last one that comes nearer to k / fps than to
-    what follows, so that some are left out or come twice (as ffmpeg's fps filter does it); the first before any comes.
+    """Return the numbers of the frames of a copy at another rate: int64 [round(last x fps)].
 
-    seconds: as `frame_seconds` gives them. int64 [round(last x fps)].
+    Frame k is the last one that comes nearer to k / fps than to what follows, so that some are left out or come twice
+    (as in ffmpeg's fps filter); the first one before any comes. seconds: from `frame_seconds`.
     """
     count = max(1, round(float(seconds[-1]) * fps))
     return np.maximum(np.searchsorted(seconds[:-1], (np.arange(count) + 0.5) / fps, side="left") - 1, 0)
 
 
 def speed_up(pairs: list[tuple[Path, Path]]) -> float:
-    """How many times faster windows of `MEASURED_FRAMES` frames are read from copies than from originals: median over
-    the first videos of (original, copy), both read in turn."""
+    """Return how many times faster windows of `MEASURED_FRAMES` frames are read from copies than from originals: the
+    median over the first pairs (original, copy), both read in turn."""
     ratios = []
     for source, copy in pairs[:MEASURED_VIDEOS]:
         seconds = [min(_read_seconds(path) for _ in range(2)) for path in (source, copy)]
@@ -340,7 +349,7 @@ def speed_up(pairs: list[tuple[Path, Path]]) -> float:
 
 
 def _read_seconds(path: Path) -> float:
-    """Of a window that ends with the video."""
+    """Return the seconds to read a window that ends with the video."""
     with open_video(path, fps=None) as reader:
         last = reader.frame_count - 1
         numbers = np.maximum(last - MEASURED_STRIDE * np.arange(MEASURED_FRAMES)[::-1], 0)

@@ -1,4 +1,4 @@
-"""Video files in a folder and the folders in it, and which of them the names of a table mean."""
+"""Video files in a folder and its subfolders, and which of them the names in a table mean."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from adatad.data.annotation_file import listed
 from adatad.data.entry import has_control_characters
 from adatad.data.prepare.table import TableError
-from adatad.files import reason, shown
+from adatad.files import listed, reason, shown
 
 ENDINGS_TEXT = (
     ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .m2v .mpe .wmv .asf .flv .f4v .ts .mts .m2ts .3gp .3g2 .ogv .mxf .vob "
@@ -20,27 +19,27 @@ ENDINGS_TEXT = (
 )
 ENDINGS = frozenset(ENDINGS_TEXT.split())
 NOT_VIDEOS = ("__MACOSX", "@eaDir")
-"""Folders that systems make beside videos, with files of the videos' names."""
+"""Folders that systems create beside videos, with files of the videos' names."""
 PLAIN_ENDING = re.compile(r"\.[A-Za-z0-9]{1,10}")
 
 
 class VideoFile(NamedTuple):
-    """relative: the path below the folder, with "/"; path: with the folder."""
+    """A file. relative: path below the folder, with "/"; path: with the folder."""
 
     relative: str
     path: Path
 
     @property
     def is_video(self) -> bool:
-        """By its ending: other files lie beside videos under their names (subtitles, notes)."""
+        """True for a video, by its ending: subtitles and notes lie beside videos under their names."""
         return self.path.suffix.lower() in ENDINGS
 
 
 class Folder:
-    """The files of a folder, found by the names that a table gives."""
+    """Files of a folder, found by the names in a table."""
 
     def __init__(self, path: Path):
-        """Raises TableError, with a sentence, for a folder that holds no videos."""
+        """List the files. Raises TableError for a folder that holds no videos."""
         self.path = path
         if not path.is_dir():
             raise TableError(f"{path}: is {'a file' if path.exists() else 'no folder'}; expected the folder of videos")
@@ -53,16 +52,19 @@ class Folder:
         self._without_ending = _tails(self.videos, lambda file: file.relative.removesuffix(file.path.suffix))
 
     def find(self, name: str) -> VideoFile:
-        """The file that a name means: its path below the folder, or the last part of that, with or without its ending;
-        or a longer path that ends so. Raises TableError, with a sentence, for none or several."""
+        """Return the file that a name means. Raises TableError for none or several.
+
+        A name is a file's path below the folder, or the last part of that, with or without its ending; or a longer path
+        that ends so.
+        """
         parts = _parts(name)
         exactly_here = name.startswith(("./", ".\\"))
-        # What is the same to the letter goes before what differs in case.
+        # Exact matches go before those that differ in case.
         for fold in (str, str.casefold):
             for start in range(len(parts)):
                 key = "/".join(parts[start:])
                 found = self._called(key, fold)
-                # "b/k0.mp4" is not a/k0.mp4: folders of the table's may be above this one, but not others.
+                # "b/k0.mp4" must not find a/k0.mp4: folders in the table may lie above this folder, but not elsewhere.
                 if start or exactly_here or "/" in key:
                     whole = [file for file in found if fold(key) in (fold(p) for p in _whole(file))]
                     found = whole or ([] if start or exactly_here else found)
@@ -73,7 +75,7 @@ class Folder:
         raise TableError(f"video {shown(repr(name))}: no file of that name in {self.path}{self._hint(parts)}")
 
     def _called(self, key: str, fold: Callable[[str], str]) -> list[VideoFile]:
-        """Files whose paths end so: videos by their whole name, then without their ending, then other files."""
+        """Return files whose paths end so: videos by their full name, then without their ending, then other files."""
         found = [file for file in self._with_ending.get(fold(key), ()) if _ends_so(file.relative, key, fold)]
         videos = [file for file in found if file.is_video]
         if videos:
@@ -91,8 +93,8 @@ class Folder:
 
 
 def names_in_annotations(files: Iterable[VideoFile]) -> tuple[dict[VideoFile, str], str]:
-    """What annotations call each file, and the `data.pattern` that goes with it: paths without their ending if there is
-    one ending, paths as they are if there are several."""
+    """Return the name of each file in annotations, and the `data.pattern` that goes with it: paths without their ending
+    if all share one, else full paths."""
     files = list(files)
     endings = {file.path.suffix for file in files}
     ending = min(endings)
@@ -102,7 +104,7 @@ def names_in_annotations(files: Iterable[VideoFile]) -> tuple[dict[VideoFile, st
 
 
 def files_below(folder: Path) -> list[VideoFile]:
-    """All files, in order; links to folders are followed, but into no folder twice. Raises TableError."""
+    """Return all files, in order; links to folders are followed, but into no folder twice. Raises TableError."""
 
     def stop(error: OSError) -> None:
         raise TableError(f"{error.filename}: can't be read: {reason(error)}")
@@ -116,14 +118,14 @@ def files_below(folder: Path) -> list[VideoFile]:
         seen.add(real)
         for name in names:
             path = Path(where) / name
-            # Systems hide files of the videos' names there.
+            # macOS, for one, hides files such as ._name.mp4 beside the videos.
             if not name.startswith(".") and path.is_file():
                 found.append(VideoFile(path.relative_to(folder).as_posix(), path))
     return sorted(found)
 
 
 def _tails(files: list[VideoFile], path: Callable[[VideoFile], str]) -> dict[str, list[VideoFile]]:
-    """Files by their path from each of its folders on, as it is and without case."""
+    """Index files by every tail of their path, as it is and without case."""
     found: dict[str, list[VideoFile]] = {}
     for file in files:
         parts = _composed(path(file)).split("/")
@@ -144,12 +146,12 @@ def _whole(file: VideoFile) -> tuple[str, str]:
 
 
 def _parts(name: str) -> list[str]:
-    """Of a path as any system writes it, or of an address."""
+    """Split a path, written as on any system, or an address."""
     return [part for part in _composed(name).replace("\\", "/").split("/") if part not in ("", ".")]
 
 
 def _composed(text: str) -> str:
-    """Letters with accents as one character: file systems and spreadsheets differ there."""
+    """Return text with accents as one character: file systems and spreadsheets differ there."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -159,7 +161,7 @@ def _several(name: str, found: list[VideoFile]) -> str:
 
 
 def unfit(file: VideoFile) -> str:
-    """Why a file's name can't stand in annotations and lists; empty if it can."""
+    """Return why a file's name can't be used in annotations and lists; empty if it can."""
     if has_control_characters(file.relative):
         return f"video '{shown(file.relative)}': its name holds a line break or another control character; rename it"
     return ""

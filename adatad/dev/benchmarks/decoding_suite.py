@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from adatad.data import video_index
-from adatad.data.decode import VideoReader, Way, missing_library, open_video
+from adatad.data.decode import Backend, VideoReader, missing_library, open_video
 from adatad.data.video_index import Heartbeat, read_index
 from adatad.dev.benchmarks.results import Result
 
@@ -54,12 +54,12 @@ SHORT = (
 
 def run() -> list[Result]:
     results: list[Result] = []
-    ways: list[Way] = ["decord", "pyav", "torchcodec"]
+    ways: list[Backend] = ["decord", "pyav", "torchcodec"]
     ways = [way for way in ways if not missing_library(way)]
     with TemporaryDirectory() as folder:
         for video in (*LONG, *SHORT):
             path = write_video(Path(folder) / "video.mp4", video)
-            long_ways = [*ways, "pyav in order"] if video in LONG else ways
+            long_ways = [*ways, "pyav_sequential"] if video in LONG else ways
             results += [
                 Result(f"{video.name}: {way}", milliseconds, note="CPU ms a frame")
                 for way, milliseconds in frame_costs(path, long_ways).items()
@@ -92,11 +92,11 @@ def write_video(path: Path, video: VideoSize) -> Path:
     return path
 
 
-def frame_costs(path: Path, ways: list[Way]) -> dict[Way, float]:
+def frame_costs(path: Path, ways: list[Backend]) -> dict[Backend, float]:
     """CPU milliseconds for each frame of a window from the middle, opening included; medians of interleaved runs."""
     index = read_index(path, Heartbeat())
     numbers = index.frame_count // 2 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
-    times: dict[Way, list[float]] = {way: [] for way in ways}
+    times: dict[Backend, list[float]] = {way: [] for way in ways}
     for _ in range(REPEATS):
         for way in ways:
             started = time.process_time()
@@ -121,7 +121,7 @@ def time_ratio(path: Path) -> float:
     return median(times[30.0]) / median(times[None])
 
 
-def growth_bytes(path: Path, way: Way) -> float:
+def growth_bytes(path: Path, way: Backend) -> float:
     """Resident memory that each opening adds."""
     process, numbers = psutil.Process(), np.arange(0, 40, 8)
     for _ in range(OPENS_BEFORE):
@@ -134,7 +134,7 @@ def growth_bytes(path: Path, way: Way) -> float:
     return (process.memory_info().rss - before) / OPENS
 
 
-def _read(path: Path, way: Way, numbers: np.ndarray) -> None:
+def _read(path: Path, way: Backend, numbers: np.ndarray) -> None:
     reader = VideoReader(read_index(path, Heartbeat()), way, timeout_seconds=600.0)
     for _ in reader.chunks(numbers, 16):
         pass

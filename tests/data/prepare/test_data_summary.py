@@ -35,10 +35,10 @@ def found(role: str, **settings: object) -> dict[str, dict[str, int]]:
         annotations="a.json", videos="", blocked_videos=("blocked", "gone"), **{"window": WINDOW, **settings}
     )
     read = annotations_of(DATABASE, spec)
-    videos, account = (
-        (read.train, read.train_account) if role == "training" else (read.validation, read.validation_account)
+    videos, report = (
+        (read.train, read.train_report) if role == "training" else (read.validation, read.validation_report)
     )
-    return {warned.what: dict(warned.by_video) for warned in warnings(spec, DATABASE, videos, account)}
+    return {warned.what: dict(warned.by_video) for warned in warnings(spec, DATABASE, videos, report)}
 
 
 def test_what_there_is_to_look_at():

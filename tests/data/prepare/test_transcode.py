@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.data.decode import VideoError, open_video
-from adatad.data.prepare.check import seconds_of
 from adatad.data.prepare.transcode import check_copies, copy_size, find_videos, shown_at, speed_up, transcode_all
 from adatad.data.video_index import Heartbeat, read_index
 
@@ -43,7 +42,7 @@ def test_copies_have_the_same_frames(folder, tmp_path):
         index = read_index(copy, Heartbeat())
         assert (index.frame_count, index.height, index.width) == (40, 48, 64)
         assert len(index.key_pts) == 5
-        assert seconds_of(index) == pytest.approx(40 * 1001 / 30000, abs=0.01)
+        assert index.timeline.duration_seconds == pytest.approx(40 * 1001 / 30000, abs=0.01)
         with open_video(source) as before, open_video(copy) as after:
             shades = [reader.frames(np.arange(40)).mean((1, 2, 3)) for reader in (before, after)]
         assert np.abs(shades[0] - shades[1]).max() < 2
@@ -138,7 +137,7 @@ def test_copies_at_another_rate_show_the_same_at_the_same_time(folder, tmp_path)
     transcode_all(sources, tmp_path, 48, 8, 1, lambda done, of: None, fps=12)
     index = read_index(tmp_path / "v0.mp4", Heartbeat())
     assert index.frame_count == 16
-    assert seconds_of(index) == pytest.approx(16 / 12, abs=1e-3)
+    assert index.timeline.duration_seconds == pytest.approx(16 / 12, abs=1e-3)
     with open_video(tmp_path / "v0.mp4") as copy:
         shades = copy.frames(np.arange(16)).mean((1, 2, 3))
     shown = np.ceil((np.arange(16) + 0.5) / 12 * 30000 / 1001) - 1
