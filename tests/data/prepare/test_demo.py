@@ -229,7 +229,7 @@ def probe_accuracy(features: list[np.ndarray], labels: list[int]) -> float:
 
 @pytest.mark.slow
 def test_single_frames_tell_nothing_and_several_everything():
-    """docs/decisions/frames-that-tell-nothing.md has the figures; -rP prints them."""
+    """docs/decisions/no-single-frame-shortcut.md has the figures; -rP prints them."""
     pictures, states, sequences, labels = [], [], [], []
     for number in range(PROBED_ACTIONS):
         action, sprites, draw = draw_probe(number)
