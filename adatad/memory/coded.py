@@ -47,7 +47,9 @@ def decode(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def encode_frozen_(modules: Iterable[nn.Module], kind: str) -> None:
     """Frozen matrices of some modules (not biases, nor norms) become codes, with their scales beside them: parameters
     both, so that they go wherever a model's parameters go."""
-    for module in (inner for outer in modules for inner in outer.modules()):
+    for name, module in (named for outer in modules for named in outer.named_modules()):
+        if name.startswith("adapter"):
+            continue
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and not weight.requires_grad and weight.dim() == 2:
             weight.data, scale = encode(weight.detach(), kind)

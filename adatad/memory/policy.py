@@ -90,7 +90,9 @@ def _wave_pass(
     prefixes = tuple(f"blocks.{index}." for index in range(settings.first, settings.last + 1))
     if settings.first == 0:
         prefixes += ("patch_embed.",)
-    names = [n for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)]
+    # Adapters come through TrainedWeights also where `model.freeze` keeps some from learning.
+    learning = [n for n, p in backbone.named_parameters() if p.requires_grad or ".adapter." in n]
+    names = [name for name in learning if name.startswith(prefixes)]
     trained = TrainedWeights(backbone, names, only_parts=frozenset(name for name in names if read_from_block(name)))
     pooled = settings.last == len(backbone.blocks) - 1
     return WavePass(backbone, settings, trained, pooled, provider, host_limit_bytes=host_limit_bytes)
@@ -146,7 +148,9 @@ def cast_frozen_(backbone: VideoBackbone, first: int, last: int, dtype: torch.dt
     if first == 0:
         modules.append(backbone.patch_embed)
     for name, parameter in (named for module in modules for named in module.named_parameters()):
-        if not parameter.requires_grad and (norms or not name.startswith("norm")):
+        if parameter.requires_grad or name.startswith("adapter."):
+            continue
+        if norms or not name.startswith("norm"):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -61,7 +61,10 @@ class StreamedBlocks(WeightProvider):
 
     def __init__(self, blocks: Sequence[nn.Module], first: int, home: nn.Parameter):
         """first: number of the first of `blocks`; home: a weight that is always on the device."""
-        frozen = [[p for p in block.parameters() if not p.requires_grad] for block in blocks]
+        frozen = [
+            [p for name, p in block.named_parameters() if not p.requires_grad and not name.startswith("adapter.")]
+            for block in blocks
+        ]
         self._packed = {first + number: PackedBlock(parameters) for number, parameters in enumerate(frozen)}
         for packed in self._packed.values():
             packed.pack()

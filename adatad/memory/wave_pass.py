@@ -41,7 +41,7 @@ class WavePass:
     def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, drops: Drops | None) -> Tensor:
         """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all n clips."""
         weights = self.provider.trained(self.trained_weights)
-        keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (source, *weights))
         if keep:
             return _WaveFunction.apply(self, source, windows, clips, drops, *weights)
         with torch.no_grad(), no_autocast(source.device):

@@ -9,6 +9,7 @@ from adatad.spec.arguments import (
     spec_path,
 )
 from adatad.spec.dump import to_yaml
+from adatad.spec.explain import explain_key
 from adatad.spec.load import SpecError, load
 from adatad.spec.schema import Spec
 
@@ -18,6 +19,7 @@ __all__ = [
     "add_device_argument",
     "add_engine_arguments",
     "add_spec_arguments",
+    "explain_key",
     "load",
     "overrides_from",
     "spec_from_arguments",

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adatad.errors import UserError
-from adatad.spec.explain import nearest
-from adatad.spec.text import cut
+from adatad.spec.text import cut, nearest
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALIASES = {"anet": "activitynet", "thumos14": "thumos", "multi_thumos": "multithumos", "fullft": "full"}
