@@ -6,9 +6,7 @@ import difflib
 import gc
 import logging
 import os
-import re
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -279,7 +277,7 @@ class Scored(NamedTuple):
 def detect_and_score(
     spec: Spec, checkpoint: Path, shuffle_clips: bool = False, averages: bool = True, only_scores: bool = False
 ) -> Scored:
-    """Score a checkpoint, ours or OpenTAD's, or a file that `tools/export.py` wrote, on the validation videos. Its
+    """Score a checkpoint, ours or OpenTAD's, or a file that `adatad export` wrote, on the validation videos. Its
     outputs have the names that it says; what isn't as it was in training is said on stderr.
 
     shuffle_clips: frames permuted at random inside every clip. averages: of a checkpoint's parameters, where it has
@@ -472,16 +470,8 @@ def _describe(parts: Parts, annotations: Annotations, run: RunDirectory, logger:
         numbers = sum(sizes[name] for name in group["parameter_names"])
         rate, decay = group["base_lr"], group["weight_decay"]
         logger.info("trained, %s: %s numbers, rate %g, decay %g", group["name"], f"{numbers:,}", rate, decay)
-        for line in collapsed(group["parameter_names"]):
-            logger.info("  %s", line)
     trained = sum(sizes[name] for name in parts.trained)
     logger.info("trained in all: %s of %s numbers", f"{trained:,}", f"{sum(sizes.values()):,}")
-
-
-def collapsed(names: list[str]) -> list[str]:
-    """Parameter names with those that differ in a number alone on one line: blocks.*.adapter.gamma (4)."""
-    counts = Counter(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names)
-    return [f"{pattern} ({count})" for pattern, count in counts.items()]
 
 
 def _board_timelines(spec: Spec) -> Any:
