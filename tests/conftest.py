@@ -29,7 +29,7 @@ Run = Callable[..., subprocess.CompletedProcess]
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a data set of six training and two validation videos."""
-    from adatad.data.demo import make_demo
+    from adatad.data.prepare.demo import make_demo
 
     folder = tmp_path_factory.mktemp("data") / "tiny"
     make_demo(folder, train_videos=6, validation_videos=2, seed=5)

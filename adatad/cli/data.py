@@ -80,7 +80,7 @@ def print_summary(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from adatad.data.summary import print_summary as print_table
+    from adatad.data.prepare.summary import print_summary as print_table
 
     # Names of classes and videos may hold what would be markup.
     print_table(spec, Console(markup=False, emoji=False, highlight=False))
@@ -96,7 +96,7 @@ def check_videos(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from adatad.data.annotation_file import read_names
-    from adatad.data.verify import check_data_set, usable_cores, write_block_list
+    from adatad.data.prepare.check import check_data_set, usable_cores, write_block_list
     from adatad.progress_bar import progress
     from adatad.report.data_check import write_data_check
 
@@ -140,9 +140,10 @@ def stage_videos(args: argparse.Namespace) -> int:
 
     from adatad.data.annotations import read_annotations
     from adatad.data.staging import stage
+    from adatad.spec.resolve import Quirks
 
     try:
-        annotations = read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic)
+        annotations = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic)
         names = [video.name for video in annotations.train + annotations.validation]
         stage(spec.data, names, lambda line: print(f"{socket.gethostname()}: {line}"))
     except UserError as error:
@@ -152,7 +153,7 @@ def stage_videos(args: argparse.Namespace) -> int:
 
 
 def make_demo(args: argparse.Namespace) -> int:
-    from adatad.data.demo import make_demo_with_progress
+    from adatad.data.prepare.demo import make_demo_with_progress
 
     annotations = make_demo_with_progress(
         args.output, args.train_videos, args.validation_videos, seed=args.seed, difficulty=args.difficulty

@@ -40,7 +40,7 @@ def demo(args: argparse.Namespace) -> int:
     # Where the spec's data lie; its files can be checked only when they are there.
     folder = Path(load(file, args.overrides, check_files=False).data.annotations).parent
 
-    from adatad.data.demo import make_demo_with_progress
+    from adatad.data.prepare.demo import make_demo_with_progress
     from adatad.report.summary import print_summary
     from adatad.training.run import train_run
     from adatad.training.run_directory import next_of_command

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     golden.add_argument("--tile-clips", type=whole_number(1), metavar="M", help="policy tile: clips of a tile")
     golden.add_argument("--segment-blocks", type=whole_number(1), metavar="K", help="policy tile: blocks of a segment")
-    golden.add_argument("--recompute", choices=("hold", "rebuild"), default="hold", help="policy tile")
+    golden.add_argument("--recompute", choices=("once", "twice"), default="once", help="policy tile")
     golden.set_defaults(action=verify_golden)
 
     zoo = add("model-zoo", "write docs/model-zoo.md from the specs of the published experiments")
@@ -117,7 +117,7 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 def verify_golden(args: argparse.Namespace) -> int:
-    if args.policy != "tile" and (args.tile_clips or args.segment_blocks or args.recompute != "hold"):
+    if args.policy != "tile" and (args.tile_clips or args.segment_blocks or args.recompute != "once"):
         raise UserError("--tile-clips, --segment-blocks and --recompute belong to --policy tile")
 
     from adatad.dev.parity.verify import verify

@@ -76,7 +76,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def score(args: argparse.Namespace) -> MapResult | RecallResult:
-    from adatad.evaluation.files import evaluate_epic_files, evaluate_files, evaluate_recall_files
+    from adatad.evaluation.score_files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 
     files = (args.ground_truth, args.detections, args.subset, args.tiou)
     match args.score:

@@ -66,7 +66,7 @@ def from_csv(args: argparse.Namespace) -> int:
     if len(columns) < len(pairs):
         raise UserError("--columns: names a role twice")
 
-    from adatad.data.custom import make_annotations
+    from adatad.data.prepare.own_data import make_annotations
 
     with progress("videos looked at"):
         spec = make_annotations(args.table, args.videos, args.output, args.validation_share, columns)
@@ -100,7 +100,7 @@ def convert(args: argparse.Namespace) -> int:
         raise UserError("--output: expected the name of a JSON file to write")
 
     from adatad.data.annotation_file import names_text
-    from adatad.data.official import not_scored, write
+    from adatad.data.prepare.official import not_scored, write
 
     classes_file, blocked_file = args.output.with_name(args.classes), args.output.with_name("blocked.json")
     outputs = [args.output, classes_file, *([blocked_file] if args.scored else [])]
@@ -123,7 +123,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def read_official(name: str, source: Path, videos: Path | None) -> tuple[dict, list[str]]:
     """Return the database in the official files of a data set, and the lines of its class list."""
-    from adatad.data import official
+    from adatad.data.prepare import official
 
     match name:
         case "activitynet" | "hacs":
@@ -164,8 +164,8 @@ def transcode(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from adatad.data.annotation_file import listed
-    from adatad.data.transcode import check_copies, copy_path, find_videos, speed_up, transcode_all
-    from adatad.data.verify import usable_cores
+    from adatad.data.prepare.check import usable_cores
+    from adatad.data.prepare.transcode import check_copies, copy_path, find_videos, speed_up, transcode_all
 
     sources, repeated, disputed, others = find_videos(args.source)
     if not sources or disputed:

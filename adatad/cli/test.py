@@ -58,7 +58,7 @@ def test(args: argparse.Namespace) -> int:
         _keep_inputs(args.detections, Path(spec.data.annotations), checkpoint)
 
     from adatad.report.summary import print_scores
-    from adatad.training.run import detect_and_score
+    from adatad.training.score import detect_and_score
     from adatad.training.validation import write_detections
 
     scored = detect_and_score(

@@ -27,7 +27,7 @@ def import_weights(args: argparse.Namespace) -> int:
     if args.output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"--output: expected a name that ends in .pth or .safetensors, got {str(args.output)!r}")
 
-    from adatad.convert.mmaction import convert_backbone
+    from adatad.convert.backbone_weights import convert_backbone
 
     with progress("files converted"):
         lines = list(convert_backbone(args.source, args.output))

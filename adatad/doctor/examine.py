@@ -16,7 +16,7 @@ SOME_WINDOWS_BYTES = 2**28
 """What loader processes want of /dev/shm, where no spec says."""
 PROBE_SECONDS = 60.0
 """A probe that takes longer hangs; on a cold network disk importing torch takes half of that."""
-HOST_PLACES = ("rows", "halos", "frames", "optimizer_state", "moving_average")
+HOST_PLACES = ("saved_inputs", "halos", "frames", "optimizer_state", "moving_average")
 
 
 def examine(spec: Spec | None = None) -> list[Finding]:

@@ -16,6 +16,7 @@ from adatad.files import reason, shown, what_it_is
 from adatad.parallel.visible_gpus import BF16_CAPABILITY
 from adatad.spec.presets import resolve_backbone
 from adatad.spec.published_weights import RANDOM, where_published
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import Spec
 
 MAX_NAMED = 5
@@ -33,7 +34,7 @@ def check_annotations(spec: Spec) -> Iterator[Finding]:
     from adatad.data.annotations import read_annotations
 
     try:
-        found = read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic)
+        found = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic)
     except UserError as error:
         yield Finding("data", PROBLEM, first_lines(error), "fix the annotation file; docs/annotations.md has its forms")
         return
@@ -104,7 +105,7 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
 def _check_content(spec: Spec, path: Path) -> Iterator[Finding]:
     import torch
 
-    from adatad.convert.backbone import sizes_of
+    from adatad.convert.backbone_weights import sizes_of
     from adatad.convert.layouts import find_encoder
     from adatad.convert.weight_file import read_weight_file
 
@@ -243,7 +244,7 @@ def trained_parameters(spec: Spec) -> int:
 
     with torch.device("meta"):
         model = build_model(spec.model, 20)
-    names = set(freeze(model, spec.model.backbone))
+    names = set(freeze(model, spec.model.backbone, spec.model.freeze))
     return sum(parameter.numel() for name, parameter in model.named_parameters() if name in names)
 
 

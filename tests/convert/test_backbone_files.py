@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from adatad.convert.backbone import initial_weights, load_backbone_weights
-from adatad.convert.mmaction import convert_backbone
+from adatad.convert.backbone_weights import convert_backbone, initial_weights, load_backbone_weights
 from adatad.convert.weight_file import WeightsError, read_weight_file
 from adatad.models.backbone import VideoBackbone
 from adatad.models.vit import sine_table

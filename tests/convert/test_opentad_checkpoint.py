@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from adatad.convert.checkpoint import load_opentad, opentad_state
+from adatad.convert.opentad_checkpoint import load_opentad, opentad_state
 from adatad.convert.weight_file import WeightsError
 from adatad.dev.parity.cases import find_cases, read_case
 from adatad.dev.parity.translate import spec_of
@@ -14,8 +14,9 @@ from adatad.spec import SpecError, load
 from adatad.spec.schema import BackboneSpec, DetectorSpec, ModelSpec
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.export import export_opentad
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 
 FREE = ("fc_norm.weight", "fc_norm.bias", "loss_normalizer")
 """Entries that no feature depends on."""

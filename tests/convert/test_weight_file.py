@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_backbone_files import Bomb, backbone, original
 
-from adatad.convert import backbone as backbone_files
-from adatad.convert.backbone import encoder_shapes, load_backbone_weights
-from adatad.convert.mmaction import convert_backbone
+from adatad.convert import backbone_weights as backbone_files
+from adatad.convert.backbone_weights import convert_backbone, encoder_shapes, load_backbone_weights
 from adatad.convert.weight_file import WeightsError, read_weight_file, write_safetensors, write_torch
 from adatad.errors import UserError
 from adatad.files import FileError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.evaluation.files import FileError
+from adatad.evaluation.score_files import FileError
 from adatad.evaluation.submission import (
     Expected,
     activitynet,

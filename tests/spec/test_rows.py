@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from adatad.cli.arguments import spec_path
-from adatad.data.geometry import AREA_FRACTIONS, ASPECTS, CANDIDATES
-from adatad.data.rand_augment import OPERATIONS
+from adatad.data.augment import OPERATIONS
+from adatad.data.resize import AREA_FRACTIONS, ASPECTS, CANDIDATES
 from adatad.models.backbone import PIXEL_MEAN, PIXEL_STD
 from adatad.models.detector import build_model
 from adatad.models.head import PRIOR

@@ -16,8 +16,9 @@ from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
 from adatad.training.class_names import ClassNamesError, match_for_resume, match_for_test
 from adatad.training.export import export
 from adatad.training.model_facts import CheckpointError, NewerVersionError, facts_of
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 from adatad.training.trained_file import find_checkpoint, own_spec, read_trained_file
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "optimizer.lr=1e-2", "evaluate.tious=[0.05]"]
@@ -27,7 +28,7 @@ def train_without_pictures(spec, resume: str | None = None) -> dict:
     """Most of the time of so short a run goes into its report."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adatad.training.run.try_write_report", lambda *_: None)
-        patch.setattr("adatad.training.run._board_timelines", lambda *_: None)
+        patch.setattr("adatad.training.run._draw_timelines", lambda *_: None)
         return train(spec, resume=resume)
 
 
@@ -282,7 +283,7 @@ def test_detections_that_cannot_be_written_are_refused_first(run, run_command, m
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("adatad.training.run.detect", lambda *_, **__: pytest.fail("was evaluated"))
+    monkeypatch.setattr("adatad.training.score.detect", lambda *_, **__: pytest.fail("was evaluated"))
     done = run_command("test", path, "--checkpoint", checkpoint_of(spec), "--detections", output)
     assert done.returncode == 2
     annotations, state = spec.data.annotations, checkpoint_of(spec) / "state.json"

@@ -11,8 +11,9 @@ from adatad.convert.weight_file import WeightsError
 from adatad.spec import load
 from adatad.training.checkpoint import CheckpointError, all_checkpoints, read_checkpoint
 from adatad.training.export import export
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 
 
 @pytest.fixture(scope="module")

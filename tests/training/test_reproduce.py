@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adatad.convert.checkpoint import opentad_state
+from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.models.detector import build_model
 from adatad.report.reproduction import compare_with_published, verdict_line, write_reproduction
 from adatad.spec import load
@@ -18,7 +18,7 @@ from adatad.spec.rows import all_rows, find_row
 from adatad.training import reproduce as kit
 from adatad.training.missing import missing
 from adatad.training.reproduce import MissingFilesError, reproduce
-from adatad.training.run import annotations_for
+from adatad.training.resolve import annotations_for
 
 ROOT = Path(__file__).parents[2]
 RESULT = {"average_mAP": 0.6853, "mAP": {"0.3": 0.8, "0.5": 0.7}}

@@ -22,9 +22,10 @@ from adatad.models.detector import TemporalActionDetector
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
 from adatad.training.metrics import memory_values
-from adatad.training.resume import ResumeError
-from adatad.training.run import score_checkpoint, spec_changes, train
+from adatad.training.resume import ResumeError, spec_changes
+from adatad.training.run import train
 from adatad.training.run_directory import RunDirectoryError, run_directory, with_id
+from adatad.training.score import score_checkpoint
 from adatad.training.signals import EXIT_CODE_RESUME, StopRequest
 
 ROOT = Path(__file__).parents[2]

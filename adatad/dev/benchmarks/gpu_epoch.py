@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from adatad.data.demo import make_demo
+from adatad.data.prepare.demo import make_demo
 from adatad.dev.benchmarks.gpu_report import ROOT, Sheet
 from adatad.memory.offload import GIB
 
