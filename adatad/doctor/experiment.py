@@ -42,7 +42,7 @@ def check_annotations(spec: Spec) -> Iterator[Finding]:
     for name, videos in (("training", found.train), ("validation", found.validation)):
         if not videos:
             text = f"{spec.data.annotations}: no {name} video is left of subset {getattr(spec.data, SUBSET[name])!r}"
-            yield Finding("data", PROBLEM, text, f"python tools/data.py summary SPEC; then fix data.{SUBSET[name]}")
+            yield Finding("data", PROBLEM, text, f"adatad data summary SPEC; then fix data.{SUBSET[name]}")
     if 0 < len(found.train) < spec.train.global_batch:
         text = f"{len(found.train)} training videos are fewer than train.global_batch {spec.train.global_batch}"
         yield Finding("data", PROBLEM, text, f"--set train.global_batch={len(found.train)}")
@@ -73,7 +73,7 @@ def check_videos(spec: Spec, subset: str, names: list[str]) -> Iterator[Finding]
             open_container(path).close()
             opened += 1
         except VideoError as error:
-            text, fix = shown(first_lines(error)), "python tools/prepare_data/check.py reads all of every video"
+            text, fix = shown(first_lines(error)), "adatad data check reads all of every video"
             yield Finding("data", WARNING if spec.data.on_error == "skip" else PROBLEM, text, fix)
     if names and not missing:
         yield Finding("data", OK, f"all {len(names)} {subset} videos are there; the first {opened} open")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown
+from adatad.resources import here_or_resource
 from adatad.spec.schema import Spec
 from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, nearest, short
 
@@ -191,6 +192,10 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
             raise DocumentError(f"{where}: base: expected a path or a list of paths, got {short(base)}")
         try:
             file = path.parent / expand(base)
+            shipped = here_or_resource(base)
+            # A copy of a shipped spec names its base as configs/..., wherever the copy lies.
+            if not os.path.lexists(file) and shipped.startswith("/"):
+                file = Path(shipped)
         except PathError as error:
             raise DocumentError(f"{where}: base: {error}") from error
         if not os.path.lexists(file):

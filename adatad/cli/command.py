@@ -1,4 +1,4 @@
-"""How every command of tools/ ends: an exit code, and of what went wrong one line instead of a traceback.
+"""How every command ends: an exit code, and one line instead of a traceback for what went wrong.
 
     0    done
     1    done, and what was asked for isn't so (a bar not met, a video that can't be read)
@@ -26,6 +26,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from adatad.errors import UserError
+from adatad.printing import program
 
 BAD_INPUT, INTERRUPTED, OUTPUT_CLOSED = 2, 130, 141
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
@@ -36,20 +37,33 @@ NO_MEMORY = "memory ran out: give the process more (ulimit -v, the container's o
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's `main` and leave with its exit code. A UserError, an error of the system, a nesting without end
-    or an interruption is said in one line on stderr; only a defect of the program shows a traceback."""
-    _print_whatever_the_terminal_can()
-    code = BAD_INPUT
+    """Run `main` as this process's command and leave with its exit code."""
+    take_over_process()
+    code = exit_code(main)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def exit_code(main: Callable[[], int | None]) -> int:
+    """Return the exit code that a command's `main` leaves with. A UserError, an error of the system, endless nesting or
+    an interruption is said in one line on stderr; only a defect of the program raises."""
     try:
         code = main() or 0
         # Here, not when Python leaves: what can't be printed is known now.
         sys.stdout.flush()
+        return code
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else BAD_INPUT if left.code else 0
     except UserError as error:
         say(str(error))
     except KeyboardInterrupt:
-        code = _interruption()
+        return _interruption()
     except BrokenPipeError:
-        code = OUTPUT_CLOSED
+        return OUTPUT_CLOSED
     except MemoryError:
         say(NO_MEMORY)
     except RecursionError:
@@ -67,12 +81,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except ImportError as error:
         # A library that can't be mapped for want of address space is no missing package.
         if _interrupted:
-            code = _interruption()
-        elif "allocate memory" not in str(error) and "map segment" not in str(error):
+            return _interruption()
+        if "allocate memory" not in str(error) and "map segment" not in str(error):
             raise
-        else:
-            say(NO_MEMORY)
-    _leave(code)
+        say(NO_MEMORY)
+    return BAD_INPUT
 
 
 def say(text: str) -> None:
@@ -80,9 +93,11 @@ def say(text: str) -> None:
     if sys.stderr is None:
         return
     safe = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    # Names of files may hold bytes that are no text.
+    safe = safe.encode("utf-8", "backslashreplace").decode("utf-8")
     # Perhaps nobody is there to be told.
     with suppress(OSError):
-        print(f"{sys.argv[0]}: {safe}", file=sys.stderr, flush=True)
+        print(f"{program()}: {safe}", file=sys.stderr, flush=True)
 
 
 def path_arg(text: str) -> Path:
@@ -115,11 +130,17 @@ def _of_system(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
-def _print_whatever_the_terminal_can() -> None:
-    """Names in any script, on a terminal of any encoding: what it can't show comes as an escape, not as an error."""
+def take_over_process() -> None:
+    """Prepare this process for a command: what is printed never raises for its encoding, closed standard streams are
+    opened, and Ctrl-C ends in one line from here on."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _say_interrupted
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _note_interruption)
 
 
 def _open_what_is_closed() -> None:
@@ -132,15 +153,6 @@ def _open_what_is_closed() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115, for good
-
-
-def _leave(code: int) -> NoReturn:
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError, AttributeError):
-        # Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(code)
 
 
 def _interruption() -> int:
@@ -162,12 +174,3 @@ def _say_interrupted(kind: type[BaseException], error: BaseException, traceback:
     say("interrupted")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os._exit(INTERRUPTED)
-
-
-sys.excepthook = _say_interrupted
-if (
-    signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    and threading.current_thread() is threading.main_thread()
-):
-    signal.signal(signal.SIGINT, _note_interruption)
-_open_what_is_closed()

@@ -1,4 +1,4 @@
-"""tools/evaluate.py: what it prints, in which order, and what it refuses before it scores."""
+"""`adatad evaluate`: what it prints, in which order, and what it refuses before it scores."""
 
 import json
 import os
@@ -17,16 +17,16 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_names_are_printed_as_they_are(files, run_here):
-    done = run_here("evaluate.py", files / "gt.json", files / "found.json")
+def test_names_are_printed_as_they_are(files, run_command):
+    done = run_command("evaluate", files / "gt.json", files / "found.json")
     assert done.returncode == 0, done.stderr
     assert r"[/red]\x1b[31m:smile: $x$" in done.stdout
     assert "\x1b" not in done.stdout
 
 
-def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
+def test_warnings_go_to_stderr_and_into_the_file(files, run_command):
     (files / "found.json").write_text('{"results": {}}')
-    done = run_here("evaluate.py", files / "gt.json", files / "found.json", "--json", files / "new" / "r.json")
+    done = run_command("evaluate", files / "gt.json", files / "found.json", "--output", files / "new" / "r.json")
     assert done.returncode == 0
     assert "warning: 1 of 1 video of subset 'validation' not in the detections file" in done.stderr
     (line,) = json.loads((files / "new" / "r.json").read_text())["warnings"]
@@ -45,24 +45,24 @@ def test_warnings_go_to_stderr_and_into_the_file(files, run_here):
         (["--top-k", "1", "--score", "recall"], "only with --score mAP"),
         (["--subset", ""], "no video of subset ''; the file has 'validation'"),
         (["--subset", "None"], "no video of subset 'None'"),
-        (["--json", ""], "expected a path, got ''"),
-        (["--json", "pipe"], "no regular file"),
-        (["--json", "."], "expected the name of a file"),
-        (["--json", "x" * 300], "File name too long"),
-        (["--json", "gt.json/x"], "can't be written"),
-        (["--json", "loop"], "can't be written"),
-        (["--json", "found.json"], "is read here, and would be written over"),
-        (["--json", "new/folder/r.json", "--subset", "none"], "no video of subset 'none'"),
+        (["--output", ""], "expected a path, got ''"),
+        (["--output", "pipe"], "no regular file"),
+        (["--output", "."], "expected the name of a file"),
+        (["--output", "x" * 300], "File name too long"),
+        (["--output", "gt.json/x"], "can't be written"),
+        (["--output", "loop"], "can't be written"),
+        (["--output", "found.json"], "is read here, and would be written over"),
+        (["--output", "new/folder/r.json", "--subset", "none"], "no video of subset 'none'"),
         (["--blocked", "loop"], "loop"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_scored(files, run_here, monkeypatch, options, message):
+def test_bad_arguments_are_refused_before_anything_is_scored(files, run_command, monkeypatch, options, message):
     monkeypatch.chdir(files)
     (files / "loop").symlink_to("loop")
     # In the place of a device, which a defect would replace for the whole machine.
     os.mkfifo(files / "pipe")
     before = {path.name for path in files.iterdir()}
-    done = run_here("evaluate.py", "gt.json", "found.json", *options)
+    done = run_command("evaluate", "gt.json", "found.json", *options)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -70,14 +70,14 @@ def test_bad_arguments_are_refused_before_anything_is_scored(files, run_here, mo
     assert {path.name for path in files.iterdir()} == before
 
 
-def test_a_full_disk_costs_the_file_and_not_the_score(files, run_here, monkeypatch):
+def test_a_full_disk_costs_the_file_and_not_the_score(files, run_command, monkeypatch):
     def full(path, content):
         path.touch()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     (files / "r.json").write_text("old")
-    done = run_here("evaluate.py", files / "gt.json", files / "found.json", "--json", files / "r.json")
+    done = run_command("evaluate", files / "gt.json", files / "found.json", "--output", files / "r.json")
     assert done.returncode == 2
     assert "100.00" in done.stdout
     assert "r.json: can't be written: No space left on device; what was there is as it was" in done.stderr
@@ -86,11 +86,11 @@ def test_a_full_disk_costs_the_file_and_not_the_score(files, run_here, monkeypat
     assert not list(files.glob(".*"))
 
 
-def test_a_detection_that_stands_several_times_is_warned_of(files, run_here):
+def test_a_detection_that_stands_several_times_is_warned_of(files, run_command):
     content = json.loads((files / "found.json").read_text())
     content["results"]["v"] *= 3
     (files / "found.json").write_text(json.dumps(content))
     for score in ("mAP", "recall"):
-        done = run_here("evaluate.py", files / "gt.json", files / "found.json", "--score", score)
+        done = run_command("evaluate", files / "gt.json", files / "found.json", "--score", score)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("warning: 2 detections that stood there before") == 1

@@ -138,13 +138,10 @@ def spec_of(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_the_commands_of_a_page_prepare_what_its_spec_reads_and_scores(page, videos, run_here):
+def test_the_commands_of_a_page_prepare_what_its_spec_reads_and_scores(page, videos, run_command):
     OFFICIAL[page.parent.name](videos)
     for program, *words in commands(page):
-        if program == "python":
-            done = run_here(words[0].removeprefix("tools/"), *words[1:])
-        else:
-            done = subprocess.run([program, *words])
+        done = run_command(*words) if program == "adatad" else subprocess.run([program, *words])
         assert done.returncode == 0, (words, done.stderr)
     spec = spec_of(page)
     run = resolve_run(spec, Processes(0, 1, torch.device("cpu")))
@@ -190,8 +187,8 @@ def test_the_spec_that_the_page_of_hacs_gives_is_one(tmp_path):
     )  # fmt: skip
 
 
-def test_wrong_files_are_answered_with_the_page(run_here, tmp_path):
-    done = run_here("prepare_data/annotations.py", "epic-verb", tmp_path / "nowhere", tmp_path / "out/verb.json")
+def test_wrong_files_are_answered_with_the_page(run_command, tmp_path):
+    done = run_command("data convert", "epic-verb", tmp_path / "nowhere", "--output", tmp_path / "out/verb.json")
     assert done.returncode == 2
     assert "nowhere/EPIC_100_verb_classes.csv: can't be read: No such file" in done.stderr
     assert "tools/prepare_data/epic/README.md says which files are expected where" in done.stderr

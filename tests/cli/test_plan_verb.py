@@ -1,9 +1,6 @@
-"""tools/plan.py: what it prints to paste, and its exit codes."""
+"""`adatad plan`: what it prints to paste, and its exit codes."""
 
 import gc
-import os
-import runpy
-import sys
 
 import pytest
 
@@ -16,17 +13,14 @@ SMALL = [
 
 
 @pytest.fixture
-def plan(monkeypatch, capsys):
-    """plan(arguments) runs the command in this process: (exit code, what it printed)."""
+def plan(monkeypatch, run_command):
+    """plan(arguments) runs the command: (exit code, what it printed)."""
 
     def run(*arguments: object) -> tuple[int, str]:
         # The objects of other tests must not stay.
         monkeypatch.setattr(gc, "freeze", lambda: None)
-        monkeypatch.setattr(sys, "argv", ["plan.py", SPEC, *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            runpy.run_path("tools/plan.py", run_name="__main__")
-        printed = capsys.readouterr()
-        return left.value.code, printed.out + printed.err
+        done = run_command("plan", SPEC, *arguments)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 
@@ -75,12 +69,3 @@ def test_numbers_that_mean_nothing_are_refused(plan, silly):
     assert code == 2
     assert f"argument {silly[0]}: expected a " in printed
     assert f"got '{silly[1]}'" in printed
-
-
-def test_help_loads_no_torch(run_tool):
-    """So that it comes at once."""
-    run = run_tool("plan.py", "--help", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
-    assert run.returncode == 0
-    assert "--host-memory" in run.stdout
-    assert "adatad.spec" in run.stderr
-    assert "| torch" not in run.stderr

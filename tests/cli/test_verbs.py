@@ -1,9 +1,6 @@
 """The commands: help at once, clear errors with exit code 2, and no torch where none is needed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,28 +8,10 @@ import pytest
 from adatad.spec import load
 
 ROOT = Path(__file__).parents[2]
-TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
-def test_help_imports_no_torch(tool):
-    code = f"""
-import runpy, sys
-sys.argv = [{str(tool)!r}, "--help"]
-try:
-    runpy.run_path({str(tool)!r}, run_name="__main__")
-except SystemExit as left:
-    assert left.code == 0
-heavy = {{"torch", "timm", "matplotlib", "av", "tensorboard"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("usage: ")
-
-
-def test_spec_prints_every_value_with_its_source(run_tool):
-    run = run_tool("spec.py", "configs/demo/plain.yaml", "--set", "train.seed=3", "--id", 4)
+def test_spec_prints_every_value_with_its_source(run_command):
+    run = run_command("spec", "configs/demo/plain.yaml", "--set", "train.seed=3", "--id", 4)
     assert run.returncode == 0, run.stderr
     lines = {line.split("#")[0].strip(): line.split("# ")[1] for line in run.stdout.splitlines() if "# " in line}
     assert lines["mode: plain"] == "configs/demo/plain.yaml:5"
@@ -42,14 +21,14 @@ def test_spec_prints_every_value_with_its_source(run_tool):
     assert lines["tubelet: 2"] == "default"
 
 
-def test_spec_names_the_source_of_every_value_inside_a_list(run_tool, tmp_path):
+def test_spec_names_the_source_of_every_value_inside_a_list(run_command, tmp_path):
     path = tmp_path / "s.yaml"
     groups = "    custom:\n      - name: adapter\n        lr: 2e-4\n      - {name: norm, lr: 0}\n"
     path.write_text(
         f"data: {{annotations: a, videos: v}}\noptimizer:\n  backbone:\n{groups}evaluate: {{tious: [0.3, 0.5]}}\n"
     )
     options = ["optimizer.backbone.custom.0.lr=1e-4", "evaluate.tious.1=0.7"]
-    run = run_tool("spec.py", path, "--cfg-options", *options)
+    run = run_command("spec", path, "--cfg-options", *options)
     assert run.returncode == 0, run.stderr
     rows = [tuple(map(str.strip, line.partition("  # ")[::2])) for line in run.stdout.splitlines()]
     first = rows.index(("- name: adapter", f"{path}:5"))
@@ -62,9 +41,9 @@ def test_spec_names_the_source_of_every_value_inside_a_list(run_tool, tmp_path):
     assert load(tmp_path / "again.yaml", check_files=False) == load(path, options, check_files=False)
 
 
-@pytest.mark.parametrize("tool", ["spec.py", "train.py"])
-def test_a_bad_spec_is_explained_and_leaves_with_2(run_tool, tool):
-    run = run_tool(tool, "configs/demo/tia.yaml", "--cfg-options", "optimizer.lr=fast", "train.sed=1")
+@pytest.mark.parametrize("verb", ["spec", "train"])
+def test_a_bad_spec_is_explained_and_leaves_with_2(run_command, verb):
+    run = run_command(verb, "configs/demo/tia.yaml", "--cfg-options", "optimizer.lr=fast", "train.sed=1")
     assert run.returncode == 2
     assert "optimizer.lr: Input should be a valid number" in run.stderr
     assert "train.sed: no such key; did you mean train.seed?" in run.stderr
@@ -82,9 +61,9 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_evaluate_scores_files(run_tool, files):
-    run = run_tool(
-        "evaluate.py", files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--json", files / "r.json"
+def test_evaluate_scores_files(run_command, files):
+    run = run_command(
+        "evaluate", files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--output", files / "r.json"
     )
     assert run.returncode == 0, run.stderr
     result = json.loads((files / "r.json").read_text())
@@ -106,9 +85,9 @@ def test_evaluate_scores_files(run_tool, files):
         ('{"results": {"v": [{"segment": [0, 1], "label": ["a"], "score": 1}]}}', "expected a name as label"),
     ],
 )
-def test_evaluate_explains_a_bad_file(run_tool, files, content, message):
+def test_evaluate_explains_a_bad_file(run_command, files, content, message):
     (files / "found.json").write_text(content)
-    run = run_tool("evaluate.py", files / "gt.json", files / "found.json", "--json", files / "r.json")
+    run = run_command("evaluate", files / "gt.json", files / "found.json", "--output", files / "r.json")
     assert run.returncode == 2
     assert "found.json" in run.stderr
     assert message in run.stderr
@@ -117,46 +96,47 @@ def test_evaluate_explains_a_bad_file(run_tool, files, content, message):
 
 
 @pytest.mark.parametrize(("tious", "columns"), [(5, 80), (10, 140)])
-def test_evaluate_cuts_neither_names_nor_figures_on_80_columns(run_tool, files, tious, columns):
+def test_evaluate_cuts_neither_names_nor_figures_on_80_columns(run_command, files, tious, columns, monkeypatch):
     name = "VolleyballSpikingHigh"
     for file in ("gt.json", "found.json"):
         (files / file).write_text((files / file).read_text().replace('"a"', f'"{name}"'))
     thresholds = [0.5 + 0.05 * number for number in range(tious)]
     arguments = (files / "gt.json", files / "found.json", "--tiou", *thresholds)
-    run = run_tool("evaluate.py", *arguments, env={**os.environ, "COLUMNS": "80"})
+    monkeypatch.setenv("COLUMNS", "80")
+    run = run_command("evaluate", *arguments)
     assert run.returncode == 0, run.stderr
     row = next(line for line in run.stdout.splitlines() if name in line)
     assert row.count("100.00") == 1 + tious
     assert max(map(len, run.stdout.splitlines())) <= columns
 
 
-def test_evaluate_reports_recall_and_leaves_blocked_videos_out(run_tool, files):
+def test_evaluate_reports_recall_and_leaves_blocked_videos_out(run_command, files):
     (files / "blocked.json").write_text('["w"]')
     found = json.loads((files / "found.json").read_text())
     found["results"]["w"] = [{"segment": [0, 10], "label": "a", "score": 1.0}]
     (files / "found.json").write_text(json.dumps(found))
-    arguments = [files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--json", files / "r.json"]
-    run = run_tool("evaluate.py", *arguments, "--top-k", 1, 5)
+    arguments = [files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--output", files / "r.json"]
+    run = run_command("evaluate", *arguments, "--top-k", 1, 5)
     assert run.returncode == 0, run.stderr
     assert "1 video with detections but in no annotation" in run.stderr
     result = json.loads((files / "r.json").read_text())
     assert result["ap_per_class"]["a"] == [0.5, 0.5]
     assert result["recall"] == {"0.4": {"1": 1.0, "5": 1.0}, "0.6": {"1": 0.5, "5": 0.5}}
     assert "recall@5x" in run.stdout
-    run = run_tool("evaluate.py", *arguments, "--blocked", files / "blocked.json")
+    run = run_command("evaluate", *arguments, "--blocked", files / "blocked.json")
     assert "1 of 1 blocked name in no annotation (no instance left out): 'w'" in run.stderr
     assert len(run.stderr.splitlines()) == 1
     assert json.loads((files / "r.json").read_text())["ap_per_class"]["a"] == [1.0, 1.0]
-    run = run_tool("evaluate.py", *arguments, "--blocked", files / "gt.json")
+    run = run_command("evaluate", *arguments, "--blocked", files / "gt.json")
     assert run.returncode == 2
     assert "gt.json: expected a JSON list of names" in run.stderr
 
 
-def test_evaluate_scores_proposals_and_epic_labels(run_tool, files):
-    arguments = [files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--json", files / "r.json"]
-    assert run_tool("evaluate.py", *arguments, "--score", "recall").returncode == 0
+def test_evaluate_scores_proposals_and_epic_labels(run_command, files):
+    arguments = [files / "gt.json", files / "found.json", "--tiou", 0.4, 0.6, "--output", files / "r.json"]
+    assert run_command("evaluate", *arguments, "--score", "recall").returncode == 0
     assert json.loads((files / "r.json").read_text())["average_recall"][-1] == 0.75
-    run = run_tool("evaluate.py", *arguments, "--score", "verb")
+    run = run_command("evaluate", *arguments, "--score", "verb")
     assert run.returncode == 2
     assert "annotation 0: expected segment and verb_label" in run.stderr
     for file in ("gt.json", "found.json"):
@@ -164,25 +144,38 @@ def test_evaluate_scores_proposals_and_epic_labels(run_tool, files):
         for number, label in enumerate("ab"):
             text = text.replace(f'"label": "{label}"', f'"verb_label": "id_{number}", "verb": {number}')
         (files / file).write_text(text)
-    assert run_tool("evaluate.py", *arguments, "--score", "verb").returncode == 0
+    assert run_command("evaluate", *arguments, "--score", "verb").returncode == 0
     assert json.loads((files / "r.json").read_text())["ap_per_class"] == {"0": [1.0, 1.0], "1": [1.0, 0.0]}
 
 
-def test_the_demo_finds_its_spec_from_anywhere(tmp_path):
-    command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--set", "train.sed=1"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def test_the_demo_finds_its_spec_from_anywhere(run_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = run_command("demo", "--set", "train.sed=1")
     assert run.returncode == 2
     assert "train.sed: no such key" in run.stderr
 
 
-def test_evaluate_names_the_subsets_there_are(run_tool, files):
-    run = run_tool("evaluate.py", files / "gt.json", files / "found.json", "--subset", "test")
+def test_a_shipped_spec_is_found_by_name_and_copied_to_be_changed(run_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "preset: tiny" in run_command("spec", "demo/plain").stdout
+    assert run_command("spec", "--copy", "demo/plain").stdout == "plain.yaml\n"
+    copied = load("plain.yaml", check_files=False)
+    shipped = load(ROOT / "configs/demo/plain.yaml", check_files=False)
+    assert copied.model_copy(update={"name": shipped.name}) == shipped
+    assert Path(copied.model.backbone.weights).is_file()
+    again = run_command("spec", "--copy", "demo/plain")
+    assert (again.returncode, "--force replaces it" in again.stderr) == (2, True)
+    assert run_command("spec", "--copy", "demo/plain", "--force").returncode == 0
+
+
+def test_evaluate_names_the_subsets_there_are(run_command, files):
+    run = run_command("evaluate", files / "gt.json", files / "found.json", "--subset", "test")
     assert run.returncode == 2
     assert "no video of subset 'test'; the file has 'validation'" in run.stderr
 
 
-def test_verify_golden_without_cases(run_tool, tmp_path):
-    run = run_tool("verify_golden.py", tmp_path)
+def test_verify_golden_without_cases(run_command, tmp_path):
+    run = run_command("dev verify-golden", tmp_path)
     assert run.returncode == 2
     assert "holds no case" in run.stderr
 
@@ -201,10 +194,10 @@ def someone_s_data(tmp_path):
     return folder, spec
 
 
-@pytest.mark.parametrize("tool", ["demo.py", "make_demo.py"])
-def test_the_demo_s_tools_leave_other_data_alone(run_tool, someone_s_data, tool):
+@pytest.mark.parametrize("verb", ["demo", "data demo"])
+def test_the_demo_s_tools_leave_other_data_alone(run_command, someone_s_data, verb):
     folder, spec = someone_s_data
-    run = run_tool(tool, *(("--spec", spec) if tool == "demo.py" else ("--output", folder)))
+    run = run_command(verb, *(("--spec", spec) if verb == "demo" else ("--output", folder)))
     assert run.returncode == 2, run.stdout
     assert f"{folder}: holds something else than the built-in data set" in run.stderr
     assert "Traceback" not in run.stderr
@@ -221,12 +214,12 @@ def damaged(tiny_data, tiny_spec, tmp_path):
     return folder, f"data.videos={folder}"
 
 
-def test_missing_videos_are_listed_before_a_run_is_made(run_tool, tiny_spec, damaged, tmp_path):
+def test_missing_videos_are_listed_before_a_run_is_made(run_command, tiny_spec, damaged, tmp_path):
     folder, setting = damaged
     names = ["demo_training_001.mp4", "demo_validation_000.mp4"]
     for name in names:
         (folder / name).unlink()
-    run = run_tool("train.py", tiny_spec, "--set", setting)
+    run = run_command("train", tiny_spec, "--set", setting)
     assert run.returncode == 2
     assert "2 of 8 videos of" in run.stderr
     assert all(name in run.stderr for name in names)
@@ -236,12 +229,12 @@ def test_missing_videos_are_listed_before_a_run_is_made(run_tool, tiny_spec, dam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo_training_001.mp4", "demo_validation_001.mp4"])
-def test_a_broken_video_ends_a_run_with_its_name(run_tool, tiny_spec, damaged, name):
+def test_a_broken_video_ends_a_run_with_its_name(run_command, tiny_spec, damaged, name):
     """In a loader process, of training and of validation."""
     folder, setting = damaged
     (folder / name).unlink()
     (folder / name).write_text("no video")
-    run = run_tool("train.py", tiny_spec, "--set", setting, "data.workers=1")
+    run = run_command("train", tiny_spec, "--set", setting, "data.workers=1")
     assert run.returncode == 2
     assert f"{folder / name}: can't be opened as a video" in run.stderr
     assert "Traceback" not in run.stderr

@@ -5,9 +5,9 @@ import os
 import pytest
 
 COMMANDS = {
-    "report": ["report.py", "RUN"],
-    "status": ["status.py", "RUN"],
-    "compare": ["compare.py", "RUN", "--output", "c.png"],
+    "report": ["report", "RUN"],
+    "status": ["status", "RUN"],
+    "compare": ["compare", "RUN", "--output", "c.png"],
 }
 
 
@@ -29,9 +29,9 @@ def places(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("run", ["", "file", "folder", "loop", "pipe", "absent", "x" * 300, "\udcff", "file/id0"])
-def test_what_is_no_run_is_refused_in_a_line(places, run_here, command, run):
+def test_what_is_no_run_is_refused_in_a_line(places, run_command, command, run):
     before = sorted(path.name for path in places.iterdir())
-    done = run_here(*(run if word == "RUN" else word for word in COMMANDS[command]))
+    done = run_command(*(run if word == "RUN" else word for word in COMMANDS[command]))
     assert done.returncode == 2
     # Before it, for an empty path, stands how the command is used.
     assert len([line for line in done.stderr.splitlines() if not line.startswith(("usage", " "))]) == 1
@@ -43,21 +43,21 @@ def test_what_is_no_run_is_refused_in_a_line(places, run_here, command, run):
     ("command", "run"),
     [("report", "binary"), ("report", "empty"), ("compare", "binary"), ("compare", "empty"), ("compare", "nested")],
 )
-def test_runs_whose_files_cannot_be_read_are_refused_and_the_file_is_named(places, run_here, command, run):
-    done = run_here(*(run if word == "RUN" else word for word in COMMANDS[command]))
+def test_runs_whose_files_cannot_be_read_are_refused_and_the_file_is_named(places, run_command, command, run):
+    done = run_command(*(run if word == "RUN" else word for word in COMMANDS[command]))
     assert done.returncode == 2
     assert f"{run}/" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (places / "c.png").exists()
 
 
-@pytest.mark.parametrize("command", [["compare.py", "folder"], ["model_zoo.py"]])
+@pytest.mark.parametrize("command", [["compare", "folder"], ["dev model-zoo"]])
 @pytest.mark.parametrize("output", ["", ".", "folder", "loop", "pipe", "file/x", "x" * 300])
-def test_outputs_are_checked_before_the_work(places, run_here, monkeypatch, command, output):
+def test_outputs_are_checked_before_the_work(places, run_command, monkeypatch, command, output):
     monkeypatch.setattr("adatad.report.compare.read_result", lambda path: pytest.fail("the work began"))
     monkeypatch.setattr("adatad.dev.model_zoo.model_zoo", lambda: pytest.fail("the work began"))
     before = sorted(path.name for path in places.iterdir())
-    done = run_here(*command, "--output", output)
+    done = run_command(*command, "--output", output)
     assert done.returncode == 2
     # Before it, for an empty path, stands how the command is used.
     assert len([line for line in done.stderr.splitlines() if not line.startswith(("usage", " "))]) == 1

@@ -21,7 +21,7 @@ SMALL = [
 ]
 
 
-def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, run_here, tmp_path, monkeypatch):
+def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, run_command, tmp_path, monkeypatch):
     database = json.loads((tiny_data / "annotations.json").read_text())["database"]
     with open(tmp_path / "labels.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -30,12 +30,13 @@ def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, run
             writer.writerows([name, *item["segment"], item["label"], entry["subset"]] for item in entry["annotations"])
     (tmp_path / "my_videos").symlink_to(tiny_data / "videos")
     run = commands(ROOT / "docs" / "own-data.md")
-    scripts = [words[1].removeprefix("tools/") for words in run]
-    assert scripts == ["prepare_data/custom.py", "data.py", "prepare_data/check.py", "train.py", "test.py"]
+    assert [words[1:3] if words[1] == "data" else words[1] for words in run] == [
+        ["data", "from-csv"], ["data", "summary"], ["data", "check"], "train", "test",
+    ]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for words in run:
-        small = ["--set", *SMALL] if words[1] in ("tools/train.py", "tools/test.py") else []
-        done = run_here(words[1].removeprefix("tools/"), *words[2:], *small)
+        small = ["--set", *SMALL] if words[1] in ("train", "test") else []
+        done = run_command(*words[1:], *small)
         assert done.returncode == 0, (words, done.stderr)
     assert (tmp_path / "data/mine/check/blocked.txt").read_text() == ""
     assert (tmp_path / "runs/mine/id0/report.html").is_file()

@@ -1,4 +1,4 @@
-"""The command-line arguments that every tool with a spec shares."""
+"""The arguments that commands with a spec share, and what they stand for."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
-from adatad.files import shown
+from adatad.cli.command import BAD_INPUT, say, whole_number
 from adatad.spec.deepspeed_file import DeepSpeedFileError, engine_of
 from adatad.spec.document import Document, DocumentError, parse_value
 from adatad.spec.load import SpecError, load_with_sources
 from adatad.spec.opentad import FLAGS
-from adatad.spec.rows import RowError, find_row, row_of_reference
+from adatad.spec.rows import spec_path as find_spec_path
 from adatad.spec.schema import MAX_COUNT, EngineKind, Spec
 from adatad.spec.text import PathError, cut, expand
 
-SPEC_HELP = "YAML file of the experiment; or a published row, by its name or OpenTAD's, such as thumos-s-768"
+SPEC_HELP = "YAML file of the experiment, or a name: demo/tia, thumos-s-768, OpenTAD's of a published row"
 
 
 class _Elsewhere(argparse.Action):
@@ -32,12 +31,11 @@ class _Elsewhere(argparse.Action):
         parser.error(f"{option}: is none of this command's options here; instead: {instead.format(value or asked)}")
 
 
-def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HELP, optional: bool = False) -> None:
-    """SPEC, which may be left out if it is optional, --overlay, --set, --cfg-options (OpenTAD's name for the same) and
-    --id."""
-    # Not with this module, which notebooks import as well: it takes over what Ctrl-C does.
-    from adatad.command import whole_number
-
+def add_spec_arguments(
+    parser: argparse.ArgumentParser, help_text: str = SPEC_HELP, optional: bool = False, with_id: bool = True
+) -> None:
+    """Add SPEC, which may be left out if it is optional, --overlay, --set, --cfg-options (OpenTAD's name for the same)
+    and, for commands that name a run, --id."""
     parser.add_argument("spec", metavar="SPEC", nargs="?" if optional else None, help=help_text)
     parser.add_argument(
         "--overlay", dest="overlays", metavar="FILE", action="append", default=[],
@@ -47,18 +45,17 @@ def add_spec_arguments(parser: argparse.ArgumentParser, help_text: str = SPEC_HE
         "--set", "--cfg-options", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[],
         help="settings over those of the file, such as optimizer.backbone.custom.0.lr=1e-4",
     )  # fmt: skip
-    parser.add_argument(
-        "--id", type=whole_number(0, MAX_COUNT), metavar="N",
-        help="number of the run: it lives in runs/<spec name>/id<N>",
-    )  # fmt: skip
+    if with_id:
+        parser.add_argument(
+            "--id", type=whole_number(0, MAX_COUNT), metavar="N",
+            help="number of the run: it lives in runs/<spec name>/id<N>",
+        )  # fmt: skip
     for flag in FLAGS:
         parser.add_argument(flag, nargs="?", action=_Elsewhere, help=argparse.SUPPRESS)
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """--engine, --deepspeed, and what DeepSpeed's launcher adds to a command."""
-    from adatad.command import whole_number
-
     parser.add_argument("--engine", choices=get_args(EngineKind), help="how ranks share the work (parallel.engine)")
     parser.add_argument(
         "--deepspeed", metavar="FILE",
@@ -95,7 +92,7 @@ def overrides_from(args: argparse.Namespace) -> Sequence[str]:
         engine = engine or engine_of(_expanded(file, "--deepspeed"))
     if engine is not None:
         overrides.append(f"parallel.engine={engine}")
-    if args.id is not None:
+    if getattr(args, "id", None) is not None:
         overrides.append(f"run.id={args.id}")
     return overrides
 
@@ -118,27 +115,16 @@ def _expanded(path: str, option: str) -> str:
 
 
 def spec_path(text: str) -> str:
-    """The spec file that a SPEC argument means: the name of a published row stands for its file, as does that of its
-    configuration file in OpenTAD, which is said on the terminal. A name that isn't known comes back as it is."""
-    if not text or (os.path.lexists(text) and not text.endswith(".py")) or text.endswith((".yaml", ".yml")):
-        return text
-    reference = text.endswith(".py")
-    try:
-        row = row_of_reference(text) if reference else find_row(text)
-    except RowError:
-        return text
-    if os.environ.get("RANK", "0") == "0":
-        what = f"OpenTAD's name of {row.shown}" if reference else f"the row of {row.shown}"
-        print(f"note: {shown(text)} is {what}, which is used", file=sys.stderr)
-    here = Path(row.shown)
-    return str(here if here.is_file() and here.samefile(row.path) else row.path)
+    """The spec file that a SPEC argument means, with a line on stderr where it is a name."""
+    path, note = find_spec_path(text)
+    if note and os.environ.get("RANK", "0") == "0":
+        print(f"note: {note}", file=sys.stderr)
+    return path
 
 
 def load_from_arguments(args: argparse.Namespace, check_files: bool = True) -> tuple[Spec, Document]:
     """The spec that the arguments name, and where its values came from. Prints all that is wrong with it and leaves
     with exit code 2."""
-    from adatad.command import BAD_INPUT, say
-
     try:
         overlays = [_expanded(overlay, "--overlay") for overlay in args.overlays]
         return load_with_sources(spec_path(args.spec), overrides_from(args), check_files, overlays)

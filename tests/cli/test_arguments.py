@@ -4,7 +4,8 @@ import argparse
 
 import pytest
 
-from adatad.spec import add_engine_arguments, add_spec_arguments, load, overrides_from, spec_path
+from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, overrides_from, spec_path
+from adatad.spec import load
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,8 @@ def test_a_row_may_be_named_instead_of_its_file(capsys):
     for name in ("thumos-s-768", "thumos/s_768x160_adapter", "e2e_thumos_videomae_s_768x1_160_adapter.py"):
         assert spec_path(name) == "configs/thumos/s_768x160_adapter.yaml"
         assert f"note: {name} is " in capsys.readouterr().err
+    assert spec_path("demo/tia") == "configs/demo/tia.yaml"
+    assert "the shipped" in capsys.readouterr().err
     for name in ("configs/demo/tia.yaml", "nowhere.yaml", "s-768", "", "configs"):
         assert spec_path(name) == name
     assert capsys.readouterr().err == ""
