@@ -54,7 +54,7 @@ class AdapterWeights:
 
 
 def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtype) -> AdapterWeights:
-    """masters: the adapter's weights by name, as the weight module gave them."""
+    """Cast an adapter's weights for a step. masters: uncast, by name, as `TrainedWeights` gave them."""
     masters = {name: weight.detach() for name, weight in masters.items()}
     gamma = masters["gamma"]
     temporal = adapter.depthwise is not None
@@ -74,13 +74,13 @@ def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtyp
 
 
 def squeeze(tokens: Tensor, weights: AdapterWeights, planes: int) -> tuple[Tensor, Tensor]:
-    """z and the value before its GELU: [planes, positions, hidden] and [tokens, hidden]."""
+    """Return z and the value before its GELU: [planes, positions, hidden] and [tokens, hidden]."""
     before = F.linear(tokens.flatten(0, 1).to(weights.down.dtype), weights.down, weights.down_bias)
     return F.gelu(before).view(planes, -1, before.shape[-1]), before
 
 
 def with_neighbours(own: Tensor, left: Tensor | None, right: Tensor | None, reach: int) -> Tensor:
-    """Planes with `reach` planes of the neighbours to each side, zeros where there is none."""
+    """Return planes between `reach` planes of the neighbours to each side, zeros where there is none."""
     if not reach:
         return own
     beside = [own.new_zeros(reach, *own.shape[1:]) if planes is None else planes for planes in (left, right)]
@@ -88,7 +88,7 @@ def with_neighbours(own: Tensor, left: Tensor | None, right: Tensor | None, reac
 
 
 def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
-    """v of `planes` planes from z with its neighbours."""
+    """Return v of `planes` planes, from z with its neighbours."""
     mixed = torch.addcmul(weights.taps_bias, padded[:planes], weights.taps[:, 0])
     for tap in range(1, weights.taps.shape[1]):
         first = tap * weights.dilation
@@ -97,14 +97,14 @@ def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
 
 
 def mix_(z: Tensor, padded: Tensor | None, weights: AdapterWeights) -> Tensor:
-    """u in place of z; padded: z with its neighbours, None without a convolution."""
+    """Return u, in z's memory. padded: z with its neighbours, None without a convolution."""
     if padded is not None:
         z.add_(F.linear(convolve(padded, weights, len(z)), weights.pointwise, weights.pointwise_bias))
     return z
 
 
 def add_adapter_(tokens: Tensor, z: Tensor, left: Tensor | None, right: Tensor | None, weights: AdapterWeights) -> None:
-    """tokens += gamma (u U + c); z is used up."""
+    """Add gamma (u U + c) to the tokens in place; z is used up."""
     padded = None if weights.taps is None else with_neighbours(z, left, right, weights.reach)
     u = mix_(z, padded, weights).view(-1, z.shape[-1])
     del padded
@@ -112,18 +112,18 @@ def add_adapter_(tokens: Tensor, z: Tensor, left: Tensor | None, right: Tensor |
 
 
 def planes_at(end: int, planes: Tensor, reach: int) -> Tensor:
-    """The first (end 0) or last (end 1) `reach` planes."""
+    """Return the first (end 0) or last (end 1) `reach` planes."""
     return planes[:reach] if end == 0 else planes[len(planes) - reach :]
 
 
 def through_up_and_pointwise(gradient: Tensor, weights: AdapterWeights) -> Tensor:
-    """v's gradient from y's: [planes, positions, width] -> [planes, positions, hidden]."""
+    """Return v's gradient from y's: [planes, positions, width] -> [planes, positions, hidden]."""
     return gradient.to(weights.up.dtype) @ weights.up @ weights.pointwise
 
 
 @dataclass
 class Borders:
-    """What a tile needs of its neighbours to go back: planes of z and of v's gradient, None at a window's ends."""
+    """Planes of z and of v's gradient that a tile's backward needs of its neighbours; None at a window's ends."""
 
     z_left: Tensor | None
     z_right: Tensor | None
@@ -141,10 +141,11 @@ def adapter_backward(
     pass_on: bool,
     end: int,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of one tile.
+    """Differentiate the adapter on one tile, and hand each weight's part of the gradient to `add`.
 
-    tokens: x behind the frozen part; gradient: of y. Hands each weight's part of the gradient to `add`. Returns x's
-    gradient (None unless `pass_on`) and the planes of v's gradient at one end, which the next tile needs.
+    tokens: x behind the frozen part; gradient: of y. Returns x's gradient (None unless `pass_on`) and the planes of v's
+    gradient at one end, which the next tile needs. Tensors are let go as soon as they have been used: this is where a
+    step's memory is at its peak.
     """
     width = tokens.shape[-1]
     low = weights.down.dtype
@@ -162,6 +163,7 @@ def adapter_backward(
         gv_end = planes_at(end, gv, weights.reach).clone()
         del gv
     del padded, v
+    # A private operator of PyTorch: what autograd calls for F.gelu.
     gp = torch.ops.aten.gelu_backward(gz, before)
     del gz, before
     add("down.weight", product(gp.t(), x, weights.exact))
@@ -173,7 +175,7 @@ def adapter_backward(
 
 
 def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
-    """Of up and gamma, from one product: y's dependence on gamma is <u U + c, gy> = <U, gy^T u> + <c, sum gy>."""
+    """Add the gradients of up and gamma, from one product: gamma's is <u U + c, gy> = <U, gy^T u> + <c, sum gy>."""
     exact, masters = weights.exact, weights.masters
     outer, total = product(gy.t(), u, exact), gy.sum(0, dtype=exact)
     add("gamma", (outer * masters["up.weight"]).sum().view(1) + (total * masters["up.bias"]).sum())
@@ -184,7 +186,7 @@ def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
 def _through_convolution(
     gu: Tensor, v: Tensor, padded: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add
 ) -> tuple[Tensor, Tensor]:
-    """z's gradient from u's (in its place), and v's."""
+    """Return z's gradient, in the memory of u's, and v's."""
     hidden, exact, reach, dilation = v.shape[-1], weights.exact, weights.reach, weights.dilation
     add("pointwise.weight", product(gu.t(), v.view(-1, hidden), exact)[..., None])
     add("pointwise.bias", gu.sum(0, dtype=exact))
@@ -203,7 +205,7 @@ def _through_convolution(
 
 
 def product(a: Tensor, b: Tensor, exact: torch.dtype) -> Tensor:
-    """a @ b in `exact`; a GPU writes 16-bit products in fp32 at once."""
+    """Return a @ b in `exact`; a GPU writes 16-bit products in fp32 at once."""
     if a.dtype == exact:
         return a @ b
     if a.is_cuda or a.is_meta:

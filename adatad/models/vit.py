@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter, Padding, Recompute, pad_with_zeros
-from adatad.models.drop_path import BlockDrops, BranchDrop
+from adatad.models.keyed_dropout import BlockDrops, BranchDrop
 from adatad.models.timm_layers import Mlp
 
 NORM_EPS = 1e-6

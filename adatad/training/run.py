@@ -27,7 +27,7 @@ from adatad.data.staging import stage
 from adatad.data.time_check import TimeLog
 from adatad.errors import UserError
 from adatad.files import check_output, reason
-from adatad.models.trained import freeze
+from adatad.models.detector import freeze
 from adatad.parallel.processes import Processes, start_processes
 from adatad.printing import lasting_output
 from adatad.report.page import try_write_report

@@ -21,14 +21,12 @@ from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
-from adatad.memory.ahead import FramesAhead
 from adatad.memory.compiled import compile_report
-from adatad.memory.inputs import InputCopies
+from adatad.memory.inputs import FramesAhead, InputCopies
 from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
-from adatad.models.detector import TemporalActionDetector, build_model
+from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.models.losses import RunningNormalizer
-from adatad.models.trained import freeze
 from adatad.parallel.clip import ClipGroup, clip_group, share_clips
 from adatad.parallel.engine import Engine, autocast_dtype, prepare
 from adatad.parallel.mesh import Mesh, mesh_of

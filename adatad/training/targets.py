@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adatad.data.dataset import Batch
-from adatad.models.points import level_masks, level_points
-from adatad.models.targets import Targets, assign_targets
+from adatad.models.actionformer import level_masks, level_points
+from adatad.models.losses import Targets, assign_targets
 from adatad.spec.schema import DetectorSpec
 
 

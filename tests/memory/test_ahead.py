@@ -10,7 +10,7 @@ import torch
 from adatad.data.augment import CHUNK_VALUES, Augmentation, augment, work_bytes
 from adatad.data.color_jitter import ColorJitter
 from adatad.data.rand_augment import KINDS, STRENGTHS, Operation
-from adatad.memory.ahead import FramesAhead
+from adatad.memory.inputs import FramesAhead
 from adatad.memory.meter import Meter
 from adatad.memory.planner import GIB, Machine, Planner
 from adatad.spec import load

@@ -11,10 +11,9 @@ import torch
 
 from adatad.data.geometry import AREA_FRACTIONS, ASPECTS, CANDIDATES
 from adatad.data.rand_augment import OPERATIONS
+from adatad.models.actionformer import PRIOR
 from adatad.models.backbone import PIXEL_MEAN, PIXEL_STD
-from adatad.models.detector import build_model
-from adatad.models.head import PRIOR
-from adatad.models.trained import freeze
+from adatad.models.detector import build_model, freeze
 from adatad.spec import Spec, SpecError, load
 from adatad.spec.arguments import spec_path
 from adatad.spec.presets import PRESETS, resolve_backbone
