@@ -62,6 +62,7 @@ def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtyp
         masters=masters,
         down=masters["down.weight"].to(dtype),
         down_bias=masters["down.bias"].to(dtype),
+        # gamma scales the output; folded in here it costs nothing on each tile.
         up=(masters["up.weight"] * gamma).to(dtype),
         up_bias=(masters["up.bias"] * gamma).to(dtype),
         taps=masters["depthwise.weight"][:, 0].to(dtype) if temporal else None,
@@ -83,12 +84,14 @@ def with_neighbours(own: Tensor, left: Tensor | None, right: Tensor | None, reac
     """Return planes between `reach` planes of the neighbours to each side, zeros where there is none."""
     if not reach:
         return own
+    # A window begins and ends with zeros, as the convolution over whole windows pads it.
     beside = [own.new_zeros(reach, *own.shape[1:]) if planes is None else planes for planes in (left, right)]
     return torch.cat([beside[0], own, beside[1]])
 
 
 def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
     """Return v of `planes` planes, from z with its neighbours."""
+    # Tap by tap on shifted planes, as in `depthwise_over_time`.
     mixed = torch.addcmul(weights.taps_bias, padded[:planes], weights.taps[:, 0])
     for tap in range(1, weights.taps.shape[1]):
         first = tap * weights.dilation
@@ -99,6 +102,7 @@ def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
 def mix_(z: Tensor, padded: Tensor | None, weights: AdapterWeights) -> Tensor:
     """Return u, in z's memory. padded: z with its neighbours, None without a convolution."""
     if padded is not None:
+        # The product is made first, so z may be overwritten although the convolution reads it.
         z.add_(F.linear(convolve(padded, weights, len(z)), weights.pointwise, weights.pointwise_bias))
     return z
 
@@ -149,17 +153,21 @@ def adapter_backward(
     """
     width = tokens.shape[-1]
     low = weights.down.dtype
+    # Computed again from the tokens, as in forward; nothing of it was kept.
     x, gy = tokens.view(-1, width).to(low), gradient.reshape(-1, width).to(low)
     z, before = squeeze(tokens, weights, planes)
     padded = None if weights.taps is None else with_neighbours(z, borders.z_left, borders.z_right, weights.reach)
     v = None if padded is None else convolve(padded, weights, planes)
+    # z stays as it is: with a reach of 0 `padded` is z itself, and is needed below.
     u = z if v is None else F.linear(v, weights.pointwise, weights.pointwise_bias).add_(z)
     _add_up(u.view(-1, u.shape[-1]), gy, weights, add)
     del u, z
+    # Through up: u's gradient, which is z's but for what comes through the convolution.
     gz = gy @ weights.up
     gv_end = None
     if padded is not None:
         gz, gv = _through_convolution(gz, v, padded, borders, weights, planes, add)
+        # A copy, so that v's whole gradient can be freed here.
         gv_end = planes_at(end, gv, weights.reach).clone()
         del gv
     del padded, v
@@ -170,6 +178,7 @@ def adapter_backward(
     add("down.bias", gp.sum(0, dtype=weights.exact))
     if not pass_on:
         return None, gv_end
+    # y's gradient itself (the residual) and what comes through the bottleneck, in one product.
     gx = torch.addmm(gy, gp, weights.down).view_as(tokens)
     return gx.to(tokens.dtype), gv_end
 
@@ -177,6 +186,7 @@ def adapter_backward(
 def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
     """Add the gradients of up and gamma, from one product: gamma's is <u U + c, gy> = <U, gy^T u> + <c, sum gy>."""
     exact, masters = weights.exact, weights.masters
+    # The sums over tokens are in fp32: hundreds of thousands of 16-bit products are added up here.
     outer, total = product(gy.t(), u, exact), gy.sum(0, dtype=exact)
     add("gamma", (outer * masters["up.weight"]).sum().view(1) + (total * masters["up.bias"]).sum())
     add("up.weight", outer.mul_(masters["gamma"]))
@@ -193,6 +203,7 @@ def _through_convolution(
     gv = (gu @ weights.pointwise).view(planes, -1, hidden)
     add("depthwise.bias", gv.sum((0, 1), dtype=exact))
     taps = weights.taps.shape[1]
+    # Tap k saw z at k dilation - reach planes from its own: one shifted product for each tap.
     shifted = (padded[tap * dilation : tap * dilation + planes] for tap in range(taps))
     add("depthwise.weight", torch.stack([(gv * z).sum((0, 1), dtype=exact) for z in shifted], 1)[:, None])
     # A plane of z went into v through tap k at the plane k x dilation - reach to its left: back, the taps are mirrored.

@@ -21,6 +21,7 @@ class MetaAutocast:
     casts: dict[int, Tensor] = field(default_factory=dict)
 
 
+# A stack, as regions nest; the outermost is "off".
 _meta_regions = [MetaAutocast(None)]
 
 

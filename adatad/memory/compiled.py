@@ -40,6 +40,7 @@ class CompiledBranch(CastBranch):
     """A branch whose sum with the tokens is compiled; on the meta device, where memory is counted, it isn't."""
 
     def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
+        # Memory is counted with PyTorch's own kernels; compiled code needs no more than they do.
         if x_nlc.is_meta:
             return super().add(x_nlc, drop, in_place)
         functions = (add_attention, add_attention_) if self.function is attention else (add_mlp, add_mlp_)
@@ -90,6 +91,7 @@ class CompiledFunction:
         self, x_nlc: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype
     ) -> Tensor | None:
         """Raises CompileError."""
+        # torch recompiles when one of these changes; the log then says so once for each.
         variant = x_nlc.shape, x_nlc.dtype, dtype, factors is None
         if variant in self._used:
             return self._run(x_nlc, factors, weights, heads, dtype)

@@ -79,6 +79,7 @@ def _start_copies(source: HostFrames, tile: Tile, clip_frames: int, copies: Copi
     first, last = _span(source, tile, clip_frames)
     with memory_scope("frames"):
         clips = torch.empty(1, 3, last - first, *source.shape[-2:], dtype=source.dtype, device=source.device)
+    # A slice of frames isn't contiguous over channels; by channel it is, and copies need no staging.
     pieces = zip(clips[0], source.frames[tile.window, :, first:last], strict=True)
     return clips, [copies.start(to, piece) for to, piece in pieces]
 
@@ -175,6 +176,7 @@ class FramesAhead:
 
     def take(self, batch: Batch) -> Tensor | HostFrames:
         """Return a micro-batch's frames where the spec wants them, augmented, for the forward pass queued next."""
+        # Batches that came another way (evaluation, the first of a run) are placed and augmented here and now.
         coming = self._coming
         if coming is None or coming.batch is not batch:
             frames = placed(batch.frames, self.spec.memory, self.device)
@@ -195,6 +197,7 @@ class FramesAhead:
     def _start(self, batch: Batch) -> None:
         # The memory of frames that were read goes back to the second stream, which comes after that from here on.
         self._stream.wait_event(self._read)
+        # Freed here, on the host; the second stream has just been told to wait until they were read.
         self._in_work = None
         with torch.cuda.stream(self._stream):
             frames = torch.empty(batch.frames.shape, dtype=batch.frames.dtype, device=self.device)
@@ -224,6 +227,7 @@ class InputCopies:
         for tensor in tensors:
             starts.append(size)
             size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        # One pinned buffer and one copy: each small copy of its own would cost the host as much as a large one.
         buffer = self._buffer(size)
         for start, tensor in zip(starts, tensors, strict=True):
             _view(buffer, start, tensor).copy_(tensor)

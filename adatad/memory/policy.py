@@ -59,6 +59,7 @@ class CheckpointedExecutor(PlainExecutor):
         if self.policies[index] == "none" or not torch.is_grad_enabled():
             return None
         # Nothing in the model draws from a generator, so there is no random state to put back.
+        # The variant without re-entry: it works where no input needs a gradient, as with the first trained block.
         again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         if self.policies[index] == "selective":
             return partial(again, context_fn=partial(create_selective_checkpoint_contexts, self.keeps()))
@@ -133,6 +134,7 @@ def apply_policy(
     sharded: whether the engine will shard frozen weights. clip_ranks: ranks that share a window.
     """
     if memory.order == "auto":
+        # Weights that come one block at a time should come once for all tiles, and not once a tile.
         one_at_a_time = sharded or memory.frozen_weights == "stream" or memory.frozen_dtype != "auto"
         memory = memory.model_copy(update={"order": "blocks" if one_at_a_time else "tiles"})
     if backbone.mode == "side":
@@ -144,16 +146,20 @@ def apply_policy(
     tiled = []
     for first, last, policy in ranges:
         if policy != "tile":
+            # These blocks run under autocast.
             cast_for_autocast_(backbone, first, last, memory, arithmetic)
             continue
         settings = wave_settings(backbone, memory, data, arithmetic, clip_ranks, first, last)
+        # Tiles run outside of autocast: their weights have the dtype of arithmetic once and for all.
         cast_frozen_(backbone, first, last, settings.dtype)
         if memory.frozen_dtype != "auto":
             encode_frozen_(backbone.blocks[first : last + 1], memory.frozen_dtype)
         tiled.append(settings)
     host_limit_bytes = None
     if memory.host_limit_gib is not None and tiled:
+        # Every range has host memory of its own; the bound is on all of them together.
         host_limit_bytes = int(memory.host_limit_gib * GIB / len(tiled))
+    # By block, whatever the ranges are: a mixed plan is as simple as a uniform one.
     policies = tuple(policy for first, last, policy in ranges for _ in range(first, last + 1))
     fc1 = backbone.blocks[0].mlp.fc1
     fc1_shape = fc1.out_features, fc1.in_features
@@ -179,11 +185,13 @@ def _provider(backbone: VideoBackbone, memory: MemorySpec, settings: WaveSetting
 def _wave_pass(
     backbone: VideoBackbone, settings: WaveSettings, provider: WeightProvider, host_limit_bytes: int | None
 ) -> WavePass:
+    # The patch embedding belongs to the first range, which reads frames.
     prefixes = tuple(f"blocks.{index}." for index in range(settings.first, settings.last + 1))
     if settings.first == 0:
         prefixes += ("patch_embed.",)
     names = [n for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)]
     trained = TrainedWeights(backbone, names, only_parts=frozenset(name for name in names if read_from_block(name)))
+    # The last range averages each tile as it comes out.
     pooled = settings.last == len(backbone.blocks) - 1
     return WavePass(backbone, settings, trained, pooled, provider, host_limit_bytes=host_limit_bytes)
 
@@ -208,10 +216,12 @@ def wave_settings(
 ) -> WaveSettings:
     """The spec's settings, with the best tile and segment for this backbone and window where it leaves them open."""
     positions = (data.size_pixels // backbone.patch) ** 2
+    # Where clips are shared unevenly, those of the rank with most.
     clips = -(-clips_of_window(data, backbone.clip_frames) // clip_ranks)
     tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width, clips)
     hold = memory.recompute == "hold"
     trained = [i for i in range(first, last + 1) if any(p.requires_grad for p in backbone.blocks[i].parameters())]
+    # Inputs are saved from the first trained block on; what is before it runs forward only.
     span = last + 1 - min(trained, default=first)
     mlp_ratio = backbone.blocks[0].mlp.fc1.out_features / backbone.width
     dtype = DTYPES.get(memory.weight_dtype, arithmetic)

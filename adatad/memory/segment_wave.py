@@ -103,7 +103,9 @@ class SegmentWave:
     def run(self) -> None:
         depth = self.stop - self.start
         self.fetch(0)
+        # In each step every block takes one tile, the one above first; the wave enters at the top and leaves below.
         for step in range(len(self.tiles) + depth - 1):
+            # One step ahead of what is computed, so that copies from the host run beside it.
             self.fetch(step + 1)
             if step < len(self.tiles):
                 self.recompute_tile(step)
@@ -131,6 +133,7 @@ class SegmentWave:
         """Return the planes of z next to a tile: the left neighbour's last and the right one's first."""
         wave, window = self.wave, self.tiles[t].window
         beside: list[Tensor | None] = [None, None]
+        # Tiles are counted in the order of the wave, which may run backwards through the video.
         for side, other in ((wave.behind, t - 1), (wave.ahead, t + 1)):
             if (ends := self.block_states[index].z_ends.get(other)) is not None:
                 beside[side] = ends[1 - side]
@@ -184,6 +187,7 @@ class SegmentWave:
                 with memory_scope("saved gradients"):
                     gradient = self.above.pop(self.tiles[known])
                 self.receive_gradient(index, known, gradient)
+        # Popped, not read: this frame must not hold the gradient while the block computes the next one.
         with memory_scope("tile"):
             gradient = self.through_block(index, t, self.tile_states[t].pop_gradient())
         if index > self.start:
@@ -212,12 +216,14 @@ class SegmentWave:
         start, adapter = self.tile_states[t].starts.pop(index), wave.adapters.get(index)
         flows = wave.differentiates(index)
         if flows and isinstance(start, Tensor):
+            # Only an input was put down: now is its turn to get a graph.
             start = wave.transform.graph(index, tile, start)
         behind = start[1].detach() if flows else start
         if adapter is not None:
             gradient = self.through_adapter(index, t, behind, gradient, flows)
         if not flows:
             return None
+        # It shares its memory with the graph's output, which autograd frees on its way.
         del behind
         return self.through_transform(index, start, gradient)
 
@@ -227,6 +233,7 @@ class SegmentWave:
         gv: list[Tensor | None] = [None, None]
         gv[wave.behind], state.gv_behind = state.gv_behind, None
         if adapter.reach and t + 1 < len(self.tiles):
+            # The next tile has come down to this block already: that is what the skew is for.
             gv[wave.ahead] = self.gv_at(index, wave.behind, self.tile_states[t + 1].gradient)
         for side in wave.borders(t, len(self.tiles)) if adapter.reach else ():
             gv[side] = state.gv_pending.pop(side)()

@@ -41,6 +41,7 @@ class SideExecutor(PlainExecutor):
         batch = len(frames)
         base, *means = _SideFunction.apply(self, frames, *self.squeezing())
         timeline = base.flatten(0, 1)
+        # Means are fp32 and tiny; in 16 bits they would only lose digits.
         with no_autocast(frames.device):
             for adapter, mean in zip(backbone.side_adapters, means, strict=True):
                 mean = mean.view(-1, backbone.clip_tubelets, mean.shape[-1])
@@ -104,6 +105,7 @@ class _SideFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, side: SideExecutor, frames: Tensor, *weights: Tensor):
+        # Frames are all that is kept for backward: tokens are computed again from them.
         ctx.side, ctx.frames = side, frames
         low = side.settings.dtype
         with memory_scope("adapter casts"):
@@ -119,6 +121,7 @@ class _SideFunction(torch.autograd.Function):
                 with memory_scope("tile"):
                     z = F.gelu(squeeze_before(x_nlc, *ctx.casts[2 * number : 2 * number + 2]))
                     tile.of(outputs[1 + number]).copy_(backbone.pool(z.view(*x_nlc.shape[:2], -1)))
+                    # The last listed block's tokens are what adapters are added to.
                     if number == len(backbone.adapter_blocks) - 1:
                         tile.of(outputs[0]).copy_(backbone.pool(x_nlc))
         return tuple(out.view(len(frames), -1, out.shape[-1]) for out in outputs)
@@ -130,6 +133,7 @@ class _SideFunction(torch.autograd.Function):
         exact = torch.promote_types(low, torch.float32)
         with memory_scope("gradients"):
             sums = [torch.zeros_like(cast, dtype=exact) for cast in ctx.casts]
+        # Each adapter's gradient has its own scale: between adapters they differ by orders of magnitude.
         scales = [fp16_scale(g.abs().amax(), positions) if low == torch.float16 else g.new_ones(()) for g in gradients]
         per_clip = [(g * scale / positions).to(low).reshape(-1, tubelets, 1, g.shape[-1])
                     for g, scale in zip(gradients, scales, strict=True)]  # fmt: skip
@@ -138,8 +142,10 @@ class _SideFunction(torch.autograd.Function):
                 with memory_scope("tile"):
                     before = squeeze_before(x_nlc, *ctx.casts[2 * number : 2 * number + 2])
                     gz = tile.of(per_clip[number]).expand(-1, -1, positions, -1).reshape(before.shape)
+                    # A private operator of PyTorch: what autograd calls for F.gelu.
                     gp = torch.ops.aten.gelu_backward(gz, before)
                     add_linear_(sums[2 * number], sums[2 * number + 1], gp, x_nlc.flatten(0, 1).to(low))
+        # Saved by hand and so freed by hand: a loss that lives longer must not hold the frames.
         ctx.frames = None
         for number, scale in enumerate(scales):
             torch._foreach_div_(sums[2 * number : 2 * number + 2], scale)

@@ -36,6 +36,7 @@ def cut_tiles(windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
 
 def cut_evenly(windows: int, clips: int, count: int, backwards: bool) -> list[list[Tile]]:
     """Cut every window into `count` tiles, whose sizes differ by one clip at most. backwards: last clips come first."""
+    # All ranks of a group must have as many tiles, so that their exchanges pair up; sizes may differ.
     edges = [number * clips // count for number in range(count + 1)]
     spans = list(pairwise(edges))
     return _of_windows(windows, clips, spans[::-1] if backwards else spans)
@@ -112,6 +113,7 @@ def default_tile_clips(clip_tokens: int, width: int, clips: int) -> int:
     About three million numbers, which is small beside what a step keeps, but at least 100 GFLOP in each block, for
     which narrow models take more.
     """
+    # Whichever is larger: wide models are bound by memory, narrow ones by the host that launches their kernels.
     numbers, busy = 3_000_000 / (clip_tokens * width), BUSY_TOKENS_WIDTH2 / width**2 / clip_tokens
     tiles = -(-clips // max(1, round(max(numbers, busy))))
     return -(-clips // tiles)
@@ -126,6 +128,7 @@ def default_segment_blocks(span: int, clips: int, tile_clips: int, mlp_ratio: fl
 
     def clips_held(k: int) -> float:
         saved = -(-span // k) * clips
+        # The wave holds a triangle: k - 1 graphs of the tile that entered last, one fewer of the one before, and so on.
         window = (k - 1) * (k + 2) / 2 * held + k + 1
         return saved + tile_clips * window
 

@@ -85,8 +85,11 @@ class BlockWeights:
     def __init__(self, block: Block, dtype: torch.dtype):
         self.block = block
         named = {name: p for name, p in block.named_parameters() if not name.startswith("adapter.")}
+        # The model has no bias of keys, as VideoMAE has none; one product for all three wants zeros there.
         q_bias, v_bias = named.pop("attn.q_bias"), named.pop("attn.v_bias")
         with memory_scope("weight casts"):
+            # Detached: what is differentiated by are the tensors made here. Their gradients are added up over tiles and
+            # reach the parameters through `TrainedWeights`, once a step.
             joined = torch.cat([q_bias.detach(), torch.zeros_like(q_bias), v_bias.detach()]).to(dtype)
             scales = {name: named.pop(name) for name in list(named) if name.endswith(SCALE)}
             used = {}
@@ -95,6 +98,7 @@ class BlockWeights:
                 if scale is not None:
                     used[name] = decode(p, scale, dtype)
                 else:
+                    # Trained norms are in fp32 and stay so: autocast computes them in fp32 whatever its dtype is.
                     used[name] = p if name.startswith("norm") else _cast(p, dtype)
         used[QKV_BIAS] = joined.requires_grad_(q_bias.requires_grad or v_bias.requires_grad)
         self.learning = {name: tensor for name, tensor in used.items() if tensor.requires_grad}
@@ -107,6 +111,7 @@ class BlockWeights:
     def gradients(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the gradients of the block's parameters, from those of `learning`."""
         if QKV_BIAS in parts:
+            # The middle third is that of the zeros.
             q_part, _, v_part = parts.pop(QKV_BIAS).chunk(3)
             biases = {"attn.q_bias": q_part, "attn.v_bias": v_part}
             parts |= {name: part for name, part in biases.items() if self.block.get_parameter(name).requires_grad}
@@ -154,11 +159,13 @@ class Transform:
 
         Where both branches are dropped, the graph's output is its input.
         """
+        # The wave runs under no_grad; only what is differentiated at once has a graph.
         with torch.enable_grad(), self.arithmetic(index):
             x_nlc = x_nlc.detach().requires_grad_()
             return x_nlc, add_branches(x_nlc, self._branches(index), self._drops(index, tile))
 
     def _branches(self, index: int) -> list[CastBranch]:
+        # Made anew for each tile, as they are small; the weights in them are those of all tiles.
         heads = self.backbone.blocks[index].attn.heads
         return [self.branch_type(function, weights, heads, self.dtype)
                 for function, weights in self.weights(index).branches]  # fmt: skip
@@ -171,4 +178,5 @@ class Transform:
         weight = self.backbone.blocks[index].norm1.weight
         if weight.dtype == self.dtype:
             return nullcontext()
+        # Without autocast's cache: weights are cast already, and a cache would keep copies beyond their block's turn.
         return autocast(weight.device, self.dtype, cache=False)

@@ -38,13 +38,16 @@ class Wave(WaveState):
 
         Nothing runs before the stream that is returned is drawn from; draw it under no_grad.
         """
+        # Generators in one another: drawing a tile from the last block draws it through all the others.
         starts = {start for start, _ in self.segments}
         for index, _ in self.blocks():
+            # The input of a segment is saved before its first block changes it in place.
             if index in starts:
                 stream = self._save_inputs(stream, index)
             stream = self._through_block(stream, index)
             if self.settings.block_by_block:
                 following = range(index + 1, min(index + 2, self.settings.last + 1))
+                # The block's weights are there only while all tiles are drawn through it.
                 with self.provider.materialized(range(index, index + 1), following):
                     stream = self._draw_all(stream)
         return stream
@@ -85,10 +88,12 @@ class Wave(WaveState):
                 beside[self.behind], waiting[0][3][self.ahead] = last_planes, ends[self.behind]
             if waiting:
                 yield self._add_adapter(index, *waiting.pop())
+            # At most one waits: its successor's z is all that it lacks.
             waiting.append((tile, x_nlc, z, beside))
             last_planes = None if ends is None else ends[self.ahead]
         if waiting:
             yield self._add_adapter(index, *waiting.pop())
+        # The last tile is through: the block's cast weights aren't needed before backward.
         self.transform.release(range(index, index + 1))
 
     def _add_adapter(
@@ -126,11 +131,13 @@ class Wave(WaveState):
             raise RuntimeError("the wave went back through this forward pass before; its saved inputs are gone")
         self.spent = True
         above: Gradients = OutputGradients(gradient_of)
+        # From the last segment to the first; `above` are the gradients that the segment behind has left.
         for number, (start, stop) in reversed(list(enumerate(self.segments))):
             below = None
             if number > 0 or self.input_gradient:
                 below = self.token_store("saved gradients", 0, self.settings.saved_in_8_bits)
             blocks, following = range(start, stop), range(*self.segments[number - 1]) if number else range(0)
+            # Windows one after another: they have nothing to do with each other but the sums of weights' gradients.
             with self.provider.materialized(blocks, following), memory_scope(f"blocks {start} to {stop - 1}"):
                 for tiles in self.tiles:
                     SegmentWave(self, start, stop, tiles, above, below).run()

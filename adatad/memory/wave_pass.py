@@ -44,8 +44,10 @@ class WavePass:
     def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, drops: Drops | None) -> Tensor:
         """Run it. source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all clips."""
         weights = self.provider.trained(self.trained_weights)
+        # In evaluation, and in mode frozen, nothing is saved and no graph is made.
         keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
         if keep:
+            # The weights are arguments so that autograd asks for their gradients.
             return _WaveFunction.apply(self, source, windows, clips, drops, *weights)
         with torch.no_grad(), no_autocast(source.device):
             return self.run(self.wave(source, windows, clips, drops, weights, keep), source)
@@ -69,6 +71,7 @@ class WavePass:
     ) -> Wave:
         """Prepare a wave. tensors: the trained weights; keep: a backward will follow."""
         names = self.trained_weights.names
+        # In mode full the wave goes back to the frames: the patch embedding is trained too.
         below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
         weights = WaveWeights(self.backbone, self.settings, names, tensors)
         host = self.host(source.device)
@@ -135,6 +138,7 @@ class WavePass:
         residual = self.settings.residual
         if not self.pooled:
             return lambda tile: tile.of(gradient).to(residual)
+        # One number for all positions of a tubelet, which is spread out tile by tile.
         per_clip = (gradient / positions).to(residual).reshape(-1, self.backbone.clip_tubelets, 1, gradient.shape[-1])
         return lambda tile: tile.of(per_clip).expand(-1, -1, positions, -1).flatten(1, 2)
 
@@ -149,6 +153,7 @@ class WavePass:
             with memory_scope("tile"):
                 with torch.enable_grad():
                     tokens = self.embed(clips)
+                # Computed again from the frames of the tile, which is cheaper than keeping a graph of all of them.
                 parts = torch.autograd.grad(tokens, list(named.values()), below.pop(tile).to(tokens.dtype))
             for name, part in zip(named, parts, strict=True):
                 wave.weights.add(name, part)
@@ -166,6 +171,7 @@ class _WaveFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, drops: Drops | None, *weights):
         with no_autocast(source.device):
+            # Inside autocast's region, but out of its reach: tiles have dtypes of their own.
             ctx.wave = wave_pass.wave(source, windows, clips, drops, weights, keep=True)
             out = wave_pass.run(ctx.wave, source)
         ctx.wave_pass = wave_pass
@@ -181,6 +187,7 @@ class _WaveFunction(torch.autograd.Function):
             half = torch.float16 in (wave_pass.settings.dtype, wave_pass.settings.residual)
             scale = fp16_scale(wave_pass.halo_exchange.largest(gradient.abs().amax()), ctx.positions) if half else None
             scaled = gradient if scale is None else gradient * scale
+            # In fp16 everything below is scaled; weights' gradients are brought back at the end, in fp32.
             below = wave.backward(wave_pass.gradient_of_tiles(scaled, ctx.positions))
             into = wave_pass.source_gradient(below, wave, ctx.frames)
             ctx.frames = None

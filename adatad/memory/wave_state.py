@@ -108,6 +108,7 @@ class WaveWeights:
             for index in range(settings.first, settings.last + 1):
                 adapter, prefix = backbone.blocks[index].adapter, f"blocks.{index}.adapter."
                 if adapter is not None:
+                    # Cast once a step and not once a tile: adapters are small, and every tile needs them twice.
                     masters = {n.removeprefix(prefix): t for n, t in by_name.items() if n.startswith(prefix)}
                     self.adapters[index] = cast_adapter(adapter, masters, settings.dtype)
 
@@ -117,6 +118,7 @@ class WaveWeights:
             self.sums[name].add_(gradient)
         else:
             with memory_scope("gradients"):
+                # A copy of its own, since what comes may be a view of something large.
                 exact = torch.promote_types(gradient.dtype, torch.float32)
                 self.sums[name] = gradient.to(exact, copy=True, memory_format=torch.contiguous_format)
 
@@ -152,6 +154,7 @@ class WaveState:
         # On which side the tile lies that comes next, and the one that came before.
         self.ahead, self.behind = (LEFT, RIGHT) if self.halo_exchange.backwards else (RIGHT, LEFT)
         self.tiles = self.halo_exchange.tiles(batch.windows, batch.clips, settings.tile_clips)
+        # Drops are by clip: a tile looks up those of its own clips, so cutting into tiles changes no draw.
         self.transform = Transform(backbone, settings.dtype, batch.drops, settings.branch_type)
         self.adapters = weights.adapters
         self.trained = {index for index, block in self.blocks() if trained_outside_adapter(block)}
@@ -171,6 +174,7 @@ class WaveState:
         """Return a store for tokens of tiles. Gradients between segments take the buffers of inputs that are done."""
         settings, width = self.settings, self.backbone.width
         # Ranks that share a window unevenly may have a larger tile than the settings say.
+        # Buffers on the host are of one size, that of the largest tile.
         largest = max(self.planes(tile) for tile in self.tiles[0])
         host = self.host if settings.saved_on_host else None
         tokens, count = largest * self.positions, per_tile * sum(map(len, self.tiles))

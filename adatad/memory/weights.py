@@ -24,9 +24,11 @@ ALIGNMENT_BYTES = 256
 def gathered(parameter: Tensor) -> Tensor:
     """Return the full parameter, on the device of its mesh; its gradient is summed over ranks going back."""
     if not isinstance(parameter, DTensor):
+        # A view: autograd's function must not return its inputs themselves.
         return parameter.view_as(parameter)
     mesh = parameter.device_mesh
     # Shards may wait in host memory.
+    # Going back, each rank has its own part of the sum: `Partial` says so to torch.
     shards = laid_out_like(parameter, parameter.to_local().to(mesh.device_type))
     return shards.full_tensor(grad_placements=[Partial()] * mesh.ndim)
 
@@ -56,6 +58,7 @@ def part_of_sum(gradient: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return gradient
     mesh = parameter.device_mesh
+    # The gradient as one of the summands; laying it out as the parameter is sums it up and cuts it, in one collective.
     summed = DTensor.from_local(gradient, mesh, [Partial()] * mesh.ndim, run_check=False)
     return summed.redistribute(placements=parameter.placements).to_local().to(parameter.device)
 
@@ -85,6 +88,7 @@ class TrainedWeights(nn.Module):
 
     def adopt(self) -> None:
         """Register the parameters here too, for an engine that looks at a module's own ones (and replaces none)."""
+        # DeepSpeed's stage 3 gathers, and waits for gradients of, the parameters that a module itself has.
         for number, parameter in enumerate(self.parameters_used()):
             self.register_parameter(str(number), parameter)
 
@@ -141,12 +145,14 @@ class PackedBlock:
         """Move the weights out of the module, which keeps empty ones."""
         if not all(parameter.is_meta for parameter in self.parameters):
             self.memory = torch.empty(self.size_bytes, dtype=torch.uint8)
+            # Not pinned yet: on which device the model will be isn't known here.
             for parameter, there in zip(self.parameters, self.views(self.memory), strict=True):
                 there.copy_(parameter.detach())
         self.empty()
 
     def empty(self) -> None:
         for parameter in self.parameters:
+            # The parameter stays the same object, so that names, hooks and optimizers still find it.
             parameter.data = parameter.data.new_empty(0)
 
     def views(self, memory: Tensor) -> list[Tensor]:
@@ -177,6 +183,7 @@ class StreamedBlocks(WeightProvider):
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
+        # Wanted all at once, so that their copies follow one another without a gap.
         for index in blocks:
             self._want(index)
         try:
@@ -184,9 +191,12 @@ class StreamedBlocks(WeightProvider):
                 memory, ticket = self._coming.pop(index)
                 self._copies.wait(ticket)
                 packed = self._packed[index]
+                # Views of one copy: a block comes over the bus as one piece.
                 for parameter, here in zip(packed.parameters, packed.views(memory), strict=True):
                     parameter.data = here
+                # The parameters alone hold the copy now, until they are emptied.
                 del memory
+            # Runs beside what is computed inside of the context.
             for index in following:
                 self._want(index)
             yield
@@ -213,6 +223,7 @@ class StreamedBlocks(WeightProvider):
         """Move all blocks to memory that copies to a GPU can run beside."""
         blocks = [packed for packed in self._packed.values() if packed.memory is not None]
         for size in {packed.size_bytes for packed in blocks} if device.type == "cuda" else ():
+            # Nearly all blocks are of one size, and a few large pieces waste less pinned memory than many small ones.
             alike = [packed for packed in blocks if packed.size_bytes == size]
             for packed, row in zip(alike, pinned_rows(len(alike), size, device, "frozen weights"), strict=True):
                 packed.memory = row.copy_(packed.memory)

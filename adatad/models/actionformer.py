@@ -54,6 +54,7 @@ class ActionFormer(nn.Module):
 
     def forward(self, features_bct: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
         """features_bct: [b, c, window]; mask: bool [b, window]; keys: int64 [b], or None to drop nothing."""
+        # Windows shorter than max_length are padded to it, also in evaluation, as in training.
         length = padded_length(features_bct.shape[-1], self.spec)
         if length > features_bct.shape[-1]:
             features_bct, mask = (F.pad(x, (0, length - x.shape[-1])) for x in (features_bct, mask))
@@ -68,6 +69,7 @@ class ActionFormer(nn.Module):
     def points(self, window: int, device: torch.device | None = None) -> list[Tensor]:
         """Points of every level for a window of that many positions: float32 [t, 4] each. Made once for each length."""
         if (window, device) not in self._points:
+            # Training has one length; each longer window in evaluation adds its own.
             self._points[window, device] = level_points(window, self.spec, device)
         return self._points[window, device]
 
@@ -95,6 +97,7 @@ def level_points(window: int, spec: DetectorSpec, device: torch.device | None = 
         stride = 2**level
         position = torch.arange(0, length, stride, dtype=torch.float32, device=device)
         if spec.point_offset:
+            # The middle of the stride instead of its start.
             position = position + stride / 2
         facts = [torch.full_like(position, value) for value in (low, high, stride)]
         points.append(torch.stack([position, *facts], dim=1))
@@ -105,6 +108,7 @@ def padded_length(window: int, spec: DetectorSpec) -> int:
     """Return the length that features are padded to: `max_length`, or the next one that every level can divide."""
     if window <= spec.max_length:
         return spec.max_length
+    # Levels of stride 2^l whose attention works on chunks: all of them must come out even.
     steps = [
         2**level * (2 * (attention // 2) if attention > 1 else 1) for level, attention in enumerate(level_windows(spec))
     ]
@@ -180,6 +184,7 @@ class Projection(nn.Module):
     def _positions(self, length: int) -> Tensor:
         """The table cut to a length; in evaluation stretched to one that is longer."""
         longest = self.positions.shape[-1]
+        # The reference stretches the table even where it fits exactly, which changes nothing then.
         if not self.training and length >= longest:
             return F.interpolate(self.positions, size=length, mode="linear", align_corners=False)
         if length > longest:
@@ -240,6 +245,7 @@ class Head(nn.Module):
         )
         self.cls_head = nn.Conv1d(width, num_classes, HEAD_KERNEL, padding=GAP)
         self.reg_head = nn.Conv1d(width, 2, HEAD_KERNEL, padding=GAP)
+        # The sigmoid of this bias is PRIOR.
         nn.init.constant_(self.cls_head.bias, -math.log((1 - PRIOR) / PRIOR))
         self.scales = nn.ParameterList(torch.tensor(1.0) for _ in range(spec.branch_blocks + 1))
 
@@ -249,6 +255,7 @@ class Head(nn.Module):
         # One after another in time: a level a launch would keep a GPU waiting for the host.
         x, mask = join_levels(levels), join_levels([mask[:, None] for mask in masks])[:, 0]
         logits = self.cls_head(_tower(self.cls_convs, x, mask))
+        # One factor a level, laid out like the joined sequence.
         scales = [scale.expand(length + GAP) for scale, length in zip(self.scales, lengths, strict=True)]
         offsets = F.relu(self.reg_head(_tower(self.reg_convs, x, mask)) * torch.cat(scales))
         return split_levels(logits, lengths), split_levels(offsets, lengths)

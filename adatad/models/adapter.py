@@ -63,6 +63,7 @@ class Adapter(nn.Module):
             nn.init.zeros_(self.depthwise.bias)
             nn.init.normal_(self.pointwise.weight, std=math.sqrt(2.0 / self.pointwise.in_channels))
             nn.init.zeros_(self.pointwise.bias)
+        # The adapter begins as the identity.
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -93,6 +94,7 @@ class Adapter(nn.Module):
     def mix_time(self, z_nlh: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
         """Convolve along the tubelets of each window, every spatial position on its own; keeps the shape."""
         n, l, h = z_nlh.shape
+        # Clips of a window lie next to each other, so their tubelets do too: no copy.
         window_btph = z_nlh.reshape(batch, -1, l // self.clip_tubelets, h)
         weight, bias = self.depthwise.weight, self.depthwise.bias
         mixed_btph = depthwise_over_time(pad(window_btph, self.reach), weight, bias, self.dilation)
@@ -106,6 +108,7 @@ def depthwise_over_time(padded_btph: Tensor, weight: Tensor, bias: Tensor, dilat
     """
     kernel = weight.shape[-1]
     length = padded_btph.shape[1] - dilation * (kernel - 1)
+    # Under autocast z is 16-bit and the taps fp32; a convolution would be cast, so is this sum.
     taps = weight[:, 0].to(padded_btph.dtype)
     mixed_btph = bias.to(padded_btph.dtype)
     for tap in range(kernel):

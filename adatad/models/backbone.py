@@ -64,6 +64,7 @@ class PlainExecutor:
         batch, clips = len(frames), backbone.cut_clips(frames)
         if backbone.mode == "side":
             return backbone.join(self.run_beside(backbone, clips, batch), batch)
+        # Mode frozen: no graph, although the detector behind is trained.
         with torch.set_grad_enabled(torch.is_grad_enabled() and backbone.mode != "frozen"):
             tokens = backbone.embed(clips)
             drops = backbone.draw_drops(keys, len(clips) // batch, self.halo_exchange.first_clip)
@@ -134,6 +135,7 @@ class VideoBackbone(nn.Module):
         """How the blocks are run; `adatad.memory.policy` and `adatad.parallel` put others here."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
         self._encoder = nullcontext if drawn else DrawsAside
+        # What a file will fill isn't drawn, but every later draw comes out as if it had been.
         with self._encoder():
             self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
         self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
@@ -212,6 +214,7 @@ class VideoBackbone(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """Average over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
         planes = tokens.unflatten(1, (self.clip_tubelets, -1))
+        # In fp32 also of 16-bit tokens: a mean of hundreds of positions would lose digits.
         return planes.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
     def join(self, tokens: Tensor, batch: int) -> Tensor:

@@ -31,6 +31,7 @@ class TemporalActionDetector(nn.Module):
         """
         keys = keys.keys if isinstance(keys, HostKeys) else keys
         features = self.backbone(frames, mask.shape[-1], keys)
+        # The detector draws on the device, where whole rows are multiplied anyway.
         keys = None if keys is None else keys.to(features.device, non_blocking=True)
         return self.detector(features, mask, keys)
 

@@ -47,6 +47,7 @@ def _finalize(z: Tensor) -> Tensor:
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
+    # int64 shifts copy the sign bit; the hash is defined on unsigned numbers.
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -67,6 +68,7 @@ def _salt(name: str) -> int:
 
 
 def _fraction(hashed: Tensor) -> Tensor:
+    # 24 bits are what a float32 holds exactly in [0, 1).
     bits = _shift_right(mix(hashed, 0), 33) & _MASK_31
     return (bits >> 7).to(torch.float32) * 2.0**-24
 
@@ -111,6 +113,7 @@ class Dropout(nn.Module):
         """x: [rows, ...] of `axes` or more axes; keys: int64 [rows], or None."""
         if keys is None or self.rate == 0.0:
             return x
+        # A key for every entry of the further axes, from that of its row and its number.
         for size in x.shape[1 : self.axes]:
             keys = mix(keys[..., None], torch.arange(size, device=keys.device))
         keep = (uniform(keys, self.name) >= self.rate).to(x.dtype) / (1.0 - self.rate)
@@ -130,6 +133,7 @@ class Drops:
         """names and rates: of branches; keys: int64 [b] of windows, in host memory; clips: their numbers in each
         window."""
         self.names, self.rates, self.keys, self.clips = names, rates, keys, clips
+        # On the host, which has the keys: no branch is launched only to be multiplied by zero.
         self.kept: list[list[bool]] = self._is_kept(keys).tolist()
         """By branch and clip, those of a window next to each other."""
         self._factors: dict[tuple[torch.device, torch.dtype], Tensor] = {}

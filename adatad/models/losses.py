@@ -62,9 +62,11 @@ def _assign_sample(
     furthest = distances.amax(2)
     fits = _inside(position, start, end, stride, spec) & (furthest >= low) & (furthest <= high)
     # The shortest segment that fits; where none does, infinite.
+    # A point inside several instances is the shortest one's.
     lengths = torch.where(fits, end - start, torch.inf)
     shortest, chosen = lengths.min(1)
     offsets = distances[torch.arange(len(points), device=points.device), chosen] / stride
+    # Instances of (nearly) the same length may be several classes at once.
     alike = fits & (lengths <= shortest[:, None] + 1e-3) if spec.similar_segments_only else fits
     one_hot = F.one_hot(labels, num_classes).to(points.dtype)
     return (alike.to(points.dtype) @ one_hot).clamp(max=1), offsets
@@ -107,9 +109,11 @@ def detection_losses(
     focal = sigmoid_focal_loss(logits, wanted, spec.focal_alpha, spec.focal_gamma)
     cls_loss = (focal * targets.valid[..., None]).sum() / normalizer
     overlap_loss = diou_loss if spec.regression_loss == "diou" else giou_loss
+    # Offsets of points without a class are replaced before the loss, whose gradient could be NaN there.
     positive = targets.positive[..., None]
     distances = overlap_loss(torch.where(positive, offsets, 1.0), torch.where(positive, targets.offsets, 1.0))
     reg_loss = (distances * targets.positive).sum() / normalizer
+    # Weight 0 means: as large as the classes' loss, without a gradient through the weight.
     weight = spec.regression_weight or cls_loss.detach() / reg_loss.detach().clamp(min=0.01)
     return {"cls_loss": cls_loss, "reg_loss": weight * reg_loss, "cost": cls_loss + weight * reg_loss}
 

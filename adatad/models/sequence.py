@@ -106,21 +106,22 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, reach: int
 
     q, k, v: [b, h, t, d]; mask: bool [b, t]. Masked queries give zeros.
     """
+    # Not shorter than the reach: keys are copied once for each chunk that sees them.
     length, chunk = q.shape[2], max(reach, 32)
     short = -length % chunk
     q_chunks = F.pad(q, (0, 0, 0, short)).unflatten(2, (-1, chunk))
-    k_chunks, v_chunks = (_overlapping(x_bct, chunk, reach, short) for x_bct in (k, v))
+    k_chunks, v_chunks = (_overlapping(x_bhtd, chunk, reach, short) for x_bhtd in (k, v))
     bias = _window_bias(mask, chunk, reach, short).to(q.dtype)
     # Chunks as samples of a batch: fused kernels take four axes.
-    parts = [x_bct.transpose(1, 2).flatten(0, 1) for x_bct in (q_chunks, k_chunks, v_chunks)]
+    parts = [x_bhtd.transpose(1, 2).flatten(0, 1) for x_bhtd in (q_chunks, k_chunks, v_chunks)]
     mixed = F.scaled_dot_product_attention(*parts, attn_mask=bias.flatten(0, 1)[:, None])
     mixed = mixed.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)
     return mixed[:, :, :length] * mask[:, None, :, None]
 
 
-def _overlapping(x_bct: Tensor, chunk: int, reach: int, short: int) -> Tensor:
+def _overlapping(x_bhtd: Tensor, chunk: int, reach: int, short: int) -> Tensor:
     """Each chunk with `reach` positions to both sides: [b, h, t, d] -> [b, h, chunks, chunk + 2 reach, d]."""
-    padded = F.pad(x_bct, (0, 0, reach, reach + short))
+    padded = F.pad(x_bhtd, (0, 0, reach, reach + short))
     return padded.unfold(2, chunk + 2 * reach, chunk).transpose(3, 4)
 
 
@@ -131,6 +132,7 @@ def _window_bias(mask: Tensor, chunk: int, reach: int, short: int) -> Tensor:
     far = (query - key).abs() > reach
     exists = F.pad(torch.ones_like(mask), (reach, reach + short)).unfold(1, chunk + 2 * reach, chunk)
     valid = F.pad(mask, (reach, reach + short)).unfold(1, chunk + 2 * reach, chunk)
+    # A masked key is disfavoured, not excluded: a query whose whole window is masked still has a softmax.
     bias = torch.where(valid, 0.0, MASKED)[:, :, None]
     # A query beyond the end has no neighbour; it sees itself, so that no row is empty, and is cut off afterwards.
     hidden = far | (~exists[:, :, None] & (query != key))
@@ -180,6 +182,7 @@ class SequenceBlock(nn.Module):
         update, mask = self.attn(self.ln1(x_bct), mask)
         valid = mask[:, None]
         update = self.drop_mixed(update, keys)
+        # The residual is shortened by a maximum, the branch by its strided convolutions.
         x_bct = self.pool(x_bct) * valid + _scaled(update, self.attn_scale, keep_attn)
         widen, activation, narrow = self.mlp
         hidden = self.drop_hidden(activation(widen(self.ln2(x_bct))), keys)
