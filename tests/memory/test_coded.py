@@ -127,12 +127,12 @@ def test_trained_weights_and_adapters_are_left_alone():
                          and not name.endswith(SCALE)), name  # fmt: skip
 
 
-# Kept rows
+# Saved inputs
 
 
 @pytest.mark.parametrize("recompute", ["hold", "rebuild"])
 @pytest.mark.parametrize("mode", ["adapter", "full"])
-def test_rows_in_fp8_change_no_feature_and_gradients_a_little(mode, recompute):
+def test_saved_inputs_in_fp8_change_no_feature_and_gradients_a_little(mode, recompute):
     backbone, (frames, keys) = build(mode), batch(windows=2, clips=5)
     memory = {"policy": "tile", "tile_clips": 2, "segment_blocks": 2, "recompute": recompute}
     plain = gradients(under(backbone, clips=5, **memory), frames, keys)

@@ -264,7 +264,7 @@ def test_streamed_blocks_are_the_same_when_they_have_been_pinned(monkeypatch):
 def test_a_bound_on_host_memory_names_what_is_too_large():
     memory = HostMemory(CPU, limit_bytes=1000)
     memory.reserve(3, 300, "halos")
-    with pytest.raises(HostMemoryError, match=r"saved rows on the host .* memory\.host_limit_gib"):
+    with pytest.raises(HostMemoryError, match=r"saved inputs on the host .* memory\.host_limit_gib"):
         memory.reserve(1, 200, "saved inputs")
     assert memory.bytes == 900
 
@@ -274,7 +274,7 @@ def test_memory_that_cannot_be_pinned_is_said_plainly(monkeypatch):
         raise RuntimeError("cudaHostAlloc failed")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved rows can't be had .*memory\.rows"):
+    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved inputs can't be had .*memory\.rows"):
         HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved inputs")
 
 
