@@ -29,7 +29,7 @@ from adatad.models.actionformer import decode
 from adatad.parallel.devices import device_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
-from adatad.spec.rows import spec_path
+from adatad.spec.experiments import spec_path
 from adatad.training.choice import with_engine
 from adatad.training.determinism import run_arithmetic
 from adatad.training.plan import choose

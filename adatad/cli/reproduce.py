@@ -17,7 +17,7 @@ from pathlib import Path
 from adatad.cli.arguments import add_device_argument, add_engine_arguments, add_spec_arguments, overrides_from
 from adatad.cli.command import path_arg
 from adatad.spec import load
-from adatad.spec.rows import find_row
+from adatad.spec.experiments import find_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def reproduce(args: argparse.Namespace) -> int:
         # Nothing of a pretrained file would be left; it needn't be there.
         without_weights = ["model.backbone.weights=random"] if holds_frozen_weights(args.checkpoint) else []
     path = Path(args.spec)
-    path = path if path.suffix == ".yaml" and path.is_file() else find_row(args.spec).path
+    path = path if path.suffix == ".yaml" and path.is_file() else find_experiment(args.spec).path
     spec = load(path, [*overrides_from(args), *without_weights], check_files=False)
 
     from adatad.report.reproduction import verdict_line

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adatad.errors import UserError
-from adatad.spec.pattern import file_name_problem, fill
 from adatad.spec.schema import DataSpec
-from adatad.spec.text import PathError, cut, expand
+from adatad.spec.text import PathError, cut, expand, file_name_problem, fill
 
 RESERVE_BYTES = 1 << 30
 """Left free on the disk."""

@@ -10,16 +10,15 @@ import torch
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Planner
 from adatad.spec import Spec, load
-from adatad.spec.published_files import DATA_SETS, TRAINED
-from adatad.spec.published_weights import PUBLISHED
-from adatad.spec.rows import Row, all_rows
+from adatad.spec.experiments import DATA_SETS, PUBLISHED, TRAINED, Experiment, all_experiments
 from adatad.spec.schema import MemorySpec
 
 HEAD = """# Published rows
 
 Made by `adatad dev model-zoo`; don't edit. One file is one row of AdaTAD's tables, with `compat: reference` and
-the published figures in it; `tests/spec/test_rows.py` holds each against every setting of the reference. Average mAP is
-over the tIoUs of the data set's protocol (`evaluate.tious`). Rows without a figure were never published with one.
+the published figures in it; `tests/spec/test_experiments.py` holds each against every setting of the
+reference. Average mAP is over the tIoUs of the data set's protocol (`evaluate.tious`). Rows without a figure were never
+published with one.
 
 ```bash
 adatad reproduce thumos-s-768 --check                # what is missing, and where it is published
@@ -57,24 +56,24 @@ def planned_memory(spec: Spec) -> str:
 def model_zoo(planned: Callable[[Spec], str] = planned_memory) -> str:
     """The whole page. planned: what the column of planned memory says of a spec (a second or more for each row)."""
     parts = [HEAD]
-    for folder, rows in groupby(all_rows(), key=lambda row: row.name.split("/")[0]):
+    for folder, rows in groupby(all_experiments(), key=lambda row: row.name.split("/")[0]):
         specs = [(row, load(row.path, check_files=False)) for row in sorted(rows, key=_size)]
         parts.append(_table(TITLES[folder], specs, planned))
     return "\n".join([*parts, _trained(), _weights(), _data_sets()])
 
 
-def _size(row: Row) -> tuple[int, str]:
+def _size(row: Experiment) -> tuple[int, str]:
     return "sblhg".index(row.name.split("/")[1][0]), row.name
 
 
-def _table(title: str, rows: list[tuple[Row, Spec]], planned: Callable[[Spec], str]) -> str:
+def _table(title: str, rows: list[tuple[Experiment, Spec]], planned: Callable[[Spec], str]) -> str:
     tious = sorted({name for _, spec in rows for name in spec.published or {} if name != "average_mAP"}, key=float)
     head = ["row", "in OpenTAD", "window", "trained", "rate", "epochs", "planned memory", "average mAP", *tious]
     lines = [head, ["---"] * len(head), *(_line(row, spec, tious, planned(spec)) for row, spec in rows)]
     return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _line(row: Row, spec: Spec, tious: list[str], memory: str) -> list[str]:
+def _line(row: Experiment, spec: Spec, tious: list[str], memory: str) -> list[str]:
     window, published = spec.data.window, spec.published or {}
     figures = [f"{published[name]:.2f}" if name in published else "" for name in ("average_mAP", *tious)]
     return [

@@ -196,10 +196,10 @@ class _WaveStep:
         self.tiles = tile_count(units, wave)
         self.kinds = units.kinds
         self.row = units.row_bytes(wave.tile_clips)
-        self.all_rows = units.row_bytes(units.clips) * units.windows
+        self.all_experiments = units.row_bytes(units.clips) * units.windows
         # Of a kept row, as a share of a row in work.
         self.kept_share = units.coded_row_share() if wave.saved_in_8_bits else 1.0
-        self.all_kept = int(self.kept_share * self.all_rows)
+        self.all_kept = int(self.kept_share * self.all_experiments)
         weighed = {kind: units.tile(wave.tile_clips, kind, wave.hold) for kind in set(self.kinds)}
         self.blocks: list[BlockTile] = [weighed[kind] for kind in self.kinds]
         self.held = units.held("tile")
@@ -307,7 +307,7 @@ class _WaveStep:
     def by_blocks(self) -> Iterator[Bytes]:
         """A whole set of rows on its way, beside the kept ones: at the last block; when the last tile is embedded; and
         when all are pooled, for which the features are made only then."""
-        moving = self.all_rows if not self.wave.saved_on_host else 2 * self.row
+        moving = self.all_experiments if not self.wave.saved_on_host else 2 * self.row
         narrow = max(block.squeeze.kept for block in self.blocks)
         work = max(block.run.peak for block in self.blocks) + 2 * narrow + self.row * (narrow > 0)
         content = Bytes(tile=moving + work)
@@ -424,7 +424,7 @@ class _WaveStep:
         sums = sum(self.sums(index) for index in range(len(self.kinds)))
         # What the tile before has made is there until the next one's takes its place.
         work = self.embed_back.peak + self.embed_back.kept * (self.units.windows * self.tiles > 1)
-        return Bytes({"saved gradients": self.all_rows, "gradients": sums, "tile": work})
+        return Bytes({"saved gradients": self.all_experiments, "gradients": sums, "tile": work})
 
     # Work
 
@@ -446,7 +446,7 @@ class _WaveStep:
         if wave.saved_on_host:
             moved += 2 * len(self.segments) * self.all_kept
             if wave.by_blocks:
-                moved += len(self.kinds) * self.all_rows
+                moved += len(self.kinds) * self.all_experiments
         if wave.halos_on_host:
             moved += sum(block.halo for block in self.blocks) * count
         work.out += moved

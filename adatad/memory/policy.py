@@ -26,8 +26,8 @@ from adatad.memory.wave_state import WaveSettings
 from adatad.memory.weights import ResidentWeights, StreamedBlocks, TrainedWeights, WeightProvider, read_from_block
 from adatad.models.adapter import Recompute
 from adatad.models.backbone import PlainExecutor, VideoBackbone
-from adatad.spec.clip_share import clips_of_window
 from adatad.spec.schema import DataSpec, MemorySpec
+from adatad.spec.sizes import clips_of_window
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 

@@ -33,9 +33,8 @@ from adatad.models.backbone import VideoBackbone
 from adatad.models.detector import TemporalActionDetector
 from adatad.models.keyed_dropout import Drops
 from adatad.models.losses import Targets, assign_targets, detection_losses
-from adatad.spec.clip_share import clip_share, clips_of_window
-from adatad.spec.presets import resolve_backbone
 from adatad.spec.schema import MemorySpec, Spec
+from adatad.spec.sizes import clip_share, clips_of_window, resolve_backbone
 
 TILES = 3
 """Of the wave that tiles are weighed in: the middle one has both neighbours."""

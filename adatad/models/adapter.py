@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.timm_layers import trunc_normal_
-from adatad.spec.presets import adapter_reach
+from adatad.spec.sizes import adapter_reach
 
 Padding = Callable[[Tensor, int], Tensor]
 """Returns a window [b, t, p, h] with that many planes (tubelets) more at its start and at its end."""

@@ -19,8 +19,8 @@ from adatad.models.adapter import Adapter, Recompute, pad_with_zeros
 from adatad.models.initial import DrawsAside
 from adatad.models.keyed_dropout import Drops
 from adatad.models.vit import Block, resize_positions, sine_table
-from adatad.spec.presets import BackboneSizes, resolve_backbone
 from adatad.spec.schema import BackboneSpec
+from adatad.spec.sizes import BackboneSizes, resolve_backbone
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

@@ -26,7 +26,7 @@ from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes, Tile, cut_evenly
 from adatad.models.backbone import PlainExecutor, VideoBackbone
 from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
-from adatad.spec.clip_share import clip_share
+from adatad.spec.sizes import clip_share
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from adatad.models.losses import Targets, assign_targets
 from adatad.parallel.clip import ClipGroup
 from adatad.parallel.mesh import Mesh
 from adatad.spec import Spec
-from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.schema import DetectorSpec
+from adatad.spec.sizes import clip_share, clips_of_window
 from adatad.training.resolve import ResolvedRun
 
 SLACK_SECONDS = 10.0

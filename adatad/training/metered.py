@@ -14,7 +14,7 @@ from adatad.parallel.clip import ClipGroup, FakeClipGroup
 from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.clip_share import clips_of_window
+from adatad.spec.sizes import clips_of_window
 from adatad.training.loaders import frames_here
 from adatad.training.resolve import resolve_model
 from adatad.training.setup import TrainState, build_train_state

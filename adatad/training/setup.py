@@ -20,9 +20,9 @@ from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_cli
 from adatad.parallel.engine import Engine, prepare
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.clip_share import clips_of_window
-from adatad.spec.published_weights import RANDOM
+from adatad.spec.experiments import RANDOM
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
+from adatad.spec.sizes import clips_of_window
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups

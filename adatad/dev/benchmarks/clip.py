@@ -32,8 +32,7 @@ from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_cli
 from adatad.parallel.mesh import Mesh, mesh_of
 from adatad.parallel.processes import Processes, start_processes
 from adatad.spec import Spec, load
-from adatad.spec.clip_share import clip_share, clips_of_window
-from adatad.spec.presets import resolve_backbone
+from adatad.spec.sizes import clip_share, clips_of_window, resolve_backbone
 from adatad.training.loaders import frames_here
 from adatad.training.metered import META, make_optimizer_state, meta_parts, random_batch, step_memory
 from adatad.training.resolve import resolve_model

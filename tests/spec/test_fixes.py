@@ -31,7 +31,7 @@ CASES = [
     ["model.detector.heads=7"],
     ["model.detector.embed_kernel=4"],
     ["model.detector.max_length=1000"],
-    # A multiple that suits the first level alone is no cure.
+    # A multiple that suits the first level alone is no fix.
     ["model.detector.max_length=1000", "model.detector.attention_window=[-1,-1,4,7,9,19]"],
     ["model.detector.max_length=500", "model.detector.absolute_positions=true"],
     ["model.detector.split_width=[3]"],
@@ -93,17 +93,17 @@ def test_what_is_proposed_helps(tmp_path, overrides):
     path.write_text(TEXT)
     with pytest.raises(SpecError) as caught:
         load(path, overrides, check_files=False)
-    cures = []
+    fixes = []
     for line in caught.value.problems:
         # The key itself may come after --set as well: where it was set.
         proposed = re.search(r"--set ((?:[\w.]+=[^\s;]+?,?(?: |$))+)", line.partition(": ")[2].partition(": ")[2])
         assert proposed, line
-        cures += proposed[1].replace(", ", " ").split()
-    load(path, [*overrides, *cures], check_files=False)
+        fixes += proposed[1].replace(", ", " ").split()
+    load(path, [*overrides, *fixes], check_files=False)
 
 
 @pytest.mark.parametrize(
-    ("text", "override", "cure"),
+    ("text", "override", "fix"),
     [
         ("schedule: {epochs: 1, warmup_epochs: 0}", "schedule.end_epoch=3", "schedule.epochs=3"),
         ("schedule: {end_epoch: 3, warmup_epochs: 0}", "schedule.epochs=2", "schedule.end_epoch=null"),
@@ -131,11 +131,11 @@ def test_what_is_proposed_helps(tmp_path, overrides):
         ("", "postprocess.classifier={kind: pseudo, pseudo_label: a}", "model.detector.class_agnostic=true"),
     ],
 )  # fmt: skip
-def test_a_cure_does_not_undo_what_has_just_been_set(tmp_path, text, override, cure):
+def test_a_cure_does_not_undo_what_has_just_been_set(tmp_path, text, override, fix):
     path = tmp_path / "s.yaml"
     path.write_text(TEXT + text)
     with pytest.raises(SpecError) as caught:
         load(path, [override], check_files=False)
     [line] = caught.value.problems
-    assert line.endswith(f"; --set {cure}")
-    load(path, [override, *cure.split()], check_files=False)
+    assert line.endswith(f"; --set {fix}")
+    load(path, [override, *fix.split()], check_files=False)

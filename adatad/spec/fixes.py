@@ -14,8 +14,8 @@ PLAIN = re.compile(r"[a-z]+[0-9]?")
 
 
 @dataclass(frozen=True)
-class Ways:
-    """What is wrong, and settings of which each cures it, as `instead` takes them, the usual one first."""
+class Fixable:
+    """What is wrong, and settings of which each fixes it, as `instead` takes them, the usual one first."""
 
     text: str
     ways: tuple[dict[str, object], ...]
@@ -27,8 +27,8 @@ class Ways:
         return f"{self.text}; {instead(**(free or self.ways)[0])}"
 
 
-def ways(text: str, *settings: dict[str, object]) -> Ways:
-    return Ways(text, settings)
+def fixed_by(text: str, *settings: dict[str, object]) -> Fixable:
+    return Fixable(text, settings)
 
 
 def _touches(name: str, key: tuple[str, ...]) -> bool:

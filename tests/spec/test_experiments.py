@@ -16,8 +16,8 @@ from adatad.models.actionformer import PRIOR
 from adatad.models.backbone import PIXEL_MEAN, PIXEL_STD
 from adatad.models.detector import build_model, freeze
 from adatad.spec import Spec, SpecError, load
-from adatad.spec.presets import PRESETS, resolve_backbone
-from adatad.spec.rows import RowError, all_rows, find_row
+from adatad.spec.experiments import ExperimentError, all_experiments, find_experiment
+from adatad.spec.sizes import PRESETS, resolve_backbone
 from adatad.training.optimizer import parameter_groups
 
 ROWS = {row["id"]: row for row in json.loads(Path(__file__).with_name("rows.json").read_text())["rows"]}
@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @cache
 def spec_of(reference: str) -> Spec:
-    return load(find_row(reference).path, check_files=False)
+    return load(find_experiment(reference).path, check_files=False)
 
 
 def leaves(value, at=()):
@@ -360,8 +360,8 @@ def ignored(key: str) -> bool:
 
 
 def test_all_rows_have_their_specs_and_all_specs_their_rows():
-    assert {row.reference for row in all_rows()} == ROWS.keys()
-    assert len(all_rows()) == len(ROWS) == 51
+    assert {row.reference for row in all_experiments()} == ROWS.keys()
+    assert len(all_experiments()) == len(ROWS) == 51
 
 
 @pytest.mark.parametrize("reference", ROWS)
@@ -506,13 +506,17 @@ def test_a_model_has_the_reference_s_parameters_and_optimizer_groups(reference):
 
 @pytest.mark.parametrize("reference", ROWS)
 def test_the_reference_s_paths_are_answered_with_ours(reference, capsys):
-    row = find_row(reference)
+    row = find_experiment(reference)
     assert Path(spec_path(f"configs/adatad/{reference}.py")).samefile(row.path)
     note = f"note: configs/adatad/{reference}.py is OpenTAD's name of configs/{row.name}.yaml, which is used\n"
     assert capsys.readouterr().err == note
     with pytest.raises(SpecError, match=re.escape(f"here it is configs/{row.name}.yaml")):
         load(f"configs/adatad/{reference}.py")
-    assert find_row(f"/somewhere/configs/adatad/{reference}.py") == find_row(f"configs/{row.name}.yaml") == row
+    assert (
+        find_experiment(f"/somewhere/configs/adatad/{reference}.py")
+        == find_experiment(f"configs/{row.name}.yaml")
+        == row
+    )
     size, window, mode = row.name.split("/")[1].split("_")[:3]
     assert row.path == CONFIGS / f"{row.name}.yaml"
     assert (size, window) == (
@@ -535,13 +539,13 @@ def test_the_reference_s_paths_are_answered_with_ours(reference, capsys):
     ],
 )
 def test_a_row_is_found_by_its_words(words, name):
-    assert find_row(words).name == name
+    assert find_experiment(words).name == name
 
 
 def test_a_name_of_no_row_or_of_several_says_so():
-    with pytest.raises(RowError, match="could be activitynet/g_768x160_adapter, activitynet/g_768x224_adapter"):
-        find_row("anet-g")
-    with pytest.raises(RowError, match="did you mean thumos/s_768x160_adapter"):
-        find_row("thumos/s_768x160_adaptr")
+    with pytest.raises(ExperimentError, match="could be activitynet/g_768x160_adapter, activitynet/g_768x224_adapter"):
+        find_experiment("anet-g")
+    with pytest.raises(ExperimentError, match="did you mean thumos/s_768x160_adapter"):
+        find_experiment("thumos/s_768x160_adaptr")
     with pytest.raises(SpecError, match=r"nearest is thumos/e2e_thumos_videomae_s_768x1_160_adapter\.py, here"):
         load("configs/adatad/thumos/e2e_thumos_videomae_s_768x1_160_adaptor.py")

@@ -1,10 +1,10 @@
-"""Sizes of the backbones that have a name, and what a backbone section's null sizes come to."""
+"""Sizes that follow from a spec: those of a named backbone, and which clips of a window a rank has."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from adatad.spec.schema import BackboneSpec
+from adatad.spec.schema import BackboneSpec, DataSpec
 
 
 class Preset(NamedTuple):
@@ -51,3 +51,14 @@ def resolve_backbone(spec: BackboneSpec) -> BackboneSizes:
 def adapter_reach(kernel: int, dilation: int) -> int:
     """Return how many tubelets an adapter's temporal convolution sees to each side of its own."""
     return dilation * (kernel - 1) // 2
+
+
+def clip_share(clips: int, ranks: int, rank: int) -> range:
+    """Consecutive clips; shares differ by one at most, and the first ranks have the longer ones."""
+    short, longer = divmod(clips, ranks)
+    start = rank * short + min(rank, longer)
+    return range(start, start + short + (rank < longer))
+
+
+def clips_of_window(data: DataSpec, clip_frames: int) -> int:
+    return data.window.size_grid * data.window.frames_per_position // clip_frames
