@@ -24,8 +24,8 @@ from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.memory.arithmetic import autocast
-from adatad.memory.frames import placed
-from adatad.models.detections import decode
+from adatad.memory.inputs import placed
+from adatad.models.actionformer import decode
 from adatad.parallel.devices import device_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
