@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.files import FileError, parse_json, read_start, reason, atomic_write, shown, what_it_is
+from adatad.files import FileError, atomic_write, parse_json, read_start, reason, shown, what_it_is
 
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
 """Keys under which checkpoints keep the parameters, beside the optimizer and the rest."""

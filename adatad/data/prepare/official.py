@@ -20,7 +20,7 @@ from adatad.data.prepare.check import seconds_of
 from adatad.data.prepare.table import read_table
 from adatad.data.video_index import Heartbeat, VideoError, read_index
 from adatad.errors import UserError
-from adatad.files import read_json, read_text, atomic_write, shown
+from adatad.files import atomic_write, read_json, read_text, shown
 from adatad.spec.schema import DataSpec, WindowSpec
 
 Database = dict[str, dict[str, Any]]
