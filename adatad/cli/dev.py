@@ -15,21 +15,24 @@ from pathlib import Path
 from adatad.cli.command import path_arg, whole_number
 from adatad.errors import UserError
 from adatad.files import check_output, write_text
+from adatad.printing import print_table
+from adatad.quantities import number
 from adatad.resources import PACKAGE
 
 SUITES = {
-    "memory": "training step, one window, peak in GiB",
-    "launches": "training step on a pretended GPU, counted",
-    "cpu": "training step on one CPU thread, as ratios",
-    "gpu": "training step on one GPU, as ratios",
-    "roofline": "a step of g on a GPU of an H100's class, predicted, as ratios",
-    "rounding": "error of bf16 gradients, as ratios",
-    "engines": "memory of a rank under every engine",
-    "clip": "ranks that share a window",
-    "evaluation": "scoring on one thread",
-    "checkpoint": "saving a checkpoint beside training",
-    "decoding": "a window of 96 frames, every 4th, from the middle of a video",
+    "memory": ("adatad.dev.benchmarks.memory", "training step, one window, peak in GiB"),
+    "launches": ("adatad.dev.benchmarks.launches", "training step on a pretended GPU, counted"),
+    "cpu": ("adatad.dev.benchmarks.cpu", "training step on one CPU thread, as ratios"),
+    "gpu": ("adatad.dev.benchmarks.gpu", "training step on one GPU, as ratios"),
+    "roofline": ("adatad.dev.benchmarks.roofline", "a step of g on a GPU of an H100's class, predicted, as ratios"),
+    "rounding": ("adatad.dev.benchmarks.rounding", "error of bf16 gradients, as ratios"),
+    "engines": ("adatad.dev.benchmarks.engines", "memory of a rank under every engine"),
+    "clip": ("adatad.dev.benchmarks.clip", "ranks that share a window"),
+    "evaluation": ("adatad.dev.benchmarks.evaluation", "scoring on one thread"),
+    "checkpoint": ("adatad.dev.benchmarks.checkpoint", "saving a checkpoint beside training"),
+    "decoding": ("adatad.dev.benchmarks.decoding", "a window of 96 frames, every 4th, from the middle of a video"),
 }
+"""By name: the module, and the title of what it prints."""
 BENCHMARK_TEXT = """Measure memory and time against the bars that this project sets itself.
 
 adatad dev benchmark memory --check
@@ -83,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     golden.add_argument("--recompute", choices=("once", "twice"), default="once", help="policy tile")
     golden.set_defaults(action=verify_golden)
 
+    same = add("same", "compare two runs bit for bit: weights, averages, losses, detections")
+    same.add_argument("run_a", type=path_arg, metavar="RUN_A", help="run directory")
+    same.add_argument("run_b", type=path_arg, metavar="RUN_B", help="run directory")
+    same.add_argument("--within", type=number(0, 1e6), default=0.0, metavar="X", help="relative difference accepted")
+    same.set_defaults(action=compare_runs)
+
     zoo = add("model-zoo", "write docs/model-zoo.md from the specs of the published experiments")
     zoo.add_argument("--output", type=path_arg, default=Path("docs/model-zoo.md"), metavar="FILE", help="%(default)s")
     zoo.set_defaults(action=model_zoo)
@@ -107,11 +116,12 @@ def benchmark(args: argparse.Namespace) -> int:
 
     from adatad.dev.benchmarks.table import show, verdict
 
-    run = importlib.import_module(f"adatad.dev.benchmarks.{args.suite}").run
+    module, title = SUITES[args.suite]
+    run = importlib.import_module(module).run
     if args.suite == "gpu":
         run = partial(run, seconds=60 * (args.minutes or 8.0), report=PAGES if args.report else None)
     results = run()
-    show(SUITES[args.suite], results)
+    show(title, results)
     failed = verdict(results)
     return failed if args.check else 0
 
@@ -127,6 +137,15 @@ def verify_golden(args: argparse.Namespace) -> int:
         policy=args.policy, tile_clips=args.tile_clips, segment_blocks=args.segment_blocks, recompute=args.recompute
     )
     return verify(args.folder, args.failures, memory)
+
+
+def compare_runs(args: argparse.Namespace) -> int:
+    from adatad.dev.same import same
+
+    comparison = same(args.run_a, args.run_b, args.within)
+    print_table(comparison.table())
+    print("\n".join(comparison.lines()))
+    return 0 if comparison.is_equal else 1
 
 
 def model_zoo(args: argparse.Namespace) -> int:
