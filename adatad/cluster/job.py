@@ -4,7 +4,7 @@
     logs/rank-<n>.log                        one file a rank, of all lives
     health/<life>/<host>.json                what the health check found
     spec-<job>.yaml  code-<job>/  version-<job>.txt   what the job was submitted with
-    job-<date>.sh  job-<job>.log  submitted.txt       of tools/submit.py: scripts, outputs, numbers of jobs
+    job-<date>.sh  job-<job>.log  submitted.txt       of adatad submit: scripts, outputs, numbers of jobs
 
 A job that is requeued keeps its number; each time that it runs is a life, `<job>-<restarts>`.
 """
@@ -88,7 +88,7 @@ def newest_step(run: Path) -> int:
 
 
 def submitted_jobs(folder: Path) -> list[str]:
-    """Numbers of the jobs that tools/submit.py has submitted for a run, oldest first."""
+    """Numbers of the jobs that adatad submit has submitted for a run, oldest first."""
     file = folder / SUBMITTED
     words = read_text(file, MAX_SPEC_BYTES).split() if file.is_file() else []
     return [word for word in words if JOB.fullmatch(word)]

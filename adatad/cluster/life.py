@@ -1,6 +1,6 @@
 """The start of a life of a job, called by slurm/train.sh: prints variables for the shell.
 
-python -m adatad.cluster.life SPEC [arguments of tools/train.py]
+python -m adatad.cluster.life SPEC [arguments of adatad train]
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
 from adatad.cluster.freeze import freeze
 from adatad.cluster.job import FOLDER, JobError, Life, newest_step, present_life, started_lives
 from adatad.errors import UserError
 from adatad.files import MAX_SPEC_BYTES, read_text
-from adatad.spec import Spec, add_engine_arguments, add_spec_arguments, load, spec_from_arguments
+from adatad.spec import Spec, load
 from adatad.training.life import DONE, STOPPED
 
 POINTERS = Path("slurm") / "logs"
@@ -70,7 +71,7 @@ def known_job(life: Life) -> tuple[Path, Path, Path] | None:
 
 
 def new_job(life: Life, path: str, spec: Spec) -> tuple[Path, Path, Path]:
-    """The same of a job in its first life, whose code and spec are kept now, unless tools/submit.py has done that."""
+    """The same of a job in its first life, whose code and spec are kept now, unless adatad submit has done that."""
     run = (Path(spec.run.root) / spec.name / f"id{spec.run.id}").absolute()
     if "ADATAD_CODE" in os.environ:
         spec_file, code = Path(path), Path(os.environ["ADATAD_CODE"])

@@ -117,7 +117,7 @@ def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolv
     return "\n".join(
         [
             "#!/usr/bin/env bash",
-            f"# {spec.name}, run {spec.run.id}, of code {version().split()[0]}; written by tools/submit.py",
+            f"# {spec.name}, run {spec.run.id}, of code {version().split()[0]}; written by adatad submit",
             # sbatch takes quotes as a shell does.
             *(f"#SBATCH {shlex.quote(option)}" for option in directives),
             f"export ADATAD_HOME={home} ADATAD_CODE={shlex.quote(str(code))}",

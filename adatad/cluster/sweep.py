@@ -1,6 +1,6 @@
 """The table of a sweep: a row for each line of its list, with what that run has reached so far.
 
-python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of tools/train.py]
+python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of adatad train]
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import socket
 from pathlib import Path
 
-from adatad.command import run, whole_number
+from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
+from adatad.cli.command import run, whole_number
 from adatad.files import FileError, read_text, shown
 from adatad.report.run_files import Record, is_there, read_result
-from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
 from adatad.spec.schema import MAX_COUNT
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.files import FileError, listed, parse_json, read_start, reason, replacing, shown, what_it_is
+from adatad.files import FileError, atomic_write, listed, parse_json, read_start, reason, shown, what_it_is
 
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
 """Keys under which checkpoints keep the parameters, beside the optimizer and the rest."""
@@ -152,9 +152,9 @@ def _value_problem(tensor: Tensor) -> str | None:
 
 @contextmanager
 def writing_weights(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path like `adatad.files.replacing`, also for safetensors' and torch's own errors. Raises
+    """Yield a temporary path like `adatad.files.atomic_write`, also for safetensors' and torch's own errors. Raises
     FileError."""
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         try:
             yield unfinished
         except (SafetensorError, RuntimeError) as error:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from adatad.data.annotation_file import AMBIGUOUS, AnnotationError
 from adatad.files import shown
-from adatad.spec.pattern import file_name_problem
 from adatad.spec.schema import DataSpec
+from adatad.spec.text import file_name_problem
 
 MAX_SECONDS = 1e7
 """Longest duration, four months: a longer one is a wrong number."""

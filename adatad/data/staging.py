@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adatad.errors import UserError
-from adatad.spec.pattern import file_name_problem, fill
 from adatad.spec.schema import DataSpec
-from adatad.spec.text import PathError, cut, expand
+from adatad.spec.text import PathError, cut, expand, file_name_problem, fill
 
 RESERVE_BYTES = 1 << 30
 """Bytes that must stay free on the disk."""

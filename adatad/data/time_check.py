@@ -24,7 +24,7 @@ MAX_LOGGED_VIDEOS = 20
 """Videos that a run's log names one by one; the rest is counted."""
 HEADER_SLACK_SECONDS, HEADER_SLACK = 1.0, 0.02
 """Seconds, or share of the length if that is more, by which a file's header may be wrong about its length."""
-CHECK = "tools/prepare_data/check.py names every such video"
+CHECK = "adatad data check names every such video"
 COUNTED = "labels lie on other frames than they mean under data.time: count; set it to presentation, or transcode"
 FOUND = "labels stay at their seconds (data.time: presentation)"
 

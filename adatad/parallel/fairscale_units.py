@@ -68,7 +68,9 @@ class Unit(FullyShardedDataParallel):
 
     def gradients_are_there(self) -> None:
         """Let fairscale's check at the end of backward find what it expects of a unit that wasn't called itself."""
-        self.training_state = TrainingState.BACKWARD_POST
+        # Of a unit in which nothing learns it expects none.
+        if any(parameter.requires_grad for parameter in self.params):
+            self.training_state = TrainingState.BACKWARD_POST
 
 
 def _let_go_when_input_has_its_gradient(unit: Unit, inputs: tuple[Any, ...]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown
+from adatad.resources import here_or_resource
 from adatad.spec.schema import Spec
-from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, short
+from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, nearest, short
 
 Key = tuple[str | int, ...]
 """Where a value stands: ("optimizer", "backbone", "custom", 0, "lr")."""
@@ -191,6 +192,10 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
             raise DocumentError(f"{where}: base: expected a path or a list of paths, got {short(base)}")
         try:
             file = path.parent / expand(base)
+            shipped = here_or_resource(base)
+            # A copy of a shipped spec names its base as configs/..., wherever the copy lies.
+            if not os.path.lexists(file) and shipped.startswith("/"):
+                file = Path(shipped)
         except PathError as error:
             raise DocumentError(f"{where}: base: {error}") from error
         if not os.path.lexists(file):
@@ -202,9 +207,6 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
 
 def near_file(path: Path) -> str:
     """For the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
-    # Imported here: explain, which has the rule for what is near, imports this module.
-    from adatad.spec.explain import nearest
-
     try:
         beside = sorted(file.name for file in path.parent.glob("*.yaml"))[:MAX_VALUES]
     except (OSError, ValueError):

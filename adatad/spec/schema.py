@@ -519,3 +519,20 @@ class Spec(Section):
             time = "count" if self.compat == "reference" else "presentation"
             self.__dict__["data"] = self.data.model_copy(update={"time": time})
         return self
+
+
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("data", "root"),
+    ("data", "annotations"),
+    ("data", "classes"),
+    ("data", "blocked_videos"),
+    ("data", "videos"),
+    ("model", "backbone", "weights"),
+    ("parallel", "deepspeed"),
+    ("postprocess", "classifier", "file"),
+    ("evaluate", "blocked_videos"),
+    ("run", "root"),
+)
+"""Keys that are paths: loading fills in `~` and variables."""
+STAGE_TO: tuple[str, ...] = ("data", "stage_to")
+"""The one path that is filled in later, on the machine whose disk it names."""

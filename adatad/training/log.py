@@ -13,8 +13,7 @@ from rich.logging import RichHandler
 
 from adatad.files import FileError, reason
 from adatad.printing import LOGGER, tell_log
-
-TIME_OF_DAY = "%H:%M:%S"
+from adatad.progress_bar import TIME_OF_DAY
 
 
 class LogFile(logging.handlers.WatchedFileHandler):

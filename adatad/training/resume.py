@@ -12,7 +12,7 @@ from rich.console import Console
 
 from adatad.errors import UserError
 from adatad.spec import to_yaml
-from adatad.spec.dump import renamed_yaml
+from adatad.spec.load import renamed_yaml
 from adatad.training import shards
 from adatad.training.checkpoint import (
     Checkpoint,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -221,16 +219,8 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
         numbers = sum(sizes[name] for name in group["parameter_names"])
         rate, decay = group["base_lr"], group["weight_decay"]
         logger.info("trained, %s: %s numbers, rate %g, decay %g", group["name"], f"{numbers:,}", rate, decay)
-        for line in collapsed(group["parameter_names"]):
-            logger.info("  %s", line)
     trained = sum(sizes[name] for name in state.trained)
     logger.info("trained in all: %s of %s numbers", f"{trained:,}", f"{sum(sizes.values()):,}")
-
-
-def collapsed(names: list[str]) -> list[str]:
-    """Return parameter names with those that differ in a number alone on one line: blocks.*.adapter.gamma (4)."""
-    counts = Counter(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names)
-    return [f"{pattern} ({count})" for pattern, count in counts.items()]
 
 
 def _draw_timelines(run: ResolvedRun, metrics: Metrics, detections: Detections, step: int) -> None:

@@ -57,7 +57,7 @@ class Scored(NamedTuple):
 def detect_and_score(
     spec: Spec, checkpoint: Path, shuffle_clips: bool = False, averages: bool = True, only_scores: bool = False
 ) -> Scored:
-    """Score a checkpoint, ours or OpenTAD's, or a file that `tools/export.py` wrote, on the validation videos. Its
+    """Score a checkpoint, ours or OpenTAD's, or a file that `adatad export` wrote, on the validation videos. Its
     outputs have the names that it says; what isn't as it was in training is said on stderr.
 
     shuffle_clips: frames permuted at random inside every clip. averages: of a checkpoint's parameters, where it has

@@ -10,21 +10,19 @@ import torch
 from torch import nn
 
 from adatad.convert.backbone_weights import initial_weights
-from adatad.memory.ahead import FramesAhead
 from adatad.memory.compiled import compile_report
-from adatad.memory.inputs import InputCopies
+from adatad.memory.inputs import FramesAhead, InputCopies
 from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
-from adatad.models.detector import TemporalActionDetector, build_model
+from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.models.losses import RunningNormalizer
-from adatad.models.trained import freeze
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.engine import Engine, prepare
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.clip_share import clips_of_window
-from adatad.spec.published_weights import RANDOM
+from adatad.spec.experiments import RANDOM
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
+from adatad.spec.sizes import clips_of_window
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups

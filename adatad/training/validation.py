@@ -21,10 +21,11 @@ from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_win
 from adatad.evaluation.score_warnings import score_warnings
 from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
-from adatad.memory.frames import placed
+from adatad.memory.inputs import placed
 from adatad.memory.results import ResultCopies, Results
-from adatad.models.detections import decode_all, only_valid
+from adatad.models.actionformer import decode_all, only_valid
 from adatad.parallel.processes import Processes
+from adatad.progress_bar import progress
 from adatad.spec import Spec
 from adatad.spec.schema import DataSpec
 from adatad.training.model_facts import list_names
@@ -105,7 +106,10 @@ def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]
     """This rank's batches, and whether they count: ranks with fewer go on with a window of no account, because ranks
     that share weights must all run the same number of forward passes."""
     most = max(processes.gather(len(loader)))
-    yield from ((batch, True) for batch in loader)
+    with progress("windows evaluated", len(loader), quiet=not processes.is_main) as bar:
+        for batch in loader:
+            yield batch, True
+            bar.advance()
     if len(loader) < most:
         filler = collate([loader.dataset[0]])
         yield from ((filler, False) for _ in range(most - len(loader)))

@@ -17,7 +17,7 @@ from adatad.memory.tiles import cut_evenly
 from adatad.parallel.clip import FakeClipGroup
 from adatad.parallel.mesh import Mesh
 from adatad.spec import SpecError, load
-from adatad.spec.clip_share import clip_share
+from adatad.spec.sizes import clip_share
 
 WINDOW = ["data.window.size_grid=80", "model.detector.max_length=80"]
 """Five clips of sixteen frames: uneven over two ranks and over four."""

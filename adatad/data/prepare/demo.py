@@ -277,7 +277,7 @@ def make_demo(
         if present is None or present.keys() != settings.keys():
             raise DemoError(
                 f"{folder}: holds something else than the built-in data set, which would replace it; "
-                "name another folder, or train on data of your own with tools/train.py"
+                "name another folder, or train on data of your own with adatad train"
             )
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -318,15 +318,7 @@ def _make_video(folder: Path, plan: VideoPlan) -> None:
 
 def make_demo_with_progress(folder: Path, train_videos: int, validation_videos: int, **settings: Any) -> Path:
     """Run `make_demo` with a progress bar on the terminal."""
-    from rich.progress import Progress
+    from adatad.progress_bar import progress
 
-    total = train_videos + validation_videos
-    with Progress() as bar:
-        task = bar.add_task("drawing videos", total=total)
-
-        def show(done: int, _: int) -> None:
-            bar.update(task, completed=done)
-
-        path = make_demo(folder, train_videos, validation_videos, progress=show, **settings)
-        bar.update(task, completed=total)
-    return path
+    with progress("videos drawn", train_videos + validation_videos) as bar:
+        return make_demo(folder, train_videos, validation_videos, progress=bar.update, **settings)

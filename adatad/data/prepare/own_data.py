@@ -369,7 +369,7 @@ def _spec(output: Path, videos: Path, data: DataSet) -> str:
         "schedule": {"warmup_epochs": 5, "epochs": 60},
     }  # fmt: skip
     head = (
-        f"# Written by tools/prepare_data/custom.py out of {len(facts)} videos and {len(instances)} instances.\n"
+        f"# Written by adatad data from-csv out of {len(facts)} videos and {len(instances)} instances.\n"
         f"# Videos of about {rate:.2f} frames a second; one in twenty instances is shorter than {short:.2f} s.\n"
         "# augment.flip: 0 if left and right mirrored would be another action.\n"
     )

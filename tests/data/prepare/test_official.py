@@ -245,17 +245,17 @@ def test_nothing_at_all_is_an_error(tmp_path):
         activitynet(tmp_path / "a.json")
 
 
-def test_the_command_keeps_the_official_file_and_leaves_nothing_behind(run_here, tmp_path):
+def test_the_command_keeps_the_official_file_and_leaves_nothing_behind(run_command, tmp_path):
     source = tmp_path / "a.json"
     source.write_text(json.dumps(published(duration=float("nan"))))
     before = source.read_bytes()
-    run = run_here("prepare_data/annotations.py", "activitynet", source, tmp_path / "new/out.json")
+    run = run_command("data convert", "activitynet", source, "--output", tmp_path / "new/out.json")
     assert run.returncode == 2
     assert "video '--0edUL8zmA': expected subset" in run.stderr
     assert not (tmp_path / "new").exists()
     other = tmp_path / "out.json"
     for arguments in ([source], [other, "--classes", "a.json"], [other, "--classes", "x/y"], [""], [tmp_path]):
-        assert run_here("prepare_data/annotations.py", "activitynet", source, *arguments).returncode == 2
+        assert run_command("data convert", "activitynet", source, "--output", *arguments).returncode == 2
     assert source.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json"]
 
