@@ -1,4 +1,4 @@
-"""Where a run and its jobs stand: states, step, loss, time left, lives with how they ended, checkpoint, errors by rank.
+"""Where a run and its jobs stand: states, step, loss, time left, how attempts ended, checkpoint, errors by rank.
 
 python tools/status.py runs/thumos/g_1536x224_adapter/id0 --watch
 """

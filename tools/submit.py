@@ -1,4 +1,4 @@
-"""Submit a spec as a job that trains to its end, in as many lives as it takes (docs/cluster.md).
+"""Submit a spec as a job that trains to its end, in as many attempts as it takes (docs/cluster.md).
 
 python tools/submit.py configs/thumos/g_1536x224_adapter.yaml --nodes 2 --gpus 2 --overlay slurm/nodes/two.yaml
 """
@@ -23,7 +23,7 @@ def main() -> int:
         "--gpu-memory", type=gib, metavar="GIB", help="of one GPU, as 24GB: is it enough by the planner?"
     )
     parser.add_argument("--cpus-per-gpu", type=whole_number(1, 1_000), default=8)
-    parser.add_argument("--time", type=time_limit, default="24:00:00", help="limit of one life; the job comes back")
+    parser.add_argument("--time", type=time_limit, default="24:00:00", help="limit of one attempt; the job comes back")
     parser.add_argument(
         "--warn-seconds", type=whole_number(0, 65_535), default=180, help="before that limit, for the last checkpoint"
     )

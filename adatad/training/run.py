@@ -47,9 +47,9 @@ from adatad.training.checkpoint import (
 from adatad.training.class_names import check_agnostic, match_for_resume, match_for_test
 from adatad.training.determinism import run_arithmetic
 from adatad.training.export import load_exported
-from adatad.training.life import DONE, LIFE, leave_mark
 from adatad.training.log import Dispensable, log_to
 from adatad.training.loop import Progress, Training
+from adatad.training.markers import ATTEMPT, DONE, write_marker
 from adatad.training.metrics import Metrics
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.plan import Choice, choose
@@ -155,7 +155,7 @@ def _train(spec: Spec, attempt: Attempt) -> dict[str, Any]:
     attempt.stop.meanwhile = DRAWING
     if processes.is_main:
         _draw_report(run_directory(chosen.spec).path, chosen.spec)
-        leave_mark(DONE, f"step {attempt.steps}")
+        write_marker(DONE, f"step {attempt.steps}")
     processes.barrier()
     return result
 
@@ -163,7 +163,7 @@ def _train(spec: Spec, attempt: Attempt) -> dict[str, Any]:
 def leave_if_asked(processes: Processes, stop: StopRequest) -> None:
     """Before training begins, all ranks together. A batch job goes on to its first step, which it saves: one that ends
     here several times would count as idle."""
-    if LIFE in os.environ or not processes.any(stop.signal_name is not None):
+    if ATTEMPT in os.environ or not processes.any(stop.signal_name is not None):
         return
     line, code = stop.nothing_saved()
     if processes.is_main:

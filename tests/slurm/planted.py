@@ -1,6 +1,6 @@
 """tools/train.py with something planted in its training steps, as the job's PROGRAM.
 
-PLANT, words separated by spaces: of the first life only,
+PLANT, words separated by spaces: of the first attempt only,
     hold:STEP          before this step (counted from 0) wait until a stop signal has been noted, or the file PLANT_GO
     keep-holding:STEP  the same, but signals don't end it
     fail:RANK:STEP     this rank raises an error in this step

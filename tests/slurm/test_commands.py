@@ -62,7 +62,7 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
             until(lambda file=metrics: file.exists() and "\n" in file.read_text(), f"a step in {metrics}")
             said = cluster.run(*python(words), cwd=checkout, **settings)
             assert re.search(r"step +\d of 6, loss \d", said), said
-            assert f"life        {jobs[-1]}-000 from " in said
+            assert f"attempt     {jobs[-1]}-000 from " in said
     for job in jobs:
         assert cluster.wait(job) == "COMPLETED", logs(checkout)
     for number in (0, 1):
@@ -71,7 +71,7 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
     # The test of the checkpoint that the second job made says what that job's last evaluation said.
     assert "average mAP" in logs(checkout)
     status = cluster.run(sys.executable, "tools/status.py", str(folder), cwd=checkout, **settings)
-    assert re.search(rf"life +{jobs[1]}-000 .* on n\[\d-\d\] at the beginning: done", status), status
+    assert re.search(rf"attempt +{jobs[1]}-000 .* on n\[\d-\d\] at the beginning: done", status), status
 
 
 def python(words: list[str]) -> list[str]:

@@ -14,8 +14,8 @@ ONE_NODE = ("--nodes=1",)
 
 
 def test_a_time_limit(submit, two_nodes, cluster):
-    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first life, which waits for it; on a
-    busy machine before the first step, and so in later lives too, if they weren't given more time."""
+    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first attempt, which waits for it; on a
+    busy machine before the first step, and so in later attempts too, if they weren't given more time."""
     job = submit("train_g_1536.sh", options=("--time=1", "--signal=USR1@30"), plant="hold:2")
     job.until(lambda: cluster.facts(job.id).get("Restarts") == "1", "requeued")
     cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=20")
@@ -24,11 +24,11 @@ def test_a_time_limit(submit, two_nodes, cluster):
     ends = job.ended()
     assert re.fullmatch(r"requeued: stopped by SIGUSR1 at step [123]", ends[0])
     assert ends[-1] == "done"
-    # One output of all lives.
-    assert f"life {job.id}-000" in job.log
-    assert f"life {job.id}-001" in job.log
-    assert f"== life {job.id}-000" in job.rank_log(1)
-    assert f"== life {job.id}-001" in job.rank_log(1)
+    # One output of all attempts.
+    assert f"attempt {job.id}-000" in job.log
+    assert f"attempt {job.id}-001" in job.log
+    assert f"== attempt {job.id}-000" in job.rank_log(1)
+    assert f"== attempt {job.id}-001" in job.rank_log(1)
 
 
 def test_preemption_with_more_signals_while_saving(submit, two_nodes, cluster):
@@ -140,7 +140,7 @@ def test_a_bad_node_is_named_left_out_and_the_job_goes_on_without_it(submit, clu
     assert f"health check: {bad}: /dev/shm/scratch can't be written: " in job.log
     assert job.ended() == [f"requeued: bad node {bad}", "done"]
     assert cluster.facts(job.id)["ExcNodeList"] == bad
-    starts = [json.loads(file.read_text())["nodes"] for file in sorted((job.run / "slurm" / "lives").glob("*.start"))]
+    starts = [json.loads(file.read_text())["nodes"] for file in sorted((job.run / "slurm" / "attempts").glob("*.start"))]
     assert starts[0] == "n[1-2]"
     assert starts[1] == "n[2-3]"
 
