@@ -7,7 +7,7 @@ import pytest
 import torch
 from jobs import LAST_STEP, NODE_DISK
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 
 def relative_change(ours, theirs) -> float:
