@@ -45,6 +45,7 @@ def snapshot_code(folder: Path, job: str, spec: Spec) -> tuple[Path, Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    # Numbers of jobs come again: an earlier job's copy gives way.
     shutil.rmtree(code, ignore_errors=True)
     unfinished.rename(code)
     resolved.write_text(to_yaml(spec), encoding="utf-8")
@@ -72,6 +73,7 @@ def version() -> str:
         try:
             run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace")
         except FileNotFoundError:
+            # Nodes may have no git.
             return ""
         return run.stdout if run.returncode == 0 else ""
 

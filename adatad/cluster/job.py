@@ -51,6 +51,7 @@ class JobAttempt:
 
     @property
     def name(self) -> str:
+        """The stem of the attempt's files, `<job>-<restarts>`."""
         return f"{self.job}-{self.restarts:03d}"
 
 
@@ -72,6 +73,7 @@ def current_attempt(environment: Mapping[str, str] = os.environ) -> JobAttempt:
     if "SLURM_JOB_ID" not in environment:
         raise JobError("SLURM_JOB_ID isn't set: this runs in a batch script; sbatch slurm/train.sh SPEC starts one")
     job = environment["SLURM_JOB_ID"]
+    # One task of an array has the array's own number, the others have numbers of their own.
     if "SLURM_ARRAY_JOB_ID" in environment:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment.get('SLURM_ARRAY_TASK_ID', '')}"
     restarts = environment.get("SLURM_RESTART_COUNT", "0")
@@ -118,6 +120,7 @@ def note_start(folder: Path, attempt: JobAttempt, step: int, nodes: str) -> None
     for kind in (STOPPED, DONE, "end"):
         markers.with_suffix(f".{kind}").unlink(missing_ok=True)
     facts = {"job": attempt.job, "restarts": attempt.restarts, "nodes": nodes, "step": step}
+    # Renamed when complete: a cut-off node's rank looks at these files to learn whether a later attempt has begun.
     unfinished = markers.with_name(f".{attempt.name}.start.unfinished")
     unfinished.write_text(json.dumps({**facts, "seconds_since_1970": time.time()}), encoding="utf-8")
     unfinished.replace(markers.with_suffix(".start"))
@@ -125,6 +128,7 @@ def note_start(folder: Path, attempt: JobAttempt, step: int, nodes: str) -> None
 
 def refuse_idle(folder: Path, attempt: JobAttempt, most: int) -> None:
     """Raise JobError after `most` restarts in a row that found no newer checkpoint than the attempt before."""
+    # The start of this attempt is among them.
     steps = [facts["step"] for facts in started_attempts(folder) if facts["job"] == attempt.job]
     if attempt.restarts and len(steps) > most and len(set(steps[-most - 1 :])) == 1:
         where = f"step {steps[-1]}" if steps[-1] >= 0 else "no checkpoint at all"

@@ -82,6 +82,7 @@ def examine(disk: Path, min_free_gib: float) -> Report:
         try:
             check()
         except Exception as error:
+            # Whatever a broken driver or disk raises is a finding, not a reason to give none.
             report.problems.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
     return report
 
@@ -91,6 +92,7 @@ def _devices(report: Report, min_free_gib: float) -> None:
     import psutil
     import torch
 
+    # A torch without CUDA or ROCm uses no GPU, whatever the job has asked for.
     wanted = int(os.environ.get("SLURM_GPUS_ON_NODE", "0")) if torch.version.cuda or torch.version.hip else 0
     found = torch.cuda.device_count()
     report.devices = f"{found} GPUs ({torch.cuda.get_device_name(0)})" if found else "no GPU"
@@ -112,6 +114,7 @@ def _disk(report: Report, disk: Path, min_free_gib: float) -> None:
         disk.mkdir(parents=True, exist_ok=True)
         with probe.open("wb") as file:
             file.write(content)
+            # A full disk or one that has gone shows when the data leaves the page cache, not when it is written.
             os.fsync(file.fileno())
         if probe.read_bytes() != content:
             report.problems.append(f"{disk}: what is read isn't what was written")
@@ -156,6 +159,7 @@ def exchange(report: Report, node: int, nodes: int, seconds: float) -> None:
     timeout = timedelta(seconds=seconds)
     gpu = torch.cuda.is_available() and not report.problems
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # The store comes first: it tells whether all are well, as a collective would hang on a node that isn't.
     store = dist.TCPStore(address, port, nodes, is_master=node == 0, timeout=timeout)
     store.set(f"well {node}", "no" if report.problems else "gpu" if gpu else "cpu")
     said = [store.get(f"well {other}").decode() for other in range(nodes)]
@@ -183,6 +187,7 @@ def _clock(node: int, nodes: int, device: torch.device) -> float:
     import torch.distributed as dist
 
     times = torch.zeros(nodes, dtype=torch.float64, device=device)
+    # The first all-reduce connects the nodes, which takes a while; after it they read their clocks at the same moment.
     dist.all_reduce(times)
     times[node] = time.time()
     dist.all_reduce(times)
@@ -200,6 +205,7 @@ def _all_reduce(nodes: int, device: torch.device) -> float:
     for _ in range(4):
         began = time.perf_counter()
         dist.all_reduce(tensor)
+        # On a GPU the call returns before the sum is there.
         tensor[0].item()
         best = min(best, time.perf_counter() - began)
     return 2 * (nodes - 1) / nodes * megabytes * 8.388608e-3 / best
@@ -218,11 +224,13 @@ def judge(folder: Path, hosts: Sequence[str], slow_factor: float, min_gbit: floa
     bad = {host: "didn't answer" for host in hosts if host not in reports}
     bad |= {host: "; ".join(report.problems) for host, report in reports.items() if report.problems}
     products = [report.product_ms for report in reports.values() if report.product_ms]
+    # The lower median: of two nodes the faster one is the measure.
     usual = statistics.median_low(products) if products else 0.0
     for host, report in reports.items():
         if host not in bad and report.product_ms > slow_factor * usual:
             bad[host] = f"slow: a matrix product takes {report.product_ms:.2f} ms, elsewhere {usual:.2f}"
     if bad:
+        # With a bad node the exchange fails for all, which says nothing of the others.
         return bad
     errors = {host: report.exchange_error for host, report in reports.items() if report.exchange_error}
     if errors:

@@ -45,6 +45,7 @@ class Stream:
         lines = list(self.last)
         errors = [index for index, line in enumerate(lines) if ERROR.match(line)]
         tracebacks = [index for index in errors if lines[index].startswith(("Traceback", "Fatal"))]
+        # A traceback says more than the one-line errors that may follow it.
         starts = tracebacks or errors
         lines = lines[starts[-1] :] if starts else lines[-10:]
         if len(lines) > MAX_SHOWN_LINES:
@@ -72,6 +73,7 @@ class RankLogs:
         """Write a line to standard output and to its rank's file, and remember the first error."""
         label = LABEL.match(line)
         if not label:
+            # srun's own messages, and lines of programs that print without their rank.
             self.out.write(line + "\n")
             left = TASK_LEFT.match(line)
             if left and not self.first:
@@ -100,6 +102,7 @@ class RankLogs:
         """Remember the first error. The rank that all ranks name counts for more than the one that was heard first."""
         named = NAMED_FAULT.match(text)
         if named and not self.named:
+            # Ranks behind one task of a launcher without prefixes have no stream of their own.
             own = self.one_task_a_rank or f"rank {named[1]}" in self.streams
             self.first = self.stream(named[1], is_rank=True) if own else stream
             self.fault, self.named = text, True

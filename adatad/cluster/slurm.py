@@ -44,6 +44,7 @@ def slurm(*command: str) -> str:
 def outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without a job's variables: a job submitted from inside another would take its sizes from
     them."""
+    # Which cluster is asked stays as the user has set it; SBATCH_ variables are the user's, too.
     leaking = ("SLURM_", "SLURMD_", "SRUN_")
     return {k: v for k, v in environment.items() if not k.startswith(leaking) or k in ("SLURM_CONF", "SLURM_CLUSTERS")}
 
@@ -56,6 +57,7 @@ def queued(job: str) -> Queued | None:
     try:
         lines = slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T|%r|%L|%N").splitlines()
     except JobError as error:
+        # Slurm forgets a job some minutes after its end (MinJobAge).
         if "Invalid job id" in str(error):
             return None
         raise

@@ -47,6 +47,7 @@ class RunProgress:
 
     @property
     def done(self) -> bool:
+        """Whether the last step has been trained."""
         return self.step is not None and self.total is not None and self.step >= self.total
 
     @property
@@ -85,6 +86,7 @@ def _is_run(path: Path) -> bool:
 
 def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
+        # Runs that are being deleted have a point in front.
         if path.name.startswith(".") or not path.is_dir():
             continue
         if path.name.startswith("id") and path.name[2:].isdecimal():
@@ -128,6 +130,7 @@ def _jobs(run: Path) -> tuple[list[str], list[dict[str, Any]], list[str]]:
     folder = run / FOLDER
     attempts, notes = started_attempts(folder), []
     unreadable = sum(1 for _ in (folder / "attempts").glob("*.start")) - len(attempts)
+    # A full disk leaves files without their facts.
     if unreadable:
         notes.append(f"left out    {folder / 'attempts'}: {unreadable} starts that can't be read")
     try:
@@ -168,6 +171,7 @@ def _run_lines(run: Path) -> tuple[list[str], bool]:
         lines.append("            nothing has run here yet")
     else:
         lines.append(f"checkpoint  {checkpoint or 'none yet'}")
+    # An attempt without an end goes on if its job does; after a lost node the job waits for the next one.
     waiting_or_running = {job: found.state for job, found in jobs.items() if isinstance(found, Queued)}
     running = {job for job, state in waiting_or_running.items() if state != "PENDING"}
     lines += [f"attempt     {text}" for text in _attempt_lines(run / FOLDER, attempts, running)]
@@ -201,6 +205,7 @@ def progress_of(run: Path) -> RunProgress:
     if metrics.train:
         last = metrics.train[-1]
         progress.step, progress.loss, progress.total = last["step"], last["cost"], _total_steps(run)
+        # The median: steps beside a checkpoint or an evaluation take longer.
         latest = [record["step_seconds"] for record in metrics.train[-LATEST_STEPS:]]
         times = [seconds for seconds in latest if 0 <= seconds <= MAX_STEP_SECONDS]
         progress.step_seconds = statistics.median(times) if times else None
@@ -275,6 +280,7 @@ def errors_by_rank(logs: Path) -> list[tuple[str, str]]:
         except OSError as error:
             found.append((file.stem, f"{file} can't be read: {reason(error)}"))
             continue
+        # Errors of earlier attempts are over.
         lines = text.rpartition("\n== attempt ")[2].splitlines()
         errors = [line for line in lines if ERROR.match(line) and not line.startswith("Traceback")]
         if errors:

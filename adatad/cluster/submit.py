@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from adatad.cluster.code_snapshot import remove_snapshot, snapshot_code, snapshot_names, version
+from adatad.cluster.code_snapshot import ROOT, remove_snapshot, snapshot_code, snapshot_names, version
 from adatad.cluster.job import FOLDER, JOB, JobError, note_submitted, started_attempts, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
@@ -85,6 +85,9 @@ def find_slurm() -> None:
             "sbatch isn't here: run this on a host of the cluster that jobs are submitted on; --dry-run shows the "
             "job's script anywhere, and without Slurm launch/torchrun.sh SPEC trains on this machine"
         )
+    # An installed package has no batch scripts.
+    if not (ROOT / "slurm" / "train.sh").is_file():
+        raise JobError(f"{ROOT}: has no slurm/train.sh: jobs run a copy of a checkout, submit them from one")
 
 
 def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:
@@ -156,6 +159,7 @@ def submit(script_path: Path) -> str:
     """Hand a prepared script to Slurm and return the job's number; what Slurm refuses is removed."""
     folder, name = script_path.parent, script_path.stem.removeprefix("job-")
     try:
+        # Slurm says at once that a partition or so many nodes don't exist; a job that waits for them would say nothing.
         slurm("sbatch", "--test-only", str(script_path))
         answer = slurm("sbatch", "--parsable", str(script_path))
     except BaseException:
@@ -165,6 +169,7 @@ def submit(script_path: Path) -> str:
     # A site's wrapper may print lines of its own.
     jobs = [name for line in answer.splitlines() if JOB.fullmatch(name := line.strip().partition(";")[0])]
     if not jobs:
+        # What was prepared stays: the job needs it.
         raise JobError(f"sbatch took the job, but its answer holds no number: {cut(answer.strip())!r}; see squeue --me")
     job = jobs[-1]
     note_submitted(folder, job)

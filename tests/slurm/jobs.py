@@ -176,7 +176,7 @@ def two_nodes(
 def one_process(cluster: Cluster, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The last checkpoint of the same spec without Slurm."""
     folder, spec = tmp_path_factory.mktemp("one-process"), ROOT / "configs" / "thumos" / "g_1536x224_adapter.yaml"
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(spec), *tiny, f"run.root={folder}/runs"]
+    command = [sys.executable, str(ROOT / "tests/slurm/planted.py"), str(spec), *tiny, f"run.root={folder}/runs"]
     environment = {**clean(os.environ), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

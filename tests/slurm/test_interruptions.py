@@ -9,28 +9,30 @@ import re
 import pytest
 from cluster import until
 from jobs import ROOT, TWO_NODES, quick
-from test_whole_jobs import assert_same, relative_change
+from test_whole_jobs import assert_same
 
 pytestmark = pytest.mark.slow
 ONE_NODE = ("--nodes=1",)
 
 
-def test_a_time_limit(submit, one_process, cluster):
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_a_time_limit(nodes, submit, cluster, request):
     """Slurm looks at time limits every 30 s: the warning comes somewhere in the first attempt, which waits for it; on a
     busy machine before the first step, and so in later attempts too, if they weren't given more time."""
-    job = submit("train_g_1536.sh", options=("--time=1", "--signal=USR1@30"), plant="hold:2")
+    job = submit("train_g_1536.sh", options=(f"--nodes={nodes}", "--time=1", "--signal=USR1@30"), plant="hold:2")
     job.until(lambda: cluster.facts(job.id).get("Restarts") == "1", "requeued")
     cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=20")
     job.ends_as("COMPLETED")
-    assert relative_change(job.checkpoint(), one_process) < 1e-5
+    uninterrupted = request.getfixturevalue("one_process" if nodes == 1 else "two_nodes")
+    assert_same(job.checkpoint(), uninterrupted if nodes == 1 else uninterrupted.checkpoint())
     ends = job.ended()
     assert re.fullmatch(r"requeued: stopped by SIGUSR1 at step [123]", ends[0])
     assert ends[-1] == "done"
     # One output of all attempts.
     assert f"attempt {job.id}-000" in job.log
     assert f"attempt {job.id}-001" in job.log
-    assert f"== attempt {job.id}-000" in job.rank_log(1)
-    assert f"== attempt {job.id}-001" in job.rank_log(1)
+    assert f"== attempt {job.id}-000" in job.rank_log(nodes - 1)
+    assert f"== attempt {job.id}-001" in job.rank_log(nodes - 1)
 
 
 @pytest.mark.full
