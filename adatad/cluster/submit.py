@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from adatad.cluster.code_snapshot import ROOT, remove_snapshot, snapshot_code, snapshot_names, version
+from adatad.cluster.code_snapshot import remove_snapshot, snapshot_code, snapshot_names, version
 from adatad.cluster.job import FOLDER, JOB, JobError, note_submitted, started_attempts, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
@@ -59,23 +59,16 @@ class Resources:
 
 
 def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None) -> None:
-    """Look for all that would end the job in its first minute; says what it looks at on stderr. Raises UserErrors.
+    """Look for all that would end the job in its first minute. Raises UserErrors that say what to do.
 
     gpu_memory_gib: of the GPUs that it will get; None: not known, not checked.
     """
-    say("looking at annotations and videos")
     annotations = annotations_for(spec)
     check_videos(spec.data, annotations.train + annotations.validation)
     ranks = resources.nodes * resources.gpus
     check_batch(spec, Processes(0, ranks, torch.device("cpu")), annotations)
     if gpu_memory_gib is not None:
-        say("counting the memory of a rank")
         check_fits(spec, gpu_memory_gib, ranks, number_of_classes(spec, annotations))
-
-
-def say(text: str) -> None:
-    """Print what is being done: the checks take seconds, copying a job's code to a slow disk longer."""
-    print(f"{text} ...", file=sys.stderr, flush=True)
 
 
 def find_slurm() -> None:
@@ -85,9 +78,6 @@ def find_slurm() -> None:
             "sbatch isn't here: run this on a host of the cluster that jobs are submitted on; --dry-run shows the "
             "job's script anywhere, and without Slurm launch/torchrun.sh SPEC trains on this machine"
         )
-    # An installed package has no batch scripts.
-    if not (ROOT / "slurm" / "train.sh").is_file():
-        raise JobError(f"{ROOT}: has no slurm/train.sh: jobs run a copy of a checkout, submit them from one")
 
 
 def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:
@@ -95,7 +85,6 @@ def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:
     then nothing is left."""
     folder, name = job_folder(spec), time.strftime("%Y%m%d-%H%M%S")
     path = folder / f"job-{name}.sh"
-    say(f"copying the code to {cut(folder)}")
     try:
         text = script(spec, resources, launcher, folder, *snapshot_names(folder, name))
         snapshot_code(folder, name, spec)
