@@ -296,6 +296,8 @@ def test_too_many_bad_nodes_end_the_job(job):
     assert (ended.code, ended.control) == (1, [])
     assert "3 nodes would be left out (n8,n9,n1), more than MAX_EXCLUDED_NODES: giving up" in ended.out
     assert job.end() == "failed: bad node n1\n"
+    ended = job(reports("bad"), HEALTH_CHECK="1", MAX_EXCLUDED_NODES="3", excluded="n8,n9")
+    assert ended.control[-1] == "update JobId=7 ExcNodeList=n8,n9,n1"
 
 
 def test_good_nodes_go_on_to_training_and_what_is_no_nodes_fault_fails_the_job(job, monkeypatch):
