@@ -99,13 +99,13 @@ check_nodes() {
   local bad rc
   # A GPU or a disk may hang whoever looks at it.
   a_task_a_node --kill-on-bad-exit=0 --wait="$HEALTH_SECONDS" timeout --kill-after=10 "$HEALTH_SECONDS" \
-    "${python[@]}" -m adatad.parallel.health "$health" --disk "$LOCAL_DISK" --min-free-gib "$MIN_FREE_GIB" \
+    "${python[@]}" -m adatad.cluster.health "$health" --disk "$LOCAL_DISK" --min-free-gib "$MIN_FREE_GIB" \
     --seconds "$HEALTH_SECONDS"
   rc=$?
   # What Slurm's own signals end isn't a node's fault.
   if [ "$rc" = 143 ] || [ "$rc" = 138 ]; then come_back "a signal during the health check"; fi
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-  bad=$("${python[@]}" -m adatad.parallel.health "$health" --judge "${hosts[@]}" \
+  bad=$("${python[@]}" -m adatad.cluster.health "$health" --judge "${hosts[@]}" \
     --slow-factor "$SLOW_FACTOR" --min-gbit "$MIN_GBIT") && return
   if [ -z "$bad" ]; then
     echo "failed: health check" >"$life.end"

@@ -5,8 +5,8 @@ import os
 import pytest
 from ranks import run_ranks
 
-from adatad.parallel import health
-from adatad.parallel.health import Report, examine, exchange, judge
+from adatad.cluster import health
+from adatad.cluster.health import Report, examine, exchange, judge
 
 
 def write(folder, *reports: Report) -> list[str]:

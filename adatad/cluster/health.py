@@ -1,7 +1,7 @@
 """Whether the nodes of a job are fit to train on: looked at by one process a node, judged by the batch script.
 
-srun --ntasks-per-node=1 python -m adatad.parallel.health FOLDER --disk /tmp     writes FOLDER/<host>.json on each node
-python -m adatad.parallel.health FOLDER --judge HOST ...                         prints the bad ones; exit code 1 if any
+srun --ntasks-per-node=1 python -m adatad.cluster.health FOLDER --disk /tmp     writes FOLDER/<host>.json on each node
+python -m adatad.cluster.health FOLDER --judge HOST ...                         prints the bad ones; exit code 1 if any
 """
 
 from __future__ import annotations
