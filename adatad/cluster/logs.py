@@ -25,7 +25,7 @@ LABEL = re.compile(r"^ *(\d+): ?")
 RANK = re.compile(r"^\[rank(\d+)\]: ?")
 """torch's own mark before tracebacks, and the one that torchrun is told to make."""
 NAMED_FAULT = re.compile(r"^rank (\d+) on \S+ \(pid \d+\): .*(?<!\(after the other\))$")
-"""What all ranks say of the one that failed first (`adatad.parallel.faults`)."""
+"""What all ranks say of the one that failed first (`adatad.parallel.failures`)."""
 ERROR = re.compile(r"^(Traceback \(most recent call last\):|Fatal Python error|\S*\.py: |\S*Error: |\S+: error: )")
 TASK_LEFT = re.compile(
     r"^srun: error: .*: tasks? (\d+).*: (Exited with|Killed|Terminated|Aborted|Segmentation|Bus|User)"

@@ -27,7 +27,7 @@ from adatad.memory.policy import wave_passes
 from adatad.memory.tiles import Tile, cut_evenly
 from adatad.models.adapter import Adapter
 from adatad.models.backbone import VideoBackbone
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec.clip_share import clip_share
 

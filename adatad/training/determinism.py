@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 
 from adatad.errors import UserError
-from adatad.parallel.engine import autocast_dtype
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.spec.schema import TrainSpec
 
 CUBLAS_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}

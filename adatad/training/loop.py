@@ -24,7 +24,7 @@ from adatad.data.skipped import SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
-from adatad.parallel.stacks import Stacks
+from adatad.parallel.watchdog import HangWatchdog
 from adatad.spec import Spec, to_yaml
 from adatad.training.agreement import same_videos
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
@@ -72,7 +72,8 @@ class Training:
             # Pinning waits for the device, and takes long.
             self.writer.reserve(whole_sizes(self.parts), self.processes.device)
         stacks, seconds, several = self.run.path / "stacks", self.spec.train.hang_seconds, self.processes.world > 1
-        self.stacks = Stacks(stacks, self.processes, seconds, self.writer.wait) if several else None
+        rank, monitor = self.processes.rank, self.processes.monitor
+        self.stacks = HangWatchdog(stacks, rank, monitor, seconds, self.writer.wait) if several else None
         self.dispensable = Dispensable(self.logger.warning)
         self.metrics = Metrics(self.run.path, self.progress.step, self.dispensable) if self.processes.is_main else None
         self.saved_step = self.progress.step
@@ -135,7 +136,7 @@ class Training:
         epoch = progress.epoch
         while progress.epoch == epoch:
             if self.stacks:
-                self.stacks.beat()
+                self.stacks.ping()
             waiting = time.monotonic()
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
@@ -158,7 +159,7 @@ class Training:
                 self.leave()
         self.times.share(self.processes.gather)
         if self.stacks:
-            self.stacks.rest()
+            self.stacks.pause()
         if slow := self.data_wait.end_epoch():
             self.logger.warning(slow)
 
@@ -316,7 +317,7 @@ class Training:
         """Detect and score with the averaged weights; writes detections, result and metrics."""
         parts, progress = self.parts, self.progress
         loader = validation_loader(self.spec, self.annotations, self.processes)
-        with parts.engine.holding(parts.ema.averages):
+        with parts.engine.swapped_parameters(parts.ema.averages):
             classes = classes_of(self.spec, self.annotations)
             detections = detect(
                 parts.engine.model, loader, self.spec, classes, self.processes, self.skipped, self.leave_if_asked,

@@ -11,7 +11,7 @@ from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
 from adatad.models.detector import build_model
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, share_clips
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.clip_share import clips_of_window

@@ -27,9 +27,9 @@ from adatad.data.staging import stage
 from adatad.data.time_check import TimeLog
 from adatad.errors import UserError
 from adatad.files import check_output, reason
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.policy import apply_policy
 from adatad.models.trained import freeze
-from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes, start_processes
 from adatad.printing import lasting_output
 from adatad.report.page import try_write_report
@@ -369,7 +369,7 @@ def _open(
     if resume is not None:
         path, skipped = on_main(processes, lambda: checkpoint_to_resume(run_directory(spec), resume))
     if path is not None:
-        own_parts = is_sharded(path) and parts.engine.shards({}) is not None
+        own_parts = is_sharded(path) and parts.engine.saves_shards
         checkpoint = read_checkpoint(path, whole=not own_parts)
         # Names first: other classes mean other shapes, which would say less.
         check_agnostic(checkpoint.facts, spec, path)

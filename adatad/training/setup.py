@@ -21,6 +21,7 @@ from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
 from adatad.memory.ahead import FramesAhead
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.compiled import compile_report
 from adatad.memory.inputs import InputCopies
 from adatad.memory.policy import apply_policy, wave_passes
@@ -28,9 +29,10 @@ from adatad.memory.results import ResultCopies
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.losses import RunningNormalizer
 from adatad.models.trained import freeze
+from adatad.parallel.base import Engine
+from adatad.parallel.build import build_engine
 from adatad.parallel.clip import ClipGroup, clip_group, share_clips
-from adatad.parallel.engine import Engine, autocast_dtype, prepare
-from adatad.parallel.mesh import Mesh, mesh_of
+from adatad.parallel.layout import Mesh, mesh_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.clip_share import clip_share, clips_of_window
@@ -126,10 +128,10 @@ def assemble(spec: Spec, processes: Processes, model: nn.Module, num_classes: in
         arithmetic = autocast_dtype(spec.train.precision, processes.device)
         sharded = spec.parallel.engine in SHARDS_FROZEN_WEIGHTS
         apply_policy(model.backbone, spec.memory, spec.data, arithmetic, sharded, spec.parallel.clip)
-    engine = prepare(model, groups, spec, processes)
+    engine = build_engine(model, groups, spec, processes)
     detector = spec.model.detector
     normalizer = RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum)
-    ema = Ema(engine.masters(), spec.ema.decay, on_host=spec.memory.moving_average == "host")
+    ema = Ema(engine.master_parameters(), spec.ema.decay, on_host=spec.memory.moving_average == "host")
     return Parts(spec, processes, model, trained, shapes, engine, ema, normalizer, num_classes, steps_per_epoch)
 
 

@@ -13,7 +13,7 @@ from adatad.memory.labels import label
 from adatad.models.draws import HostKeys
 from adatad.models.losses import detection_losses
 from adatad.models.targets import Targets
-from adatad.parallel.engine import all_finite
+from adatad.parallel.base import all_finite
 from adatad.training.recheck import compute_twice, is_due
 from adatad.training.schedule import learning_rate
 from adatad.training.setup import Parts
@@ -48,7 +48,7 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
     parts.inputs.next_step()
     applied = all_finite(norm, *sums)
     if applied:
-        parts.ema.update(engine.masters())
+        parts.ema.update(engine.master_parameters())
     return {
         **dict(zip(LOSSES, sums, strict=True)), "windows_without_instances": without / spec.parallel.clip,
         "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates, "applied": applied,

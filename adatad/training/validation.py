@@ -22,11 +22,10 @@ from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.groups import evaluate_groups
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
 from adatad.files import write_json
-from adatad.memory.arithmetic import autocast
+from adatad.memory.arithmetic import autocast, autocast_dtype
 from adatad.memory.frames import placed
 from adatad.memory.results import ResultCopies, Results
 from adatad.models.detections import decode_all, only_valid
-from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.schema import DataSpec

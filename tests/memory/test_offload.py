@@ -23,7 +23,7 @@ from adatad.memory.offload import (
 )
 from adatad.memory.policy import wave_passes
 from adatad.memory.tiles import cut_tiles
-from adatad.parallel.host_adamw import HostStateAdamW
+from adatad.parallel.adamw import HostStateAdamW
 from adatad.training.ema import Ema
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from adatad.dev.benchmarks.clip import trace
 from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
 from adatad.memory.tiles import cut_evenly
 from adatad.parallel.clip import FakeClipGroup
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec import SpecError, load
 from adatad.spec.clip_share import clip_share
 
