@@ -46,7 +46,7 @@ MISTAKES = (
             "torch._foreach_mul_(averages, self.decay**2)"),
     Mistake("average updated before the step", "training/step.py",
             '    with memory_scope("optimizer state"):\n        norm, sums = engine.update(',
-            '    parts.ema.update(engine.masters())\n    parts.ema.update = lambda _: None\n'
+            '    parts.ema.update(engine.master_parameters())\n    parts.ema.update = lambda _: None\n'
             '    with memory_scope("optimizer state"):\n        norm, sums = engine.update('),
     Mistake("masks of odd positions", "models/sequence.py", "short_mask = mask[:, :: self.stride]",
             "short_mask = mask[:, self.stride - 1 :: self.stride]"),

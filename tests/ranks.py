@@ -49,7 +49,7 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
             try:
                 error, results[rank] = pipe.recv()
             except EOFError:
-                error = "died without a word"
+                error = "died without an error message"
             assert error is None, f"rank {rank}: {error}"
     return [results[rank] for rank in range(len(pipes))]
 

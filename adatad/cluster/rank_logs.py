@@ -18,7 +18,7 @@ LABEL = re.compile(r"^ *(\d+): ?")
 RANK = re.compile(r"^\[rank(\d+)\]: ?")
 """torch's own label before tracebacks, and the one that torchrun is told to make."""
 NAMED_FAULT = re.compile(r"^rank (\d+) on \S+ \(pid \d+\): .*(?<!\(after the other\))$")
-"""The line by which all ranks name the one that failed first (`adatad.parallel.faults`)."""
+"""The line by which all ranks name the one that failed first (`adatad.parallel.failures`)."""
 ERROR = re.compile(r"^(Traceback \(most recent call last\):|Fatal Python error|\S*\.py: |\S*Error: |\S+: error: )")
 TASK_LEFT = re.compile(
     r"^srun: error: .*: tasks? (\d+).*: (Exited with|Killed|Terminated|Aborted|Segmentation|Bus|User)"

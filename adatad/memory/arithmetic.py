@@ -37,6 +37,26 @@ def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> Ab
     return torch.autocast(device.type, low, enabled=low is not None, cache_enabled=cache)
 
 
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of autocast for `train.precision`; float32 means none."""
+    match precision:
+        case "auto" if device.type == "cuda":
+            return torch.bfloat16 if has_bf16() else torch.float16
+        case "auto" if device.type == "meta":
+            return torch.bfloat16
+        case "bf16":
+            return torch.bfloat16
+        case "fp16":
+            return torch.float16
+        case _:
+            return torch.float32
+
+
+def has_bf16() -> bool:
+    """Return whether the current GPU computes in bf16 itself (from Ampere on); torch counts emulation in by default."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager:
     return autocast(device, torch.float32)
 

@@ -16,7 +16,7 @@ from adatad.memory.offload import PIECE_BYTES, STAGING_BUFFERS
 from adatad.memory.scale import Cost
 from adatad.memory.unit_costs import BlockTile, Held
 from adatad.memory.units import Units
-from adatad.parallel.rounded_adamw import RoundedAdamW
+from adatad.parallel.adamw import RoundedAdamW
 from adatad.spec.schema import MemorySpec
 
 Bytes = Counter

@@ -21,8 +21,8 @@ from adatad.memory.scale import Scale
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.unit_costs import Held, Outer
 from adatad.memory.units import Units
-from adatad.parallel.partition import Held as Shares
-from adatad.parallel.partition import gathered_bytes, held_bytes
+from adatad.parallel.layout import RankBytes as Shares
+from adatad.parallel.layout import gathered_bytes, held_bytes
 from adatad.spec.checks import TILE_ONLY, memory_checks
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, Spec
 

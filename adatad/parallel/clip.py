@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes, Tile, cut_evenly
 from adatad.models.backbone import PlainExecutor, VideoBackbone
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec.sizes import clip_share
 

@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
 from adatad.memory.remedies import remedies, shortfall
-from adatad.parallel.engine import autocast_dtype
 from adatad.spec import Spec
 
 GROUPS = {

@@ -12,7 +12,7 @@ from adatad.data.windows import evaluation_windows
 from adatad.models.actionformer import level_masks, level_points
 from adatad.models.losses import Targets, assign_targets
 from adatad.parallel.clip import ClipGroup
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec import Spec
 from adatad.spec.schema import DetectorSpec
 from adatad.spec.sizes import clip_share, clips_of_window

@@ -22,7 +22,7 @@ from adatad.data.loader import LoaderError
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
-from adatad.parallel.stacks import Stacks
+from adatad.parallel.watchdog import HangWatchdog
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.checkpoint_check import TENSOR_FILES
@@ -72,7 +72,7 @@ class Training:
             self.writer.reserve(whole_sizes(self.state), self.processes.device)
         stacks, seconds = self.directory.path / "stacks", self.spec.train.hang_seconds
         several = self.processes.world > 1
-        self.stacks = Stacks(stacks, self.processes, seconds, self.writer.wait) if several else None
+        self.stacks = HangWatchdog(stacks, self.processes, seconds, self.writer.wait) if several else None
         self.dispensable = Dispensable(self.logger.warning)
         self.metrics = None
         if self.processes.is_main:
@@ -139,7 +139,7 @@ class Training:
         epoch = progress.epoch
         while progress.epoch == epoch:
             if self.stacks:
-                self.stacks.beat()
+                self.stacks.ping()
             waiting = time.monotonic()
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
@@ -162,7 +162,7 @@ class Training:
                 self.leave()
         self.times.share(self.processes.gather)
         if self.stacks:
-            self.stacks.rest()
+            self.stacks.pause()
         if slow := self.data_wait.end_epoch():
             self.logger.warning(slow)
 
@@ -321,7 +321,7 @@ class Training:
         """Detect and score with the averaged weights; writes detections, result and metrics."""
         state, progress = self.state, self.progress
         loader = validation_loader(self.run)
-        with state.engine.holding(state.ema.averages):
+        with state.engine.swapped_parameters(state.ema.averages):
             detections = detect(
                 state.engine.model, loader, self.run, self.processes, self.skipped, self.leave_if_asked, self.times,
                 state.results,

@@ -11,7 +11,7 @@ from adatad.memory.meter import Meter, Peak
 from adatad.memory.scopes import memory_scope
 from adatad.models.detector import build_model
 from adatad.parallel.clip import ClipGroup, FakeClipGroup
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.sizes import clips_of_window

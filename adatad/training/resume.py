@@ -114,7 +114,7 @@ def open_for_training(
     if resume is not None:
         path, skipped = on_main(processes, lambda: checkpoint_to_resume(here, resume))
     if path is not None:
-        own_parts = is_sharded(path) and state.engine.shards({}) is not None
+        own_parts = is_sharded(path) and state.engine.saves_shards
         checkpoint = read_checkpoint(path, whole=not own_parts)
         # Names first: other classes mean other shapes, which would say less.
         check_agnostic(checkpoint.facts, state.spec, path)

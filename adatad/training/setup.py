@@ -16,8 +16,8 @@ from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
 from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.models.losses import RunningNormalizer
+from adatad.parallel.base import Engine, prepare
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
-from adatad.parallel.engine import Engine, prepare
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.experiments import RANDOM
@@ -133,7 +133,7 @@ def build_train_state(
         ready.trained,
         ready.shapes,
         ready.engine,
-        Ema(ready.engine.masters(), run.spec.ema.decay, on_host=run.spec.memory.moving_average == "host"),
+        Ema(ready.engine.master_parameters(), run.spec.ema.decay, on_host=run.spec.memory.moving_average == "host"),
         RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum),
         ready.frozen_fingerprint,
         group,

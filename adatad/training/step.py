@@ -12,7 +12,7 @@ from adatad.data.dataset import Batch
 from adatad.memory.scopes import memory_scope
 from adatad.models.keyed_dropout import HostKeys
 from adatad.models.losses import Targets, detection_losses
-from adatad.parallel.engine import all_finite
+from adatad.parallel.base import all_finite
 from adatad.training.loaders import TargetMaker
 from adatad.training.recheck import compute_twice, is_due
 from adatad.training.schedule import learning_rate
@@ -47,7 +47,7 @@ def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict
     state.inputs.next_step()
     applied = all_finite(norm, *sums)
     if applied:
-        state.ema.update(engine.masters())
+        state.ema.update(engine.master_parameters())
     return {
         **dict(zip(LOSSES, sums, strict=True)), "windows_without_instances": without / spec.parallel.clip,
         "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates, "applied": applied,

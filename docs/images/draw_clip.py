@@ -19,7 +19,7 @@ from adatad.memory.segment_wave import SegmentWave
 from adatad.memory.transform import Transform
 from adatad.models.backbone import VideoBackbone
 from adatad.parallel.clip import FakeClipGroup, share_clips
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
 
 BLOCKS, RANKS, CLIPS = 6, 4, 24

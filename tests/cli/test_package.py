@@ -43,7 +43,7 @@ assert main(["spec", "--copy", "demo/plain"]) == 0
 assert main(["spec", "plain.yaml"]) == 0
 assert main(["dev", "benchmark", "memory"]) == 2
 assert main(["data", "summary", "demo/tia"]) == 2
-from adatad.parallel.deepspeed_config import deepspeed_file
+from adatad.parallel.deepspeed.config import deepspeed_file
 from adatad.spec import load
 spec = load("plain.yaml", ["parallel.engine=zero2"], check_files=False)
 assert Path(spec.model.backbone.weights).is_file()

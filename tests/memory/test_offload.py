@@ -22,7 +22,7 @@ from adatad.memory.offload import (
     pinned_rows,
 )
 from adatad.memory.tiles import cut_tiles
-from adatad.parallel.host_adamw import HostStateAdamW
+from adatad.parallel.adamw import HostStateAdamW
 from adatad.training.ema import Ema
 
 CPU = torch.device("cpu")

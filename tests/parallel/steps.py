@@ -82,12 +82,12 @@ class Run:
         return values
 
     def whole_parameters(self) -> dict[str, np.ndarray]:
-        return numpy_of(self.parts.engine.whole(self.parts.engine.masters()))
+        return numpy_of(self.parts.engine.gather_full(self.parts.engine.master_parameters()))
 
 
 def outcome_of(run: Run, steps: int) -> Outcome:
     start, values = run.whole_parameters(), run.train(steps)
-    averages = numpy_of(run.parts.engine.whole(run.parts.ema.averages))
+    averages = numpy_of(run.parts.engine.gather_full(run.parts.ema.averages))
     return Outcome(values, start, run.whole_parameters(), averages)
 
 

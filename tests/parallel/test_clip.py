@@ -15,7 +15,7 @@ from adatad.dev.benchmarks.clip_suite import trace
 from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.memory.tiles import cut_evenly
 from adatad.parallel.clip import FakeClipGroup
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec import SpecError, load
 from adatad.spec.sizes import clip_share
 

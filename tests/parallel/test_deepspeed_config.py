@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adatad.errors import UserError
-from adatad.parallel.deepspeed_config import deepspeed_config
+from adatad.parallel.deepspeed.config import deepspeed_config
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 
@@ -145,7 +145,7 @@ def test_the_limits_of_stage_3_let_two_blocks_of_the_largest_model_be_whole_and_
 def test_fp16_is_refused_with_what_to_do(tiny_spec):
     import torch
 
-    from adatad.parallel.zero import ZeroEngine
+    from adatad.parallel.deepspeed.engine import ZeroEngine
 
     spec = load(tiny_spec, ["parallel.engine=zero2", "train.precision=fp16"])
     with pytest.raises(UserError, match=r"train\.precision fp16.*bf16 or fp32"):

@@ -94,7 +94,7 @@ def test_loss_scales_of_all_ranks_stay_the_same(tiny_spec):
 
 def frozen_shares(spec_file: str, overrides: list[str]) -> dict[str, float]:
     """Largest share of the blocks' frozen bytes that was whole at any gather, and that after a step."""
-    from adatad.parallel.fairscale_units import Unit
+    from adatad.parallel.fairscale import Unit
     from adatad.parallel.processes import start_processes
     from adatad.spec import load
     from adatad.training.loaders import training_loader
@@ -154,8 +154,8 @@ def through_whole_and_parts(spec_file: str, overrides: list[str]) -> bool:
     spec = load(spec_file, overrides)
     with start_processes() as processes:
         engine = initial_state(resolve_run(spec, processes), processes).engine
-        parts = engine.masters()
-        again = engine.parts(processes.gather(engine.whole(parts))[0])
+        parts = engine.master_parameters()
+        again = engine.shard(processes.gather(engine.gather_full(parts))[0])
         return all(torch.equal(again[name], part) for name, part in parts.items())
 
 

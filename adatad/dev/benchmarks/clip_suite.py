@@ -29,7 +29,7 @@ from adatad.memory.planner import Planner
 from adatad.memory.tiles import PendingPlanes
 from adatad.models.detector import build_model
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
-from adatad.parallel.mesh import Mesh, mesh_of
+from adatad.parallel.layout import Mesh, mesh_of
 from adatad.parallel.processes import Processes, start_processes
 from adatad.spec import Spec, load
 from adatad.spec.sizes import clip_share, clips_of_window, resolve_backbone

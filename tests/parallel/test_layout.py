@@ -3,7 +3,7 @@
 import pytest
 from ranks import run_ranks
 
-from adatad.parallel.partition import held_bytes
+from adatad.parallel.layout import held_bytes
 
 ENGINES = ["ddp", "zero1", "zero2", "zero3", "fsdp", "fairscale"]
 
@@ -35,7 +35,7 @@ def held_on_a_rank(spec_file: str, engine: str) -> dict[str, int]:
         moments = [t for m in parts.engine.moments().values() for key, t in m.items() if key != "step"]
         return {
             "frozen": sum(map(local_bytes, frozen)),
-            "masters": bytes_of(parts.engine.masters().values()),
+            "masters": bytes_of(parts.engine.master_parameters().values()),
             "optimizer": bytes_of(moments),
             "average": bytes_of(parts.ema.averages.values()),
             "all frozen": 4 * (sum(numbers.values()) - trained),

@@ -1,8 +1,8 @@
-"""When a rank fails: which one was the first, said by all that are left.
+"""Find out which rank failed first, and let all ranks that are left print it.
 
-A rank that fails by itself says so in the store that the ranks share, and leaves. The others then get an error from
-whatever they exchange, look there, and leave too. If nothing stands there a rank was killed or hangs: the others say in
-the store that they noticed, and it is the one that doesn't.
+A rank that fails by itself writes its error to the store that the ranks share, and leaves. The others then get an
+error from their next collective, look there, and leave too. If no error is there, a rank was killed or hangs: the
+others write to the store that they noticed, and it is the one that doesn't.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import torch.distributed as dist
 ANSWER_SECONDS = 10
 """How long the ranks that are left wait for one another, to find out who is missing."""
 FIRST = "first fault"
+"""Key of the line on the rank that failed first."""
 
 
-class Witness:
-    """Of one rank: knows the others' hosts, and finds out whose fault an error is."""
+class FailureReporter:
+    """Finds out, on one rank, which rank an error comes from; knows the hosts and process ids of all."""
 
     def __init__(self, store: dist.Store, rank: int, world: int):
         self.store, self.rank, self.world = store, rank, world
         self.quiet: Callable[[], list[int]] = list
         """Ranks whose heartbeats have stopped; a `Monitor` knows."""
-        # Whoever has a place has a heartbeat.
+        # The heartbeat comes first: whoever has a place has one, and others may ask for it at once.
         store.set(heartbeat(rank), "")
         store.set(f"place {rank}", f"{socket.gethostname()} {os.getpid()}")
         self.places = [store.get(f"place {other}").decode().split() for other in range(world)]
@@ -45,38 +46,39 @@ class Witness:
             say(f"{own} (after the other)")
 
     def name(self, rank: int) -> str:
+        """Return a rank's number, host and process id."""
         host, pid = self.places[rank]
         return f"rank {rank} on {host} (pid {pid})"
 
     def first(self) -> str | None:
-        """What the rank that failed first said. A store that died with its rank says nothing."""
+        """Return the line on the rank that failed first; None if there is none, or the store died with its rank."""
         with suppress(RuntimeError):
             return self.store.get(FIRST).decode() if self.store.check([FIRST]) else None
         return None
 
     def put_first(self, line: str) -> str:
-        """Say it to all unless something was said before; returns what stands there now."""
+        """Write the line on the first failure, unless there is one; return the one that counts."""
         with suppress(RuntimeError):
             return self.store.compare_set(FIRST, "", line).decode()
         return line
 
     def missing(self) -> str:
-        """Which ranks died, or don't notice that something is wrong."""
+        """Return a line on the ranks that died, or don't notice that something is wrong."""
         silent = self.silent()
         if not silent:
             return "no rank is missing: the connection between them failed"
-        # A rank that waits inside NCCL doesn't notice either, but its heart beats.
+        # A rank that waits inside NCCL doesn't notice either, but has a heartbeat.
         quiet = set(self.quiet())
         return self.fate([rank for rank in silent if rank in quiet] or silent)
 
     def fate(self, ranks: list[int]) -> str:
-        """A line on ranks that are missing: those that are seen to have died, or all."""
+        """Return a line on missing ranks: on those that are seen to have died, or on all."""
         dead = [rank for rank in ranks if self.died(rank)]
-        fate = "died without a word" if dead else "doesn't answer: it hangs, or its host is gone"
+        fate = "died without an error message" if dead else "doesn't answer: it hangs, or its host is gone"
         return ", ".join(map(self.name, dead or ranks)) + f": {fate}"
 
     def died(self, rank: int) -> bool:
-        """Known of ranks on this host alone."""
+        """Return whether a rank's process is gone; False of ranks on other hosts, which nobody here can tell."""
         host, pid = self.places[rank]
         if host != self.places[self.rank][0]:
             return False
@@ -89,7 +91,7 @@ class Witness:
             return False
 
     def silent(self) -> list[int]:
-        """Ranks that don't say in time that they noticed; one that is seen to have died ends the waiting."""
+        """Return the ranks that don't write in time that they noticed; one seen to have died ends the waiting."""
         end, silent = time.monotonic() + ANSWER_SECONDS, list(range(self.world))
         try:
             self.store.set(f"noticed {self.rank}", "")
@@ -104,19 +106,20 @@ class Witness:
 
 
 def from_communication(error: Exception) -> bool:
-    """Whether an error says no more than that other ranks can't be reached. gloo's are plain RuntimeErrors."""
+    """Return whether an error says no more than that other ranks can't be reached."""
+    # gloo's errors are plain RuntimeErrors.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def heartbeat(rank: int) -> str:
-    """The key of a rank's heartbeats."""
+    """Return the key of a rank's heartbeats."""
     return f"heartbeat {rank}"
 
 
 def say(line: str) -> None:
-    """Print a line on what failed; the run's log has it too."""
+    """Print a line on what failed, and write it to the run's log."""
     print(line, file=sys.stderr, flush=True)
-    # Of the run's log the file alone: the console has it.
+    # To the log's file alone: its other handler prints, as the line above did.
     record = logging.LogRecord("adatad", logging.ERROR, __file__, 0, line, None, None)
     for handler in logging.getLogger("adatad").handlers:
         if isinstance(handler, logging.FileHandler):

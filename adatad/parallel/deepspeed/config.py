@@ -25,11 +25,12 @@ DEFAULTS = resource("ds_configs")
 
 
 def deepspeed_file(spec: Spec) -> Path:
+    """Return the JSON file that the spec names, or the shipped one of its engine."""
     return Path(spec.parallel.deepspeed or DEFAULTS / f"{spec.parallel.engine}.json")
 
 
 def deepspeed_config(spec: Spec, world: int, on_cpu: bool) -> dict[str, Any]:
-    """What `deepspeed.initialize` gets. Raises DeepSpeedFileError, which names the file's keys and the spec's.
+    """Return what `deepspeed.initialize` gets. Raises DeepSpeedFileError, which names the file's keys and the spec's.
 
     on_cpu: the device of the run is the CPU, whose memory can't be pinned.
     """

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import adatad.parallel.rounded_adamw as rounded_adamw
+import adatad.parallel.adamw as rounded_adamw
 import adatad.training.loop as loop
 from adatad.memory.flops import FlopCount
-from adatad.parallel.rounded_adamw import RoundedAdamW, round_into
+from adatad.parallel.adamw import RoundedAdamW, round_into
 from adatad.spec import SpecError, load
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.checkpoint_check import CheckpointError, check_tensor

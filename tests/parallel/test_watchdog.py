@@ -16,11 +16,10 @@ import torch
 import torch.distributed as dist
 from ranks import CONTEXT, free_port
 
-from adatad.parallel import monitor
-from adatad.parallel.faults import Witness, heartbeat
-from adatad.parallel.monitor import LEFT, Monitor, missing_ranks
+from adatad.parallel import watchdog
+from adatad.parallel.failures import FailureReporter, heartbeat
 from adatad.parallel.processes import Processes, start_processes
-from adatad.parallel.stacks import Stacks
+from adatad.parallel.watchdog import LEFT, HangWatchdog, Monitor, missing_ranks
 
 WATCHDOG_SECONDS = 60
 """Far past all that the monitor waits for, also on a busy machine."""
@@ -48,7 +47,7 @@ def leaving(processes: Processes) -> None: ...
 
 def working(processes: Processes) -> None:
     """Without a word to others for longer than a silent rank would be left alone, while they are gone or wait."""
-    time.sleep(1.5 * monitor.SILENT_LOOKS * monitor.BEAT_SECONDS)
+    time.sleep(1.5 * watchdog.SILENT_LOOKS * watchdog.BEAT_SECONDS)
 
 
 def rank_of(environment: dict[str, str], folder: Path, what) -> None:
@@ -57,8 +56,11 @@ def rank_of(environment: dict[str, str], folder: Path, what) -> None:
     rank = int(environment["RANK"])
     for number in (1, 2):
         os.dup2(os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    monitor.BEAT_SECONDS = 0.1
-    with start_processes() as processes, Stacks(folder, processes, 600, lambda: print("finished", flush=True)):
+    watchdog.BEAT_SECONDS = 0.1
+    with (
+        start_processes() as processes,
+        HangWatchdog(folder, rank, processes.monitor, 600, lambda: print("finished", flush=True)),
+    ):
         dist.all_reduce(torch.ones(7))
         signal.setitimer(signal.ITIMER_REAL, WATCHDOG_SECONDS)
         what(processes)
@@ -89,10 +91,10 @@ def run_all(folder: Path, *tasks) -> tuple[list[int], list[str]]:
 @pytest.mark.parametrize(
     ("tasks", "says"),
     [
-        pytest.param((stuck, killed, stuck), "died without a word", id="killed"),
+        pytest.param((stuck, killed, stuck), "died without an error message", id="killed"),
         pytest.param((stuck, frozen), "doesn't answer: it hangs, or its host is gone", id="stopped"),
         # These have the store in their process.
-        pytest.param((killed, stuck), "died without a word", id="first_killed"),
+        pytest.param((killed, stuck), "died without an error message", id="first_killed"),
         pytest.param((frozen, stuck), "doesn't answer: it hangs, or its host is gone", id="first_stopped"),
         pytest.param((failing, stuck), "ValueError: planted", id="first_failed"),
     ],
@@ -129,12 +131,12 @@ def test_ranks_that_work_long_or_leave_in_good_order_are_not_taken_for_dead(task
 
 
 def test_the_first_that_fell_silent_is_named_and_not_those_that_followed():
-    late = monitor.SILENT_LOOKS + 5
+    late = watchdog.SILENT_LOOKS + 5
     assert missing_ranks([0, late, late - 1, late - 3, 2], gone=[]) == [1, 2]
 
 
 def test_a_rank_whose_process_is_gone_is_missing_sooner_than_one_that_is_silent():
-    quiet = [0, monitor.DEAD_LOOKS, monitor.DEAD_LOOKS]
+    quiet = [0, watchdog.DEAD_LOOKS, watchdog.DEAD_LOOKS]
     assert missing_ranks(quiet, gone=[1]) == [1]
     assert missing_ranks([0, 0, 0], gone=[1]) == [], "it beats: another container's processes aren't seen from here"
 
@@ -146,11 +148,11 @@ def test_the_first_rank_waits_with_its_store_for_one_that_looks_late(monkeypatch
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
-        if clock[0] > 5 * monitor.BEAT_SECONDS:
+        if clock[0] > 5 * watchdog.BEAT_SECONDS:
             store.set(heartbeat(1), LEFT)
 
-    watched = Monitor(Witness(store, 0, 2), hang_seconds=600)
-    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    watched = Monitor(FailureReporter(store, 0, 2), hang_seconds=600)
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     watched.leave()
     assert store.get(heartbeat(0)) == store.get(heartbeat(1)) == LEFT.encode()
-    assert clock[0] < 6 * monitor.BEAT_SECONDS, "it leaves as soon as the other one knows"
+    assert clock[0] < 6 * watchdog.BEAT_SECONDS, "it leaves as soon as the other one knows"
