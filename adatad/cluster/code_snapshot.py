@@ -18,7 +18,7 @@ from pathlib import Path
 
 from adatad.cluster.job import FOLDER, JobRun, current_attempt
 from adatad.errors import UserError
-from adatad.spec import Spec, add_engine_arguments, add_spec_arguments, spec_from_arguments, to_yaml
+from adatad.spec import Spec, to_yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("adatad", "tools", "ds_configs", "slurm")
@@ -83,6 +83,8 @@ def version() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
+
     add_spec_arguments(parser)
     add_engine_arguments(parser)
     args = parser.parse_args(arguments)

@@ -16,7 +16,8 @@ from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
 from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.models.losses import RunningNormalizer
-from adatad.parallel.base import Engine, prepare
+from adatad.parallel.base import Engine
+from adatad.parallel.build import build_engine
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
@@ -107,7 +108,7 @@ def prepare_model(
         compiled = compile_report(model.backbone.executor.passes)
     # 4. The engine. Without one, the model goes to its device only now: frozen weights that are streamed, or cast, may
     # not fit there as they come from their file.
-    engine = prepare(model, groups, spec, processes) if learns else None
+    engine = build_engine(model, groups, spec, processes) if learns else None
     if engine is None:
         model.to(processes.device)
     # 5. Clip parallelism, around that executor.

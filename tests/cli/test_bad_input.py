@@ -3,12 +3,14 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
 from small_data_set import TABLE, database, write_annotations, write_spec, write_video
+
+Run = Callable[..., subprocess.CompletedProcess]
 
 SECONDS_UNTIL_STUCK = 30
 """For a whole command of one bad input: after that it hangs, on however slow a machine."""
