@@ -18,6 +18,7 @@ from adatad.errors import UserError
 from adatad.files import FileError, read_json, reason, shown
 from adatad.report.run_files import is_number, read_end, read_metrics
 from adatad.spec import load
+from adatad.spec.resolve import Quirks, end_epoch, steps_per_epoch
 from adatad.training.ownership import last_opening
 
 LATEST_STEPS = 50
@@ -222,10 +223,10 @@ def _total_steps(run: Path) -> int | None:
     """None where the spec or its annotations can't be read from here."""
     try:
         spec = load(run / "spec.yaml", check_files=False)
-        videos = read_annotations(spec.data, spec.compat == "reference", spec.model.detector.class_agnostic).train
+        videos = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic).train
     except (UserError, OSError, RecursionError):
         return None
-    return (spec.schedule.end_epoch or spec.schedule.epochs) * (len(videos) // spec.train.global_batch)
+    return end_epoch(spec) * steps_per_epoch(spec, len(videos))
 
 
 def newest_checkpoint(run: Path) -> str | None:

@@ -9,20 +9,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from adatad.cluster.code_snapshot import remove_snapshot, snapshot_code, snapshot_names, version
 from adatad.cluster.job import FOLDER, JOB, JobError, note_submitted, started_attempts, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
 from adatad.files import FileError, reason, write_text
-from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.text import cut, forbidden_character
 from adatad.training.plan import check_fits
-from adatad.training.run import annotations_for
+from adatad.training.resolve import annotations_for, check_batch, outputs_of
 from adatad.training.run_directory import run_directory
-from adatad.training.setup import check_batch, number_of_classes
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,9 @@ def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None)
     annotations = annotations_for(spec)
     check_videos(spec.data, annotations.train + annotations.validation)
     ranks = resources.nodes * resources.gpus
-    check_batch(spec, Processes(0, ranks, torch.device("cpu")), annotations)
+    check_batch(spec, ranks, annotations)
     if gpu_memory_gib is not None:
-        check_fits(spec, gpu_memory_gib, ranks, number_of_classes(spec, annotations))
+        check_fits(spec, gpu_memory_gib, ranks, len(outputs_of(spec, annotations)))
 
 
 def find_slurm() -> None:

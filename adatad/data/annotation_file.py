@@ -15,6 +15,13 @@ from adatad.files import FileError, StandsTwiceError, shown
 
 AMBIGUOUS = "Ambiguous"
 """THUMOS-14's label for parts that are neither action nor background."""
+SUBSETS = {
+    "training": "training", "train": "training", "trn": "training", "tr": "training",
+    "validation": "validation", "val": "validation", "valid": "validation", "validate": "validation",
+    "dev": "validation",
+    "test": "test", "testing": "test", "tst": "test",
+}  # fmt: skip
+"""Names of subsets in annotation files and tables, and the name that is used here."""
 MAX_LISTED = 5
 """Names that a warning lists; it counts the rest."""
 LINE_BREAKS = re.compile(r"\r\n|\r|\n")

@@ -14,6 +14,7 @@ import numpy as np
 
 from adatad.data.annotation_file import (
     AMBIGUOUS,
+    SUBSETS,
     AnnotationError,
     folded,
     listed,
@@ -33,8 +34,8 @@ from adatad.data.entry import (
     read_item,
     read_length,
 )
-from adatad.data.instance_table import SUBSETS
 from adatad.files import shown
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec
 
 SHORTEST_SHARE = 0.01
@@ -118,11 +119,11 @@ class Annotations:
 
 
 def read_annotations(
-    spec: DataSpec, reference: bool = False, class_agnostic: bool = False, training: bool = True
+    spec: DataSpec, quirks: Quirks = Quirks(), class_agnostic: bool = False, training: bool = True
 ) -> Annotations:
     """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError, also if nothing is left of a
     subset."""
-    found = annotations_of(load_database(spec.annotations), spec, reference, class_agnostic, training)
+    found = annotations_of(load_database(spec.annotations), spec, quirks, class_agnostic, training)
     for videos, account in ((found.train, found.train_account), (found.validation, found.validation_account)):
         if not videos and (training or account is found.validation_account):
             subset = " or ".join(map(repr, names_of(account.subset)))
@@ -136,7 +137,7 @@ def read_annotations(
 def annotations_of(
     database: dict[str, dict[str, Any]],
     spec: DataSpec,
-    reference: bool = False,
+    quirks: Quirks = Quirks(),
     class_agnostic: bool = False,
     training: bool = True,
 ) -> Annotations:
@@ -144,18 +145,18 @@ def annotations_of(
 
     Copies, empty and "Ambiguous" segments are left out and counted, and training videos without a segment. Equal
     segments with two labels stay, and so do segments that end after their video: what cuts windows cuts them.
-    class_agnostic: training labels are all 0. reference: the reference's quirks; a subset is taken if its name lies
+    class_agnostic: training labels are all 0. quirks: of the reference; a subset is taken if its name lies
     within the wanted one, empty segments stay unless `filter_short`, frames are cut without regard to rounding.
     training: False reads the validation subset alone, which is all that a test needs: a file without training videos
     is fine then, and `train` is empty.
     """
-    classes = read_classes(spec, database, reference)
+    classes = read_classes(spec, database, quirks.keep_ambiguous)
     blocked = read_names(spec.blocked_videos)
     train, train_account = (), Account(spec.train_subset)
     if training:
-        rules = _Rules(spec, classes, reference, training=True, class_agnostic=class_agnostic)
+        rules = _Rules(spec, classes, quirks, training=True, class_agnostic=class_agnostic)
         train, train_account = _read_subset(database, blocked, rules)
-    rules = _Rules(spec, classes, reference, training=False, class_agnostic=False)
+    rules = _Rules(spec, classes, quirks, training=False, class_agnostic=False)
     validation, validation_account = _read_subset(database, blocked, rules)
     found = Annotations(classes.names, train, validation, train_account, validation_account)
     return replace(found, warnings=tuple(_warnings(found, database, rules, training, class_agnostic)))
@@ -202,7 +203,7 @@ def _in_neither_subset(database: dict[str, dict[str, Any]], rules: _Rules, wante
     counts: Counter[str] = Counter()
     for entry in database.values():
         subset = entry.get("subset")
-        if any(in_subset(entry, names, rules.reference) for names in (rules.spec.train_subset, wanted)):
+        if any(in_subset(entry, names, rules.quirks.match_subset_parts) for names in (rules.spec.train_subset, wanted)):
             continue
         if subset is None or (isinstance(subset, str) and not is_visible(subset)):
             counts["none"] += 1
@@ -243,24 +244,24 @@ def names_of(subset: str | tuple[str, ...]) -> tuple[str, ...]:
     return (subset,) if isinstance(subset, str) else subset
 
 
-def in_subset(entry: dict[str, Any], wanted: str | tuple[str, ...], reference: bool = False) -> bool:
-    """Whether a video belongs to the wanted subset or to one of several."""
+def in_subset(entry: dict[str, Any], wanted: str | tuple[str, ...], match_parts: bool = False) -> bool:
+    """Whether a video belongs to the wanted subset or to one of several; match_parts: as the quirk."""
     subset = entry.get("subset")
-    if reference and isinstance(wanted, str):
+    if match_parts and isinstance(wanted, str):
         return isinstance(subset, str) and subset in wanted
     return subset in names_of(wanted)
 
 
-def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
+def ground_truth(spec: DataSpec, keep_ambiguous: bool = False) -> dict[str, Any]:
     """The annotations that detections are scored against, as the content of an annotation file: the validation videos
     that aren't blocked, in a subset named `EVALUATED`, with class names as labels and all other keys as they are.
 
     All instances with finite ends are in it: what else doesn't count is the evaluation's to leave out. "Ambiguous" is
-    if it is a class, or with `reference`. Subsets are compared for equality, by the reference too.
+    if it is a class, or with `keep_ambiguous`. Subsets are compared for equality, by the reference too.
     """
     database = load_database(spec.annotations)
-    classes, blocked = read_classes(spec, database, reference), read_names(spec.blocked_videos)
-    rules = _Rules(spec, classes, reference=False, training=False, class_agnostic=False)
+    classes, blocked = read_classes(spec, database, keep_ambiguous), read_names(spec.blocked_videos)
+    rules = _Rules(spec, classes, Quirks(), training=False, class_agnostic=False)
     videos = {}
     for name, entry in database.items():
         if in_subset(entry, spec.validation_subset) and name not in blocked:
@@ -272,7 +273,7 @@ def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
                 "annotations": [
                     {**item, "segment": [start, end], "label": AMBIGUOUS if number is None else classes.names[number]}
                     for item, (start, end, number) in zip(items, instances, strict=True)
-                    if math.isfinite(start) and math.isfinite(end) and (number is not None or reference)
+                    if math.isfinite(start) and math.isfinite(end) and (number is not None or keep_ambiguous)
                 ],
             }
     return {"database": videos}
@@ -284,7 +285,7 @@ class _Rules:
 
     spec: DataSpec
     classes: ClassList
-    reference: bool
+    quirks: Quirks
     training: bool
     class_agnostic: bool
 
@@ -299,14 +300,18 @@ class _Rules:
     @property
     def filter_short(self) -> bool:
         wanted = self.spec.filter_short
-        return self.training and (wanted if wanted is not None else self.whole_videos or not self.reference)
+        return self.training and (wanted if wanted is not None else self.whole_videos or not self.quirks.keep_empty)
 
 
 def _read_subset(
     database: dict[str, dict[str, Any]], blocked: frozenset[str], rules: _Rules
 ) -> tuple[tuple[Video, ...], Account]:
     spec = rules.spec
-    entries = {name: entry for name, entry in database.items() if in_subset(entry, rules.subset, rules.reference)}
+    entries = {
+        name: entry
+        for name, entry in database.items()
+        if in_subset(entry, rules.subset, rules.quirks.match_subset_parts)
+    }
     if not entries:
         there = listed(sorted({str(entry.get("subset")) for entry in database.values()}), 20)
         key = "data.train_subset" if rules.training else "data.validation_subset"
@@ -360,7 +365,7 @@ def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[s
         start, end, number = _read_instance(rules, item)
         reason, in_frames = _reason_to_drop(rules, start, end, number, length.duration_seconds), (0.0, 0.0)
         if reason is None:
-            in_frames = _to_frames(length, start, rules.reference), _to_frames(length, end, rules.reference)
+            in_frames = tuple(_to_frames(length, second, rules.quirks.truncate_frames) for second in (start, end))
             number = 0 if rules.class_agnostic else number
             # Training sees what is left after rounding; everything else the annotation itself.
             place = in_frames if rules.training and not rules.whole_videos else (start, end)
@@ -383,7 +388,7 @@ def _read_instance(rules: _Rules, item: Any) -> tuple[float, float, int | None]:
     start, end, label = read_item(rules.spec, item)
     number = rules.classes.numbers.get(label)
     # Whatever its class list says, the reference trains on no such instance.
-    return start, end, None if label == AMBIGUOUS and rules.reference else number
+    return start, end, None if label == AMBIGUOUS and rules.quirks.keep_ambiguous else number
 
 
 def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None, duration_seconds: float) -> str | None:
@@ -391,7 +396,7 @@ def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None,
         return AMBIGUOUS
     if not (math.isfinite(start) and math.isfinite(end)):
         return "without finite ends"
-    if rules.reference:
+    if rules.quirks.keep_empty:
         return None
     if end <= start:
         return "empty (end <= start)"
@@ -401,8 +406,8 @@ def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None,
     return None
 
 
-def _to_frames(length: Length, seconds: float, reference: bool) -> float:
+def _to_frames(length: Length, seconds: float, truncate: bool) -> float:
     """Whole frames, cut towards zero: by the file's count of frames if there is one, else by the rate."""
     frames = seconds / length.duration_seconds * length.frames if length.counted else seconds * length.fps
     # A label that lies on a frame must not fall to the one before by rounding, which the reference lets happen.
-    return float(math.trunc(frames + (0.0 if reference else 1e-6)))
+    return float(math.trunc(frames + (0.0 if truncate else 1e-6)))

@@ -30,17 +30,17 @@ class ClassList:
     numbers: dict[str | int, int]
 
 
-def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], reference: bool = False) -> ClassList:
+def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambiguous: bool = False) -> ClassList:
     """The class list: from the spec, from its text file, or the sorted labels of the whole annotation file.
 
-    `reference`: a list that is taken from the annotation file has "Ambiguous", as the reference's has.
+    keep_ambiguous: a list that is taken from the annotation file has "Ambiguous", as the reference's has.
     """
     if isinstance(spec.classes, str):
         classes = read_class_file(spec.classes, _labels(spec, database))
     elif spec.classes is not None:
         classes = _named(tuple(spec.classes))
     else:
-        classes = _found(spec, database, reference)
+        classes = _found(spec, database, keep_ambiguous)
     source = spec.classes if isinstance(spec.classes, str) else spec.annotations
     _check_names(source, classes.names)
     if spec.class_count not in (None, len(classes.names)):
@@ -173,7 +173,7 @@ def _labels(spec: DataSpec, database: dict[str, dict[str, Any]]) -> frozenset[st
     return frozenset(label for label in labels if label is not None)
 
 
-def _found(spec: DataSpec, database: dict[str, dict[str, Any]], reference: bool) -> ClassList:
+def _found(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambiguous: bool) -> ClassList:
     values = [item[spec.label_key] for item in _items(database) if spec.label_key in item]
     labels = {label for label in map(label_of, values) if label is not None}
     if not labels:
@@ -188,7 +188,7 @@ def _found(spec: DataSpec, database: dict[str, dict[str, Any]], reference: bool)
             f"{spec.annotations}: no annotation has a {spec.label_key!r}: {there}; set data.label_key or data.classes"
         )
     if all(isinstance(label, str) for label in labels):
-        return _named(tuple(sorted(labels if reference else labels - {AMBIGUOUS})))
+        return _named(tuple(sorted(labels if keep_ambiguous else labels - {AMBIGUOUS})))
     names = labels - {AMBIGUOUS}
     if not all(isinstance(label, int) for label in names):
         name = next(label for label in values if isinstance(label, str))

@@ -1,4 +1,4 @@
-"""Windows as samples and batches: decoded, resized, stacked."""
+"""Training and validation windows as samples and batches: decoded, resized, stacked; and videos that a run skips."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 from adatad.data.annotations import Video
 from adatad.data.augment import Augmentation, draw_augmentation
 from adatad.data.decode import VideoError, VideoReader, open_video
-from adatad.data.draws import generator, model_key
-from adatad.data.geometry import Geometry, center_geometry, fit_frames, random_geometry
-from adatad.data.skipped import Skipped
+from adatad.data.resize import Geometry, center_geometry, fit_frames, random_geometry
+from adatad.data.rng import generator, model_key
 from adatad.data.staging import original_path, staged_path
 from adatad.data.time_check import CHECK, TimeFacts, TimeNote, TimeNotes, effect, header_facts, time_problems
 from adatad.data.timeline import Timeline
@@ -32,6 +31,7 @@ from adatad.data.windows import (
 )
 from adatad.files import shown
 from adatad.models.targets import Targets
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec
 
 BROKEN = (VideoError, WindowError)
@@ -86,9 +86,9 @@ class TrainingWindows(Dataset):
     """
 
     def __init__(
-        self, videos: tuple[Video, ...], spec: DataSpec, seed: int, reference: bool = False, here: slice = EVERYTHING
+        self, videos: tuple[Video, ...], spec: DataSpec, seed: int, quirks: Quirks = Quirks(), here: slice = EVERYTHING
     ):
-        self.videos, self.spec, self.seed, self.reference, self.here = videos, spec, seed, reference, here
+        self.videos, self.spec, self.seed, self.quirks, self.here = videos, spec, seed, quirks, here
         self._broken: dict[int, Skipped] = {}
         self._said_times = TimeNotes(spec)
 
@@ -131,7 +131,7 @@ class TrainingWindows(Dataset):
             frames = read_frames(reader, window.indices[self.here], cut)
             said = self._said_times.notes(video, reader.timeline, reader.stamp)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
-        augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
+        augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.quirks.draw_once_per_run)
         return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation, times=said)
 
 
@@ -309,3 +309,31 @@ def collate(samples: list[Sample]) -> Batch:
         list(augmentations), tuple(item for items in skipped for item in items),
         tuple(item for items in times for item in items),
     )  # fmt: skip
+
+
+class Skipped(NamedTuple):
+    """A video's name, and what is wrong with it."""
+
+    video: str
+    reason: str
+
+
+class SkippedVideos:
+    """Counts the videos that a run does without. say: called once for each with a line to log."""
+
+    def __init__(self, limit: int, say: Callable[[str], None]):
+        self.limit, self._say = limit, say
+        self.reasons: dict[str, str] = {}
+
+    def add(self, found: Iterable[Skipped]) -> None:
+        """Raises VideoError when there are more than the limit."""
+        for video, reason in found:
+            if video not in self.reasons:
+                self.reasons[video] = reason
+                self._say(f"left out, video {len(self.reasons)} of at most {self.limit}: {reason}")
+        if len(self.reasons) > self.limit:
+            names = ", ".join(self.reasons)
+            raise VideoError(
+                f"{len(self.reasons)} videos can't be read, more than data.skip_limit {self.limit}: {names}; "
+                "mend them, take them out of the annotation file, or raise the limit"
+            )

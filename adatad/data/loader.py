@@ -1,23 +1,27 @@
-"""Batches of windows for one rank, decoded ahead; their order depends on (seed, epoch) alone."""
+"""Batches from loader processes, and a watch over them: which one died, was stopped or hangs, and on which videos."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from adatad.data.dataset import Batch, Sample, collate
-from adatad.data.draws import epoch_order
-from adatad.data.loader_watch import IDLE_SECONDS, POLL_SECONDS, Asked, LoaderWatch
+from adatad.data.rng import epoch_order
 from adatad.errors import UserError
 from adatad.stop_signals import STOP_SIGNALS
 
@@ -27,6 +31,15 @@ signal_handling._SIGCHLD_handler_set = True
 
 PREFETCH = 2
 """Batches that each loader process is ahead."""
+POLL_SECONDS = 1
+STOPPED_SECONDS = 10
+"""A loader process that is found stopped for so long won't go on by itself."""
+IDLE_SECONDS = 250.0
+"""A loader process that is waited for and hasn't computed anything for so long is taken for stuck."""
+SHARED_MEMORY = "/dev/shm"
+MAX_NAMED = 3
+STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+CURE_SHARED_MEMORY = "give the container more (docker run --shm-size=4g or --ipc=host), or set data.workers=0"
 
 
 @dataclass(frozen=True)
@@ -187,3 +200,149 @@ def _leave_when_the_parent_says_so() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
+
+
+class LoaderError(UserError):
+    """A loader process that is gone or doesn't answer; the message names it, its videos and the cure."""
+
+
+class Asked:
+    """Addresses of batches, and in `pending` those that were handed out and haven't come back as batches."""
+
+    def __init__(self, batches: Any):
+        self.batches = batches
+        self.pending: deque[Any] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.pending = pending = deque()
+        for addresses in self.batches:
+            pending.append(addresses)
+            yield addresses
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class LoaderWatch:
+    """Looks at the processes of one iteration of torch's DataLoader, from a thread, while training waits for a batch.
+
+    One that is stopped or hangs is killed: whatever the training process was waiting for then ends with an error, also
+    inside torch, where no time limit is. video_of: the name of the video at an address.
+    """
+
+    def __init__(self, iterator: Any, asked: Asked, video_of: Callable[[Any], str], idle_seconds: float):
+        self._iterator, self._asked, self._video_of, self._idle_seconds = iterator, asked, video_of, idle_seconds
+        self._verdict: str | None = None
+        self._waits, self._waiting = 0, False
+        self._ended = threading.Event()
+        threading.Thread(target=self._look, name="loader watch", daemon=True).start()
+
+    def __enter__(self) -> None:
+        """A wait for the next batch begins."""
+        self._waits, self._waiting = self._waits + 1, True
+
+    def __exit__(self, *_: Any) -> None:
+        self._waiting = False
+
+    def close(self) -> None:
+        self._ended.set()
+        # The traceback of an error may keep this object, and with it torch's, whose end ends the processes.
+        self._iterator = None
+
+    def error(self) -> LoaderError | None:
+        """What is wrong with one of the processes; None if nothing is."""
+        if self._verdict is not None:
+            return LoaderError(self._verdict)
+        for number, worker in enumerate(self._iterator._workers):
+            if worker.exitcode is not None:
+                fate, cure = fate_of(worker.exitcode)
+                return LoaderError(
+                    f"a loader process (pid {worker.pid}) {fate}; it was to read {self._videos_of(number)}. {cure}"
+                )
+        return None
+
+    def _look(self) -> None:
+        idle, seen, stopped = 0, None, 0
+        while not self._ended.wait(POLL_SECONDS):
+            with suppress(AttributeError, KeyError, IndexError, psutil.Error):
+                # Counted in looks: the training process may have been stopped as well (Ctrl-Z), for any time.
+                workers = [psutil.Process(worker.pid) for worker in self._iterator._workers]
+                status = [process.status() for process in workers]
+                halted = [number for number, state in enumerate(status) if state in STOPPED]
+                stopped = stopped + POLL_SECONDS if self._waiting and halted else 0
+                awaited = self._iterator._task_info[self._iterator._rcvd_idx][0]
+                times = workers[awaited].cpu_times()
+                now = (self._waits, times.user + times.system)
+                idle, seen = (idle + POLL_SECONDS if self._waiting and now == seen else 0), now
+                if stopped >= STOPPED_SECONDS:
+                    return self._give_up(halted[0], "is stopped")
+                if idle >= self._idle_seconds:
+                    return self._give_up(awaited, f"has done nothing for {idle} s (it is {status[awaited]})")
+        return None
+
+    def _give_up(self, number: int, what: str) -> None:
+        workers = list(self._iterator._workers)
+        self._verdict = (
+            f"the loader process {workers[number].pid} {what}; it was to read {self._videos_of(number)}. Look at that "
+            f"file and its disk; {_shared_memory_left()}data.workers=0 reads in the training process"
+        )
+        for worker in workers:
+            worker.kill()
+        # What can't be killed (a disk that hangs) would be waited for when Python leaves.
+        multiprocessing.process._children.difference_update(workers)
+
+    def _videos_of(self, number: int) -> str:
+        """Videos of the first batch that a process still owes."""
+        iterator, pending = self._iterator, self._asked.pending
+        addresses: Any = []
+        with suppress(AttributeError, KeyError, IndexError, RuntimeError):
+            owed = [index for index, facts in sorted(iterator._task_info.items()) if facts == (number,)]
+            addresses = pending[owed[0] - iterator._rcvd_idx]
+        names = [self._video_of(address) for address in addresses]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        return ", ".join(names[:MAX_NAMED]) + more if names else "nothing more"
+
+
+def fate_of(exit_code: int) -> tuple[str, str]:
+    """How a process ended, and what helps."""
+    cure = "Lower data.workers, or give the process more memory"
+    match exit_code:
+        case -9:
+            return "was killed (SIGKILL), as the system does when memory runs out", cure
+        case -7:
+            return f"was killed (SIGBUS), as when {SHARED_MEMORY} is full", CURE_SHARED_MEMORY
+        case code if code < 0:
+            with suppress(ValueError):
+                return f"was killed ({signal.Signals(-code).name})", cure
+    return f"left with exit code {exit_code}", cure
+
+
+def require_shared_memory(batch_bytes: int, batches_ahead: int, processes: int = 1) -> None:
+    """Raises LoaderError if /dev/shm can't hold what loader processes hand over there: a worker that finds no room
+    drops its batch, and training would wait for it for ever.
+
+    batches_ahead: of one rank, with those that a step works on; processes: ranks on this machine.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    needed = batch_bytes * batches_ahead * processes
+    try:
+        facts = os.statvfs(SHARED_MEMORY)
+    except OSError as error:
+        raise LoaderError(f"{SHARED_MEMORY}: {error.strerror}: loader processes need it; set data.workers=0") from error
+    if facts.f_flag & os.ST_RDONLY or not os.access(SHARED_MEMORY, os.W_OK):
+        raise LoaderError(f"{SHARED_MEMORY} can't be written to: loader processes need it; set data.workers=0")
+    free = facts.f_bavail * facts.f_frsize
+    if free < needed:
+        raise LoaderError(
+            f"{SHARED_MEMORY} has {free / 1e6:,.1f} MB free; loader processes hand over windows of "
+            f"{batch_bytes / 1e6:,.1f} MB there, up to {batches_ahead * processes} at a time: {needed / 1e6:,.1f} MB. "
+            f"{CURE_SHARED_MEMORY[0].upper()}{CURE_SHARED_MEMORY[1:]}; fewer data.workers need less"
+        )
+
+
+def _shared_memory_left() -> str:
+    with suppress(OSError):
+        facts = os.statvfs(SHARED_MEMORY)
+        return f"{SHARED_MEMORY} has {facts.f_bavail * facts.f_frsize / 1e6:,.0f} MB free; "
+    return ""

@@ -24,7 +24,7 @@ MAX_SAID = 20
 """Videos that a run's log names one by one; it counts the rest."""
 HEADER_SLACK_SECONDS, HEADER_SLACK = 1.0, 0.02
 """By how much, or by which share if that is more, a file's header may be off about its length."""
-CHECK = "tools/prepare_data/check.py names every such video"
+CHECK = "adatad data check names every such video"
 COUNTED = "labels lie on other frames than they mean under data.time: count; set it to presentation, or transcode"
 FOUND = "labels stay at their seconds (data.time: presentation)"
 

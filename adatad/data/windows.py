@@ -51,11 +51,11 @@ class WindowPlace:
     instances: tuple[np.ndarray, np.ndarray] = (np.zeros((0, 2)), np.zeros(0, np.int64))
 
 
-def evaluation_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -> list[WindowPlace]:
-    """All windows that a video is evaluated in; repeat_last: as in `sliding_windows`."""
+def evaluation_windows(video: Video, spec: WindowSpec, repeat_windows: bool = False) -> list[WindowPlace]:
+    """All windows that a video is evaluated in; repeat_windows: as in `sliding_windows`."""
     match spec.kind:
         case "sliding":
-            return sliding_windows(video, spec, repeat_last)
+            return sliding_windows(video, spec, repeat_windows)
         case "resize":
             return [WindowPlace(video, 0, spec.size_grid)]
 
@@ -83,11 +83,11 @@ def training_window(
             return resized_window(video, total_frames, spec, timeline)
 
 
-def sliding_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -> list[WindowPlace]:
+def sliding_windows(video: Video, spec: WindowSpec, repeat_windows: bool = False) -> list[WindowPlace]:
     """Windows that cover a video, each `overlap` inside the one before, the last one flush with the end.
 
     The reference makes the last one twice where the steps fit exactly, and none for a tail it doesn't reach;
-    `repeat_last` repeats that.
+    `repeat_windows` repeats that.
     """
     positions = -(-video.frames // spec.stride_frames)
     step = int(spec.size_grid * (1 - spec.overlap))
@@ -95,9 +95,9 @@ def sliding_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -
     for index in range(max(1, positions // step)):
         start, end = index * step, index * step + spec.size_grid
         starts.append(start if end <= positions else max(0, positions - spec.size_grid))
-        if end > positions or (end == positions and not repeat_last):
+        if end > positions or (end == positions and not repeat_windows):
             break
-    if not repeat_last and starts[-1] + spec.size_grid < positions:
+    if not repeat_windows and starts[-1] + spec.size_grid < positions:
         starts.append(positions - spec.size_grid)
     return [WindowPlace(video, start, min(spec.size_grid, positions - start)) for start in starts]
 

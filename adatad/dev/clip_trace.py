@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from adatad.memory.neighbours import LEFT, RIGHT, Arrival
-from adatad.parallel.clip import ClipGroup, FakeClipGroup
+from adatad.memory.exchange import LEFT, RIGHT, PendingPlanes
+from adatad.parallel.clip import ClipGroup, FakeClipGroup, pad_from_ranks
 
 
 class Event(NamedTuple):
@@ -47,17 +47,20 @@ class TracedGroup:
         self.events.append(Event(kind, now - self._last))
         self._last = now
 
-    def trade(self, side: int, planes: Tensor) -> Arrival:
-        return self.trade_sides({side: planes})[side]
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        return pad_from_ranks(self, window, reach)
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
+    def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
+        return self.exchange_sides({side: planes})[side]
+
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
         self.work_done()
         self.events += [Event("trade", own.numel() * own.element_size(), side) for side, own in planes.items()]
-        arrivals = self.group.trade_sides(planes)
+        arrivals = self.group.exchange_sides(planes)
         self._last = self.clock()
         return {side: partial(self._arrived, side, arrival) for side, arrival in arrivals.items()}
 
-    def _arrived(self, side: int, arrival: Arrival) -> Tensor:
+    def _arrived(self, side: int, arrival: PendingPlanes) -> Tensor:
         self.work_done()
         self.events.append(Event("arrive", side=side))
         planes = arrival()

@@ -17,19 +17,19 @@ from adatad.spec.schema import MemorySpec
 
 HEAD = """# Published rows
 
-Made by `python tools/model_zoo.py`; don't edit. One file is one row of AdaTAD's tables, with `compat: reference` and
+Made by `adatad dev model-zoo`; don't edit. One file is one row of AdaTAD's tables, with `compat: reference` and
 the published figures in it; `tests/spec/test_rows.py` holds each against every setting of the reference. Average mAP is
 over the tIoUs of the data set's protocol (`evaluate.tious`). Rows without a figure were never published with one.
 
 ```bash
-python tools/reproduce.py thumos-s-768 --check                # what is missing, and where it is published
-python tools/reproduce.py thumos-s-768                        # train the row and compare; start it again to go on
+adatad reproduce thumos-s-768 --check                # what is missing, and where it is published
+adatad reproduce thumos-s-768                        # train the row and compare; start it again to go on
 torchrun --nproc-per-node 2 tools/reproduce.py thumos-s-768   # on two GPUs, as published
-python tools/reproduce.py thumos-s-768 --test CHECKPOINT      # test a checkpoint instead, and compare
-python tools/train.py configs/thumos/s_768x160_adapter.yaml   # the same without the comparison
+adatad reproduce thumos-s-768 --checkpoint CHECKPOINT # test a checkpoint instead, and compare
+adatad train configs/thumos/s_768x160_adapter.yaml   # the same without the comparison
 ```
 
-Each row's command is `python tools/reproduce.py` with its name. Words of the name will do (`thumos-s-768`; without a
+Each row's command is `adatad reproduce` with its name. Words of the name will do (`thumos-s-768`; without a
 mode, adapters in the blocks are meant), and so does the name in OpenTAD, which the tables give without the leading
 `e2e_`. A result counts as reproduced if its average mAP is at most 0.5 from the published one. Names say the ViT's size
 (s, b, l, h, g), frames of a window x pixels, what is trained, and what else sets a row apart.

@@ -26,7 +26,7 @@ TINY = (
 )
 """Windows of four clips, two a step. As few numbers as possible: what is counted doesn't depend on them."""
 TILE = "memory.policy=tile memory.tile_clips=1 memory.segment_blocks=2"
-HOST = "memory.rows=host memory.halos=host memory.frames=host"
+HOST = "memory.saved_inputs=host memory.halos=host memory.frames=host"
 STATE = "memory.optimizer_state=host memory.moving_average=host"
 EVERYTHING = f"{TILE} {HOST} {STATE} memory.frozen_weights=stream"
 FULL = "model.backbone.mode=full optimizer.backbone.lr=1e-4"
@@ -81,20 +81,20 @@ CASES = (
     Case("selective", "memory.policy=selective"),
     Case("block", "memory.policy=block"),
     Case("tile", TILE),
-    Case("tile, rebuild", f"{TILE} memory.recompute=rebuild"),
+    Case("tile, rebuild", f"{TILE} memory.recompute=twice"),
     Case("tile, compiled", f"{TILE} memory.compile=true"),
     Case("full, tile, compiled", f"{FULL} {TILE} memory.compile=true"),
     Case("tile, by blocks", f"{TILE} memory.order=blocks"),
     Case("ranges", RANGES),
-    Case("tile, rows on the host", f"{TILE} memory.rows=host"),
+    Case("tile, rows on the host", f"{TILE} memory.saved_inputs=host"),
     Case("tile, halos on the host", f"{TILE} memory.halos=host"),
     Case("tile, frames on the host", f"{TILE} memory.frames=host"),
     Case("tile, rows, halos, frames on the host", f"{TILE} {HOST}"),
     Case("tile, frozen weights streamed", f"{TILE} memory.frozen_weights=stream"),
     Case("block, optimizer and average on the host", f"memory.policy=block {STATE}"),
     Case("tile, everything on the host", EVERYTHING),
-    Case("tile, everything on the host, rebuild", f"{EVERYTHING} memory.recompute=rebuild"),
-    Case("tile, fp16", f"{TILE} train.precision=fp16 memory.rows=host"),
+    Case("tile, everything on the host, rebuild", f"{EVERYTHING} memory.recompute=twice"),
+    Case("tile, fp16", f"{TILE} train.precision=fp16 memory.saved_inputs=host"),
     Case("none, fp32", "memory.policy=none train.precision=fp32"),
     Case("tile, accumulation", f"{TILE} train.accumulation=2"),
     Case("tile, long window", f"{TILE} data.window.size_grid=128 model.detector.max_length=128"),

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adatad.data.demo import BRIGHT, DIM, distractor
-from adatad.data.draws import generator
-from adatad.data.synthetic import SIZE, WEAK, Sprite, background, render, slow_drift, sprite_look
+from adatad.data.prepare.demo import BRIGHT, DIM, distractor
+from adatad.data.prepare.synthetic import SIZE, WEAK, Sprite, background, render, slow_drift, sprite_look
+from adatad.data.rng import generator
 from adatad.files import replacing
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.schema import BackboneSpec

@@ -37,7 +37,7 @@ class MapResult:
     num_ground_truth: instances that were left; num_detections: of all videos that aren't blocked, with known labels or
     not. recall: recall@kx, by tIoU and k; recall_per_class: the same for each label, [tIoU][k]. other_videos: videos
     with detections that aren't of the subset, whose detections count as false positives. warnings: what is suspicious
-    about the two files, a line each, where they were looked at (`adatad.evaluation.files`).
+    about the two files, a line each, where they were looked at (`adatad.evaluation.score_files`).
     """
 
     average_mAP: float  # noqa: N815, the field's name for it

@@ -28,20 +28,20 @@ def evaluate_epic(
     task: Task,
     nouns: int = NOUNS,
     blocked_videos: Collection[str] = (),
-    reference: bool = False,
+    misplace_classes: bool = False,
 ) -> MapResult:
     """Score the content of a detections file; classes are in ascending order, named as in the detections.
 
-    Unlike the plain evaluation, duplicates among the annotations stay. nouns: how many there are. reference: a number
-    that isn't annotated in the subset is taken for the class at that place of the sorted list of annotated ones, as the
-    reference does; otherwise such detections are ignored.
+    Unlike the plain evaluation, duplicates among the annotations stay. nouns: how many there are. misplace_classes: a
+    number that isn't annotated in the subset is taken for the class at that place of the sorted list of annotated ones,
+    as the reference does; otherwise such detections are ignored.
     """
     instances = _instances(ground_truth, subset, task, nouns, blocked_videos)
     ids = sorted(instances)
 
     def class_of(item: dict[str, Any]) -> int:
         number = _detected(item, task, nouns)
-        misplaced = reference and number not in instances and 0 <= number < len(ids)
+        misplaced = misplace_classes and number not in instances and 0 <= number < len(ids)
         return ids[number] if misplaced else number
 
     found = gather(detections, ids, blocked_videos, class_of)

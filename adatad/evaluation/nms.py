@@ -1,18 +1,36 @@
 """Non-maximum suppression of segments, soft and hard, in float32 as the reference computes it.
 
 Soft NMS multiplies the scores of segments that overlap a chosen one by a factor. Order matters where scores are equal,
-so the reference's way of swapping entries is kept. The loops are compiled by numba: no compiler is needed.
-"""
+so the reference's way of swapping entries is kept. The loops are compiled by numba: no compiler is needed."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, TypeVar, get_args
 
+import numba
 import numpy as np
 
-from adatad.evaluation.compiled import compiled
 from adatad.spec.schema import NmsSpec
+
+F = TypeVar("F", bound=Callable)
+
+
+def compiled(function: F) -> F:
+    """The function compiled without Python objects; the source is numbers and arrays alone.
+
+    The compiled code is kept beside the package, else in the user's cache directory (or where NUMBA_CACHE_DIR says).
+    Where none can be written it is compiled anew in each process, which takes about a second.
+    """
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError as error:
+        # numba raises this while it looks for a place, and has no narrower class for it.
+        if "locator" not in str(error):
+            raise
+        return numba.njit(function)
+
 
 LENGTH_EPSILON = np.float32(1e-6)
 """Added to the length of every segment."""

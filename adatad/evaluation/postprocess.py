@@ -103,16 +103,16 @@ class WindowDetections:
 
 
 def join_windows(
-    found: Iterable[WindowDetections], spec: PostprocessSpec, keep_repeats: bool = False
+    found: Iterable[WindowDetections], spec: PostprocessSpec, repeat_windows: bool = False
 ) -> dict[str, list[Detection]]:
     """One list for each video out of its windows, in the order that they come in.
 
     A window that comes again, which is one of the same video and start, is left out: its detections would count twice.
-    keep_repeats: let them, as the reference does.
+    repeat_windows: let them, as the reference does.
     """
     windows: dict[str, dict[Any, WindowDetections]] = {}
     for number, window in enumerate(found):
-        key = (window.start_frame, number if keep_repeats else 0)
+        key = (window.start_frame, number if repeat_windows else 0)
         windows.setdefault(window.video, {}).setdefault(key, window)
     joined = {}
     for video, own in windows.items():

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from adatad.data.annotation_file import load_database
-from adatad.evaluation.checks import listed, quoted, repeated_detection_warnings
-from adatad.evaluation.files import MAX_DIGITS, MAX_NUMBER, read_detections
+from adatad.evaluation.score_files import MAX_DIGITS, MAX_NUMBER, read_detections
+from adatad.evaluation.score_warnings import listed, quoted, repeated_detection_warnings
 from adatad.files import FileError, files_to_write, read_text, write_json
 
 Form = Literal["activitynet", "epic", "ego4d"]

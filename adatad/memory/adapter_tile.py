@@ -44,11 +44,8 @@ class AdapterWeights:
     pointwise: Tensor | None
     pointwise_bias: Tensor | None
     dilation: int
-
-    @property
-    def reach(self) -> int:
-        """Planes that the convolution sees to each side of its own."""
-        return 0 if self.taps is None else self.dilation * (self.taps.shape[1] - 1) // 2
+    reach: int
+    """Planes that the convolution sees to each side of its own."""
 
     @property
     def exact(self) -> torch.dtype:
@@ -72,6 +69,7 @@ def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtyp
         pointwise=masters["pointwise.weight"][..., 0].to(dtype) if temporal else None,
         pointwise_bias=masters["pointwise.bias"].to(dtype) if temporal else None,
         dilation=adapter.dilation,
+        reach=adapter.reach,
     )
 
 

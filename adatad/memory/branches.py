@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from adatad.models.drop_path import BranchDrop
-from adatad.models.vit import NORM_EPS, attend
+from adatad.models.vit import NORM_EPS, attend, residual
 
 BranchWeights = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Weight and bias of the norm, of the first product, of the second one."""
@@ -31,8 +32,8 @@ def mlp(x_nlc: Tensor, weights: BranchWeights, heads: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Branch:
-    """One branch of one block, as it is added to a tile's tokens [n, l, c] of any dtype.
+class CastBranch:
+    """One branch of one block on a tile's tokens [n, l, c] of any dtype, from weights that were cast before.
 
     dtype: of arithmetic.
     """
@@ -41,13 +42,10 @@ class Branch:
     weights: BranchWeights
     heads: int
     dtype: torch.dtype
+    learns: ClassVar[bool] = False
+    """The wave itself makes the zeros of branches that no tile has computed."""
 
-    def add_(self, x: Tensor, drop: BranchDrop | None) -> None:
-        """Add the branch in place."""
-        added = self.function(x.to(self.dtype), self.weights, self.heads)
-        x.add_(added if drop is None else drop.scale_(added))
-
-    def add(self, x: Tensor, drop: BranchDrop | None) -> Tensor:
+    def add(self, x: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
         """Return the sum, with its graph where gradients are on."""
-        added = self.function(x.to(self.dtype), self.weights, self.heads)
-        return x + (added if drop is None else drop.scale(added))
+        scale = None if drop is None else drop.scale_ if in_place else drop.scale
+        return residual(x, self.function(x.to(self.dtype), self.weights, self.heads), scale, in_place)

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.memory.branches import Branch, BranchWeights, attention, mlp
+from adatad.memory.branches import BranchWeights, CastBranch, attention, mlp
 from adatad.models.drop_path import BranchDrop
+from adatad.models.vit import residual
 
 if TYPE_CHECKING:
-    from adatad.memory.tiled import WavePass
+    from adatad.memory.wave_pass import WavePass
 
 # CUDA graphs off whatever the environment says: their memory would hold what tiles need at other places.
 SETTINGS: dict[str, Any] = {"backend": "inductor", "options": {"triton.cudagraphs": False}}
@@ -34,47 +35,40 @@ class CompileError(UserError):
     """torch.compile can't compile a tile's functions here; the message says which and why."""
 
 
-class CompiledBranch(Branch):
+class CompiledBranch(CastBranch):
     """A branch whose sum with the tokens is compiled; on the meta device, where memory is counted, it isn't."""
 
-    def add_(self, x: Tensor, drop: BranchDrop | None) -> None:
+    def add(self, x: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
         if x.is_meta:
-            super().add_(x, drop)
-        else:
-            self._run(add_attention_ if self.function is attention else add_mlp_, x, drop)
-
-    def add(self, x: Tensor, drop: BranchDrop | None) -> Tensor:
-        if x.is_meta:
-            return super().add(x, drop)
-        return self._run(add_attention if self.function is attention else add_mlp, x, drop)
-
-    def _run(self, function: Callable, x: Tensor, drop: BranchDrop | None) -> Tensor | None:
+            return super().add(x, drop, in_place)
+        functions = (add_attention, add_attention_) if self.function is attention else (add_mlp, add_mlp_)
         # Always from the table: a number would be compiled into the function, and each block has its own.
         factors = None if drop is None else drop.factors(self.weights[-2])
-        return compiled(function)(x, factors, self.weights, self.heads, self.dtype)
+        out = compiled(functions[in_place])(x, factors, self.weights, self.heads, self.dtype)
+        return x if in_place else out
 
 
 # Four functions, not one with two more arguments: torch counts what it compiles by function, and stops at a limit.
 
 
 def add_attention_(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
-    x.add_(_scaled(attention(x.to(dtype), weights, heads), factors))
+    residual(x, attention(x.to(dtype), weights, heads), _scale(factors), in_place=True)
 
 
 def add_mlp_(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
-    x.add_(_scaled(mlp(x.to(dtype), weights, heads), factors))
+    residual(x, mlp(x.to(dtype), weights, heads), _scale(factors), in_place=True)
 
 
 def add_attention(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
-    return x + _scaled(attention(x.to(dtype), weights, heads), factors)
+    return residual(x, attention(x.to(dtype), weights, heads), _scale(factors), in_place=False)
 
 
 def add_mlp(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
-    return x + _scaled(mlp(x.to(dtype), weights, heads), factors)
+    return residual(x, mlp(x.to(dtype), weights, heads), _scale(factors), in_place=False)
 
 
-def _scaled(added: Tensor, factors: Tensor | None) -> Tensor:
-    return added if factors is None else added * factors
+def _scale(factors: Tensor | None) -> Callable[[Tensor], Tensor] | None:
+    return None if factors is None else lambda added: added * factors
 
 
 @cache

@@ -105,6 +105,10 @@ class HostMemory:
     def __post_init__(self) -> None:
         self.copies = self.copies or copies_for(self.device)
 
+    def __reduce__(self) -> tuple:
+        # A copy of a model makes its own: streams can't be copied, and what waits here belongs to one step.
+        return HostMemory, (self.device, self.limit_bytes)
+
     def reserve(self, count: int, slot_bytes: int, what: str) -> None:
         """Have `count` free slots of a size. Raises HostMemoryError, which names `what` they are for."""
         missing = count - len(self._free.setdefault(slot_bytes, []))
@@ -168,7 +172,8 @@ def pinned(shape: torch.Size, dtype: torch.dtype, device: torch.device, what: st
         size = shape.numel() * dtype.itemsize / GIB
         raise HostMemoryError(
             f"{size:.2f} GiB more of pinned host memory for {what} can't be had ({error}): leave it on the device "
-            "(memory.rows, memory.halos, ...), or allow the process more locked memory (ulimit -l, the job's memory)"
+            "(memory.saved_inputs, memory.halos, ...), or allow the process more locked memory (ulimit -l, the job's "
+            "memory)"
         ) from error
 
 

@@ -20,8 +20,8 @@ from adatad.memory.adapter_tile import (
     squeeze,
     through_up_and_pointwise,
 )
+from adatad.memory.exchange import LEFT, RIGHT, PendingPlanes
 from adatad.memory.labels import label
-from adatad.memory.neighbours import LEFT, RIGHT, Arrival
 from adatad.memory.offload import Shelf
 from adatad.memory.tiles import Tile
 from adatad.memory.transform import Graph
@@ -76,7 +76,7 @@ class SegmentWave:
         """t: gradient at the level that this tile has come down to."""
         self.gv_behind: dict[int, Tensor] = {}
         """Block: v's gradient of the tile that was there before, at the planes next to this one."""
-        self.gv_arriving: dict[tuple[int, int], Arrival] = {}
+        self.gv_arriving: dict[tuple[int, int], PendingPlanes] = {}
         """Block, side: v's gradient at the planes of the rank there."""
 
     def run(self) -> None:
@@ -169,7 +169,8 @@ class SegmentWave:
         self.gradients[t] = gradient
         if index in self.looking:
             for side in self.wave.borders(t, len(self.tiles)):
-                self.gv_arriving[index, side] = self.wave.neighbours.trade(side, self.gv_at(index, side, gradient))
+                planes = self.gv_at(index, side, gradient)
+                self.gv_arriving[index, side] = self.wave.halo_exchange.exchange(side, planes)
 
     def gv_at(self, index: int, end: int, gradient: Tensor) -> Tensor:
         """v's gradient at one end of a tile."""

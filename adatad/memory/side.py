@@ -13,41 +13,57 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from adatad.memory.adapter_tile import product
 from adatad.memory.arithmetic import no_autocast
 from adatad.memory.labels import label
-from adatad.memory.tiled import TrainedWeights, WavePass, fp16_scale
 from adatad.memory.tiles import Tile, cut_tiles
 from adatad.memory.transform import Transform
 from adatad.memory.wave import WaveSettings
-from adatad.models.backbone import VideoBackbone
+from adatad.memory.wave_pass import WavePass, fp16_scale
+from adatad.memory.weights import TrainedWeights, WeightProvider
+from adatad.models.backbone import PlainExecutor, VideoBackbone
 
 
-@dataclass
-class SideTimeline:
-    """Takes the place of `VideoBackbone.timeline` in mode side."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SideExecutor(PlainExecutor):
+    """Runs the backbone of mode side tile by tile, without a graph, and again for the gradients of its adapters.
 
-    backbone: VideoBackbone
-    settings: WaveSettings
+    Its one pass gives tiles of tokens, and the weights of blocks.
+    """
 
-    def __post_init__(self) -> None:
-        adapters = self.backbone.side_adapters
-        names = [f"{number}.{name}" for number in range(len(adapters)) for name in ("down.weight", "down.bias")]
-        self.squeezing = TrainedWeights(adapters, names)
-        self.stream = WavePass(self.backbone, self.settings, TrainedWeights(self.backbone, []), pooled=True)
+    squeezing: TrainedWeights
+    """The adapters' first layers, which read tokens; all that comes after them is ordinary autograd."""
 
-    def __call__(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
+    def __call__(self, backbone: VideoBackbone, frames: Tensor, keys: Tensor | None = None) -> Tensor:
         """See `VideoBackbone.timeline`; stochastic depth is off in mode side."""
-        batch, backbone = len(frames), self.backbone
+        batch = len(frames)
         base, *means = _SideFunction.apply(self, frames, *self.squeezing())
         timeline = base.flatten(0, 1)
         with no_autocast(frames.device):
             for adapter, mean in zip(backbone.side_adapters, means, strict=True):
-                expanded = adapter.expand(mean.view(-1, backbone.clip_tubelets, mean.shape[-1]), batch)
-                timeline = timeline + expanded.flatten(0, 1)
+                mean = mean.view(-1, backbone.clip_tubelets, mean.shape[-1])
+                timeline = timeline + adapter.expand(mean, batch, self.halo_exchange.pad).flatten(0, 1)
         return timeline.view(batch, -1, timeline.shape[-1])
+
+    @property
+    def stream(self) -> WavePass:
+        return self.passes[0]
+
+    @property
+    def backbone(self) -> VideoBackbone:
+        return self.stream.backbone
+
+    @property
+    def settings(self) -> WaveSettings:
+        return self.stream.settings
+
+    def weight_modules(self) -> list[nn.Module]:
+        return [self.squeezing]
+
+    def __str__(self) -> str:
+        return f"{self.stream}\nbeside them: means over space alone are kept, and the blocks run again going back"
 
     def visits(self, frames: Tensor) -> Iterator[tuple[int, Tile, Tensor]]:
         """Adapter number, tile, and the tokens it reads, as the tiles come through the backbone."""
@@ -58,7 +74,7 @@ class SideTimeline:
         if self.settings.block_by_block:
             rows = list(self.stream.rows_of(frames, tiles))
             for index in blocks:
-                with self.stream.residency.whole(blocks[index : index + 1], blocks[index + 1 : index + 2]):
+                with self.stream.provider.materialized(blocks[index : index + 1], blocks[index + 1 : index + 2]):
                     yield from self.through(transform, index, rows)
                     transform.let_go(range(index, index + 1))
             return
@@ -86,7 +102,7 @@ class _SideFunction(torch.autograd.Function):
     """Frames and all D and d to the tokens' means [b, tubelets, c] and z's [b, tubelets, hidden], ..."""
 
     @staticmethod
-    def forward(ctx, side: SideTimeline, frames: Tensor, *weights: Tensor):
+    def forward(ctx, side: SideExecutor, frames: Tensor, *weights: Tensor):
         ctx.side, ctx.frames = side, frames
         low = side.settings.dtype
         with label("adapter casts"):
@@ -133,3 +149,13 @@ def add_linear_(weight_sum: Tensor, bias_sum: Tensor, gradient: Tensor, x: Tenso
     """Add a linear layer's weight gradients, from its output's gradient and its input."""
     weight_sum.add_(product(gradient.t(), x, weight_sum.dtype))
     bias_sum.add_(gradient.sum(0, dtype=bias_sum.dtype))
+
+
+def side_executor(
+    backbone: VideoBackbone, settings: WaveSettings, provider: WeightProvider, host_limit_bytes: int | None
+) -> SideExecutor:
+    """Build the executor of mode side under policy tile."""
+    names = [f"{n}.{name}" for n in range(len(backbone.side_adapters)) for name in ("down.weight", "down.bias")]
+    nothing = TrainedWeights(backbone, [])
+    stream = WavePass(backbone, settings, nothing, True, provider, host_limit_bytes=host_limit_bytes)
+    return SideExecutor(passes=(stream,), squeezing=TrainedWeights(backbone.side_adapters, names))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adatad.memory.labels import label
 from adatad.memory.offload import Copies, copies_for, pinned_rows
+from adatad.memory.weights import WeightProvider
 
 ALIGNMENT_BYTES = 256
 """Where a weight may begin in its block's memory."""
@@ -55,11 +56,11 @@ class PackedBlock:
         ]
 
 
-class StreamedBlocks:
-    """The wave's residency of frozen weights that come from the host. first: number of the first of `blocks`; home: a
-    weight that is always on the device."""
+class StreamedBlocks(WeightProvider):
+    """Provides frozen weights that come from the host, one block at a time."""
 
     def __init__(self, blocks: Sequence[nn.Module], first: int, home: nn.Parameter):
+        """first: number of the first of `blocks`; home: a weight that is always on the device."""
         frozen = [[p for p in block.parameters() if not p.requires_grad] for block in blocks]
         self._packed = {first + number: PackedBlock(parameters) for number, parameters in enumerate(frozen)}
         for packed in self._packed.values():
@@ -68,8 +69,12 @@ class StreamedBlocks:
         self._copies: Copies | None = None
         self._coming: dict[int, tuple[Tensor, Any]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the model has its own copies in flight, and pins its own memory.
+        return {**self.__dict__, "_copies": None, "_coming": {}}
+
     @contextmanager
-    def whole(self, blocks: range, following: range) -> Iterator[None]:
+    def materialized(self, blocks: range, following: range) -> Iterator[None]:
         for index in blocks:
             self._want(index)
         try:

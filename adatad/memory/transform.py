@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -10,13 +9,13 @@ import torch
 from torch import Tensor
 
 from adatad.memory.arithmetic import autocast
-from adatad.memory.branches import Branch, BranchFunction, BranchWeights, attention, mlp
+from adatad.memory.branches import BranchFunction, BranchWeights, CastBranch, attention, mlp
 from adatad.memory.coded import SCALE, decode
 from adatad.memory.labels import label
 from adatad.memory.tiles import Tile
 from adatad.models.backbone import VideoBackbone
-from adatad.models.drop_path import BranchDrop, Drops
-from adatad.models.vit import Block
+from adatad.models.drop_path import BlockDrops, Drops
+from adatad.models.vit import Block, add_branches
 
 Graph = tuple[Tensor, Tensor]
 """A tile's tokens before and behind the block, with the autograd graph between them."""
@@ -86,7 +85,7 @@ class Transform:
     backbone: VideoBackbone
     dtype: torch.dtype
     drops: Drops | None
-    branch_type: type[Branch] = Branch
+    branch_type: type[CastBranch] = CastBranch
     _weights: dict[int, BlockWeights] = field(default_factory=dict)
 
     def weights(self, index: int) -> BlockWeights:
@@ -101,25 +100,22 @@ class Transform:
 
     def in_place(self, index: int, tile: Tile, x: Tensor) -> None:
         with self.arithmetic(index):
-            for branch, drop in self._branches(index, tile):
-                branch.add_(x, drop)
+            add_branches(x, self._branches(index), self._drops(index, tile), in_place=True)
 
     def graph(self, index: int, tile: Tile, x: Tensor) -> Graph:
         """The graph's input shares x's memory: x must stay as it is. Where both branches are dropped, the graph's
         output is its input."""
         with torch.enable_grad(), self.arithmetic(index):
-            x = out = x.detach().requires_grad_()
-            for branch, drop in self._branches(index, tile):
-                out = branch.add(out, drop)
-            return x, out
+            x = x.detach().requires_grad_()
+            return x, add_branches(x, self._branches(index), self._drops(index, tile))
 
-    def _branches(self, index: int, tile: Tile) -> Iterator[tuple[Branch, BranchDrop | None]]:
-        """Those of a block that are computed, with their draws."""
-        heads, branches = self.backbone.blocks[index].attn.heads, self.weights(index).branches
-        drops = (None, None) if self.drops is None else self.drops.block(index, tile.start, tile.stop)
-        for (function, weights), drop in zip(branches, drops, strict=True):
-            if drop is None or not drop.drops_all:
-                yield self.branch_type(function, weights, heads, self.dtype), drop
+    def _branches(self, index: int) -> list[CastBranch]:
+        heads = self.backbone.blocks[index].attn.heads
+        return [self.branch_type(function, weights, heads, self.dtype)
+                for function, weights in self.weights(index).branches]  # fmt: skip
+
+    def _drops(self, index: int, tile: Tile) -> BlockDrops | None:
+        return self.drops and self.drops.block(index, tile.start, tile.stop)
 
     def arithmetic(self, index: int) -> AbstractContextManager:
         """Autocast where the norms are trained, and so stay in fp32."""

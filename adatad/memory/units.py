@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,19 +16,20 @@ from torch import Tensor
 from adatad.memory.adapter_tile import add_adapter_, squeeze
 from adatad.memory.arithmetic import autocast, forget_casts, no_autocast
 from adatad.memory.coded import coded_bytes
+from adatad.memory.exchange import NoExchange
 from adatad.memory.labels import label
-from adatad.memory.neighbours import Nobody
 from adatad.memory.offload import HostMemory
-from adatad.memory.policy import apply_policy, wave_passes
-from adatad.memory.residency import AlwaysThere
+from adatad.memory.policy import apply_policy
 from adatad.memory.scale import META, SAMPLES, Cost, Kind, Scale, kinds, parameter_bytes, sample_model
 from adatad.memory.segment_wave import FromTheOutput, SegmentWave
-from adatad.memory.side import add_linear_, squeeze_before
-from adatad.memory.tiled import WavePass
+from adatad.memory.side import SideExecutor, add_linear_, squeeze_before
 from adatad.memory.tiles import Tile
 from adatad.memory.unit_costs import BlockTile, Held, Layer, Outer
 from adatad.memory.wave import Wave, Weights
+from adatad.memory.wave_pass import WavePass
+from adatad.memory.weights import ResidentWeights
 from adatad.models.adapter import Adapter
+from adatad.models.backbone import VideoBackbone
 from adatad.models.detector import TemporalActionDetector
 from adatad.models.drop_path import Drops
 from adatad.models.losses import detection_losses
@@ -80,7 +81,9 @@ class Units:
             memory = MemorySpec(policy=policy, weight_dtype=self.weight_dtype(policy))
             if policy == "tile":
                 asked = self.spec.memory
-                dtypes = {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype")}
+                dtypes = {
+                    name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "saved_input_dtype")
+                }
                 memory = memory.model_copy(update=dtypes)
             apply_policy(model.backbone, memory, self.spec.data, self.arithmetic, clip_ranks=self.spec.parallel.clip)
             self.scale.meter.register([*model.parameters(), *model.buffers()], "weights")
@@ -136,7 +139,7 @@ class Units:
         model, outer = self.model("none"), Outer()
         weights = torch.zeros(1, device=META, requires_grad=self.spec.model.backbone.mode != "frozen")
 
-        def timeline(frames: Tensor, keys: Tensor | None = None) -> Tensor:
+        def timeline(backbone: VideoBackbone, frames: Tensor, keys: Tensor | None = None) -> Tensor:
             return _Timeline.apply(weights, self, outer)
 
         return self._weigh_outer(model, timeline, outer)
@@ -145,7 +148,7 @@ class Units:
     def side_outer(self) -> Outer:
         """In mode side under policy tile: with all that is computed on means over space."""
         model, outer = self.model("tile"), Outer()
-        side = model.backbone.timeline
+        side = model.backbone.executor
 
         def nothing(frames: Tensor) -> Iterator:
             if outer.forward:
@@ -154,14 +157,11 @@ class Units:
                 outer.forward = self.scale.bytes - self._floor
             return iter(())
 
-        side.visits = nothing
-        result = self._weigh_outer(model, side, outer)
-        del side.visits
-        return result
+        return self._weigh_outer(model, _NoTiles(passes=side.passes, squeezing=side.squeezing, note=nothing), outer)
 
     def _weigh_outer(self, model: TemporalActionDetector, timeline: object, outer: Outer) -> Outer:
-        own = model.backbone.timeline
-        model.backbone.timeline = timeline
+        own = model.backbone.executor
+        model.backbone.executor = timeline
         targets = self._targets(model)
         with self.scale.on():
             frames = torch.empty(self._frames(self.windows, self.frames), dtype=torch.uint8, device=META)
@@ -174,7 +174,7 @@ class Units:
             for parameter in model.parameters():
                 parameter.grad = None
         outer.flops, outer.kernels = cost.flops, cost.kernels
-        model.backbone.timeline = own
+        model.backbone.executor = own
         return outer
 
     def _reach_backward(self, outer: Outer, peak: int = 0) -> None:
@@ -277,7 +277,7 @@ class Units:
     # Blocks on a tile
 
     def tile_pass(self) -> WavePass:
-        return wave_passes(self.model("tile").backbone)[0]
+        return self.model("tile").backbone.executor.passes[0]
 
     def embedding_tile(self, clips: int) -> tuple[Cost, Cost]:
         """The patch embedding of one tile, and (mode full) its gradients."""
@@ -377,7 +377,7 @@ class Units:
         weights = Weights(backbone, settings, [n for n, _ in named], tuple(p for _, p in named))
         keep, flows = kind != "below", kind not in ("below", "first")
         return Wave(
-            backbone, settings, 1, TILES * clips, self._drops(TILES * clips), weights, AlwaysThere(), Nobody(),
+            backbone, settings, 1, TILES * clips, self._drops(TILES * clips), weights, ResidentWeights(), NoExchange(),
             HostMemory(META), self.positions, keep, flows,
         )  # fmt: skip
 
@@ -448,6 +448,16 @@ class Units:
         if drops is not None:
             drops.kept = [[True] * clips for _ in drops.kept]
         return drops
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _NoTiles(SideExecutor):
+    """The side executor with no tile going through its blocks."""
+
+    note: Callable[[Tensor], Iterator]
+
+    def visits(self, frames: Tensor) -> Iterator:
+        return self.note(frames)
 
 
 class _Passed(torch.autograd.Function):

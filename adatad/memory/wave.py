@@ -19,23 +19,22 @@ import torch
 from torch import Tensor
 
 from adatad.memory.adapter_tile import AdapterWeights, add_adapter_, cast_adapter, squeeze
-from adatad.memory.branches import Branch
+from adatad.memory.branches import CastBranch
 from adatad.memory.coded import CodedShelf, coded_bytes
 from adatad.memory.compiled import CompiledBranch
+from adatad.memory.exchange import LEFT, RIGHT, HaloExchange, PendingPlanes
 from adatad.memory.labels import label
-from adatad.memory.neighbours import LEFT, RIGHT, Arrival, Neighbours
 from adatad.memory.offload import HostMemory, Shelf, shelf
-from adatad.memory.residency import Residency
 from adatad.memory.segment_wave import FromTheOutput, Gradients, SegmentWave, trained_outside_adapter
-from adatad.memory.sharded import part_of_sum
 from adatad.memory.tiles import Tile
 from adatad.memory.transform import Transform
+from adatad.memory.weights import WeightProvider, part_of_sum, read_from_block
 from adatad.models.backbone import VideoBackbone
 from adatad.models.drop_path import Drops
 from adatad.models.vit import Block
 
 Rows = Iterator[tuple[Tile, Tensor]]
-Planes = Tensor | Arrival | None
+Planes = Tensor | PendingPlanes | None
 """Of a neighbour: here, on the way from another rank, or none."""
 
 
@@ -66,8 +65,8 @@ class WaveSettings:
     """Branches are compiled (`adatad.memory.compiled`)."""
 
     @property
-    def branch_type(self) -> type[Branch]:
-        return CompiledBranch if self.compiled else Branch
+    def branch_type(self) -> type[CastBranch]:
+        return CompiledBranch if self.compiled else CastBranch
 
 
 class Weights:
@@ -125,21 +124,21 @@ class Wave:
         clips: int,
         drops: Drops | None,
         weights: Weights,
-        residency: Residency,
-        neighbours: Neighbours,
+        provider: WeightProvider,
+        halo_exchange: HaloExchange,
         host: HostMemory,
         positions: int,
         keep: bool,
         input_gradient: bool,
     ):
         """drops: stochastic depth of all clips; positions: of a plane; keep: a backward will follow."""
-        self.residency, self.neighbours = residency, neighbours
+        self.provider, self.halo_exchange = provider, halo_exchange
         # Where the tile lies that comes next, and the one that came before.
-        self.ahead, self.behind = (LEFT, RIGHT) if neighbours.backwards else (RIGHT, LEFT)
+        self.ahead, self.behind = (LEFT, RIGHT) if halo_exchange.backwards else (RIGHT, LEFT)
         self.backbone, self.settings, self.weights = backbone, settings, weights
         self.transform = Transform(backbone, settings.dtype, drops, settings.branch_type)
         self.adapters = weights.adapters
-        self.tiles = neighbours.tiles(windows, clips, settings.tile_clips)
+        self.tiles = halo_exchange.tiles(windows, clips, settings.tile_clips)
         self.keep = keep
         self.trained = {index for index, block in self._blocks() if trained_outside_adapter(block)}
         self.input_gradient = input_gradient
@@ -198,7 +197,7 @@ class Wave:
             rows = self._through(rows, index)
             if self.settings.block_by_block:
                 following = range(index + 1, min(index + 2, self.settings.last + 1))
-                with self.residency.whole(range(index, index + 1), following):
+                with self.provider.materialized(range(index, index + 1), following):
                     rows = self._all_through(rows)
         return rows
 
@@ -252,9 +251,9 @@ class Wave:
     def _ask_ranks(self, tile: Tile, halo: Tensor | None) -> list[Planes]:
         """A tile's neighbours on other ranks, left and right, whose planes are on their way from now on."""
         sides = [] if halo is None else self.borders(tile.index, len(self.tiles[tile.window]))
-        return [self.neighbours.trade(side, halo[side]) if side in sides else None for side in (LEFT, RIGHT)]
+        return [self.halo_exchange.exchange(side, halo[side]) if side in sides else None for side in (LEFT, RIGHT)]
 
-    def _arrived(self, index: int, tile: Tile, side: int, arrival: Arrival) -> Tensor:
+    def _arrived(self, index: int, tile: Tile, side: int, arrival: PendingPlanes) -> Tensor:
         with label("halos"):
             planes = arrival()
         if self.keep:
@@ -264,7 +263,7 @@ class Wave:
     def borders(self, t: int, count: int) -> list[int]:
         """Sides on which the t-th of a window's tiles meets another rank."""
         ends = [(self.behind, t == 0), (self.ahead, t == count - 1)]
-        return [side for side, at_end in ends if at_end and self.neighbours.beside(side)]
+        return [side for side, at_end in ends if at_end and self.halo_exchange.has_neighbour(side)]
 
     def planes(self, tile: Tile) -> int:
         return (tile.stop - tile.start) * self.backbone.clip_tubelets
@@ -295,7 +294,7 @@ class Wave:
             wanted = number > 0 or self.input_gradient
             below = self._row_shelf("gradient rows", 0, self.settings.rows_coded) if wanted else None
             following = range(*self.segments[number - 1]) if number else range(0)
-            with self.residency.whole(range(start, stop), following), label(f"blocks {start} to {stop - 1}"):
+            with self.provider.materialized(range(start, stop), following), label(f"blocks {start} to {stop - 1}"):
                 for tiles in self.tiles:
                     SegmentWave(self, start, stop, tiles, above, below).run()
                 self.weights.complete({
@@ -308,11 +307,6 @@ class Wave:
             above = below
         tiles = [tile for window in self.tiles for tile in window] if self.input_gradient else []
         return {tile: above.take(tile) for tile in tiles}
-
-
-def read_from_block(name: str) -> bool:
-    """Whether the wave reads a weight (its name in the backbone) from its block; an adapter's come cast, in Weights."""
-    return name.startswith("blocks.") and ".adapter." not in name
 
 
 def _from_shelf(shelf: Shelf, tiles: deque[Tile]) -> Rows:

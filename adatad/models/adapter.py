@@ -8,12 +8,24 @@ AdaTAD section 3.2. Attention never leaves a clip; this convolution is what join
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.timm_layers import trunc_normal_
+
+Padding = Callable[[Tensor, int], Tensor]
+"""Returns a window [b, tubelets, positions, hidden] with that many planes more at its start and at its end."""
+Recompute = Callable[..., Any]
+"""Calls a function with the arguments that follow it, and calls it again in backward: `torch.utils.checkpoint`'s."""
+
+
+def pad_with_zeros(window: Tensor, reach: int) -> Tensor:
+    """Return a window [b, tubelets, positions, hidden] between `reach` planes of zeros on either side."""
+    return F.pad(window, (0, 0, 0, 0, reach, reach))
 
 
 class Adapter(nn.Module):
@@ -50,34 +62,40 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, tokens: Tensor, batch: int) -> Tensor:
-        """What the adapter adds to `tokens`.
+    @property
+    def reach(self) -> int:
+        """Planes (tubelets) that the convolution sees on either side of its own."""
+        return 0 if self.depthwise is None else self.dilation * (self.depthwise.kernel_size[0] - 1) // 2
 
-        tokens: [batch x clips, tubelets x positions, width], the clips of one window next to each other.
+    def forward(
+        self, tokens: Tensor, batch: int, *, pad: Padding = pad_with_zeros, recompute: Recompute | None = None
+    ) -> Tensor:
+        """Return what the adapter adds to `tokens`.
+
+        tokens: [batch x clips, tubelets x positions, width], the clips of one window next to each other. pad: what the
+        convolution sees beyond a window's ends. recompute: keeps the inputs alone and computes the rest again going
+        back; it works inside the module, so that the hooks of engines run once.
         """
-        return self.expand(F.gelu(self.down(tokens)), batch)
+        if recompute is not None:
+            return recompute(self.forward, tokens, batch, pad=pad)
+        return self.expand(F.gelu(self.down(tokens)), batch, pad)
 
-    def expand(self, bottleneck: Tensor, batch: int) -> Tensor:
+    def expand(self, bottleneck: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
         """Everything behind the activation: [batch x clips, tubelets x positions, hidden] -> [.., .., width]."""
         if self.depthwise is not None:
-            bottleneck = bottleneck + self.mix_time(bottleneck, batch)
+            bottleneck = bottleneck + self.mix_time(bottleneck, batch, pad)
         return self.gamma * self.up(bottleneck)
 
-    def mix_time(self, bottleneck: Tensor, batch: int) -> Tensor:
-        """Convolve along the tubelets of each window, every spatial position on its own, zeros beyond its ends.
+    def mix_time(self, bottleneck: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
+        """Convolve along the tubelets of each window, every spatial position on its own.
 
         bottleneck: [batch x clips, tubelets x positions, hidden] -> the same shape.
         """
         clips, tokens, hidden = bottleneck.shape
         window = bottleneck.reshape(batch, -1, tokens // self.clip_tubelets, hidden)
-        reach = self.dilation * (self.depthwise.kernel_size[0] - 1) // 2
         weight, bias = self.depthwise.weight, self.depthwise.bias
-        mixed = depthwise_over_time(self.pad_time(window, reach), weight, bias, self.dilation)
+        mixed = depthwise_over_time(pad(window, self.reach), weight, bias, self.dilation)
         return F.linear(mixed, self.pointwise.weight[..., 0], self.pointwise.bias).reshape(clips, tokens, hidden)
-
-    def pad_time(self, window: Tensor, reach: int) -> Tensor:
-        """What the convolution sees beside a window [b, tubelets, positions, hidden]: `reach` planes of zeros."""
-        return F.pad(window, (0, 0, 0, 0, reach, reach))
 
 
 def depthwise_over_time(padded: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:

@@ -5,14 +5,17 @@ Shapes: b windows, n clips of all windows (clips of one window next to each othe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.adapter import Adapter
+from adatad.models.adapter import Adapter, Recompute, pad_with_zeros
 from adatad.models.drop_path import Drops
 from adatad.models.initial import DrawsAside
 from adatad.models.vit import Block, resize_positions, sine_table
@@ -21,6 +24,95 @@ from adatad.spec.schema import BackboneSpec
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class Surroundings(Protocol):
+    """What an executor has to know of the clips beside its own, in the same windows."""
+
+    first_clip: int
+    """The number, in its window, of the first clip that this process has."""
+
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        """Return a window's planes [b, tubelets, positions, hidden] between `reach` planes of what lies beside them."""
+
+
+class WholeWindows:
+    """A process that has all clips of its windows: nothing lies beside them."""
+
+    first_clip = 0
+
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        return pad_with_zeros(window, reach)
+
+
+WHOLE_WINDOWS = WholeWindows()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlainExecutor:
+    """Runs every block as a module; autograd keeps what it wants. The base of the executors in `adatad.memory`.
+
+    Executors don't change: `with_weights` and `with_exchange` return others, to be put in `VideoBackbone.executor`.
+    """
+
+    halo_exchange: Surroundings = WHOLE_WINDOWS
+    passes: Sequence[Any] = ()
+    """Waves (`adatad.memory.wave_pass`), which run ranges of blocks without calling them as modules."""
+
+    def __call__(self, backbone: VideoBackbone, frames: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Return what `VideoBackbone.timeline` is documented to return."""
+        batch, clips = len(frames), backbone.cut_clips(frames)
+        if backbone.mode == "side":
+            return backbone.join(self.run_beside(backbone, clips, batch), batch)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and backbone.mode != "frozen"):
+            tokens = backbone.embed(clips)
+            drops = backbone.draw_drops(keys, len(clips) // batch, self.halo_exchange.first_clip)
+            for index in range(len(backbone.blocks)):
+                tokens = self.run_block(backbone, index, tokens, batch, drops)
+        return backbone.join(tokens, batch)
+
+    def run_beside(self, backbone: VideoBackbone, clips: Tensor, batch: int) -> Tensor:
+        """Mode side: add what adapters beside the blocks make of the blocks' outputs to the last of these."""
+        listed = []
+        with torch.no_grad():
+            tokens = backbone.embed(clips)
+            # No side adapter reads a later block.
+            for index, block in enumerate(backbone.blocks[: max(backbone.adapter_blocks) + 1]):
+                tokens = block(tokens, batch)
+                if index in backbone.adapter_blocks:
+                    listed.append(tokens)
+        for adapter, output in zip(backbone.side_adapters, listed, strict=True):
+            tokens = tokens + adapter(output, batch, pad=self.halo_exchange.pad, recompute=self.recompute(0))
+        return tokens
+
+    def run_block(self, backbone: VideoBackbone, index: int, tokens: Tensor, batch: int, drops: Drops | None) -> Tensor:
+        """Call one block. drops: of all clips."""
+        of_block = drops and drops.block(index, 0, len(tokens))
+        pad, recompute = self.halo_exchange.pad, self.recompute(index)
+        return backbone.blocks[index](tokens, batch, of_block, pad=pad, recompute=recompute)
+
+    def recompute(self, index: int) -> Recompute | None:
+        """How a block is computed again in backward; in mode side, how the adapters are. None: it is not."""
+        return None
+
+    def with_weights(self, provider: Any) -> Self:
+        """Return an executor whose waves ask `provider` (`adatad.memory.weights.WeightProvider`) for weights of blocks.
+
+        Blocks that are called as modules get theirs from the engine's hooks.
+        """
+        return replace(self, passes=[replace(wave_pass, provider=provider) for wave_pass in self.passes])
+
+    def with_exchange(self, halo_exchange: Surroundings) -> Self:
+        """Return an executor for those clips of a window that one of several ranks has."""
+        passes = [replace(wave_pass, halo_exchange=halo_exchange) for wave_pass in self.passes]
+        return replace(self, halo_exchange=halo_exchange, passes=passes)
+
+    def weight_modules(self) -> list[nn.Module]:
+        """Modules that waves call once in a forward pass, for their trained weights."""
+        return [wave_pass.trained_weights for wave_pass in self.passes if wave_pass.trained_weights.names]
+
+    def __str__(self) -> str:
+        return "all blocks: none; autograd keeps what it wants"
 
 
 class VideoBackbone(nn.Module):
@@ -38,8 +130,8 @@ class VideoBackbone(nn.Module):
         self.tubelet, self.clip_frames = spec.tubelet, spec.clip_frames
         self.clip_tubelets = spec.clip_frames // spec.tubelet
         self.position_grid = sizes.position_grid
-        self.first_clip = 0
-        """The number, in its window, of the first clip that this process has."""
+        self.executor = PlainExecutor()
+        """How the blocks are run; `adatad.memory.policy` and `adatad.parallel` put others here."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
         self._encoder = nullcontext if drawn else DrawsAside
         with self._encoder():
@@ -76,38 +168,18 @@ class VideoBackbone(nn.Module):
 
     def timeline(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
         """Mean over space at every tubelet, clips joined in time: float32 [b, tubelets, c]."""
-        batch = frames.shape[0]
-        clips = self.cut_clips(frames)
-        if self.mode == "side":
-            with torch.no_grad():
-                listed = self._outputs_of_listed_blocks(self.embed(clips), batch)
-            tokens = listed[-1]
-            for adapter, output in zip(self.side_adapters, listed, strict=True):
-                tokens = tokens + adapter(output, batch)
-        else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen"):
-                tokens = self.embed(clips)
-                drops = self.draw_drops(keys, len(clips) // batch)
-                for index, block in enumerate(self.blocks):
-                    tokens = block(tokens, batch, drops and drops.block(index, 0, len(clips)))
-        return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
+        return self.executor(self, frames, keys)
 
-    def _outputs_of_listed_blocks(self, tokens: Tensor, batch: int) -> list[Tensor]:
-        """Outputs of the blocks that side adapters read; blocks after the last of them aren't run."""
-        listed = []
-        for index, block in enumerate(self.blocks[: max(self.adapter_blocks) + 1]):
-            tokens = block(tokens, batch)
-            if index in self.adapter_blocks:
-                listed.append(tokens)
-        return listed
+    def draw_drops(self, keys: Tensor | None, clips: int, first_clip: int = 0) -> Drops | None:
+        """Draw stochastic depth of all clips; None where nothing can be dropped.
 
-    def draw_drops(self, keys: Tensor | None, clips: int) -> Drops | None:
-        """Stochastic depth of all clips, of `clips` in each window; None where nothing can be dropped."""
+        clips: in each window; first_clip: the number, in its window, of the first of them.
+        """
         if keys is None or not any(self.drop_rates):
             return None
         names = [f"backbone/{index}/{branch}" for index in range(len(self.blocks)) for branch in ("attention", "mlp")]
         rates = [rate for rate in self.drop_rates for _ in range(2)]
-        return Drops(names, rates, keys, range(self.first_clip, self.first_clip + clips))
+        return Drops(names, rates, keys, range(first_clip, first_clip + clips))
 
     def cut_clips(self, frames: Tensor) -> Tensor:
         """uint8 [b, 3, frames, height, width] -> [n, 3, clip_frames, height, width]."""
@@ -141,6 +213,10 @@ class VideoBackbone(nn.Module):
         """Mean over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
         planes = tokens.unflatten(1, (self.clip_tubelets, -1))
         return planes.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
+
+    def join(self, tokens: Tensor, batch: int) -> Tensor:
+        """The timeline of the last block's tokens: [n, l, c] -> [b, tubelets, c]."""
+        return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
 
 
 def resize_timeline(timeline: Tensor, positions: int) -> Tensor:

@@ -11,7 +11,7 @@ ranks (which is `size` times this rank's own), so that the same sum is right for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,13 +20,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from adatad.memory.neighbours import LEFT, RIGHT, Arrival
-from adatad.memory.policy import wave_passes
+from adatad.memory.exchange import LEFT, RIGHT, PendingPlanes
 from adatad.memory.tiles import Tile, cut_evenly
-from adatad.models.adapter import Adapter
-from adatad.models.backbone import VideoBackbone
+from adatad.models.backbone import PlainExecutor, VideoBackbone
 from adatad.parallel.mesh import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec.clip_share import clip_share
@@ -53,10 +51,19 @@ class Shares:
         return clip_share(self.clips, self.size, self.mesh.clip_rank)
 
     @property
+    def first_clip(self) -> int:
+        return self.own.start
+
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        """Return planes [b, tubelets, positions, hidden] between `reach` of each neighbour's; zeros at a window's
+        ends."""
+        return pad_from_ranks(self, window, reach)
+
+    @property
     def backwards(self) -> bool:
         return self.mesh.clip_rank % 2 == 1
 
-    def beside(self, side: int) -> bool:
+    def has_neighbour(self, side: int) -> bool:
         return self.mesh.clip_rank > 0 if side == LEFT else self.mesh.clip_rank < self.size - 1
 
     def tiles(self, windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
@@ -67,15 +74,19 @@ class Shares:
 
 @dataclass(frozen=True)
 class ClipGroup(Shares):
-    """The ranks that share a window, and what they exchange; what `adatad.memory.neighbours` says of it holds."""
+    """The ranks that share a window, and what they exchange; what `adatad.memory.exchange` says of it holds."""
 
     processes: dist.ProcessGroup
 
-    def trade(self, side: int, planes: Tensor) -> Arrival:
-        return self.trade_sides({side: planes})[side]
+    def __deepcopy__(self, memo: dict) -> ClipGroup:
+        # A copy of a model shares windows with the same ranks; process groups can't be copied.
+        return self
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
-        """Trade at several sides at once. NCCL runs a rank's batches one after another, each when both of its ranks
+    def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
+        return self.exchange_sides({side: planes})[side]
+
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
+        """Exchange at several sides at once. NCCL runs a rank's batches one after another, each when both of its ranks
         have come to it: as two batches, left and right, an exchange would go through all ranks in a row."""
         outgoing = {side: own.contiguous() for side, own in planes.items()}
         incoming = {side: torch.empty_like(own) for side, own in outgoing.items()}
@@ -110,11 +121,11 @@ class ClipGroup(Shares):
 class FakeClipGroup(Shares):
     """Of ranks that aren't there, to count what one of them does: what comes from the others has no meaning."""
 
-    def trade(self, side: int, planes: Tensor) -> Arrival:
+    def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
         return partial(torch.empty_like, planes)
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
-        return {side: self.trade(side, own) for side, own in planes.items()}
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
+        return {side: self.exchange(side, own) for side, own in planes.items()}
 
     def largest(self, value: Tensor) -> Tensor:
         return value
@@ -143,23 +154,39 @@ def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float
     return ClipGroup(mesh, clips, group)
 
 
+class ClipParallelExecutor:
+    """Runs another executor on this rank's clips, and gathers the timeline of whole windows."""
+
+    def __init__(self, inner: PlainExecutor, group: ClipGroup | FakeClipGroup):
+        self.inner, self.group = inner.with_exchange(group), group
+
+    def __call__(self, backbone: VideoBackbone, frames: Any, keys: Tensor | None = None) -> Tensor:
+        """frames: of this rank's clips. Returns the timeline of all clips."""
+        return _Gathered.apply(self.inner(backbone, frames, keys), self.group)
+
+    @property
+    def passes(self) -> Sequence[Any]:
+        return self.inner.passes
+
+    def weight_modules(self) -> list[nn.Module]:
+        return self.inner.weight_modules()
+
+    def with_weights(self, provider: Any) -> ClipParallelExecutor:
+        return ClipParallelExecutor(self.inner.with_weights(provider), self.group)
+
+    def __str__(self) -> str:
+        own = self.group.own
+        shared = f"clips {own.start} to {own.stop - 1} of {self.group.clips}: {self.group.size} ranks share a window"
+        return f"{self.inner}\n{shared}"
+
+
 def share_clips(backbone: VideoBackbone, group: ClipGroup | FakeClipGroup) -> None:
     """Make a backbone, under whatever memory policy, run on this rank's clips and give the whole window's features."""
-    backbone.first_clip = group.own.start
-    for adapter in (module for module in backbone.modules() if isinstance(module, Adapter)):
-        adapter.pad_time = partial(_pad_from_ranks, group)
-    for wave_pass in wave_passes(backbone):
-        wave_pass.neighbours = group
-    backbone.timeline = partial(_whole_timeline, group, backbone.timeline)
+    backbone.executor = ClipParallelExecutor(backbone.executor, group)
 
 
-def _whole_timeline(
-    group: ClipGroup, timeline: Callable[..., Tensor], frames: Any, keys: Tensor | None = None
-) -> Tensor:
-    return _Gathered.apply(timeline(frames, keys), group)
-
-
-def _pad_from_ranks(group: ClipGroup, window: Tensor, reach: int) -> Tensor:
+def pad_from_ranks(group: ClipGroup | FakeClipGroup, window: Tensor, reach: int) -> Tensor:
+    """See `Shares.pad`."""
     return _Padded.apply(window, reach, group) if reach else window
 
 
@@ -184,9 +211,9 @@ class _Padded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, window: Tensor, reach: int, group: ClipGroup) -> Tensor:
         ctx.reach, ctx.group = reach, group
-        sides = [side for side in (LEFT, RIGHT) if group.beside(side)]
+        sides = [side for side in (LEFT, RIGHT) if group.has_neighbour(side)]
         ends = window[:, :reach], window[:, window.shape[1] - reach :]
-        arrivals = group.trade_sides({side: ends[side] for side in sides})
+        arrivals = group.exchange_sides({side: ends[side] for side in sides})
         beside = [arrivals[side]() if side in sides else torch.zeros_like(ends[side]) for side in (LEFT, RIGHT)]
         return torch.cat([beside[LEFT], window, beside[RIGHT]], 1)
 
@@ -195,7 +222,7 @@ class _Padded(torch.autograd.Function):
         reach, group = ctx.reach, ctx.group
         length = gradient.shape[1] - 2 * reach
         beyond = gradient[:, :reach], gradient[:, length + reach :]
-        arrivals = group.trade_sides({side: beyond[side] for side in (LEFT, RIGHT) if group.beside(side)})
+        arrivals = group.exchange_sides({side: beyond[side] for side in (LEFT, RIGHT) if group.has_neighbour(side)})
         own = gradient[:, reach : length + reach].clone()
         for side, arrival in arrivals.items():
             end = own[:, :reach] if side == LEFT else own[:, length - reach :]

@@ -14,8 +14,8 @@ from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import Tensor, nn
 
 from adatad.memory.arithmetic import autocast
-from adatad.memory.policy import wave_passes
-from adatad.memory.tiled import TrainedWeights
+from adatad.memory.weights import TrainedWeights, WeightProvider
+from adatad.models.backbone import PlainExecutor
 from adatad.models.detector import Predictions
 from adatad.parallel.adamw import AdamWEngine
 from adatad.parallel.engine import all_finite, autocast_dtype, read_together
@@ -45,19 +45,12 @@ class FairscaleEngine(AdamWEngine):
         self.model = self.units[-1]
         self.unit_of = {parameter: unit for unit in self.units for parameter in unit.params}
         self.hold(named, groups, spec, processes, on_gpu=processes.device.type == "cuda")
-        self.serve_the_wave(model)
-
-    def serve_the_wave(self, model: nn.Module) -> None:
-        """Where blocks aren't called as modules, gather their weights by hand."""
-        if not hasattr(model, "backbone"):
-            return
-        for wave_pass in wave_passes(model.backbone):
-            wave_pass.residency = Gathers(model.backbone.blocks)
-            weights = wave_pass.trained_weights
-            weights.forward = lambda weights=weights: self.trained_weights(weights)
+        if model.backbone is not None:
+            model.backbone.executor = model.backbone.executor.with_weights(GatheredUnits(self, model.backbone.blocks))
 
     def trained_weights(self, weights: TrainedWeights) -> tuple[Tensor, ...]:
-        """In place of `TrainedWeights.forward`: those of blocks gathered by hand; the rest is whole in forward."""
+        """What waves use in place of `TrainedWeights.forward`: those of blocks gathered by hand; the rest is whole in
+        forward."""
         parameters = weights.parameters_used()
         by_hand = [p for p in parameters if self.unit_of[p] is not self.model]
         tensors: dict[nn.Parameter, Tensor] = {}
@@ -126,11 +119,13 @@ def wrap(model: nn.Module, spec: Spec) -> list[Unit]:
         # is taken that was tested.
         "bucket_cap_mb": 0,
     }
-    units, backbone = [], getattr(model, "backbone", None)
+    units, backbone = [], model.backbone
     if backbone is not None:
+        if spec.parallel.checkpoint_offload:
+            # fairscale's own checkpoints take the place of the executor's.
+            backbone.executor = PlainExecutor()
         for index, block in enumerate(backbone.blocks):
             if spec.parallel.checkpoint_offload:
-                # In place of the policy's own recomputation.
                 checkpoint_wrapper(block, offload_to_cpu=True)
             backbone.blocks[index] = Unit(block, **options)
             units.append(backbone.blocks[index])
@@ -145,14 +140,17 @@ def _gradients_together(model: nn.Module, inputs: tuple[Any, ...], out: Predicti
     return out._replace(logits=tensors[: len(out.logits)], offsets=tensors[len(out.logits) :])
 
 
-class Gathers:
-    """The wave's `Residency` over a backbone's units."""
+class GatheredUnits(WeightProvider):
+    """Gathers the units of the blocks that a wave runs."""
 
-    def __init__(self, blocks: nn.ModuleList):
-        self.blocks = blocks
+    def __init__(self, engine: FairscaleEngine, blocks: nn.ModuleList):
+        self.engine, self.blocks = engine, blocks
+
+    def trained(self, weights: TrainedWeights) -> tuple[Tensor, ...]:
+        return self.engine.trained_weights(weights)
 
     @contextmanager
-    def whole(self, blocks: range, following: range) -> Iterator[None]:
+    def materialized(self, blocks: range, following: range) -> Iterator[None]:
         with ExitStack() as stack:
             for index in blocks:
                 stack.enter_context(self.blocks[index].whole())

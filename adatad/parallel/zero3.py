@@ -13,9 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from adatad.memory.policy import wave_passes
-from adatad.memory.side import SideTimeline
-from adatad.memory.tiled import TrainedWeights
+from adatad.memory.weights import WeightProvider
 from adatad.models.backbone import VideoBackbone
 from adatad.models.sequence import SequenceAttention
 from adatad.models.vit import Block
@@ -28,8 +26,8 @@ def mark_units(model: nn.Module) -> None:
     # Attention of the detector reads weights of parts that it doesn't call.
     for unit in (module for module in model.modules() if isinstance(module, Block | SequenceAttention)):
         set_z3_leaf_module(unit, True)
-    if isinstance(getattr(model, "backbone", None), VideoBackbone):
-        for number, weights in enumerate(_weight_modules(model.backbone)):
+    if model.backbone is not None:
+        for number, weights in enumerate(model.backbone.executor.weight_modules()):
             weights.adopt()
             model.backbone.add_module(f"wave_weights_{number}", weights)
 
@@ -52,12 +50,11 @@ def reduce_by_parameter(optimizer: Any) -> None:
 
 def gather_for_waves(model: nn.Module) -> None:
     """After `deepspeed.initialize`: waves ask for the blocks they need."""
-    if isinstance(getattr(model, "backbone", None), VideoBackbone):
-        for wave_pass in wave_passes(model.backbone):
-            wave_pass.residency = GatheredBlocks(model.backbone)
+    if model.backbone is not None:
+        model.backbone.executor = model.backbone.executor.with_weights(GatheredBlocks(model.backbone))
 
 
-class GatheredBlocks:
+class GatheredBlocks(WeightProvider):
     """A wave's blocks, gathered while it is in them; the next ones are on their way meanwhile.
 
     The adapters' weights aren't among them: they reach the wave through its weight module.
@@ -72,7 +69,7 @@ class GatheredBlocks:
         """By block: DeepSpeed's handle, and what was gathered."""
 
     @contextmanager
-    def whole(self, blocks: range, following: range) -> Iterator[None]:
+    def materialized(self, blocks: range, following: range) -> Iterator[None]:
         for index in (*blocks, *following):
             self._fetch(index)
         gathered = []
@@ -95,9 +92,3 @@ class GatheredBlocks:
             return
         missing = [p for p in self.parameters[index] if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
         self.fetches[index] = self.parameters[index][0].all_gather_coalesced(missing), missing
-
-
-def _weight_modules(backbone: VideoBackbone) -> list[TrainedWeights]:
-    squeezing = [backbone.timeline.squeezing] if isinstance(backbone.timeline, SideTimeline) else []
-    modules = [*squeezing, *(wave_pass.trained_weights for wave_pass in wave_passes(backbone))]
-    return [module for module in modules if module.names]

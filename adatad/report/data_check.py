@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from adatad.data.verify import BLOCKING, Checked
+from adatad.data.prepare.check import BLOCKING, Checked
 from adatad.files import write_text
 
 TEMPLATE = Path(__file__).with_name("data_check.html")

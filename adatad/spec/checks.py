@@ -129,8 +129,8 @@ def _path(spec: Spec, key: Key) -> Iterator[Problem]:
 
 TILE, DDP = {"memory__policy": "tile"}, {"parallel__engine": "ddp"}
 TILE_ONLY = (
-    "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "rows", "halos", "frames",
-    "frozen_weights", "host_limit_gib", "frozen_dtype", "row_dtype", "compile",
+    "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "saved_inputs", "halos", "frames",
+    "frozen_weights", "host_limit_gib", "frozen_dtype", "saved_input_dtype", "compile",
 )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def _possible_under_tile(spec: Spec, name: str) -> bool:
         return engine in ("auto", "ddp")
     if name in ("frozen_weights", "frozen_dtype"):
         return mode != "full" and engine in ("auto", "ddp") and spec.memory.order != "tiles"
-    return not (name in ("rows", "halos", "row_dtype") and mode == "side") and not (
+    return not (name in ("saved_inputs", "halos", "saved_input_dtype") and mode == "side") and not (
         name == "order" and spec.memory.order == "tiles" and engine in SHARDS_FROZEN_WEIGHTS
     )
 
@@ -229,7 +229,7 @@ def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
             text = f"stream works with engine ddp, not {engine}, which has ways of its own (docs/engines.md)"
             yield ("memory", "frozen_weights"), ways(text, {"memory__frozen_weights": "device"}, DDP)
     if mode == "side":
-        for name, usual in (("rows", "device"), ("halos", "device"), ("row_dtype", "auto")):
+        for name, usual in (("saved_inputs", "device"), ("halos", "device"), ("saved_input_dtype", "auto")):
             if (said := getattr(memory, name)) != usual:
                 text = f"{said} is without effect: mode side keeps none"
                 yield ("memory", name), ways(text, {f"memory__{name}": usual})

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from adatad.spec.document import FLOAT, INTEGER, TAG, Document, Key, holds
+from adatad.spec.document import FLOAT, INTEGER, TAG, Document, Key, holds, rename_old
 from adatad.spec.paths import contract_paths
 from adatad.spec.schema import Spec
 
@@ -27,6 +27,17 @@ def to_yaml(spec: Spec) -> str:
     """YAML that loads back to an equal spec."""
     values = spec.model_dump(mode="json")
     contract_paths(values)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def renamed_yaml(text: str) -> str:
+    """A saved spec's text with today's names of keys and values; any other text as it is."""
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+    if not isinstance(values, dict) or not rename_old(values):
+        return text
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from adatad.spec.checks import cross_checks, file_checks
 from adatad.spec.document import (
     MAX_CHARACTERS,
     MAX_DEPTH,
+    OLD_KEYS,
     Document,
     DocumentError,
     Key,
@@ -23,6 +25,7 @@ from adatad.spec.document import (
     near_file,
     parse_value,
     read_document,
+    rename_old,
 )
 from adatad.spec.explain import dotted, explain, kinds_at
 from adatad.spec.paths import expand_paths
@@ -71,6 +74,9 @@ def load_with_sources(
         if problem:
             problems.append(problem)
             doubtful.add(_override_key(text))
+    document.renamed += [f"{OVERRIDE}: {line}" for line in rename_old(document.values, document.sources)]
+    if document.renamed and os.environ.get("RANK", "0") == "0":
+        print(f"note: names of an earlier version: {'; '.join(document.renamed)}", file=sys.stderr)
     document.values.setdefault("name", default_name(path))
     for key, problem in expand_paths(document):
         problems.append(f"{document.source(key)}: {dotted(key)}: {problem}")
@@ -158,6 +164,8 @@ def _override(document: Document, text: str) -> str | None:
     if found := forbidden_character(text):
         return f"{where}: holds {found}; expected KEY=VALUE, such as optimizer.lr=1e-4"
     key = _override_key(text)
+    if dotted(key) != name and tuple(name.split(".")) in OLD_KEYS:
+        document.renamed.append(f"{OVERRIDE}: {name} is {dotted(key)} now")
     if len(key) > MAX_DEPTH:
         return f"{where}: is nested deeper than {MAX_DEPTH} levels"
     if key[0] == "base":
@@ -218,8 +226,10 @@ def _quotes(name: str, text: str) -> str:
 
 
 def _override_key(text: str) -> Key:
+    """The key that an override sets, by its name of today."""
     parts = text.partition("=")[0].split(".")
-    return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
+    key = tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
+    return (*key[:-1], OLD_KEYS[key]) if key in OLD_KEYS else key
 
 
 def _no_place(place: Any, key: Key) -> str:

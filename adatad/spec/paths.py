@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from adatad.resources import here_or_resource
 from adatad.spec.document import Document, Key, holds
 from adatad.spec.text import PathError, as_written, expand
 
@@ -30,7 +31,7 @@ def expand_paths(document: Document) -> list[tuple[Key, str]]:
         section = _section(document.values, key)
         if section is not None and isinstance(section[key[-1]], str):
             try:
-                section[key[-1]] = expand(section[key[-1]])
+                section[key[-1]] = here_or_resource(expand(section[key[-1]]))
             except PathError as error:
                 problems.append((key, str(error)))
     return problems

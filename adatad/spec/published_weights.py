@@ -11,7 +11,7 @@ FOLDER = "pretrained"
 ZOO = "MCG-NJU/VideoMAE on GitHub, MODEL_ZOO.md"
 OPENMMLAB = "https://download.openmmlab.com/mmaction/v1.0/recognition/videomae"
 G_ORIGINAL = "vit_g_hybrid_pt_1200e_k710_ft.pth"
-CONVERTER = "python tools/model_converters/convert_videomaev2.py"
+CONVERTER = "adatad weights import"
 
 
 def drive(file_id: str, output: str) -> str:

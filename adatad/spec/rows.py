@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adatad.errors import UserError
+from adatad.files import shown
+from adatad.resources import here_or_resource, resource
 from adatad.spec.explain import nearest
 from adatad.spec.text import cut
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = resource("configs")
 ALIASES = {"anet": "activitynet", "thumos14": "thumos", "multi_thumos": "multithumos", "fullft": "full"}
 """Words that people use for those in our names."""
 MAX_LISTED = 6
 """Rows that a name could mean, of which each is named."""
+MAX_NAME = 200
+"""Characters of the name of a shipped spec."""
 USUAL = "adapter"
 """The mode that a name without one means."""
 
@@ -94,3 +98,26 @@ def find_row(text: str) -> Row:
     close = nearest(stem, [row.name for row in all_rows()])
     hint = f"; did you mean {close}?" if close else ""
     raise RowError(f"{cut(text)}: no published row has this name{hint} (docs/model-zoo.md lists them)")
+
+
+def spec_path(text: str) -> tuple[str, str | None]:
+    """The spec file that a SPEC argument means, and a line to print where it isn't the file itself. A name is that of
+    a shipped spec (demo/tia), of a published row (thumos-s-768) or of the row's file in OpenTAD; one that isn't known
+    comes back as it is."""
+    if not text or (os.path.lexists(text) and not text.endswith(".py")):
+        return text, None
+    if text.endswith((".yaml", ".yml")):
+        return here_or_resource(text), None
+    if not text.endswith(".py") and not os.path.isabs(text) and ".." not in text:
+        named = f"configs/{text.removeprefix('configs/')}.yaml"
+        if len(text) < MAX_NAME and os.access(resource(named), os.R_OK) and resource(named).is_file():
+            return here_or_resource(named), f"{shown(text)} is the shipped {named}, which is used"
+    reference = text.endswith(".py")
+    try:
+        row = row_of_reference(text) if reference else find_row(text)
+    except RowError:
+        return text, None
+    what = f"OpenTAD's name of {row.shown}" if reference else f"the row of {row.shown}"
+    here = Path(row.shown)
+    path = here if here.is_file() and here.samefile(row.path) else row.path
+    return str(path), f"{shown(text)} is {what}, which is used"

@@ -13,7 +13,7 @@ from adatad.spec import Spec
 from adatad.spec.published_files import TRAINED, about_bytes, digest_start, how_made, where_data
 from adatad.spec.published_weights import drive, where_published
 from adatad.training.checkpoint_check import why_broken
-from adatad.training.run import annotations_for
+from adatad.training.resolve import annotations_for
 
 NAMED = 10
 """Missing videos that are named; the rest is counted."""

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ import psutil
 
 from adatad.errors import UserError
 from adatad.files import FileError, read_text, reason
+from adatad.printing import program
 from adatad.training.markers import later_attempt
 
 FILE = "owner.txt"
@@ -156,5 +156,5 @@ def claim(folder: Path) -> Owner:
 
 
 def this_command() -> str:
-    """File name of the command that this process runs."""
-    return re.sub(r"[^\w.-]", "_", Path(sys.argv[0]).name) or "python"
+    """The command that this process runs, in one word: adatad-train."""
+    return re.sub(r"[^\w.-]", "_", Path(program()).name.replace(" ", "-")) or "python"

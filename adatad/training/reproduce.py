@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
-from adatad.evaluation.files import read_detections
+from adatad.evaluation.score_files import read_detections
 from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.training.missing import missing
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 from adatad.training.validation import scores
 
 TESTED = "tested.json"

@@ -1,4 +1,4 @@
-"""tools/status.py and tools/submit.py without a Slurm."""
+"""adatad status and submit without a Slurm."""
 
 import json
 import os
@@ -206,7 +206,7 @@ def test_nothing_steers_the_terminal(run, monkeypatch):
     assert max(map(len, text.splitlines())) < 400
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path, run, run_here):
+def test_a_folder_that_is_no_run_is_refused(tmp_path, run, run_command):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     for name, message in (
@@ -216,7 +216,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, run, run_here):
         (tmp_path / "absent", "no such run directory"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
-        done = run_here("status.py", name)
+        done = run_command("status", name)
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
@@ -344,12 +344,12 @@ def test_a_job_keeps_its_number_beside_lines_of_a_site_and_is_not_forgotten_with
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "- " * 5000, "a: &a [*a]"])
-def test_a_spec_of_a_run_that_is_nested_without_end_hides_nothing_else(run, run_here, monkeypatch, text):
+def test_a_spec_of_a_run_that_is_nested_without_end_hides_nothing_else(run, run_command, monkeypatch, text):
     monkeypatch.setattr(status, "queued", lambda job: None)
     (run / "spec.yaml").write_text(text)
     lines, _ = status.report(run)
     assert any(line.startswith("step ") for line in lines)
-    done = run_here("report.py", run)
+    done = run_command("report", run)
     assert done.returncode == 2
     assert "spec.yaml" in done.stderr
     assert "Traceback" not in done.stderr

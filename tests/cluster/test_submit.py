@@ -1,4 +1,4 @@
-"""tools/submit.py without a Slurm: what reaches a job's script, and what is left behind."""
+"""adatad submit without a Slurm: what reaches a job's script, and what is left behind."""
 
 import os
 import shlex
@@ -13,9 +13,9 @@ from adatad.spec import load
 
 
 @pytest.fixture
-def said(run_here, tiny_spec, tmp_path):
+def said(run_command, tiny_spec, tmp_path):
     def run(*arguments: str):
-        done = run_here("submit.py", tiny_spec, "--gpus", "1", *arguments)
+        done = run_command("submit", tiny_spec, "--gpus", "1", *arguments)
         return done.returncode, done.stdout, done.stderr
 
     return run

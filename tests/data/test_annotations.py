@@ -9,6 +9,7 @@ import pytest
 from adatad.data.annotation_file import AnnotationError, load_database, names_text, read_names
 from adatad.data.annotations import EVALUATED, OUTSIDE, ground_truth, read_annotations
 from adatad.evaluation.detection_map import evaluate
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 
 WHOLE = WindowSpec(kind="resize", size_grid=16)
@@ -28,7 +29,7 @@ def read(tmp_path):
         path = tmp_path / "annotations.json"
         path.write_text(database if isinstance(database, str) else json.dumps({"database": database}))
         spec = DataSpec(annotations=str(path), videos="videos", **settings)
-        return read_annotations(spec, reference, class_agnostic)
+        return read_annotations(spec, Quirks.of("reference" if reference else "mended"), class_agnostic)
 
     return read
 
@@ -501,7 +502,7 @@ def test_the_ground_truth_is_of_the_videos_that_are_evaluated(read, tmp_path):
     truth = ground_truth(spec)
     assert {name: len(entry["annotations"]) for name, entry in truth["database"].items()} == {"v0": 2, "v2": 1}
     asked = spec.model_copy(update={"classes": ("run", "Ambiguous")})
-    for labelled in (ground_truth(spec, reference=True), ground_truth(asked)):
+    for labelled in (ground_truth(spec, keep_ambiguous=True), ground_truth(asked)):
         assert [item["label"] for item in labelled["database"]["v0"]["annotations"]] == ["run", "Ambiguous", "run"]
     found = {"results": {"v0": [{**segment(1, 2), "score": 1.0}]}}
     assert evaluate(truth, found, EVALUATED, [0.5]).average_mAP == pytest.approx(0.5)

@@ -23,9 +23,9 @@ from adatad.data.dataset import (
     video_path,
 )
 from adatad.data.decode import VideoError, open_video
-from adatad.data.draws import epoch_order, model_key
-from adatad.data.geometry import fit_frames
 from adatad.data.loader import EpochBatches, Loader, Share
+from adatad.data.resize import fit_frames
+from adatad.data.rng import epoch_order, model_key
 from adatad.data.windows import WindowError, sliding_windows
 from adatad.spec.schema import DataSpec, WindowSpec
 

@@ -24,7 +24,7 @@ POLICIES = {
     "selective": MemorySpec(policy="selective"),
     "block": MemorySpec(policy="block"),
     "tile": MemorySpec(policy="tile", tile_clips=1, segment_blocks=2),
-    "tile rebuild": MemorySpec(policy="tile", tile_clips=2, segment_blocks=3, recompute="rebuild"),
+    "tile rebuild": MemorySpec(policy="tile", tile_clips=2, segment_blocks=3, recompute="twice"),
 }
 
 

@@ -106,7 +106,7 @@ def test_a_smaller_card_gets_the_plan_that_auto_takes_there_and_a_larger_one_is_
     (eight,) = gpu_cases.on_cards(case, suite.planner(case, gpu.AUTO)).variants
     assert eight.cap_gib == 8
     assert "tile" in eight.name
-    assert gpu_cases.spec_of(case, eight).memory.rows == "host"
+    assert gpu_cases.spec_of(case, eight).memory.saved_inputs == "host"
 
 
 def test_the_cap_of_a_card_leaves_room_for_the_context_and_is_lifted_again(monkeypatch):

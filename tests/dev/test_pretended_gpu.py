@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adatad.data.color_jitter import ColorJitter, jitter_colors
+from adatad.data.augment import ColorJitter, jitter_colors
 from adatad.dev.pretended_gpu import GPU, pretended_gpu
 from adatad.dev.pretended_tensors import DeviceMismatchError, OnGpu
 from adatad.memory.arithmetic import autocast

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from adatad.evaluation.checks import (
+from adatad.evaluation.score_warnings import (
     blocked_warnings,
     listed,
     name_key,

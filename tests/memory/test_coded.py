@@ -8,7 +8,6 @@ from adatad.memory.coded import SCALE, CodedShelf, decode, encode, encode_frozen
 from adatad.memory.labels import label
 from adatad.memory.meter import Meter
 from adatad.memory.offload import DeviceShelf, HostMemory, HostShelf
-from adatad.memory.policy import wave_passes
 
 KINDS = ("fp8", "int8")
 CPU = torch.device("cpu")
@@ -69,8 +68,8 @@ def test_what_is_no_number_is_none_afterwards():
 
 WAYS = [
     ("adapter", {"segment_blocks": 2}),
-    ("adapter", {"segment_blocks": 3, "recompute": "rebuild", "frozen_weights": "stream"}),
-    ("plain", {"segment_blocks": 1, "rows": "host"}),
+    ("adapter", {"segment_blocks": 3, "recompute": "twice", "frozen_weights": "stream"}),
+    ("plain", {"segment_blocks": 1, "saved_inputs": "host"}),
     ("side", {}),
 ]
 
@@ -102,7 +101,7 @@ def test_blocks_are_cast_while_tiles_are_at_them_and_no_longer():
         waved.blocks[0].get_submodule(name).get_parameter(SCALE).shape[1] == 1 for name in ("attn.qkv", "mlp.fc1")
     )
     casts = []
-    whole = type(wave_passes(waved)[0].residency).whole
+    whole = type(waved.executor.passes[0].provider).materialized
 
     def noted(self, blocks, following):
         casts.append(meter.by_label.get("weight casts", 0))
@@ -110,7 +109,7 @@ def test_blocks_are_cast_while_tiles_are_at_them_and_no_longer():
 
     one = 8 * sum(weight.numel() for weight in matrices) + 8 * 3 * 16
     with Meter("cpu") as meter, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(wave_passes(waved)[0].residency), "whole", noted)
+        patch.setattr(type(waved.executor.passes[0].provider), "materialized", noted)
         meter.register(waved.parameters(), "weights")
         gradients(waved, frames, keys)
     # Four blocks forward, two segments back: whatever is begun finds no casts of before.
@@ -131,16 +130,18 @@ def test_trained_weights_and_adapters_are_left_alone():
 # Kept rows
 
 
-@pytest.mark.parametrize("recompute", ["hold", "rebuild"])
+@pytest.mark.parametrize("recompute", ["once", "twice"])
 @pytest.mark.parametrize("mode", ["adapter", "full"])
 def test_rows_in_fp8_change_no_feature_and_gradients_a_little(mode, recompute):
     backbone, (frames, keys) = build(mode), batch(windows=2, clips=5)
     memory = {"policy": "tile", "tile_clips": 2, "segment_blocks": 2, "recompute": recompute}
     plain = gradients(under(backbone, clips=5, **memory), frames, keys)
-    coded = gradients(under(backbone, clips=5, row_dtype="fp8", **memory), frames, keys)
+    coded = gradients(under(backbone, clips=5, saved_input_dtype="fp8", **memory), frames, keys)
     assert torch.equal(coded["timeline"], plain["timeline"])
     assert 1e-4 < error(coded, plain) < 0.05
-    on_host = gradients(under(backbone, clips=5, row_dtype="fp8", order="blocks", rows="host", **memory), frames, keys)
+    on_host = gradients(
+        under(backbone, clips=5, saved_input_dtype="fp8", order="blocks", saved_inputs="host", **memory), frames, keys
+    )
     assert all(torch.equal(on_host[name], gradient) for name, gradient in coded.items())
 
 

@@ -13,7 +13,7 @@ POLICIES = {
     "none": {},
     "block": {"policy": "block"},
     "hold": TILE,
-    "rebuild": {**TILE, "recompute": "rebuild"},
+    "rebuild": {**TILE, "recompute": "twice"},
     "pairs": {**TILE, "tile_clips": 2},
 }
 

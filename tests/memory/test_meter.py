@@ -145,11 +145,13 @@ from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.step import train_step
 from adatad.training.metered import make_optimizer_state, random_batch
-from adatad.training.setup import assemble
+from adatad.training.resolve import resolve_model
+from adatad.training.setup import build_train_state
 torch.set_num_threads(1)
 cpu = torch.device("cpu")
 spec = load("configs/thumos/s_768x160_adapter.yaml", sys.argv[1:], check_files=False)
-parts = assemble(spec, Processes(0, 1, cpu), build_model(spec.model, 20), 20, 100)
+processes = Processes(0, 1, cpu)
+parts = build_train_state(resolve_model(spec, processes, 20), processes, build_model(spec.model, 20))
 make_optimizer_state(parts)
 train_step(parts, [random_batch(spec.model_copy(update={"data": spec.data.model_copy(update={"size_pixels": 32})}),
                                 1, 20, cpu)], 0)

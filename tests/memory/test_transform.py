@@ -11,7 +11,7 @@ TILE = {"policy": "tile", "tile_clips": 1, "segment_blocks": 2}
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"recompute": "rebuild"}, {"order": "blocks"}], ids=["hold", "rebuild", "blocks"]
+    "changes", [{}, {"recompute": "twice"}, {"order": "blocks"}], ids=["hold", "rebuild", "blocks"]
 )
 def test_weights_cast_once_a_segment_give_the_bits_of_casts_at_every_use(changes, monkeypatch):
     backbone, (frames, keys) = build("full", torch.float32), batch(windows=2, clips=3)

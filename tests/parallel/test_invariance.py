@@ -44,7 +44,7 @@ def test_ranks_times_micro_batches(world, accumulation, shared_spec, truth):
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3"])
 def test_two_ranks_with_all_that_an_engine_lets_wait_on_the_host(engine, shared_spec, truth, engine_settings):
-    places = ["rows=host", "halos=host", "frames=host", "moving_average=host"]
+    places = ["saved_inputs=host", "halos=host", "frames=host", "moving_average=host"]
     if engine == "ddp":
         places += ["optimizer_state=host", "frozen_weights=stream"]
     tile = ["policy=tile", "tile_clips=1", "segment_blocks=1", *places]

@@ -51,9 +51,9 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
             small = ["--parsable", "--cpus-per-task=1", "--ntasks-per-node=1"]
             said = cluster.run(words[0], *small, *words[1:], *tiny, cwd=checkout, **settings)
             jobs.append(said.strip())
-        elif "tools/submit.py" in words:
+        elif "submit" in words:
             said = cluster.run(*python(words), *tiny, cwd=checkout, **settings)
-            jobs.append(re.match(r"job (\d+); python tools/status\.py \S+/id1 --watch", said)[1])
+            jobs.append(re.match(r"job (\d+); adatad status \S+/id1 --watch", said)[1])
         else:
             metrics = checkout / words[-1] / "metrics.jsonl"
             until(lambda file=metrics: file.exists() and "\n" in file.read_text(), f"a step in {metrics}")
@@ -68,13 +68,13 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
         assert (folder / "checkpoints" / "step-00000006").is_dir()
     # The test of the checkpoint that the second job made says what that job's last evaluation said.
     assert "average mAP" in logs(checkout)
-    status = cluster.run(sys.executable, "tools/status.py", str(folder), cwd=checkout, **settings)
+    status = cluster.run(sys.executable, "-m", "adatad", "status", str(folder), cwd=checkout, **settings)
     assert re.search(rf"attempt +{jobs[1]}-000 .* on n\[\d-\d\] at the beginning: done", status), status
 
 
 def python(words: list[str]) -> list[str]:
-    assert words[0] == "python"
-    return [".venv/bin/python", *words[1:]]
+    assert words[0] == "adatad"
+    return [".venv/bin/python", "-m", *words]
 
 
 def logs(checkout: Path) -> str:

@@ -110,9 +110,9 @@ def test_all_keys_are_keys():
 
 
 @pytest.mark.parametrize(("flag", "instead"), [("--seed", "--set train.seed=7"), ("--lr", "--set optimizer.lr=7")])
-def test_flags_of_other_trainers_are_answered(run_here, flag, instead):
+def test_flags_of_other_trainers_are_answered(run_command, flag, instead):
     for given in ([flag, "7"], [f"{flag}=7"]):
-        run = run_here("spec.py", "configs/demo/tia.yaml", *given)
+        run = run_command("spec", "configs/demo/tia.yaml", *given)
         assert run.returncode == 2
         assert run.stderr.endswith(f"{flag}: is none of this command's options here; instead: {instead}\n")
 

@@ -9,14 +9,14 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from adatad.data.geometry import AREA_FRACTIONS, ASPECTS, CANDIDATES
-from adatad.data.rand_augment import OPERATIONS
+from adatad.cli.arguments import spec_path
+from adatad.data.augment import OPERATIONS
+from adatad.data.resize import AREA_FRACTIONS, ASPECTS, CANDIDATES
 from adatad.models.backbone import PIXEL_MEAN, PIXEL_STD
 from adatad.models.detector import build_model
 from adatad.models.head import PRIOR
 from adatad.models.trained import freeze
 from adatad.spec import Spec, SpecError, load
-from adatad.spec.arguments import spec_path
 from adatad.spec.presets import PRESETS, resolve_backbone
 from adatad.spec.rows import RowError, all_rows, find_row
 from adatad.training.optimizer import parameter_groups

@@ -129,14 +129,15 @@ def test_the_smallest_has_no_smaller_one(tiny_spec, device_of, monkeypatch):
     device_of(64.0, shared=True)
     fail_in_step(monkeypatch, {0, 1, 2})
     spec = load(tiny_spec, ["memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1",
-                            "memory.rows=host", "memory.halos=host", "memory.frames=host", "memory.moving_average=host",
+                            "memory.saved_inputs=host", "memory.halos=host", "memory.frames=host",
+                            "memory.moving_average=host",
                             "memory.optimizer_state=host", "memory.frozen_weights=stream"])  # fmt: skip
     with pytest.raises(OutOfMemoryError, match="no smaller plan is known"):
         train(spec)
 
 
 def test_host_memory_that_the_run_itself_has_is_there_for_a_smaller_plan(tiny_spec, monkeypatch, tmp_path):
-    spec = load(tiny_spec, ["memory.policy=tile", "memory.rows=host", "memory.halos=host"])
+    spec = load(tiny_spec, ["memory.policy=tile", "memory.saved_inputs=host", "memory.halos=host"])
     roomy = planner_for(spec, CPU, Machine(64 * GIB), 20)
     own = roomy.own()
     wanted = roomy.smaller(roomy.plans(coarse=True), own).host_bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adatad.convert.checkpoint import opentad_state
+from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.models.detector import build_model
 from adatad.report.reproduction import compare_with_published, verdict_line, write_reproduction
 from adatad.spec import load
@@ -18,18 +18,18 @@ from adatad.spec.rows import all_rows, find_row
 from adatad.training import reproduce as kit
 from adatad.training.missing import missing
 from adatad.training.reproduce import MissingFilesError, reproduce
-from adatad.training.run import annotations_for
+from adatad.training.resolve import annotations_for
 
 ROOT = Path(__file__).parents[2]
 RESULT = {"average_mAP": 0.6853, "mAP": {"0.3": 0.8, "0.5": 0.7}}
 
 
 @pytest.fixture
-def command(run_here):
+def command(run_command):
     """The command in this process: its exit code, and what it printed."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        done = run_here("reproduce.py", *arguments)
+        done = run_command("reproduce", *arguments)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -70,7 +70,7 @@ def test_a_row_is_trained_then_goes_on_and_is_tested_once(tiny_spec, monkeypatch
     assert tested["mAP"] == result["mAP"]
     monkeypatch.setattr(kit, "score_checkpoint", lambda *_: pytest.fail("was tested before"))
     assert reproduce(spec, newest)[0]["mAP"] == tested["mAP"]
-    options = ["--test", str(newest), "--set", "schedule.end_epoch=2", "published={average_mAP: 99.0}"]
+    options = ["--checkpoint", str(newest), "--set", "schedule.end_epoch=2", "published={average_mAP: 99.0}"]
     code, out, _ = command(tiny_spec, *options)
     assert code == 1
     assert f"tiny: not reproduced: average mAP {100 * result['average_mAP']:.2f}, published 99.00" in out
@@ -81,14 +81,14 @@ def test_a_row_is_trained_then_goes_on_and_is_tested_once(tiny_spec, monkeypatch
 
 def test_a_whole_checkpoint_is_tested_without_its_pretrained_file(tiny_spec, command, tmp_path):
     nowhere, file = ("--set", "model.backbone.weights=nowhere.pth"), tmp_path / "epoch_59.pth"
-    code, out, _ = command(tiny_spec, "--check", "--test", file, *nowhere)
+    code, out, _ = command(tiny_spec, "--check", "--checkpoint", file, *nowhere)
     assert code == 2
     assert re.fullmatch(rf"checkpoint {file}\nweights nowhere\.pth \(about .*\)\n", out)
     spec = load(tiny_spec)
     model = build_model(spec.model, len(annotations_for(spec).classes))
     torch.save({"epoch": 59, "state_dict": opentad_state(model, 100)}, file)
-    assert command(tiny_spec, "--check", "--test", file, *nowhere) == (0, "tiny: everything is there\n", "")
-    code, out, error = command(tiny_spec, "--test", file, *nowhere)
+    assert command(tiny_spec, "--check", "--checkpoint", file, *nowhere) == (0, "tiny: everything is there\n", "")
+    code, out, error = command(tiny_spec, "--checkpoint", file, *nowhere)
     assert code == 0, error
     assert "no average mAP was published" in out
 
@@ -160,7 +160,7 @@ def test_the_command_says_what_is_missing(tiny_spec, command):
 def test_an_empty_file_is_no_checkpoint_and_no_weights(tiny_spec, command, tmp_path):
     for name in ("epoch.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(b"")
-        code, out, _ = command(tiny_spec, "--check", "--test", tmp_path / name)
+        code, out, _ = command(tiny_spec, "--check", "--checkpoint", tmp_path / name)
         assert (code, f"checkpoint {tmp_path / name}: not a readable weight file: it is empty" in out) == (2, True)
         lines = missing(load(tiny_spec, [f"model.backbone.weights={tmp_path / name}"], check_files=False))
         assert [line for line in lines if "it is empty" in line]

@@ -22,9 +22,10 @@ from adatad.models.detector import TemporalActionDetector
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
 from adatad.training.metrics import memory_values
-from adatad.training.resume import ResumeError
-from adatad.training.run import collapsed, score_checkpoint, spec_changes, train
+from adatad.training.resume import ResumeError, spec_changes
+from adatad.training.run import train
 from adatad.training.run_directory import RunDirectoryError, run_directory, with_id
+from adatad.training.score import score_checkpoint
 from adatad.training.signals import EXIT_CODE_RESUME, StopRequest
 
 ROOT = Path(__file__).parents[2]
@@ -227,11 +228,6 @@ def test_another_model_s_checkpoint_is_refused(tiny_spec, tmp_path):
     frozen = load(tiny_spec, ["train.seed=7"])
     with pytest.raises(Exception, match="other frozen weights"):
         score_checkpoint(frozen, checkpoint)
-
-
-def test_names_are_printed_without_their_numbers():
-    names = ["blocks.0.up.weight", "blocks.11.up.weight", "head.scales.3", "head.bias"]
-    assert collapsed(names) == ["blocks.*.up.weight (2)", "head.scales.* (1)", "head.bias (1)"]
 
 
 def test_a_changed_spec_is_said_when_resuming(tiny_spec):

@@ -11,9 +11,10 @@ from adatad.evaluation.postprocess import window_detections
 from adatad.parallel.processes import start_processes
 from adatad.spec import SpecError, load
 from adatad.training import validation
+from adatad.training.loaders import validation_loader
+from adatad.training.resolve import resolve_run
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
-from adatad.training.setup import validation_loader
 
 RESIZE = ("data.window={kind: resize, size_grid: 32, frames_per_position: 2}", "schedule.epochs=1")
 
@@ -54,7 +55,7 @@ def test_a_video_of_any_length_is_one_window(tiny_spec):
     spec = load(tiny_spec, RESIZE)
     annotations = read_annotations(spec.data)
     with start_processes(60.0) as processes:
-        loader = validation_loader(spec, annotations, processes)
+        loader = validation_loader(resolve_run(spec, processes, annotations))
     assert isinstance(loader, Loader)
     batches = list(loader)
     assert [batch.windows[0].video.name for batch in batches] == [video.name for video in annotations.validation]

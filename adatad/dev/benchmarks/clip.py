@@ -22,9 +22,9 @@ from adatad.data.dataset import Batch
 from adatad.dev.benchmarks.table import Result
 from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
 from adatad.dev.comm_counter import CommCounter
+from adatad.memory.exchange import PendingPlanes
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
-from adatad.memory.neighbours import Arrival
 from adatad.memory.planner import Machine as Device
 from adatad.memory.planner import Planner
 from adatad.models.detector import build_model
@@ -34,8 +34,10 @@ from adatad.parallel.processes import Processes, start_processes
 from adatad.spec import Spec, load
 from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.presets import resolve_backbone
+from adatad.training.loaders import frames_here
 from adatad.training.metered import META, make_optimizer_state, meta_parts, random_batch, step_memory
-from adatad.training.setup import Parts, assemble, frames_here
+from adatad.training.resolve import resolve_model
+from adatad.training.setup import TrainState, build_train_state
 from adatad.training.step import train_step
 
 SPEC = "configs/thumos/g_1536x224_adapter.yaml"
@@ -98,15 +100,15 @@ def wire() -> list[Result]:
 class GroupInHostMemory(ClipGroup):
     """What has no values is exchanged as host memory of the same size: torch has no exchange for the meta device."""
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
-        arrivals = super().trade_sides({side: torch.empty_like(own, device="cpu") for side, own in planes.items()})
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
+        arrivals = super().exchange_sides({side: torch.empty_like(own, device="cpu") for side, own in planes.items()})
         return {side: partial(_to_meta, arrival) for side, arrival in arrivals.items()}
 
     def gather(self, own: Tensor) -> Tensor:
         return super().gather(torch.empty_like(own, device="cpu")).to(META)
 
 
-def _to_meta(arrival: Arrival) -> Tensor:
+def _to_meta(arrival: PendingPlanes) -> Tensor:
     return arrival().to(META)
 
 
@@ -194,7 +196,8 @@ class OneWay(FakeClipGroup):
 def trace(spec: Spec, group: FakeClipGroup, device: torch.device, windows: int = 1) -> tuple[Event, ...]:
     """Of a step on one rank, by floating-point operations; `windows` of one micro-batch."""
     model = build_model(spec.model, num_classes=20)
-    parts = assemble(spec, Processes(0, 1, device), model, num_classes=20, steps_per_epoch=100)
+    processes = Processes(0, 1, device)
+    parts = build_train_state(resolve_model(spec, processes, 20), processes, model)
     batch = random_batch(spec, windows, 20, device, frames_here(spec, group.mesh))
     with FlopCount() as flops:
         traced = TracedGroup(group, lambda: flops.total)
@@ -292,7 +295,7 @@ def real_rank(rank: int, clip: int, port: int) -> list[tuple[list[Event], float]
     spec = load(SMALL, [*TILE, *SMALLER, f"parallel.clip={clip}", f"train.global_batch={clip}"], check_files=False)
     with start_processes() as processes:
         model = build_model(spec.model, num_classes=20)
-        parts = assemble(spec, processes, model, num_classes=20, steps_per_epoch=100)
+        parts = build_train_state(resolve_model(spec, processes, 20), processes, model)
         clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
         mesh = mesh_of(rank, clip, clip)
         group = clip_group(processes, mesh, clips, 600) if clip > 1 else FakeClipGroup(mesh, clips)
@@ -303,7 +306,7 @@ def real_rank(rank: int, clip: int, port: int) -> list[tuple[list[Event], float]
         return [traced_step(parts, batch, traced, step) for step in range(STEPS)]
 
 
-def traced_step(parts: Parts, batch: Batch, traced: TracedGroup, step: int) -> tuple[list[Event], float]:
+def traced_step(parts: TrainState, batch: Batch, traced: TracedGroup, step: int) -> tuple[list[Event], float]:
     parts.processes.barrier()
     traced.work_done()
     traced.events.clear()

@@ -92,13 +92,15 @@ def steps_of(policy: str, what: str) -> dict[str, float]:
     from adatad.parallel.processes import Processes
     from adatad.spec import load
     from adatad.training.metered import random_batch
-    from adatad.training.setup import assemble
+    from adatad.training.resolve import resolve_model
+    from adatad.training.setup import build_train_state
     from adatad.training.step import train_step
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     spec = load(CONFIG, [*OVERRIDES.split(), *POLICIES[policy].split()], check_files=False)
-    parts = assemble(spec, Processes(0, 1, torch.device("cpu")), build_model(spec.model, 20), 20, steps_per_epoch=100)
+    processes = Processes(0, 1, torch.device("cpu"))
+    parts = build_train_state(resolve_model(spec, processes, 20), processes, build_model(spec.model, 20))
     batch = random_batch(spec, windows=1, num_classes=20, device=torch.device("cpu"))
     calibrate(torch)
     floor = resident_floor()

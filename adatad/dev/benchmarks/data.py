@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from adatad.data.annotations import read_annotations
 from adatad.data.dataset import CHUNK_FRAMES, TrainingWindows, check_videos, open_named
-from adatad.data.draws import epoch_order
 from adatad.data.loader import Loader
+from adatad.data.rng import epoch_order
 from adatad.data.windows import Window
 from adatad.spec import Spec
+from adatad.spec.resolve import Quirks
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class DataSpeed:
 
 def measure(spec: Spec, windows: int) -> DataSpeed:
     """Load the first `windows` of the first epoch in three ways. Raises what reading them raises."""
-    annotations = read_annotations(spec.data, reference=spec.compat == "reference")
+    annotations = read_annotations(spec.data, Quirks.of(spec.compat))
     check_videos(spec.data, annotations.train)
-    dataset = TrainingWindows(annotations.train, spec.data, spec.train.seed, reference=spec.compat == "reference")
+    dataset = TrainingWindows(annotations.train, spec.data, spec.train.seed, Quirks.of(spec.compat))
     numbers = [int(number) for number in epoch_order(spec.train.seed, 0, len(dataset.videos))[:windows]]
     samples = [dataset[0, number] for number in numbers]
     decode = whole = 0.0

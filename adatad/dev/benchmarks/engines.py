@@ -54,7 +54,7 @@ def run() -> list[Result]:
 def sizes_of(spec: Spec) -> Sizes:
     with META:
         model = build_model(spec.model, num_classes=20)
-    trained_ones = set(trained_names(model, spec.model.backbone))
+    trained_ones = set(trained_names(model, spec.model.backbone, spec.model.freeze))
     frozen, trained, learning, blocks, root = 0, 0, 0, {}, 0
     for name, parameter in model.named_parameters():
         learns = name in trained_ones

@@ -54,8 +54,8 @@ def variants(tile: str) -> tuple[Variant, ...]:
         Variant(REFERENCE, "memory.policy=block memory.weight_dtype=fp32", averages_all=True),
         Variant(TILE, f"memory.policy=tile {tile}"),
         Variant("block", "memory.policy=block"),
-        Variant("tile, rebuild", f"memory.policy=tile {tile} memory.recompute=rebuild"),
-        Variant(ON_HOST, f"memory.policy=tile {tile} memory.rows=host memory.halos=host memory.frames=host"),
+        Variant("tile, rebuild", f"memory.policy=tile {tile} memory.recompute=twice"),
+        Variant(ON_HOST, f"memory.policy=tile {tile} memory.saved_inputs=host memory.halos=host memory.frames=host"),
         Variant("selective", "memory.policy=selective"),
         Variant("none", "memory.policy=none"),
     )

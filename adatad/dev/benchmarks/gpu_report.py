@@ -91,7 +91,7 @@ def page(known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> s
         f"# Training steps on {known['device']}",
         f"```bash\n{command_line()}\n```",
         as_table(("", ""), [(name, value) for name, value in known.items()]),
-        "Steps of `tools/train.py`'s own code on random frames, medians; variants are interleaved. Peak: bytes that "
+        "Steps of `adatad train`'s own code on random frames, medians; variants are interleaved. Peak: bytes that "
         "tensors took at most; reserved: that the allocator held for them. Planned: by the formulas that "
         "`memory.policy: auto` goes by, told the rates above. The rate is that of the matrix product; useful FLOPs are "
         "those of a step that recomputes nothing.",

@@ -21,7 +21,8 @@ from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.training.metered import random_batch
 from adatad.training.out_of_memory import is_out_of_memory
-from adatad.training.setup import assemble
+from adatad.training.resolve import resolve_model
+from adatad.training.setup import build_train_state
 from adatad.training.step import train_step
 
 TIMED_STEPS = 2
@@ -94,7 +95,8 @@ def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[
     torch.manual_seed(0)
     with device:
         model = build_model(spec.model, CLASSES)
-    parts = assemble(spec, Processes(0, 1, device), model, CLASSES, steps_per_epoch=100)
+    processes = Processes(0, 1, device)
+    parts = build_train_state(resolve_model(spec, processes, CLASSES), processes, model)
     averages = [p.detach().float().clone() for p in parts.model.parameters()] if variant.averages_all else []
     batch = random_batch(spec, windows=1, num_classes=CLASSES, device=torch.device("cpu"))
     if device.type == "cuda":

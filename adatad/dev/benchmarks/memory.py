@@ -24,18 +24,18 @@ class Row(NamedTuple):
     reference_gib: float | None = None
 
 
-def tile(clips: int, blocks: int, recompute: str = "hold") -> str:
+def tile(clips: int, blocks: int, recompute: str = "once") -> str:
     return f"memory.policy=tile memory.tile_clips={clips} memory.segment_blocks={blocks} memory.recompute={recompute}"
 
 
-WAITING = "memory.rows=host memory.halos=host"
+WAITING = "memory.saved_inputs=host memory.halos=host"
 FRAMES = "memory.frames=host"
-EIGHT_BITS = "memory.frozen_dtype=int8 memory.row_dtype=fp8"
+EIGHT_BITS = "memory.frozen_dtype=int8 memory.saved_input_dtype=fp8"
 STATE = "memory.optimizer_state=host memory.moving_average=host"
 
 ROWS = (
     Row("g 1536 x 224, hold", "g_1536x224_adapter", tile(1, 5), 7.0, 42.55),
-    Row("g 1536 x 224, rebuild", "g_1536x224_adapter", tile(1, 10, "rebuild"), 5.0, 42.55),
+    Row("g 1536 x 224, rebuild", "g_1536x224_adapter", tile(1, 10, "twice"), 5.0, 42.55),
     Row(
         "g 1536 x 224, weights and rows in 8 bits, hold", "g_1536x224_adapter", f"{tile(1, 5)} {EIGHT_BITS}", 5.0, 42.55
     ),
@@ -50,7 +50,7 @@ ROWS = (
     Row(
         "all of it, rebuild, frozen weights streamed",
         "g_1536x224_adapter",
-        f"{tile(1, 2, 'rebuild')} {WAITING} {FRAMES} {STATE} memory.frozen_weights=stream",
+        f"{tile(1, 2, 'twice')} {WAITING} {FRAMES} {STATE} memory.frozen_weights=stream",
         1.8,
         42.55,
     ),
@@ -60,9 +60,7 @@ ROWS = (
     Row("B 768 x 160, hold", "b_768x160_adapter", tile(2, 3), 1.3, 3.92),
     Row("S 768 x 160, hold", "s_768x160_adapter", tile(2, 3), 0.9, 2.03),
     Row("g side 1536 x 224", "g_1536x224_side", "memory.policy=tile memory.tile_clips=2", 3.1, 35.37),
-    Row(
-        "g 12288 x 224, rebuild", "g_1536x224_adapter", f"{tile(2, 20, 'rebuild')} {STRETCHED.format(grid=6144)}", 14.5
-    ),
+    Row("g 12288 x 224, rebuild", "g_1536x224_adapter", f"{tile(2, 20, 'twice')} {STRETCHED.format(grid=6144)}", 14.5),
     Row(
         "g 12288 x 224, hold, rows, halos, frames on the host",
         "g_1536x224_adapter",

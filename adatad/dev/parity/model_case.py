@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adatad.convert.opentad import is_dropped, our_name
+from adatad.convert.opentad_checkpoint import is_dropped, our_name
 from adatad.dev.parity.cases import Case
 from adatad.dev.parity.compare import (
     TOLERANCES,
@@ -39,8 +39,9 @@ from adatad.models.targets import Targets
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import MemorySpec, Spec
 from adatad.training.determinism import full_float32
+from adatad.training.resolve import resolve_model
 from adatad.training.schedule import learning_rate
-from adatad.training.setup import Parts, assemble
+from adatad.training.setup import TrainState, build_train_state
 from adatad.training.step import batch_targets, train_step
 
 LOSSES = ("cls_loss", "reg_loss", "cost")
@@ -111,13 +112,13 @@ class Checks:
         )
 
 
-def fresh_parts(case: Case, spec: Spec) -> Parts:
+def fresh_parts(case: Case, spec: Spec) -> TrainState:
     processes = Processes(0, 1, torch.device("cpu"))
     classes, steps = case.facts["detector"]["classes"], case.facts["schedule"]["steps_per_epoch"]
-    return assemble(spec, processes, model_of(case, spec), classes, steps)
+    return build_train_state(resolve_model(spec, processes, classes, steps), processes, model_of(case, spec))
 
 
-def parts_in_double(case: Case, spec: Spec) -> Parts:
+def parts_in_double(case: Case, spec: Spec) -> TrainState:
     if spec.memory.policy == "tile":
         spec = spec.model_copy(update={"memory": spec.memory.model_copy(update={"weight_dtype": "fp64"})})
     parts = fresh_parts(case, spec)
@@ -125,7 +126,7 @@ def parts_in_double(case: Case, spec: Spec) -> Parts:
     return parts
 
 
-def first_steps(checks: Checks, parts: Parts) -> Targets:
+def first_steps(checks: Checks, parts: TrainState) -> Targets:
     """Activations, targets, losses of both calls, and gradients, without any update."""
     case, expected = checks.case, checks.case.expected
     batch, model = batch_of(case), parts.model
@@ -157,12 +158,12 @@ def first_steps(checks: Checks, parts: Parts) -> Targets:
     return targets
 
 
-def compare_inside_the_backbone(checks: Checks, parts: Parts, seen: dict[str, np.ndarray]) -> None:
+def compare_inside_the_backbone(checks: Checks, parts: TrainState, seen: dict[str, np.ndarray]) -> None:
     if parts.spec.memory.policy == "tile":
         for name in INSIDE_THE_BACKBONE:
             checks.leave_out(f"train/{name}", "under policy tile it is never whole")
         return
-    backbone, idle = getattr(parts.model, "backbone", None), range(0)
+    backbone, idle = parts.model.backbone, range(0)
     if backbone is not None and backbone.mode == "side":
         idle = range(max(backbone.adapter_blocks) + 1, len(backbone.blocks))
     never_made = [f"train/block/{index}" for index in idle]
@@ -190,7 +191,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
         model.detector.projection.register_forward_hook(partial(keep, "train/projection")),
         model.detector.neck.register_forward_hook(partial(keep, "train/neck")),
     ]
-    backbone = getattr(model, "backbone", None)
+    backbone = model.backbone
     if backbone is not None:
         hooks.append(backbone.register_forward_hook(partial(keep, "train/features")))
         hooks.append(backbone.blocks[0].register_forward_pre_hook(keep_input))
@@ -264,14 +265,14 @@ def compare_gradients(checks: Checks, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def evaluation(checks: Checks, parts: Parts, targets: Targets) -> None:
+def evaluation(checks: Checks, parts: TrainState, targets: Targets) -> None:
     """Losses in evaluation mode, where the normalizer is the count itself and stays out of the running one."""
     losses = evaluation_losses(checks.case, parts, targets)
     checks.losses("losses in evaluation", losses, checks.case.expected["eval_losses"])
 
 
 @torch.no_grad()
-def evaluation_losses(case: Case, parts: Parts, targets: Targets) -> dict[str, Tensor]:
+def evaluation_losses(case: Case, parts: TrainState, targets: Targets) -> dict[str, Tensor]:
     batch = batch_of(case)
     parts.model.eval()
     predictions = parts.model(batch.frames, batch.mask)
@@ -279,7 +280,7 @@ def evaluation_losses(case: Case, parts: Parts, targets: Targets) -> dict[str, T
 
 
 @torch.no_grad()
-def detections(checks: Checks, parts: Parts) -> None:
+def detections(checks: Checks, parts: TrainState) -> None:
     """Proposals and scores of every sample, and the detections that come of them."""
     case, inputs = checks.case, checks.case.inputs
     parts.model.eval()
@@ -321,7 +322,7 @@ def _compare_lists(checks: Checks, quantity: str, ours: dict[str, Any], expected
     checks.add(f"{quantity}, scores", scores, "score")
 
 
-def optimizer_groups(checks: Checks, parts: Parts) -> None:
+def optimizer_groups(checks: Checks, parts: TrainState) -> None:
     """Which parameters are in which group, with which rate and decay."""
     expected = checks.case.expected["optimizer_groups"]
     wanted = [
@@ -332,17 +333,17 @@ def optimizer_groups(checks: Checks, parts: Parts) -> None:
     checks.add("optimizer groups", mismatch(ours, wanted), "exact")
 
 
-def trained_in(group: dict[str, Any], parts: Parts) -> set[str]:
+def trained_in(group: dict[str, Any], parts: TrainState) -> set[str]:
     """Our names of what is trained in a group of the reference, which also lists what never gets a gradient."""
     return {our_name(name) for name in group["parameters"] if not is_dropped(name)} & set(parts.trained)
 
 
-def our_groups(case: Case, parts: Parts) -> list[int]:
+def our_groups(case: Case, parts: TrainState) -> list[int]:
     """Numbers of the reference's groups in which anything is trained."""
     return [index for index, group in enumerate(case.expected["optimizer_groups"]) if trained_in(group, parts)]
 
 
-def trajectory(checks: Checks, parts: Parts) -> None:
+def trajectory(checks: Checks, parts: TrainState) -> None:
     """The recorded training steps on the same batch, by the trainer's own step."""
     case, expected = checks.case, checks.case.expected
     batch, schedule = batch_of(case), parts.spec.schedule
@@ -358,7 +359,7 @@ def trajectory(checks: Checks, parts: Parts) -> None:
         normalizers.append(relative(values["normalizer"], wanted["normalizer"]))
     for name, errors in (("losses", losses), ("gradient norms", norms), ("normalizer", normalizers)):
         checks.add(f"trajectory: {name}", largest(errors), "loss")
-    steps, last = parts.steps_per_epoch, len(expected["trajectory"])
+    steps, last = parts.run.steps_per_epoch, len(expected["trajectory"])
     following = [
         learning_rate(last, g["base_lr"], schedule.warmup_epochs * steps, schedule.epochs * steps, schedule.eta_min)
         for g in parts.engine.groups

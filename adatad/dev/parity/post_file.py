@@ -75,14 +75,14 @@ def _merge(case: dict[str, Any]) -> list[Row]:
             meta, segments, scores = samples[number]
             found = window_detections(segments, scores, meta, case["classes"], spec, sliding)
             windows.append(WindowDetections(meta.video, number, False, found))
-        ours = join_windows(windows, spec, keep_repeats=True)
+        ours = join_windows(windows, spec, repeat_windows=True)
         rows += _of_results(case["name"], f"process {process}", ours, case["per_process_results"][process])
     parts = [
         WindowDetections(video, process, sliding, items)
         for process, results in enumerate(case["per_process_results"])
         for video, items in results.items()
     ]
-    rows += _of_results(case["name"], "joined", join_windows(parts, spec, keep_repeats=True), case["merged"])
+    rows += _of_results(case["name"], "joined", join_windows(parts, spec, repeat_windows=True), case["merged"])
     return rows
 
 

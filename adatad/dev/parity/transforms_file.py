@@ -11,11 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adatad.data.augment import Augmentation, augment
-from adatad.data.color_jitter import ColorJitter
-from adatad.data.geometry import center_box, first_fitting, fit_frames, short_side_size
-from adatad.data.rand_augment import Operation
-from adatad.data.resize import Box, resize
+from adatad.data.augment import Augmentation, ColorJitter, Operation, augment
+from adatad.data.resize import Box, center_box, first_fitting, fit_frames, resize, short_side_size
 from adatad.dev.parity.cases import CaseError, read_arrays
 from adatad.dev.parity.compare import TOLERANCES, Row, difference, largest, mismatch, rows_of_cases
 from adatad.models.backbone import VideoBackbone

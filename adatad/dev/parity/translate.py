@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adatad.convert.opentad import name_map
+from adatad.convert.opentad_checkpoint import name_map
 from adatad.data.dataset import Batch
 from adatad.dev.parity.cases import Case, CaseError
 from adatad.dev.parity.post_file import post_spec, window_meta_of
@@ -33,6 +33,8 @@ from adatad.spec.schema import (
 
 class FeatureDetector(nn.Module):
     """A detector alone, called like the whole model."""
+
+    backbone = None
 
     def __init__(self, detector: ActionFormer):
         super().__init__()

@@ -29,6 +29,7 @@ from adatad.dev.parity.compare import TOLERANCES, Row, largest, mismatch, relati
 from adatad.dev.parity.nms_file import segments_of
 from adatad.dev.parity.post_file import window_meta_of
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
@@ -66,7 +67,7 @@ def _class_rows(case: dict[str, Any]) -> Iterator[Row]:
         case["annotations"]["database"],
         case["classes"],
     )
-    yield _row("class_map", "classes", mismatch([*read_classes(spec, database, reference=True).names], theirs))
+    yield _row("class_map", "classes", mismatch([*read_classes(spec, database, keep_ambiguous=True).names], theirs))
     ours = [*read_classes(spec, database).names]
     yield _row("class_map", "mended classes", mismatch(ours, [name for name in theirs if name != AMBIGUOUS]))
 
@@ -95,7 +96,7 @@ def _data_spec(case: dict[str, Any]) -> DataSpec:
 def _run_case(case: dict[str, Any]) -> Iterator[Row]:
     spec, settings = _data_spec(case), case["settings"]
     agnostic = settings.get("class_agnostic", False)
-    data = annotations_of(case["annotations"]["database"], spec, reference=True, class_agnostic=agnostic)
+    data = annotations_of(case["annotations"]["database"], spec, Quirks.of("reference"), class_agnostic=agnostic)
     testing = settings.get("test_mode", False)
     videos = data.validation if testing else data.train
     match case["kind"]:
@@ -117,7 +118,7 @@ def _run_case(case: dict[str, Any]) -> Iterator[Row]:
 
 def _places(videos: tuple[Video, ...], spec: WindowSpec, testing: bool, completeness: float) -> list[WindowPlace]:
     """All windows of a data set in its order; those to train on, or to take a loss of, hold instances."""
-    places = [place for video in videos for place in evaluation_windows(video, spec, repeat_last=True)]
+    places = [place for video in videos for place in evaluation_windows(video, spec, repeat_windows=True)]
     if testing or spec.kind == "resize":
         return places
     complete = [complete_instances(place, spec, completeness) for place in places]
