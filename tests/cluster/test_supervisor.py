@@ -169,6 +169,21 @@ def test_a_job_that_may_not_be_requeued_says_how_to_go_on(job):
     assert job(stopped, refuses=1).control == ["requeue 7", "requeue 7"]
 
 
+def test_a_requeue_that_ends_scontrol_amid_its_answer_is_no_refusal(job, monkeypatch):
+    real = FakeSystem.run
+
+    def run(self, command, environment):
+        code, lines = real(self, command, environment)
+        if command[:2] == ["scontrol", "requeue"]:
+            self.state, code = "PENDING", 143
+        return code, lines
+
+    monkeypatch.setattr(FakeSystem, "run", run)
+    ended = job(stopped)
+    assert ended.control == ["requeue 7"]
+    assert job.end() == "requeued: stopped by SIGUSR1 at step 3\n"
+
+
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", ""])
 def test_a_job_that_is_being_ended_is_not_brought_back(job, state):
     ended = job(stopped, state=state)
