@@ -24,8 +24,8 @@ from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.memory.arithmetic import autocast
-from adatad.memory.frames import placed
-from adatad.models.detections import decode
+from adatad.memory.inputs import placed
+from adatad.models.actionformer import decode
 from adatad.parallel.devices import device_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
@@ -114,7 +114,7 @@ def load_spec(name: str | Path, overrides: Sequence[str] = (), check_files: bool
 def build_detector(spec: Spec, classes: Sequence[str], device: str | torch.device | None = None) -> Detector:
     """Return the untrained detector of an experiment: its backbone's weights are those that the spec names, the rest is
     random by `train.seed`. classes: names of the outputs. device: without it the GPU, if there is one."""
-    return _detector(spec, classes, device, None)
+    return _detector(spec, classes, device)
 
 
 def load_detector(
@@ -145,7 +145,7 @@ def _detector(
     spec: Spec,
     classes: Sequence[str],
     device: str | torch.device | None,
-    checkpoint: Path | None,
+    checkpoint: Path | None = None,
     averages: bool = True,
 ) -> Detector:
     processes = Processes(0, 1, device_of(0) if device is None else torch.device(device))

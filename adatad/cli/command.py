@@ -35,6 +35,8 @@ MAX_SHOWN = 40
 """Characters of a value that an error repeats."""
 NO_MEMORY = "memory ran out: give the process more (ulimit -v, the container's or job's limit), or take fewer workers"
 
+NO_PACKAGE = "bash launch/setup.sh makes an environment with all packages, source .venv/bin/activate enters it"
+
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` as this process's command and leave with its exit code."""
@@ -82,9 +84,12 @@ def exit_code(main: Callable[[], int | None]) -> int:
         # A library that can't be mapped for want of address space is no missing package.
         if _interrupted:
             return _interruption()
-        if "allocate memory" not in str(error) and "map segment" not in str(error):
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("adatad"):
+            say(f"{error} in {sys.executable}: {NO_PACKAGE}")
+        elif "allocate memory" not in str(error) and "map segment" not in str(error):
             raise
-        say(NO_MEMORY)
+        else:
+            say(NO_MEMORY)
     return BAD_INPUT
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from adatad.cli.command import path_arg, whole_number
 from adatad.errors import UserError
 from adatad.files import check_output, write_text
+from adatad.printing import print_table
+from adatad.quantities import number
 from adatad.resources import PACKAGE
 
 SUITES = {
@@ -83,6 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     golden.add_argument("--recompute", choices=("once", "twice"), default="once", help="policy tile")
     golden.set_defaults(action=verify_golden)
 
+    same = add("same", "compare two runs bit for bit: weights, averages, losses, detections")
+    same.add_argument("run_a", type=path_arg, metavar="RUN_A", help="run directory")
+    same.add_argument("run_b", type=path_arg, metavar="RUN_B", help="run directory")
+    same.add_argument("--within", type=number(0, 1e6), default=0.0, metavar="X", help="relative difference accepted")
+    same.set_defaults(action=compare_runs)
+
     zoo = add("model-zoo", "write docs/model-zoo.md from the specs of the published experiments")
     zoo.add_argument("--output", type=path_arg, default=Path("docs/model-zoo.md"), metavar="FILE", help="%(default)s")
     zoo.set_defaults(action=model_zoo)
@@ -127,6 +135,15 @@ def verify_golden(args: argparse.Namespace) -> int:
         policy=args.policy, tile_clips=args.tile_clips, segment_blocks=args.segment_blocks, recompute=args.recompute
     )
     return verify(args.folder, args.failures, memory)
+
+
+def compare_runs(args: argparse.Namespace) -> int:
+    from adatad.dev.same import same
+
+    comparison = same(args.run_a, args.run_b, args.within)
+    print_table(comparison.table())
+    print("\n".join(comparison.lines()))
+    return 0 if comparison.is_equal else 1
 
 
 def model_zoo(args: argparse.Namespace) -> int:

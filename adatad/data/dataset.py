@@ -30,7 +30,7 @@ from adatad.data.windows import (
     training_window,
 )
 from adatad.files import shown
-from adatad.models.targets import Targets
+from adatad.models.losses import Targets
 from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec
 

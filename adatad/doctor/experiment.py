@@ -239,8 +239,7 @@ def checkpoint_bytes(spec: Spec) -> float:
 def trained_parameters(spec: Spec) -> int:
     import torch
 
-    from adatad.models.detector import build_model
-    from adatad.models.trained import freeze
+    from adatad.models.detector import build_model, freeze
 
     with torch.device("meta"):
         model = build_model(spec.model, 20)

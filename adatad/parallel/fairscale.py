@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from adatad.memory.arithmetic import autocast
 from adatad.memory.weights import TrainedWeights, WeightProvider
+from adatad.models.actionformer import Predictions
 from adatad.models.backbone import PlainExecutor
-from adatad.models.detector import Predictions
 from adatad.parallel.adamw import AdamWEngine
 from adatad.parallel.engine import all_finite, autocast_dtype, read_together
 from adatad.parallel.fairscale_shim import fit_fairscale

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adatad.memory.labels import label
 from adatad.memory.offload import host_like, settle, to_device, write_host
+from adatad.memory.scopes import memory_scope
 from adatad.parallel.piecewise_adamw import MOMENTS, PiecewiseAdamW
 
 
@@ -35,7 +35,7 @@ class HostStateAdamW(PiecewiseAdamW):
     def _fetch(self, parameters: Sequence[Tensor]) -> None:
         for parameter in parameters:
             for name, host in self._on_host.get(parameter, {}).items():
-                with label("optimizer state"):
+                with memory_scope("optimizer state"):
                     self.state[parameter][name] = to_device(host, parameter.device)
 
     def store(self, parameters: Sequence[Tensor]) -> None:

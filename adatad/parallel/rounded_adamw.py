@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adatad.memory.labels import label
 from adatad.memory.offload import pieces, pinned, settle, to_device, write_host
-from adatad.models.draws import mix
+from adatad.memory.scopes import memory_scope
+from adatad.models.keyed_dropout import mix
 from adatad.parallel.piecewise_adamw import MOMENTS, PiecewiseAdamW
 
 
@@ -60,7 +60,7 @@ class RoundedAdamW(PiecewiseAdamW):
     def _zeros(self, numbers: int, device: torch.device) -> Tensor:
         shape = torch.Size((len(MOMENTS), numbers))
         if not self.on_host:
-            with label("optimizer state"):
+            with memory_scope("optimizer state"):
                 return torch.zeros(shape, dtype=torch.bfloat16, device=device)
         moments = pinned(shape, torch.bfloat16, device, "AdamW's moments")
         return moments if device.type == "meta" else moments.zero_()
@@ -73,7 +73,7 @@ class RoundedAdamW(PiecewiseAdamW):
 
     def _fetch(self, parameters: Sequence[Tensor]) -> None:
         piece, device = self._pieces[parameters[0]], parameters[0].device
-        with label("optimizer state"):
+        with memory_scope("optimizer state"):
             moments = to_device(piece.moments, device) if self.on_host else piece.moments
             self._exact = moments.float()
         for parameter, views in piece.views(self._exact):
@@ -90,7 +90,7 @@ class RoundedAdamW(PiecewiseAdamW):
         steps = [self.state[parameter]["step"] for parameter in parameters if parameter in self.state]
         if not steps:
             return
-        with label("optimizer state"):
+        with memory_scope("optimizer state"):
             out = torch.empty_like(exact, dtype=piece.moments.dtype) if self.on_host else piece.moments
             round_into(out, exact, piece.first, steps[0], self.seed)
             if self.on_host:

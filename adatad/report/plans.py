@@ -21,7 +21,7 @@ GROUPS = {
     "weights": ("frozen weights", "trained weights", "buffers", "adapter casts", "weight casts", "gathered"),
     "AdamW, average": ("optimizer state", "moving average", "update"),
     "frames": ("frames", "frames ahead"),
-    "kept": ("saved activations", "saved rows", "halos", "gradient rows", "offload buffers"),
+    "kept": ("saved activations", "saved inputs", "halos", "saved gradients", "offload buffers"),
     "held": ("held graphs", "window"),
     "in work": ("tile",),
     "detector": ("detector", "features", "gradients"),

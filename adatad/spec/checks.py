@@ -16,7 +16,7 @@ from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
 from adatad.spec.model_checks import MODEL_CHECKS, Finding, Problem
 from adatad.spec.paths import PATHS, STAGE_TO
-from adatad.spec.presets import resolve_backbone
+from adatad.spec.presets import adapter_reach, resolve_backbone
 from adatad.spec.published_weights import RANDOM, where_published
 from adatad.spec.salvage import DoubtError, Undoubted
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, Spec
@@ -201,7 +201,7 @@ def _asks_for_tile(memory: MemorySpec) -> bool:
 def _reach(spec: Spec) -> Iterator[Problem]:
     backbone = spec.model.backbone
     adapter, planes = backbone.adapter, backbone.clip_frames // backbone.tubelet
-    reach = adapter.dilation * (adapter.kernel - 1) // 2
+    reach = adapter_reach(adapter.kernel, adapter.dilation)
     if backbone.mode == "adapter" and reach > planes:
         text = f"the adapters reach {reach} tubelets to each side, further than one clip of {planes}"
         yield ("memory", "policy"), f"{text}: tile can't do that, block can"
@@ -299,7 +299,7 @@ def _clip(spec: Spec) -> Iterator[Problem]:
             ),
         )
         return
-    reach = backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2
+    reach = adapter_reach(backbone.adapter.kernel, backbone.adapter.dilation)
     tubelets = clips // ranks * backbone.clip_frames // backbone.tubelet
     if backbone.mode in ("adapter", "side") and reach > tubelets:
         text = f"the adapters reach {reach} tubelets to each side, further than the {tubelets} that a rank may have"

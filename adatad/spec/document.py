@@ -16,7 +16,7 @@ import yaml
 from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown
 from adatad.resources import here_or_resource
 from adatad.spec.schema import Spec
-from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, short
+from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, nearest, short
 
 Key = tuple[str | int, ...]
 """Where a value stands: ("optimizer", "backbone", "custom", 0, "lr")."""
@@ -207,9 +207,6 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
 
 def near_file(path: Path) -> str:
     """For the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
-    # Imported here: explain, which has the rule for what is near, imports this module.
-    from adatad.spec.explain import nearest
-
     try:
         beside = sorted(file.name for file in path.parent.glob("*.yaml"))[:MAX_VALUES]
     except (OSError, ValueError):

@@ -46,3 +46,8 @@ def resolve_backbone(spec: BackboneSpec) -> BackboneSizes:
     patch = spec.patch or preset.patch
     mlp_width = int(width * (spec.mlp_ratio or preset.mlp_ratio))
     return BackboneSizes(width, depth, heads, patch, mlp_width, spec.position_grid or preset.image_pixels // patch)
+
+
+def adapter_reach(kernel: int, dilation: int) -> int:
+    """Return how many tubelets an adapter's temporal convolution sees to each side of its own."""
+    return dilation * (kernel - 1) // 2

@@ -14,8 +14,7 @@ from typing import NamedTuple
 from adatad.errors import UserError
 from adatad.files import shown
 from adatad.resources import here_or_resource, resource
-from adatad.spec.explain import nearest
-from adatad.spec.text import cut
+from adatad.spec.text import cut, nearest
 
 CONFIGS = resource("configs")
 ALIASES = {"anet": "activitynet", "thumos14": "thumos", "multi_thumos": "multithumos", "fullft": "full"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import reprlib
 import unicodedata
+from collections.abc import Iterable
 
 from adatad.files import shown
 
@@ -16,6 +18,8 @@ MAX_PATH_BYTES = 2_000
 """Of a whole path: half of what Linux takes, for what a run puts below it."""
 MAX_SHOWN = 80
 """Characters of a value or key in a message."""
+MAX_WORD = 100
+"""Letters of a word for which a near one is looked for."""
 VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{([^{}]*)\})", re.ASCII)
 
 _REPR = reprlib.Repr()
@@ -112,3 +116,11 @@ def as_written(path: str) -> str:
     """The text that `expand` makes this path of."""
     path = path.replace("$", "$$")
     return f"./{path}" if path.startswith("~") else path
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the choice that a mistyped word is most like; None if none is near."""
+    if len(word) > MAX_WORD:
+        return None
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
+    return close[0] if close else None

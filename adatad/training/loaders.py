@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from adatad.data.dataset import Batch, Skipped, TrainingWindows, ValidationWindows, collate
 from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share, require_shared_memory
 from adatad.data.windows import evaluation_windows
-from adatad.models.points import level_masks, level_points
-from adatad.models.targets import Targets, assign_targets
+from adatad.models.actionformer import level_masks, level_points
+from adatad.models.losses import Targets, assign_targets
 from adatad.parallel.clip import ClipGroup
 from adatad.parallel.mesh import Mesh
 from adatad.spec import Spec

@@ -10,14 +10,12 @@ import torch
 from torch import nn
 
 from adatad.convert.backbone_weights import initial_weights
-from adatad.memory.ahead import FramesAhead
 from adatad.memory.compiled import compile_report
-from adatad.memory.inputs import InputCopies
+from adatad.memory.inputs import FramesAhead, InputCopies
 from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
-from adatad.models.detector import TemporalActionDetector, build_model
+from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.models.losses import RunningNormalizer
-from adatad.models.trained import freeze
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.engine import Engine, prepare
 from adatad.parallel.processes import Processes

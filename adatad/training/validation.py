@@ -21,9 +21,9 @@ from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_win
 from adatad.evaluation.score_warnings import score_warnings
 from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
-from adatad.memory.frames import placed
+from adatad.memory.inputs import placed
 from adatad.memory.results import ResultCopies, Results
-from adatad.models.detections import decode_all, only_valid
+from adatad.models.actionformer import decode_all, only_valid
 from adatad.parallel.processes import Processes
 from adatad.progress_bar import progress
 from adatad.spec import Spec

@@ -12,10 +12,9 @@ import torch
 from adatad.cli.arguments import spec_path
 from adatad.data.augment import OPERATIONS
 from adatad.data.resize import AREA_FRACTIONS, ASPECTS, CANDIDATES
+from adatad.models.actionformer import PRIOR
 from adatad.models.backbone import PIXEL_MEAN, PIXEL_STD
-from adatad.models.detector import build_model
-from adatad.models.head import PRIOR
-from adatad.models.trained import freeze
+from adatad.models.detector import build_model, freeze
 from adatad.spec import Spec, SpecError, load
 from adatad.spec.presets import PRESETS, resolve_backbone
 from adatad.spec.rows import RowError, all_rows, find_row

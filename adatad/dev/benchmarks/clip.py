@@ -22,11 +22,11 @@ from adatad.data.dataset import Batch
 from adatad.dev.benchmarks.table import Result
 from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
 from adatad.dev.comm_counter import CommCounter
-from adatad.memory.exchange import PendingPlanes
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.planner import Machine as Device
 from adatad.memory.planner import Planner
+from adatad.memory.tiles import PendingPlanes
 from adatad.models.detector import build_model
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.mesh import Mesh, mesh_of

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from adatad.dev.benchmarks.table import Result
 from adatad.memory.meter import Peak
-from adatad.models.detector import build_model
-from adatad.models.trained import trained_names
+from adatad.models.detector import build_model, trained_names
 from adatad.parallel.partition import Held, gathered_bytes, held_bytes
 from adatad.spec import Spec, load
 from adatad.training.metered import META, step_memory
