@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 
 from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
@@ -16,6 +17,7 @@ from adatad.cli.demo import add_video_arguments
 from adatad.cli.prepare import add_convert_arguments, add_from_csv_arguments, add_transcode_arguments
 from adatad.errors import UserError
 from adatad.files import check_output, check_output_folder, shown
+from adatad.progress_bar import progress
 from adatad.quantities import number
 
 MAX_LISTED = 20
@@ -97,7 +99,6 @@ def check_videos(args: argparse.Namespace) -> int:
 
     from adatad.data.annotation_file import read_names
     from adatad.data.prepare.check import check_data_set, usable_cores, write_block_list
-    from adatad.progress_bar import progress
     from adatad.report.data_check import write_data_check
 
     # Before the list is written, which may be the same file.
@@ -129,9 +130,14 @@ def measure_loading(args: argparse.Namespace) -> int:
     if spec.train.global_batch % args.ranks:
         raise UserError(f"train.global_batch {spec.train.global_batch} can't be divided by --ranks {args.ranks}")
 
+    if find_spec("adatad.dev") is None:
+        raise UserError("adatad data benchmark needs a checkout of the project: the installed package comes without")
+
     from adatad.dev.benchmarks.data import measure, show
 
-    show(spec, measure(spec, args.windows), args.ranks, args.step_seconds)
+    with progress("windows loaded"):
+        speed = measure(spec, args.windows)
+    show(spec, speed, args.ranks, args.step_seconds)
     return 0
 
 

@@ -20,18 +20,19 @@ from adatad.quantities import number
 from adatad.resources import PACKAGE
 
 SUITES = {
-    "memory": "training step, one window, peak in GiB",
-    "launches": "training step on a pretended GPU, counted",
-    "cpu": "training step on one CPU thread, as ratios",
-    "gpu": "training step on one GPU, as ratios",
-    "roofline": "a step of g on a GPU of an H100's class, predicted, as ratios",
-    "rounding": "error of bf16 gradients, as ratios",
-    "engines": "memory of a rank under every engine",
-    "clip": "ranks that share a window",
-    "evaluation": "scoring on one thread",
-    "checkpoint": "saving a checkpoint beside training",
-    "decoding": "a window of 96 frames, every 4th, from the middle of a video",
+    "memory": ("adatad.dev.benchmarks.memory", "training step, one window, peak in GiB"),
+    "launches": ("adatad.dev.benchmarks.launches", "training step on a pretended GPU, counted"),
+    "cpu": ("adatad.dev.benchmarks.cpu", "training step on one CPU thread, as ratios"),
+    "gpu": ("adatad.dev.benchmarks.gpu", "training step on one GPU, as ratios"),
+    "roofline": ("adatad.dev.benchmarks.roofline", "a step of g on a GPU of an H100's class, predicted, as ratios"),
+    "rounding": ("adatad.dev.benchmarks.rounding", "error of bf16 gradients, as ratios"),
+    "engines": ("adatad.dev.benchmarks.engines", "memory of a rank under every engine"),
+    "clip": ("adatad.dev.benchmarks.clip", "ranks that share a window"),
+    "evaluation": ("adatad.dev.benchmarks.evaluation", "scoring on one thread"),
+    "checkpoint": ("adatad.dev.benchmarks.checkpoint", "saving a checkpoint beside training"),
+    "decoding": ("adatad.dev.benchmarks.decoding", "a window of 96 frames, every 4th, from the middle of a video"),
 }
+"""By name: the module, and the title of what it prints."""
 BENCHMARK_TEXT = """Measure memory and time against the bars that this project sets itself.
 
 adatad dev benchmark memory --check
@@ -115,11 +116,12 @@ def benchmark(args: argparse.Namespace) -> int:
 
     from adatad.dev.benchmarks.table import show, verdict
 
-    run = importlib.import_module(f"adatad.dev.benchmarks.{args.suite}").run
+    module, title = SUITES[args.suite]
+    run = importlib.import_module(module).run
     if args.suite == "gpu":
         run = partial(run, seconds=60 * (args.minutes or 8.0), report=PAGES if args.report else None)
     results = run()
-    show(SUITES[args.suite], results)
+    show(title, results)
     failed = verdict(results)
     return failed if args.check else 0
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.files import FileError, parse_json, read_start, reason, replacing, shown, what_it_is
+from adatad.files import FileError, atomic_write, parse_json, read_start, reason, shown, what_it_is
 
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
 """Keys under which checkpoints keep the parameters, beside the optimizer and the rest."""
@@ -142,8 +142,8 @@ def _value_problem(tensor: Tensor) -> str | None:
 
 @contextmanager
 def writing_weights(path: str | Path) -> Iterator[Path]:
-    """`adatad.files.replacing` for safetensors' and torch's own errors too. Raises FileError."""
-    with replacing(path) as unfinished:
+    """`adatad.files.atomic_write` for safetensors' and torch's own errors too. Raises FileError."""
+    with atomic_write(path) as unfinished:
         try:
             yield unfinished
         except (SafetensorError, RuntimeError) as error:

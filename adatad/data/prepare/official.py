@@ -20,7 +20,7 @@ from adatad.data.prepare.check import seconds_of
 from adatad.data.prepare.table import read_table
 from adatad.data.video_index import Heartbeat, VideoError, read_index
 from adatad.errors import UserError
-from adatad.files import read_json, read_text, replacing, shown
+from adatad.files import atomic_write, read_json, read_text, shown
 from adatad.spec.schema import DataSpec, WindowSpec
 
 Database = dict[str, dict[str, Any]]
@@ -257,7 +257,7 @@ def write(files: dict[Path, str]) -> None:
     """Write texts by path. Files appear only when all of them are whole. Raises FileError."""
     with ExitStack() as stack:
         for path, text in files.items():
-            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
+            stack.enter_context(atomic_write(path)).write_text(text, encoding="utf-8")
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -67,9 +67,7 @@ def output_of(*command: str) -> str:
 
 def command_line() -> str:
     """The command of this process, as it is typed in the checkout."""
-    script = Path(sys.argv[0])
-    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script
-    return shlex.join(["python", str(name), *sys.argv[1:]])
+    return shlex.join(["adatad", *sys.argv[1:]])
 
 
 def write_page(folder: Path, known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> Path:
