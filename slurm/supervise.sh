@@ -9,7 +9,7 @@
 supervise() {
   if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
     local instead="launch/torchrun.sh ${2:-SPEC}"
-    [ "$1" != test ] || instead=tools/test.py
+    [ "$1" != test ] || instead="adatad test"
     echo "slurm/$1.sh: runs in a job of Slurm: sbatch it (docs/cluster.md); without Slurm: $instead" >&2
     exit 2
   fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a spec to its end, in as many attempts as it takes: before a time limit or a preemption all ranks save and
 # leave, and the job is requeued; after a lost node it goes on from the last checkpoint.
-#   sbatch [sbatch's options] slurm/train.sh SPEC [--launcher srun|torchrun|deepspeed] [arguments of tools/train.py]
+#   sbatch [sbatch's options] slurm/train.sh SPEC [--launcher srun|torchrun|deepspeed] [arguments of adatad train]
 # To be submitted in the checkout. Ranks a node: --ntasks-per-node, as many as --gpus-per-node. docs/cluster.md tells more.
 #SBATCH --job-name=adatad --nodes=1 --ntasks-per-node=2 --gpus-per-node=2 --cpus-per-task=8 --time=24:00:00
 #SBATCH --signal=USR1@180 --requeue --open-mode=append --output=slurm/logs/%x-%j.log

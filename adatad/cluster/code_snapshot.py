@@ -1,23 +1,14 @@
-"""The code and the spec of a job, copied when it is submitted: a requeued job reads its files anew.
-
-    python -m adatad.cluster.code_snapshot SPEC [arguments of train]
-
-makes the copies of a job that runs, unless `adatad submit` has made them, and prints the fields of its JobRun as JSON.
-"""
+"""The code and the spec of a job, copied when it is submitted: a requeued job reads its files anew."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from adatad.cluster.job import FOLDER, JobRun, current_attempt
-from adatad.errors import UserError
 from adatad.spec import Spec, to_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -81,25 +72,12 @@ def version() -> str:
     return "\n".join(part for part in parts if part) or "not a git checkout\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
+def snapshot_of_job(path: str, spec: Spec) -> JobRun:
+    """Copy code and spec of the job that runs here, unless `adatad submit` has. path: the file that `spec` came from.
 
-    add_spec_arguments(parser)
-    add_engine_arguments(parser)
-    args = parser.parse_args(arguments)
-    spec = spec_from_arguments(args)
+    Raises JobError outside of a job, OSError."""
     run = (Path(spec.run.root) / spec.name / f"id{spec.run.id}").absolute()
-    try:
-        # `adatad submit` has copied the code that runs here, and the spec is the resolved one.
-        copied = os.environ.get("ADATAD_CODE")
-        spec_file, code = (args.spec, copied) if copied else snapshot_code(run / FOLDER, current_attempt().job, spec)
-    except (UserError, OSError) as error:
-        print(f"{run}: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(JobRun(str(run), str(spec_file), str(code), spec.data.stage_to or "")))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    # `adatad submit` has copied the code that runs here, and the spec is the resolved one.
+    copied = os.environ.get("ADATAD_CODE")
+    files = (path, copied) if copied else snapshot_code(run / FOLDER, current_attempt().job, spec)
+    return JobRun(str(run), str(files[0]), str(files[1]), spec.data.stage_to or "")

@@ -86,7 +86,7 @@ class Supervisor:
         launcher, arguments = take_launcher(arguments, str(self.settings["LAUNCHER"]))
         run = known_run(self.attempt)
         if run is None:
-            snapshot = [*self.job.python, "-m", "adatad.cluster.code_snapshot", *arguments]
+            snapshot = [*self.job.python, "-m", "adatad.cli.job", "snapshot", *arguments]
             code, printed = self.job.system.read(snapshot, self.job.environment)
             if code:
                 return code
@@ -141,7 +141,7 @@ class Supervisor:
             raise JobError(f"{file}, line {task} (from 0): {rows[int(task)]}: can't be read: {error}") from error
         code = self.train([*arguments, "--set", *overrides, "--id", str(first + int(task))])
         if code == 0:
-            self.job.call([*self.job.python, "-m", "adatad.cluster.sweep", file, str(first), *arguments])
+            self.job.call([*self.job.python, "-m", "adatad.cli.job", "table", file, str(first), *arguments])
         return code
 
     # --- steps of an attempt: each returns the job's exit code, or None to go on -----------------------------------

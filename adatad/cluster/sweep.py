@@ -1,11 +1,10 @@
-"""The list of a sweep, and its table: a row for each line, with what that run has reached so far.
+"""The list of a sweep by an array of jobs, and its table: a row for each line, with what that run has reached so far.
 
-python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of adatad train]
+The supervisor reads lists by this module, so it needs the standard library alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from pathlib import Path
@@ -41,25 +40,6 @@ def _cells(file: Path) -> list[str]:
     return [*values, "-" if result["epochs"] is None else str(result["epochs"])]
 
 
-def main() -> int:
-    # The supervisor reads lists by this module and has the standard library alone.
-    from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
-    from adatad.cli.command import whole_number
-    from adatad.spec.schema import MAX_COUNT
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path)
-    parser.add_argument("first_id", type=whole_number(0, MAX_COUNT))
-    add_spec_arguments(parser)
-    add_engine_arguments(parser)
-    parser.add_argument("--launcher", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    spec = spec_from_arguments(args)
-    folder = Path(spec.run.root) / spec.name
-    print(write_table(args.list, folder, args.first_id), end="")
-    return 0
-
-
 def write_table(file: Path, folder: Path, first_id: int) -> str:
     """Write `sweep-<list>.md` and return it.
 
@@ -73,9 +53,3 @@ def write_table(file: Path, folder: Path, first_id: int) -> str:
         unfinished.replace(folder / f"sweep-{file.stem}.md")
         written = text
     return written
-
-
-if __name__ == "__main__":
-    from adatad.cli.command import run
-
-    run(main)

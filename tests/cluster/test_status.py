@@ -1,4 +1,4 @@
-"""adatad status and adatad submit without a Slurm."""
+"""adatad status and submit without a Slurm."""
 
 import json
 import os

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from adatad.cli.job import main as job_main
 from adatad.cluster import code_snapshot
 from adatad.cluster.allocation import System, job_environment
 from adatad.cluster.job import JobError
@@ -68,10 +69,10 @@ class FakeSystem(System):
                 return (1 if self.refuses >= 0 else 0), []
             case ["env", "--block-signal=TERM,USR1", "true"]:
                 return 0, []
-            case [_, "-m", "adatad.cluster.code_snapshot", *arguments]:
+            case [_, "-m", "adatad.cli.job", "snapshot", *arguments]:
                 with contextlib.redirect_stdout(io.StringIO()) as out:
                     try:
-                        code = code_snapshot.main(arguments)
+                        code = job_main(["snapshot", *arguments])
                     except SystemExit as left:
                         code = left.code
                 return code, out.getvalue().splitlines()
@@ -440,9 +441,9 @@ def test_a_task_of_a_sweep_takes_its_line_and_refuses_one_that_cannot_be_read(jo
     real = FakeSystem.run
 
     def run(self, command, environment):
-        if "adatad.cluster.sweep" not in command:
+        if command[3:4] != ["table"]:
             return real(self, command, environment)
-        tables.append(command[3:])
+        tables.append(command[4:])
         return 0, []
 
     monkeypatch.setattr(FakeSystem, "run", run)

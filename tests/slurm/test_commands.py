@@ -34,6 +34,7 @@ def checkout(tmp_path) -> Path:
     folder = tmp_path / "clone"
     for name in ("adatad", "configs", "ds_configs", "slurm", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.tmp.*"))
+    shutil.copy(ROOT / "setup.cfg", folder)
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
