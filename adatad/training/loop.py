@@ -72,7 +72,8 @@ class Training:
             self.writer.reserve(whole_sizes(self.state), self.processes.device)
         stacks, seconds = self.directory.path / "stacks", self.spec.train.hang_seconds
         several = self.processes.world > 1
-        self.stacks = HangWatchdog(stacks, self.processes, seconds, self.writer.wait) if several else None
+        rank, monitor = self.processes.rank, self.processes.monitor
+        self.stacks = HangWatchdog(stacks, rank, monitor, seconds, self.writer.wait) if several else None
         self.dispensable = Dispensable(self.logger.warning)
         self.metrics = None
         if self.processes.is_main:
