@@ -1,4 +1,7 @@
-"""The machine around a run: cores, memory, disks, limits, environment, network, clock."""
+"""Checks of the machine: cores, memory, disks, limits, environment, network, clock.
+
+Functions that look at the machine are apart from those that judge, which tests call with facts of other machines.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ LEAST_DISK_GIB, LEAST_MEMORY_GIB, LEAST_FILES = 2.0, 2.0, 1024
 LEAST_INODES = 1000
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "9p", "afs")
 FIXES = {"temporary files": "export TMPDIR=FOLDER", "staged videos": "--set data.stage_to=FOLDER"}
-"""Where else to write, by purpose."""
+"""How to write elsewhere, by the purpose of a folder."""
 CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class Place(NamedTuple):
-    """A folder, or where it would be made: what its disk has. inodes: -1 where there is no such count."""
+    """A folder, there or to be made, and what its disk has. inodes: -1 if the file system doesn't count them."""
 
     purpose: str
     path: str
@@ -39,17 +42,18 @@ class Place(NamedTuple):
 
 
 def cores() -> tuple[int, float | None]:
-    """Cores that this process may run on, and the share of them that a cgroup grants (None: all)."""
+    """Return the cores that this process may run on, and how many of them a cgroup grants (None: all)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = (_read(CGROUP / "cpu.max") or "max").split()
     if quota[0] == "max" or len(quota) < 2:
+        # cgroup v1 has the quota in two files.
         old = _read(CGROUP / "cpu/cpu.cfs_quota_us"), _read(CGROUP / "cpu/cpu.cfs_period_us")
         quota = [old[0], old[1]] if old[0] and old[1] and int(old[0]) > 0 else ["max", "1"]
     return allowed, None if quota[0] == "max" else int(quota[0]) / int(quota[1])
 
 
 def memory_bytes() -> dict[str, int]:
-    """total, available, swap; and limit, a cgroup's, if there is one."""
+    """Return the bytes of "total", "available" and "swap" memory, and the "limit" of a cgroup if it has one."""
     lines = (line.split() for line in (_read(Path("/proc/meminfo")) or "").splitlines())
     found = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) >= 2}
     facts = {
@@ -59,7 +63,7 @@ def memory_bytes() -> dict[str, int]:
     }
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         text = _read(CGROUP / name)
-        # Without a limit the old kind of cgroup says about 2^63.
+        # cgroup v1 says about 2^63 if there is no limit.
         if text and text.isdigit() and int(text) < 1 << 60:
             facts["limit"] = int(text)
     return facts
@@ -73,7 +77,7 @@ def _read(path: Path) -> str | None:
 
 
 def check_cores(allowed: int, quota: float | None, workers: int | None, threads: str | None) -> Iterator[Finding]:
-    """workers: data.workers of the spec; threads: OMP_NUM_THREADS."""
+    """Check that cores suffice. workers: data.workers of the spec; threads: OMP_NUM_THREADS."""
     usable = min(allowed, quota) if quota else allowed
     text = f"{allowed} cores" + (f", of which a cgroup grants {quota:g}" if quota and quota < allowed else "")
     if workers is not None and workers > max(usable, 1):
@@ -89,6 +93,7 @@ def check_cores(allowed: int, quota: float | None, workers: int | None, threads:
 
 
 def check_memory(facts: Mapping[str, int]) -> Iterator[Finding]:
+    """Check that host memory suffices to start. facts: of `memory_bytes`."""
     if not facts["total"]:
         yield Finding("memory", WARNING, "memory could not be checked: the system has no /proc/meminfo")
         return
@@ -105,7 +110,7 @@ def check_memory(facts: Mapping[str, int]) -> Iterator[Finding]:
 
 
 def place(purpose: str, path: str) -> Place:
-    """What is at a path, or at the nearest folder above it that there is."""
+    """Return the facts of a path's disk, by the nearest folder above it that exists."""
     there = Path(path).absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -117,7 +122,7 @@ def place(purpose: str, path: str) -> Place:
 
 
 def file_system_of(path: Path) -> str:
-    """Kind of the file system that a path lies on: the longest mount point above it."""
+    """Return the kind of file system that a path lies on, by the longest mount point above it."""
     best, kind = "", ""
     for line in (_read(Path("/proc/self/mountinfo")) or "").splitlines():
         before, _, after = line.partition(" - ")
@@ -129,7 +134,7 @@ def file_system_of(path: Path) -> str:
 
 
 def check_place(where: Place, needed_bytes: float = LEAST_DISK_GIB * GIB, written: bool = True) -> Iterator[Finding]:
-    """written: whether a run writes there."""
+    """Check a folder's disk for room, rights and speed. written: whether a run writes there."""
     name = f"{where.purpose} {where.path}"
     if written and not where.writable:
         fix = FIXES.get(where.purpose, "name a folder of yours: --set run.root=FOLDER")
@@ -149,7 +154,7 @@ def check_place(where: Place, needed_bytes: float = LEAST_DISK_GIB * GIB, writte
 
 
 def check_shared_memory(free_bytes: int | None, needed_bytes: float, workers: int) -> Iterator[Finding]:
-    """free_bytes: of /dev/shm, None where there is none; needed_bytes: of what loader processes hand over."""
+    """Check that /dev/shm holds what loader processes hand over. free_bytes: None if there is no /dev/shm."""
     if workers == 0:
         return
     if free_bytes is None:
@@ -166,11 +171,12 @@ def check_shared_memory(free_bytes: int | None, needed_bytes: float, workers: in
 
 
 def shared_memory_free() -> int | None:
+    """Return the free bytes of /dev/shm; None if there is none."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
 
 
 def limits() -> dict[str, int]:
-    """Soft limits by ulimit's letter; -1: none."""
+    """Return the soft limits by ulimit's letter; -1: unlimited."""
     names = {"n": "RLIMIT_NOFILE", "v": "RLIMIT_AS", "l": "RLIMIT_MEMLOCK", "u": "RLIMIT_NPROC", "f": "RLIMIT_FSIZE"}
     return {
         letter: resource.getrlimit(getattr(resource, name))[0]
@@ -180,7 +186,7 @@ def limits() -> dict[str, int]:
 
 
 def check_limits(soft: Mapping[str, int], pins_memory: bool) -> Iterator[Finding]:
-    """pins_memory: whether the spec keeps anything in host memory beside a GPU."""
+    """Check soft limits. pins_memory: whether the spec keeps tensors in pinned host memory."""
     found = False
     for letter, least, text, fix in (
         ("n", LEAST_FILES, "open files", "ulimit -n 4096"),
@@ -202,6 +208,7 @@ def check_limits(soft: Mapping[str, int], pins_memory: bool) -> Iterator[Finding
 
 
 def check_locale(stdout: str, file_system: str) -> Iterator[Finding]:
+    """Check that names beyond ASCII can be read and printed."""
     if file_system.lower().replace("-", "") != "utf8":
         text = f"file names are read as {file_system}: names of videos beyond ASCII aren't found"
         yield Finding("locale", PROBLEM, text, "export LC_ALL=C.UTF-8")
@@ -214,7 +221,7 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Iterator[Finding]:
-    """Variables that bite."""
+    """Check environment variables for values that break or slow down training."""
     there = [name for name in LAUNCHER if name in environment]
     if there and any(not environment.get(name) for name in LAUNCHER):
         missing = [name for name in LAUNCHER if not environment.get(name)]
@@ -247,7 +254,7 @@ def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Ite
 
 
 def resolves(name: str, limit_seconds: float = 2.0) -> bool | None:
-    """Whether a host name has an address; None if nobody answers in time."""
+    """Return whether a host name has an address; None if there is no answer in time."""
     answer: list[bool] = []
 
     def ask() -> None:
@@ -256,6 +263,7 @@ def resolves(name: str, limit_seconds: float = 2.0) -> bool | None:
         except OSError:
             answer.append(False)
 
+    # getaddrinfo takes no time limit, and a broken resolver may hang for minutes.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(limit_seconds)
@@ -265,7 +273,7 @@ def resolves(name: str, limit_seconds: float = 2.0) -> bool | None:
 def check_network(
     host: str, found: bool | None, interfaces: list[str], environment: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """interfaces: names of those there are."""
+    """Check that ranks can find one another. found: whether the host name has an address, None if unknown."""
     if not found:
         how = "isn't answered for in time" if found is None else "has no address"
         text = f"this machine's own name, {host}, {how}: several ranks can't find one another by it"
@@ -284,11 +292,12 @@ def check_network(
 
 
 def interface_names() -> list[str]:
+    """Return the names of the network interfaces."""
     return [name for _, name in socket.if_nameindex()]
 
 
 def check_clock(now: float, newest_source: float, file_clock: float | None) -> Iterator[Finding]:
-    """Seconds since 1970: the clock, the newest file of this program, and the time that a file just written got."""
+    """Check the clock. All in seconds since 1970: now, this program's newest file, and a file that was just written."""
     fix = "set the clock (timedatectl set-ntp true)"
     if now < newest_source - 86400:
         text = f"the clock says {time.strftime('%F %T', time.localtime(now))}, earlier than this program was written"
@@ -299,6 +308,7 @@ def check_clock(now: float, newest_source: float, file_clock: float | None) -> I
 
 
 def file_clock() -> float:
+    """Return the time that the disk gives a file written now, in seconds since 1970."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"now")
         file.flush()
@@ -306,8 +316,10 @@ def file_clock() -> float:
 
 
 def newest_source() -> float:
+    """Return the time of this program's newest file, in seconds since 1970."""
     return max(path.stat().st_mtime for path in Path(__file__).resolve().parents[1].glob("*.py"))
 
 
 def encodings() -> tuple[str, str]:
+    """Return the encodings of stdout and of file names."""
     return getattr(sys.stdout, "encoding", None) or "ascii", sys.getfilesystemencoding()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from adatad.data.annotations import Annotations, read_annotations
+from adatad.data.prepare.check import BLOCKING, CheckReport
 from adatad.errors import UserError
 from adatad.evaluation.score_files import read_detections
 from adatad.files import check_output, check_output_folder, reason, shown, write_bytes, write_text
@@ -264,3 +266,19 @@ def _file_name(video: str, taken: set[str]) -> str:
         name = name.encode()[:MAX_FILE_NAME_BYTES].decode(errors="ignore") + f"-{mark}"
     taken.add(name)
     return name
+
+
+TEMPLATE = Path(__file__).with_name("data_check.html")
+
+
+def write_data_check(checked: list[CheckReport], name: str, path: Path) -> None:
+    """One file without anything outside of it."""
+    kinds = Counter(kind for found in checked for kind, _ in found.problems).most_common()
+    page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = page.render(
+        name=name, checked=checked, kinds=kinds, blocking=", ".join(BLOCKING),
+        good=sum(not found.problems for found in checked), blocked=sum(found.is_blocked for found in checked),
+        hours=f"{sum(found.seconds for found in checked) / 3600:.2f}",
+        frames=f"{sum(found.frames for found in checked):,}",
+    )  # fmt: skip
+    write_text(path, text)

@@ -12,7 +12,7 @@ from adatad.errors import UserError
 from adatad.evaluation.score_files import read_detections
 from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import Processes, is_first_rank
-from adatad.report.reproduction import Reproduction, write_reproduction
+from adatad.report.scores import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.training.missing import missing
 from adatad.training.resolve import annotations_for, resolve_run

@@ -11,9 +11,9 @@ import pytest
 from adatad.dev.benchmarks import launches_suite
 from adatad.dev.benchmarks.launches_suite import counted_step, pretended_results
 from adatad.dev.benchmarks.results import verdict
-from adatad.dev.pretended_cases import CASES, CONFIG, TILE, TINY, PretendedCase, case_of, run_case
-from adatad.dev.pretended_streams import Counts
-from adatad.dev.pretended_tensors import DeviceMismatchError
+from adatad.dev.pretended.cases import CASES, CONFIG, TILE, TINY, PretendedCase, case_of, run_case
+from adatad.dev.pretended.operators import DeviceMismatchError
+from adatad.dev.pretended.streams import Counts
 from adatad.memory.scale import Scale
 from adatad.spec import load
 

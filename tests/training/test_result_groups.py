@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adatad.errors import UserError
-from adatad.report.summary import print_summary
+from adatad.report.scores import print_summary
 from adatad.spec import load
 from adatad.training.checkpoint import BEST
 from adatad.training.run import train

@@ -14,12 +14,10 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from adatad.data.dataset import Batch
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.results import Result, Sheet, show_sheet
 from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.dev.comm_counter import CommCounter
 from adatad.memory.flops import FlopCount
@@ -89,7 +87,8 @@ def wire() -> list[Result]:
         ("halos, to each neighbour", halos), ("features, gathered", features), ("trained gradients, summed", trained),
         ("all-to-all context parallelism, sent by a rank", all_to_all),
     ]  # fmt: skip
-    print_table("bytes of a step of g at 1,536 x 224 on 4 ranks", ["", "MB"], [(n, f"{b / 1e6:,.2f}") for n, b in rows])
+    cells = [(name, f"{number / 1e6:,.2f}") for name, number in rows]
+    show_sheet(Sheet("bytes of a step of g at 1,536 x 224 on 4 ranks", ("", "MB"), cells))
     return [
         Result("halos to each neighbour, MB", halos / 1e6, 16.0),
         Result("halos and features against all-to-all, %", 100 * moved / all_to_all, 0.1),
@@ -130,7 +129,7 @@ def memory() -> list[Result]:
     for clip in (1, 2, 4, 8):
         peak = step_memory(spec_of(clip, NOTHING_DROPPED), windows=1)
         rows.append((str(clip), f"{peak.bytes / GIB:.2f}"))
-    print_table("memory of a rank, GiB, 1,536 frames, by count", ["clip", "GiB"], rows)
+    show_sheet(Sheet("memory of a rank, GiB, 1,536 frames, by count", ("clip", "GiB"), rows))
     for clip in (1, 8):
         print(f"the largest window at clip {clip} on 24 GB: {largest_window(clip, 24e9):,} frames")
     return []
@@ -246,7 +245,7 @@ def idle() -> list[Result]:
         shares[clip, one_way] = 100 * done.idle_share
         name = "all in one direction" if one_way else "neighbours in opposite directions"
         rows.append((name, str(clip), f"{done.seconds:.2f}", f"{100 * done.idle_share:.1f}"))
-    print_table("idle share of ranks, simulated", ["", "clip", "step, s", "idle, %"], rows)
+    show_sheet(Sheet("idle share of ranks, simulated", ("", "clip", "step, s", "idle, %"), rows))
     return [Result("idle share at 4 ranks, %", shares[4, False], 10.0)]
 
 
@@ -272,8 +271,8 @@ def real() -> list[Result]:
         done, took = replay(traces, LOOPBACK), max(rank[fastest][1] for rank in ranks)
         idle_shares.append(100 * done.idle_share)
         rows.append((str(clip), f"{done.seconds:.2f}", f"{idle_shares[-1]:.1f}", f"{took:.2f}"))
-    columns = ["clip", "replayed step, s", "idle, %", f"step on {os.cpu_count()} cores, s"]
-    print_table("real ranks, VideoMAE-S on 24 clips of 64 pixels", columns, rows)
+    columns = "clip", "replayed step, s", "idle, %", f"step on {os.cpu_count()} cores, s"
+    show_sheet(Sheet("real ranks, VideoMAE-S on 24 clips of 64 pixels", columns, rows))
     return [Result("idle share of 4 real ranks, %", idle_shares[-1], 10.0)]
 
 
@@ -332,8 +331,8 @@ def scaling() -> list[Result]:
     for name, link in (("NVLink", INSIDE), ("PCIe", PCIE), ("the network", BETWEEN)):
         seconds = replay(traces_of(NODE), ReplayMachine(WORK, link, LATENCY_SECONDS)).seconds
         print(f"a window over {NODE} GPUs that trade over {name}: {seconds:.3f} s, without the sum of gradients")
-    head = ["GPUs", "data x clip", "step, s", "one slow, s", "efficiency, %", "one slow, %"]
-    print_table(f"scaling on paper; one GPU alone: {alone:.2f} s a window", head, rows)
+    columns = "GPUs", "data x clip", "step, s", "one slow, s", "efficiency, %", "one slow, %"
+    show_sheet(Sheet(f"scaling on paper; one GPU alone: {alone:.2f} s a window", columns, rows))
     return []
 
 
@@ -351,10 +350,3 @@ def step_seconds(data: int, clip: int, slow: float = 1.0) -> float:
 def trained_bytes() -> int:
     with gpu_like_meta():
         return sum(p.numel() * p.element_size() for p in meta_parts(spec_of(1)).model.parameters() if p.requires_grad)
-
-
-def print_table(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=140).print(table)

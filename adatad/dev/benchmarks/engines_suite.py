@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.results import Result, Sheet, show_sheet
 from adatad.memory.meter import Peak
 from adatad.models.detector import build_model, trained_names
 from adatad.parallel.layout import RankBytes, gathered_bytes, held_bytes
@@ -84,12 +81,10 @@ def gathered(engine: str, ranks: int, sizes: ModelBytes) -> float:
 
 
 def show(title: str, sizes: ModelBytes, peak: Peak) -> None:
-    table = Table("engine", *(f"{ranks} ranks" for ranks in RANKS), title=f"GiB a rank, g 1536 x 224, {title}",
-                  title_justify="left")  # fmt: skip
-    for engine in ENGINES:
-        row = [f"{rank_bytes(engine, ranks, sizes, peak) / GIB:.2f}" for ranks in RANKS]
-        table.add_row(engine, *row)
-    Console(width=100).print(table)
+    """Print what each engine takes, by number of ranks."""
+    rows = [(engine, *(f"{rank_bytes(engine, ranks, sizes, peak) / GIB:.2f}" for ranks in RANKS)) for engine in ENGINES]
+    columns = "engine", *(f"{ranks} ranks" for ranks in RANKS)
+    show_sheet(Sheet(f"GiB a rank, g 1536 x 224, {title}", columns, rows))
 
 
 def bars(title: str, sizes: ModelBytes, peak: Peak) -> list[Result]:

@@ -8,13 +8,16 @@ g in tiles of one clip, 5 % that stochastic depth leaves out), useful ones are t
 
 from __future__ import annotations
 
+import datetime
+import re
+import shlex
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from adatad.dev.benchmarks.gpu_cases import (
     CASES,
@@ -27,10 +30,8 @@ from adatad.dev.benchmarks.gpu_cases import (
     on_cards,
     spec_of,
 )
-from adatad.dev.benchmarks.gpu_epoch import epochs
-from adatad.dev.benchmarks.gpu_report import Sheet, describe, facts, write_page
-from adatad.dev.benchmarks.gpu_step import StepMeasurement, link_rate, matrix_rate, measure
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.gpu_measures import StepMeasurement, epochs, link_rate, matrix_rate, measure
+from adatad.dev.benchmarks.results import ROOT, Result, Sheet, show_sheet
 from adatad.errors import UserError
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
@@ -43,6 +44,7 @@ EPOCH_SHARE = 0.25
 """Of that, for real epochs, which come last."""
 ROUNDS = 3
 AUTO, NONE = Variant("auto", "memory.policy=auto"), Variant("none", "memory.policy=none")
+UNKNOWN = "unknown"
 OUT_OF_MEMORY, NOT_REACHED = "out of memory", "not reached in time"
 COLUMNS = (
     "", "s a step", "of the reference's", "peak GiB", "reserved GiB", "planned GiB", "planned s", "TFLOP/s",
@@ -117,7 +119,7 @@ def run(
         sheets.append(epochs(device, max(for_epochs, deadline - time.monotonic())))
     results = [result for case in suite.measured for result in (*bars(suite, case), *planner_bars(suite, case))]
     for sheet in sheets:
-        show(sheet)
+        show_sheet(sheet)
     rates = rate, matrix_rate(device)
     print(f"matrix product at the end: {rates[1] / 1e12:.1f} TFLOP/s")
     if report is not None:
@@ -158,13 +160,6 @@ def row_of(suite: Suite, case: GpuCase, variant: Variant, useful: int, reference
     )  # fmt: skip
 
 
-def show(sheet: Sheet) -> None:
-    table = Table(*sheet.columns, title=sheet.title, title_justify="left")
-    for row in sheet.rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
-
-
 def bars(suite: Suite, case: GpuCase) -> list[Result]:
     """Times as ratios to the reference's recipe; for g also the part of the device's rate that isn't used."""
     measured = suite.measured[case]
@@ -203,3 +198,82 @@ def planner_bars(suite: Suite, case: GpuCase) -> list[Result]:
             Result(f"{name} time is", abs(plan.seconds / m.median - 1), 0.2),
         ]
     return results
+
+
+def describe(device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"CPU, torch {torch.__version__}"
+    return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+
+
+def facts(device: torch.device, rates: tuple[float, float], machine: Machine) -> dict[str, str]:
+    """What figures depend on. rates: FLOP/s of a large product before and after the suite."""
+    has_gpu = device.type == "cuda"
+    changed = " and changes that aren't committed" if output_of("git", "status", "--porcelain") else ""
+    return {
+        "device": torch.cuda.get_device_name(device) if has_gpu else "CPU",
+        "memory": f"{machine.memory_bytes / GIB:.1f} GiB" if has_gpu else UNKNOWN,
+        "driver": driver(device) if has_gpu else "none",
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
+        "commit": (output_of("git", "rev-parse", "--short", "HEAD") or UNKNOWN) + changed,
+        "date": datetime.date.today().isoformat(),
+        "16-bit matrix product": " before, ".join(f"{rate / 1e12:.1f} TFLOP/s" for rate in rates) + " after",
+        "host to device": f"{machine.pcie_gbps:.1f} GB/s",
+    }
+
+
+def driver(device: torch.device) -> str:
+    """Version of the driver, by nvidia-smi. The number of a GPU may be another one there; the driver is the same."""
+    lines = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
+    return lines[0].strip() if lines else UNKNOWN
+
+
+def output_of(*command: str) -> str:
+    """ "" where there is no such program, or where it fails."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def command_line() -> str:
+    """The command of this process, as it is typed in the checkout."""
+    return shlex.join(["adatad", *sys.argv[1:]])
+
+
+def write_page(folder: Path, known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> Path:
+    """Write gpu-NAME.md, in the place of an older one of such a card; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"gpu-{slug(known['device'])}.md"
+    path.write_text(page(known, sheets, results), encoding="utf-8")
+    return path
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def page(known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> str:
+    """Markdown."""
+    met = sum(result.passed for result in results)
+    parts = [
+        f"# Training steps on {known['device']}",
+        f"```bash\n{command_line()}\n```",
+        as_table(("", ""), [(name, value) for name, value in known.items()]),
+        "Steps of `adatad train`'s own code on random frames, medians; variants are interleaved. Peak: bytes that "
+        "tensors took at most; reserved: that the allocator held for them. Planned: by the formulas that "
+        "`memory.policy: auto` goes by, told the rates above. The rate is that of the matrix product; useful FLOPs are "
+        "those of a step that recomputes nothing.",
+    ]
+    for sheet in sheets:
+        parts += [f"## {sheet.title}", as_table(sheet.columns, sheet.rows)]
+    rows = [(r.name, f"{r.value:.2f}", "" if r.bar is None else f"{r.bar:.2f}", "yes" if r.passed else "**no**")
+            for r in results]  # fmt: skip
+    parts += [f"## Bars: {met} of {len(results)} met", as_table(("", "measured", "at most", "met"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from adatad.dev.benchmarks.results import Result
-from adatad.dev.pretended_cases import CASES, PretendedCase, run_case
-from adatad.dev.pretended_streams import Counts
-from adatad.dev.pretended_tensors import DeviceMismatchError
+from adatad.dev.pretended.cases import CASES, PretendedCase, run_case
+from adatad.dev.pretended.operators import DeviceMismatchError
+from adatad.dev.pretended.streams import Counts
 from adatad.memory.offload import GIB
 from adatad.memory.planner import EFFICIENCY, Machine, Planner
 from adatad.memory.scale import Scale

@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from adatad.dev.benchmarks.gpu_cases import CASES, CLASSES, REFERENCE, TILE, GpuCase, spec_of
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.results import Result, Sheet, show_sheet
 from adatad.memory.flops import FlopCount
 from adatad.memory.planner import Machine, Planner
 from adatad.memory.scale import Scale
@@ -120,15 +118,16 @@ def run(cases: tuple[GpuCase, ...] = (CASES[0], CASES[2])) -> list[Result]:
     columns = ("", "kernels", "on the GPU, s", "launches, s", "a step, s", "of the reference's")
     results = []
     for case in cases:
-        table = Table(*columns, title=f"{case.name}, one window, predicted", title_justify="left")
         predicted = {v.name: predict(spec_of(case, v)) for v in case.variants if v.name in VARIANTS}
         ratios = {name: p.seconds / predicted[REFERENCE].seconds for name, p in predicted.items()}
-        for name, p in predicted.items():
-            table.add_row(
+        rows = [
+            (
                 name, f"{p.kernels:,}", f"{p.device_seconds:.2f}", f"{p.kernels * H100.launch_seconds:.2f}",
                 f"{p.seconds:.2f}", f"{ratios[name]:.3f}",
-            )  # fmt: skip
-        Console(width=140).print(table)
+            )
+            for name, p in predicted.items()
+        ]  # fmt: skip
+        show_sheet(Sheet(f"{case.name}, one window, predicted", columns, rows))
         for name in VARIANTS[1:]:
             bar = BAR if name == TILE and case is cases[0] else None
             results.append(Result(f"{case.name}: {name} / {REFERENCE}", ratios[name], bar, 1.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from adatad.evaluation.epic_map import evaluate_epic
 from adatad.evaluation.proposal_recall import evaluate_recall
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """map.json. Equal scores are decided by a stable order, which cases with ties have figures for."""
+def run_map(content: dict[str, Any]) -> list[Comparison]:
+    """Return the comparisons of a map.json. We order equal scores stably; cases with ties have figures for that."""
     cases = *content.get("cases", ()), *content.get("tie_cases", ())
     return rows_of_cases(cases, _map_rows, "map case")
 
@@ -38,7 +37,7 @@ def _map_rows(case: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _with_stable_ties(case: dict[str, Any]) -> dict[str, Any]:
-    """What is expected of a case, with the figures of our order where scores are equal."""
+    """Return what a case expects, with the figures of our order of equal scores."""
     expected = case["expected"]
     if "tie_orders" not in case:
         return expected
@@ -48,8 +47,8 @@ def _with_stable_ties(case: dict[str, Any]) -> dict[str, Any]:
     return {**expected, "metrics": metrics, "ap_per_class": stable["ap_per_class"]}
 
 
-def run_epic(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """map_epic.json: the mended way, and the reference's with its quirk."""
+def run_epic_map(content: dict[str, Any]) -> list[Comparison]:
+    """Return the comparisons of a map_epic.json, with the reference's quirk and with it fixed."""
     return rows_of_cases(content.get("cases", ()), _epic_rows, "EPIC case")
 
 
@@ -60,15 +59,16 @@ def _epic_rows(case: dict[str, Any]) -> Iterator[Comparison]:
             case["ground_truth"], case["detections"], case["subset"], case["tious"], task, nouns,
             case.get("blocked_videos") or (), reference,
         )  # fmt: skip
+        # Cases without "mended" aren't touched by the quirk.
         expected = case["expected"] if reference else case.get("mended", case["expected"])
         names = [f"{number // nouns},{number % nouns}" if task == "action" else str(number)
                  for number in expected["classes"]]  # fmt: skip
-        what = "epic, reference" if reference else "epic, mended"
+        what = "epic, reference" if reference else "epic, fixed"
         yield from _result_rows(case["name"], what, result, {**expected, "classes": names})
 
 
-def run_recall(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """recall.json."""
+def run_recall(content: dict[str, Any]) -> list[Comparison]:
+    """Return the comparisons of a recall.json."""
     return rows_of_cases(content.get("cases", ()), _recall_rows, "recall case")
 
 
@@ -89,7 +89,7 @@ def _recall_rows(case: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, Any]) -> list[Comparison]:
-    """The metrics under the reference's names, the classes and their AP."""
+    """Return the rows of the metrics under the reference's names, of the classes, and of their AP."""
     ours = {"average_mAP": result.average_mAP}
     ours |= {f"mAP@{tiou}": value for tiou, value in result.mAP.items()}
     ours |= {f"recall@{tiou}@{k}": value for tiou, by_k in result.recall.items() for k, value in by_k.items()}

@@ -21,6 +21,7 @@ from adatad.dev.parity.comparison import (
     TOLERANCES,
     Comparison,
     largest,
+    largest_differences,
     mismatch,
     norm,
     not_computed,
@@ -28,7 +29,6 @@ from adatad.dev.parity.comparison import (
     relative,
     relative_to_value,
 )
-from adatad.dev.parity.detection_differences import largest_differences
 from adatad.dev.parity.golden_cases import GoldenCase
 from adatad.dev.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections

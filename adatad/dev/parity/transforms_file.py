@@ -1,4 +1,4 @@
-"""transforms.json with the arrays beside it: resizing, cutting, flipping, recoloring and normalising frames."""
+"""Golden transforms of frames: transforms.json with its arrays; resizing, cropping, flips, colors, normalization."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from adatad.spec.schema import BackboneSpec
 RESIZES = ("resize_short_side", "resize_exact_wh", "short_side_then_center_crop")
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 VARIANTS = ("_neg", "_lowcontrast")
-"""Ends of names that tell another input or sign, not another operation."""
+"""Suffixes of names that tell another input or sign, not another operation."""
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """Every comparison. Raises CaseError where the arrays are missing or an operation isn't one that there is."""
+def run_transforms(content: dict[str, Any], folder: Path) -> list[Comparison]:
+    """Return every comparison of a transforms.json. Raises CaseError for missing arrays and unknown operations."""
     arrays = read_arrays(folder / "transforms.npz")
     return [
         *rows_of_cases(content.get("cases", ()), partial(_transform, arrays=arrays), "transform"),
@@ -54,7 +54,7 @@ def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[
 
 
 def our_box(case: dict[str, Any]) -> Box | None:
-    """The part that we cut out in the middle, where the case does."""
+    """Return the box that we crop from the middle, if the case's operation does that."""
     height, width = case["in_hw"]
     match case["op"]:
         case "center_crop":
@@ -65,7 +65,8 @@ def our_box(case: dict[str, Any]) -> Box | None:
 
 
 def transformed(images: np.ndarray, case: dict[str, Any]) -> Tensor:
-    """uint8 [n, h, w, 3] -> uint8 [3, n, height, width], by the functions that the loader and the training loop use."""
+    """Transform uint8 [n, h, w, 3] into uint8 [3, n, height, width] by the functions of the loader and the training
+    loop."""
     height, width = images.shape[1:3]
     match case["op"]:
         case "resize_short_side":
@@ -86,6 +87,7 @@ def transformed(images: np.ndarray, case: dict[str, Any]) -> Tensor:
 
 
 def changed(images: np.ndarray, augmentation: Augmentation) -> Tensor:
+    """Augment uint8 [n, h, w, 3] into uint8 [3, n, h, w]."""
     frames = torch.from_numpy(images.transpose(3, 0, 1, 2).copy())
     return augment(frames[None], [augmentation], frames.device)[0]
 
@@ -101,7 +103,7 @@ def _operation(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[
 
 
 def operation_of(case: dict[str, Any]) -> Operation:
-    """The operation in our own terms."""
+    """Return the operation of a case in our own terms."""
     name, params = case["name"], case["params"]
     for end in VARIANTS:
         name = name.removesuffix(end)

@@ -1,4 +1,4 @@
-"""A golden case in the project's own terms: its spec, and its model with the reference's weights."""
+"""Translation of a golden case into our own terms: its spec, its model with the reference's weights, its batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from adatad.spec.schema import (
 
 
 class FeatureDetector(nn.Module):
-    """A detector alone, called like the whole model."""
+    """A detector alone, called like a model with a backbone."""
 
     backbone = None
 
@@ -42,10 +42,12 @@ class FeatureDetector(nn.Module):
         self.detector = detector
 
     def forward(self, features: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
+        """Return the detector's predictions of features [batch, channels, time]."""
         return self.detector(features, mask, keys)
 
 
 def spec_of(case: GoldenCase) -> Spec:
+    """Return the case's spec, with the reference's quirks."""
     facts = case.facts
     return Spec(
         name=case.name,
@@ -115,7 +117,7 @@ def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
 
 
 def build_case_model(case: GoldenCase, spec: Spec) -> nn.Module:
-    """The case's model with weights of its own."""
+    """Return the case's model with random weights."""
     facts = case.facts["detector"]
     if case.facts["backbone"] is not None:
         return build_model(spec.model, facts["classes"])
@@ -125,7 +127,7 @@ def build_case_model(case: GoldenCase, spec: Spec) -> nn.Module:
 
 
 def model_of(case: GoldenCase, spec: Spec) -> nn.Module:
-    """The model with the case's weights; entries without a place and parameters without an entry are errors."""
+    """Return the model with the case's weights. Raises CaseError for entries and parameters without a partner."""
     model = build_case_model(case, spec)
     try:
         names = name_map(case.weights)
@@ -136,7 +138,7 @@ def model_of(case: GoldenCase, spec: Spec) -> nn.Module:
 
 
 def batch_of(case: GoldenCase) -> Batch:
-    """The training batch; for a detector alone, features stand in place of frames."""
+    """Return the training batch; for a detector alone, features take the place of frames."""
     inputs = case.inputs
     frames = torch.from_numpy(inputs["frames"][:, 0] if "frames" in inputs else inputs["features"])
     mask = torch.from_numpy(inputs["masks"])
@@ -146,11 +148,12 @@ def batch_of(case: GoldenCase) -> Batch:
 
 
 def metas_of(case: GoldenCase) -> list[WindowMeta]:
+    """Return where the case's samples lie."""
     return [window_meta_of(facts) for facts in case.facts["metas"]]
 
 
 def classifier_of(case: GoldenCase) -> Classifier | None:
-    """The case's external classifier."""
+    """Return the case's external classifier, if it has one."""
     facts = case.facts["external_classifier"]
     if facts is None:
         return None

@@ -1,12 +1,11 @@
-"""Golden windows: which frames, masks and segments the reference cuts out of whole data sets.
+"""Golden windows: the frames, masks and segments that the reference cuts out of whole data sets.
 
-Cases go through the functions of training and evaluation; where the reference draws, its numbers are fed in.
+Cases go through the functions of training and evaluation; for random windows, the reference's numbers are fed in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,15 @@ from adatad.data.windows import (
     training_window,
 )
 from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, mismatch, relative_to_value, rows_of_cases
-from adatad.dev.parity.nms_file import segments_of
-from adatad.dev.parity.post_file import window_meta_of
+from adatad.dev.parity.post_file import segments_of, window_meta_of
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
 from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """Every comparison of a windows.json."""
+def run_windows(content: dict[str, Any]) -> list[Comparison]:
+    """Return every comparison of a windows.json."""
     class_map = [content["class_map"]] if "class_map" in content else []
     return [
         *rows_of_cases(content.get("cases", ()), _run_case, "data set"),
@@ -61,7 +59,7 @@ def _row(case: str, quantity: str, error: float, kind: str = "exact") -> Compari
 
 
 def _class_rows(case: dict[str, Any]) -> Iterator[Comparison]:
-    """The generated class list, with the reference's "Ambiguous" and without."""
+    """Compare the generated class list, with the reference's "Ambiguous" and without it."""
     spec, database, theirs = (
         DataSpec(annotations="class_map", videos=""),
         case["annotations"]["database"],
@@ -69,7 +67,7 @@ def _class_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     )
     yield _row("class_map", "classes", mismatch([*read_classes(spec, database, keep_ambiguous=True).names], theirs))
     ours = [*read_classes(spec, database).names]
-    yield _row("class_map", "mended classes", mismatch(ours, [name for name in theirs if name != AMBIGUOUS]))
+    yield _row("class_map", "fixed classes", mismatch(ours, [name for name in theirs if name != AMBIGUOUS]))
 
 
 def _data_spec(case: dict[str, Any]) -> DataSpec:
@@ -111,13 +109,13 @@ def _run_case(case: dict[str, Any]) -> Iterator[Comparison]:
             ours = [_cut(place, case, spec.window, testing) for place in places]
     yield from _window_rows(case["name"], ours, expected, spec)
     if case.get("mended_windows") is not None:
-        mended = [place for video in videos for place in evaluation_windows(video, spec.window)]
-        centres = [[place.video.name, *_centres(place, spec.window)] for place in mended]
-        yield _row(case["name"], "mended windows", mismatch(centres, case["mended_windows"]))
+        fixed = [place for video in videos for place in evaluation_windows(video, spec.window)]
+        centres = [[place.video.name, *_centres(place, spec.window)] for place in fixed]
+        yield _row(case["name"], "fixed windows", mismatch(centres, case["mended_windows"]))
 
 
 def _places(videos: tuple[Video, ...], spec: WindowSpec, testing: bool, completeness: float) -> list[WindowPlace]:
-    """All windows of a data set in its order; those to train on, or to take a loss of, hold instances."""
+    """Return all windows of a data set in its order; for training, those that hold instances."""
     places = [place for video in videos for place in evaluation_windows(video, spec, repeat_windows=True)]
     if testing or spec.kind == "resize":
         return places
@@ -126,7 +124,7 @@ def _places(videos: tuple[Video, ...], spec: WindowSpec, testing: bool, complete
 
 
 def _centres(place: WindowPlace, spec: WindowSpec) -> list[int]:
-    """[first frame, last frame, positions] of a sliding window."""
+    """Return [first frame, last frame, positions] of a sliding window."""
     last = place.start_grid + place.length_grid - 1
     return [place.start_grid * spec.stride_frames, last * spec.stride_frames, place.length_grid]
 
@@ -134,7 +132,7 @@ def _centres(place: WindowPlace, spec: WindowSpec) -> list[int]:
 def _places_as_listed(
     places: list[WindowPlace], expected: list[dict[str, Any]], spec: WindowSpec
 ) -> tuple[list[Any], list[Any]]:
-    """Which windows there are: ours, and the reference's."""
+    """Return the places of our windows and of the reference's, in one form."""
     if spec.kind == "resize":
         return [place.video.name for place in places], [window["video"] for window in expected]
     ours = [
@@ -153,9 +151,9 @@ def _cut(place: WindowPlace, case: dict[str, Any], spec: WindowSpec, testing: bo
 
 
 class _Fed:
-    """Stands for a generator of random numbers: gives the reference's, the last one for ever.
+    """A random generator that gives the reference's numbers, and repeats the last one when they end.
 
-    drawn: [low, high, value] of each, both ends included.
+    drawn: [low, high, value] of each draw, both ends included.
     """
 
     def __init__(self, numbers: list[int]):
@@ -171,7 +169,7 @@ class _Fed:
 def _random_windows(
     case: dict[str, Any], videos: dict[str, Video], spec: WindowSpec
 ) -> tuple[list[Window], list[float]]:
-    """The window of each sample, and 1 where what was drawn for it isn't what the reference drew."""
+    """Return the window of each sample, and for each comparable one 1 if we drew otherwise than the reference."""
     windows, errors = [], []
     tries = case["settings"].get("max_trials", MAX_TRIES)
     for sample in case["samples"]:
@@ -218,7 +216,7 @@ def _frames(indices: dict[str, list]) -> list[int]:
 
 
 def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> float:
-    """0 if two windows lie in the same place; a random one's start isn't among the reference's facts."""
+    """Return 0 if two windows lie in the same place, else 1; cases don't tell the start of a random one."""
     expected = window_meta_of(theirs)
     start = expected.start_frame if "window_start_frame" in theirs or "resize_length" in theirs else ours.start_frame
     same = (ours.duration_seconds, ours.fps, ours.stride_frames, ours.start_frame, ours.resize_grid) == (

@@ -21,10 +21,10 @@ from torch import Tensor, UntypedStorage
 
 Clock = dict[int, int]
 
-PACKAGE = str(Path(__file__).parents[1]) + "/"
+PACKAGE = str(Path(__file__).parents[2]) + "/"
 TORCH = str(Path(torch.__file__).parent) + "/"
-OWN = (str(Path(__file__).parent) + "/", PACKAGE + "memory/meta.py")
-"""Lines of these are in no place: they do what torch does on a GPU."""
+OWN = (PACKAGE + "dev/", PACKAGE + "memory/meta.py")
+"""Files whose lines are left out of a place, since they do what torch does on a GPU."""
 FRAMES_OF_A_PLACE = 3
 USES_KEPT = 128
 """Uses of one stream that a storage remembers; older ones are forgotten, and races with them not found."""

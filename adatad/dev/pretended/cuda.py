@@ -25,8 +25,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from adatad.dev.pretended_streams import PretendedEvent, PretendedStream, on_timeline
-from adatad.dev.pretended_tensors import GPU, OnGpu, PretendedGpu, activated
+from adatad.dev.pretended.operators import GPU, OnGpu, PretendedGpu, activated
+from adatad.dev.pretended.streams import PretendedEvent, PretendedStream, on_timeline
 from adatad.memory import arithmetic
 from adatad.memory.meta import gpu_like_meta
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adatad.dev.pretended_streams import Counts, StreamTimeline, place
+from adatad.dev.pretended.streams import Counts, StreamTimeline, place
 from adatad.memory.flops import FREE
 from adatad.memory.meta import MetaResults
 
