@@ -25,7 +25,7 @@ LEAST_DISK_GIB, LEAST_MEMORY_GIB, LEAST_FILES = 2.0, 2.0, 1024
 LEAST_INODES = 1000
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "9p", "afs")
 FIXES = {"temporary files": "export TMPDIR=FOLDER", "staged videos": "--set data.stage_to=FOLDER"}
-"""How to write elsewhere, by the purpose of a folder."""
+"""Ways to name another folder, by its purpose."""
 CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -1,4 +1,4 @@
-"""What a run prints at its end."""
+"""Scores of a run: printed at its end, and compared with published ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from adatad.files import shown, write_text
 from adatad.printing import print_table
 from adatad.spec import Spec
 
+BAND = 0.5
+"""Points of average mAP by which a repeated training may differ from the published figure."""
+AVERAGE = "average_mAP"
+
 
 def print_scores(spec: Spec, result: dict[str, Any]) -> None:
-    """mAP, average and by tIoU, with what is published beside it, and what was reached without training."""
+    """Print mAP, average and by tIoU, with published values beside it, and the mAP before training."""
     if not result["ap_per_class"]:
         subset = spec.data.validation_subset
         print(f"{shown(spec.name)}: {shown(spec.data.annotations)} has no instances in {subset!r}: nothing was scored")
@@ -40,7 +44,7 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
 
 
 def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> None:
-    """The scores, and where to look."""
+    """Print the scores, and where the run's files are."""
     print_scores(spec, result)
     for what, name in (
         ("report", "report.html"),
@@ -49,11 +53,6 @@ def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> No
         ("TensorBoard", "tensorboard"),
     ):
         print(f"{what:12} {shown(run_directory / name)}")
-
-
-BAND = 0.5
-"""Points of average mAP by which a repeated training may differ from the published figure."""
-AVERAGE = "average_mAP"
 
 
 class Figure(NamedTuple):
@@ -65,22 +64,24 @@ class Figure(NamedTuple):
 
     @property
     def difference(self) -> float:
+        """Points by which the obtained figure is higher."""
         return self.obtained - self.published
 
 
 class Reproduction(NamedTuple):
-    """verdict: within, above, below (the band, by average mAP), or unpublished."""
+    """Figures, published and obtained. verdict: within, above or below the band, by average mAP; or unpublished."""
 
     figures: tuple[Figure, ...]
     verdict: str
 
     @property
     def accepted(self) -> bool:
+        """False if the average mAP is below the band."""
         return self.verdict != "below"
 
 
 def compare_with_published(spec: Spec, result: dict[str, Any]) -> Reproduction:
-    """result: average_mAP and mAP by tIoU, in 0..1, as result.json has them."""
+    """Compare a result with the spec's published figures. result: content of result.json, mAP in 0..1."""
     obtained = {AVERAGE: result["average_mAP"], **result["mAP"]}
     published = spec.published or {}
     names = [name for name in (AVERAGE, *result["mAP"]) if name in published]
@@ -93,6 +94,7 @@ def compare_with_published(spec: Spec, result: dict[str, Any]) -> Reproduction:
 
 
 def verdict_line(spec: Spec, reproduction: Reproduction) -> str:
+    """Return the verdict as a sentence."""
     if reproduction.verdict == "unpublished":
         return f"{spec.name}: no average mAP was published to compare with"
     average = reproduction.figures[0]
@@ -104,7 +106,7 @@ def verdict_line(spec: Spec, reproduction: Reproduction) -> str:
 
 
 def write_reproduction(folder: Path, spec: Spec, result: dict[str, Any], how: str) -> Reproduction:
-    """reproduction.json and reproduction.md in the folder. how: where the figures come from, a line."""
+    """Write reproduction.json and reproduction.md into a folder. how: a line that says where the figures come from."""
     reproduction = compare_with_published(spec, result)
     content = {
         "spec": spec.name,

@@ -1,4 +1,4 @@
-"""Resident memory and CPU time of real training steps on one thread, beside the recorded reference.
+"""Resident memory and CPU time of real training steps on one thread, compared with the reference's recorded ones.
 
 VideoMAE-S with adapters in all blocks, 128 frames of 160 pixels, batch 1, float32. Every policy runs in processes of
 its own, one for time and one for memory; times are compared through a calibration (a fixed matrix product) taken in the
@@ -29,7 +29,7 @@ POLICIES = {
 }
 STEPS = 5
 NOISE = 1.1
-"""Allowed for other work on the machine."""
+"""Factor allowed for other work on the machine."""
 
 
 class Recorded(NamedTuple):
@@ -45,11 +45,14 @@ RECOMPUTED = Recorded((20.3818 / 0.02908 + 17.2741 / 0.02437) / 2, (1212055552 +
 
 
 def run() -> list[Result]:
-    """About eight minutes: eight steps of each policy."""
+    """Measure eight steps of each policy; about eight minutes."""
     measured = {name: measure(name, "time") | measure(name, "memory") for name in POLICIES}
     times = {name: m["seconds"] / m["calibration"] for name, m in measured.items()}
     rises = {name: m["rise_bytes"] for name, m in measured.items()}
-    notes = {name: _note(m) for name, m in measured.items()}
+    notes = {
+        name: f"{m['seconds']:.2f} s a step, calibration {1000 * m['calibration']:.1f} ms"
+        for name, m in measured.items()
+    }
     return [
         Result(
             "tile: memory rise / reference's",
@@ -62,22 +65,18 @@ def run() -> list[Result]:
                f"{rises['block'] / 1e6:.0f} MB"),
         Result("none: memory rise / reference's", rises["none"] / PLAIN.rise_bytes, None, 1.0,
                f"{rises['none'] / 1e6:.0f} MB"),
-        Result("none: time / reference's", times["none"] / PLAIN[0], 1.0 * NOISE, 1.0, notes["none"]),
-        Result("block: time / reference's", times["block"] / RECOMPUTED[0], 1.0 * NOISE, 1.0, notes["block"]),
-        Result("tile: time / reference's", times["tile"] / RECOMPUTED[0], 1.0 * NOISE, 1.0, notes["tile"]),
+        Result("none: time / reference's", times["none"] / PLAIN.seconds_per_calibration, NOISE, 1.0, notes["none"]),
+        Result("block: time / reference's", times["block"] / RECOMPUTED.seconds_per_calibration, NOISE, 1.0, notes["block"]),
+        Result("tile: time / reference's", times["tile"] / RECOMPUTED.seconds_per_calibration, NOISE, 1.0, notes["tile"]),
     ]  # fmt: skip
 
 
-def _note(measured: dict[str, float]) -> str:
-    return f"{measured['seconds']:.2f} s a step, calibration {1000 * measured['calibration']:.1f} ms"
-
-
 def measure(policy: str, what: str) -> dict[str, float]:
-    """Steps of one policy in a fresh process of one thread. what: time or memory."""
+    """Measure steps of one policy in a fresh process of one thread. what: time or memory."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if what == "memory":
-        # glibc keeps freed blocks below its threshold, which it moves up by itself unless it is set. Set, every large
-        # block is mapped anew, which takes time.
+        # glibc keeps freed blocks below a threshold, which it raises by itself unless it is set. Set, every large
+        # block is mapped and returned, so that memory is measured right, and time isn't: hence two processes.
         environment["MALLOC_MMAP_THRESHOLD_"] = "262144"
     command = [sys.executable, "-m", "adatad.dev.benchmarks.cpu_suite", policy, what]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -85,7 +84,7 @@ def measure(policy: str, what: str) -> dict[str, float]:
 
 
 def steps_of(policy: str, what: str) -> dict[str, float]:
-    """In this process: a warm-up step, and STEPS timed ones or one more whose memory is looked at."""
+    """Run a warm-up step in this process, then STEPS timed ones, or one whose memory is measured."""
     import torch
 
     from adatad.models.detector import build_model
@@ -116,7 +115,7 @@ def steps_of(policy: str, what: str) -> dict[str, float]:
 
 
 def calibrate(torch) -> float:
-    """CPU seconds of a float32 product of two 1024 x 1024 matrices, the median of three."""
+    """Return the CPU seconds of a float32 product of two 1024 x 1024 matrices, the median of three."""
     a = torch.ones(1024, 1024)
     seconds = []
     for _ in range(3):
@@ -127,14 +126,15 @@ def calibrate(torch) -> float:
 
 
 def resident_floor() -> int:
-    """Resident bytes with freed pages given back; the kernel's peak starts anew from here."""
+    """Give freed pages back, and return the resident bytes; the kernel's peak is reset to them."""
     gc.collect()
     CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, proc(5)
     return _status("VmRSS")
 
 
 def peak_resident() -> int:
+    """Return the most resident bytes since `resident_floor`."""
     return _status("VmHWM")
 
 

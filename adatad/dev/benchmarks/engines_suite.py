@@ -1,4 +1,4 @@
-"""Memory of a rank under every engine, by its partition rule and the count of one process's step.
+"""Memory of a rank under every engine, from its partition rule and the count of one process's step.
 
 VideoMAEv2-g, 1,536 frames of 224 pixels, one window a rank, under the wave (`memory.policy: tile`).
 """
@@ -21,7 +21,7 @@ SEGMENT = 5
 TILE = f"memory.policy=tile memory.tile_clips=1 memory.segment_blocks={SEGMENT} memory.order=blocks"
 FULL = "model.backbone.mode=full optimizer.backbone.lr=1e-5 optimizer.backbone.custom=[]"
 WEIGHTS = ("frozen weights", "trained weights", "optimizer state", "moving average", "gradients")
-"""Labels of the count whose place a partition rule takes."""
+"""Categories of the count that a partition rule replaces."""
 
 
 class ModelBytes(NamedTuple):
@@ -37,7 +37,7 @@ class ModelBytes(NamedTuple):
 
 
 def run() -> list[Result]:
-    """Two minutes. Prints a table each for adapters and full fine-tuning; returns what has a bar."""
+    """Print a table each for adapters and full fine-tuning; return the results that have a bar. Two minutes."""
     results = []
     for title, overrides in (("adapters in 20 blocks", ""), ("full fine-tuning", FULL)):
         spec = load("configs/thumos/g_1536x224_adapter.yaml", f"{TILE} {overrides}".split(), check_files=False)
@@ -48,6 +48,7 @@ def run() -> list[Result]:
 
 
 def sizes_of(spec: Spec) -> ModelBytes:
+    """Return the bytes of a spec's model, built on the meta device."""
     with META:
         model = build_model(spec.model, num_classes=20)
     trained_ones = set(trained_names(model, spec.model.backbone, spec.model.freeze))
@@ -65,8 +66,8 @@ def sizes_of(spec: Spec) -> ModelBytes:
 
 
 def rank_bytes(engine: str, ranks: int, sizes: ModelBytes, peak: Peak) -> float:
-    """The larger of two moments: backward, where what a step works on stands beside what is held and gathered; and the
-    update, where all gradients do."""
+    """Return the peak of a rank, in backward or in the update: in backward, activations stand beside what is held and
+    gathered; in the update, all gradients do."""
     held = held_bytes(engine, ranks, sizes.frozen, sizes.trained)
     working = peak.bytes - sum(peak.by_label.get(name, 0) for name in WEIGHTS)
     in_backward = working + peak.by_label.get("gradients", 0) + gathered(engine, ranks, sizes)
@@ -74,8 +75,9 @@ def rank_bytes(engine: str, ranks: int, sizes: ModelBytes, peak: Peak) -> float:
 
 
 def gathered(engine: str, ranks: int, sizes: ModelBytes) -> float:
-    """What is held of others in backward. Of sharded weights two segments of blocks (one in work, one on its way), the
-    root, and the trained weights that the wave reads whole, unless torch's shards reach it block by block."""
+    """Return the bytes gathered from other ranks in backward: of sharded weights two segments of blocks (one in use,
+    one prefetched), the root, and the trained weights that the wave needs unsharded, unless FSDP gathers them by
+    block."""
     whole = 0 if engine == "fsdp" and sizes.full else sizes.trained_in_blocks
     return gathered_bytes(engine, ranks, sizes.trained, 2 * SEGMENT * sizes.block + sizes.root + whole)
 
@@ -88,6 +90,7 @@ def show(title: str, sizes: ModelBytes, peak: Peak) -> None:
 
 
 def bars(title: str, sizes: ModelBytes, peak: Peak) -> list[Result]:
+    """Return the results that have a bar."""
     held: dict[str, RankBytes] = {e: held_bytes(e, 64, sizes.frozen, sizes.trained) for e in ("zero3", "fsdp")}
     if title.startswith("full"):
         # Of 24 GB a tenth and 1 GiB stay free.

@@ -1,7 +1,8 @@
-"""NMS and mAP on one thread, in units of a matrix product, with their results checked against the reference's.
+"""Time of NMS and mAP on one thread, in units of a matrix product, and their results against the reference's.
 
 A unit is the CPU time of a float32 product of two 1024 x 1024 matrices on one thread in the same process. It is
-measured again before every run: a busy machine slows both down alike.
+measured again before every run: a busy machine slows both down alike. The detections are made up at the size of
+THUMOS-14's and ActivityNet's, from fixed draws: the reference was measured on these very numbers.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ NMS = NmsSpec(kind="soft", sigma=0.7, max_segments=2000, multiclass=True, min_sc
 
 @dataclass(frozen=True)
 class NmsCase:
-    """sums: of the scores and of the segments that the reference's compiled code gave; units: what that took, the
-    higher of two measurements, which is the bar."""
+    """A case of soft NMS. sums: of the scores and of the segments that the reference gave; units: its time, the higher
+    of two measurements, which is the bar."""
 
     segments: int
     seed: int
@@ -36,8 +37,8 @@ class NmsCase:
 
 @dataclass(frozen=True)
 class MapCase:
-    """size: arguments of `map_input`. values: mAP by tIoU of the reference's way of matching in a stable order; units:
-    what the reference took."""
+    """A case of mAP. size: arguments of `map_input`; values: mAP by tIoU by the reference's matching in a stable order;
+    units: the reference's time."""
 
     name: str
     size: tuple[Any, ...]
@@ -81,14 +82,12 @@ def run(
     nms_rounds: int = NMS_ROUNDS,
     map_rounds: int = MAP_ROUNDS,
 ) -> list[Result]:
-    """Half a minute. Functions are compiled before they are measured."""
+    """Measure all cases; half a minute. Functions are compiled before they are measured."""
     torch.set_num_threads(1)
-    results = []
-    for case in nms_cases:
-        results += _nms_results(case, nms_rounds)
-    for case in map_cases:
-        results += _map_results(case, map_rounds)
-    return results
+    return [
+        *(result for case in nms_cases for result in _nms_results(case, nms_rounds)),
+        *(result for case in map_cases for result in _map_results(case, map_rounds)),
+    ]
 
 
 def _nms_results(case: NmsCase, rounds: int) -> list[Result]:
@@ -117,7 +116,7 @@ def _map_results(case: MapCase, rounds: int) -> list[Result]:
 
 
 def measure(action: Callable[[], object], rounds: int) -> ScoringTime:
-    """CPU time of this process in `action`, with a calibration before each round."""
+    """Measure the CPU time of `action` in this process, with a calibration before each round."""
     seconds, calibrations = [], []
     for _ in range(rounds):
         calibrations.append(calibrate())
@@ -127,12 +126,13 @@ def measure(action: Callable[[], object], rounds: int) -> ScoringTime:
 
 
 def calibrate() -> float:
-    """CPU seconds of one unit, the median of five."""
+    """Return the CPU seconds of one unit, the median of five."""
     matrix = torch.ones(1024, 1024)
     return statistics.median(cpu_seconds(lambda: torch.mm(matrix, matrix)) for _ in range(5))
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:
+    """Return the CPU seconds of a call."""
     started = time.process_time()
     action()
     return time.process_time() - started
@@ -143,7 +143,7 @@ def _note(took: ScoringTime) -> str:
 
 
 def nms_input(segments: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """segments float32 [n, 2] of 1 to 60 seconds in 1,000; scores float32 [n]; labels int64 [n]."""
+    """Return segments float32 [n, 2] of 1 to 60 seconds within 1,000, scores float32 [n] and labels int64 [n]."""
     draw = np.random.RandomState(seed)
     centres = draw.uniform(0, 1000, segments)
     lengths = np.exp(draw.uniform(np.log(1.0), np.log(60.0), segments))
@@ -155,11 +155,12 @@ def nms_input(segments: int, classes: int, seed: int) -> tuple[np.ndarray, np.nd
 def map_input(
     videos: int, instances: int, detections: int, classes: int, durations: tuple[float, float], seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Contents of an annotation file (subset "test") and of a detections file.
+    """Return the contents of an annotation file (subset "test") and of a detections file.
 
-    Every video has a main class and 15 in 100 a second one; 60 in 100 detections are shaken copies of an instance of
-    their video, the others lie anywhere. durations: least and most seconds of a video.
+    Every video has a main class and 15 % a second one; 60 % of detections are jittered copies of an instance of their
+    video, the others lie anywhere. durations: least and most seconds of a video.
     """
+    # The order of draws is fixed: recorded results belong to these numbers.
     draw = np.random.RandomState(seed)
     duration = draw.uniform(*durations, videos)
     main = np.arange(videos) % classes
@@ -192,7 +193,7 @@ def _detections(
     draw: np.random.RandomState, number: int, own: np.ndarray, start: np.ndarray, length: np.ndarray,
     label: np.ndarray, duration: float, classes: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Starts, ends, scores and classes of one video's detections. own: numbers of its instances."""
+    """Return starts, ends, scores and classes of one video's detections. own: numbers of its instances."""
     source = own[draw.randint(0, len(own), number)]
     near = draw.rand(number) < 0.6
     begin, long = start[source], length[source]

@@ -1,4 +1,4 @@
-"""Real training steps on one device, built, warmed up, timed, and freed again; what the device itself can do."""
+"""Measurements on a GPU: real training steps on random frames, epochs of `adatad train`, and rates of the device."""
 
 from __future__ import annotations
 
@@ -36,13 +36,27 @@ from adatad.training.step import train_step
 
 TIMED_STEPS = 2
 CONTEXT_BYTES = GIB
-"""Of a card, for what isn't the allocator's."""
+"""Bytes of a card that the allocator doesn't have, such as CUDA's context."""
+
+SPEC = "configs/demo/tia.yaml"
+VIDEOS = 40, 2
+"""Videos of training and of validation."""
+MODEL = (
+    "model.backbone.preset=base", "model.backbone.weights=random", "data.size_pixels=160", "memory.policy=tile",
+    "data.augment={crop_short_side_pixels: 182, flip: 0.5, rand_augment: true, "
+    "color_jitter: {brightness: 0.5, contrast: 0.5, saturation: 0.5, hue: 0.1}}",
+    "data.workers=4",
+)  # fmt: skip
+"""VideoMAE-B on 128 frames of 160 pixels, with all of THUMOS-14's augmentation."""
+SCHEDULE = ("schedule.epochs=1", "schedule.warmup_epochs=0", "train.evaluate_untrained=false")
+EPOCH_COLUMNS = ("", "s a step", "waiting for data", "peak GiB", "steps")
+WARM_UP_STEPS = 3
 
 
 @dataclass
 class StepMeasurement:
-    """Of one case and variant; `seconds` of each step; bytes that were allocated, and that the allocator held, at
-    most. fits: False once it ran out of memory."""
+    """Steps of one case and variant: seconds of each; most bytes allocated, and held by the allocator. fits: False once
+    it ran out of memory."""
 
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
@@ -51,25 +65,27 @@ class StepMeasurement:
 
     @property
     def is_timed(self) -> bool:
+        """True if steps were timed and none ran out of memory."""
         return self.fits and bool(self.seconds)
 
     @property
     def median(self) -> float:
+        """Median of the steps' seconds."""
         return statistics.median(self.seconds)
 
 
 class StepPeak(NamedTuple):
+    """Most bytes allocated, and most bytes that the allocator held."""
+
     allocated: int
     reserved: int
 
 
 def measure(case: GpuCase, variant: Variant, device: torch.device, into: StepMeasurement) -> None:
-    """Build, warm up, and time steps; everything is freed afterwards. A variant that memory runs out for, in whatever
-    way that is said, is noted as such.
-
-    It is built anew in each round: on the device that takes a second or two, as long as its state would take to and
-    from the host, where there may be no room for it.
+    """Build, warm up and time steps into a measurement; free everything. A variant that runs out of memory, by whatever
+    error, is noted as such.
     """
+    # Built anew in each round: that takes a second or two, as long as moving its state to the host and back would.
     step, seconds = None, []
     try:
         with capped(variant.cap_gib, device), peak_memory(device) as peak:
@@ -85,22 +101,23 @@ def measure(case: GpuCase, variant: Variant, device: torch.device, into: StepMea
             raise
         into.fits = False
     finally:
-        step = None
+        step = None  # the closure holds model and optimizer
         release(device)
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing refers to, pinned memory too."""
+    """Free unreferenced memory of the device, and pinned memory."""
     gc.collect()
     if device.type == "cuda":
         # Copies that a step began may still be on their way.
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
+        # Private, and the only way to free cached pinned memory.
         torch._C._host_emptyCache()
 
 
 def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[], None]:
-    """The trainer's own step on random frames."""
+    """Return the trainer's own step as a function, on random frames."""
     torch.manual_seed(0)
     with device:
         model = build_model(spec.model, CLASSES)
@@ -109,7 +126,7 @@ def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[
     averages = [p.detach().float().clone() for p in parts.model.parameters()] if variant.averages_all else []
     batch = random_batch(spec, windows=1, num_classes=CLASSES, device=torch.device("cpu"))
     if device.type == "cuda":
-        # As the loader gives it.
+        # In pinned memory, as from the loader.
         batch = batch._replace(frames=batch.frames.pin_memory())
     numbers = iter(range(1, 100))
 
@@ -122,13 +139,14 @@ def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[
 
 @torch.no_grad()
 def update_averages(averages: list[torch.Tensor], model: nn.Module, decay: float = 0.999) -> None:
+    """Update a moving average of all parameters, as the reference does."""
     if averages:
         torch._foreach_mul_(averages, decay)
         torch._foreach_add_(averages, list(model.parameters()), alpha=1 - decay)
 
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
-    """Seconds until all of a step's work is done."""
+    """Return the seconds until all of a step's work is done."""
     synchronize(device)
     started = time.perf_counter()
     step()
@@ -137,13 +155,14 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait for a GPU's work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def capped(size_gib: float | None, device: torch.device) -> Iterator[None]:
-    """Let the allocator have no more than it would on a card of that size, context aside."""
+    """Limit the allocator to what it would have on a card of that size."""
     if size_gib is None or device.type != "cuda":
         yield
         return
@@ -157,7 +176,7 @@ def capped(size_gib: float | None, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], StepPeak]]:
-    """Gives a function for the peak bytes since entering: of the allocator, or resident memory on a CPU."""
+    """Yield a function that returns the peak bytes since entering: of the allocator, or resident memory on a CPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: StepPeak(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
@@ -167,7 +186,7 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], StepPeak]]:
 
 
 def link_rate(device: torch.device) -> float:
-    """Bytes a second from pinned host memory to the device."""
+    """Measure the bytes a second from pinned host memory to the device."""
     here = torch.empty(2**28 if device.type == "cuda" else 2**20, dtype=torch.uint8)
     here = here.pin_memory() if device.type == "cuda" else here
     there = torch.empty_like(here, device=device)
@@ -176,33 +195,17 @@ def link_rate(device: torch.device) -> float:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """FLOP/s of a bf16 product of square matrices: what this device really does, and the calibration of all times."""
+    """Measure the FLOP/s of a bf16 product of square matrices, the calibration of all times."""
     size = 8192 if device.type == "cuda" else 256
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     seconds = [timed(lambda: a @ a, device) for _ in range(12)][2:]
     return 2 * size**3 / statistics.median(seconds)
 
 
-SPEC = "configs/demo/tia.yaml"
-VIDEOS = 40, 2
-"""Of training and validation."""
-MODEL = (
-    "model.backbone.preset=base", "model.backbone.weights=random", "data.size_pixels=160", "memory.policy=tile",
-    "data.augment={crop_short_side_pixels: 182, flip: 0.5, rand_augment: true, "
-    "color_jitter: {brightness: 0.5, contrast: 0.5, saturation: 0.5, hue: 0.1}}",
-    "data.workers=4",
-)  # fmt: skip
-"""VideoMAE-B on 128 frames of 160 pixels, with all that THUMOS-14 is augmented by."""
-SCHEDULE = ("schedule.epochs=1", "schedule.warmup_epochs=0", "train.evaluate_untrained=false")
-COLUMNS = ("", "s a step", "waiting for data", "peak GiB", "steps")
-WARM_UP_STEPS = 3
-
-
 def epochs(
     device: torch.device, seconds: float, model: tuple[str, ...] = MODEL, videos: tuple[int, int] = VIDEOS
 ) -> Sheet:
-    """An epoch on one process, and on two where there are two GPUs, of the same global batch. seconds: to spend at
-    most."""
+    """Measure an epoch on one process, and on two if there are two GPUs, with one global batch. seconds: limit."""
     counts = [1, 2] if device.type == "cuda" and torch.cuda.device_count() > 1 else [1]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -210,11 +213,13 @@ def epochs(
         for count in counts:
             name = "one process" if count == 1 else f"{count} ranks of ddp"
             rows.append((name, *epoch(Path(folder), count, seconds / len(counts), model)))
-    return Sheet("A real epoch: loader, augmentation and training, global batch 2, the built-in data", COLUMNS, rows)
+    return Sheet(
+        "A real epoch: loader, augmentation and training, global batch 2, the built-in data", EPOCH_COLUMNS, rows
+    )
 
 
 def epoch(folder: Path, processes: int, seconds: float, model: tuple[str, ...]) -> tuple[str, str, str, str]:
-    """Cells of a row; what went wrong stands in the first one."""
+    """Run an epoch; return the cells of its row. If it failed, the first cell says why."""
     run = folder / f"runs{processes}"
     settings = (
         f"data.annotations={folder}/demo/annotations.json", f"data.videos={folder}/demo/videos", f"run.root={run}",
@@ -235,7 +240,8 @@ def epoch(folder: Path, processes: int, seconds: float, model: tuple[str, ...]) 
 
 
 def run_for(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """Exit code and output; no code if it took longer and was ended, with the ranks that it had started."""
+    """Run a command; return exit code and output. After the time limit it is killed with its ranks; the code is
+    None."""
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True,
@@ -249,7 +255,8 @@ def run_for(command: list[str], seconds: float) -> tuple[int | None, str]:
 
 
 def figures(lines: list[dict]) -> tuple[str, str, str, str]:
-    """Cells of a row from the lines of metrics.jsonl: the first steps start workers and find kernels."""
+    """Return the cells of a row from the lines of metrics.jsonl, without the first steps, which start loader processes
+    and compile kernels."""
     steps = [line for line in lines if line["kind"] == "train"]
     settled = steps[WARM_UP_STEPS:] or steps
     seconds = statistics.median(line["step_seconds"] for line in settled)

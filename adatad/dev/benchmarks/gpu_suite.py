@@ -1,9 +1,9 @@
-"""Step time and peak memory of real training steps under every policy, beside the reference's recipe, on one GPU.
+"""Step time and peak memory of real training steps on one GPU, under every policy and by the reference's recipe.
 
 Variants are interleaved in one process and compared by medians; one that doesn't fit, or that the time didn't reach, is
 reported as such. FLOPs are the planner's, counted on the meta device: executed ones have recomputation in them (and, of
 g in tiles of one clip, 5 % that stochastic depth leaves out), useful ones are those of a step that recomputes nothing.
-`--report` makes a page of it all.
+`--report` writes a page for docs/benchmarks: everybody with another card can add theirs.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from adatad.memory.scale import Scale
 from adatad.training.host_memory import available_bytes
 
 BUDGET_SECONDS = 480.0
-"""After this nothing more is begun."""
+"""Time after which no measurement is begun."""
 EPOCH_SHARE = 0.25
-"""Of that, for real epochs, which come last."""
+"""Share of the time for real epochs, which come last."""
 ROUNDS = 3
 AUTO, NONE = Variant("auto", "memory.policy=auto"), Variant("none", "memory.policy=none")
 UNKNOWN = "unknown"
@@ -54,7 +54,7 @@ COLUMNS = (
 
 @dataclass
 class Suite:
-    """What is measured, and on what. rate: FLOP/s of a large product; machine: what the planner is told."""
+    """All measurements on a device. rate: FLOP/s of a large matrix product; machine: the device for the planner."""
 
     device: torch.device
     rate: float
@@ -64,7 +64,7 @@ class Suite:
     _planners: dict[tuple[str, ...], Planner] = field(default_factory=dict)
 
     def measure(self, cases: tuple[GpuCase, ...], rounds: int, until: float) -> None:
-        """A round of all cases, then the next, as long as there is time: every case once before any twice."""
+        """Measure all cases in rounds, as long as there is time: every case once before any twice."""
         self.measured = {case: {variant: StepMeasurement() for variant in case.variants} for case in cases}
         for _ in range(rounds):
             for case, variants in self.measured.items():
@@ -73,12 +73,13 @@ class Suite:
                         measure(case, variant, self.device, so_far)
 
     def plan(self, case: GpuCase, variant: Variant) -> Plan:
-        """What the planner says of a variant, told the rates that this device and its link have."""
+        """Plan a variant, with the measured rates of this device and its link."""
         planner, memory = self.planner(case, variant), spec_of(case, variant).memory
         return planner.plan(planner.resolved(memory), "ddp")
 
     def planner(self, case: GpuCase, variant: Variant) -> Planner:
-        """One for all variants of a case whose weights have one dtype: most of its work is the same for them."""
+        """Return the planner of a variant, shared by those of the case with the same dtype of weights: it caches
+        costs."""
         spec = spec_of(case, variant)
         key = case.config, case.overrides, spec.memory.weight_dtype
         if key not in self._planners:
@@ -86,7 +87,7 @@ class Suite:
         return self._planners[key]
 
     def useful_flops(self, case: GpuCase) -> int:
-        """FLOPs of a step that keeps every activation."""
+        """Return the FLOPs of a step that recomputes nothing."""
         return self.plan(case, NONE).flops
 
 
@@ -98,7 +99,7 @@ def run(
     report: Path | None = None,
     with_epochs: bool = True,
 ) -> list[Result]:
-    """Prints the tables of all figures; returns those that have a bar.
+    """Print the tables of all figures; return those that have a bar.
 
     seconds: to spend, roughly; report: a folder that gets a page gpu-NAME.md. Raises UserError without a GPU.
     """
@@ -128,13 +129,13 @@ def run(
 
 
 def machine_of(device: torch.device, rate: float) -> Machine:
-    """What this device and its link can do, in the planner's terms."""
+    """Return this device and its link in the planner's terms."""
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 1000 * GIB
     return Machine(memory, available_bytes(), rate / 1e12, link_rate(device) / 1e9)
 
 
 def sheet_of(suite: Suite, case: GpuCase) -> Sheet:
-    """All figures of a case; what others published last."""
+    """Return the table of a case; steps published by others come last."""
     measured = suite.measured[case]
     useful = suite.useful_flops(case)
     reference = next((m.median for variant, m in measured.items() if variant.name == REFERENCE and m.is_timed), None)
@@ -146,6 +147,7 @@ def sheet_of(suite: Suite, case: GpuCase) -> Sheet:
 
 
 def row_of(suite: Suite, case: GpuCase, variant: Variant, useful: int, reference: float | None) -> tuple[str, ...]:
+    """Return the cells of a variant's row."""
     m, plan = suite.measured[case][variant], suite.plan(case, variant)
     planned = f"{plan.bytes / GIB:.2f}", f"{plan.seconds:.3f}"
     if not m.is_timed:
@@ -161,7 +163,7 @@ def row_of(suite: Suite, case: GpuCase, variant: Variant, useful: int, reference
 
 
 def bars(suite: Suite, case: GpuCase) -> list[Result]:
-    """Times as ratios to the reference's recipe; for g also the part of the device's rate that isn't used."""
+    """Return times as ratios to the reference's recipe; for g also the share of the device's rate that isn't used."""
     measured = suite.measured[case]
     times = {variant.name: m.median for variant, m in measured.items() if m.is_timed}
     is_giant, results = case.name.startswith("g "), []
@@ -186,7 +188,7 @@ def bars(suite: Suite, case: GpuCase) -> list[Result]:
 
 
 def planner_bars(suite: Suite, case: GpuCase) -> list[Result]:
-    """How far the planner's memory and time are off, on a GPU."""
+    """Return the relative errors of the planner's memory and time, on a GPU."""
     results = []
     for variant, m in suite.measured[case].items():
         if suite.device.type != "cuda" or not m.is_timed or variant.averages_all:
@@ -201,13 +203,14 @@ def planner_bars(suite: Suite, case: GpuCase) -> list[Result]:
 
 
 def describe(device: torch.device) -> str:
+    """Return the device and versions in one line."""
     if device.type != "cuda":
         return f"CPU, torch {torch.__version__}"
     return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
 
 
 def facts(device: torch.device, rates: tuple[float, float], machine: Machine) -> dict[str, str]:
-    """What figures depend on. rates: FLOP/s of a large product before and after the suite."""
+    """Return the facts that figures depend on. rates: FLOP/s of a large product before and after the suite."""
     has_gpu = device.type == "cuda"
     changed = " and changes that aren't committed" if output_of("git", "status", "--porcelain") else ""
     return {
@@ -223,13 +226,14 @@ def facts(device: torch.device, rates: tuple[float, float], machine: Machine) ->
 
 
 def driver(device: torch.device) -> str:
-    """Version of the driver, by nvidia-smi. The number of a GPU may be another one there; the driver is the same."""
+    """Return the driver's version, by nvidia-smi."""
+    # nvidia-smi may number GPUs otherwise than torch, but all have one driver.
     lines = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
     return lines[0].strip() if lines else UNKNOWN
 
 
 def output_of(*command: str) -> str:
-    """ "" where there is no such program, or where it fails."""
+    """Return a program's output; "" if there is no such program, or if it fails."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -238,12 +242,12 @@ def output_of(*command: str) -> str:
 
 
 def command_line() -> str:
-    """The command of this process, as it is typed in the checkout."""
+    """Return the command of this process, as it is typed in the checkout."""
     return shlex.join(["adatad", *sys.argv[1:]])
 
 
 def write_page(folder: Path, known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> Path:
-    """Write gpu-NAME.md, in the place of an older one of such a card; returns its path."""
+    """Write gpu-NAME.md, replacing an older page of such a card; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"gpu-{slug(known['device'])}.md"
     path.write_text(page(known, sheets, results), encoding="utf-8")
@@ -251,11 +255,12 @@ def write_page(folder: Path, known: dict[str, str], sheets: list[Sheet], results
 
 
 def slug(name: str) -> str:
+    """Return a name as part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def page(known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> str:
-    """Markdown."""
+    """Return the page in Markdown."""
     met = sum(result.passed for result in results)
     parts = [
         f"# Training steps on {known['device']}",
@@ -275,5 +280,6 @@ def page(known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> s
 
 
 def as_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, counted without one: host waits, launches, races and pinned memory.
+"""Host waits, launches, races and pinned memory of a training step, counted without a GPU.
 
 Small models run on the pretended GPU (docs/pretended-gpu.md), in every mode, policy and placement. Launches of the
 models that people train are composed from the operators of their pieces on meta tensors, at their real sizes.
@@ -21,23 +21,23 @@ from adatad.memory.scale import Scale
 from adatad.spec import Spec, load
 
 PRODUCTS_TFLOPS = 400.0
-"""That large 16-bit products reach on an H100-class card; not measured."""
+"""Assumed speed of large 16-bit products on an H100-class card."""
 SHORT, LONG = "tile", "tile, long window"
-"""Cases that differ by the clips of a window alone."""
+"""Cases that differ only in the clips of a window."""
 FAULTS = {
     "unpinned": "unpinned copies", "pinnings": "memory pinned in a step", "races": "races",
     "freed": "memory freed under another stream",
 }  # fmt: skip
 MAX_DETECTOR_LAUNCHES = 1200
 MAX_TILE_TIME = 1.15
-"""Predicted time of policy tile over that of block."""
+"""Largest predicted time of policy tile, over that of block."""
 STEPS = {"g_1536x224_adapter": 250_000, "g_768x160_adapter": 112_000}
-"""Launches of a step of one window under policy tile, at most."""
+"""Most launches of a step of one window under policy tile, by spec."""
 COMPARED = ("s_768x160_adapter", "b_768x160_adapter", "l_768x160_adapter", "h_768x160_adapter")
 
 
 class StepCounts(NamedTuple):
-    """A step of one window: launches in all and of what is outside of the backbone; predicted seconds."""
+    """A step of one window: all launches, those outside of the backbone, and predicted seconds."""
 
     launches: int
     detector: int
@@ -45,11 +45,12 @@ class StepCounts(NamedTuple):
 
 
 def run() -> list[Result]:
+    """Run all cases, and count the models that people train; two minutes."""
     return [*pretended_results(), *model_results()]
 
 
 def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Result]:
-    """Yield each case's host waits with its launches, then what it must have none of."""
+    """Yield each case's host waits with its launches, then its faults, of which there must be none."""
     counted: dict[str, Counts] = {}
     for case in cases:
         try:
@@ -78,7 +79,7 @@ def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Resu
 
 
 def model_results() -> Iterator[Result]:
-    """Yield launches of steps of one window, and what `tile` takes beside `block`."""
+    """Yield launches of steps of one window, and the predicted time of `tile` over `block`."""
     scale = Scale()
     for config, bar in STEPS.items():
         step = step_of(config, "tile", scale)
@@ -95,13 +96,13 @@ def model_results() -> Iterator[Result]:
 
 
 def step_of(config: str, policy: str, scale: Scale) -> StepCounts:
-    """Count a step of one window of a spec in configs/thumos. scale: that may have weighed for other specs."""
+    """Count a step of one window of a spec in configs/thumos. scale: may be shared with other specs, to reuse costs."""
     overrides = ["train.global_batch=1", f"memory.policy={policy}"]
     return counted_step(load(f"configs/thumos/{config}.yaml", overrides, check_files=False), scale)
 
 
 def counted_step(spec: Spec, scale: Scale) -> StepCounts:
-    """Compose a step of its pieces; what happens once in a step (augmentation, the optimizer) isn't in it."""
+    """Compose a step from its pieces, without what happens once in a step (augmentation, the optimizer)."""
     planner = Planner(spec, Machine(80 * GIB, tflops=PRODUCTS_TFLOPS / EFFICIENCY), torch.bfloat16, scale=scale)
     memory, units = planner.resolved(spec.memory), planner.units(spec.train.accumulation)
     work, outer = planner.step(units, memory, "ddp").work, planner.outer(units, memory)

@@ -27,7 +27,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether the bar is met, if there is one."""
+        """True if the bar is met, or there is none."""
         return self.bar is None or self.value <= self.bar
 
 

@@ -1,8 +1,8 @@
-"""How long a step of g would take on a data centre's GPU, by a roofline: predicted, nothing is measured.
+"""Predicted time of a step of g on a data centre's GPU, by a roofline; nothing is measured.
 
 The pieces of a step are our own code, run once each on the meta device at their real sizes (`adatad.memory.units`). A
-kernel takes what its FLOPs or its bytes take at the card's rates, whichever is more, and never less than the shortest
-kernel there is; a piece takes as long as its kernels, or as launching them takes the host, whichever is more.
+kernel takes the time of its FLOPs or of its bytes at the card's rates, whichever is longer, and at least that of the
+shortest kernel; a piece takes the time of its kernels or of their launches, whichever is longer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from adatad.spec import Spec
 PICO = 1e-12
 VARIANTS = (REFERENCE, "block", TILE)
 BAR = 0.90
-"""Of the reference's recipe, for g on 1,536 frames of 224 pixels."""
+"""Largest time of `tile` over the reference's recipe, for g on 1,536 frames of 224 pixels."""
 
 
 class Card(NamedTuple):
@@ -38,12 +38,12 @@ class Card(NamedTuple):
 
 
 H100 = Card(rate=400e12, bandwidth=2.4e12, shortest_seconds=1.5e-6, launch_seconds=5e-6)
-"""Of an H100's order of magnitude, as blocks of a transformer reach it."""
+"""Rates of an H100's order of magnitude, as blocks of a transformer reach them."""
 
 
 class RooflineCount(FlopCount):
-    """Counts the picoseconds that kernels take on a card in the place of their FLOPs, so that whatever sums up FLOPs
-    of pieces sums up time."""
+    """Counter of the picoseconds that kernels take on a card, in the place of FLOPs: code that sums up FLOPs of pieces
+    then sums up time."""
 
     def __init__(self, card: Card):
         super().__init__()
@@ -55,7 +55,7 @@ class RooflineCount(FlopCount):
         flops, computes = self.total - total, self.kernels > kernels
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
         if computes and not all(tensor.is_meta for tensor in tensors):
-            # The host computes this.
+            # A tensor with values: the host computes this.
             self.kernels, computes = kernels, False
         card, moved = self.card, sum(tensor.nbytes for tensor in tensors)
         seconds = max(flops / card.rate, moved / card.bandwidth, card.shortest_seconds)
@@ -64,19 +64,19 @@ class RooflineCount(FlopCount):
 
 
 class Prediction(NamedTuple):
-    """Of a step: seconds of all kernels one after another, how many there are, seconds with launches that wait."""
+    """A step: seconds of all kernels one after another, their number, and seconds with waits for launches."""
 
     device_seconds: float
     kernels: int
     seconds: float
 
     def without(self, device_seconds: float, kernels: int) -> Prediction:
-        """The same without so much that the host had launched in time."""
+        """Return the prediction without some kernels that the host launches in time."""
         return Prediction(self.device_seconds - device_seconds, self.kernels - kernels, self.seconds - device_seconds)
 
 
 def predict(spec: Spec, card: Card = H100) -> Prediction:
-    """Forward, backward and losses of a window; without the optimizer's update, which takes all policies alike."""
+    """Predict forward, backward and losses of a window, without the optimizer's update, equal under all policies."""
     planner = Planner(spec, Machine(1e15), torch.bfloat16, CLASSES, scale=Scale(RooflineCount(card)))
     units, memory = planner.units(spec.train.accumulation), planner.resolved(spec.memory)
     outer = planner.outer(units, memory)
@@ -88,7 +88,7 @@ def predict(spec: Spec, card: Card = H100) -> Prediction:
 
 
 class UnitsWithoutBranches(Units):
-    """All clips drop all branches."""
+    """Units in which all clips drop all branches."""
 
     def _drops(self, clips: int) -> Drops | None:
         drops = super()._drops(clips)
@@ -98,14 +98,15 @@ class UnitsWithoutBranches(Units):
 
 
 def never_computed(units: Units, clips: int, card: Card) -> tuple[float, int]:
-    """Expected seconds and kernels of branches that whole tiles drop, which a count of full tiles has in it."""
+    """Return the expected seconds and kernels of branches that all clips of a tile drop; a count of full tiles has
+    them."""
     spec, tiles = units.spec, units.windows * -(-units.clips // clips)
     bare = UnitsWithoutBranches(spec, units.windows, units.arithmetic, CLASSES, Scale(RooflineCount(card)))
     picoseconds, kernels = 0.0, 0.0
     for index, kind in enumerate(units.kinds):
         rate = spec.model.backbone.drop_path * index / max(len(units.kinds) - 1, 1)
         for sign, block in ((1, units.tile(clips, kind, hold=True)), (-1, bare.tile(clips, kind, hold=True))):
-            # Forward; again, and back. Nothing is differentiated below the first adapter, nor through its block.
+            # Forward, recomputation, backward; below the first adapter, and through its block, there is no backward.
             again = {"below": (), "first": (block.run,)}.get(kind, (block.graph, block.low))
             for cost in (block.run, *again):
                 picoseconds += sign * rate**clips * tiles * cost.flops
@@ -114,7 +115,7 @@ def never_computed(units: Units, clips: int, card: Card) -> tuple[float, int]:
 
 
 def run(cases: tuple[GpuCase, ...] = (CASES[0], CASES[2])) -> list[Result]:
-    """Prints the table of docs/benchmarks/roofline.md; returns the ratios, of which the first case's has a bar."""
+    """Print the table of docs/benchmarks/roofline.md; return the ratios, of which the first case's has a bar."""
     columns = ("", "kernels", "on the GPU, s", "launches, s", "a step, s", "of the reference's")
     results = []
     for case in cases:

@@ -52,7 +52,7 @@ class Comparison(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance, or nothing was to be computed."""
+        """True if the error is within the tolerance, or nothing was to be computed."""
         # Not `error > tolerance`, which NaN would pass.
         return self.verdict == NOT_COMPUTED or self.error <= self.tolerance
 

@@ -1,4 +1,4 @@
-"""Cases for the pretended GPU: every mode, policy and placement in a training step, an evaluation, whole runs.
+"""Cases for the pretended GPU: every mode, policy and placement, in training steps, evaluations and runs.
 
 python -m adatad.dev.pretended.cases [CASE ...] prints the counts of the cases named, or of all, by place in the code.
 """
@@ -80,7 +80,8 @@ MAX_WAITS_OF_A_WINDOW = 1
 
 @dataclass(frozen=True)
 class PretendedCase:
-    """One thing to run. overrides: of TINY, or of the demo for a run; ranks: of which rank 0 is counted."""
+    """One case. overrides: on top of TINY, or of the demo for a run; ranks: number of ranks, of which rank 0 is
+    counted."""
 
     name: str
     overrides: str = ""
@@ -93,7 +94,7 @@ class PretendedCase:
 
     @property
     def max_waits(self) -> int | None:
-        """Host waits that the case may have; None for a run, which may wait between steps."""
+        """Allowed host waits; None for a run, which may wait between steps."""
         match self.kind:
             case "step":
                 return MAX_WAITS if self.ranks == 1 else MAX_WAITS_OF_RANKS
@@ -105,8 +106,7 @@ class PretendedCase:
                 return None
 
     def faults(self, counts: Counts) -> dict[str, Counter]:
-        """Return what the case may have none of, beside waits, by name: all but launches; evaluations and runs may pin
-        memory."""
+        """Return the counts that must be zero, by name. Evaluations and runs may pin memory."""
         names = {"unpinned", "races", "freed"}
         if self.kind in ("step", "augmentation"):
             names.add("pinnings")
@@ -161,7 +161,7 @@ CASES = (
 
 
 def case_of(name: str) -> PretendedCase:
-    """Raises ValueError, which lists the names, for one that there isn't."""
+    """Return the case of a name. Raises ValueError, which lists the names, for an unknown one."""
     for case in CASES:
         if case.name == name:
             return case
@@ -169,7 +169,7 @@ def case_of(name: str) -> PretendedCase:
 
 
 def run_case(case: PretendedCase) -> Counts:
-    """Return what is counted of a case, of a step in its second one. Raises DeviceMismatchError."""
+    """Run a case and return its counts; of a step, those of the second one. Raises DeviceMismatchError."""
     with pretended_gpu() as gpu:
         match case.kind:
             case "step":
@@ -192,7 +192,7 @@ def run_step(spec: Spec, gpu: PretendedGpu, ranks: int = 1) -> None:
             batches = [batch_of(spec, ranks // spec.parallel.clip) for _ in range(spec.train.accumulation)]
             gpu.counts.clear()
             train_step(parts, batches, step)
-            # As the loop asks after each step whether any rank shall stop.
+            # The loop asks after each step whether any rank is to stop.
             processes.any(False)
 
 
@@ -243,7 +243,7 @@ def build(spec: Spec, processes: Processes) -> TrainState:
     """Return everything of a run on the pretended GPU, without weights from files."""
     model = build_model(spec.model, len(CLASSES))
     if processes.world > 1 and spec.parallel.engine not in ("auto", "ddp"):
-        # Engines that shard take the parameters as they find them.
+        # Engines that shard expect the parameters on the device.
         model.to(processes.device)
     with patch("adatad.parallel.ddp.DistributedDataParallel", WithoutReducer):
         run = resolve_model(spec, processes, CLASSES)
@@ -251,8 +251,8 @@ def build(spec: Spec, processes: Processes) -> TrainState:
 
 
 def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str | None = None) -> Batch:
-    """Return a micro-batch as the loader gives it, in pinned memory. windows: of it; None: what one of
-    `groups` groups of ranks has of the global batch."""
+    """Return a micro-batch as the loader gives it, in pinned memory. windows: its size; None: the share of the global
+    batch of one of `groups` groups of ranks."""
     windows = windows or spec.train.global_batch // (spec.train.accumulation * groups)
     batch = random_batch(spec, windows, len(CLASSES), torch.device("cpu"))
     augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample) for sample in range(windows)]
@@ -260,7 +260,7 @@ def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str
 
 
 def windows_of(spec: Spec, count: int, video: str | None) -> list[Window]:
-    """Return where windows come from, of a video without annotations; none without its name."""
+    """Return windows of a video without annotations; none if `video` is None."""
     if video is None:
         return []
     size, none = spec.data.window.size_grid, np.zeros((0, 2), np.float32)
@@ -272,7 +272,7 @@ def windows_of(spec: Spec, count: int, video: str | None) -> list[Window]:
 
 @contextmanager
 def fake_ranks(ranks: int) -> Iterator[Processes]:
-    """Yield rank 0 of several, of which the others aren't there: what they send is what rank 0 has."""
+    """Yield rank 0 of several that don't exist: in their place, torch's fake group returns rank 0's own data."""
     if ranks == 1:
         yield Processes(0, 1, GPU)
         return
@@ -286,22 +286,27 @@ def fake_ranks(ranks: int) -> Iterator[Processes]:
 
 
 class WithoutReducer(nn.Module):
-    """DistributedDataParallel without its exchange of gradients, which is C++ and wants values of parameters when it is
-    made; in a step it doesn't make the host wait."""
+    """DistributedDataParallel without its exchange of gradients.
+
+    That is C++, and reads parameters' values when it is built. In a step it doesn't make the host wait.
+    """
 
     def __init__(self, module: nn.Module, **_: object):
         super().__init__()
         self.module = module
 
     def forward(self, *inputs: object) -> object:
+        """Run the module."""
         return self.module(*inputs)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
+        """Do nothing: there is no exchange to leave out."""
         yield
 
 
 def main() -> None:
+    """Run the cases named on the command line, or all, and print their counts."""
     for case in [case_of(name) for name in sys.argv[1:]] or CASES:
         started = time.process_time()
         counts = run_case(case)

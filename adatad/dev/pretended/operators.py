@@ -1,4 +1,4 @@
-"""Tensors of the pretended GPU, and what takes the operators on them."""
+"""Tensors of the pretended GPU, and the dispatch mode that runs operators on them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from adatad.memory.meta import MetaResults
 GPU = torch.device("cuda", 0)
 META = torch.device("meta")
 VALUE = {torch.bool: True, torch.uint8: 1, torch.int8: 1, torch.int16: 1, torch.int32: 1, torch.int64: 1}
-"""What is read where a number isn't a float: nothing has a value here."""
+"""Value of any number that is read, by dtype; 1.0 for others. Tensors have no values here."""
 SIZED_BY_CONTENT = ("nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive", "bincount", "equal")
-"""Operators that the host waits for, to learn the size of their results, or a value."""
+"""Operators that make the host wait for the size of their result, or for a value."""
 NO_LAUNCH = (*FREE, "_unsafe_view", "promote_types")
 """Operators that compute nothing, beside views."""
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 COPIES_NUMBERS = (*INDEXING, "where")
-"""Operators that copy a number of the host to the device first, and wait; others pass it to the kernel."""
+"""Operators that copy a number of the host to the device, and wait; others pass it to the kernel."""
 
 
 class DeviceMismatchError(RuntimeError):
@@ -44,11 +44,12 @@ class OnGpu(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        # Reached where the mode isn't on: within its own work, and on other threads.
+        # Reached without the mode: within its own work, and on other threads.
         return active().__torch_dispatch__(operator, types, args, kwargs)
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        # torch's C++ would see another device than the meta tensor's, and copy.
+        """Convert or move the tensor, as Tensor.to does."""
+        # torch's C++ compares with the meta device, and would copy a tensor that is on the GPU already.
         copy = kwargs.pop("copy", False)
         device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         if device is not None and device.type != "cuda":
@@ -59,9 +60,11 @@ class OnGpu(Tensor):
         return super().to(dtype=dtype or self.dtype, non_blocking=non_blocking, copy=copy, **options)
 
     def tolist(self) -> Any:
+        """Return nested lists of ones; the host waits."""
         return torch.ones_like(self.cpu()).tolist()
 
     def record_stream(self, stream: Any) -> None:
+        """Have the allocator wait for a stream before it reuses this memory."""
         active().timeline.memory(self).recorded.add(stream.number)
 
     def __repr__(self, **_: Any) -> str:
@@ -69,26 +72,27 @@ class OnGpu(Tensor):
 
 
 def on_gpu(meta: Tensor) -> Tensor:
-    """Return a meta tensor as one of the pretended device, in the same memory."""
+    """Return a meta tensor as one of the pretended device, with the same storage."""
     return Tensor._make_subclass(OnGpu, meta)
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of an operator from its schema."""
+    """Facts of an operator, from its schema."""
 
     name: str
     is_view: bool
     launches: bool
     returns_argument: bool
-    """Whether what it returns is its first argument, or `out`, changed."""
+    """True if it writes into its first argument or `out`, and returns that."""
     written: tuple[bool, ...]
-    """For each argument, whether it is changed."""
+    """True for each argument that is written."""
     names: tuple[str, ...]
 
 
 @cache
 def described(operator: Any) -> Operator:
+    """Return the facts of an operator."""
     schema = operator._schema
     returns = schema.returns
     is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
@@ -104,12 +108,15 @@ def described(operator: Any) -> Operator:
 
 
 class PretendedGpu(TorchDispatchMode):
-    """Runs operators of the pretended device on meta tensors, and counts. Results with sizes that hang on values have
-    the largest that they may have; all values that are read are 1, all that are in tensors on the host then 0."""
+    """Dispatch mode that runs operators of the pretended device on meta tensors, and counts.
+
+    A result whose size depends on values gets the largest possible size. Values that are read are 1; tensors copied to
+    the host hold 0.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Else torch wraps every call, for the sake of a compiler that isn't here.
+        # Without this, torch wraps every call for the sake of its compiler, which isn't used here.
         return False
 
     def __init__(self) -> None:
@@ -121,8 +128,7 @@ class PretendedGpu(TorchDispatchMode):
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         tensors = [*_tensors(args), *_tensors(kwargs.values())]
-        to = kwargs.get("device")
-        to = None if to is None else torch.device(to).type
+        to = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
         if to != "cuda" and not any(isinstance(x, OnGpu) for x in tensors):
             return self._on_host(operator, args, kwargs)
         known = described(operator)
@@ -151,7 +157,7 @@ class PretendedGpu(TorchDispatchMode):
         self.timeline.wait(self.timeline.stream.clock, why)
 
     def _check_devices(self, known: Operator, args: tuple, tensors: list[Tensor]) -> None:
-        """Raises DeviceMismatchError. A tensor of the host without dimensions is a number, and indices may be there."""
+        """Raise DeviceMismatchError for operands on both devices. Scalars of the host are allowed, and its indices."""
         allowed = set(map(id, _tensors(args[1]))) if known.name in INDEXING else ()
         for x in tensors:
             if isinstance(x, OnGpu) or x.device.type != "cpu":
@@ -163,7 +169,7 @@ class PretendedGpu(TorchDispatchMode):
                 raise DeviceMismatchError(f"{known.name} of tensors on {sides}: {place()}")
 
     def _result(self, operator: Any, known: Operator, args: tuple, kwargs: dict, to: str | None) -> Any:
-        """Return what the operator gives on the meta device."""
+        """Run the operator on the meta device."""
         if known.name in INDEXING:
             masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
             if masks:
@@ -178,7 +184,7 @@ class PretendedGpu(TorchDispatchMode):
         return self._results(operator, _each(args, _plain), {name: _each(x, _plain) for name, x in kwargs.items()})
 
     def _note(self, known: Operator, args: tuple, kwargs: dict, result: Any) -> None:
-        """Count a launch, and who uses which memory."""
+        """Count a launch, and record the uses of memory."""
         if known.is_view:
             return
         if not known.launches:
@@ -196,7 +202,7 @@ class PretendedGpu(TorchDispatchMode):
             if not known.returns_argument:
                 self.timeline.use(x, True, stream)
 
-    # The host, and copies from and to it
+    # Operators on the host, and copies from and to it
 
     def _on_host(self, operator: Any, args: tuple, kwargs: dict) -> Any:
         known, timeline = described(operator), self.timeline
@@ -213,13 +219,14 @@ class PretendedGpu(TorchDispatchMode):
         return self.pin(result) if pin else result
 
     def pin(self, tensor: Tensor) -> Tensor:
-        """Have a tensor's memory count as pinned from now on."""
+        """Count a tensor's memory as pinned from now on, and return the tensor."""
         self.counts.pinnings[place()] += 1
         storage = tensor.untyped_storage()
         self.timeline.pinned[storage.data_ptr()] = storage
         return tensor
 
     def is_pinned(self, tensor: Tensor) -> bool:
+        """Return whether a tensor lies in pinned memory."""
         return tensor.untyped_storage().data_ptr() in self.timeline.pinned
 
     def _moved(self, source: Tensor, to: str | None, kwargs: dict) -> Tensor:
@@ -230,12 +237,12 @@ class PretendedGpu(TorchDispatchMode):
         return self._copied(made, source, kwargs.get("non_blocking", False))
 
     def _copied(self, to: Tensor, source: Tensor, non_blocking: bool) -> Tensor:
-        """Count a copy between host and device: zeros go to the host, nothing to the device."""
+        """Count a copy between host and device; the host gets zeros."""
         down = isinstance(source, OnGpu)
         on_host = to if down else source
         pinned, timeline = self.is_pinned(on_host), self.timeline
         if to.dtype != source.dtype:
-            # The device casts, whichever way the copy goes.
+            # torch casts on the device, in either direction.
             timeline.launch("_to_copy")
         timeline.launch("copy to the host" if down else "copy to the device")
         for tensor, writes in ((source, False), (to, True)):
@@ -251,7 +258,7 @@ class PretendedGpu(TorchDispatchMode):
 
 
 def _plain(x: Tensor) -> Tensor:
-    """Return what the meta device computes with in a tensor's place."""
+    """Return the meta tensor to compute with in a tensor's place."""
     if isinstance(x, OnGpu):
         with torch._C._DisableTorchDispatch():
             return Tensor._make_subclass(Tensor, x)
@@ -267,7 +274,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Return the value with `function` of every tensor in the tensor's place."""
+    """Apply `function` to every tensor in nested lists and tuples."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
@@ -279,7 +286,7 @@ _active: list[PretendedGpu] = []
 
 
 def active() -> PretendedGpu:
-    """Return the pretended GPU that there is now. Raises RuntimeError outside of `pretended_gpu`."""
+    """Return the active pretended GPU. Raises RuntimeError outside of `pretended_gpu`."""
     if not _active:
         raise RuntimeError("a tensor of the pretended GPU outlived it: leave pretended_gpu() last")
     return _active[-1]
@@ -287,7 +294,7 @@ def active() -> PretendedGpu:
 
 @contextmanager
 def activated(gpu: PretendedGpu) -> Iterator[None]:
-    """Make a pretended GPU the one that there is. Raises RuntimeError inside of another."""
+    """Make a pretended GPU the active one. Raises RuntimeError inside of another."""
     if _active:
         raise RuntimeError("there is a pretended GPU already, and only one at a time")
     _active.append(gpu)
