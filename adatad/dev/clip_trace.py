@@ -42,6 +42,7 @@ class TracedGroup:
         self._last = self.clock()
 
     def __getattr__(self, name: str) -> Any:
+        # Everything else, such as the rank's own clips, is the group's.
         return getattr(self.group, name)
 
     def work_done(self, kind: Literal["work", "detector"] = "work") -> None:
@@ -63,6 +64,7 @@ class TracedGroup:
         self.work_done()
         self.events += [Event("trade", own.numel() * own.element_size(), side) for side, own in planes.items()]
         arrivals = self.group.exchange_sides(planes)
+        # Sending isn't work: the clock starts again behind it.
         self._last = self.clock()
         return {side: partial(self._arrived, side, arrival) for side, arrival in arrivals.items()}
 
@@ -120,8 +122,10 @@ def replay(traces: Sequence[Sequence[Event]], machine: ReplayMachine) -> Replay:
                 rank.wait_until(latest + cost)
                 rank.at += 1
         else:
+            # Nobody can go on: the traces belong to different groups, or the code traced deadlocks.
             raise RuntimeError(f"ranks wait for each other: {[rank.event for rank in ranks]}")
     end = max(rank.now for rank in ranks)
+    # Ranks that are done early wait for the last one.
     return Replay(end, [rank.idle + end - rank.now for rank in ranks])
 
 
@@ -148,13 +152,16 @@ class _Rank:
         while self.left and self.event.kind != "gather":
             kind, amount, side = self.event
             if kind in ("work", "detector"):
+                # Compute is slowed down by a slow rank, communication isn't.
                 self.now += amount / self.machine.work * self.machine.slow.get(self.number, 1.0)
             elif kind == "trade":
+                # Sends overlap compute: the sender's time doesn't move.
                 self.sent[side].append(self.now + self.machine.latency_seconds + amount / self.machine.link)
             else:
                 # What arrives from the right, the right neighbour sent to its left.
                 there = ranks[self.number + (1 if side == RIGHT else -1)].sent[1 - side]
                 if self.taken[side] == len(there):
+                    # Not sent yet in the simulation: the neighbour has to be advanced first.
                     break
                 self.wait_until(there[self.taken[side]])
                 self.taken[side] += 1

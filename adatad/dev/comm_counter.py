@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SUMMED, COLLECTED, SCATTERED, ONE_TO_ALL, TO_ONE = "all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce"
 TO_NEIGHBOUR = "send"
 
+# c10d names an operator for each overload and for coalesced calls; an unknown one isn't counted.
 KINDS = {
     "allreduce_": SUMMED,
     "allreduce_coalesced_": SUMMED,
@@ -68,6 +69,7 @@ class CommCounter(TorchDispatchMode):
 
     def sent_bytes(self, world: int) -> int:
         """Return the bytes that a rank sends by ring algorithms. world: number of ranks."""
+        # A rank keeps 1 / world of every tensor; planes for a neighbour are sent in full.
         collectives = sum(SHARES[kind] * size for kind, size in self.bytes_of.items() if kind in SHARES)
         return round(collectives * (world - 1) / world) + self.bytes_of[TO_NEIGHBOUR]
 

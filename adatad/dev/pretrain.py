@@ -42,12 +42,14 @@ def draw_clip(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     log_size = draw.uniform(-0.4, 0.4) + slow_drift(draw, FRAMES, 0.1)
     if draw.uniform() < 0.5:
         log_size = log_size + np.log1p(draw.uniform(0.2, 0.55)) * _wave(draw, 6, 16)
+    # Brightness pulses or is constant; tanh makes a pulse nearly a switch.
     wave = _wave(draw, 6, 12) if draw.uniform() < 0.35 else np.full(FRAMES, draw.uniform(-1, 1))
     bright = np.tanh(4 * wave)
     alpha = (BRIGHT + DIM) / 2 + (BRIGHT - DIM) / 2 * bright
     angle = draw.uniform(0, 2 * np.pi) + slow_drift(draw, FRAMES, 1.5)
     sprites = [Sprite(**sprite_look(draw, WEAK), x=x, y=y, log_size=log_size, angle=angle, alpha=alpha)]
     sprites += [distractor(draw, WEAK, FRAMES) for _ in range(draw.integers(0, 3))]
+    # The sprite may be in front of distractors or behind them.
     order = draw.permutation(len(sprites))
     clip = render(background(draw, WEAK), [sprites[index] for index in order], draw)
     half = SIZE / 2
@@ -86,9 +88,11 @@ def augment(clips: Tensor, targets: Tensor, draw: np.random.Generator) -> tuple[
     if flip_y:
         clips, targets[..., [y, velocity_y]] = clips.flip(3), -targets[..., [y, velocity_y]]
     if transpose:
+        # x and y change places, brightness (5) stays.
         clips = clips.transpose(3, 4)
         targets = targets[..., [y, x, velocity_y, velocity_x, growth, 5]]
     if reverse:
+        # Backwards in time, motion and growth change their sign.
         clips, targets = clips.flip(2), targets.flip(1)
         targets[..., [velocity_x, velocity_y, growth]] *= -1
     return clips, targets
@@ -127,6 +131,7 @@ def pretrain(
     draw = generator(seed, 0, 0, "pretraining batches")
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 1e-3 * _rate(step, steps)
+        # Clips are drawn once and augmented: drawing takes longer than a step.
         chosen = torch.from_numpy(draw.choice(clips, batch, replace=False))
         seen, wanted = augment(images[chosen], targets[chosen], draw)
         loss = F.smooth_l1_loss(model(seen), wanted)
@@ -135,6 +140,7 @@ def pretrain(
         optimizer.step()
         if progress:
             progress(step + 1, steps, float(loss.detach()))
+    # Numbers behind those of training: unseen clips.
     explained = explained_variance(model, *draw_clips(seed, clips, 512))
     facts = {"clips": clips, "steps": steps, "seed": seed, "batch": batch, **explained}
     weights = {name: parameter.detach().half() for name, parameter in model.backbone.named_parameters()}

@@ -73,6 +73,7 @@ def examine(spec: Spec | None = None) -> list[Finding]:
         findings += guarded("software", software.check_copies, sys.path, *here, os.environ.get("PYTHONPATH", ""))
         found = {name: probe.finish(process, PROBE_SECONDS) for name, process in probes.items()}
     finally:
+        # Also after an error above; killing a process that has ended does nothing.
         for process in probes.values():
             process.kill()
     torch = found["torch"]
@@ -94,6 +95,7 @@ def check_machine(spec: Spec | None) -> list[Finding]:
     host = socket.gethostname()
     findings = guarded("CPU", machine.check_cores, allowed, quota, workers, environment.get("OMP_NUM_THREADS"))
     findings += guarded("memory", lambda: machine.check_memory(machine.memory_bytes()))
+    # Functions, called within `guarded`: gettempdir itself fails where no folder can be written to.
     places = [("temporary files", tempfile.gettempdir)]
     if spec is None:
         places.append(("runs", lambda: "runs"))
@@ -101,6 +103,7 @@ def check_machine(spec: Spec | None) -> list[Finding]:
             "shared memory", lambda: machine.check_shared_memory(machine.shared_memory_free(), SOME_WINDOWS_BYTES, 1)
         )
     for purpose, path in places:
+        # Bound as defaults: a closure would see the last of the loop.
         findings += guarded("disk", lambda p=purpose, f=path: machine.check_place(machine.place(p, f())))
     pins = spec is not None and (
         any(getattr(spec.memory, name) == "host" for name in HOST_PLACES) or spec.memory.frozen_weights == "stream"
@@ -111,6 +114,7 @@ def check_machine(spec: Spec | None) -> list[Finding]:
     findings += guarded(
         "network", lambda: machine.check_network(host, machine.resolves(host), machine.interface_names(), environment)
     )
+    # A function, so that an error in taking a time is guarded too.
     clocks = lambda: machine.check_clock(machine.time.time(), machine.newest_source(), machine.file_clock())  # noqa: E731
     return findings + guarded("clock", clocks)
 

@@ -24,13 +24,16 @@ MAX_OPENED = 4
 """Videos of each subset that are opened."""
 STATE_BYTES = 4 * 4
 """Bytes of a trained parameter in a checkpoint: itself, its average and AdamW's two moments, in fp32."""
+# Runs write "... on HOST, pid N".
 OWNER = re.compile(r"on (?P<host>\S+), pid (?P<pid>\d+)")
 
 
 def check_annotations(spec: Spec) -> Iterator[Finding]:
     """Check the annotation file and its classes, then the videos that it names."""
+    # A missing file is reported with the spec's other missing files.
     if not Path(spec.data.annotations).is_file():
         return
+    # Imported here, and below: modules that need torch, which may not start.
     from adatad.data.annotations import read_annotations
 
     try:
@@ -90,12 +93,13 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
         yield Finding("weights", PROBLEM, "model.backbone.weights names no pretrained weights", fix)
         return
     path = Path(weights)
+    # Reported here and not with the spec's missing files: the fix says where it is published.
     if not path.is_file():
         fix = (where_published(weights) or "; fetch it, or fix the path").removeprefix("; ")
         yield Finding("weights", PROBLEM, f"model.backbone.weights: there is no file {shown(weights)}", fix)
         return
     with path.open("rb") as file:
-        start = file.read(400)
+        start = file.read(400)  # a pointer of Git LFS, or a page of HTML, shows at once
     if instead := what_it_is(start):
         yield Finding("weights", PROBLEM, f"{weights} is {instead}", "git lfs pull, or fetch it again by hand")
         return
@@ -117,6 +121,7 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
         text = f"{path} ({found.title}) is of another size: {'; '.join(differing)}"
         yield Finding("weights", PROBLEM, text, "fix model.backbone.preset, or name the weights of this preset")
         return
+    # A half-copied file may have the right size and hold garbage.
     bad = [n for n, t in found.tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if bad:
         text = f"{path}: {len(bad)} tensors hold NaN or infinity, first {bad[0]}"
@@ -193,11 +198,11 @@ def check_owner(text: str, folder: str, host: str | None = None) -> Iterator[Fin
 def is_alive(pid: int) -> bool:
     """Return whether a Python process of this number runs on this machine."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # only asks
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        return True  # alive, of another user
     command = Path(f"/proc/{pid}/cmdline")
     # The number may have been given to another program since.
     return not command.is_file() or "python" in command.read_text(errors="replace")
@@ -237,7 +242,7 @@ def trained_parameters(spec: Spec) -> int:
     from adatad.models.detector import build_model, freeze
 
     with torch.device("meta"):
-        model = build_model(spec.model, 20)
+        model = build_model(spec.model, 20)  # the number of classes hardly matters here
     names = set(freeze(model, spec.model.backbone, spec.model.freeze))
     return sum(parameter.numel() for name, parameter in model.named_parameters() if name in names)
 
@@ -248,7 +253,9 @@ def check_fit(spec: Spec, gpus: list[dict[str, Any]]) -> Iterator[Finding]:
         return
     from adatad.training.plan import PlanError, check_fits
 
+    # A step has to fit the fullest GPU: all ranks do the same.
     free = min(gpu["free"] for gpu in gpus) / GIB
+    # More ranks than windows a step, times the ranks of a window, would have nothing to do.
     clip = max(1, spec.parallel.clip)
     ranks = max(clip, min(len(gpus), spec.train.global_batch * clip // spec.train.accumulation))
     try:

@@ -83,6 +83,7 @@ def check_cores(allowed: int, quota: float | None, workers: int | None, threads:
     if workers is not None and workers > max(usable, 1):
         fix = f"--set data.workers={max(int(usable), 1)}"
         yield Finding("CPU", WARNING, f"data.workers {workers} for each rank are more than the {text}", fix)
+    # torch counts the cores of the machine, not those that a cgroup grants.
     elif quota and quota < 0.75 * allowed and threads is None:
         fix = f"export OMP_NUM_THREADS={max(int(quota), 1)}"
         yield Finding(
@@ -116,7 +117,9 @@ def place(purpose: str, path: str) -> Place:
         there = there.parent
     facts = os.statvfs(there)
     read_only = bool(facts.f_flag & os.ST_RDONLY)
+    # btrfs and others have no fixed number of inodes, and report 0.
     inodes = facts.f_favail if facts.f_files else -1
+    # root passes os.access also on a read-only mount.
     writable = not read_only and os.access(there, os.W_OK)
     return Place(purpose, str(path), facts.f_bavail * facts.f_frsize, inodes, writable, file_system_of(there))
 
@@ -126,7 +129,9 @@ def file_system_of(path: Path) -> str:
     best, kind = "", ""
     for line in (_read(Path("/proc/self/mountinfo")) or "").splitlines():
         before, _, after = line.partition(" - ")
+        # mountinfo: the fifth word is the mount point, with spaces escaped; the kind follows " - ".
         mount = before.split()[4].replace("\\040", " ")
+        # Not by prefix alone: /data isn't above /database.
         inside = mount == "/" or str(path) == mount or str(path).startswith(mount + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split()[0]
@@ -163,6 +168,7 @@ def check_shared_memory(free_bytes: int | None, needed_bytes: float, workers: in
     elif free_bytes < needed_bytes:
         text = f"/dev/shm has {free_bytes / 2**20:.0f} MiB free; the windows of {workers} loader processes take "
         text += f"{needed_bytes / 2**20:.0f}, and loading would stand still"
+        # Twice what is needed, rounded up to GiB.
         size = max(1, -(-int(2 * needed_bytes) // GIB))
         fix = f"start the container with --shm-size={size}g, or --set data.workers=0"
         yield Finding("shared memory", PROBLEM, text, fix)
@@ -197,6 +203,7 @@ def check_limits(soft: Mapping[str, int], pins_memory: bool) -> Iterator[Finding
     ):
         if letter not in soft or soft[letter] < 0 or (letter == "l" and not pins_memory):
             continue
+        # getrlimit counts bytes, ulimit KiB.
         value = soft[letter] // 1024 if letter in "vfl" else soft[letter]
         if value < least:
             found = True
@@ -222,6 +229,7 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Iterator[Finding]:
     """Check environment variables for values that break or slow down training."""
+    # Some of a launcher's variables, left over in a shell, make torch wait for ranks that never come.
     there = [name for name in LAUNCHER if name in environment]
     if there and any(not environment.get(name) for name in LAUNCHER):
         missing = [name for name in LAUNCHER if not environment.get(name)]
@@ -281,6 +289,7 @@ def check_network(
             "network", WARNING, text, f"add '127.0.0.1 {host}' to /etc/hosts, or export GLOO_SOCKET_IFNAME=lo"
         )
     for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+        # NCCL's syntax: "^eth" excludes, "=eth0" is exact, others are prefixes.
         wanted = [part.lstrip("^=") for part in environment.get(name, "").split(",") if part]
         excluded = environment.get(name, "").startswith("^")
         gone = [part for part in wanted if not any(there.startswith(part) for there in interfaces)]
@@ -299,6 +308,7 @@ def interface_names() -> list[str]:
 def check_clock(now: float, newest_source: float, file_clock: float | None) -> Iterator[Finding]:
     """Check the clock. All in seconds since 1970: now, this program's newest file, and a file that was just written."""
     fix = "set the clock (timedatectl set-ntp true)"
+    # A day of grace: archives don't keep time zones.
     if now < newest_source - 86400:
         text = f"the clock says {time.strftime('%F %T', time.localtime(now))}, earlier than this program was written"
         yield Finding("clock", PROBLEM, text, fix)

@@ -77,6 +77,7 @@ def check_versions(have: Mapping[str, str], pins: Mapping[str, str]) -> Iterator
         if name in have and numbers(have[name]) < numbers(least) and name != "torchvision":
             fix = f"pip install -c constraints.txt '{name}>={least}'"
             yield Finding(TOPIC, WARNING, f"{name} {have[name]} is older than {least}, which was tried", fix)
+    # Patch releases are fine: only the first two numbers are compared.
     other = [
         f"{name} {have[name]} (tried: {pins[name]})"
         for name in have
@@ -91,10 +92,12 @@ def check_versions(have: Mapping[str, str], pins: Mapping[str, str]) -> Iterator
 def check_pairs(have: Mapping[str, str]) -> Iterator[Finding]:
     """Check packages that only work in versions made for one another."""
     torch, vision = numbers(have.get("torch", "")), numbers(have.get("torchvision", ""))
+    # torchvision's C++ is built against one version of torch.
     if torch and vision and torch[0] == 2 and vision[:2] != (0, torch[1] + VISION_AHEAD):
         text = f"torchvision {have['torchvision']} wasn't made for torch {have['torch']}"
         fix = f"pip install --no-deps 'torchvision==0.{torch[1] + VISION_AHEAD}.*'"
         yield Finding(TOPIC, PROBLEM, text, fix)
+    # "2.13.0+cu130": the part behind the plus is the build.
     builds = {name: have[name].partition("+")[2] for name in ("torch", "torchvision") if "+" in have.get(name, "")}
     if len(set(builds.values())) > 1:
         text = ", ".join(f"{name} is built for {build}" for name, build in builds.items())
@@ -155,6 +158,7 @@ def check_decoders(facts: Mapping[str, Any], have: Mapping[str, str], decoder: s
 
 def check_copies(path: list[str], package: Path, tools: Path, pythonpath: str = "") -> Iterator[Finding]:
     """Check for other copies of adatad. path: sys.path; package: the imported one; tools: the folder of the command."""
+    # An old shell may run a command of one checkout with the packages of another.
     beside = tools.resolve().parent / "adatad"
     if (beside / "__init__.py").is_file() and beside != package.resolve():
         text = f"commands of {beside.parent} run the adatad of {package.parent}"
@@ -213,6 +217,7 @@ def parse_smi(text: str) -> Smi:
 
 def check_gpus(smi: Smi, torch: Mapping[str, Any], visible: str | None) -> Iterator[Finding]:
     """Check the GPUs, as nvidia-smi and torch see them. torch: facts of its probe; visible: CUDA_VISIBLE_DEVICES."""
+    # No nvidia-smi is no problem: a machine may have no GPU.
     if smi.error and not smi.error.startswith("there is no"):
         fix = "reload or update the driver, or restart the machine; in a container, start it with --gpus all"
         yield Finding(GPU_TOPIC, PROBLEM, smi.error, fix)
@@ -259,6 +264,7 @@ def check_architecture(number: int, gpu: Mapping[str, Any], built_for: list[str]
     major, minor = gpu["capability"]
     kernels = [arch.removeprefix("sm_") for arch in built_for if arch.startswith("sm_")]
     texts = [arch.removeprefix("compute_") for arch in built_for if arch.startswith("compute_")]
+    # A kernel for 8.0 runs on 8.6, not on 9.0; PTX is compiled for any later card.
     fits = any(split_arch(arch)[0] == major and split_arch(arch)[1] <= minor for arch in kernels)
     later = any(split_arch(arch) <= (major, minor) for arch in texts)
     if built_for and not fits and not later:

@@ -160,6 +160,7 @@ def curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]
         series = {label: (at, [line[key] for line in steps]) for label, key in losses.items()}
         figures.append(curve("losses", series, smooth=True))
     if evaluations:
+        # A tIoU may be missing from lines that an earlier version of the spec wrote.
         evaluated = [line["step"] for line in evaluations]
         series = {"average": (evaluated, [100 * line["average_mAP"] for line in evaluations])}
         for tiou in evaluations[-1]["mAP"]:
@@ -186,7 +187,7 @@ def curve(
         if smooth:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             values = _running_mean(values)
-        # Matplotlib leaves labels out that begin with an underscore.
+        # matplotlib leaves labels that begin with an underscore out of legends: a zero-width space goes before it.
         label = "\u200b" * label.startswith("_") + picture_text(label)
         axes.plot(steps, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
     axes.set_title(picture_text(title), fontsize=10, loc="left")
@@ -213,6 +214,7 @@ def _merged(
 def _running_mean(values: Sequence[float], share: float = 0.02) -> list[float]:
     """Return an exponential mean over about `share` of all values, unbiased at its start. NaN values are skipped."""
     keep = 1 - 1 / max(share * len(values), 1)
+    # Divided by the sum of weights so far, as Adam corrects its moments.
     mean = weight = 0.0
     smooth = []
     for value in values:
@@ -230,6 +232,7 @@ def _timelines(
     run_directory: Path, spec: Spec, detections: dict[str, Any], annotations: Annotations, note: Say
 ) -> list[dict[str, str]]:
     """Write every validation video's timeline as a PNG; return the first ones for the page."""
+    # Without a folder, the page still has the first timelines.
     folder = _attempt(note, "timelines", lambda: check_output_folder(run_directory / "timelines"), None)
     embedded: list[dict[str, str]] = []
     names: set[str] = set()
@@ -244,6 +247,7 @@ def _timelines(
     def draw_all() -> None:
         with progress("timelines drawn", len(annotations.validation)) as bar:
             for name, figure in validation_timelines(spec, detections, annotations=annotations):
+                # Each on its own: a broken video costs its own timeline.
                 _attempt(note, f"timeline of {name!r}", lambda name=name, figure=figure: draw(name, figure), None)
                 bar.advance()
 
@@ -255,6 +259,7 @@ def _file_name(video: str, taken: set[str]) -> str:
     """Return a unique file name for a video's picture: slashes, control characters and excess length are replaced."""
     name = shown(video).replace("/", "_")
     if name in taken or len(name.encode()) > MAX_FILE_NAME_BYTES:
+        # By the full name: two long names may have one beginning.
         mark = hashlib.sha256(video.encode(errors="surrogatepass")).hexdigest()[:12]
         name = name.encode()[:MAX_FILE_NAME_BYTES].decode(errors="ignore") + f"-{mark}"
     taken.add(name)

@@ -53,10 +53,12 @@ def read_metrics(
     keys = {"train": train_keys, "evaluation": evaluation_keys}
     by_kind: dict[str, list[Record]] = {kind: [] for kind in keys}
     left_out = 0
+    # A run that is killed may leave half a character: decode with replacements, and parse line by line.
     *lines, last = read_bytes(path).decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate([*lines, last]):
         record = _record(line)
         if record is None:
+            # Not the last line: it may be unfinished.
             left_out += bool(line.strip()) and number < len(lines)
         elif (kind := record["kind"]) in keys:
             if _is_usable(record, keys[kind]):
@@ -97,6 +99,7 @@ def by_step(records: Sequence[Record]) -> list[Record]:
 
 def is_number(value: object) -> bool:
     """Return whether a value is a number that can be drawn; NaN and infinity, as losses may be, are too."""
+    # Not isinstance: True is an int.
     if type(value) not in (int, float):
         return False
     return abs(value) <= MAX_NUMBER or (type(value) is float and not math.isfinite(value))

@@ -27,6 +27,7 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
     table = Table("mAP", "%", *(["published"] if published else []), title=shown(spec.name))
 
     def add(what: str, value: float, name: str, **options: str) -> None:
+        # An empty cell for tIoUs that weren't published.
         theirs = [f"{published[name]:.2f}" if name in published else ""] if published else []
         table.add_row(what, f"{100 * value:.2f}", *theirs, **options)
 

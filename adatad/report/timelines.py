@@ -70,6 +70,7 @@ def pack_lanes(segments: Sequence[Sequence[float]], gap_seconds: float = 0.0) ->
     lanes = [0] * len(segments)
     for index in sorted(range(len(segments)), key=lambda i: segments[i][0]):
         start, end = segments[index]
+        # The lowest lane that has ended by now; with this order, lanes are as few as can be.
         lane = next((lane for lane, last in enumerate(ends) if last + gap_seconds <= start), len(ends))
         if lane == len(ends):
             ends.append(end)
@@ -110,10 +111,12 @@ def draw_timeline(
     rows_above, rows_below = max(lanes_above, default=0) + 1, max(lanes_below, default=0) + 1
     height = 1.0 + 0.3 * (rows_above + rows_below) + 0.75
     figure = Figure(figsize=(11, height), dpi=100, layout="constrained")
+    # Without pyplot, which keeps figures and looks for a display.
     FigureCanvasAgg(figure)
     bars, strip = figure.subplots(2, 1, sharex=True, height_ratios=[rows_above + rows_below + 0.6, 2.2])
     _draw_rows(bars, annotated, lanes_above, 0.0, classes, faint=False)
     _draw_rows(bars, best, lanes_below, rows_above + 0.6, classes, faint=True)
+    # Downwards: annotations above detections.
     bars.set_ylim(rows_above + rows_below + 0.6, 0)
     bars.set_yticks([rows_above / 2, rows_above + 0.6 + rows_below / 2], ["annotated", "detected"])
     bars.axhline(rows_above + 0.3, color="0.8", linewidth=0.8)
@@ -127,6 +130,7 @@ def draw_timeline(
         axes.tick_params(length=0, labelsize=8)
     strip.set_xlabel("seconds", fontsize=8)
     title = [f"{picture_text(name)}   {duration_seconds:.1f} s", *_not_drawn(truth, annotated, detections, best)]
+    # Drawn up to the video's end; that there is more hints at a wrong duration or frame rate.
     outside = sum(item["segment"][1] < 0 or item["segment"][0] > duration_seconds for item in (*annotated, *best))
     title += [f"{outside} segments outside of the video"] if outside else []
     bars.set_title("   ".join(title), fontsize=9, loc="left")
@@ -213,6 +217,7 @@ def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Th
         with open_video(path, fps=frames / duration_seconds) as reader:
             frames = frames or reader.frame_count
             last = min(frames, reader.frame_count) - 1
+            # A file may have fewer frames than its annotation says.
             indices = np.minimum((seconds / duration_seconds * frames).astype(int), last)
             return list(zip(seconds.tolist(), reader.frames(indices), strict=True))
     except Exception:

@@ -80,7 +80,9 @@ def wire() -> list[Result]:
     finally:
         dist.destroy_process_group()
     trained = sum(p.numel() * p.element_size() for p in parts.model.parameters() if p.requires_grad)
+    # An inner rank sends to two neighbours.
     halos, features = counter.bytes_of["send"] / 2, counter.bytes_of["all_gather"]
+    # Of what is gathered, a quarter was the rank's own.
     moved = 2 * halos + features * 3 / 4
     all_to_all = all_to_all_bytes(spec, ranks=4)
     rows = [
@@ -119,6 +121,7 @@ def all_to_all_bytes(spec: Spec, ranks: int) -> float:
     positions = (data.size_pixels // backbone.patch) ** 2
     frames = data.window.size_grid * data.window.frames_per_position
     tokens = frames // spec.model.backbone.tubelet * positions
+    # Forward and backward; four tensors; two bytes a number.
     return 2 * 4 * backbone.depth * (tokens / ranks) * backbone.width * 2 * (ranks - 1) / ranks
 
 
@@ -145,6 +148,7 @@ def largest_window(clip: int, device_bytes: float) -> int:
         sizes = [f"data.window.size_grid={768 * times}", f"model.detector.max_length={768 * times}"]
         return planner(spec_of(clip, *sizes)).own().bytes < 0.9 * device_bytes
 
+    # Doubled while it fits, then refined by halves: each answer costs a plan.
     most = 1
     while fits(2 * most):
         most *= 2
@@ -180,6 +184,7 @@ def traces_of(clip: int, one_way: bool = False) -> tuple[tuple[Event, ...], ...]
     known: dict[tuple, tuple[Event, ...]] = {}
     traces = []
     for rank in range(clip):
+        # What a rank does depends on its number of clips, on its direction, and on being at an end.
         kind = len(clip_share(clips, clip, rank)), rank % 2, rank == 0, rank == clip - 1
         if kind not in known:
             group = (OneWay if one_way else FakeClipGroup)(Mesh(1, clip, 0, rank), clips)
@@ -239,6 +244,7 @@ def sizes_of(spec: Spec) -> StepSizes:
     sizes = resolve_backbone(backbone)
     plane = (spec.data.size_pixels // sizes.patch) ** 2 * int(sizes.width * backbone.adapter.ratio) * 2
     tubelets = clips_of_window(spec.data, backbone.clip_frames) * backbone.clip_frames // backbone.tubelet
+    # Planes are 16-bit, features fp32.
     return StepSizes(whole.own().flops - detector, detector, plane, 4 * tubelets * sizes.width)
 
 
@@ -271,6 +277,7 @@ def real() -> list[Result]:
     rows, idle_shares = [], []
     for clip in (1, 2, 4):
         ranks = in_processes(clip)
+        # By the slowest rank of each step; the first step warms up.
         fastest = min(range(1, STEPS), key=lambda step: max(rank[step][1] for rank in ranks))
         traces = [rank[fastest][0] for rank in ranks]
         done, took = replay(traces, LOOPBACK), max(rank[fastest][1] for rank in ranks)
@@ -283,11 +290,14 @@ def real() -> list[Result]:
 
 def in_processes(clip: int) -> list[list[tuple[list[Event], float]]]:
     """Return for every rank, by step, its trace and the seconds that it took."""
+    # The system chooses a free port.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    # Not fork: torch's threads don't survive it.
     context = torch.multiprocessing.get_context("spawn")
     with context.Pool(clip) as pool:
+        # One rank a process: with chunks, one could get two and wait for itself.
         return pool.starmap(real_rank, [(rank, clip, port) for rank in range(clip)], chunksize=1)
 
 
@@ -312,6 +322,7 @@ def real_rank(rank: int, clip: int, port: int) -> list[tuple[list[Event], float]
 
 def traced_step(parts: TrainState, batch: Batch, traced: TracedGroup, step: int) -> tuple[list[Event], float]:
     """Run a step; return its trace and its seconds."""
+    # Ranks start together, so that waits are those of the step.
     parts.processes.barrier()
     traced.work_done()
     traced.events.clear()
@@ -348,10 +359,12 @@ def step_seconds(data: int, clip: int, slow: float = 1.0) -> float:
 
     slow: factor for one GPU, which has as many clips as any other.
     """
+    # Within a node groups communicate by NVLink, beyond it by the network.
     link = INSIDE if clip <= NODE else BETWEEN
     done = replay(traces_of(clip), ReplayMachine(WORK, link, LATENCY_SECONDS, {(clip - 1) // 2: slow}))
     ranks = data * clip
     between = INSIDE if ranks <= NODE else BETWEEN
+    # A ring all-reduce sends the gradients twice, less the rank's own share.
     return done.seconds + 2 * trained_bytes() * (ranks - 1) / ranks / between
 
 

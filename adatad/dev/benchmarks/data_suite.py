@@ -36,6 +36,7 @@ class DataSpeed:
     def limit(self) -> str:
         """The slowest part: decode, transform, or loader if handing over costs more than both."""
         ideal = self.window_seconds / max(self.workers, 1)
+        # A factor of two, for noise.
         if self.loader_seconds > 2 * ideal:
             return "loader"
         return "decode" if self.decode_seconds >= self.transform_seconds else "transform"
@@ -52,11 +53,13 @@ def measure(spec: Spec, windows: int) -> DataSpeed:
     dataset = TrainingWindows(annotations.train, spec.data, spec.train.seed, Quirks.of(spec.compat))
     numbers = [int(number) for number in epoch_order(spec.train.seed, 0, len(dataset.videos))[:windows]]
     samples = [dataset[0, number] for number in numbers]
+    # Above, every video was visited once: its index is built, and the disk's cache is warm.
     decode = whole = 0.0
     for number, sample in zip(numbers, samples, strict=True):
         decode += timed(lambda window=sample.window: decode_alone(spec, window))
         whole += timed(lambda number=number: dataset[0, number])
     count = len(numbers)
+    # Twice as many batches: the first half isn't timed.
     loader = timed_loader(Loader(dataset, [[(0, number)] for number in numbers * 2], spec.data.workers))
     return DataSpeed(count, decode / count, max(whole - decode, 0.0) / count, loader, spec.data.workers)
 

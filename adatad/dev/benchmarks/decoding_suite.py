@@ -80,6 +80,7 @@ def run() -> list[Result]:
 
 def write_video(path: Path, video: VideoSize) -> Path:
     """Write a moving texture, with key frames where `video` wants them."""
+    # Blocks of 8 x 8 in random colours: flat pictures would be decoded faster than real ones.
     blocks = np.random.default_rng(0).integers(0, 256, (video.height // 4 + 2, video.width // 4 + 2, 3), np.uint8)
     texture = blocks.repeat(8, 0).repeat(8, 1)
     options = {"crf": "26", "preset": "veryfast", "x264-params": f"bframes=3:keyint={video.key_gap}"}
@@ -99,9 +100,11 @@ def frame_costs(path: Path, backends: list[Backend]) -> dict[Backend, float]:
     """Return the CPU milliseconds for each frame of a window from the middle, opening included; medians of interleaved
     runs."""
     index = read_index(path, Heartbeat())
+    # From the middle, where seeking costs most.
     numbers = index.frame_count // 2 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
     times: dict[Backend, list[float]] = {backend: [] for backend in backends}
     for _ in range(REPEATS):
+        # Interleaved, so that a busy machine slows down all of them.
         for backend in backends:
             started = time.process_time()
             _read(path, backend, numbers)
@@ -130,6 +133,7 @@ def growth_bytes(path: Path, backend: Backend) -> float:
     process, numbers = psutil.Process(), np.arange(0, 40, 8)
     for _ in range(OPENS_BEFORE):
         _read(path, backend, numbers)
+    # The first openings fill caches of libraries.
     gc.collect()
     before = process.memory_info().rss
     for _ in range(OPENS):

@@ -49,15 +49,17 @@ def run() -> list[Result]:
 
 def sizes_of(spec: Spec) -> ModelBytes:
     """Return the bytes of a spec's model, built on the meta device."""
+    # No values: g with all its weights would take 4 GB.
     with META:
         model = build_model(spec.model, num_classes=20)
     trained_ones = set(trained_names(model, spec.model.backbone, spec.model.freeze))
     frozen, trained, learning, blocks, root = 0, 0, 0, {}, 0
     for name, parameter in model.named_parameters():
         learns = name in trained_ones
-        size = parameter.numel() * (4 if learns else 2)
+        size = parameter.numel() * (4 if learns else 2)  # fp32, and bf16 for frozen ones
         frozen, trained = (frozen, trained + size) if learns else (frozen + size, trained)
         if name.startswith("backbone.blocks."):
+            # "backbone.blocks.7.attn...": by the block's number.
             blocks[name.split(".")[2]] = blocks.get(name.split(".")[2], 0) + size
             learning += size if learns else 0
         else:
@@ -69,6 +71,7 @@ def rank_bytes(engine: str, ranks: int, sizes: ModelBytes, peak: Peak) -> float:
     """Return the peak of a rank, in backward or in the update: in backward, activations stand beside what is held and
     gathered; in the update, all gradients do."""
     held = held_bytes(engine, ranks, sizes.frozen, sizes.trained)
+    # Without what the count has of weights and states, which each engine partitions by its own rule.
     working = peak.bytes - sum(peak.by_label.get(name, 0) for name in WEIGHTS)
     in_backward = working + peak.by_label.get("gradients", 0) + gathered(engine, ranks, sizes)
     return sum(held) - held.gradients + max(in_backward, held.gradients)
@@ -93,7 +96,7 @@ def bars(title: str, sizes: ModelBytes, peak: Peak) -> list[Result]:
     """Return the results that have a bar."""
     held: dict[str, RankBytes] = {e: held_bytes(e, 64, sizes.frozen, sizes.trained) for e in ("zero3", "fsdp")}
     if title.startswith("full"):
-        # Of 24 GB a tenth and 1 GiB stay free.
+        # A tenth of 24 GB and 1 GiB are left to the allocator and the context.
         room = 0.9 * 24e9 / GIB - 1
         rank = rank_bytes("fsdp", 8, sizes, peak) / GIB
         return [Result("full fine-tuning, fsdp, 8 ranks: GiB a rank", rank, room)]

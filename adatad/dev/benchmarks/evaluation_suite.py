@@ -93,6 +93,7 @@ def run(
 def _nms_results(case: NmsCase, rounds: int) -> list[Result]:
     arrays = nms_input(case.segments, 20, case.seed)
     segments, scores, _ = apply_nms(*arrays, NMS)
+    # Sums tell any changed figure, and a file of all of them isn't needed. This call also compiles.
     sums = float(scores.astype(np.float64).sum()), float(segments.astype(np.float64).sum())
     error = max(abs(ours - wanted) / wanted for ours, wanted in zip(sums, case.sums, strict=True))
     took = measure(lambda: apply_nms(*arrays, NMS), rounds)
@@ -121,6 +122,7 @@ def measure(action: Callable[[], object], rounds: int) -> ScoringTime:
     for _ in range(rounds):
         calibrations.append(calibrate())
         seconds.append(cpu_seconds(action))
+    # Each run in units of the calibration just before it.
     units = [spent / unit for spent, unit in zip(seconds, calibrations, strict=True)]
     return ScoringTime(statistics.median(seconds), statistics.median(units), statistics.median(calibrations))
 
@@ -144,6 +146,7 @@ def _note(took: ScoringTime) -> str:
 
 def nms_input(segments: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return segments float32 [n, 2] of 1 to 60 seconds within 1,000, scores float32 [n] and labels int64 [n]."""
+    # RandomState, not Generator: its stream is frozen across versions of NumPy.
     draw = np.random.RandomState(seed)
     centres = draw.uniform(0, 1000, segments)
     lengths = np.exp(draw.uniform(np.log(1.0), np.log(60.0), segments))
@@ -166,6 +169,7 @@ def map_input(
     main = np.arange(videos) % classes
     has_second = draw.rand(videos) < 0.15
     second = draw.randint(0, classes, videos)
+    # Every video has an instance.
     of = np.concatenate([np.arange(videos), draw.randint(0, videos, instances - videos)])
     length = np.exp(draw.uniform(np.log(1.0), np.log(30.0), instances)) * duration[of] / 200.0
     start = draw.uniform(0, 1, instances) * (duration[of] - length)
@@ -203,10 +207,12 @@ def _detections(
         begin + long + draw.normal(0, 0.25, number) * long,
         starts + np.exp(draw.uniform(0, np.log(30.0), number)) * duration / 200.0,
     )
+    # Segments lie within their video and have a length.
     starts = np.clip(starts, 0, duration - 0.02)
     ends = np.clip(np.maximum(ends, starts + 0.02), 0, duration)
     scores = np.where(near, draw.beta(1.2, 6, number), draw.beta(0.6, 20, number))
     labels = np.where(near & (draw.rand(number) < 0.9), label[source], draw.randint(0, classes, number))
+    # Rounded as in detections files; a score of 0 would be no detection.
     return np.round(starts, 2), np.round(ends, 2), np.round(np.maximum(scores, 0.0001), 4), labels
 
 

@@ -90,9 +90,10 @@ def measure(case: GpuCase, variant: Variant, device: torch.device, into: StepMea
     try:
         with capped(variant.cap_gib, device), peak_memory(device) as peak:
             step = build_step(spec_of(case, variant), variant, device)
-            step()
+            step()  # makes the optimizer's state and chooses kernels
             seconds = [timed(step, device) for _ in range(TIMED_STEPS)]
             found = peak()
+        # Only now: a variant that fails half-way leaves no figures.
         into.seconds += seconds
         into.peak_bytes = max(into.peak_bytes, found.allocated)
         into.reserved_bytes = max(into.reserved_bytes, found.reserved)
@@ -109,7 +110,7 @@ def release(device: torch.device) -> None:
     """Free unreferenced memory of the device, and pinned memory."""
     gc.collect()
     if device.type == "cuda":
-        # Copies that a step began may still be on their way.
+        # Copies that a step began may still run.
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         # Private, and the only way to free cached pinned memory.
@@ -128,7 +129,7 @@ def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[
     if device.type == "cuda":
         # In pinned memory, as from the loader.
         batch = batch._replace(frames=batch.frames.pin_memory())
-    numbers = iter(range(1, 100))
+    numbers = iter(range(1, 100))  # more steps than are ever timed; each draws its own dropout
 
     def step() -> None:
         train_step(parts, [batch], next(numbers))
@@ -166,6 +167,7 @@ def capped(size_gib: float | None, device: torch.device) -> Iterator[None]:
     if size_gib is None or device.type != "cuda":
         yield
         return
+    # The fraction is of the device's total memory.
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, (size_gib * GIB - CONTEXT_BYTES) / total), device)
     try:
@@ -187,6 +189,7 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], StepPeak]]:
 
 def link_rate(device: torch.device) -> float:
     """Measure the bytes a second from pinned host memory to the device."""
+    # 256 MiB: large enough to reach the link's rate.
     here = torch.empty(2**28 if device.type == "cuda" else 2**20, dtype=torch.uint8)
     here = here.pin_memory() if device.type == "cuda" else here
     there = torch.empty_like(here, device=device)
@@ -196,6 +199,7 @@ def link_rate(device: torch.device) -> float:
 
 def matrix_rate(device: torch.device) -> float:
     """Measure the FLOP/s of a bf16 product of square matrices, the calibration of all times."""
+    # 8192: large enough that a data centre's card reaches its rate.
     size = 8192 if device.type == "cuda" else 256
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     seconds = [timed(lambda: a @ a, device) for _ in range(12)][2:]
@@ -250,6 +254,7 @@ def run_for(command: list[str], seconds: float) -> tuple[int | None, str]:
             output = process.communicate(timeout=seconds)[0]
             return process.returncode, output
         except subprocess.TimeoutExpired:
+            # The whole session: torchrun's ranks would outlive it.
             os.killpg(process.pid, signal.SIGKILL)
             return None, process.communicate()[0]
 

@@ -108,6 +108,7 @@ def run(
             raise UserError("the suite gpu needs a CUDA device, and torch sees none on this machine")
         device = torch.device("cuda", 0)
     deadline = time.monotonic() + seconds
+    # First, on a device that nothing has warmed up or filled; once more at the end, to see whether it throttled.
     rate = matrix_rate(device)
     suite = Suite(device, rate, machine_of(device, rate))
     print(f"{describe(device)}; matrix product: {rate / 1e12:.1f} TFLOP/s")
@@ -149,6 +150,7 @@ def sheet_of(suite: Suite, case: GpuCase) -> Sheet:
 def row_of(suite: Suite, case: GpuCase, variant: Variant, useful: int, reference: float | None) -> tuple[str, ...]:
     """Return the cells of a variant's row."""
     m, plan = suite.measured[case][variant], suite.plan(case, variant)
+    # Planned figures stand also beside variants that didn't fit: they say why.
     planned = f"{plan.bytes / GIB:.2f}", f"{plan.seconds:.3f}"
     if not m.is_timed:
         reason = NOT_REACHED if m.fits else OUT_OF_MEMORY
@@ -191,6 +193,7 @@ def planner_bars(suite: Suite, case: GpuCase) -> list[Result]:
     """Return the relative errors of the planner's memory and time, on a GPU."""
     results = []
     for variant, m in suite.measured[case].items():
+        # The planner doesn't know of an average of all weights, which no run of ours keeps.
         if suite.device.type != "cuda" or not m.is_timed or variant.averages_all:
             continue
         plan = suite.plan(case, variant)

@@ -66,6 +66,7 @@ def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Resu
         for name, faults in case.faults(counts).items():
             if faults:
                 yield Result(f"{case.name}: {FAULTS[name]}", faults.total(), 0, note=faults.most_common(1)[0][0])
+    # A wait inside of a loop over tiles or clips shows as a difference between two lengths of window.
     if SHORT in counted and LONG in counted:
         more = counted[LONG].waits.total() - counted[SHORT].waits.total()
         yield Result("host waits that twice the clips add", more, 0, note="none in a loop over tiles")
@@ -80,6 +81,7 @@ def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Resu
 
 def model_results() -> Iterator[Result]:
     """Yield launches of steps of one window, and the predicted time of `tile` over `block`."""
+    # One for all specs: pieces of one size are counted once.
     scale = Scale()
     for config, bar in STEPS.items():
         step = step_of(config, "tile", scale)

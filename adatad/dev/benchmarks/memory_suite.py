@@ -10,6 +10,7 @@ from adatad.spec import load
 from adatad.training.metered import step_memory
 
 GIB = 2**30
+# Longer windows than any spec's, to see how memory grows.
 STRETCHED = "data.window.size_grid={grid} model.detector.max_length={grid}"
 
 
@@ -101,4 +102,5 @@ def count(case: MemoryCase) -> tuple[float, str]:
     """Return the GiB of a training step of one window, and where its peak was."""
     spec = load(f"configs/thumos/{case.config}.yaml", case.overrides.split(), check_files=False)
     peak = step_memory(spec, windows=1)
+    # The last part of the place is the same for all.
     return peak.bytes / GIB, peak.place.removesuffix(" > tile")

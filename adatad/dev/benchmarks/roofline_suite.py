@@ -23,6 +23,7 @@ from adatad.models.keyed_dropout import Drops
 from adatad.spec import Spec
 
 PICO = 1e-12
+"""Seconds of a picosecond, the unit in which time is counted: FLOPs, in whose place it is, are integers."""
 VARIANTS = (REFERENCE, "block", TILE)
 BAR = 0.90
 """Largest time of `tile` over the reference's recipe, for g on 1,536 frames of 224 pixels."""
@@ -52,6 +53,7 @@ class RooflineCount(FlopCount):
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         total, kernels = self.total, self.kernels
         result = super().__torch_dispatch__(operator, types, args, kwargs)
+        # The base class has added this operator's FLOPs: take them back, and add time instead.
         flops, computes = self.total - total, self.kernels > kernels
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
         if computes and not all(tensor.is_meta for tensor in tensors):
@@ -77,6 +79,7 @@ class Prediction(NamedTuple):
 
 def predict(spec: Spec, card: Card = H100) -> Prediction:
     """Predict forward, backward and losses of a window, without the optimizer's update, equal under all policies."""
+    # A machine without limit: the plan is given, only its costs are wanted.
     planner = Planner(spec, Machine(1e15), torch.bfloat16, CLASSES, scale=Scale(RooflineCount(card)))
     units, memory = planner.units(spec.train.accumulation), planner.resolved(spec.memory)
     outer = planner.outer(units, memory)
@@ -102,6 +105,7 @@ def never_computed(units: Units, clips: int, card: Card) -> tuple[float, int]:
     them."""
     spec, tiles = units.spec, units.windows * -(-units.clips // clips)
     bare = UnitsWithoutBranches(spec, units.windows, units.arithmetic, CLASSES, Scale(RooflineCount(card)))
+    # The difference between a tile with all branches and one with none, times the chance of the latter.
     picoseconds, kernels = 0.0, 0.0
     for index, kind in enumerate(units.kinds):
         rate = spec.model.backbone.drop_path * index / max(len(units.kinds) - 1, 1)

@@ -54,7 +54,7 @@ def build(depth: int) -> VideoBackbone:
 
 def under(plain: VideoBackbone, arithmetic: torch.dtype, memory: MemorySpec) -> VideoBackbone:
     """Return a copy of a backbone under a memory policy."""
-    backbone = copy.deepcopy(plain)
+    backbone = copy.deepcopy(plain)  # a policy casts and replaces weights
     if arithmetic == torch.float64:
         backbone.double()
     data = DataSpec(annotations="", videos="", window=WindowSpec(size_grid=16 * CLIPS), size_pixels=SIDE_PIXELS)
@@ -68,6 +68,7 @@ def gradients(backbone: VideoBackbone) -> Gradients:
     shape = 1, 3, 16 * CLIPS, SIDE_PIXELS, SIDE_PIXELS
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     features = backbone(frames, 16 * CLIPS)
+    # Weights that differ for every feature: a plain sum would cancel errors.
     weights = torch.linspace(-1, 1, features.numel(), dtype=features.dtype).view_as(features).sin()
     (features * weights + features.tanh()).sum().backward()
     return {name: p.grad for name, p in backbone.named_parameters() if p.requires_grad}

@@ -99,6 +99,7 @@ def rows_of_cases(
 
 def largest(errors: Iterable[float]) -> float:
     """Return the largest of some errors; NaN if one is NaN, 0 if there are none."""
+    # np.max keeps NaN, which Python's max drops or not, by position.
     return float(np.max(np.fromiter(errors, np.float64), initial=0.0))
 
 
@@ -108,6 +109,7 @@ def of_largest(ours: np.ndarray, expected: np.ndarray) -> float:
         return float("inf")
     if not expected.size:
         return 0.0
+    # In float64: the difference of two float32 arrays would be rounded itself.
     difference = float(np.abs(ours.astype(np.float64) - expected).max())
     return difference / max(float(np.abs(expected).max()), 1e-12)
 
@@ -160,6 +162,7 @@ def largest_differences(ours: dict[str, list[Detection]], expected: dict[str, li
 def pair_up(ours: list[Detection], expected: list[Detection]) -> Iterator[tuple[Detection, Detection]]:
     """Yield each expected detection with the nearest of ours that has its label and isn't taken yet: the order of equal
     scores isn't defined."""
+    # Greedy: equal scores are rare, and near ones are far apart beside the tolerance.
     free = list(ours)
     for other in expected:
         same = [item for item in free if item["label"] == other["label"]]

@@ -30,6 +30,7 @@ def _map_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     yield _exact(case["name"], "map: instances", result.num_ground_truth, expected["num_gt"])
     yield _exact(case["name"], "map: detections", result.num_detections, expected["num_pred"])
     if top_k:
+        # Ours are by class; the reference has [tIoU, k, class].
         shape = len(case["tious"]), len(top_k), len(result.recall_per_class)
         per_class = np.array(list(result.recall_per_class.values())).reshape(shape[2], *shape[:2]).transpose(1, 2, 0)
         error = _difference(per_class, np.array(expected["recall_per_class"], np.float64).reshape(shape))
@@ -41,6 +42,7 @@ def _with_stable_ties(case: dict[str, Any]) -> dict[str, Any]:
     expected = case["expected"]
     if "tie_orders" not in case:
         return expected
+    # The reference's order of equal scores depends on its sorting algorithm: cases list figures for several orders.
     stable = case["tie_orders"]["later_first"]
     by_tiou = {f"mAP@{tiou}": value for tiou, value in zip(case["tious"], stable["mAP"], strict=True)}
     metrics = {**expected["metrics"], "average_mAP": stable["average_mAP"], **by_tiou}
@@ -61,6 +63,7 @@ def _epic_rows(case: dict[str, Any]) -> Iterator[Comparison]:
         )  # fmt: skip
         # Cases without "mended" aren't touched by the quirk.
         expected = case["expected"] if reference else case.get("mended", case["expected"])
+        # An action's number is verb * nouns + noun; ours are named "verb,noun".
         names = [f"{number // nouns},{number % nouns}" if task == "action" else str(number)
                  for number in expected["classes"]]  # fmt: skip
         what = "epic, reference" if reference else "epic, fixed"
@@ -94,6 +97,7 @@ def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, An
     ours |= {f"mAP@{tiou}": value for tiou, value in result.mAP.items()}
     ours |= {f"recall@{tiou}@{k}": value for tiou, by_k in result.recall.items() for k, value in by_k.items()}
     shape = len(result.mAP), len(result.ap_per_class)
+    # reshape: without classes the array would have one dimension.
     per_class = np.array(list(result.ap_per_class.values()), np.float64).T.reshape(shape)
     return [
         Comparison(case, f"{what}: metrics", _of_metrics(ours, expected["metrics"]), TOLERANCES["map"]),
@@ -103,6 +107,7 @@ def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, An
 
 
 def _of_metrics(ours: dict[str, float], expected: dict[str, float]) -> float:
+    # A metric that is missing, or too many, is an error of any size.
     if ours.keys() != expected.keys():
         return float("inf")
     return largest(abs(ours[name] - value) for name, value in expected.items())

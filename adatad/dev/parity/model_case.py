@@ -60,6 +60,7 @@ def run_case(case: GoldenCase, memory: MemorySpec | None = None, double_trajecto
     checks = Checks(case)
     with full_float32():
         parts = fresh_parts(case, spec)
+        # In this order: gradients and the normalizer of the first steps must not meet an update.
         targets = first_steps(checks, parts)
         evaluation(checks, parts, targets)
         detections(checks, parts)
@@ -73,6 +74,7 @@ def trained_rows(case: GoldenCase, spec: Spec, double: bool) -> list[Comparison]
     trajectory(checks, parts_in_double(case, spec) if double else fresh_parts(case, spec))
     if double or all(row.passed for row in checks.rows):
         return checks.rows
+    # The float32 rows stand if float64 fails too: they tell more.
     rows = trained_rows(case, spec, double=True)
     if not all(row.passed for row in rows):
         return checks.rows
@@ -124,6 +126,7 @@ def fresh_parts(case: GoldenCase, spec: Spec) -> TrainState:
 def parts_in_double(case: GoldenCase, spec: Spec) -> TrainState:
     """Return a train state in float64, under tile with weights of the wave in float64 too."""
     if spec.memory.policy == "tile":
+        # The wave has its own copies of frozen weights, in its own dtype.
         spec = spec.model_copy(update={"memory": spec.memory.model_copy(update={"weight_dtype": "fp64"})})
     parts = fresh_parts(case, spec)
     parts.model.double()
@@ -151,6 +154,7 @@ def first_steps(checks: Checks, parts: TrainState) -> Targets:
     targets = batch_targets(parts, batch)
     compare_targets(checks, targets)
     detector = parts.spec.model.detector
+    # Twice: the loss is normalized by a running mean, which each call updates.
     for call in ("first", "second"):
         normalizer = parts.normalizer.update(int(targets.positive.sum()))
         losses = detection_losses(predictions, targets, normalizer, detector)
@@ -161,6 +165,7 @@ def first_steps(checks: Checks, parts: TrainState) -> Targets:
             "loss",
         )
         if call == "first":
+            # The second call takes its loss from the same predictions.
             losses["cost"].backward(retain_graph=True)
             compare_gradients(checks, model)
     return targets
@@ -179,6 +184,7 @@ def compare_inside_the_backbone(checks: Checks, parts: TrainState, seen: dict[st
     for name in INSIDE_THE_BACKBONE:
         checks.arrays(f"train/{name}", seen, never_made)
     for key in never_made:
+        # The reference runs them, and uses nothing of them.
         checks.leave_out(key, "the side variant doesn't run a block that feeds no adapter")
 
 
@@ -189,6 +195,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
 
     def keep(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         levels = output[0] if isinstance(output, tuple) else output
+        # A list is one tensor for each pyramid level; a tuple has masks behind it.
         for index, tensor in enumerate(levels if isinstance(levels, list) else [levels]):
             key = f"{name}/{index}" if isinstance(levels, list) else name
             seen[key] = tensor.detach().numpy()
@@ -239,6 +246,7 @@ def compare_targets(checks: Checks, targets: Targets) -> None:
     classes, offsets = [], []
     for index, (ours, distances) in enumerate(zip(targets.classes.numpy(), targets.offsets.numpy(), strict=True)):
         wanted = arrays[f"train/target_class/{index}"]
+        # Offsets of points without a class are never read.
         with_class = wanted.sum(1) > 0
         classes.append(of_largest(ours, wanted))
         offsets.append(of_largest(distances[with_class], arrays[f"train/target_offset/{index}"][with_class]))
@@ -250,6 +258,7 @@ def compare_targets(checks: Checks, targets: Targets) -> None:
 def compare_gradients(checks: Checks, model: nn.Module) -> None:
     """Compare gradients jointly and each, and which parameters get one."""
     case, expected = checks.case, checks.case.expected
+    # Gradients that are zero but for rounding have nothing to compare.
     joint, noise = expected["gradient_norm"], set(expected["rounding_noise_gradients"])
     wanted = {
         our_name(key.removeprefix("gradient/")): array
@@ -259,6 +268,7 @@ def compare_gradients(checks: Checks, model: nn.Module) -> None:
     got = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     differences = {name: norm(got[name] - array) if name in got else float("inf") for name, array in wanted.items()}
     checks.add("gradients, joint", norm(np.array(list(differences.values()))) / joint, "gradient")
+    # A tensor's own norm, with a floor of the joint one for tensors that hardly have a gradient.
     own = (difference / (1e-3 * norm(wanted[name]) + 1e-5 * joint) for name, difference in differences.items())
     checks.add("gradients, each", largest(own), "gradient_tensor")
     ours_joint = norm(np.array([norm(array) for array in got.values()]))
@@ -293,6 +303,7 @@ def detections(checks: Checks, parts: TrainState) -> None:
     parts.model.eval()
     batch = batch_of(case)
     frames, mask = batch.frames, batch.mask
+    # A detector alone is evaluated on inputs of another length than it is trained on.
     if "eval_features" in inputs:
         frames, mask = torch.from_numpy(inputs["eval_features"]), torch.from_numpy(inputs["eval_masks"])
     decoded = [(s.numpy(), c.numpy()) for s, c in decode(parts.model(frames, mask))]
@@ -317,6 +328,7 @@ def compare_detections(checks: Checks, spec: Spec, decoded: list[tuple[np.ndarra
         windows.append(WindowDetections(meta.video, number, sliding, found))
     per_window = expected.get("detections_per_window")
     if per_window:
+        # Not sliding: each window is suppressed on its own, before the merge.
         alone = [replace(window, sliding=False) for window in windows]
         _compare_lists(checks, "detections per window", join_windows(alone, spec.postprocess), per_window)
         # Windows are merged by rounded numbers: start from the reference's, lest a last digit changes their order.
@@ -334,6 +346,7 @@ def optimizer_groups(checks: Checks, parts: TrainState) -> None:
     """Compare the optimizer's groups: parameters, rates and weight decay."""
     expected = checks.case.expected["optimizer_groups"]
     wanted = [
+        # Rates are products of decays: equal but for the last bits.
         (trained_in(expected[index], parts), round(expected[index]["base_lr"], 12), expected[index]["weight_decay"])
         for index in our_groups(checks.case, parts)
     ]
@@ -367,6 +380,7 @@ def trajectory(checks: Checks, parts: TrainState) -> None:
         normalizers.append(relative(values["normalizer"], wanted["normalizer"]))
     for name, errors in (("losses", losses), ("gradient norms", norms), ("normalizer", normalizers)):
         checks.add(f"trajectory: {name}", largest(errors), "loss")
+    # The rate that the step after the last one would take.
     steps, last = parts.run.steps_per_epoch, len(expected["trajectory"])
     following = [
         learning_rate(last, g["base_lr"], schedule.warmup_epochs * steps, schedule.epochs * steps, schedule.eta_min)
@@ -377,8 +391,10 @@ def trajectory(checks: Checks, parts: TrainState) -> None:
     after = {name: p.detach().numpy() for name, p in parts.model.named_parameters()}
     averages = {name: tensor.numpy() for name, tensor in parts.ema.averages.items()}
     compare_changes(checks, "weight", before, after)
+    # Averages of trained weights alone: frozen ones are their own average.
     compare_changes(checks, "ema", before, before | averages)
     moved = {name for name, array in after.items() if not np.array_equal(array, before[name])}
+    # Also tensors with a gradient, if the optimizer leaves them out.
     still = {our_name(name) for name in expected["unchanged_tensors"] if not is_dropped(name)}
     checks.add("trajectory: unchanged tensors", mismatch(sorted(still & moved), []), "exact")
     targets = batch_targets(parts, batch)
@@ -393,6 +409,7 @@ def compare_rates(ours: list[float], expected: list[float]) -> list[float]:
     """Return the relative errors of learning rates; the absolute error of one that is 0."""
     if len(ours) != len(expected):
         return [float("inf")]
+    # A rate of exactly 0, at the end of the cosine, has no relative error.
     return [relative(a, b) if b else abs(a) for a, b in zip(ours, expected, strict=True)]
 
 

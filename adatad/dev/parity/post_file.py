@@ -45,7 +45,7 @@ def nms_spec(parameters: dict[str, Any]) -> NmsSpec:
         min_score=parameters.get("min_score", 0.0),
         max_segments=parameters.get("max_seg_num", 100),
         multiclass=parameters.get("multiclass", True),
-        voting_threshold=parameters.get("voting_thresh") or None,
+        voting_threshold=parameters.get("voting_thresh") or None,  # 0 turns voting off
     )
 
 
@@ -63,10 +63,12 @@ def _wrapper_rows(case: dict[str, Any]) -> list[Comparison]:
     ours = apply_nms(*inputs, spec)
     expected = segments_of(case["out_segments"]), _scores(case["out_scores"]), np.array(case["out_labels"], np.int64)
     match case["compare"]:
+        # Cases say where the reference leaves an order open.
         case "set":
             ours, expected = _sorted(ours), _sorted(expected)
         case "set_where_score_zero":
             ours, expected = _zeros_sorted(ours), _zeros_sorted(expected)
+    # Voting sums many segments in fp32, in an order of its own.
     voting = spec.voting_threshold is not None and not spec.multiclass
     tolerance = TOLERANCES["vote" if voting else "nms"]
     return [
@@ -119,6 +121,7 @@ def _zeros_sorted(found: Detections) -> Detections:
 def run_post(content: dict[str, Any]) -> list[Comparison]:
     """Return the comparisons of a post.json: windows, merges of ranks, external classifiers."""
     cases = content.get("cases", ())
+    # Classifier cases refer to the classifier of another case, by name.
     classifiers = {case.get("name"): case.get("classifier") for case in cases if isinstance(case, dict)}
 
     def fixed_segments(case: dict[str, Any]) -> list[Comparison]:
@@ -138,6 +141,7 @@ def _end_to_end(case: dict[str, Any]) -> list[Comparison]:
     with classifier_of(case.get("classifier")) as classifier:
         for number, (meta, segments, scores) in enumerate(_samples(case)):
             arguments = (segments, scores, meta, case.get("classes") or (), spec, sliding, classifier)
+            # Before rounding, which would hide small errors; and as they are written.
             before.setdefault(meta.video, []).extend(_as_items(*window_results(*arguments)))
             windows.append(WindowDetections(meta.video, number, sliding, window_detections(*arguments)))
     expected = {
@@ -165,6 +169,7 @@ def _merge(case: dict[str, Any]) -> list[Comparison]:
             windows.append(WindowDetections(meta.video, number, False, found))
         ours = join_windows(windows, spec, repeat_windows=True)
         rows += _of_results(case["name"], f"process {process}", ours, case["per_process_results"][process])
+    # The reference joins files of ranks, each rounded already.
     parts = [
         WindowDetections(video, process, sliding, items)
         for process, results in enumerate(case["per_process_results"])
@@ -231,6 +236,7 @@ def window_meta_of(facts: dict[str, Any]) -> WindowMeta:
     name = facts.get("video_name", "")
     if "resize_length" in facts:
         return WindowMeta(name, facts["duration"], resize_grid=facts["resize_length"])
+    # The offset is that of the first feature's centre.
     start = facts.get("window_start_frame", 0) + facts.get("offset_frames", 0)
     return WindowMeta(name, facts["duration"], facts["fps"], facts["snippet_stride"], start)
 

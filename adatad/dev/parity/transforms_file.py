@@ -48,6 +48,7 @@ def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[
     ours = transformed(images, case).permute(1, 2, 3, 0).numpy()
     errors = difference(ours, expected)
     if op == "color_jitter":
+        # Hue turns in steps: a few values may land on the next one.
         yield _row(name, "share of values off", float((errors > 2).mean()), "recolored_share")
     else:
         yield _row(name, op, largest(errors.ravel()), "level" if op in RESIZES else "exact")
@@ -72,6 +73,7 @@ def transformed(images: np.ndarray, case: dict[str, Any]) -> Tensor:
         case "resize_short_side":
             return torch.from_numpy(resize(images, *short_side_size(height, width, case["size"])))
         case "resize_exact_wh":
+            # The case has (width, height), we have (height, width).
             return torch.from_numpy(resize(images, *reversed(case["size"])))
         case "center_crop" | "random_area_crop":
             return torch.from_numpy(resize(images, height, width, our_box(case) or Box(*case["box"])))
@@ -97,6 +99,7 @@ def _operation(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[
     ours = changed(arrays[case["input"]][None], Augmentation(False, (operation,), None))[:, 0].permute(1, 2, 0)
     errors = difference(ours.numpy(), arrays[case["output"]])
     if operation.kind in GEOMETRIC:
+        # Warps interpolate in their own way; the mean tells a wrong direction or centre.
         yield _row(f"augment {case['name']}", "mean level", float(errors.mean()), "warped_level")
     else:
         yield _row(f"augment {case['name']}", "level", largest(errors.ravel()), "exact")
@@ -148,7 +151,7 @@ def _crop_box(case: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _normalize(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
-    backbone = VideoBackbone(BackboneSpec(preset="tiny"))
+    backbone = VideoBackbone(BackboneSpec(preset="tiny"))  # any: all normalize alike
     clip = torch.from_numpy(arrays[case["input"]]).permute(2, 0, 1)[None, :, None]
     errors = difference(backbone.normalize(clip)[0, :, 0].numpy(), arrays[case["output"]])
     yield _row("normalize", "values", largest(errors.ravel()), "normalized")

@@ -70,6 +70,7 @@ def _backbone(facts: dict[str, Any]) -> BackboneSpec:
     backbone = facts["backbone"]
     if backbone is None:
         return BackboneSpec(mode="frozen")
+    # Not a setting of ours: another value would compare two different models.
     if backbone["norm_eps"] != 1e-6:
         raise CaseError(f"case {facts['name']}: backbone.norm_eps {backbone['norm_eps']} isn't 1e-6, the model's own")
     adapter = AdapterSpec(
@@ -140,9 +141,11 @@ def model_of(case: GoldenCase, spec: Spec) -> nn.Module:
 def batch_of(case: GoldenCase) -> Batch:
     """Return the training batch; for a detector alone, features take the place of frames."""
     inputs = case.inputs
+    # The reference has an axis of crops, of which there is one.
     frames = torch.from_numpy(inputs["frames"][:, 0] if "frames" in inputs else inputs["features"])
     mask = torch.from_numpy(inputs["masks"])
     labels = [label.long() for label in case.samples("gt_labels")]
+    # Keys of random draws, of which a case has none.
     keys = torch.zeros(len(mask), dtype=torch.int64)
     return Batch(frames, mask, keys, case.samples("gt_segments"), labels, windows=[], augmentations=[None] * len(mask))
 

@@ -70,6 +70,7 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
     )
     for line in lines:
         print(shown(line), file=sys.stderr)
+    # An unreadable case weighs more: nothing was shown of it.
     return 2 if unreadable else int(over > 0)
 
 
@@ -109,6 +110,7 @@ def run_rates(content: dict[str, Any]) -> list[Comparison]:
 
 
 def _rates(case: dict[str, Any]) -> Iterator[Comparison]:
+    # In steps, as the schedule counts.
     warmup, total = (case[key] * case["steps_per_epoch"] for key in ("warmup_epochs", "max_epochs"))
     lowest = case.get("min_lr", LOWEST_RATE)
     errors = [

@@ -72,18 +72,19 @@ def _class_rows(case: dict[str, Any]) -> Iterator[Comparison]:
 
 def _data_spec(case: dict[str, Any]) -> DataSpec:
     settings = case["settings"]
+    # The reference has three names for the window's length, one for each kind of data set.
     strides = settings.get("feature_stride", 1), settings.get("sample_stride", 1)
     window = WindowSpec(
         kind="resize" if case["kind"] == "resize" else "sliding",
         size_grid=next(settings[key] for key in ("window_size", "resize_length", "trunc_len") if key in settings),
         frames_per_position=settings.get("scale_factor", 1),
-        stride_frames=strides[0] * strides[1],
+        stride_frames=strides[0] * strides[1],  # frames of a feature times features of a position
         overlap=settings.get("window_overlap_ratio", 0.0),
         min_visible=settings.get("trunc_thresh", 0.5),
         crop_ratio=settings.get("crop_ratio"),
         offset_frames=settings.get("offset_frames", 0),
     )
-    fps = settings.get("fps", -1)
+    fps = settings.get("fps", -1)  # -1: each video has its own
     return DataSpec(
         annotations=case["name"], videos="", classes=tuple(case["classes"]), train_subset=settings["subset"],
         validation_subset=settings["subset"], fps=fps if fps > 0 else None, window=window,
@@ -99,6 +100,7 @@ def _run_case(case: dict[str, Any]) -> Iterator[Comparison]:
     videos = data.validation if testing else data.train
     match case["kind"]:
         case "random_trunc":
+            # Windows at random places: the reference's draws are replayed.
             expected = case["samples"]
             ours, errors = _random_windows(case, {video.name: video for video in videos}, spec.window)
             yield _row(case["name"], "draws", largest(errors))
@@ -119,6 +121,7 @@ def _places(videos: tuple[Video, ...], spec: WindowSpec, testing: bool, complete
     places = [place for video in videos for place in evaluation_windows(video, spec, repeat_windows=True)]
     if testing or spec.kind == "resize":
         return places
+    # The reference trains on windows with instances that are visible enough, and drops the others.
     complete = [complete_instances(place, spec, completeness) for place in places]
     return [place for place in complete if place is not None]
 
@@ -146,6 +149,7 @@ def _places_as_listed(
 def _cut(place: WindowPlace, case: dict[str, Any], spec: WindowSpec, testing: bool) -> Window:
     frames = case["decoder_frames"][place.video.name]
     if spec.kind == "resize" and not testing:
+        # A resized window is the whole video: nothing is drawn.
         return training_window(place.video, frames, spec, np.random.default_rng(0))
     return evaluation_window(place, frames, spec)
 
@@ -160,6 +164,7 @@ class _Fed:
         self.numbers, self.drawn = numbers, []
 
     def integers(self, low: int, high: int | None = None) -> int:
+        # As NumPy: with one argument it is the end, which isn't included.
         first, last = (0, low - 1) if high is None else (low, high - 1)
         number = self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0]
         self.drawn.append([first, last, number])
@@ -183,11 +188,13 @@ def _random_windows(
         if whole:
             errors.append(mismatch(draw.drawn, draws))
         elif crop["tries"] == tries:
+            # All tries failed: at least their number must be the reference's.
             errors.append(mismatch(len(draw.drawn), sample["num_draws"]))
     return windows, errors
 
 
 def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], spec: DataSpec) -> Iterator[Comparison]:
+    # Not strict: a missing window is a row of its own, and the others are compared.
     pairs = list(zip(ours, expected, strict=False))
     count = abs(len(ours) - len(expected))
     yield _row(name, f"{len(expected)} windows", float(count))
@@ -212,6 +219,7 @@ def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], 
 def _frames(indices: dict[str, list]) -> list[int]:
     if "list" in indices:
         return indices["list"]
+    # Long lists are stored as runs: first frame, step, count.
     return [first + step * number for first, step, count in indices["runs"] for number in range(count)]
 
 

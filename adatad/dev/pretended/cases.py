@@ -200,7 +200,9 @@ def run_augmentation(spec: Spec, gpu: PretendedGpu) -> None:
     """Count all operations of RandAugment, each with color jitter on one window, for the second time."""
     frames = batch_of(spec).frames.to(GPU, non_blocking=True)
     drawn = draw_augmentation(spec.data.augment, 0, 0, 0)
+    # All kinds of jitter in one order: draws would leave some out.
     jitter = ColorJitter(0.5, 0.5, 0.5, 0.1, (0, 1, 2, 3))
+    # The first time fills caches of tables.
     for _ in range(2):
         gpu.counts.clear()
         for kind in KINDS:
@@ -222,6 +224,7 @@ def run_all(overrides: Sequence[str], gpu: PretendedGpu) -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_demo(Path(folder) / "data", train_videos=4, validation_videos=1, seed=5)
         paths = [f"data.annotations={folder}/data/annotations.json", f"data.videos={folder}/data/videos"]
+        # One epoch, then a second process's worth: the second call resumes.
         for end in (1, 2):
             position = [f"run.root={folder}/runs", f"schedule.end_epoch={end}"]
             spec = load(ROOT / "configs/demo/tia.yaml", [*DEMO, *paths, *position, *overrides])
@@ -245,6 +248,7 @@ def build(spec: Spec, processes: Processes) -> TrainState:
     if processes.world > 1 and spec.parallel.engine not in ("auto", "ddp"):
         # Engines that shard expect the parameters on the device.
         model.to(processes.device)
+    # Patched where it is looked up; the engine itself runs.
     with patch("adatad.parallel.ddp.DistributedDataParallel", WithoutReducer):
         run = resolve_model(spec, processes, CLASSES)
         return build_train_state(run, processes, model, own_clip_group(run, processes))
@@ -256,6 +260,7 @@ def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str
     windows = windows or spec.train.global_batch // (spec.train.accumulation * groups)
     batch = random_batch(spec, windows, len(CLASSES), torch.device("cpu"))
     augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample) for sample in range(windows)]
+    # By torch's function for loaders, which walks the fields.
     return pin_memory(batch._replace(augmentations=augmentations, windows=windows_of(spec, windows, video)))
 
 
@@ -276,6 +281,7 @@ def fake_ranks(ranks: int) -> Iterator[Processes]:
     if ranks == 1:
         yield Processes(0, 1, GPU)
         return
+    # torch's own tests have the only store for it.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())

@@ -53,6 +53,7 @@ def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
     the context is left, also by an error.
     """
     with ExitStack() as stack:
+        # First in, last out: after all patches are undone.
         stack.callback(_forget_tables)
         cuda = _cuda(gpu)
         accelerator = {
@@ -68,6 +69,7 @@ def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
             patch.object(Tensor, "pin_memory", lambda x, device=None: x if gpu.is_pinned(x) else gpu.pin(x.clone()))
         )
         stack.enter_context(patch.object(Tensor, "is_pinned", lambda x, device=None: gpu.is_pinned(x)))
+        # Sharded weights are freed by resizing their storage to 0.
         resize = torch.UntypedStorage.resize_
         stack.enter_context(
             patch.object(torch.UntypedStorage, "resize_", lambda x, size: (gpu.timeline.resize(x), resize(x, size))[1])
@@ -76,9 +78,11 @@ def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
         for module in map(import_module, ("torch.utils._foreach_utils", "torch.optim.optimizer")):
             types = [*module._foreach_supported_types, OnGpu]
             stack.enter_context(patch.object(module, "_foreach_supported_types", types))
+        # The C++ behind foreach operators sees the meta device; Python asks for tensors on a GPU.
         group = torch._C._group_tensors_by_device_and_dtype
         stack.enter_context(patch.object(torch._C, "_group_tensors_by_device_and_dtype", partial(_grouped, group)))
         stack.enter_context(patch.object(torch, "autocast", _autocast_for(torch.autocast)))
+        # Read when torch.amp.GradScaler is built.
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         # Without compilation: no compiler knows these tensors.
         stack.enter_context(patch("adatad.memory.compiled.compiled", lambda function: function))
@@ -110,6 +114,7 @@ def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
     return {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
+        # Without a CUDA build, initialization raises.
         "is_bf16_supported": lambda *_, **__: True,
         "_lazy_init": lambda: None,
         "init": lambda: None,
@@ -125,7 +130,9 @@ def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
         "current_device": lambda: 0,
         "device_count": lambda: 1,
         "get_device_name": lambda device=None: "pretended GPU",
+        # Of an H100, so that no code path for older cards is taken.
         "get_device_capability": lambda device=None: (9, 0),
+        # Meta tensors take no memory: there is nothing to measure.
         "memory_allocated": lambda device=None: 0,
         "max_memory_allocated": lambda device=None: 0,
         "memory_reserved": lambda device=None: 0,

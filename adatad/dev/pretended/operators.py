@@ -36,6 +36,7 @@ class DeviceMismatchError(RuntimeError):
 class OnGpu(Tensor):
     """A tensor of the pretended device: torch's C++ sees a meta tensor, Python one of a GPU."""
 
+    # Python sees a GPU's tensor; properties of the subclass don't reach C++.
     device = property(lambda self: GPU)
     is_cuda = property(lambda self: True)
     is_meta = property(lambda self: False)
@@ -129,6 +130,7 @@ class PretendedGpu(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [*_tensors(args), *_tensors(kwargs.values())]
         to = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+        # Neither an operand nor the result is on the pretended device.
         if to != "cuda" and not any(isinstance(x, OnGpu) for x in tensors):
             return self._on_host(operator, args, kwargs)
         known = described(operator)
@@ -136,6 +138,7 @@ class PretendedGpu(TorchDispatchMode):
             case "_to_copy" if to == "cpu" or not isinstance(args[0], OnGpu):
                 return self._moved(args[0], to, kwargs)
             case "_to_copy" if to == "cuda":
+                # Already there: only the dtype or layout changes.
                 kwargs = {name: value for name, value in kwargs.items() if name != "device"}
                 to = None
             case "copy_" if isinstance(args[0], OnGpu) != isinstance(args[1], OnGpu):
@@ -151,6 +154,7 @@ class PretendedGpu(TorchDispatchMode):
         self._note(known, args, kwargs, result)
         if known.returns_argument:
             return kwargs.get("out", args[0] if args else None)
+        # Results of the meta device become the pretended one's; parts that the host computed stay.
         return _each(result, lambda x: on_gpu(x) if x.is_meta and not isinstance(x, OnGpu) else x)
 
     def _wait(self, why: str) -> None:
@@ -175,9 +179,11 @@ class PretendedGpu(TorchDispatchMode):
             if masks:
                 self._wait("index by a mask")
                 if known.name == "index":
+                    # As many as the mask has elements, the most that it may select.
                     return args[0].new_empty(masks[0].numel(), *args[0].shape[masks[0].dim() :])
                 return _plain(args[0])
         if known.name == "nonzero":
+            # All elements, the most that there may be.
             return _plain(args[0].new_empty(args[0].numel(), args[0].dim(), dtype=torch.int64))
         if to == "cuda":
             kwargs = {**kwargs, "device": META}
@@ -186,8 +192,10 @@ class PretendedGpu(TorchDispatchMode):
     def _note(self, known: Operator, args: tuple, kwargs: dict, result: Any) -> None:
         """Count a launch, and record the uses of memory."""
         if known.is_view:
+            # Shares its argument's memory, which is known already.
             return
         if not known.launches:
+            # Only allocates, such as empty: the memory belongs to the current stream from here on.
             for x in _tensors(result):
                 self.timeline.memory(x)
             return
@@ -208,7 +216,9 @@ class PretendedGpu(TorchDispatchMode):
         known, timeline = described(operator), self.timeline
         pin = kwargs.get("pin_memory", False)
         if pin:
+            # torch would ask CUDA for the memory.
             kwargs = {**kwargs, "pin_memory": False}
+        # Only pinned memory can race with the device; without any, operators on the host cost nothing.
         if timeline.pinned and known.launches:
             for written, value in zip(known.written, args, strict=False):
                 for x in _tensors(value):
@@ -246,10 +256,12 @@ class PretendedGpu(TorchDispatchMode):
             timeline.launch("_to_copy")
         timeline.launch("copy to the host" if down else "copy to the device")
         for tensor, writes in ((source, False), (to, True)):
+            # Pageable memory is staged by the driver before the call returns.
             if tensor is not on_host or pinned:
                 timeline.use(tensor, writes, timeline.stream)
         if down:
             to.zero_()
+        # A copy to memory that isn't pinned blocks, even if it was asked not to.
         if not non_blocking or (down and not pinned):
             self._wait("copy to the host" if down else "copy to the device")
         elif not pinned:
@@ -260,6 +272,7 @@ class PretendedGpu(TorchDispatchMode):
 def _plain(x: Tensor) -> Tensor:
     """Return the meta tensor to compute with in a tensor's place."""
     if isinstance(x, OnGpu):
+        # Without dispatch: making a subclass's alias would come back to the mode.
         with torch._C._DisableTorchDispatch():
             return Tensor._make_subclass(Tensor, x)
     return x if x.is_meta else torch.empty(x.shape, dtype=x.dtype, device=META)
@@ -268,6 +281,7 @@ def _plain(x: Tensor) -> Tensor:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
+    # By name: kwargs.values() is no tuple or list, and its type has no public name.
     elif isinstance(value, (tuple, list)) or type(value).__name__ == "dict_values":
         for part in value:
             yield from _tensors(part)

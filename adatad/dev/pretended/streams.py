@@ -35,6 +35,7 @@ def place() -> str:
     without any, the line that called torch."""
     found: list[str] = []
     caller = ""
+    # sys._getframe instead of traceback, which reads source lines: this runs for every counted event.
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(found) < FRAMES_OF_A_PLACE:
         file = frame.f_code.co_filename
@@ -82,6 +83,7 @@ class StreamTimeline:
     def __init__(self, counts: Counts):
         self.counts = counts
         self.streams: list[PretendedStream] = []
+        # The host is stream 0, so that uses by it race like those of any stream.
         self.host = PretendedStream(self)
         self.current = [PretendedStream(self)]
         self.memories: dict[int, Memory] = {}
@@ -113,6 +115,7 @@ class StreamTimeline:
         """Count work on the current stream; it comes after all that the host has done or waited for."""
         self.counts.launches[what] += 1
         stream = self.stream
+        # The host launches in order: whatever it waited for is done when this work starts.
         learn(stream.clock, self.host.clock)
         stream.clock[stream.number] += 1
 
@@ -125,6 +128,7 @@ class StreamTimeline:
         """Return the record of a tensor's storage; a new one belongs to the current stream."""
         storage = tensor.untyped_storage()
         on_host = tensor.device.type == "cpu"
+        # Meta storages all have address 0: their C++ object identifies them, negative to be apart from addresses.
         key = storage.data_ptr() if on_host else -storage._cdata
         memory = self.memories.get(key)
         if memory is None:
@@ -135,6 +139,7 @@ class StreamTimeline:
                 for number, time, where in self.pools.pop(owner.number, ()):
                     if time > owner.clock.get(number, 0):
                         self.counts.freed[f"while {self.name(number)} still uses it: {where}"] += 1
+                # Called when the last tensor on this storage is gone, as the caching allocator is.
                 memory.dies = weakref.ref(storage, lambda _: self.free(key))
         return memory
 
@@ -189,12 +194,14 @@ class Memory:
                 if end <= first or last <= begin:
                     continue
                 if time > known:
+                    # Two reads never race.
                     if writes or wrote:
                         raced.append(number)
                 elif first <= begin and end <= last and (writes or not wrote):
                     # This use covers that one, and comes after it: whoever waits for this one waits for both.
                     del uses[begin, end, wrote]
         own = self.uses.setdefault(stream.number, {})
+        # A write makes this stream's earlier uses within it irrelevant: who waits for it waits for them.
         if writes and len(own) > 1:
             for begin, end, wrote in [use for use in own if first <= use[0] and use[1] <= last]:
                 del own[begin, end, wrote]
@@ -219,6 +226,7 @@ class PretendedStream:
         self.timeline, self.number = timeline, len(timeline.streams)
         self.clock: Clock = {self.number: 0}
         timeline.streams.append(self)
+        # A stack: `with stream:` may be nested in itself.
         self._entered: list[AbstractContextManager] = []
 
     def wait_stream(self, other: PretendedStream) -> None:
