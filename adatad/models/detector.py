@@ -29,6 +29,7 @@ class TemporalActionDetector(nn.Module):
 
         Features of padded positions aren't masked before the detector: its first convolution sees them.
         """
+        # Engines move tensors to the device, and HostKeys not.
         keys = keys.keys if isinstance(keys, HostKeys) else keys
         features = self.backbone(frames, mask.shape[-1], keys)
         # The detector draws on the device, where whole rows are multiplied anyway.
@@ -52,6 +53,7 @@ def trained_names(model: nn.Module, backbone: BackboneSpec) -> list[str]:
 
 
 def _is_trained(name: str, mode: str) -> bool:
+    # The detector is trained in every mode.
     if not name.startswith("backbone."):
         return True
     if mode == "full":
