@@ -151,7 +151,7 @@ class SlowStreams(CopiesOnStreams):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("order", ["tiles", "blocks"])
 def test_gradients_on_a_gpu_are_those_of_no_offload_with_slow_streams(monkeypatch, order):
-    for module in ("offload", "streamed"):
+    for module in ("offload", "weights"):
         monkeypatch.setattr(f"adatad.memory.{module}.copies_for", lambda device: SlowStreams())
     gpu, backbone = torch.device("cuda"), build("adapter", adapter={"blocks": (1, 3)})
     places = PLACES if order == "blocks" else PLACES[:3]
