@@ -39,8 +39,7 @@ def export(args: argparse.Namespace) -> int:
 
     from adatad.training.checkpoint import read_checkpoint
     from adatad.training.export import export as export_weights
-    from adatad.training.export import export_opentad
-    from adatad.training.trained_file import find_checkpoint, own_spec
+    from adatad.training.export import export_opentad, find_checkpoint, own_spec
 
     path, lines = find_checkpoint(args.checkpoint)
     if path.is_dir() and path.resolve() in args.output.resolve().parents:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def reproduce(args: argparse.Namespace) -> int:
     without_weights = []
     if args.checkpoint is not None and args.checkpoint.exists():
-        from adatad.training.trained_file import find_checkpoint, holds_frozen_weights
+        from adatad.training.export import find_checkpoint, holds_frozen_weights
 
         args.checkpoint, lines = find_checkpoint(args.checkpoint)
         for line in lines:
@@ -45,7 +45,7 @@ def reproduce(args: argparse.Namespace) -> int:
 
     from adatad.report.reproduction import verdict_line
     from adatad.report.summary import print_scores
-    from adatad.training.missing import missing
+    from adatad.training.reproduce import missing
     from adatad.training.reproduce import reproduce as train_or_test
 
     if args.check:

@@ -43,7 +43,7 @@ def test(args: argparse.Namespace) -> int:
         _keep_what_is_no_json(args.detections)
 
     from adatad.parallel.processes import is_first_rank
-    from adatad.training.trained_file import find_checkpoint, holds_frozen_weights, own_spec
+    from adatad.training.export import find_checkpoint, holds_frozen_weights, own_spec
 
     checkpoint, lines = find_checkpoint(args.checkpoint)
     if is_first_rank():

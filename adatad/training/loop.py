@@ -25,18 +25,14 @@ from adatad.errors import UserError
 from adatad.parallel.stacks import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
-from adatad.training.checkpoint_check import TENSOR_FILES
-from adatad.training.data_wait import DataWait
+from adatad.training.checkpoint_check import TENSOR_FILES, Progress
 from adatad.training.life import STOPPED, leave_mark
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
-from adatad.training.log import Dispensable
-from adatad.training.metrics import Metrics, memory_values
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
+from adatad.training.monitor import DataWait, Dispensable, Metrics, ProgressBar, memory_values
 from adatad.training.ownership import resume_arguments
-from adatad.training.progress import ProgressBar
 from adatad.training.resolve import ResolvedRun
 from adatad.training.run_directory import RunDirectory
-from adatad.training.saved_state import Progress
 from adatad.training.setup import TrainState
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
 from adatad.training.step import train_step

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adatad.training.checkpoint import read_own_shards
 from adatad.training.checkpoint_check import MOMENTS
 from adatad.training.setup import TrainState
-from adatad.training.shards import read_parts
 
 
 def whole_tensors(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -59,7 +59,7 @@ def parameter_of(name: str) -> str:
 def load_shards(state: TrainState, folder: Path, optimizer_step: float) -> None:
     """Fill this rank's parts from a folder that ranks wrote, however many they were."""
     tensors = shard_tensors(state)
-    read_parts(folder, tensors)
+    read_own_shards(folder, tensors)
     # Of what waits in host memory beside a GPU, DTensors are copies.
     local = {name: tensor.to_local() for name, tensor in tensors.items()}
     names, step = list(state.engine.masters()), torch.tensor(optimizer_step)
