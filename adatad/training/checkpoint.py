@@ -32,6 +32,8 @@ from adatad.training.checkpoint_check import (
     SPEC,
     STATE,
     TENSOR_FILES,
+    by_kind,
+    by_name,
     check_files,
     check_names,
     check_tensor,
@@ -61,17 +63,12 @@ class Checkpoint:
     facts: ModelFacts | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, by kind and name."""
-        flat = {f"parameters/{name}": t for name, t in self.parameters.items()}
-        flat |= {f"ema/{name}": t for name, t in self.ema.items()}
-        return flat | {f"optimizer/{name}/{key}": t for name, ts in self.optimizer.items() for key, t in ts.items()}
+        """Return all tensors in one mapping."""
+        return by_name(self.parameters, self.ema, self.optimizer)
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Checkpoint:
-        """The same checkpoint with others in the place of its tensors."""
-        optimizer = {n: {key: tensors[f"optimizer/{n}/{key}"] for key in ts} for n, ts in self.optimizer.items()}
-        parameters = {name: tensors[f"parameters/{name}"] for name in self.parameters}
-        ema = {name: tensors[f"ema/{name}"] for name in self.ema}
-        return Checkpoint(parameters, ema, optimizer, json.loads(json.dumps(self.state)), self.spec_yaml, self.facts)
+        """Return the same checkpoint with others in the place of its tensors."""
+        return Checkpoint(*by_kind(tensors), json.loads(json.dumps(self.state)), self.spec_yaml, self.facts)
 
 
 ALIGNED_BYTES = 64
@@ -249,13 +246,17 @@ def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
         check_names(path, describe_shards(path), state, facts)
         with _reading(path):
             tensors = (read_whole_shards if whole else meta_shards)(path / SHARDS)
-        checkpoint = _of_tensors(tensors, state, spec_yaml, facts)
+        parameters, ema, optimizer = by_kind(tensors)
+        for moments in optimizer.values():
+            # Shards have one step for all, in the state.
+            moments["step"] = torch.tensor(state["optimizer_step"])
+        checkpoint = Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
     else:
         checkpoint = _read_whole(path, state, spec_yaml, facts)
     steps = state["progress"]["step"]
-    for flat, tensor in checkpoint.tensors().items():
+    for full_name, tensor in checkpoint.tensors().items():
         if not tensor.is_meta:
-            kind, _, name = flat.partition("/")
+            kind, _, name = full_name.partition("/")
             check_tensor(path, SHARDS if is_sharded(path) else TENSOR_FILES[kind], name, tensor, steps)
     return checkpoint
 
@@ -265,12 +266,13 @@ def _read_whole(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelF
         kinds = {kind: load_file(path / file) for kind, file in TENSOR_FILES.items()}
     described = {f"{kind}/{name}": tuple(t.shape) for kind, tensors in kinds.items() for name, t in tensors.items()}
     check_names(path, described, state, facts)
-    optimizer: dict[str, dict[str, Tensor]] = {}
-    for flat, tensor in kinds["optimizer"].items():
-        name, key = flat.rsplit("/", 1)
-        # Moments may be bf16 in the file; which dtype they get next is for the run that goes on to say.
-        optimizer.setdefault(name, {})[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return Checkpoint(kinds["parameters"], kinds["ema"], optimizer, state, spec_yaml, facts)
+    named = {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+    parameters, ema, optimizer = by_kind(named)
+    for moments in optimizer.values():
+        for key, tensor in moments.items():
+            # Moments may be bf16 in the file; which dtype they get next is for the run that goes on to say.
+            moments[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
 
 
 @contextmanager
@@ -287,21 +289,6 @@ def _reading(path: Path) -> Iterator[None]:
 
 def is_sharded(path: Path) -> bool:
     return (path / SHARDS).is_dir()
-
-
-def _of_tensors(
-    tensors: dict[str, Tensor], state: dict[str, Any], spec_yaml: str, facts: ModelFacts | None
-) -> Checkpoint:
-    """Of tensors named as `Checkpoint.tensors` names them."""
-    kinds: dict[str, dict[str, Any]] = {"parameters": {}, "ema": {}, "optimizer": {}}
-    for flat, tensor in tensors.items():
-        kind, name = flat.split("/", 1)
-        if kind == "optimizer":
-            name, key = name.rsplit("/", 1)
-            kinds[kind].setdefault(name, {"step": torch.tensor(state["optimizer_step"])})[key] = tensor
-        else:
-            kinds[kind][name] = tensor
-    return Checkpoint(kinds["parameters"], kinds["ema"], kinds["optimizer"], state, spec_yaml, facts)
 
 
 def all_checkpoints(folder: Path) -> list[Path]:

@@ -45,6 +45,35 @@ MAX_NAME_LETTERS = 255
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def by_name(parameters: dict[str, Any], ema: dict[str, Any], optimizer: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a checkpoint's tensors in one mapping, as parameters/NAME, ema/NAME and optimizer/NAME/KEY: the names that
+    files of shards have. `by_kind` is the reverse."""
+    named = {f"parameters/{name}": tensor for name, tensor in parameters.items()}
+    named |= {f"ema/{name}": tensor for name, tensor in ema.items()}
+    return named | {f"optimizer/{name}/{key}": t for name, tensors in optimizer.items() for key, t in tensors.items()}
+
+
+def by_kind(named: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return parameters, averages and AdamW's tensors of a mapping that `by_name` has made."""
+    kinds: dict[str, dict[str, Any]] = {kind: {} for kind in TENSOR_FILES}
+    for name, tensor in named.items():
+        kind, parameter, key = split_name(name)
+        if key:
+            kinds[kind].setdefault(parameter, {})[key] = tensor
+        else:
+            kinds[kind][parameter] = tensor
+    return kinds["parameters"], kinds["ema"], kinds["optimizer"]
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Return kind, parameter and AdamW's key ("" of other kinds) of a name that `by_name` gives."""
+    kind, _, parameter = name.partition("/")
+    if kind != "optimizer":
+        return kind, parameter, ""
+    parameter, _, key = parameter.rpartition("/")
+    return kind, parameter, key
+
+
 def why_broken(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None if it is whole. Raises NewerVersionError if a newer version of the
     program wrote it: such a one is no broken one."""

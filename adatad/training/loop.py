@@ -25,7 +25,7 @@ from adatad.errors import UserError
 from adatad.parallel.stacks import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
-from adatad.training.checkpoint_check import TENSOR_FILES, Progress
+from adatad.training.checkpoint_check import TENSOR_FILES, Progress, split_name
 from adatad.training.life import STOPPED, leave_mark
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
@@ -36,7 +36,7 @@ from adatad.training.run_directory import RunDirectory
 from adatad.training.setup import TrainState
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
 from adatad.training.step import train_step
-from adatad.training.tensors import parameter_of, shard_tensors, whole_sizes, whole_tensors
+from adatad.training.tensors import shard_tensors, whole_sizes, whole_tensors
 from adatad.training.validation import Detections, detect, scores, warnings_of
 
 
@@ -286,14 +286,14 @@ class Training:
         if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(state)):
             moments = state.engine.moments()
             content["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
-            shapes = {name: list(state.shapes[parameter_of(name)]) for name in shards}
-            content["tensors"] = dict(Counter(name.partition("/")[0] for name in shapes))
+            shapes = {name: list(state.shapes[split_name(name)[1]]) for name in shards}
+            content["tensors"] = dict(Counter(split_name(name)[0] for name in shapes))
             self.writer.submit_shards(progress.step, shards, shapes, content, spec_yaml)
             return
         tensors = whole_tensors(state)
         if self.processes.is_main:
             checkpoint = Checkpoint(*tensors, content, spec_yaml, facts)
-            kinds = Counter(name.partition("/")[0] for name in checkpoint.tensors())
+            kinds = Counter(split_name(name)[0] for name in checkpoint.tensors())
             content["tensors"] = {kind: kinds[kind] for kind in TENSOR_FILES}
             self.writer.submit(progress.step, checkpoint)
 

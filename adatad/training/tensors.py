@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adatad.training.checkpoint import read_own_shards
-from adatad.training.checkpoint_check import MOMENTS
+from adatad.training.checkpoint_check import MOMENTS, by_kind, by_name
 from adatad.training.setup import TrainState
 
 
@@ -42,18 +42,12 @@ def shard_tensors(state: TrainState) -> dict[str, Tensor] | None:
     shards = engine.shards(masters)
     if shards is None:
         return None
-    found = {f"parameters/{name}": t for name, t in shards.items()}
-    found |= {f"ema/{name}": t for name, t in engine.shards(state.ema.averages).items()}
+    optimizer: dict[str, dict[str, Tensor]] = {name: {} for name in masters}
     for key in MOMENTS:
         moments = {name: local[name][key] if name in local else torch.zeros_like(m) for name, m in masters.items()}
-        found |= {f"optimizer/{name}/{key}": t for name, t in engine.shards(moments).items()}
-    return found
-
-
-def parameter_of(name: str) -> str:
-    """Of a tensor's name in `Checkpoint.tensors`."""
-    kind, _, name = name.partition("/")
-    return name.rpartition("/")[0] if kind == "optimizer" else name
+        for name, tensor in engine.shards(moments).items():
+            optimizer[name][key] = tensor
+    return by_name(shards, engine.shards(state.ema.averages), optimizer)
 
 
 def load_shards(state: TrainState, folder: Path, optimizer_step: float) -> None:
@@ -61,11 +55,10 @@ def load_shards(state: TrainState, folder: Path, optimizer_step: float) -> None:
     tensors = shard_tensors(state)
     read_own_shards(folder, tensors)
     # Of what waits in host memory beside a GPU, DTensors are copies.
-    local = {name: tensor.to_local() for name, tensor in tensors.items()}
-    names, step = list(state.engine.masters()), torch.tensor(optimizer_step)
-    moments = {name: {"step": step, **{key: local[f"optimizer/{name}/{key}"] for key in MOMENTS}} for name in names}
-    state.engine.load({name: local[f"parameters/{name}"] for name in names}, moments)
-    state.ema.load({name: local[f"ema/{name}"] for name in names})
+    parameters, averages, moments = by_kind({name: tensor.to_local() for name, tensor in tensors.items()})
+    step = torch.tensor(optimizer_step)
+    state.engine.load(parameters, {name: {"step": step, **tensors} for name, tensors in moments.items()})
+    state.ema.load(averages)
 
 
 def load_whole_tensors(
