@@ -204,8 +204,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, owner: Owner | None = N
 
 
 def _header(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """What a file of the checkpoint's parameters or averages says of itself, so that it can be used alone: one entry,
-    since safetensors writes several in any order, and the same checkpoint gives the same bytes."""
+    """Return what a file of the checkpoint's parameters or averages says of itself, so that it can be used alone: one
+    entry, since safetensors writes several in any order, and the same checkpoint gives the same bytes."""
     if checkpoint.facts is None:
         return None
     facts = checkpoint.facts.header(checkpoint.spec_yaml)
@@ -297,8 +297,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and a line for each newer one that was skipped. Raises NewerVersionError for one
-    that a newer version of the program wrote: going on from an older one would lose its work."""
+    """Return the newest whole checkpoint, and a line for each newer one that was skipped. Raises NewerVersionError for
+    one that a newer version of the program wrote: going on from an older one would lose its work."""
     skipped = []
     for path in reversed(all_checkpoints(folder)):
         reason = why_broken(path)
@@ -440,7 +440,7 @@ def meta_shards(folder: Path) -> dict[str, Tensor]:
 
 
 def read_whole_shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, whole, on the host."""
+    """Return all tensors of a folder, whole, on the host."""
     described = meta_shards(folder)
     tensors = {name: torch.empty(_sharded_shape(t), dtype=t.dtype) for name, t in described.items()}
     with _quiet():

@@ -75,8 +75,8 @@ def split_name(name: str) -> tuple[str, str, str]:
 
 
 def why_broken(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if it is whole. Raises NewerVersionError if a newer version of the
-    program wrote it: such a one is no broken one."""
+    """Return what is wrong with a checkpoint, or None if it is whole. Raises NewerVersionError if a newer version of
+    the program wrote it: such a one is no broken one."""
     try:
         check_files(path)
         state, facts = read_state(path)
@@ -146,7 +146,7 @@ def sha256(file: Path) -> str:
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], ModelFacts | None]:
-    """The content of state.json, checked, and what it says of the model (None in files of before it did). Raises
+    """Return the content of state.json, checked, and what it says of the model (None in files of before it did). Raises
     CheckpointError."""
     try:
         state = read_json(path / STATE, MAX_STATE_BYTES)
@@ -156,7 +156,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], ModelFacts | None]:
 
 
 def read_spec_text(path: Path) -> str:
-    """The text of spec.yaml: YAML with sections; whether it is a spec for this program isn't looked at. Raises
+    """Return the text of spec.yaml: YAML with sections; whether it is a spec for this program isn't looked at. Raises
     CheckpointError."""
     try:
         text = read_text(path / SPEC, MAX_SPEC_BYTES)
@@ -171,8 +171,8 @@ def read_spec_text(path: Path) -> str:
 
 
 def spec_problem(text: str) -> str | None:
-    """Why a text can't be a saved spec, by its parts one after another: nothing is built, so that neither depth nor
-    aliases cost anything. Raises YAMLError."""
+    """Return why a text can't be a saved spec, by its parts one after another: nothing is built, so that neither depth
+    nor aliases cost anything. Raises YAMLError."""
     depth, aliases, kinds, at_key = 0, 0, [], True
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if len(kinds) < 3:
@@ -416,8 +416,8 @@ class _State(BaseModel):
 
 
 def check_state(content: Any, where: object) -> ModelFacts | None:
-    """What a state says of its model, None in files of before it did. Raises CheckpointError, which names the field,
-    for a state that can't be one; NewerVersionError if a newer version of the program wrote it."""
+    """Return what a state says of its model, None in files of before it did. Raises CheckpointError, which names the
+    field, for a state that can't be one; NewerVersionError if a newer version of the program wrote it."""
     if isinstance(content, dict):
         progress = content.get("progress")
         inside = {f"progress.{name}" for name in progress} if isinstance(progress, dict) else set()
@@ -438,8 +438,8 @@ def check_state(content: Any, where: object) -> ModelFacts | None:
 def check_position(
     progress: Progress, steps_per_epoch: int, where: object, most_an_epoch: int | None = None
 ) -> list[str]:
-    """Lines on a position that only other epochs than this run's lead to. Raises CheckpointError for one that this run
-    doesn't have, or that nothing can lead to.
+    """Return lines on a position that only other epochs than this run's lead to. Raises CheckpointError for one that
+    this run doesn't have, or that nothing can lead to.
 
     most_an_epoch: steps of an epoch with batches of one video, where the data are those of before.
     """

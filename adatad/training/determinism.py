@@ -26,7 +26,8 @@ CUBLAS_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def is_deterministic(train: TrainSpec, device: torch.device) -> bool:
-    """Whether a run's kernels sum in one order: what `train.deterministic` says; where it's null, on CPUs alone."""
+    """Return whether a run's kernels sum in one order: what `train.deterministic` says; where it's null, on CPUs
+    alone."""
     return device.type == "cpu" if train.deterministic is None else train.deterministic
 
 
@@ -167,12 +168,12 @@ def largest_difference(one: Tensor, other: Tensor) -> float:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The same memory as whole numbers: -0 isn't 0 there, and NaN is itself."""
+    """Return the same memory as whole numbers: -0 isn't 0 there, and NaN is itself."""
     return tensor.detach().contiguous().view(BITS[tensor.element_size()])
 
 
 def bit_sum(tensor: Tensor) -> Tensor:
-    """A sum that any single flipped bit changes, in any order of summation: int64 []."""
+    """Return a sum that any single flipped bit changes, in any order of summation: int64 []."""
     return bits(tensor).sum(dtype=torch.int64)
 
 
@@ -216,7 +217,8 @@ def changed_constants(before: dict[str, int], now: dict[str, int]) -> list[str]:
 
 
 def explained(found: list[Difference], step: int, spec: Spec) -> str:
-    """The whole message. Gradients are sums over ranks: those whose own part differs are to blame, if any does."""
+    """Return the whole message. Gradients are sums over ranks: those whose own part differs are to blame, if any
+    does."""
     own = [difference for difference in found if difference.own]
     blamed = own or found
     listed = "; ".join(f"on {difference.where}: {difference.facts}" for difference in blamed[:MAX_LISTED_RANKS])

@@ -90,8 +90,8 @@ def _facts(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training, or if
-    they came with a position table of their own."""
+    """Return all parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training, or
+    if they came with a position table of their own."""
     model = whole_model(spec, checkpoint, tensors)
     table = model.backbone.position_table
     if not torch.allclose(table, sine_table(*table.shape[1:]), atol=1e-3):
@@ -103,8 +103,8 @@ def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dic
 
 
 def whole_model(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TemporalActionDetector:
-    """The model with its frozen weights and these trained tensors. Raises CheckpointError if the frozen weights aren't
-    those of the training."""
+    """Return the model with its frozen weights and these trained tensors. Raises CheckpointError if the frozen weights
+    aren't those of the training."""
     if not number_of_outputs({name: tensor.shape for name, tensor in tensors.items()}):
         raise CheckpointError(f"the checkpoint is of no detector: it trains no {HEAD_BIAS}")
     torch.manual_seed(spec.train.seed)
@@ -165,8 +165,8 @@ class TrainedFile(NamedTuple):
 
 
 def find_checkpoint(named: Path) -> tuple[Path, list[str]]:
-    """The checkpoint or file of weights that a path means, and lines on what was chosen: of a run, or of its folder
-    `checkpoints`, the best one, or the newest whole one where there is no best. Raises CheckpointError."""
+    """Return the checkpoint or file of weights that a path means, and lines on what was chosen: of a run, or of its
+    folder `checkpoints`, the best one, or the newest whole one where there is no best. Raises CheckpointError."""
     try:
         if not named.is_dir():
             # Says what is wrong with it, if it is no file.
@@ -193,7 +193,7 @@ def find_checkpoint(named: Path) -> tuple[Path, list[str]]:
 
 
 def read_trained_file(path: Path) -> TrainedFile:
-    """What a checkpoint or a file says of itself. Raises CheckpointError or WeightsError for what is none."""
+    """Return what a checkpoint or a file says of itself. Raises CheckpointError or WeightsError for what is none."""
     if path.is_dir():
         if not (path / MANIFEST).exists():
             raise CheckpointError(
@@ -211,8 +211,8 @@ def _header(path: Path) -> dict[str, str]:
 
 
 def holds_frozen_weights(path: Path) -> bool:
-    """Whether a file of weights is whole, so that none of pretrained weights is needed beside it: a merged one, or a
-    checkpoint of OpenTAD."""
+    """Return whether a file of weights is whole, so that none of pretrained weights is needed beside it: a merged one,
+    or a checkpoint of OpenTAD."""
     if path.suffix != ".safetensors":
         return path.is_file()
     try:
@@ -224,8 +224,8 @@ def holds_frozen_weights(path: Path) -> bool:
 def own_spec(
     path: Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = (), check_files: bool = True
 ) -> Spec:
-    """The spec that weights were trained by, under overrides. Raises CheckpointError if the file holds none, or one
-    that this program doesn't know."""
+    """Return the spec that weights were trained by, under overrides. Raises CheckpointError if the file holds none, or
+    one that this program doesn't know."""
     text = read_trained_file(path).spec_yaml
     if text is None:
         raise CheckpointError(f"{path}: doesn't hold the spec that it was trained by; give SPEC")

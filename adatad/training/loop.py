@@ -163,7 +163,7 @@ class Training:
             self.logger.warning(slow)
 
     def asked_to_stop(self) -> bool:
-        """Whether any rank was; all ranks ask at the same moment."""
+        """Return whether any rank was; all ranks ask at the same moment."""
         return self.processes.any(self.stop.signal_name is not None)
 
     def leave(self) -> None:
@@ -185,7 +185,7 @@ class Training:
         raise Stopped(code)
 
     def how_to_go_on(self) -> str:
-        """The arguments that continue this run."""
+        """Return the arguments that continue this run."""
         return resume_arguments(self.directory.path)
 
     def what_is_saved(self) -> str:

@@ -87,13 +87,13 @@ class ModelFacts(BaseModel):
         return self
 
     def header(self, spec_yaml: str) -> dict[str, str]:
-        """The record as text by name, with the spec, for a file that holds nothing else but tensors."""
+        """Return the record as text by name, with the spec, for a file that holds nothing else but tensors."""
         fields = {name: json.dumps(value, ensure_ascii=False) for name, value in self.model_dump(mode="json").items()}
         return {**fields, "spec": spec_yaml}
 
 
 def facts_of(spec: Spec, classes: Sequence[str]) -> ModelFacts:
-    """The record of a model that is trained by `spec` on these classes, in the order of its outputs."""
+    """Return the record of a model that is trained by `spec` on these classes, in the order of its outputs."""
     agnostic = spec.model.detector.class_agnostic
     time = getattr(spec.data, "time", None)
     return ModelFacts(
@@ -111,7 +111,7 @@ def facts_of(spec: Spec, classes: Sequence[str]) -> ModelFacts:
 
 
 def facts_in_header(header: dict[str, str], where: object) -> ModelFacts | None:
-    """The record in a file's header, None if it has none (an older file, or another project's). Raises
+    """Return the record in a file's header, None if it has none (an older file, or another project's). Raises
     CheckpointError."""
     if "format_version" not in header:
         return None
@@ -127,7 +127,7 @@ def facts_in_header(header: dict[str, str], where: object) -> ModelFacts | None:
 
 
 def read_facts(content: Any, where: object) -> ModelFacts:
-    """The record, checked. Raises CheckpointError, NewerVersionError if a newer version wrote it."""
+    """Return the record, checked. Raises CheckpointError, NewerVersionError if a newer version wrote it."""
     if isinstance(content, dict):
         check_version(content, ModelFacts.model_fields, where)
     try:
@@ -180,7 +180,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 def cut(value: object) -> str:
-    """A value in a message. Numbers without end aren't written out."""
+    """Return a value in a message. Numbers without end aren't written out."""
     if isinstance(value, int) and abs(value) > 10**18:
         return "a number of many digits"
     text = shown(repr(value)) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
@@ -188,13 +188,13 @@ def cut(value: object) -> str:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Names with commas between them; of many the first, and how many more."""
+    """Return the names with commas between them; of many the first, and how many more."""
     listed = ", ".join(shown(name[:VALUE_LETTERS]) for name in names[:NAMES_SHOWN])
     return listed + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
 
 
 def differences(saved: ModelFacts, here: ModelFacts) -> Iterator[str]:
-    """Lines on window, preprocessing and frame-rate rule that aren't those of the training, with both values."""
+    """Yield lines on window, preprocessing and frame-rate rule that aren't those of the training, with both values."""
     sections = (
         ("data.window.", saved.window, here.window),
         ("", saved.preprocessing, here.preprocessing),
@@ -227,7 +227,7 @@ class ClassNamesError(UserError):
 
 
 def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Spec, list[str]]:
-    """The spec as the weights at `path` are tested by it, and lines on what isn't as it was in training.
+    """Return the spec as the weights at `path` are tested by it, and lines on what isn't as it was in training.
 
     Where the spec gives no classes, those of the weights are taken. Raises ClassNamesError for annotated classes that
     the weights don't know.
@@ -308,7 +308,7 @@ def _refuse_unknown(
 
 
 def match_for_resume(facts: ModelFacts | None, classes: Sequence[str], path: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Names of the data set's classes in the order that training goes on with, and lines on it.
+    """Return the names of the data set's classes in the order that training goes on with, and lines on it.
 
     classes: in the spec's order. Raises ClassNamesError if they aren't those of the checkpoint.
     """
@@ -334,7 +334,7 @@ def match_for_resume(facts: ModelFacts | None, classes: Sequence[str], path: Pat
 
 
 def _source(spec: Spec) -> str:
-    """Where the spec's class list is from."""
+    """Return where the spec's class list is from."""
     match spec.data.classes:
         case str(file):
             return file

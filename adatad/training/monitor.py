@@ -68,7 +68,7 @@ class PlainLines(logging.Handler):
 
 
 def log_to(path: Path, console: Console) -> logging.Logger:
-    """The run's logger, into the log.txt at `path` and onto the console. Raises FileError."""
+    """Return the run's logger, into the log.txt at `path` and onto the console. Raises FileError."""
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
     for handler in list(logger.handlers):
@@ -244,7 +244,7 @@ def _silence_board_threads() -> None:
 
 
 def _scalars(tag: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The numbers inside a value, each with the names that lead to it."""
+    """Yield the numbers inside a value, each with the names that lead to it."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _scalars(f"{tag}/{name}", inner)
@@ -271,7 +271,8 @@ class DataWait:
         self._started = True
 
     def end_epoch(self) -> str | None:
-        """A line to log, once in a run, if waiting took too much of the epoch; the next one is counted afresh."""
+        """Return a line to log, once in a run, if waiting took too much of the epoch; the next one is counted
+        afresh."""
         share = self.waited_seconds / self.whole_seconds if self.whole_seconds else 0.0
         self.waited_seconds = self.whole_seconds = 0.0
         if self._said or share <= TOO_MUCH:

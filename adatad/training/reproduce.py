@@ -35,7 +35,7 @@ class MissingFilesError(UserError):
 
 
 def reproduce(spec: Spec, checkpoint: Path | None = None) -> tuple[dict[str, Any], Reproduction | None]:
-    """The scores, and on the first rank what they come to beside the published ones.
+    """Return the scores, and on the first rank what they come to beside the published ones.
 
     checkpoint: test it instead of training. Raises MissingFilesError before anything is done.
     """
@@ -84,7 +84,8 @@ READ_BYTES = 1 << 24
 
 
 def missing(spec: Spec, checkpoint: Path | None = None) -> list[str]:
-    """A line for everything that isn't there. checkpoint: what is tested, so that no training videos are needed."""
+    """Return a line for everything that isn't there. checkpoint: what is tested, so that no training videos are
+    needed."""
     files = [*_files(spec)]
     return [*_checkpoint(spec, checkpoint), *_weights(spec), *files, *_videos(spec, checkpoint is None, files)]
 
@@ -102,7 +103,7 @@ def _checkpoint(spec: Spec, checkpoint: Path | None) -> Iterator[str]:
 
 
 def _unusable(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint that is there. Raises UserError for what is none."""
+    """Return what is wrong with a checkpoint that is there. Raises UserError for what is none."""
     if checkpoint.is_dir():
         return why_broken(checkpoint)
     if checkpoint.suffix == ".safetensors":

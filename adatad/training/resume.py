@@ -55,7 +55,8 @@ class ResumeError(UserError):
 
 
 def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, list[str]]:
-    """The checkpoint that `resume` names, None for a fresh start; and a line for each broken one that auto skipped.
+    """Return the checkpoint that `resume` names, None for a fresh start; and a line for each broken one that auto
+    skipped.
 
     A directory holds one course of training: the newest checkpoint is kept and resumed from, so one that is named must
     be the newest, or start a run that has none. Raises ResumeError, also where
@@ -90,8 +91,8 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
 
 
 def go_on(run: RunDirectory, resume: str | None) -> str:
-    """What `--resume` means to an attempt that torchrun started after an earlier one of the same job had opened the
-    run: that one's checkpoints, if it came so far."""
+    """Return what `--resume` means to an attempt that torchrun started after an earlier one of the same job had opened
+    the run: that one's checkpoints, if it came so far."""
     return AUTO if resume is None or all_checkpoints(run.checkpoints) else resume
 
 
@@ -243,7 +244,7 @@ def settled(spec: Spec, processes: Processes, resume: str | None, overwrite: boo
 
 
 def _which_of_several(spec: Spec, resume: str | None) -> tuple[str, ...]:
-    """A line if `--resume auto` could mean several runs."""
+    """Return a line if `--resume auto` could mean several runs."""
     others = [number for number in ids_of(spec) if number != spec.run.id]
     if resume is None or names_its_id(spec) or not others:
         return ()
@@ -252,7 +253,7 @@ def _which_of_several(spec: Spec, resume: str | None) -> tuple[str, ...]:
 
 
 def on_main(processes: Processes, action: Callable[[], T]) -> T:
-    """What the first rank's action returns, on every rank; what stops it stops every rank."""
+    """Return what the first rank's action returns, on every rank; what stops it stops every rank."""
     result, error = None, None
     if processes.is_main:
         try:

@@ -77,12 +77,12 @@ def run_directory(spec: Spec) -> RunDirectory:
 
 
 def with_id(spec: Spec, number: int) -> Spec:
-    """The spec of another run of the same experiment."""
+    """Return the spec of another run of the same experiment."""
     return spec.model_copy(update={"run": spec.run.model_copy(update={"id": number})})
 
 
 def names_its_id(spec: Spec) -> bool:
-    """Whether the user has said which run this is, by --id or run.id; else it is the next one that is free."""
+    """Return whether the user has said which run this is, by --id or run.id; else it is the next one that is free."""
     return "id" in spec.run.model_fields_set
 
 
@@ -273,7 +273,7 @@ def check_room(run: Path, trained_numbers: int, resuming: bool) -> None:
 
 
 def size(number_of_bytes: float) -> str:
-    """Bytes as people write them: 64 MB."""
+    """Return bytes as people write them: 64 MB."""
     units = ("bytes", "kB", "MB", "GB", "TB")
     power = min(len(units) - 1, int(math.log(max(number_of_bytes, 1), 1000)))
     return f"{number_of_bytes / 1000**power:.3g} {units[power]}"

@@ -26,7 +26,8 @@ def whole_tensors(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Tenso
 
 
 def whole_sizes(state: TrainState) -> list[int]:
-    """Bytes of each tensor of `whole_tensors`, after the first update; none where every rank writes its own part."""
+    """Return bytes of each tensor of `whole_tensors`, after the first update; none where every rank writes its own
+    part."""
     if state.spec.model.backbone.mode == "full" and state.engine.shards({}) is not None:
         return []
     numbers = [state.shapes[name].numel() for name in state.trained]
@@ -34,9 +35,9 @@ def whole_sizes(state: TrainState) -> list[int]:
 
 
 def shard_tensors(state: TrainState) -> dict[str, Tensor] | None:
-    """The same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine has none.
-    The memory is that of the parts where these lie on the mesh's device. Before the first update the moments are
-    zeros."""
+    """Return the same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine
+    has none. The memory is that of the parts where these lie on the mesh's device. Before the first update the moments
+    are zeros."""
     engine, local = state.engine, state.engine.moments()
     masters = engine.masters()
     shards = engine.shards(masters)
