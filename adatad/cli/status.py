@@ -16,7 +16,7 @@ WATCH_SECONDS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=path_arg, metavar="RUN", help="runs/<spec name>/id<N>")
+    parser.add_argument("run", type=path_arg, metavar="RUN", help="runs/<spec name>/id<N>, or a folder of runs")
     parser.add_argument(
         "--watch", action="store_true", help="again and again, as long as a job of the run is in the queue"
     )

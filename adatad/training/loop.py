@@ -27,9 +27,9 @@ from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.checkpoint_check import TENSOR_FILES
 from adatad.training.data_wait import DataWait
-from adatad.training.life import STOPPED, leave_mark
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
 from adatad.training.log import Dispensable
+from adatad.training.markers import STOPPED, write_marker
 from adatad.training.metrics import Metrics, memory_values
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.ownership import resume_arguments
@@ -184,7 +184,7 @@ class Training:
             line, code = self.stop.nothing_saved()
             self.logger.info(line)
         if self.processes.is_main:
-            leave_mark(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
+            write_marker(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
         self.processes.barrier()
         raise Stopped(code)
 
@@ -209,7 +209,7 @@ class Training:
         self.stop.leave_in_peace()
         self.logger.error("%s", error)
         self.logger.info("saved after step %d; %s continues", self.progress.step, self.how_to_go_on())
-        leave_mark(STOPPED, f"a loader process failed at step {self.progress.step}")
+        write_marker(STOPPED, f"a loader process failed at step {self.progress.step}")
         raise Stopped from error
 
     def leave_if_asked(self) -> None:
