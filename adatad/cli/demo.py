@@ -38,7 +38,7 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(args: argparse.Namespace) -> int:
     """Run `adatad demo`; returns its exit code."""
-    file = spec_path(args.spec)
+    file = spec_path(args.spec, quiet=args.spec == DEFAULT)
     # Where the spec's data lie; its files can be checked only when they are there.
     folder = Path(load(file, args.overrides, check_files=False).data.annotations).parent
 
