@@ -62,6 +62,7 @@ MAX_CLIPS = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad dev`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, text: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -108,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(args: argparse.Namespace) -> int:
+    """Run `adatad dev benchmark`; returns its exit code."""
     if args.suite != "gpu" and (args.report or args.minutes is not None):
         raise UserError("--report and --minutes: only of the suite gpu")
     # Read when torch begins to allocate; a user's own settings stay.
@@ -127,6 +129,7 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 def verify_golden(args: argparse.Namespace) -> int:
+    """Run `adatad dev verify-golden`; returns its exit code."""
     if args.policy != "tile" and (args.tile_clips or args.segment_blocks or args.recompute != "once"):
         raise UserError("--tile-clips, --segment-blocks and --recompute belong to --policy tile")
 
@@ -140,6 +143,7 @@ def verify_golden(args: argparse.Namespace) -> int:
 
 
 def compare_runs(args: argparse.Namespace) -> int:
+    """Run `adatad dev same`; returns its exit code."""
     from adatad.dev.same import same
 
     comparison = same(args.run_a, args.run_b, args.within)
@@ -149,6 +153,7 @@ def compare_runs(args: argparse.Namespace) -> int:
 
 
 def model_zoo(args: argparse.Namespace) -> int:
+    """Run `adatad dev model-zoo`; returns its exit code."""
     # The page takes minutes.
     check_output(args.output)
 
@@ -160,6 +165,7 @@ def model_zoo(args: argparse.Namespace) -> int:
 
 
 def pretrain(args: argparse.Namespace) -> int:
+    """Run `adatad dev pretrain`; returns its exit code."""
     check_output(args.output)
 
     from adatad.dev.pretrain import pretrain as train_backbone

@@ -18,6 +18,7 @@ from adatad.files import FileError, check_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad export`."""
     parser.add_argument(
         "checkpoint", type=path_arg, metavar="CHECKPOINT", help="checkpoint directory, or a run (its best checkpoint)"
     )
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
+    """Run `adatad export`; returns its exit code."""
     if args.opentad and (args.merged or args.last):
         raise UserError("--opentad: holds averages, last parameters and frozen weights; leave --merged and --last out")
     if args.opentad == (args.output.suffix == ".safetensors"):

@@ -26,8 +26,8 @@ from adatad.parallel.stacks import Stacks
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.checkpoint_check import TENSOR_FILES, Progress, split_name
-from adatad.training.life import STOPPED, leave_mark
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
+from adatad.training.markers import STOPPED, write_marker
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.monitor import DataWait, Dispensable, Metrics, ProgressBar, memory_values
 from adatad.training.ownership import resume_arguments
@@ -180,7 +180,7 @@ class Training:
             line, code = self.stop.nothing_saved()
             self.logger.info(line)
         if self.processes.is_main:
-            leave_mark(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
+            write_marker(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
         self.processes.barrier()
         raise Stopped(code)
 
@@ -205,7 +205,7 @@ class Training:
         self.stop.leave_in_peace()
         self.logger.error("%s", error)
         self.logger.info("saved after step %d; %s continues", self.progress.step, self.how_to_go_on())
-        leave_mark(STOPPED, f"a loader process failed at step {self.progress.step}")
+        write_marker(STOPPED, f"a loader process failed at step {self.progress.step}")
         raise Stopped from error
 
     def leave_if_asked(self) -> None:

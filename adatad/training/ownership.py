@@ -22,7 +22,7 @@ import psutil
 from adatad.errors import UserError
 from adatad.files import FileError, read_text, reason
 from adatad.printing import program
-from adatad.training.life import successor
+from adatad.training.markers import later_attempt
 
 FILE = "owner.txt"
 FACTS = re.compile(
@@ -140,11 +140,11 @@ def last_opening(folder: Path) -> Opening | None:
 def new_owner(folder: Path) -> Owner:
     """This process as the owner of a run's folder; `write` makes it known.
 
-    Raises RunOwnershipLost in a life of a job that Slurm has started again already: a cut-off node may be slow.
+    Raises RunOwnershipLost in an attempt of a job that Slurm has started again already: a cut-off node may be slow.
     """
-    later = successor()
+    later = later_attempt()
     if later:
-        raise RunOwnershipLost(f"{folder}: life {later} of this job has begun since; this one leaves the run to it")
+        raise RunOwnershipLost(f"{folder}: attempt {later} of this job has begun since; this one leaves the run to it")
     token, pid = uuid.uuid4().hex[:12], os.getpid()
     text = f"{token} on {socket.gethostname()}, pid {pid}, {time.strftime('%F %T')}"
     return Owner(folder, token, f"{text}, by {this_command()}, start {start_of(pid) or 0}\n")

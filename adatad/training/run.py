@@ -23,9 +23,9 @@ from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.training.choice import resolve_choices
 from adatad.training.determinism import run_arithmetic
-from adatad.training.life import DONE, LIFE, leave_mark
 from adatad.training.loaders import check_shared_memory
 from adatad.training.loop import Training
+from adatad.training.markers import ATTEMPT, DONE, write_marker
 from adatad.training.monitor import Dispensable, Metrics
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.resolve import ResolvedRun, annotations_for, check_batch
@@ -109,7 +109,7 @@ def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
         # Training is done: whatever a page can't be drawn of, or written for, takes nothing of it away.
         if line := try_write_report(run.directory.path, run.saved_spec):
             logging.getLogger("adatad").warning("training is done and saved; %s", line)
-        leave_mark(DONE, f"step {attempt.steps}")
+        write_marker(DONE, f"step {attempt.steps}")
     processes.barrier()
     return result
 
@@ -117,7 +117,7 @@ def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
 def leave_if_asked(processes: Processes, stop: StopRequest) -> None:
     """Leave before training begins, all ranks together, if any was asked to stop. A batch job goes on to its first
     step, which it saves: one that ends here several times would count as idle."""
-    if LIFE in os.environ or not processes.any(stop.signal_name is not None):
+    if ATTEMPT in os.environ or not processes.any(stop.signal_name is not None):
         return
     line, code = stop.nothing_saved()
     if processes.is_main:

@@ -17,7 +17,7 @@ from typing import Any
 
 from adatad.printing import program
 from adatad.stop_signals import STOP_SIGNALS
-from adatad.training.life import LIFE
+from adatad.training.markers import ATTEMPT
 
 EXIT_CODE_RESUME = 75
 """EX_TEMPFAIL: not finished, start again with `--resume auto`."""
@@ -45,7 +45,7 @@ class StopRequest:
         launched = "RANK" in os.environ
         self.echo_seconds = LAUNCHER_ECHO_SECONDS if launched else ECHO_SECONDS
         # Other ranks must not be left waiting; and a batch job that saves its first step doesn't count as idle.
-        self.leaves_at_once = not launched and LIFE not in os.environ
+        self.leaves_at_once = not launched and ATTEMPT not in os.environ
         self.importing = False
         """Set by a command until it has imported all that it needs: libraries make other errors of an interruption."""
         self.meanwhile = FINISHING

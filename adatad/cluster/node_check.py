@@ -1,7 +1,10 @@
-"""Whether the nodes of a job are fit to train on: looked at by one process a node, judged by the batch script.
+"""Health check of a job's nodes before training: one process a node looks, the supervisor judges the reports.
 
-srun --ntasks-per-node=1 python -m adatad.parallel.health FOLDER --disk /tmp     writes FOLDER/<host>.json on each node
-python -m adatad.parallel.health FOLDER --judge HOST ...                         prints the bad ones; exit code 1 if any
+    srun --ntasks-per-node=1 python -m adatad.cluster.node_check FOLDER --disk /tmp
+
+writes FOLDER/<host>.json on each node.
+
+Looking needs torch and psutil; judging needs the standard library alone, as the supervisor does.
 """
 
 from __future__ import annotations
@@ -21,21 +24,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from adatad.quantities import MAX_GIB, number
 
 if TYPE_CHECKING:
     import torch
 
 PRODUCTS = 6
-CLOCK_SECONDS = 30
+"""Matrix products a device, of which the fastest counts."""
+MAX_CLOCK_SECONDS = 30
 """Clocks further apart than this confuse time-outs, logs and Slurm's own credentials."""
 
 
 @dataclass
 class Report:
-    """Of one node. problems: its own; exchange_error: what the meeting with the others ended with, anybody's fault."""
+    """Findings on one node. problems: its own; exchange_error: why the exchange failed, whoever's fault."""
 
     host: str
     problems: list[str] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Report:
     exchange_error: str | None = None
 
     def line(self) -> str:
+        """Return the findings in one line."""
         parts = [
             self.devices,
             f"{self.free_memory_gib:.1f} GiB of memory and {self.free_disk_gib:.1f} of disk free",
@@ -60,6 +63,7 @@ class Report:
         return f"{self.host}: " + ", ".join([*parts, *self.problems])
 
     def write(self, folder: Path) -> None:
+        """Write the report to the folder that all nodes share."""
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{self.host}.unfinished"
         unfinished.write_text(json.dumps(asdict(self)))
@@ -67,7 +71,7 @@ class Report:
 
 
 def examine(disk: Path, min_free_gib: float) -> Report:
-    """This node alone."""
+    """Return the findings on this node alone. disk: a folder on the node's own disk."""
     report = Report(os.environ.get("SLURMD_NODENAME", socket.gethostname()))
     checks: tuple[Callable[[], None], ...] = (
         lambda: _devices(report, min_free_gib),
@@ -78,13 +82,17 @@ def examine(disk: Path, min_free_gib: float) -> Report:
         try:
             check()
         except Exception as error:
+            # Whatever a broken driver or disk raises is a finding, not a reason to give none.
             report.problems.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
     return report
 
 
 def _devices(report: Report, min_free_gib: float) -> None:
+    """Count GPUs and their free memory; without any, that of the machine."""
+    import psutil
     import torch
 
+    # A torch without CUDA or ROCm uses no GPU, whatever the job has asked for.
     wanted = int(os.environ.get("SLURM_GPUS_ON_NODE", "0")) if torch.version.cuda or torch.version.hip else 0
     found = torch.cuda.device_count()
     report.devices = f"{found} GPUs ({torch.cuda.get_device_name(0)})" if found else "no GPU"
@@ -100,12 +108,13 @@ def _devices(report: Report, min_free_gib: float) -> None:
 
 
 def _disk(report: Report, disk: Path, min_free_gib: float) -> None:
-    """A megabyte written, flushed and read."""
+    """Write, flush and read a megabyte."""
     probe, content = disk / f".adatad-{os.getpid()}", os.urandom(1 << 20)
     try:
         disk.mkdir(parents=True, exist_ok=True)
         with probe.open("wb") as file:
             file.write(content)
+            # A full disk or one that has gone shows when the data leaves the page cache, not when it is written.
             os.fsync(file.fileno())
         if probe.read_bytes() != content:
             report.problems.append(f"{disk}: what is read isn't what was written")
@@ -120,7 +129,7 @@ def _disk(report: Report, disk: Path, min_free_gib: float) -> None:
 
 
 def _product(report: Report) -> None:
-    """Milliseconds of a fixed matrix product on the slowest device, each at its best of some."""
+    """Time a fixed matrix product on each device; the slowest device's best time counts."""
     import torch
 
     times = []
@@ -143,13 +152,14 @@ def _product(report: Report) -> None:
 
 
 def exchange(report: Report, node: int, nodes: int, seconds: float) -> None:
-    """Meet the other nodes: clocks, and an all-reduce, if all said that they are well."""
+    """Compare clocks with the other nodes and time an all-reduce, if all nodes say that they have no problem."""
     import torch
     import torch.distributed as dist
 
     timeout = timedelta(seconds=seconds)
     gpu = torch.cuda.is_available() and not report.problems
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # The store comes first: it tells whether all are well, as a collective would hang on a node that isn't.
     store = dist.TCPStore(address, port, nodes, is_master=node == 0, timeout=timeout)
     store.set(f"well {node}", "no" if report.problems else "gpu" if gpu else "cpu")
     said = [store.get(f"well {other}").decode() for other in range(nodes)]
@@ -160,7 +170,7 @@ def exchange(report: Report, node: int, nodes: int, seconds: float) -> None:
             device_id=device if gpu else None,
         )  # fmt: skip
         report.clock_offset_seconds = _clock(node, nodes, device)
-        if abs(report.clock_offset_seconds) > CLOCK_SECONDS:
+        if abs(report.clock_offset_seconds) > MAX_CLOCK_SECONDS:
             report.problems.append(f"its clock is {report.clock_offset_seconds:+.0f} s off the others'")
         report.gbit_per_second = _all_reduce(nodes, device)
         dist.destroy_process_group()
@@ -172,11 +182,12 @@ def exchange(report: Report, node: int, nodes: int, seconds: float) -> None:
 
 
 def _clock(node: int, nodes: int, device: torch.device) -> float:
-    """Seconds between this node's clock and the median of all."""
+    """Return the seconds between this node's clock and the median of all."""
     import torch
     import torch.distributed as dist
 
     times = torch.zeros(nodes, dtype=torch.float64, device=device)
+    # The first all-reduce connects the nodes, which takes a while; after it they read their clocks at the same moment.
     dist.all_reduce(times)
     times[node] = time.time()
     dist.all_reduce(times)
@@ -184,7 +195,7 @@ def _clock(node: int, nodes: int, device: torch.device) -> float:
 
 
 def _all_reduce(nodes: int, device: torch.device) -> float:
-    """Gbit/s that a node sends in an all-reduce: best of some."""
+    """Return the Gbit/s that a node sends in an all-reduce, the best of four."""
     import torch
     import torch.distributed as dist
 
@@ -194,23 +205,32 @@ def _all_reduce(nodes: int, device: torch.device) -> float:
     for _ in range(4):
         began = time.perf_counter()
         dist.all_reduce(tensor)
+        # On a GPU the call returns before the sum is there.
         tensor[0].item()
         best = min(best, time.perf_counter() - began)
     return 2 * (nodes - 1) / nodes * megabytes * 8.388608e-3 / best
 
 
 def judge(folder: Path, hosts: Sequence[str], slow_factor: float, min_gbit: float) -> dict[str, str]:
-    """What is wrong with each bad host, by name; "" holds what is nobody's own fault."""
-    files = {host: folder / f"{host}.json" for host in hosts}
-    reports = {host: Report(**json.loads(file.read_text())) for host, file in files.items() if file.is_file()}
+    """Return what is wrong with each bad host, by name; "" holds what is no single host's fault.
+
+    slow_factor: times the median product time; min_gbit: Gbit/s of the all-reduce.
+    """
+    reports = {}
+    for host in hosts:
+        # A node without a report, or with one that its disk cut off, didn't answer.
+        with suppress(OSError, ValueError, TypeError):
+            reports[host] = Report(**json.loads((folder / f"{host}.json").read_text()))
     bad = {host: "didn't answer" for host in hosts if host not in reports}
     bad |= {host: "; ".join(report.problems) for host, report in reports.items() if report.problems}
     products = [report.product_ms for report in reports.values() if report.product_ms]
+    # The lower median: of two nodes the faster one is the measure.
     usual = statistics.median_low(products) if products else 0.0
     for host, report in reports.items():
         if host not in bad and report.product_ms > slow_factor * usual:
             bad[host] = f"slow: a matrix product takes {report.product_ms:.2f} ms, elsewhere {usual:.2f}"
     if bad:
+        # With a bad node the exchange fails for all, which says nothing of the others.
         return bad
     errors = {host: report.exchange_error for host, report in reports.items() if report.exchange_error}
     if errors:
@@ -221,11 +241,19 @@ def judge(folder: Path, hosts: Sequence[str], slow_factor: float, min_gbit: floa
     return {}
 
 
-def _look(args: argparse.Namespace) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--disk", type=Path, default=Path("/tmp"), help="folder on the node's own disk")
+    parser.add_argument(
+        "--min-free-gib", type=number(0, MAX_GIB), default=2.0, help="of that disk, and of each GPU's memory"
+    )
+    parser.add_argument("--seconds", type=number(1, 86_400), default=120.0, help="for the exchange of nodes")
+    args = parser.parse_args()
     node, nodes = int(os.environ.get("SLURM_NODEID", 0)), int(os.environ.get("SLURM_NNODES", 1))
     report = examine(args.disk, args.min_free_gib)
     if nodes > 1:
-        # What stands there if this process is killed in the exchange.
+        # The report's content if this process is killed in the exchange, as NCCL does after its timeout.
         report.exchange_error = "didn't come back from it"
     report.write(args.folder)
     if nodes > 1:
@@ -237,27 +265,6 @@ def _look(args: argparse.Namespace) -> int:
         report.write(args.folder)
     print(report.line(), flush=True)
     return 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--disk", type=Path, default=Path("/tmp"), help="folder on the node's own disk")
-    parser.add_argument(
-        "--min-free-gib", type=number(0, MAX_GIB), default=2.0, help="of that disk, and of each GPU's memory"
-    )
-    parser.add_argument("--seconds", type=number(1, 86_400), default=120.0, help="for the meeting with the other nodes")
-    parser.add_argument("--judge", nargs="+", metavar="HOST", help="judge what these hosts have written")
-    parser.add_argument("--slow-factor", type=number(1, 1e6), default=1.5)
-    parser.add_argument("--min-gbit", type=number(0, 1e6), default=0.0)
-    args = parser.parse_args()
-    if not args.judge:
-        return _look(args)
-    bad = judge(args.folder, args.judge, args.slow_factor, args.min_gbit)
-    for host, text in bad.items():
-        print(f"health check: {host or 'network'}: {text}", file=sys.stderr)
-    print(",".join(host for host in bad if host))
-    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import os
 import pytest
 from ranks import run_ranks
 
-from adatad.parallel import health
-from adatad.parallel.health import Report, examine, exchange, judge
+from adatad.cluster import node_check
+from adatad.cluster.node_check import Report, examine, exchange, judge
 
 
 def write(folder, *reports: Report) -> list[str]:
@@ -33,8 +33,8 @@ def test_what_can_be_wrong_with_one(tmp_path, monkeypatch):
     problems = examine(tmp_path / "file", 1e9).problems
     assert any("GiB of memory of the machine are free" in text for text in problems)
     assert any("can't be written" in text for text in problems)
-    monkeypatch.setattr(health.os, "urandom", lambda count: b"written")
-    monkeypatch.setattr(health.Path, "read_bytes", lambda path: b"read")
+    monkeypatch.setattr(node_check.os, "urandom", lambda count: b"written")
+    monkeypatch.setattr(node_check.Path, "read_bytes", lambda path: b"read")
     assert any("what is read isn't what was written" in text for text in examine(tmp_path, 0.001).problems)
 
 
@@ -56,6 +56,8 @@ def test_bad_hosts_are_named(tmp_path):
     assert bad["c"].startswith("slow: a matrix product takes 1.70 ms, elsewhere 1.00")
     assert bad["e"] == "didn't answer"
     assert judged(tmp_path, ["a", "b"]) == {}
+    (tmp_path / "b.json").write_text('{"host": "b", "prob')
+    assert judged(tmp_path, ["a", "b"]) == {"b": "didn't answer"}
 
 
 def test_of_two_the_slower_one_is_judged_by_the_other(tmp_path):
@@ -74,17 +76,19 @@ def test_a_node_that_dies_in_the_exchange_is_not_taken_for_well(tmp_path, monkey
     """As of NCCL, which ends a process that waits too long."""
     monkeypatch.setenv("SLURM_NNODES", "2")
     monkeypatch.setenv("SLURMD_NODENAME", "a")
-    monkeypatch.setattr(health.sys, "argv", ["health", str(tmp_path), "--disk", str(tmp_path), "--min-free-gib", "0"])
+    monkeypatch.setattr(
+        node_check.sys, "argv", ["node_check", str(tmp_path), "--disk", str(tmp_path), "--min-free-gib", "0"]
+    )
 
     def die(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(health, "exchange", die)
+    monkeypatch.setattr(node_check, "exchange", die)
     with pytest.raises(KeyboardInterrupt):
-        health.main()
+        node_check.main()
     assert judged(tmp_path, ["a"])[""].endswith("a: didn't come back from it")
-    monkeypatch.setattr(health, "exchange", lambda *arguments: None)
-    health.main()
+    monkeypatch.setattr(node_check, "exchange", lambda *arguments: None)
+    node_check.main()
     assert judged(tmp_path, ["a"]) == {}
 
 
