@@ -85,7 +85,7 @@ class LastingStream:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """For as long as the context lasts, stdout and stderr end nothing when they can't be written."""
+    """Let no error of writing to stdout or stderr end the command while the context lasts."""
     before = sys.stdout, sys.stderr
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         if stream is not None and not isinstance(stream, LastingStream):

@@ -35,7 +35,7 @@ MISTAKES = (
             'mode="bicubic", align_corners=False, antialias=True'),
     Mistake("LayerNorm eps of detector blocks", "models/sequence.py", "self.ln1 = ChannelNorm(width, eps=1e-5)",
             "self.ln1 = ChannelNorm(width, eps=1e-3)"),
-    Mistake("warm-up divided by its length", "training/schedule.py",
+    Mistake("warm-up divided by its length", "training/optimizer.py",
             "max(warmup_steps - 1, 1)", "max(warmup_steps, 1)"),
     Mistake("clipping left out", "parallel/ddp.py", "if max_norm is not None:", "if False:"),
     Mistake("decay on biases", "training/optimizer.py", '("detector_no_decay", False, 0.0)',

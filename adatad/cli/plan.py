@@ -17,6 +17,7 @@ from adatad.quantities import gib, number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad plan`."""
     add_spec_arguments(parser, with_id=False)
     add_engine_arguments(parser)
     parser.add_argument("--gpu-memory", type=gib, required=True, metavar="GIB", help="of one GPU: 24, or 24GB")
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(args: argparse.Namespace) -> int:
+    """Run `adatad plan`; returns its exit code."""
     spec = spec_from_arguments(args, check_files=False)
 
     # What is imported stays: to look for garbage in it, again and again, would take a fifth of the time.

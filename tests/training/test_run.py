@@ -21,7 +21,7 @@ from adatad.errors import UserError
 from adatad.models.detector import TemporalActionDetector
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
-from adatad.training.metrics import memory_values
+from adatad.training.monitor import memory_values
 from adatad.training.resume import ResumeError, spec_changes
 from adatad.training.run import train
 from adatad.training.run_directory import RunDirectoryError, run_directory, with_id
