@@ -172,8 +172,7 @@ def _note_interruption(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say_interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Say one line at Ctrl-C before `exit_code` was reached: while modules are imported, some of which make other
-    errors of it."""
+    """Say one line at Ctrl-C while modules are imported, some of which make another error of it."""
     if not issubclass(kind, KeyboardInterrupt) and not (_interrupted and issubclass(kind, ImportError)):
         sys.__excepthook__(kind, error, traceback)
         return
