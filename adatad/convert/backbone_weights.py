@@ -73,7 +73,10 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found.tensors[name])
-    return Loaded(found.title, len(wanted), _by_reason(found), positions)
+    ignored: dict[str, list[str]] = {}
+    for name, why in found.ignored.items():
+        ignored.setdefault(why, []).append(name)
+    return Loaded(found.title, len(wanted), ignored, positions)
 
 
 def check_parts(found: Encoder, expected: dict[str, torch.Size], path: object) -> None:
@@ -139,11 +142,6 @@ def _named(shapes: dict[str, torch.Size]) -> str:
     four = tuple(sizes.values())[:4]
     names = [n for n, p in PRESETS.items() if (p.width, p.depth, int(p.width * p.mlp_ratio), p.patch) == four]
     return f"{names[0] if names else 'a size without a name'} ({', '.join(f'{k} {v}' for k, v in sizes.items())})"
-
-
-def _by_reason(found: Encoder) -> dict[str, list[str]]:
-    reasons = dict.fromkeys(found.ignored.values())
-    return {reason: [name for name, why in found.ignored.items() if why == reason] for reason in reasons}
 
 
 IMAGE_PIXELS, CLIP_FRAMES = 224, 16

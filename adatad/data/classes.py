@@ -37,7 +37,8 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambig
     keep_ambiguous: a list taken from the annotation file includes "Ambiguous", as the reference's does.
     """
     if isinstance(spec.classes, str):
-        classes = read_class_file(spec.classes, _labels(spec, database))
+        labels = {label_of(item.get(spec.label_key)) for item in _items(database)}
+        classes = read_class_file(spec.classes, labels)
     elif spec.classes is not None:
         classes = _named(tuple(spec.classes))
     else:
@@ -166,12 +167,6 @@ def _json_list(path: str, lines: list[str]) -> tuple[str, ...] | None:
         what = "object" if isinstance(names, dict) else "list of something else than names"
         raise AnnotationError(f"{path}: is a JSON {what}; expected {FORMS}")
     return tuple(names)
-
-
-def _labels(spec: DataSpec, database: dict[str, dict[str, Any]]) -> frozenset[str | int]:
-    """Return the labels of all annotations of a file."""
-    labels = (label_of(item.get(spec.label_key)) for item in _items(database))
-    return frozenset(label for label in labels if label is not None)
 
 
 def _from_labels(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambiguous: bool) -> ClassList:

@@ -176,15 +176,13 @@ class ValidationWindows(Dataset):
         with open_annotated(self.spec, place.video) as reader:
             timeline = timeline_for(self.spec, reader)
             window = evaluation_window(place, reader.frame_count, self.spec.window, timeline)
-            indices = self._shuffled(window.indices, number) if self.shuffle_clips else window.indices
+            indices = window.indices
+            if self.shuffle_clips:
+                rng, clips = generator(0, 0, number, "shuffle clips"), indices.reshape(-1, self.shuffle_clips)
+                indices = np.concatenate([clip[rng.permutation(self.shuffle_clips)] for clip in clips])
             frames = read_frames(reader, indices[self.here], lambda images: fit_frames(images, self.spec.size_pixels))
             said = self._said_times.notes(place.video, reader.timeline, reader.stamp)
         return _sample(frames, window, self.spec, key=0)._replace(times=said)
-
-    def _shuffled(self, indices: np.ndarray, number: int) -> np.ndarray:
-        rng = generator(0, 0, number, "shuffle clips")
-        clips = indices.reshape(-1, self.shuffle_clips)
-        return np.concatenate([clip[rng.permutation(self.shuffle_clips)] for clip in clips])
 
     def _nothing(self, place: WindowPlace, reason: str) -> Sample:
         """Return a window without a valid position, in place of one that can't be read."""

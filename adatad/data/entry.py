@@ -192,10 +192,10 @@ def number(value: Any) -> float | None:
 def brief(value: Any) -> str:
     """Return a value of a file for an error: on one line, not too long."""
     try:
-        text = shown(repr(value))
+        text = repr(value)
     except (RecursionError, ValueError):
         return f"{type(value).__name__} without end"
-    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
+    return shown(text, MAX_VALUE_CHARACTERS)
 
 
 def _given(entry: dict[str, Any], key: str) -> str:

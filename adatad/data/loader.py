@@ -285,10 +285,13 @@ class LoaderWatch:
         return None
 
     def _give_up(self, number: int, what: str) -> None:
-        workers = list(self._iterator._workers)
+        workers, left = list(self._iterator._workers), ""
+        with suppress(OSError):
+            facts = os.statvfs(SHARED_MEMORY)
+            left = f"{SHARED_MEMORY} has {facts.f_bavail * facts.f_frsize / 1e6:,.0f} MB free; "
         self._verdict = (
             f"the loader process {workers[number].pid} {what}; it was to read {self._videos_of(number)}. Look at that "
-            f"file and its disk; {_shared_memory_left()}data.workers=0 reads in the training process"
+            f"file and its disk; {left}data.workers=0 reads in the training process"
         )
         for worker in workers:
             worker.kill()
@@ -342,10 +345,3 @@ def require_shared_memory(batch_bytes: int, batches_ahead: int, processes: int =
             f"{batch_bytes / 1e6:,.1f} MB there, up to {batches_ahead * processes} at a time: {needed / 1e6:,.1f} MB. "
             f"{SHARED_MEMORY_FIX[0].upper()}{SHARED_MEMORY_FIX[1:]}; fewer data.workers need less"
         )
-
-
-def _shared_memory_left() -> str:
-    with suppress(OSError):
-        facts = os.statvfs(SHARED_MEMORY)
-        return f"{SHARED_MEMORY} has {facts.f_bavail * facts.f_frsize / 1e6:,.0f} MB free; "
-    return ""

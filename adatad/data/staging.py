@@ -71,7 +71,11 @@ def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = pri
             todo = [(source, copy) for source, copy in pairs if source.is_file() and not _is_copy(copy, source)]
             _check_room(folder, sum(source.stat().st_size for source, _ in todo))
             for source, copy in todo:
-                _copy(source, copy)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                # Renamed when complete: an interrupted copy is never taken for a video.
+                unfinished = copy.with_name(f".{copy.name}.unfinished")
+                shutil.copy2(source, unfinished)
+                unfinished.replace(copy)
     except OSError as error:
         raise StagingError(f"data.stage_to {folder}: {error}; name a folder that can be written to, or none") from error
     say(f"{folder}: {len(todo)} videos copied, {len(pairs) - len(todo)} left as they are")
@@ -100,10 +104,3 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
             f"data.stage_to {folder}: {needed_bytes / 2**30:.1f} GiB of videos and {RESERVE_BYTES / 2**30:.0f} GiB to "
             f"spare don't fit into the {free / 2**30:.1f} GiB that are free; make room, or name another folder or none"
         )
-
-
-def _copy(source: Path, copy: Path) -> None:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = copy.with_name(f".{copy.name}.unfinished")
-    shutil.copy2(source, unfinished)
-    unfinished.replace(copy)

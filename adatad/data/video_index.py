@@ -79,6 +79,11 @@ class VideoIndex:
     timeline: Timeline
     stamp: tuple[int, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the index."""
+        return 1024 + self.pts.nbytes + self.key_pts.nbytes + self.timeline.seconds.nbytes
+
 
 class Packet(NamedTuple):
     """A packet. pts, ticks: time and duration in ticks of its stream; is_key: decoding can start at it."""
@@ -141,7 +146,7 @@ def read_index(path: Path, heart: Heartbeat) -> VideoIndex:
     if key not in _indices:
         _indices[key] = _read_index(path, heart)
     _indices.move_to_end(key)
-    while sum(map(_kept_bytes, _indices.values())) > CACHE_BYTES and len(_indices) > 1:
+    while len(_indices) > 1 and sum(index.nbytes for index in _indices.values()) > CACHE_BYTES:
         _indices.popitem(last=False)
     return _indices[key]
 
@@ -157,10 +162,6 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     except (OSError, ValueError):
         return ()
     return facts.st_size, facts.st_mtime_ns
-
-
-def _kept_bytes(index: VideoIndex) -> int:
-    return 1024 + index.pts.nbytes + index.key_pts.nbytes + index.timeline.seconds.nbytes
 
 
 def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:

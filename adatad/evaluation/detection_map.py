@@ -216,17 +216,12 @@ def score_classes(
         ap_per_class=ap,
         num_ground_truth=sum(len(segments) for videos in instances.values() for segments in videos.values()),
         num_detections=found.count,
-        recall=_by_level_and_k(levels, top_k, mean_recalls) if top_k else {},
+        recall={t: dict(zip(top_k, row, strict=True)) for t, row in zip(levels, mean_recalls.tolist(), strict=True)}
+        if top_k
+        else {},
         recall_per_class=recalls if top_k else {},
         other_videos=other_videos,
     )
-
-
-def _by_level_and_k(
-    levels: Sequence[float], top_k: Sequence[int], recalls: np.ndarray
-) -> dict[float, dict[int, float]]:
-    rows = (dict(zip(top_k, row, strict=True)) for row in recalls.tolist())
-    return dict(zip(levels, rows, strict=True))
 
 
 def _by_number(by_video: dict[str, np.ndarray], numbers: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

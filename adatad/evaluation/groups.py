@@ -52,7 +52,10 @@ def evaluate_groups(
             own = [item for item, its_group in pairs if its_group == group]
             others = [item for item, its_group in pairs if its_group != group]
             truth[name] = {**entry, "annotations": own}
-            left[name] = _of_no_other(detections["results"].get(name, []), own, others, min(tious))
+            items, threshold = detections["results"].get(name, []), min(tious)
+            # What is about another group's instance alone is neither right nor wrong here.
+            kept = _reaches(items, own, threshold) | ~_reaches(items, others, threshold)
+            left[name] = [item for item, keep in zip(items, kept, strict=True) if keep]
         found = {"results": {**detections["results"], **left}}
         results[group] = evaluate({"database": truth}, found, subset, tious, **options)
     return results
@@ -65,14 +68,6 @@ def _group(video: str, item: Item, key: str) -> str:
             "instances; give every annotation one, or set groups_by to null"
         )
     return f"{key}={json.dumps(item[key])}"
-
-
-def _of_no_other(
-    detections: Sequence[Item], own: Sequence[Item], others: Sequence[Item], threshold: float
-) -> list[Item]:
-    """Return the detections of a video except those that reach `threshold` with one of `others` and none of `own`."""
-    kept = _reaches(detections, own, threshold) | ~_reaches(detections, others, threshold)
-    return [item for item, keep in zip(detections, kept, strict=True) if keep]
 
 
 def _reaches(detections: Sequence[Item], instances: Sequence[Item], threshold: float) -> np.ndarray:

@@ -237,7 +237,8 @@ def _finished(path: Path, database: Database, say: Callable[[str], None] = print
         raise OfficialError(f"{path}: {len(database)} videos and no instance could be read; is it the official file?")
     # A window of whole videos needs no frame rate: these files need not give one.
     spec = DataSpec(annotations=str(path), videos="", window=WindowSpec(kind="resize"))
-    labels = _labels(database)
+    # Sorted, as the reference sorts them.
+    labels = sorted({item["label"] for entry in database.values() for item in entry["annotations"]} - {AMBIGUOUS})
     for name, entry in database.items():
         wrong = [text for kind, text, _ in entry_problems(spec, name, entry, labels) if kind in REFUSED]
         ends = [end for item in entry["annotations"] for end in item["segment"]]
@@ -245,7 +246,7 @@ def _finished(path: Path, database: Database, say: Callable[[str], None] = print
             wrong.append("a segment without finite ends")
         if wrong:
             raise OfficialError(f"{path}: video {shown(repr(name))}: {wrong[0]}")
-        entry["annotations"] = _once(entry["annotations"])
+        entry["annotations"] = list({json.dumps(item): item for item in entry["annotations"]}.values())
     copies = instances - sum(len(entry["annotations"]) for entry in database.values())
     if copies:
         say(f"left out: {copies} exact copies of instances")
@@ -295,13 +296,3 @@ def _of(where: str, read: Any, text: str) -> Any:
         return read(text)
     except (TypeError, ValueError, OverflowError) as error:
         raise OfficialError(f"{where}: can't read {brief(text)}") from error
-
-
-def _labels(database: Database) -> list[str]:
-    """Return the labels sorted, as the reference sorts them, without "Ambiguous"."""
-    return sorted({item["label"] for entry in database.values() for item in entry["annotations"]} - {AMBIGUOUS})
-
-
-def _once(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return items without exact copies."""
-    return list({json.dumps(item): item for item in items}.values())

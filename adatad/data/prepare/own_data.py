@@ -141,7 +141,10 @@ def _data_set(
         notes.append(f"{counted(len(unused), 'video')} of {videos} not in the table: {listed(unused)}")
     if wrong:
         # Subsets are looked at all the same: their problems are told with the others.
-        wrong += _disputed(_said(instances, lambda instance: shown(instance.video)))
+        said: dict[str, set[str]] = defaultdict(set)
+        for instance in instances:
+            said[shown(instance.video)].add(instance.subset)
+        wrong += _disputed(said)
         return nothing
     subsets, problems = _subsets(by_file, validation_share, notes)
     if problems:
@@ -225,14 +228,6 @@ def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) 
     kept = frozenset(first.values())
     by_file[file] = [row for row in by_file[file] if row.line in kept]
     return lines
-
-
-def _said(instances: list[Instance], of: Callable[[Instance], str]) -> dict[str, set[str]]:
-    """Return the subsets that the rows of each video give."""
-    said: dict[str, set[str]] = defaultdict(set)
-    for instance in instances:
-        said[of(instance)].add(instance.subset)
-    return said
 
 
 def _disputed(said: dict[str, set[str]]) -> list[str]:
