@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adatad.convert.layouts import MMACTION, Encoder, find_encoder
+from adatad.convert.layouts import MMACTION, Encoder, find_encoder, rename
 from adatad.convert.weight_file import (
     WeightsError,
     brief,
@@ -171,7 +171,8 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     if output.suffix == ".safetensors":
         write_safetensors(output, ours)
     else:
-        named = {_mmaction_name(name): tensor for name, tensor in ours.items()}
+        renames = [(to, of) for of, to in MMACTION.renames]
+        named = {f"backbone.{rename(name, renames)}": tensor for name, tensor in ours.items()}
         named["backbone.pos_embed"] = _positions(found, sizes, source)
         named |= {f"backbone.{n}": t for n, t in file.items() if n.startswith("fc_norm.")}
         named |= {f"cls_head.fc_cls.{n.removeprefix('head.')}": t for n, t in file.items() if n.startswith("head.")}
@@ -182,12 +183,6 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
 
 def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{key} {value}" for key, value in sizes.items())
-
-
-def _mmaction_name(name: str) -> str:
-    for theirs, ours in MMACTION.renames:
-        name = name.replace(ours, theirs)
-    return f"backbone.{name}"
 
 
 def _positions(found: Encoder, sizes: dict[str, int], source: Path) -> torch.Tensor:

@@ -171,7 +171,10 @@ def _warnings(
     blocked = read_names(spec.blocked_videos)
     absent = sorted(blocked - database.keys())
     if absent:
-        yield f"{len(absent)} blocked names aren't in the annotation file: {listed(_with_hint(absent, database))}"
+        known = {folded(_bare(name)): name for name in database}
+        meant = [known.get(folded(_bare(name))) for name in absent]
+        named = [f"{name} (is {other} meant?)" if other else name for name, other in zip(absent, meant, strict=True)]
+        yield f"{len(absent)} blocked names aren't in the annotation file: {listed(named)}"
     for group in _one_video(database):
         yield f"videos {listed(told_apart(group))} differ in case, blanks or an ending alone; are they one video?"
     wanted = *(names_of(spec.train_subset) if training else ()), *names_of(spec.validation_subset)
@@ -218,13 +221,6 @@ def _subset_meant(name: str) -> str:
     """Return the usual name (training, validation, test) of a subset, else its own words."""
     words = folded(name).removesuffix(" set").removesuffix(" split")
     return SUBSETS.get(words, words)
-
-
-def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[str]:
-    """Return unknown names, each with the known one that may be meant."""
-    known = {folded(_bare(name)): name for name in database}
-    meant = [known.get(folded(_bare(name))) for name in names]
-    return [f"{name} (is {other} meant?)" if other else name for name, other in zip(names, meant, strict=True)]
 
 
 def _one_video(database: dict[str, dict[str, Any]]) -> list[list[str]]:

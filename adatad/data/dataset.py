@@ -202,7 +202,7 @@ def video_path(spec: DataSpec, name: str) -> Path:
 
 def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
     """Raise VideoError, which lists all files of `videos` that are missing, unless the spec goes on without them; and
-    VideoNameError."""
+    UserError."""
     for video in videos:
         original_path(spec, video.name)
     if spec.on_error == "skip":

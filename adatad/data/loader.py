@@ -257,9 +257,9 @@ class LoaderWatch:
             return LoaderError(self._verdict)
         for number, worker in enumerate(self._iterator._workers):
             if worker.exitcode is not None:
-                fate, cure = fate_of(worker.exitcode)
+                fate, fix = fate_of(worker.exitcode)
                 return LoaderError(
-                    f"a loader process (pid {worker.pid}) {fate}; it was to read {self._videos_of(number)}. {cure}"
+                    f"a loader process (pid {worker.pid}) {fate}; it was to read {self._videos_of(number)}. {fix}"
                 )
         return None
 
@@ -311,16 +311,16 @@ class LoaderWatch:
 
 def fate_of(exit_code: int) -> tuple[str, str]:
     """Return how a process ended, and what helps."""
-    cure = "Lower data.workers, or give the process more memory"
+    fix = "Lower data.workers, or give the process more memory"
     match exit_code:
         case -9:
-            return "was killed (SIGKILL), as the system does when memory runs out", cure
+            return "was killed (SIGKILL), as the system does when memory runs out", fix
         case -7:
             return f"was killed (SIGBUS), as when {SHARED_MEMORY} is full", SHARED_MEMORY_FIX
         case code if code < 0:
             with suppress(ValueError):
-                return f"was killed ({signal.Signals(-code).name})", cure
-    return f"left with exit code {exit_code}", cure
+                return f"was killed ({signal.Signals(-code).name})", fix
+    return f"left with exit code {exit_code}", fix
 
 
 def require_shared_memory(batch_bytes: int, batches_ahead: int, processes: int = 1) -> None:

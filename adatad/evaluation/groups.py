@@ -25,10 +25,6 @@ Item = dict[str, Any]
 """An annotation or a detection: "segment" in seconds, "label", and other keys."""
 
 
-class GroupError(UserError):
-    """Raised for an annotation without a group; the message names the video and the key."""
-
-
 def evaluate_groups(
     key: str,
     ground_truth: dict[str, Any],
@@ -39,7 +35,7 @@ def evaluate_groups(
 ) -> dict[str, MapResult]:
     """Score each group on its own: {"KEY=VALUE": result}, values as JSON writes them, in alphabetical order.
 
-    key: key of the annotations that divides them; the other arguments are those of `evaluate`. Raises GroupError.
+    key: key of the annotations that divides them; the other arguments are those of `evaluate`. Raises UserError.
     """
     videos = {name: entry for name, entry in ground_truth["database"].items() if entry.get("subset") == subset}
     instances = {name: entry.get("annotations", ()) for name, entry in videos.items()}
@@ -63,7 +59,7 @@ def evaluate_groups(
 
 def _group(video: str, item: Item, key: str) -> str:
     if key not in item:
-        raise GroupError(
+        raise UserError(
             f"video {video!r}: the annotation {item!r} has no {key!r}, by which evaluate.groups_by divides the "
             "instances; give every annotation one, or set groups_by to null"
         )

@@ -33,7 +33,7 @@ from adatad.data.time_check import (
     position_seconds,
     time_problems,
 )
-from adatad.data.video_index import Heartbeat, VideoIndex, read_index
+from adatad.data.video_index import Heartbeat, read_index
 from adatad.errors import UserError
 from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
@@ -148,7 +148,11 @@ def check_video(
         return _checked(name, [missing, *wrong, *_out_of_range(data, entry, 0.0, length)])
     try:
         index = read_index(path, Heartbeat())
-        _decode(data, name, index, whole)
+        last = index.frame_count - 1
+        numbers = np.arange(last + 1) if whole else np.unique(np.linspace(0, last, SAMPLED_FRAMES).astype(np.int64))
+        with open_named(data, name) as reader:
+            for _ in reader.chunks(numbers, 64):
+                pass
     except VideoError as error:
         broken = ["undecodable", str(error)]
         return _checked(name, [broken, *wrong, *_out_of_range(data, entry, 0.0, length)], stamp=stamp)
@@ -174,15 +178,6 @@ def _blocks(problem: TimeProblem, duration_seconds: float, fps: float, data: Dat
     if problem.kind != "wrong length" and data.time != "count":
         return False
     return problem.off_seconds > max(LENGTH_TOLERANCE * duration_seconds, LENGTH_FRAMES / fps if fps else 0.0)
-
-
-def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
-    """Decode some frames, or all. Raises VideoError where one can't be decoded."""
-    last = index.frame_count - 1
-    numbers = np.arange(last + 1) if whole else np.unique(np.linspace(0, last, SAMPLED_FRAMES).astype(np.int64))
-    with open_named(data, name) as reader:
-        for _ in reader.chunks(numbers, 64):
-            pass
 
 
 def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[float, float] | None:

@@ -38,10 +38,6 @@ DIM, BRIGHT = 0.45, 1.0
 Difficulty = Literal["easy", "hard"]
 
 
-class DemoError(UserError):
-    """Raised for a folder that the data set can't be written to; the message names it and says what to do."""
-
-
 @dataclass(frozen=True)
 class Action:
     """An action of one actor in frames [start, end). phase: in turns; rest, rest_size, rest_bright: phases of what the
@@ -257,7 +253,7 @@ def make_demo(
     """Write the data set to `folder`; return its annotation file. A finished one with the same settings stays.
 
     It is made in a folder beside it and renamed when complete. progress: called with (videos done, videos in all).
-    Raises DemoError rather than replace anything but an empty folder or another built-in data set.
+    Raises UserError rather than replace anything but an empty folder or another built-in data set.
     """
     settings = {
         "train_videos": train_videos, "validation_videos": validation_videos, "seed": seed,
@@ -268,14 +264,14 @@ def make_demo(
         # A link to a folder elsewhere stays one.
         folder = folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise DemoError(f"{folder}: can't be written to: {reason(error)}; name another folder") from error
+        raise UserError(f"{folder}: can't be written to: {reason(error)}; name another folder") from error
     check_output_folder(folder.parent)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         present = _read_settings(folder)
         if present == settings:
             return annotations
         if present is None or present.keys() != settings.keys():
-            raise DemoError(
+            raise UserError(
                 f"{folder}: holds something else than the built-in data set, which would replace it; "
                 "name another folder, or train on data of your own with tools/train.py"
             )
@@ -295,9 +291,9 @@ def make_demo(
             shutil.rmtree(folder)
         unfinished.rename(folder)
     except (OSError, av.FFmpegError) as error:
-        raise DemoError(f"{folder}: can't be written: {reason(error)}; make room, or name another folder") from error
+        raise UserError(f"{folder}: can't be written: {reason(error)}; make room, or name another folder") from error
     except BrokenProcessPool as error:
-        raise DemoError("a process that drew videos was killed, as the system does when memory runs out") from error
+        raise UserError("a process that drew videos was killed, as the system does when memory runs out") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return annotations

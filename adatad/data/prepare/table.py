@@ -107,18 +107,14 @@ def _table_text(path: Path) -> str:
         )
         if what:
             raise TableError(f"{path}: is {what}")
-        text = _decoded(path, content)
+        try:
+            text = content.decode("utf-16" if content.startswith(UTF16_STARTS) else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise TableError(f"{path}: line {line} is no text in UTF-8; {SAVE_AS_CSV}") from error
     if "\0" in text:
         raise TableError(f"{path}: is a binary file, or text of another encoding than UTF-8; {SAVE_AS_CSV}")
     return text
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-16" if content.startswith(UTF16_STARTS) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise TableError(f"{path}: line {line} is no text in UTF-8; {SAVE_AS_CSV}") from error
 
 
 def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tuple[int, str, bool]:
