@@ -173,6 +173,7 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     else:
         renames = [(to, of) for of, to in MMACTION.renames]
         named = {f"backbone.{rename(name, renames)}": tensor for name, tensor in ours.items()}
+        # OpenTAD keeps a table of positions beside the weights; head and norm are passed through under its names.
         named["backbone.pos_embed"] = _positions(found, sizes, source)
         named |= {f"backbone.{n}": t for n, t in file.items() if n.startswith("fc_norm.")}
         named |= {f"cls_head.fc_cls.{n.removeprefix('head.')}": t for n, t in file.items() if n.startswith("head.")}

@@ -256,6 +256,7 @@ def _parameters(content: Any, within: tuple[int, ...] = ()) -> dict[str, Tensor]
 
 def _unpickled(path: Path, start: bytes) -> Any:
     """Load what torch.save wrote, weights only: a file that would run code is refused."""
+    # torch.save writes a zip archive; others get a message of their own here, before torch's unclear one.
     if start.startswith(b"PK"):
         _check_zip(path)
     try:

@@ -93,6 +93,7 @@ def _quoted(name: str, seen: str) -> str:
 
 def nearest(label: str | int, classes: ClassList) -> str:
     """Return a hint at the class that an unknown label may mean; empty if there is none."""
+    # First a name that differs in spelling alone; then a line that was read whole although it holds several fields.
     meant = next((name for name in classes.names if folded(name) == folded(str(label))), None)
     if meant is None:
         line = next((name for name in classes.names if str(label) in re.split(r"[,;|\t]", name)), None)
@@ -135,6 +136,7 @@ def _pairs(lines: list[str], labels: Container[str | int]) -> list[tuple[str, st
     if any(line in labels for line in lines):
         return None
     try:
+        # A class list published as CSV, such as EPIC's, with a header that names the columns.
         header, *rows = csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", skipinitialspace=True)
     except csv.Error:
         return None

@@ -223,6 +223,7 @@ def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Vid
     without it.
     """
     said, looked, empty = [], 0, ""
+    # Every n-th video, so that all parts of a data set are sampled.
     for videos, most in ((train, MAX_PROBED_TRAINING), (validation, MAX_PROBED_VALIDATION)):
         for video in videos[:: -(-len(videos) // most) or 1]:
             try:
@@ -296,6 +297,7 @@ def read_frames(reader: VideoReader, indices: np.ndarray, transform: Callable[[n
     done = 0
     for images in reader.chunks(indices, CHUNK_FRAMES):
         part = transform(images)
+        # Allocated once the first chunk shows the size after the transform.
         if frames is None:
             frames = part.new_empty((len(part), len(indices), *part.shape[2:]))
         frames[:, done : done + part.shape[1]] = part

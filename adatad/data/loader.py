@@ -103,6 +103,7 @@ class Loader:
             _ErrorsAsValues(dataset), batch_sampler=self._asked, num_workers=workers,
             collate_fn=partial(_completed, complete) if complete else _collate_unless_error,
             pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_stop_signals,
+            # The timeout makes torch return to us, to look at the processes; it isn't an error by itself.
             timeout=POLL_SECONDS if workers else 0, prefetch_factor=PREFETCH if workers else None,
         )  # fmt: skip
         self._iterator: Any = None
@@ -138,6 +139,7 @@ class Loader:
         if self._watch is None:
             return next(self._iterator)
         with self._watch:
+            # Errors first: a dead worker's batch never comes.
             while (error := self._watch.error()) is None:
                 received, batch = self._poll()
                 if received:
@@ -255,6 +257,7 @@ class LoaderWatch:
         """Return an error on a dead process, or None."""
         if self._verdict is not None:
             return LoaderError(self._verdict)
+        # `_workers` is private to torch; there is no public way to the processes.
         for number, worker in enumerate(self._iterator._workers):
             if worker.exitcode is not None:
                 fate, fix = fate_of(worker.exitcode)

@@ -77,6 +77,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Let one process of this machine in at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
+        # flock is released by the system when its process dies, so that no stale lock remains.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -84,6 +85,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _is_copy(copy: Path, source: Path) -> bool:
     if not copy.is_file():
         return False
+    # copy2 keeps the time of change; whole seconds, as file systems round it differently.
     here, there = copy.stat(), source.stat()
     return here.st_size == there.st_size and int(here.st_mtime) == int(there.st_mtime)
 

@@ -42,6 +42,7 @@ def evaluate_groups(
     groups = {name: [_group(name, item, key) for item in items] for name, items in instances.items()}
     results = {}
     for group in sorted({group for names in groups.values() for group in names}):
+        # Each group is scored as a file of its own: its instances, and detections without those of other groups.
         truth, left = {}, {}
         for name, entry in videos.items():
             pairs = list(zip(instances[name], groups[name], strict=True))

@@ -98,6 +98,7 @@ def _arrays(items: list[dict[str, Any]], ids: Mapping[str, int], video: str) -> 
 def _pairs(verb: tuple[np.ndarray, ...], noun: tuple[np.ndarray, ...]) -> list[dict[str, Any]]:
     """Return the best pairs of a video, best first."""
     a, b = verb[0][:, None], noun[0][None]
+    # All pairs of a video at once: [verbs, nouns].
     shared = (np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])).clip(0)
     whole = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
     first, second = np.nonzero(shared >= PAIR_OVERLAP * np.maximum(whole, 1e-9))

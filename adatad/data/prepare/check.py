@@ -86,6 +86,7 @@ def check_data_set(
         if name in known and known[name].stamp == _stamp(spec.data, name, entry, whole, labels)
     }
     progress(len(done), len(wanted))
+    # Processes, not threads: decoding holds the interpreter, and a crash in a library must not end the check.
     pool = ProcessPoolExecutor(workers, initializer=leave_interruptions_to_the_parent)
     with open(folder / JOURNAL, "a", encoding="utf-8") as journal, pool:
         check = partial(check_video, spec.data, whole=whole, labels=labels)
@@ -127,6 +128,7 @@ def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels
     except (OSError, ValueError, UserError):
         # OSError and ValueError also come for names that no file can have.
         return ""
+    # A digest, because a class list may be long and the stamp is written for every video.
     classes = hashlib.sha256(repr(sorted(map(repr, labels))).encode()).hexdigest()[:16]
     rules = f"{RULES_VERSION} {whole} {data.fps} {data.label_key} {data.time} {data.window} {classes}"
     return f"{facts.st_size} {facts.st_mtime_ns} {rules} {json.dumps(entry, sort_keys=True)}"

@@ -75,6 +75,8 @@ def act(action: Action) -> State:
         action.amplitude * np.sin(2 * np.pi * action.rest),
     )
     state = State(frames)
+    # Every state starts at a random rest value that also occurs in the classes that move it, so that a single frame
+    # doesn't show the class.
     state.log_size += LOG_SIZE_SWING * np.sin(2 * np.pi * action.rest_size)
     state.alpha *= _brightness(np.sin(2 * np.pi * action.rest_bright))
     match action.label:
@@ -266,6 +268,7 @@ def make_demo(
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: can't be written to: {reason(error)}; name another folder") from error
     check_output_folder(folder.parent)
+    # Only an empty folder or another built-in data set may be replaced.
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         present = _read_settings(folder)
         if present == settings:

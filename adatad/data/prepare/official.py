@@ -58,6 +58,7 @@ def activitynet(path: Path) -> tuple[Database, list[str]]:
 def not_scored(database: Database, scored: Path, subset: str = "validation") -> list[str]:
     """Return videos of a subset that BSN's list (video_info_new.csv, names with v_) lacks: as in all work since then,
     ActivityNet's validation is scored without them."""
+    # BSN's names carry YouTube's "v_" in front, ActivityNet's don't.
     known = {row["video"].removeprefix("v_") for _, row in _rows(scored, ("video", "subset"))}
     if known.isdisjoint(database):
         raise UserError(f"{scored}: names none of the annotated videos; expected BSN's video_info_new.csv")
@@ -158,6 +159,7 @@ def ego4d(folder: Path, say: Callable[[str], None] = print) -> tuple[Database, l
 
 
 def _ego4d_clip(clip: dict[str, Any], subset: str) -> dict[str, Any]:
+    # Ego4D gives times in the long video; its clips are what is downloaded.
     start = max(_finite(clip["video_start_sec"]), 0.0)
     duration = round(_finite(clip["video_end_sec"]) - start, 4)
     frames = int(clip["video_end_frame"]) - max(int(clip["video_start_frame"]), 0)
@@ -251,6 +253,7 @@ def _finished(path: Path, database: Database, say: Callable[[str], None] = print
 
 def write(files: dict[Path, str]) -> None:
     """Write texts by path. Files appear only when all of them are complete. Raises FileError."""
+    # All files are written before the first is renamed.
     with ExitStack() as stack:
         for path, text in files.items():
             stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")

@@ -87,6 +87,7 @@ def read_table(path: Path, recognize: Callable[[list[str]], int]) -> Table:
     rows, problems = [], []
     for row in reader:
         fields = _stripped(row.fields)
+        # A line of delimiters alone, as spreadsheets write below a table.
         if not fields:
             continue
         if len(fields) > len(header) or len(row.fields) < len(header):
@@ -136,6 +137,7 @@ def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tup
     # In a tie an uncommented line wins, then the delimiter that gives more columns.
     candidates = [(first, False), *((number, True) for number in comments)]
     best, found = (0, 0, 0), (first, told or ",", False)
+    # Every candidate line with every delimiter; the one of which the caller knows most columns is the header.
     for number, commented in candidates:
         for delimiter in (told,) if told else DELIMITERS:
             header = _header_names(lines, number, delimiter, commented)

@@ -111,6 +111,7 @@ def files_below(folder: Path) -> list[VideoFile]:
 
     found, seen = [], set()
     for where, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        # A link to a parent folder would be walked for ever.
         real = os.path.realpath(where)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in NOT_VIDEOS and real not in seen)
         if real in seen:
