@@ -19,7 +19,7 @@ from adatad.memory.tiled import TrainedWeights
 from adatad.models.backbone import VideoBackbone
 from adatad.models.sequence import SequenceAttention
 from adatad.models.vit import Block
-from adatad.parallel.deepspeed.library import require_private_names
+from adatad.parallel.deepspeed.internals import require_private_names
 
 
 def mark_units(model: nn.Module) -> None:
