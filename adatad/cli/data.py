@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import socket
-from importlib.util import find_spec
 from pathlib import Path
 
 from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
@@ -134,10 +133,7 @@ def measure_loading(args: argparse.Namespace) -> int:
     if spec.train.global_batch % args.ranks:
         raise UserError(f"train.global_batch {spec.train.global_batch} can't be divided by --ranks {args.ranks}")
 
-    if find_spec("adatad.dev") is None:
-        raise UserError("adatad data benchmark needs a checkout of the project: the installed package comes without")
-
-    from adatad.dev.benchmarks.data_suite import measure, show
+    from adatad.data.prepare.reading_speed import measure, show
 
     with progress("windows loaded"):
         speed = measure(spec, args.windows)
