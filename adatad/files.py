@@ -242,7 +242,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A name to write to beside `path`, which becomes `path` when the block is left and the file is on the disk. If
     anything goes wrong nothing is left behind, and what was at `path` stays as it was. Raises FileError for what the
     disk doesn't take; other errors pass.
@@ -271,7 +271,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file that appears only when whole. Raises FileError."""
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
 
 
@@ -293,6 +293,12 @@ def shown(text: object, most: int | None = None) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in str(text)
     )
     return safe if most is None or len(safe) <= most else safe[:most] + "..."
+
+
+def listed(names: Sequence[object], most: int = 5, between: str = ", ") -> str:
+    """Return the first `most` names, as they can be printed, and how many more there are: "a, b and 3 more"."""
+    more = f"{' ' if between == ', ' else between}and {len(names) - most} more" if len(names) > most else ""
+    return between.join(map(shown, names[:most])) + more
 
 
 def _through_links(path: Path) -> Path:

@@ -27,11 +27,13 @@ import torch
 from tiny_spec import TINY_SPEC
 
 # All that training imports and compiles, once: attempts are children of this process.
-from adatad.data.demo import make_demo
+from adatad.data.prepare.demo import make_demo
+from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
-from adatad.training.run import annotations_for, scores
+from adatad.training.resolve import resolve_run
 from adatad.training.run_directory import RunDirectory, run_directory, with_id
+from adatad.training.validation import scores
 
 TRAIN = str(Path(__file__).parents[1] / "tools" / "train.py")
 EPOCHS, STEPS = 3, 9
@@ -182,8 +184,7 @@ def spend(kills: int, seed: int, folder: Path, data: Path | None) -> Night:
     spec_file = folder / "tiny.yaml"
     spec_file.write_text(TINY_SPEC.format(data=data, runs=folder / "runs"))
     spec = load(spec_file)
-    annotations_for(spec)
-    scores({}, spec)
+    scores({}, resolve_run(spec, Processes(0, 1, torch.device("cpu"))))
     night, number = Night(spec_file, random.Random(seed)), 1
     night.left_alone(0)
     while night.kills < kills and len(night.problems) < 10:
@@ -200,7 +201,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--data", type=Path, help="a folder that adatad.data.demo.make_demo made; default: a new one")
+    parser.add_argument("--data", type=Path, help="a demo data set that make_demo wrote; default: a new one")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -27,8 +27,8 @@ class Mistake(NamedTuple):
 MISTAKES = (
     Mistake("features masked before the detector", "models/detector.py",
             "return self.detector(features, mask, keys)", "return self.detector(features * mask[:, None], mask, keys)"),
-    Mistake("tanh GELU in the adapter", "models/adapter.py", "F.gelu(self.down(tokens))",
-            'F.gelu(self.down(tokens), approximate="tanh")'),
+    Mistake("tanh GELU in the adapter", "models/adapter.py", "F.gelu(self.down(x_nlc))",
+            'F.gelu(self.down(x_nlc), approximate="tanh")'),
     Mistake("tanh GELU in the backbone", "models/vit.py", "self.mlp = Mlp(width, mlp_width)",
             'self.mlp = Mlp(width, mlp_width, act_layer=lambda: nn.GELU("tanh"))'),
     Mistake("antialiased position table", "models/vit.py", 'mode="bicubic", align_corners=False',
@@ -45,23 +45,23 @@ MISTAKES = (
     Mistake("average of a wrong decay", "training/ema.py", "torch._foreach_mul_(averages, self.decay)",
             "torch._foreach_mul_(averages, self.decay**2)"),
     Mistake("average updated before the step", "training/step.py",
-            '    with label("optimizer state"):\n        norm, sums = engine.update(',
+            '    with memory_scope("optimizer state"):\n        norm, sums = engine.update(',
             '    parts.ema.update(engine.master_parameters())\n    parts.ema.update = lambda _: None\n'
-            '    with label("optimizer state"):\n        norm, sums = engine.update('),
+            '    with memory_scope("optimizer state"):\n        norm, sums = engine.update('),
     Mistake("masks of odd positions", "models/sequence.py", "short_mask = mask[:, :: self.stride]",
             "short_mask = mask[:, self.stride - 1 :: self.stride]"),
-    Mistake("adapter stops at clip borders", "models/adapter.py", "window = bottleneck.reshape(batch, -1,",
-            "window = bottleneck.reshape(clips, -1,"),
+    Mistake("adapter stops at clip borders", "models/adapter.py", "window_btph = z_nlh.reshape(batch, -1,",
+            "window_btph = z_nlh.reshape(n, -1,"),
     Mistake("adapter without its inner residual", "models/adapter.py",
-            "bottleneck = bottleneck + self.mix_time(bottleneck, batch)",
-            "bottleneck = self.mix_time(bottleneck, batch)"),
+            "z_nlh = z_nlh + self.mix_time(z_nlh, batch, pad)",
+            "z_nlh = self.mix_time(z_nlh, batch, pad)"),
     Mistake("focal alpha the other way round", "models/losses.py", "alpha * targets + (1 - alpha) * (1 - targets)",
             "(1 - alpha) * targets + alpha * (1 - targets)"),
-    Mistake("centre radius in grid units", "models/targets.py", "spec.center_radius * stride", "spec.center_radius"),
+    Mistake("centre radius in grid units", "models/losses.py", "spec.center_radius * stride", "spec.center_radius"),
     Mistake("label smoothing over K classes", "models/losses.py", "(wanted.shape[-1] + 1)", "wanted.shape[-1]"),
     Mistake("normalizer used before its update", "models/losses.py", "        return self.value",
             "        return (self.value - (1 - self.momentum) * max(positives, 1)) / self.momentum"),
-    Mistake("level scale left out", "models/head.py", " * torch.cat(scales))", ")"),
+    Mistake("level scale left out", "models/actionformer.py", " * torch.cat(scales))", ")"),
     Mistake("windowed attention one too narrow", "models/sequence.py", "self.window // 2)", "self.window // 2 - 1)"),
     Mistake("biases of queries and values exchanged", "models/vit.py",
             "[self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]",
@@ -91,7 +91,7 @@ def caught_by(mistake: Mistake | None) -> str:
         if mistake:
             plant(mistake, Path(folder))
             sys.path.insert(0, folder)
-        from adatad.dev.parity.cases import find_cases, read_case
+        from adatad.dev.parity.golden_cases import find_cases, read_case
         from adatad.dev.parity.model_case import run_case
 
         if mistake and not Path(sys.modules["adatad"].__file__).is_relative_to(folder):

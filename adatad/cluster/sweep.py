@@ -1,6 +1,6 @@
-"""The table of a sweep: a row for each line of its list, with what that run has reached so far.
+"""The list of a sweep, and its table: a row for each line, with what that run has reached so far.
 
-python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of tools/train.py]
+python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of adatad train]
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ import os
 import socket
 from pathlib import Path
 
-from adatad.command import run, whole_number
 from adatad.files import FileError, read_text, shown
 from adatad.report.run_files import Record, is_there, read_result
-from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
-from adatad.spec.schema import MAX_COUNT
 
 
 def rows_of(path: Path) -> list[str]:
-    """Lines of a list of overrides, without comments and empty ones. Raises FileError."""
+    """Return the lines of a list of overrides, without comments and empty ones. Raises FileError."""
     lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def table(rows: list[str], folder: Path, first_id: int) -> str:
-    """Markdown. folder: that of the spec's runs."""
+    """Return the table in Markdown. folder: that of the spec's runs."""
     lines = ["| id | overrides | average mAP | best | epochs |", "| --- | --- | --- | --- | --- |"]
     for number, row in enumerate(rows, first_id):
         file = folder / f"id{number}" / "result.json"
@@ -45,6 +42,11 @@ def _cells(file: Path) -> list[str]:
 
 
 def main() -> int:
+    # The supervisor reads lists by this module and has the standard library alone.
+    from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
+    from adatad.cli.command import whole_number
+    from adatad.spec.schema import MAX_COUNT
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path)
     parser.add_argument("first_id", type=whole_number(0, MAX_COUNT))
@@ -59,8 +61,11 @@ def main() -> int:
 
 
 def write_table(file: Path, folder: Path, first_id: int) -> str:
-    """Tasks that end at the same moment each write the whole table, on several hosts: the last one to write looks
-    again, so that it leaves no other's result out."""
+    """Write `sweep-<list>.md` and return it.
+
+    Tasks that end at the same moment each write the table, on several hosts: the last one to write looks again, so that
+    it leaves no other's result out.
+    """
     rows, written = rows_of(file), ""
     while (text := table(rows, folder, first_id)) != written:
         unfinished = folder / f".sweep-{socket.gethostname()}-{os.getpid()}.unfinished"
@@ -71,4 +76,6 @@ def write_table(file: Path, folder: Path, first_id: int) -> str:
 
 
 if __name__ == "__main__":
+    from adatad.cli.command import run
+
     run(main)

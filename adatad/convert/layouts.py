@@ -1,8 +1,8 @@
-"""How other projects name the tensors of VideoMAE's encoder, and how a file is told from another by its keys.
+"""Layouts: the names that projects give to the tensors of VideoMAE's encoder, and how to recognise a file by its keys.
 
 Known are the original VideoMAE and VideoMAEv2 (fine-tuned or pre-trained), InternVideo (their names behind a prefix),
 mmaction2 (OpenTAD reads files converted to it), Hugging Face, whole checkpoints of OpenTAD, and our own. Names inside
-the encoder are brought to VideoBackbone's; what it has no use for is listed with the reason.
+the encoder are translated to VideoBackbone's; what it has no use for is listed with the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from adatad.convert.weight_file import WeightsError, brief, name_few
 
 
 class Layout(NamedTuple):
-    """patch: the patch embedding's name, which tells files apart; renames: parts of their names, and ours, in order."""
+    """Naming scheme of a project. patch: name of the patch embedding, by which files are recognised; renames: parts of
+    their names, and ours, applied in order."""
 
     title: str
     patch: str
@@ -57,9 +58,10 @@ IGNORED = (
 )
 
 
-class Found(NamedTuple):
-    """A file's encoder. title: what wrote it; tensors: by VideoBackbone's names; ignored: reason by the file's name;
-    unknown: the file's names that VideoBackbone has no part for; positions: its position table [1, n, width]."""
+class Encoder(NamedTuple):
+    """Encoder found in a file. title: project that wrote it; tensors: by VideoBackbone's names; ignored: reason by the
+    file's name; unknown: names in the file that VideoBackbone has no part for; positions: position table [1, n,
+    width]."""
 
     title: str
     tensors: dict[str, Tensor]
@@ -68,10 +70,10 @@ class Found(NamedTuple):
     positions: Tensor | None
 
 
-def find_encoder(tensors: dict[str, Tensor], path: object) -> Found:
-    """The encoder in a file's tensors. Raises WeightsError, which names the file, if it is of no known project."""
+def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
+    """Find the encoder in a file's tensors. Raises WeightsError, naming the file, if it is of no known project."""
     layout, prefix = recognise(tensors, path)
-    found = Found(_title(layout, prefix), {}, {}, [], tensors.get(f"{prefix}pos_embed"))
+    found = Encoder(_title(layout, prefix), {}, {}, [], tensors.get(f"{prefix}pos_embed"))
     parts: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if not name.startswith(prefix):
@@ -84,6 +86,7 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Found:
         elif ours.startswith(("patch_embed.", "blocks.")):
             parts[ours] = tensor
         elif prefix or layout is OURS or ours == "cls_token":
+            # Inside the encoder's own prefix every tensor matters; without a prefix others may be a head's.
             found.unknown.append(name)
         else:
             found.ignored[name] = "outside the encoder"
@@ -92,7 +95,7 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Found:
 
 
 def recognise(tensors: dict[str, Tensor], path: object) -> tuple[Layout, str]:
-    """The layout of a file and what stands before the encoder's names. Raises WeightsError."""
+    """Return the layout of a file and the prefix of the encoder's names. Raises WeightsError."""
     for layout in LAYOUTS:
         key = f"{layout.patch}weight"
         prefixes = [name.removesuffix(key) for name in tensors if name == key or name.endswith(f".{key}")]
@@ -127,8 +130,10 @@ def _renamed(name: str, layout: Layout) -> str:
 
 
 def _joined(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values, where they are apart, as one matrix; their bias, where it is one, as ours: without
-    that of keys. It adds the same number to all scores of a query, so that softmax cancels it."""
+    """Join separate queries, keys and values to one matrix, and split a joint bias into ours, without that of keys.
+
+    The bias of keys adds the same number to all scores of a query, so softmax cancels it.
+    """
     joined = dict(parts)
     for name in parts:
         stem, _, last = name.rpartition(".attn.")

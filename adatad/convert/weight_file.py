@@ -1,7 +1,7 @@
-"""Weight files of any project as tensors by name: safetensors, or what torch.save wrote, without running its code.
+"""Weight files of any project as tensors by name: safetensors, or what torch.save wrote, read without running its code.
 
-What stands in a file is checked at this door: that it is a weight file at all (and no page or pointer in its place),
-that every tensor is a plain one whose numbers the file really holds, and, of those that are used, that they are finite
+Files are checked here: that it is a weight file at all (and not a web page or a Git LFS pointer in its place), that
+every tensor is a plain one whose numbers the file really holds, and, for tensors that are used, that they are finite
 floats (`check_values`).
 """
 
@@ -23,16 +23,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.files import FileError, parse_json, read_start, reason, replacing, shown, what_it_is
+from adatad.files import FileError, atomic_write, listed, parse_json, read_start, reason, shown, what_it_is
 
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
 """Keys under which checkpoints keep the parameters, beside the optimizer and the rest."""
 AVERAGES = "state_dict_ema"
 """OpenTAD's key of the moving average of everything."""
 META, OWN_META = "meta", "adatad"
-"""Where a checkpoint of OpenTAD's form that was written here says what it is; OpenTAD looks at neither."""
+"""Keys under which a checkpoint of OpenTAD's form that was written here describes itself; OpenTAD ignores both."""
+# torch.load(weights_only=True) refuses these unless they are allowed. `np._core` is numpy's private home of the
+# function that unpickles a scalar; torch documents no public name for it.
 PLAIN_OBJECTS = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType, np.dtypes.Int64DType]
-"""Objects without effects that published checkpoints hold beside tensors: the arguments of the training, numbers."""
+"""Objects without side effects that published checkpoints hold beside tensors: training arguments, numbers."""
 OTHER_KINDS = {
     b"\x1f\x8b": "packed by gzip: unpack it with gunzip",
     b"BZh": "packed by bzip2: unpack it with bunzip2",
@@ -44,20 +46,21 @@ OTHER_KINDS = {
     b"%PDF": "a PDF document: fetch the weights themselves",
     b"GGUF": "a GGUF file of a language model: it is no video transformer's",
 }
-"""What files begin with that are taken for weights by mistake."""
-SHOWN = 8
-"""Names that a message lists; it counts the rest."""
-NAME_LETTERS = 160
-"""Of a name or a reason in a message."""
+"""First bytes of files that are mistaken for weights, and what to do with them."""
+MAX_LISTED = 8
+"""Names that a message lists; the rest is counted."""
+MAX_NAME_CHARACTERS = 160
+"""Longest name or reason in a message."""
 
 
 class WeightsError(UserError):
-    """A weight file that doesn't fit; the message names the file and what differs."""
+    """Raised for a weight file that can't be used; the message names the file and what differs."""
 
 
 class WeightFile(NamedTuple):
-    """tensors: by the name that they have in the file, without `module.`; averaged: they are a moving average; header:
-    what the file says of itself, as text by name (safetensors' metadata, or what we add to a checkpoint of OpenTAD)."""
+    """Content of a weight file. tensors: by their names in the file, without `module.`; averaged: they are a moving
+    average; header: the file's metadata as text (safetensors' metadata, or what is added here to a checkpoint of
+    OpenTAD)."""
 
     tensors: dict[str, Tensor]
     averaged: bool
@@ -65,7 +68,7 @@ class WeightFile(NamedTuple):
 
 
 def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
-    """All tensors of a weight file or checkpoint, on the CPU and, where the file allows it, not read before their use.
+    """Read all tensors of a weight file or checkpoint, on the CPU; where the file allows it, lazily.
 
     averages: take OpenTAD's moving average where there is one. Raises WeightsError for what is neither safetensors nor
     a checkpoint of plain tensors.
@@ -79,10 +82,15 @@ def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
     averaged = averages and isinstance(content, Mapping) and bool(content.get(AVERAGES))
     found = _parameters(content[AVERAGES] if averaged else content)
     if not found:
-        held = ", ".join(map(brief, list(content)[:SHOWN])) if isinstance(content, Mapping) else type(content).__name__
+        held = (
+            ", ".join(map(brief, list(content)[:MAX_LISTED]))
+            if isinstance(content, Mapping)
+            else type(content).__name__
+        )
         raise WeightsError(
             f"{path}: no parameters found: expected a state dict, alone or under {CONTAINERS}; got {held or 'nothing'}"
         )
+    # DistributedDataParallel puts `module.` before names.
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
         _check_form(path, name, tensor)
@@ -94,34 +102,36 @@ def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises WeightsError."""
-    _start(Path(path))
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = dict(file.metadata() or {})
-    except MemoryError:
-        raise
-    except Exception as error:
-        # safetensors raises its own error, and others for kinds of numbers that torch doesn't know.
-        raise WeightsError(f"{path}: not a readable safetensors file: {_reason(error)}; fetch it again") from error
-    return tensors, _own_header(path, metadata)
+    """Read the tensors and metadata of a safetensors file. Raises WeightsError."""
+    with _open_safetensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, _own_header(path, dict(file.metadata() or {}))
 
 
 def read_header(path: str | Path) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Shapes of the tensors, and metadata, of a safetensors file. Raises WeightsError."""
+    """Read the tensor shapes and the metadata of a safetensors file. Raises WeightsError."""
+    with _open_safetensors(path) as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        return shapes, _own_header(path, dict(file.metadata() or {}))
+
+
+@contextmanager
+def _open_safetensors(path: str | Path) -> Iterator[Any]:
+    """Open a safetensors file for reading. Raises WeightsError for whatever goes wrong inside, except MemoryError."""
     _start(Path(path))
     try:
         with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-            metadata = dict(file.metadata() or {})
+            yield file
+    except (MemoryError, WeightsError):
+        raise
     except Exception as error:
+        # safetensors raises its own error, and others for dtypes that torch doesn't know.
         raise WeightsError(f"{path}: not a readable safetensors file: {_reason(error)}; fetch it again") from error
-    return shapes, _own_header(path, metadata)
 
 
 def check_values(tensors: Mapping[str, Tensor], path: object) -> None:
-    """Raises WeightsError, which names tensors, for numbers that can't be weights: whole ones, complex ones, NaN."""
+    """Raise WeightsError, naming the tensors, for values that can't be weights: integers, complex numbers, NaN,
+    infinity."""
     problems = [f"{brief(name)} {problem}" for name, t in tensors.items() if (problem := _value_problem(t))]
     if problems:
         raise WeightsError(
@@ -133,7 +143,7 @@ def check_values(tensors: Mapping[str, Tensor], path: object) -> None:
 def _value_problem(tensor: Tensor) -> str | None:
     if not tensor.is_floating_point():
         return f"is {str(tensor.dtype).removeprefix('torch.')}, expected floats"
-    # Kinds of 8 bits can't be asked themselves.
+    # torch.isnan isn't implemented for 8-bit floats.
     numbers = tensor.float() if tensor.dtype.itemsize == 1 else tensor
     if torch.isnan(numbers).any():
         return "holds NaN"
@@ -142,8 +152,9 @@ def _value_problem(tensor: Tensor) -> str | None:
 
 @contextmanager
 def writing_weights(path: str | Path) -> Iterator[Path]:
-    """`adatad.files.replacing` for safetensors' and torch's own errors too. Raises FileError."""
-    with replacing(path) as unfinished:
+    """Yield a temporary path like `adatad.files.atomic_write`, also for safetensors' and torch's own errors. Raises
+    FileError."""
+    with atomic_write(path) as unfinished:
         try:
             yield unfinished
         except (SafetensorError, RuntimeError) as error:
@@ -154,31 +165,30 @@ def writing_weights(path: str | Path) -> Iterator[Path]:
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that appears only when whole. Raises FileError."""
+    """Write a safetensors file atomically. Raises FileError."""
     with writing_weights(path) as unfinished:
         save_file(tensors, unfinished, metadata=header)
 
 
 def write_torch(path: str | Path, content: Any) -> None:
-    """Write with torch.save a file that appears only when whole. Raises FileError."""
+    """Write a file with torch.save, atomically. Raises FileError."""
     with writing_weights(path) as unfinished:
         torch.save(content, unfinished)
 
 
 def brief(name: object) -> str:
-    """A name as it can be printed, cut if it is endless."""
-    text = shown(str(name)[: NAME_LETTERS + 1])
-    return text if len(text) <= NAME_LETTERS else f"{text[:NAME_LETTERS]}..."
+    """Return a name as it can be printed, cut if it is very long."""
+    text = shown(str(name)[: MAX_NAME_CHARACTERS + 1])
+    return text if len(text) <= MAX_NAME_CHARACTERS else f"{text[:MAX_NAME_CHARACTERS]}..."
 
 
 def name_few(names: list[str], between: str = ", ") -> str:
-    """The first of them, and how many more there are."""
-    more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return between.join(map(brief, names[:SHOWN])) + more
+    """Return the first names, and how many more there are."""
+    return listed([brief(name) for name in names], MAX_LISTED, between)
 
 
 def _start(path: Path) -> bytes:
-    """The file's first bytes. Raises WeightsError for what can't be a weight file by these."""
+    """Return the file's first bytes. Raises WeightsError if they show that it is no weight file."""
     try:
         start = read_start(path)
     except FileError as error:
@@ -193,12 +203,12 @@ def _start(path: Path) -> bytes:
 
 
 def _begins_as_safetensors(start: bytes) -> bool:
-    """Whatever it is called: a length of 8 bytes, and JSON."""
+    """Return whether a file begins like safetensors, whatever its name: a length of 8 bytes, then JSON."""
     return start[8:9] == b"{" and not start.startswith(b"PK")
 
 
 def _check_form(path: Path, name: str, tensor: Tensor) -> None:
-    """Raises WeightsError for a tensor that isn't the plain array that it claims to be."""
+    """Raise WeightsError for a tensor that isn't the plain array that it claims to be."""
     where = f"{path}: {brief(name)}"
     if tensor.is_meta:
         raise WeightsError(f"{where} has no numbers (it was saved from the meta device); take a file that has them")
@@ -207,6 +217,7 @@ def _check_form(path: Path, name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
         raise WeightsError(f"{where} is {kind}; save tensor.to_dense() of it where the file was made")
+    # A tensor with stride 0 claims any size for a few bytes: using it would allocate what it claims.
     claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
     if claimed > held:
         raise WeightsError(
@@ -221,7 +232,7 @@ def _own_meta(content: Any) -> dict[str, str]:
 
 
 def _own_header(path: object, metadata: dict[str, str]) -> dict[str, str]:
-    """What stands in the one entry that a checkpoint's own files have, or else all entries."""
+    """Return the metadata under our own key, or else all of it."""
     if OWN_META not in metadata:
         return metadata
     try:
@@ -237,8 +248,9 @@ def _texts(content: Any) -> dict[str, str]:
 
 
 def _parameters(content: Any, within: tuple[int, ...] = ()) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, itself or under one of `CONTAINERS`, at any depth; empty if there is none."""
-    # A dict may hold itself.
+    """Return the state dict of a checkpoint, itself or under one of `CONTAINERS` at any depth; empty if there is
+    none."""
+    # A pickled dict may contain itself: don't recurse for ever.
     if not isinstance(content, Mapping) or id(content) in within:
         return {}
     for key in CONTAINERS:
@@ -248,12 +260,12 @@ def _parameters(content: Any, within: tuple[int, ...] = ()) -> dict[str, Tensor]
 
 
 def _unpickled(path: Path, start: bytes) -> Any:
-    """What torch.save wrote, weights only: a file that would run code is refused."""
+    """Load what torch.save wrote, weights only: a file that would run code is refused."""
     if start.startswith(b"PK"):
         _check_zip(path)
     try:
         with torch.serialization.safe_globals(PLAIN_OBJECTS), warnings.catch_warnings():
-            # Torch warns of what it then refuses, or reads well.
+            # torch warns about files that it then refuses, or reads correctly.
             warnings.simplefilter("ignore")
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -263,6 +275,7 @@ def _unpickled(path: Path, start: bytes) -> Any:
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
+        # torch's error names the refused object in the line about GLOBAL; without one the pickle itself is broken.
         line = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
         if line is None:
             raise WeightsError(
@@ -281,7 +294,7 @@ def _unpickled(path: Path, start: bytes) -> Any:
 
 
 def _check_zip(path: Path) -> None:
-    """Raises WeightsError for a zip archive that torch.save didn't write."""
+    """Raise WeightsError for a zip archive that torch.save didn't write."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

@@ -1,4 +1,4 @@
-"""Annotation files and lists of names as they lie on disk, plain or gzip'd, and what can be wrong with them."""
+"""Annotation files and name lists as they lie on disk, plain or gzip'd, and how names are compared."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from adatad.files import FileError, StandsTwiceError, shown
 
 AMBIGUOUS = "Ambiguous"
 """THUMOS-14's label for parts that are neither action nor background."""
-MAX_LISTED = 5
-"""Names that a warning lists; it counts the rest."""
+SUBSETS = {
+    "training": "training", "train": "training", "trn": "training", "tr": "training",
+    "validation": "validation", "val": "validation", "valid": "validation", "validate": "validation",
+    "dev": "validation",
+    "test": "test", "testing": "test", "tst": "test",
+}  # fmt: skip
+"""Names of subsets in annotation files and tables, and the name that is used here."""
 LINE_BREAKS = re.compile(r"\r\n|\r|\n")
 LIST_STARTS = ("[", "{")
 ES_PLURAL = re.compile(r"(?<=[sxz])es$|(?<=[cs]h)es$")
 
 
 class AnnotationError(UserError):
-    """An annotation file, class list or block list that can't be used; the message names the file, the video or the
-    line, and what was expected."""
+    """Raised for an unusable annotation file, class list or block list; the message names the file, the video or line,
+    and what was expected."""
 
 
 def load_database(path: str) -> dict[str, dict[str, Any]]:
-    """The "database" of an annotation file (.json or .json.gz), by video name. Raises AnnotationError, also for a video
-    that stands twice."""
+    """Read the "database" of an annotation file (.json or .json.gz), by video name. Raises AnnotationError, also for a
+    video that appears twice."""
     try:
         content = files.read_json(path)
     except StandsTwiceError as error:
@@ -46,13 +51,15 @@ def load_database(path: str) -> dict[str, dict[str, Any]]:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Lines of a text file that hold something, without the blanks around them. Raises AnnotationError."""
-    # Only what editors break lines at: a name may hold other breaks, which its reader then refuses by name.
+    """Return the lines of a text file that aren't blank, without surrounding spaces. Raises AnnotationError."""
+    # Split only where editors do: str.splitlines also splits at rare characters, which a name may hold. Its reader then
+    # refuses the name with a better message.
     return [line.strip() for line in LINE_BREAKS.split(read_text(path)) if line.strip()]
 
 
 def read_names(source: str | Path | tuple[str, ...] | None) -> frozenset[str]:
-    """Names out of a list, a text file with one a line, or a JSON file that is a list; None gives none."""
+    """Read names from a tuple, a text file with one name a line, or a JSON list; None gives none. Raises
+    AnnotationError."""
     if source is None or isinstance(source, tuple):
         return frozenset(source or ())
     text = read_text(source)
@@ -68,8 +75,10 @@ def read_names(source: str | Path | tuple[str, ...] | None) -> frozenset[str]:
 
 
 def names_text(names: Iterable[str]) -> str:
-    """A text that `read_names` reads back as these names: one a line, or a JSON list where a line can't hold one."""
+    """Return a text that `read_names` reads back as these names: one a line, or a JSON list where a line can't hold
+    one."""
     names = list(names)
+    # A first name that begins like JSON would make `read_names` parse the text as JSON.
     fit = all(name == name.strip() and name and not LINE_BREAKS.search(name) for name in names)
     if fit and not (names and names[0].startswith(LIST_STARTS)):
         return "".join(f"{name}\n" for name in names)
@@ -77,7 +86,7 @@ def names_text(names: Iterable[str]) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """A text file, plain or gzip'd. Raises AnnotationError."""
+    """Read a text file, plain or gzip'd. Raises AnnotationError."""
     try:
         return files.read_text(path)
     except FileError as error:
@@ -85,7 +94,7 @@ def read_text(path: str | Path) -> str:
 
 
 def folded(name: str) -> str:
-    """What is left of a name when case, blanks, dashes, invisible characters and plural endings don't count."""
+    """Return a name without case, spaces, punctuation, invisible characters and plural endings."""
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     words = re.split(r"[\W_]+", visible.casefold())
     return " ".join(_singular(word) for word in words if word) or visible.strip()
@@ -100,7 +109,7 @@ def _singular(word: str) -> str:
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ in no more than `folded` forgives."""
+    """Return groups of names that are equal once `folded`."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(folded(name), []).append(name)
@@ -108,15 +117,9 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
-    """The names; where two look the same, since accents are one character or two, these as escapes."""
+    """Return the names; those that only look the same, since accents are one character or two, with escapes."""
     looks = [unicodedata.normalize("NFC", name) for name in names]
     return [
         ascii(name)[1:-1] if looks.count(look) > 1 and not name.isascii() else name
         for name, look in zip(names, looks, strict=True)
     ]
-
-
-def listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
-    """A few names, as they can be printed, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(shown, names[:most])) + more

@@ -1,4 +1,4 @@
-"""Annotation files in the ActivityNet / OpenTAD form: videos, their segments in seconds, and what was left out."""
+"""Annotations in the ActivityNet / OpenTAD form: videos, their segments in seconds, and what was left out."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from adatad.data.annotation_file import (
     AMBIGUOUS,
+    SUBSETS,
     AnnotationError,
     folded,
-    listed,
     load_database,
     read_names,
     told_apart,
@@ -33,24 +33,27 @@ from adatad.data.entry import (
     read_item,
     read_length,
 )
-from adatad.data.instance_table import SUBSETS
-from adatad.files import shown
+from adatad.files import listed, shown
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec
 
-SHORTEST_SHARE = 0.01
-"""Of its video that an instance must be longer than, where videos are resized to be windows."""
+MIN_INSTANCE_SHARE = 0.01
+"""Share of its video that an instance must exceed, where whole videos are resized to windows."""
 OUTSIDE = "wholly outside their video"
-"""Instances that nobody can find: they end before their video starts, or start after it ends."""
+"""Instances that can't be found: they end before their video starts, or start after it ends."""
 VIDEO_ENDING = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|mpe?g|wmv|flv|ts|3gp)$", re.IGNORECASE)
 EVALUATED = "evaluated"
-"""Subset of all videos that `ground_truth` gives."""
+"""Subset name of all videos in the result of `ground_truth`."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """One annotated video. segments_seconds: float64 [n, 2]; segments_frames: the same in whole frames, cut towards
-    zero as the reference does; labels: int64 [n], numbers in the class list. fps and frames are 0 where the file gives
-    neither and windows are whole videos, which need none."""
+    """An annotated video.
+
+    segments_seconds: float64 [n, 2]; segments_frames: the same in whole frames, truncated as in the reference; labels:
+    int64 [n], numbers in the class list. fps and frames are 0 where the file gives neither and windows are whole
+    videos, which need none.
+    """
 
     name: str
     duration_seconds: float
@@ -62,10 +65,13 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Account:
-    """What was read of a subset and what was left out. dropped: by reason, instances by video; before_start, past_end:
-    kept instances that begin before their video or end after it, by video; outside: those that lie wholly outside of
-    it, which are scored, but not trained on; without_instances: names of videos that have none left."""
+class LoadReport:
+    """Counts of a subset's videos and instances, and of those left out.
+
+    dropped: instances by reason and video; before_start, past_end: kept instances that begin before their video or end
+    after it, by video; outside: instances wholly outside it, which are scored but not trained on; without_instances:
+    names of videos with none left.
+    """
 
     subset: str | tuple[str, ...]
     videos: int = 0
@@ -78,7 +84,7 @@ class Account:
     outside: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
-        """One line for a log: what was kept, and what was left out for which reason."""
+        """Return one line for a log: what was kept, and what was left out for which reason."""
         parts = [f"{', '.join(names_of(self.subset))}: {self.videos} videos, {self.instances} instances"]
         parts += [f"{by_video.total()} {reason} dropped" for reason, by_video in self.dropped.items()]
         for count, what in (
@@ -94,19 +100,18 @@ class Account:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an annotation file says of the subsets that a spec names."""
+    """Annotations of the subsets that a spec names."""
 
     classes: tuple[str, ...]
     train: tuple[Video, ...]
     validation: tuple[Video, ...]
-    train_account: Account
-    validation_account: Account
+    train_report: LoadReport
+    validation_report: LoadReport
     warnings: tuple[str, ...] = ()
-    """Sentences about the file as a whole: names that are in no entry, labels that look alike, classes that a subset
-    lacks."""
+    """Sentences about the whole file: unknown names, labels that look alike, classes that a subset lacks."""
 
     def in_order(self, classes: tuple[str, ...]) -> Annotations:
-        """The same with the classes, which are these in another order, numbered in this one."""
+        """Return the same annotations with the classes numbered in this order, which holds the same names."""
         if classes == self.classes:
             return self
         numbers = np.array([classes.index(name) for name in self.classes], np.int64)
@@ -118,16 +123,16 @@ class Annotations:
 
 
 def read_annotations(
-    spec: DataSpec, reference: bool = False, class_agnostic: bool = False, training: bool = True
+    spec: DataSpec, quirks: Quirks = Quirks(), class_agnostic: bool = False, training: bool = True
 ) -> Annotations:
     """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError, also if nothing is left of a
     subset."""
-    found = annotations_of(load_database(spec.annotations), spec, reference, class_agnostic, training)
-    for videos, account in ((found.train, found.train_account), (found.validation, found.validation_account)):
-        if not videos and (training or account is found.validation_account):
-            subset = " or ".join(map(repr, names_of(account.subset)))
+    found = annotations_of(load_database(spec.annotations), spec, quirks, class_agnostic, training)
+    for videos, report in ((found.train, found.train_report), (found.validation, found.validation_report)):
+        if not videos and (training or report is found.validation_report):
+            subset = " or ".join(map(repr, names_of(report.subset)))
             raise AnnotationError(
-                f"{spec.annotations}: no video of subset {subset} is left: {account.line().partition(': ')[2]}; set "
+                f"{spec.annotations}: no video of subset {subset} is left: {report.line().partition(': ')[2]}; set "
                 "data.blocked_videos to fewer, or annotate more"
             )
     return found
@@ -136,28 +141,26 @@ def read_annotations(
 def annotations_of(
     database: dict[str, dict[str, Any]],
     spec: DataSpec,
-    reference: bool = False,
+    quirks: Quirks = Quirks(),
     class_agnostic: bool = False,
     training: bool = True,
 ) -> Annotations:
-    """Both subsets of a database, in its order; training=False: the validation videos alone, for a test.
+    """Return both subsets of a database, in its order.
 
-    Copies, empty and "Ambiguous" segments are left out and counted, and training videos without a segment. Equal
-    segments with two labels stay, and so do segments that end after their video: what cuts windows cuts them.
-    class_agnostic: training labels are all 0. reference: the reference's quirks; a subset is taken if its name lies
-    within the wanted one, empty segments stay unless `filter_short`, frames are cut without regard to rounding.
-    training: False reads the validation subset alone, which is all that a test needs: a file without training videos
-    is fine then, and `train` is empty.
+    Copies, empty segments and "Ambiguous" are left out and counted, and so are training videos without a segment. Equal
+    segments with two labels stay, and so do segments that end after their video: windows cut them. class_agnostic:
+    training labels are all 0. training=False reads the validation subset alone, which is all that a test needs: `train`
+    is then empty, and a file without training videos is fine.
     """
-    classes = read_classes(spec, database, reference)
+    classes = read_classes(spec, database, quirks.keep_ambiguous)
     blocked = read_names(spec.blocked_videos)
-    train, train_account = (), Account(spec.train_subset)
+    train, train_report = (), LoadReport(spec.train_subset)
     if training:
-        rules = _Rules(spec, classes, reference, training=True, class_agnostic=class_agnostic)
-        train, train_account = _read_subset(database, blocked, rules)
-    rules = _Rules(spec, classes, reference, training=False, class_agnostic=False)
-    validation, validation_account = _read_subset(database, blocked, rules)
-    found = Annotations(classes.names, train, validation, train_account, validation_account)
+        rules = _Rules(spec, classes, quirks, training=True, class_agnostic=class_agnostic)
+        train, train_report = _read_subset(database, blocked, rules)
+    rules = _Rules(spec, classes, quirks, training=False, class_agnostic=False)
+    validation, validation_report = _read_subset(database, blocked, rules)
+    found = Annotations(classes.names, train, validation, train_report, validation_report)
     return replace(found, warnings=tuple(_warnings(found, database, rules, training, class_agnostic)))
 
 
@@ -182,7 +185,7 @@ def _warnings(
         )
     for group in similar_labels(database, spec.label_key, found.classes):
         yield f"labels {group}"
-    # Training labels without classes are all 0: they don't tell which classes have an instance.
+    # Class-agnostic training labels are all 0: they don't show which classes have an instance.
     counted = ("training", found.train, training and not class_agnostic), ("validation", found.validation, True)
     for role, videos, read in counted:
         counts = np.bincount(
@@ -191,18 +194,18 @@ def _warnings(
         lacking = [name for name, count in zip(found.classes, counts, strict=False) if not count]
         if read and counts.any() and lacking:
             yield f"{len(lacking)} of {len(found.classes)} classes have no instance in {role}: {listed(lacking)}"
-    if found.validation and not found.validation_account.instances:
+    if found.validation and not found.validation_report.instances:
         yield "validation has no instance: nothing can be scored"
 
 
 def _in_neither_subset(database: dict[str, dict[str, Any]], rules: _Rules, wanted: tuple[str, ...]) -> Counter[str]:
-    """Videos that nothing uses although a wanted subset may be meant, by what they give for one; those of other
-    subsets, such as "test", are no mistake."""
+    """Count videos outside both subsets that may be meant to be in one, by their subset's name; other subsets, such as
+    "test", are no mistake."""
     meant = {_subset_meant(name) for name in wanted}
     counts: Counter[str] = Counter()
     for entry in database.values():
         subset = entry.get("subset")
-        if any(in_subset(entry, names, rules.reference) for names in (rules.spec.train_subset, wanted)):
+        if any(in_subset(entry, names, rules.quirks.match_subset_parts) for names in (rules.spec.train_subset, wanted)):
             continue
         if subset is None or (isinstance(subset, str) and not is_visible(subset)):
             counts["none"] += 1
@@ -212,20 +215,20 @@ def _in_neither_subset(database: dict[str, dict[str, Any]], rules: _Rules, wante
 
 
 def _subset_meant(name: str) -> str:
-    """What other files call training, validation or test, by these names."""
+    """Return the usual name (training, validation, test) of a subset, else its own words."""
     words = folded(name).removesuffix(" set").removesuffix(" split")
     return SUBSETS.get(words, words)
 
 
 def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[str]:
-    """Names that aren't in the file, each with the one that is and may be meant."""
+    """Return unknown names, each with the known one that may be meant."""
     known = {folded(_bare(name)): name for name in database}
     meant = [known.get(folded(_bare(name))) for name in names]
     return [f"{name} (is {other} meant?)" if other else name for name, other in zip(names, meant, strict=True)]
 
 
 def _one_video(database: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Groups of names that may be one video's."""
+    """Return groups of names that may mean one video."""
     groups: dict[str, list[str]] = {}
     for name in database:
         plain = unicodedata.normalize("NFC", name.strip().casefold())
@@ -234,33 +237,37 @@ def _one_video(database: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 
 def _bare(name: str) -> str:
-    """A video's name without what others put around it: a folder, an ending, BSN's v_."""
+    """Return a video's name without folder, file ending and BSN's leading v_."""
     return VIDEO_ENDING.sub("", name.rpartition("/")[2]).removeprefix("v_")
 
 
 def names_of(subset: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Subset names of a spec as a tuple."""
+    """Return the subset names of a spec as a tuple."""
     return (subset,) if isinstance(subset, str) else subset
 
 
-def in_subset(entry: dict[str, Any], wanted: str | tuple[str, ...], reference: bool = False) -> bool:
-    """Whether a video belongs to the wanted subset or to one of several."""
+def in_subset(entry: dict[str, Any], wanted: str | tuple[str, ...], match_parts: bool = False) -> bool:
+    """Return whether a video belongs to the wanted subset or to one of several.
+
+    match_parts: also if its subset's name is a part of the wanted one (`Quirks.match_subset_parts`).
+    """
     subset = entry.get("subset")
-    if reference and isinstance(wanted, str):
+    if match_parts and isinstance(wanted, str):
         return isinstance(subset, str) and subset in wanted
     return subset in names_of(wanted)
 
 
-def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
-    """The annotations that detections are scored against, as the content of an annotation file: the validation videos
-    that aren't blocked, in a subset named `EVALUATED`, with class names as labels and all other keys as they are.
+def ground_truth(spec: DataSpec, keep_ambiguous: bool = False) -> dict[str, Any]:
+    """Return the annotations that detections are scored against, as the content of an annotation file.
 
-    All instances with finite ends are in it: what else doesn't count is the evaluation's to leave out. "Ambiguous" is
-    if it is a class, or with `reference`. Subsets are compared for equality, by the reference too.
+    It holds the validation videos that aren't blocked, in a subset named `EVALUATED`, with class names as labels and
+    all other keys as they are. All instances with finite ends are in it: the evaluation drops what else doesn't count.
+    "Ambiguous" is in it if it is a class, or with keep_ambiguous. Subsets are compared for equality, also by the
+    reference.
     """
     database = load_database(spec.annotations)
-    classes, blocked = read_classes(spec, database, reference), read_names(spec.blocked_videos)
-    rules = _Rules(spec, classes, reference=False, training=False, class_agnostic=False)
+    classes, blocked = read_classes(spec, database, keep_ambiguous), read_names(spec.blocked_videos)
+    rules = _Rules(spec, classes, Quirks(), training=False, class_agnostic=False)
     videos = {}
     for name, entry in database.items():
         if in_subset(entry, spec.validation_subset) and name not in blocked:
@@ -272,7 +279,7 @@ def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
                 "annotations": [
                     {**item, "segment": [start, end], "label": AMBIGUOUS if number is None else classes.names[number]}
                     for item, (start, end, number) in zip(items, instances, strict=True)
-                    if math.isfinite(start) and math.isfinite(end) and (number is not None or reference)
+                    if math.isfinite(start) and math.isfinite(end) and (number is not None or keep_ambiguous)
                 ],
             }
     return {"database": videos}
@@ -280,11 +287,11 @@ def ground_truth(spec: DataSpec, reference: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Rules:
-    """How the videos of one subset are read."""
+    """Rules for reading the videos of one subset."""
 
     spec: DataSpec
     classes: ClassList
-    reference: bool
+    quirks: Quirks
     training: bool
     class_agnostic: bool
 
@@ -299,14 +306,18 @@ class _Rules:
     @property
     def filter_short(self) -> bool:
         wanted = self.spec.filter_short
-        return self.training and (wanted if wanted is not None else self.whole_videos or not self.reference)
+        return self.training and (wanted if wanted is not None else self.whole_videos or not self.quirks.keep_empty)
 
 
 def _read_subset(
     database: dict[str, dict[str, Any]], blocked: frozenset[str], rules: _Rules
-) -> tuple[tuple[Video, ...], Account]:
+) -> tuple[tuple[Video, ...], LoadReport]:
     spec = rules.spec
-    entries = {name: entry for name, entry in database.items() if in_subset(entry, rules.subset, rules.reference)}
+    entries = {
+        name: entry
+        for name, entry in database.items()
+        if in_subset(entry, rules.subset, rules.quirks.match_subset_parts)
+    }
     if not entries:
         there = listed(sorted({str(entry.get("subset")) for entry in database.values()}), 20)
         key = "data.train_subset" if rules.training else "data.validation_subset"
@@ -315,22 +326,22 @@ def _read_subset(
     for name, entry in entries.items():
         if name not in blocked:
             _refuse(spec, name, entry, rules.classes)
-    account = Account(rules.subset, blocked=[name for name in entries if name in blocked])
+    report = LoadReport(rules.subset, blocked=[name for name in entries if name in blocked])
     videos = []
     for name, entry in entries.items():
         if name in blocked:
             continue
-        video = _read_video(rules, name, entry, account.dropped)
+        video = _read_video(rules, name, entry, report.dropped)
         if not len(video.labels):
-            account.without_instances.append(name)
+            report.without_instances.append(name)
         if len(video.labels) or not rules.training:
             videos.append(video)
-        _count_ends(video, account)
-    return tuple(videos), replace(account, videos=len(videos), instances=sum(len(video.labels) for video in videos))
+        _count_ends(video, report)
+    return tuple(videos), replace(report, videos=len(videos), instances=sum(len(video.labels) for video in videos))
 
 
 def _refuse(spec: DataSpec, name: str, entry: dict[str, Any], classes: ClassList) -> None:
-    """Raises AnnotationError for an entry that can't be used, with all that is wrong in it."""
+    """Raise AnnotationError for an entry that can't be used, with everything that is wrong in it."""
     wrong = [problem for problem in entry_problems(spec, name, entry, classes.numbers) if problem.kind in REFUSED]
     if not wrong:
         return
@@ -341,31 +352,31 @@ def _refuse(spec: DataSpec, name: str, entry: dict[str, Any], classes: ClassList
     raise AnnotationError(f"{spec.annotations}: video {shown(repr(name))}: {first}{more}")
 
 
-def _count_ends(video: Video, account: Account) -> None:
+def _count_ends(video: Video, report: LoadReport) -> None:
     starts, ends = video.segments_seconds.T
     outside = (ends <= 0) | (starts >= video.duration_seconds + PAST_END_SECONDS)
     for counter, which in (
-        (account.outside, outside),
-        (account.before_start, ~outside & (starts < -PAST_END_SECONDS)),
-        (account.past_end, ~outside & (ends > video.duration_seconds + PAST_END_SECONDS)),
+        (report.outside, outside),
+        (report.before_start, ~outside & (starts < -PAST_END_SECONDS)),
+        (report.past_end, ~outside & (ends > video.duration_seconds + PAST_END_SECONDS)),
     ):
         counter.update({video.name: int(which.sum())} if which.any() else {})
 
 
 def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[str, Counter[str]]) -> Video:
-    """One video with the instances that are kept; the others are counted in `dropped`."""
+    """Return a video with the instances that are kept; the others are counted in `dropped`."""
     length = read_length(rules.spec, entry)
     kept: dict[tuple[float, float, int], tuple[float, float, float, float]] = {}
     for item in entry.get("annotations") or ():
         start, end, number = _read_instance(rules, item)
         reason, in_frames = _reason_to_drop(rules, start, end, number, length.duration_seconds), (0.0, 0.0)
         if reason is None:
-            in_frames = _to_frames(length, start, rules.reference), _to_frames(length, end, rules.reference)
+            in_frames = tuple(_to_frames(length, second, rules.quirks.truncate_frames) for second in (start, end))
             number = 0 if rules.class_agnostic else number
-            # Training sees what is left after rounding; everything else the annotation itself.
+            # Training compares instances as rounded to frames; everything else compares the annotations themselves.
             place = in_frames if rules.training and not rules.whole_videos else (start, end)
             share = (place[1] - place[0]) / length.duration_seconds
-            if rules.filter_short and not share > (SHORTEST_SHARE if rules.whole_videos else 0.0):
+            if rules.filter_short and not share > (MIN_INSTANCE_SHARE if rules.whole_videos else 0.0):
                 reason = "too short to train on"
             elif (*place, number) in kept:
                 reason = "copies"
@@ -379,11 +390,11 @@ def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[s
 
 
 def _read_instance(rules: _Rules, item: Any) -> tuple[float, float, int | None]:
-    """(start, end, class number) of one annotation; the number is None for "Ambiguous" outside the class list."""
+    """Return (start, end, class number) of an annotation; the number is None for "Ambiguous" outside the class list."""
     start, end, label = read_item(rules.spec, item)
     number = rules.classes.numbers.get(label)
-    # Whatever its class list says, the reference trains on no such instance.
-    return start, end, None if label == AMBIGUOUS and rules.reference else number
+    # The reference never trains on such an instance, even where its class list has the name.
+    return start, end, None if label == AMBIGUOUS and rules.quirks.keep_ambiguous else number
 
 
 def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None, duration_seconds: float) -> str | None:
@@ -391,18 +402,18 @@ def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None,
         return AMBIGUOUS
     if not (math.isfinite(start) and math.isfinite(end)):
         return "without finite ends"
-    if rules.reference:
+    if rules.quirks.keep_empty:
         return None
     if end <= start:
         return "empty (end <= start)"
-    # Scoring keeps them, as everybody's does: its figures stay comparable.
+    # Scoring keeps instances outside their video, so that results stay comparable with published ones.
     if rules.training and (end <= 0 or start >= duration_seconds + PAST_END_SECONDS):
         return OUTSIDE
     return None
 
 
-def _to_frames(length: Length, seconds: float, reference: bool) -> float:
-    """Whole frames, cut towards zero: by the file's count of frames if there is one, else by the rate."""
+def _to_frames(length: Length, seconds: float, truncate: bool) -> float:
+    """Return whole frames, truncated: by the file's frame count if there is one, else by the rate."""
     frames = seconds / length.duration_seconds * length.frames if length.counted else seconds * length.fps
-    # A label that lies on a frame must not fall to the one before by rounding, which the reference lets happen.
-    return float(math.trunc(frames + (0.0 if reference else 1e-6)))
+    # A rounding error must not move a time that lies on a frame to the frame before it, as it does in the reference.
+    return float(math.trunc(frames + (0.0 if truncate else 1e-6)))

@@ -18,29 +18,30 @@ from adatad.spec.schema import DataSpec
 PLAIN_ID = re.compile(r"[0-9]{1,18}")
 ID_NAMES = ("id", "class_id", "label_id", "class id", "index", "idx", "number")
 NAME_NAMES = ("name", "class_name", "label_name", "class name", "class", "label", "key", "verb", "noun", "action")
-"""By which a class list's header calls its columns."""
+"""Headers under which a class list has its names."""
 FORMS = "one name a line, one id and name a line (id<TAB>name), or a JSON list of names"
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """numbers: of a class by what annotations call it: its name, or the whole number that stands for it."""
+    """Classes of a data set. names: in the order of the model's outputs; numbers: class number by what annotations call
+    it, a name or the integer that stands for it."""
 
     names: tuple[str, ...]
     numbers: dict[str | int, int]
 
 
-def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], reference: bool = False) -> ClassList:
-    """The class list: from the spec, from its text file, or the sorted labels of the whole annotation file.
+def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambiguous: bool = False) -> ClassList:
+    """Return the class list: from the spec, from its text file, or the sorted labels of the whole annotation file.
 
-    `reference`: a list that is taken from the annotation file has "Ambiguous", as the reference's has.
+    keep_ambiguous: a list taken from the annotation file includes "Ambiguous", as the reference's does.
     """
     if isinstance(spec.classes, str):
         classes = read_class_file(spec.classes, _labels(spec, database))
     elif spec.classes is not None:
         classes = _named(tuple(spec.classes))
     else:
-        classes = _found(spec, database, reference)
+        classes = _from_labels(spec, database, keep_ambiguous)
     source = spec.classes if isinstance(spec.classes, str) else spec.annotations
     _check_names(source, classes.names)
     if spec.class_count not in (None, len(classes.names)):
@@ -71,7 +72,7 @@ def _check_names(source: str, names: tuple[str, ...]) -> None:
 
 
 def similar_labels(database: dict[str, dict[str, Any]], key: str, classes: tuple[str, ...]) -> list[str]:
-    """A sentence for each group of labels, or of classes, that differ in case, blanks or a plural alone: mostly one
+    """Return a sentence for each group of labels or classes that differ in case, spaces or a plural alone: mostly one
     class that was written in several ways."""
     labels = (label_of(item.get(key)) for item in _items(database))
     counts = Counter(label for label in labels if isinstance(label, str))
@@ -85,12 +86,12 @@ def similar_labels(database: dict[str, dict[str, Any]], key: str, classes: tuple
 
 
 def _quoted(name: str, seen: str) -> str:
-    """seen: the name as `told_apart` gives it."""
+    """Quote a name as `told_apart` shows it."""
     return shown(repr(name)) if name == seen else f"'{seen}'"
 
 
 def nearest(label: str | int, classes: ClassList) -> str:
-    """What to say of a class that a label may mean; empty if there is none."""
+    """Return a hint at the class that an unknown label may mean; empty if there is none."""
     meant = next((name for name in classes.names if folded(name) == folded(str(label))), None)
     if meant is None:
         line = next((name for name in classes.names if str(label) in re.split(r"[,;|\t]", name)), None)
@@ -102,10 +103,10 @@ def nearest(label: str | int, classes: ClassList) -> str:
 
 
 def read_class_file(path: str, labels: Container[str | int] = ()) -> ClassList:
-    """One name a line, one id and name a line for labels that are numbers, or a JSON list of names.
+    """Read a class file: one name a line, one id and name a line (where labels are numbers), or a JSON list of names.
 
-    Between id and name is a tab; or a blank or a comma, unless `labels`, those of the annotations, has whole lines.
-    Raises AnnotationError.
+    Id and name are divided by a tab; or by a space or a comma, unless `labels`, those of the annotations, contain whole
+    lines. Raises AnnotationError.
     """
     lines = read_lines(path)
     if not lines:
@@ -125,11 +126,11 @@ def read_class_file(path: str, labels: Container[str | int] = ()) -> ClassList:
 
 
 def _pairs(lines: list[str], labels: Container[str | int]) -> list[tuple[str, str]] | None:
-    """(id, name) of each line; None where the lines are names."""
+    """Return (id, name) of each line; None where the lines are names."""
     rows = [[field.strip() for field in line.split("\t", 1)] for line in lines]
     if all(_is_pair(row) for row in rows):
         return [(key, name) for key, name in rows]
-    # Names may begin with a number and hold commas: the annotations tell what they are called.
+    # A name may begin with a number and hold commas, so a line that is itself a label is a name.
     if any(line in labels for line in lines):
         return None
     try:
@@ -153,7 +154,7 @@ def _is_pair(fields: list[str]) -> bool:
 
 
 def _json_list(path: str, lines: list[str]) -> tuple[str, ...] | None:
-    """Names of a JSON list; None for lines that are names themselves, and may begin with a bracket. Raises
+    """Return the names of a JSON list; None for lines that are names, which may begin with a bracket. Raises
     AnnotationError for JSON of another form."""
     try:
         names = json.loads("\n".join(lines)) if lines[0].startswith(("[", "{")) else None
@@ -168,12 +169,12 @@ def _json_list(path: str, lines: list[str]) -> tuple[str, ...] | None:
 
 
 def _labels(spec: DataSpec, database: dict[str, dict[str, Any]]) -> frozenset[str | int]:
-    """What all annotations of a file call their classes."""
+    """Return the labels of all annotations of a file."""
     labels = (label_of(item.get(spec.label_key)) for item in _items(database))
     return frozenset(label for label in labels if label is not None)
 
 
-def _found(spec: DataSpec, database: dict[str, dict[str, Any]], reference: bool) -> ClassList:
+def _from_labels(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambiguous: bool) -> ClassList:
     values = [item[spec.label_key] for item in _items(database) if spec.label_key in item]
     labels = {label for label in map(label_of, values) if label is not None}
     if not labels:
@@ -188,7 +189,7 @@ def _found(spec: DataSpec, database: dict[str, dict[str, Any]], reference: bool)
             f"{spec.annotations}: no annotation has a {spec.label_key!r}: {there}; set data.label_key or data.classes"
         )
     if all(isinstance(label, str) for label in labels):
-        return _named(tuple(sorted(labels if reference else labels - {AMBIGUOUS})))
+        return _named(tuple(sorted(labels if keep_ambiguous else labels - {AMBIGUOUS})))
     names = labels - {AMBIGUOUS}
     if not all(isinstance(label, int) for label in names):
         name = next(label for label in values if isinstance(label, str))

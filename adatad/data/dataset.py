@@ -1,4 +1,4 @@
-"""Windows as samples and batches: decoded, resized, stacked."""
+"""Training and validation windows as samples and batches: decoded, resized, stacked; and videos that a run skips."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 from adatad.data.annotations import Video
 from adatad.data.augment import Augmentation, draw_augmentation
 from adatad.data.decode import VideoError, VideoReader, open_video
-from adatad.data.draws import generator, model_key
-from adatad.data.geometry import Geometry, center_geometry, fit_frames, random_geometry
-from adatad.data.skipped import Skipped
+from adatad.data.resize import Geometry, center_geometry, fit_frames, random_geometry
+from adatad.data.rng import generator, model_key
 from adatad.data.staging import original_path, staged_path
 from adatad.data.time_check import CHECK, TimeFacts, TimeNote, TimeNotes, effect, header_facts, time_problems
 from adatad.data.timeline import Timeline
@@ -30,26 +29,31 @@ from adatad.data.windows import (
     evaluation_windows,
     training_window,
 )
-from adatad.files import shown
-from adatad.models.targets import Targets
+from adatad.files import listed
+from adatad.models.losses import Targets
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec
 
-BROKEN = (VideoError, WindowError)
-"""What `data.on_error: skip` goes on after."""
+SKIPPABLE_ERRORS = (VideoError, WindowError)
+"""Errors after which `data.on_error: skip` goes on."""
 CHUNK_FRAMES = 16
 """Frames that are held at full size at once."""
-EVERYTHING = slice(None)
-PROBED_TRAIN, PROBED_VALIDATION, TIMES_NAMED = 32, 256, 3
-"""Videos whose headers are looked at before a run, and those that a message names. Two milliseconds each; an evaluation
-window that would be empty is found so, and would otherwise end a run after hours."""
-MISSING_NAMED = 10
-"""Missing videos that a message names; it counts the rest."""
+ALL_FRAMES = slice(None)
+MAX_PROBED_TRAINING, MAX_PROBED_VALIDATION, MAX_LISTED_TIMES = 32, 256, 3
+"""Videos whose headers are read before a run, and those that a message names. Reading takes two milliseconds each, and
+finds evaluation windows that would be empty, which otherwise end a run after hours."""
+MAX_LISTED_MISSING = 10
+"""Missing videos that a message names; the rest is counted."""
 
 
 class Sample(NamedTuple):
-    """frames: uint8 [3, frames, height, width]; mask: bool [window]; segments_grid: float32 [n, 2]; labels: int64 [n];
-    key: of the model's draws; window: where the frames come from; augmentation: what training does to the frames;
-    skipped: what couldn't be read instead; times: where a video and its annotation disagree, when it is first read."""
+    """A window with its labels.
+
+    frames: uint8 [3, frames, height, width]; mask: bool [window]; segments_grid: float32 [n, 2]; labels: int64 [n];
+    key: of the model's random numbers; window: origin of the frames; augmentation: change of the frames in training;
+    skipped: videos that couldn't be read in its place; times: differences of a video and its annotation, when it is
+    first read.
+    """
 
     frames: Tensor
     mask: Tensor
@@ -63,8 +67,11 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b]; the rest by sample, but
-    skipped and times, which are of all, and targets: of all points, if whoever loaded the batch made them."""
+    """A batch of windows.
+
+    frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b]; the lists have an item for
+    each sample, skipped and times those of all; targets: of all points, if the loader made them.
+    """
 
     frames: Tensor
     mask: Tensor
@@ -79,33 +86,35 @@ class Batch(NamedTuple):
 
 
 class TrainingWindows(Dataset):
-    """One window of each training video an epoch, at random or the video whole; addressed by (epoch, its number).
+    """One window of each training video an epoch, random or of the whole video; addressed by (epoch, video number).
 
-    Instead of a video that can't be read comes the next one, if the spec says so: on whichever rank or worker.
-    `here` is the part of a window's frames that is read, where other processes have the rest.
+    If the spec allows it, the next video replaces one that can't be read, the same one on every rank and worker. `here`
+    is the part of a window's frames that is read, where other processes have the rest.
     """
 
     def __init__(
-        self, videos: tuple[Video, ...], spec: DataSpec, seed: int, reference: bool = False, here: slice = EVERYTHING
+        self, videos: tuple[Video, ...], spec: DataSpec, seed: int, quirks: Quirks = Quirks(), here: slice = ALL_FRAMES
     ):
-        self.videos, self.spec, self.seed, self.reference, self.here = videos, spec, seed, reference, here
+        self.videos, self.spec, self.seed, self.quirks, self.here = videos, spec, seed, quirks, here
         self._broken: dict[int, Skipped] = {}
         self._said_times = TimeNotes(spec)
 
     def leave_out(self, skipped: Iterable[Skipped]) -> None:
-        """Take other videos in place of these, which another process couldn't read."""
+        """Replace these videos, which another process couldn't read."""
         numbers = {video.name: number for number, video in enumerate(self.videos)}
         self._broken.update((numbers[item.video], item) for item in skipped)
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
         epoch, first = address
         passed: list[Skipped] = []
+        # Broken videos are recorded by number: the next video in the annotation's order stands in, so that the choice
+        # depends on nothing but which videos are broken.
         for number in (*range(first, len(self.videos)), *range(first)):
-            # Finding out again that a file is broken may take until a time-out.
+            # Don't try a broken file again: finding out may take until a timeout.
             if number not in self._broken:
                 try:
                     return self.sample(epoch, number)._replace(skipped=tuple(passed))
-                except BROKEN as error:
+                except SKIPPABLE_ERRORS as error:
                     if self.spec.on_error == "raise":
                         raise
                     self._broken[number] = Skipped(self.videos[number].name, str(error))
@@ -115,15 +124,15 @@ class TrainingWindows(Dataset):
         )
 
     def video_of(self, address: tuple[int, int]) -> str:
-        """Name of the video at an address."""
+        """Return the name of the video at an address."""
         return self.videos[address[1]].name
 
     def sample(self, epoch: int, number: int) -> Sample:
-        """The window of one video. Raises VideoError or WindowError."""
+        """Load the window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
         with open_annotated(self.spec, video) as reader:
-            draw = generator(self.seed, epoch, number, "window")
-            window = training_window(video, reader.frame_count, self.spec.window, draw, timeline_for(self.spec, reader))
+            rng = generator(self.seed, epoch, number, "window")
+            window = training_window(video, reader.frame_count, self.spec.window, rng, timeline_for(self.spec, reader))
 
             def cut(images: np.ndarray) -> Tensor:
                 return training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
@@ -131,18 +140,18 @@ class TrainingWindows(Dataset):
             frames = read_frames(reader, window.indices[self.here], cut)
             said = self._said_times.notes(video, reader.timeline, reader.stamp)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
-        augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.reference)
+        augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.quirks.draw_once_per_run)
         return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation, times=said)
 
 
 class ValidationWindows(Dataset):
     """Windows over whole videos, in order.
 
-    `shuffle_clips` permutes the frames inside each clip of that many frames at random: what is then still found needs
+    `shuffle_clips` randomly permutes the frames inside each clip of that many frames: what is still detected then needs
     no order in time. `here`: as in `TrainingWindows`; whole clips.
     """
 
-    def __init__(self, places: list[WindowPlace], spec: DataSpec, shuffle_clips: int = 0, here: slice = EVERYTHING):
+    def __init__(self, places: list[WindowPlace], spec: DataSpec, shuffle_clips: int = 0, here: slice = ALL_FRAMES):
         self.places, self.spec, self.shuffle_clips, self.here = places, spec, shuffle_clips, here
         self._said_times = TimeNotes(spec)
 
@@ -152,17 +161,17 @@ class ValidationWindows(Dataset):
     def __getitem__(self, number: int) -> Sample:
         try:
             return self.sample(number)
-        except BROKEN as error:
+        except SKIPPABLE_ERRORS as error:
             if self.spec.on_error == "raise":
                 raise
             return self._nothing(self.places[number], str(error))
 
     def video_of(self, number: int) -> str:
-        """Name of the video of a window."""
+        """Return the name of the video of a window."""
         return self.places[number].video.name
 
     def sample(self, number: int) -> Sample:
-        """One window. Raises VideoError or WindowError."""
+        """Load one window. Raises VideoError or WindowError."""
         place = self.places[number]
         with open_annotated(self.spec, place.video) as reader:
             timeline = timeline_for(self.spec, reader)
@@ -173,12 +182,12 @@ class ValidationWindows(Dataset):
         return _sample(frames, window, self.spec, key=0)._replace(times=said)
 
     def _shuffled(self, indices: np.ndarray, number: int) -> np.ndarray:
-        draw = generator(0, 0, number, "shuffle clips")
+        rng = generator(0, 0, number, "shuffle clips")
         clips = indices.reshape(-1, self.shuffle_clips)
-        return np.concatenate([clip[draw.permutation(self.shuffle_clips)] for clip in clips])
+        return np.concatenate([clip[rng.permutation(self.shuffle_clips)] for clip in clips])
 
     def _nothing(self, place: WindowPlace, reason: str) -> Sample:
-        """A window without a valid position, in place of one that can't be read."""
+        """Return a window without a valid position, in place of one that can't be read."""
         spec = self.spec.window
         frames = np.zeros(spec.size_grid * spec.frames_per_position, np.int64)[self.here]
         nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
@@ -188,13 +197,13 @@ class ValidationWindows(Dataset):
 
 
 def video_path(spec: DataSpec, name: str) -> Path:
-    """The file of the video that annotations call `name`."""
+    """Return the file of the video that annotations call `name`: its local copy if there is one."""
     copy = staged_path(spec, name)
     return copy if copy and copy.is_file() else original_path(spec, name)
 
 
 def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
-    """Raises VideoError, which lists all files of `videos` that aren't there, unless the spec goes on without them, and
+    """Raise VideoError, which lists all files of `videos` that are missing, unless the spec goes on without them; and
     VideoNameError."""
     for video in videos:
         original_path(spec, video.name)
@@ -202,25 +211,26 @@ def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
         return
     missing = [path for video in videos if not (path := video_path(spec, video.name)).is_file()]
     if missing:
-        named = ", ".join(path.name for path in missing[:MISSING_NAMED])
-        more = f" and {len(missing) - MISSING_NAMED} more" if len(missing) > MISSING_NAMED else ""
+        named = listed([path.name for path in missing], MAX_LISTED_MISSING)
         raise VideoError(
-            f"{spec.videos}: {len(missing)} of {len(videos)} videos of {spec.annotations} aren't there: {named}{more}; "
-            "add them, take them out of the annotation file, or mend data.videos or data.pattern"
+            f"{spec.videos}: {len(missing)} of {len(videos)} videos of {spec.annotations} aren't there: {named}; "
+            "add them, take them out of the annotation file, or correct data.videos or data.pattern"
         )
 
 
 def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Video]) -> list[str]:
-    """What the headers of some files of both subsets, spread evenly, say against their annotations, as lines to log.
+    """Return log lines on differences between file headers and annotations, for some videos spread over both subsets.
+
     Raises WindowError for a validation video that ends before one of its windows begins, unless the spec goes on
-    without it."""
+    without it.
+    """
     said, looked, empty = [], 0, ""
-    for videos, most in ((train, PROBED_TRAIN), (validation, PROBED_VALIDATION)):
+    for videos, most in ((train, MAX_PROBED_TRAINING), (validation, MAX_PROBED_VALIDATION)):
         for video in videos[:: -(-len(videos) // most) or 1]:
             try:
                 facts = header_facts(video_path(spec, video.name))
             except VideoError:
-                # Said when it is read.
+                # Reported when it is read.
                 continue
             looked += facts is not None
             found = facts and time_problems(facts, video.duration_seconds, video.fps, spec.window)
@@ -234,13 +244,11 @@ def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Vid
         raise WindowError(f"{empty}{by_time}. {differ}; {CHECK}")
     if not said:
         return []
-    more = f"; and {len(said) - TIMES_NAMED} more" if len(said) > TIMES_NAMED else ""
-    named = "; ".join(map(shown, said[:TIMES_NAMED]))
-    return [f"{differ}: {named}{more}; {effect(spec)}; {CHECK}"]
+    return [f"{differ}: {listed(said, MAX_LISTED_TIMES, '; ')}; {effect(spec)}; {CHECK}"]
 
 
 def _empty_window(spec: DataSpec, video: Video, facts: TimeFacts) -> str:
-    """What is wrong with a video of which a window would be empty, as its file's header tells it; empty if nothing."""
+    """Return what is wrong with a video of which a window would be empty, by its file's header; empty if nothing."""
     if spec.window.kind != "sliding":
         return ""
     if spec.time == "count":
@@ -253,37 +261,38 @@ def _empty_window(spec: DataSpec, video: Video, facts: TimeFacts) -> str:
 
 
 def training_geometry(height: int, width: int, spec: DataSpec, seed: int, epoch: int, number: int) -> Geometry:
-    """The part of frames of this size that a training sample shows."""
+    """Return the part of frames of this size that a training sample shows."""
     short_side_pixels = spec.augment.crop_short_side_pixels if spec.augment else None
     if short_side_pixels is None:
         return center_geometry(height, width, spec.size_pixels)
-    draw = generator(seed, epoch, number, "crop")
-    return random_geometry(height, width, short_side_pixels, spec.size_pixels, draw)
+    rng = generator(seed, epoch, number, "crop")
+    return random_geometry(height, width, short_side_pixels, spec.size_pixels, rng)
 
 
 def open_named(spec: DataSpec, name: str, fps: float | None = None) -> AbstractContextManager[VideoReader]:
-    """The video that annotations call `name`, open for as long as the context lasts. fps: as in `open_video`; None for
+    """Open the video that annotations call `name` for as long as the context lasts. fps: as in `open_video`; None for
     its frames as they are stored."""
     return open_video(video_path(spec, name), spec.decoder, spec.decode_timeout_seconds, fps)
 
 
 def open_annotated(spec: DataSpec, video: Video) -> AbstractContextManager[VideoReader]:
-    """A video whose frames are numbered as its windows count them: by their times at the annotation's rate, or as they
-    are stored where windows are whole videos (`timeline_for` then finds the frames) and under `data.time: count`."""
+    """Open a video with its frames numbered as its windows count them: by their times at the annotation's rate, or as
+    they are stored where windows are whole videos (`timeline_for` then finds the frames) and under `data.time:
+    count`."""
     by_time = spec.time != "count" and spec.window.kind == "sliding"
     return open_named(spec, video.name, video.fps if by_time else None)
 
 
 def timeline_for(spec: DataSpec, reader: VideoReader) -> Timeline | None:
-    """By what windows find their frames; None where they count them."""
+    """Return the timeline by which windows find their frames; None where they count them."""
     return reader.timeline if spec.time != "count" else None
 
 
 def read_frames(reader: VideoReader, indices: np.ndarray, transform: Callable[[np.ndarray], Tensor]) -> Tensor:
-    """Frames of a video, made small a chunk at a time so that few are held at full size.
+    """Read frames of a video and shrink them a chunk at a time, so that few are held at full size.
 
-    transform: uint8 [n, height, width, 3] -> uint8 [3, n, ...], the same for every chunk. Returns uint8
-    [3, len(indices), ...].
+    transform: uint8 [n, height, width, 3] -> uint8 [3, n, ...], the same for every chunk. Returns uint8 [3,
+    len(indices), ...].
     """
     frames: Tensor | None = None
     done = 0
@@ -303,9 +312,38 @@ def _sample(frames: Tensor, window: Window, spec: DataSpec, key: int) -> Sample:
 
 
 def collate(samples: list[Sample]) -> Batch:
+    """Stack samples to a batch."""
     frames, masks, segments, labels, keys, windows, augmentations, skipped, times = zip(*samples, strict=True)
     return Batch(
         torch.stack(frames), torch.stack(masks), torch.tensor(keys), list(segments), list(labels), list(windows),
         list(augmentations), tuple(item for items in skipped for item in items),
         tuple(item for items in times for item in items),
     )  # fmt: skip
+
+
+class Skipped(NamedTuple):
+    """A video that was skipped, and what is wrong with it."""
+
+    video: str
+    reason: str
+
+
+class SkippedVideos:
+    """Counter of the videos that a run skips. say: called once for each with a line to log."""
+
+    def __init__(self, limit: int, say: Callable[[str], None]):
+        self.limit, self._say = limit, say
+        self.reasons: dict[str, str] = {}
+
+    def add(self, found: Iterable[Skipped]) -> None:
+        """Add skipped videos. Raises VideoError when there are more than the limit."""
+        for video, reason in found:
+            if video not in self.reasons:
+                self.reasons[video] = reason
+                self._say(f"left out, video {len(self.reasons)} of at most {self.limit}: {reason}")
+        if len(self.reasons) > self.limit:
+            names = ", ".join(self.reasons)
+            raise VideoError(
+                f"{len(self.reasons)} videos can't be read, more than data.skip_limit {self.limit}: {names}; "
+                "repair them, take them out of the annotation file, or raise the limit"
+            )

@@ -1,6 +1,6 @@
-"""One video's entry of an annotation file: what its values must be, and what is said of those that aren't.
+"""Entries of an annotation file, one a video: which values are valid, and messages for those that aren't.
 
-Training, evaluation, the summary and the data check all ask here, so that none passes what another refuses.
+Training, evaluation, the summary and the data check all use these rules, so that none accepts what another refuses.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 
 from adatad.data.annotation_file import AMBIGUOUS, AnnotationError
 from adatad.files import shown
-from adatad.spec.pattern import file_name_problem
 from adatad.spec.schema import DataSpec
+from adatad.spec.text import file_name_problem
 
 MAX_SECONDS = 1e7
-"""Four months: what is longer is no video, but a number that went wrong."""
+"""Longest duration, four months: a longer one is a wrong number."""
 MAX_FRAMES = 10**9
 MAX_FPS = 1e5
 MAX_NAME_BYTES = 255
-"""Of one part of a path, on every common file system."""
+"""Longest name of a file or folder on all common file systems."""
 PAST_END_SECONDS = 0.01
-"""Before its video's start or after its end that an instance must reach to be counted: durations are given to
-hundredths of a second."""
-SHOWN_CHARACTERS = 120
+"""Seconds by which an instance must leave its video to be counted: durations are given to hundredths of a second."""
+MAX_VALUE_CHARACTERS = 120
+"""Longest value that a message repeats."""
 PLAIN_NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,3})?")
 UNREADABLE, UNKNOWN_LABEL, OUT_OF_RANGE, LEFT_OUT = (
     "unreadable annotations",
@@ -33,12 +33,13 @@ UNREADABLE, UNKNOWN_LABEL, OUT_OF_RANGE, LEFT_OUT = (
     "label out of range",
     "instance left out",
 )
-"""Kinds of problems: training refuses the first two; it counts and warns of the others."""
+"""Kinds of problems: training refuses the first two, and counts and warns about the others."""
 REFUSED = (UNREADABLE, UNKNOWN_LABEL)
 
 
 class EntryProblem(NamedTuple):
-    """kind: one of those above; text: what is wrong, without file and video; label: the one that isn't known."""
+    """A problem of an entry. kind: one of those above; text: the problem, without file and video; label: the unknown
+    label."""
 
     kind: str
     text: str
@@ -46,7 +47,8 @@ class EntryProblem(NamedTuple):
 
 
 class Length(NamedTuple):
-    """Of a video, as annotations have it. counted: they give `frames`; otherwise these follow from a rate."""
+    """Length of a video according to its annotations. counted: they give `frames`; otherwise the count follows from a
+    rate."""
 
     duration_seconds: float
     fps: float
@@ -55,10 +57,10 @@ class Length(NamedTuple):
 
 
 def entry_problems(spec: DataSpec, name: str, entry: dict[str, Any], labels: Container[Any]) -> list[EntryProblem]:
-    """All that is wrong with a video's entry, as far as it can be told without the video.
+    """Return everything wrong with a video's entry, as far as it shows without the video.
 
-    labels: what annotations may call a class (`ClassList.numbers`). An instance that ends late is no problem here: only
-    the video tells how late that is.
+    labels: valid labels (`ClassList.numbers`). An instance that ends late is no problem here: only the video shows how
+    late that is.
     """
     problems = [EntryProblem(UNREADABLE, text) for text in (name_problem(spec, name),) if text]
     try:
@@ -88,8 +90,8 @@ def entry_problems(spec: DataSpec, name: str, entry: dict[str, Any], labels: Con
 
 
 def name_problem(spec: DataSpec, name: str) -> str:
-    """Why a name can't be a video's: no file system, list of lines or terminal takes it, or it
-    leads out of the folder of videos; empty if it can."""
+    """Return why a name can't be a video's, because no file system, text list or terminal takes it, or it leads out of
+    the folder of videos; empty if it can."""
     if not is_visible(name):
         return "the video's name is empty"
     if has_control_characters(name):
@@ -101,18 +103,17 @@ def name_problem(spec: DataSpec, name: str) -> str:
 
 
 def has_control_characters(text: str) -> bool:
-    """Whether a text holds what neither a list of lines nor a terminal takes: line and page breaks of all kinds, tabs,
-    escapes, halves of characters."""
+    """Return whether a text holds line or page breaks of any kind, tabs, escapes or halves of characters."""
     return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def is_visible(text: str) -> bool:
-    """Whether a text shows anything: not blanks and characters without width alone."""
+    """Return whether a text has a visible character."""
     return any(character.isprintable() and not character.isspace() for character in text)
 
 
 def read_length(spec: DataSpec, entry: dict[str, Any]) -> Length:
-    """Duration, rate and frames of a video. Raises AnnotationError, which names the key but not the video."""
+    """Return duration, rate and frames of a video. Raises AnnotationError, which names the key but not the video."""
     duration = number(entry.get("duration"))
     if duration is None or not 0 < duration <= MAX_SECONDS:
         raise AnnotationError(
@@ -120,6 +121,7 @@ def read_length(spec: DataSpec, entry: dict[str, Any]) -> Length:
         )
     frames, fps = _number_or_nothing(entry, "frame", MAX_FRAMES), _number_or_nothing(entry, "fps", MAX_FPS)
     fps = spec.fps or fps
+    # A frame count goes before a rate, since the reference computes the rate from it; `data.fps` goes before both.
     if spec.fps is None and int(frames):
         length = Length(duration, int(frames) / duration, int(frames), counted=True)
         if length.fps > MAX_FPS:
@@ -140,8 +142,10 @@ def read_length(spec: DataSpec, entry: dict[str, Any]) -> Length:
 
 
 def read_item(spec: DataSpec, item: Any) -> tuple[float, float, str | int]:
-    """(start, end, label) of one annotation: seconds that may be NaN or without order, and a name or whole number.
-    Raises AnnotationError, which doesn't name the video."""
+    """Return (start, end, label) of an annotation: seconds, maybe NaN or out of order, and a name or integer.
+
+    Raises AnnotationError, which doesn't name the video.
+    """
     if not isinstance(item, dict) or "segment" not in item or spec.label_key not in item:
         raise AnnotationError(
             f'expected {{"segment": [start, end], "{spec.label_key}": name}} (data.label_key names the label\'s key), '
@@ -163,8 +167,10 @@ def read_item(spec: DataSpec, item: Any) -> tuple[float, float, str | int]:
 
 
 def label_of(value: Any) -> str | int | None:
-    """A label as the class list knows it; None for what is none. A whole number with a point (pandas writes 1.0 where
-    a column has gaps) is that number."""
+    """Return a label as the class list has it; None for an invalid one.
+
+    A float without a fraction (pandas writes 1.0 where a column has gaps) is that integer.
+    """
     if isinstance(value, float) and value.is_integer():
         return int(value)
     is_label = isinstance(value, (str, int)) and not isinstance(value, bool)
@@ -172,7 +178,7 @@ def label_of(value: Any) -> str | int | None:
 
 
 def number(value: Any) -> float | None:
-    """A number, or the text of a plain one (HACS writes durations so); None for anything else."""
+    """Return a number, also from plain text (HACS writes durations so); None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value.strip()):
@@ -184,12 +190,12 @@ def number(value: Any) -> float | None:
 
 
 def brief(value: Any) -> str:
-    """A value of a file in an error: in one line, not too long."""
+    """Return a value of a file for an error: on one line, not too long."""
     try:
         text = shown(repr(value))
     except (RecursionError, ValueError):
         return f"{type(value).__name__} without end"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
 
 
 def _given(entry: dict[str, Any], key: str) -> str:
@@ -197,7 +203,7 @@ def _given(entry: dict[str, Any], key: str) -> str:
 
 
 def _number_or_nothing(entry: dict[str, Any], key: str, most: float) -> float:
-    """0 where the file doesn't tell. Raises AnnotationError."""
+    """Return a number of the entry, 0 where it has none. Raises AnnotationError."""
     value = entry.get(key)
     found = 0.0 if value is None else number(value)
     if found is None or not 0 <= found <= most:
@@ -208,6 +214,6 @@ def _number_or_nothing(entry: dict[str, Any], key: str, most: float) -> float:
 
 
 def _time(value: Any) -> float | None:
-    """Seconds; NaN and infinities pass: such instances are counted, not refused."""
+    """Return seconds. NaN and infinity pass: such instances are counted, not refused."""
     found = number(value)
     return None if found is None or MAX_SECONDS < abs(found) < math.inf else found

@@ -1,4 +1,5 @@
-"""Videos copied to a machine's own disk before training, where `data.stage_to` wants it: once for all its ranks."""
+"""Staging: videos are copied to a machine's own disk before training, if `data.stage_to` is set, once for all its
+ranks."""
 
 from __future__ import annotations
 
@@ -9,30 +10,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adatad.errors import UserError
-from adatad.spec.pattern import file_name_problem, fill
 from adatad.spec.schema import DataSpec
-from adatad.spec.text import PathError, cut, expand
+from adatad.spec.text import PathError, cut, expand, file_name_problem, fill
 
 RESERVE_BYTES = 1 << 30
-"""Left free on the disk."""
+"""Bytes that must stay free on the disk."""
 
 
 class StagingError(UserError):
-    """Videos that can't be copied; the message names the folder and what to do."""
+    """Raised for videos that can't be copied; the message names the folder and what to do."""
 
 
 class VideoNameError(UserError):
-    """A video whose name can't be a file's below a folder; the message names the annotation file and the video."""
+    """Raised for a video whose name can't be a file's below a folder; the message names the annotation file and the
+    video."""
 
 
 def original_path(spec: DataSpec, name: str) -> Path:
-    """Where a video lies. Raises VideoNameError for a name that leads out of the folder of videos."""
+    """Return the path of a video. Raises VideoNameError for a name that leads out of the folder of videos."""
     return Path(spec.videos) / _file_name(spec, name)
 
 
 def staged_path(spec: DataSpec, name: str) -> Path | None:
-    """Where the copy of a video lies, or will lie; None where the spec wants none. A copy is whole if it is there.
-    Raises StagingError, and VideoNameError."""
+    """Return the path of a video's copy; None where the spec wants none. A copy that exists is complete.
+
+    Raises StagingError, and VideoNameError.
+    """
     if spec.stage_to is None:
         return None
     return _stage_folder(spec.stage_to) / _file_name(spec, name)
@@ -46,17 +49,17 @@ def _stage_folder(stage_to: str) -> Path:
 
 
 def _file_name(spec: DataSpec, name: str) -> str:
-    """The file name of a video, relative to a folder of videos. Raises VideoNameError."""
+    """Return the file name of a video, relative to a folder of videos. Raises VideoNameError."""
     if problem := file_name_problem(spec.pattern, name):
         raise VideoNameError(f"{cut(spec.annotations)}: video '{cut(name)}' {problem}")
     return fill(spec.pattern, name)
 
 
 def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = print) -> None:
-    """Copy the videos that aren't there yet or have changed since. Other processes of this machine wait until all are
-    there; an interrupted copy is taken up with the first video that is missing.
+    """Copy the videos that aren't there yet or have changed since.
 
-    Videos without an original are left to `check_videos`. Raises StagingError if the disk has no room for them.
+    Other processes of this machine wait until all are there; an interrupted copy continues with the first missing
+    video. Videos without an original are left to `check_videos`. Raises StagingError if the disk has no room.
     """
     if spec.stage_to is None:
         return
@@ -75,7 +78,7 @@ def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = pri
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process of this machine at a time."""
+    """Let one process of this machine in at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""Where a video file and its annotation tell different times: found by a check of the data set, said by a run.
+"""Differences in time between video files and their annotations: found by the data check, logged by a run.
 
-Under `data.time: presentation` labels lie on the frames that are shown at their seconds all the same, as far as the
-file goes; under `count` they lie on other frames than they mean.
+Under `data.time: presentation` labels still lie on the frames shown at their seconds, as far as the file goes; under
+`count` they lie on other frames than were meant.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ import av
 
 from adatad.data.annotations import Video
 from adatad.data.timeline import Timeline
-from adatad.data.video_index import OWN_CLOCK, open_container
+from adatad.data.video_index import ZERO_START_CONTAINERS, open_container
 from adatad.files import shown
 from adatad.spec.schema import DataSpec, WindowSpec
 
 ROUNDING_SECONDS = 0.01
 """Durations in annotations are given to hundredths of a second, rounded or cut."""
-MAX_SAID = 20
-"""Videos that a run's log names one by one; it counts the rest."""
+MAX_LOGGED_VIDEOS = 20
+"""Videos that a run's log names one by one; the rest is counted."""
 HEADER_SLACK_SECONDS, HEADER_SLACK = 1.0, 0.02
-"""By how much, or by which share if that is more, a file's header may be off about its length."""
-CHECK = "tools/prepare_data/check.py names every such video"
+"""Seconds, or share of the length if that is more, by which a file's header may be wrong about its length."""
+CHECK = "adatad data check names every such video"
 COUNTED = "labels lie on other frames than they mean under data.time: count; set it to presentation, or transcode"
 FOUND = "labels stay at their seconds (data.time: presentation)"
 
 
 class TimeFacts(NamedTuple):
-    """What a file tells of its time. seconds: until its last frame goes, 0 if it doesn't tell; fps: from its first
-    picture on, on average; uneven_seconds: how far a frame lies from an even spacing; usual_fps: of most frames; doubt:
-    what is wrong with its times; slack_seconds: by which all this may be off."""
+    """Times of a file.
+
+    seconds: end of its last frame, 0 if unknown; fps: average from its first picture on; uneven_seconds: largest
+    distance of a frame from an even spacing; usual_fps: rate of most frames; unreliable_because: fault of its times;
+    slack_seconds: possible error of all this.
+    """
 
     frames: int
     seconds: float
@@ -40,13 +43,13 @@ class TimeFacts(NamedTuple):
     first_seconds: float = 0.0
     uneven_seconds: float = 0.0
     usual_fps: float = 0.0
-    doubt: str = ""
+    unreliable_because: str = ""
     slack_seconds: float = 0.0
 
 
 class TimeProblem(NamedTuple):
-    """kind: "wrong length", "other rate", "variable rate", "starts late", "times jump" or "no times"; off_seconds: by
-    how much, at most."""
+    """A difference. kind: "wrong length", "other rate", "variable rate", "starts late", "times jump" or "no times";
+    off_seconds: largest shift of a label."""
 
     kind: str
     detail: str
@@ -54,44 +57,45 @@ class TimeProblem(NamedTuple):
 
 
 class TimeNote(NamedTuple):
-    """A video, and a line on what it and its annotation disagree on."""
+    """A video and a line on how it and its annotation differ."""
 
     video: str
     line: str
 
 
 def facts_of(timeline: Timeline) -> TimeFacts:
+    """Return the times of a file whose packets were read."""
     if not timeline.has_times:
-        return TimeFacts(timeline.frame_count, 0.0, 0.0, doubt=timeline.doubt)
+        return TimeFacts(timeline.frame_count, 0.0, 0.0, unreliable_because=timeline.unreliable_because)
     return TimeFacts(
         timeline.frame_count, timeline.duration_seconds, timeline.fps, timeline.first_seconds,
-        timeline.unevenness_seconds, timeline.usual_fps, timeline.doubt, timeline.last_step_seconds,
+        timeline.unevenness_seconds, timeline.usual_fps, timeline.unreliable_because, timeline.last_step_seconds,
     )  # fmt: skip
 
 
 def header_facts(path: Path) -> TimeFacts | None:
-    """The same as far as the header of a file tells it, which is cheap, and off where the rate changes; None if it
-    tells no length. Raises VideoError."""
+    """Return the times of a file from its header, which is cheap, and wrong where the rate changes; None if it gives no
+    length. Raises VideoError."""
     with open_container(path) as container:
         stream = container.streams.best("video")
         tick, kind = float(stream.time_base or 0), container.format.name.split(",")[0]
-        start = 0.0 if kind in OWN_CLOCK else (container.start_time or 0) / av.time_base
+        start = 0.0 if kind in ZERO_START_CONTAINERS else (container.start_time or 0) / av.time_base
         first = max(float(stream.start_time or 0) * tick - start, 0.0)
         whole = (container.duration or 0) / av.time_base
         seconds = first + stream.duration * tick if stream.duration else whole
         if seconds <= first:
             return None
-        # Others estimate their rate from the first frames.
+        # FFmpeg only estimates the frame count of other containers, from their first frames.
         frames = stream.frames if kind in ("mov", "avi") else 0
         slack = max(HEADER_SLACK_SECONDS, HEADER_SLACK * seconds)
-        # Frames that an edit list cuts away are in the count, and so in the average.
+        # The average counts frames that an edit list cuts away, so the nominal rate is better where both nearly agree.
         usual, average = float(stream.base_rate or 0), frames / (seconds - first)
         rate = usual if abs(usual - average) < HEADER_SLACK * usual else average
         return TimeFacts(frames, seconds, rate, first, usual_fps=usual, slack_seconds=slack)
 
 
 def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window: WindowSpec) -> list[TimeProblem]:
-    """All that a file and its annotation differ in by more than one position of the grid.
+    """Return all differences of a file and its annotation above one position of the grid.
 
     duration_seconds, fps: of the annotation; fps 0 where it gives none.
     """
@@ -99,7 +103,7 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     most = position + ROUNDING_SECONDS + facts.slack_seconds
     meant = duration_seconds * fps
     if not facts.seconds:
-        found = [TimeProblem("no times", f"{facts.doubt}; its frames are counted; transcode it", 0.0)]
+        found = [TimeProblem("no times", f"{facts.unreliable_because}; its frames are counted; transcode it", 0.0)]
         if fps and abs(facts.frames - meant) / fps > most:
             detail = f"has {facts.frames} frames, annotations mean {meant:.9g}"
             found.append(TimeProblem("wrong length", detail, abs(facts.frames - meant) / fps))
@@ -109,6 +113,7 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     if off > most:
         detail = f"lasts {in_seconds(facts.seconds)}, annotations say {in_seconds(duration_seconds)}"
         found.append(TimeProblem("wrong length", detail, off))
+    # The usual rate too: a pause lowers the average, and leaves labels where they are.
     drift = duration_seconds * min(abs(rate - fps) for rate in (facts.fps, facts.usual_fps or facts.fps))
     if fps and facts.frames and min(abs(facts.frames - meant), drift) / fps > most:
         detail = (
@@ -123,33 +128,35 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     if facts.first_seconds > most:
         detail = f"its first picture comes at {in_seconds(facts.first_seconds)}"
         found.append(TimeProblem("starts late", detail, facts.first_seconds))
-    if facts.doubt:
-        found.append(TimeProblem("times jump", f"{facts.doubt}; a jump is taken for one frame; transcode it", 0.0))
+    if facts.unreliable_because:
+        found.append(
+            TimeProblem("times jump", f"{facts.unreliable_because}; a jump is taken for one frame; transcode it", 0.0)
+        )
     return found
 
 
 def in_seconds(seconds: float) -> str:
-    """To hundredths, but short whatever it is."""
+    """Format seconds to hundredths; huge numbers short."""
     return f"{seconds:.2f} s" if abs(seconds) < 1e7 else f"{seconds:.4g} s"
 
 
 def position_seconds(duration_seconds: float, fps: float, window: WindowSpec) -> float:
-    """From one position of the grid to the next."""
+    """Return the time from one position of the grid to the next."""
     if window.kind == "resize" or not fps:
         return duration_seconds / window.size_grid
     return window.stride_frames / fps
 
 
 class TimeNotes:
-    """Notes of each video once, when it is first read, where its file and its annotation differ; and where another file
-    has come in its place since."""
+    """Notes on each video when it is first read, if its file and its annotation differ, or if its file was replaced
+    since."""
 
     def __init__(self, spec: DataSpec):
         self._spec = spec
         self._seen: dict[str, tuple[int, ...]] = {}
 
     def notes(self, video: Video, timeline: Timeline, stamp: tuple[int, ...]) -> tuple[TimeNote, ...]:
-        """What there is to say of a video that is read now. stamp: of its file."""
+        """Return notes on a video that is read now. stamp: of its file (`stamp_of`)."""
         before = self._seen.get(video.name)
         if before == stamp:
             return ()
@@ -162,7 +169,7 @@ class TimeNotes:
 
 
 class TimeLog:
-    """Says such notes, each once, and of more than `MAX_SAID` how many there are. say: called with a line to log."""
+    """Logs notes, each once, and counts those beyond `MAX_LOGGED_VIDEOS`. say: called with a line."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
@@ -176,13 +183,14 @@ class TimeLog:
                 continue
             self._known.add(note)
             self._new.append(note)
-            if len(self._known) <= MAX_SAID:
+            if len(self._known) <= MAX_LOGGED_VIDEOS:
                 self._say(shown(f"video {note.video}: {note.line}"))
             else:
                 self._unsaid += 1
 
     def share(self, gather: Callable[[list[TimeNote]], list[list[TimeNote]]]) -> None:
-        """Add what other ranks have found since; called on all ranks at once. gather: every rank's object."""
+        """Add what other ranks have found since; called on all ranks at once. gather: collects an object of every
+        rank."""
         new, self._new = self._new, []
         self.add(note for part in gather(new) for note in part)
         self._new = []
@@ -192,10 +200,10 @@ class TimeLog:
 
 
 def note_line(found: Iterable[TimeProblem], spec: DataSpec) -> str:
-    """What a run says of a video."""
+    """Return a log line on a video."""
     return "; ".join(f"{problem.kind}: {problem.detail}" for problem in found) + f"; {effect(spec)}"
 
 
 def effect(spec: DataSpec) -> str:
-    """What such a difference does to labels."""
+    """Return the effect of such a difference on labels."""
     return COUNTED if spec.time == "count" else FOUND

@@ -1,8 +1,8 @@
-"""What a video file holds, found out from its packets without decoding: how many frames, at which times, and whether
-a frame can be reached from the key frame before it.
+"""Index of a video file, read from its packets without decoding: how many frames, at which times, and whether a frame
+can be reached from the key frame before it.
 
-Packets tell the truth only in some files. A rule that lists what is trusted, rather than what is known to be wrong,
-errs towards reading in order, which is slow and right (docs/decisions/decoders.md).
+Packets tell the truth only in some files. A list of what is reliable, rather than of what is known to be wrong, errs
+towards reading sequentially, which is slow and right (docs/decisions/decoders.md).
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ INDEXED_CODECS = {
     "matroska": ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"),
     "avi": ("mpeg4", "mjpeg"),
 }
-"""By container, the codecs of which each packet gives one frame and carries its time. VP8 isn't among them: some of its
+"""Codecs, by container, of which each packet gives one frame and carries its time. VP8 isn't among them: some of its
 packets are never shown."""
-LEAST_CODED_BYTES = 24
-"""An MPEG-4 packet below this may stand for "as before" and give no frame."""
-CUT_SHARE = 0.9
-"""A file that holds less than this share of what its header says is cut off."""
-CUT_SECONDS = 1.0
-OWN_CLOCK = ("mov", "matroska", "flv", "asf", "ogg")
-"""Containers whose clock stands at 0 where the video starts, whenever its first picture comes. Streams of broadcasts
-start at any time, and AVI files shift the times of B-frames."""
+MIN_PACKET_BYTES = 24
+"""A smaller MPEG-4 packet may stand for "as before" and give no frame."""
+MIN_PRESENT_SHARE = 0.9
+"""A file that holds a smaller share of the frames in its header is truncated."""
+MISSING_SECONDS = 1.0
+ZERO_START_CONTAINERS = ("mov", "matroska", "flv", "asf", "ogg")
+"""Containers whose clock is 0 at the start of the video, whenever its first picture comes. Broadcast streams start at
+any time, and AVI files shift the times of B-frames."""
 CLOCK_SECONDS = 1e-3
-"""By which two times that are the same may differ."""
-PROGRESSIVE = (0, 1)
+"""Largest difference of two times that are equal."""
+PROGRESSIVE_ORDERS = (0, 1)
 """Field orders (unknown, progressive) under which a packet isn't half a frame."""
 CACHE_BYTES = 32 << 20
 
 
 class VideoError(UserError):
-    """A video that can't be read; the message names the file."""
+    """Raised for a video that can't be read; the message names the file."""
 
 
 @dataclass
 class Heartbeat:
-    """Counts what was done, so that who waits can tell slow from stuck."""
+    """Counter of work done, by which a waiting thread tells slow from stuck."""
 
     beats: int = 0
 
@@ -57,11 +57,12 @@ class Heartbeat:
 class VideoIndex:
     """The best video stream of a file.
 
-    stream: its number in the file; width, height: pixels as stored, before turning; pts: int64 [frame_count], times of
-    the frames in ticks of `tick_seconds`, ascending, where packets are trusted; key_pts: those of the packets at which
-    decoding can start; doubt: why packets aren't trusted, empty where they are; library_doubt: what both decord and
-    torchcodec are known to get wrong in such a file; decord_doubt: what decord is; timeline: when frames are shown,
-    from the start of the video; stamp: of the file, by which another one in its place is noticed.
+    stream: its number in the file; width, height: pixels as stored, before rotation; pts: int64 [frame_count], times of
+    the frames in ticks of `tick_seconds`, ascending, where packets are reliable; key_pts: those of the packets at which
+    decoding can start; timeline: when frames are shown, from the start of the video; stamp: `stamp_of` the file.
+
+    Three texts say why something is wrong for this file, and are empty where it isn't: unreliable_because for packets
+    as an index, libraries_unreliable_because for decord and torchcodec, decord_unreliable_because for decord.
     """
 
     path: Path
@@ -72,14 +73,16 @@ class VideoIndex:
     tick_seconds: float
     pts: np.ndarray
     key_pts: np.ndarray
-    doubt: str
-    library_doubt: str
-    decord_doubt: str
+    unreliable_because: str
+    libraries_unreliable_because: str
+    decord_unreliable_because: str
     timeline: Timeline
     stamp: tuple[int, ...] = ()
 
 
 class Packet(NamedTuple):
+    """A packet. pts, ticks: time and duration in ticks of its stream; is_key: decoding can start at it."""
+
     pts: int | None
     ticks: int
     size_bytes: int
@@ -89,8 +92,11 @@ class Packet(NamedTuple):
 
 @dataclass
 class Packets:
-    """Packets of one stream in the order stored; damaged: some came incomplete; last_seconds: the latest time of any
-    stream that was read; delay_seconds: between the times at which the first one is decoded and shown."""
+    """Packets of one stream in stored order.
+
+    damaged: some came incomplete; last_seconds: latest time read of any stream; delay_seconds: time from decoding the
+    first one to showing it.
+    """
 
     packets: list[Packet] = field(default_factory=list)
     damaged: bool = False
@@ -99,15 +105,15 @@ class Packets:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """Raises VideoError for what isn't a video."""
+    """Open a file with PyAV. Raises VideoError for what isn't a video."""
     if not path.exists():
         raise VideoError(f"{path}: there is no such file; add it, or take the video out of the annotation file")
     if not path.is_file():
-        raise VideoError(f"{path}: can't be opened as a video: it is no file; mend data.videos or data.pattern")
+        raise VideoError(f"{path}: can't be opened as a video: it is no file; correct data.videos or data.pattern")
     if not path.stat().st_size:
         raise VideoError(f"{path}: can't be opened as a video: it is empty (0 bytes); fetch it again")
     try:
-        # Old AVI files name their encoder in bytes that are no text.
+        # Old AVI files hold metadata that isn't UTF-8, on which PyAV would raise.
         container = av.open(str(path), metadata_errors="ignore")
     except (OSError, av.FFmpegError) as error:
         if what := what_it_is(read_start(path)):
@@ -127,9 +133,9 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 def read_index(path: Path, heart: Heartbeat) -> VideoIndex:
-    """Look at every packet of a file, and at every frame of one whose packets aren't trusted, to count them.
+    """Read every packet of a file, and decode every frame to count them where packets are unreliable.
 
-    Kept for the process while the file stays as it is. Raises VideoError, which names the file.
+    Cached in the process while the file stays as it is. Raises VideoError, which names the file.
     """
     key = (path, stamp_of(path))
     if key not in _indices:
@@ -140,11 +146,12 @@ def read_index(path: Path, heart: Heartbeat) -> VideoIndex:
     return _indices[key]
 
 
+# Least recently used first. A process reads windows of the same videos again in every epoch.
 _indices: OrderedDict[tuple, VideoIndex] = OrderedDict()
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:
-    """Size and time of change of a file: others for another file; empty if there is none."""
+    """Return size and time of change of a file, by which a replaced file is noticed; empty if there is none."""
     try:
         facts = path.stat()
     except (OSError, ValueError):
@@ -162,9 +169,9 @@ def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
         stream = container.streams.best("video")
         found = _read_packets(container, stream, heart)
         _check_whole(path, container, stream, found)
-        doubt = _doubt(container, stream, found)
+        unreliable_because = _packets_unreliable_because(container, stream, found)
         tick = float(stream.time_base)
-        if doubt:
+        if unreliable_because:
             times, last = _frame_times(path, heart)
             pts, key_pts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         else:
@@ -176,29 +183,29 @@ def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
         frames = len(times)
         if not frames:
             raise VideoError(f"{path}: holds no frames: its video stream is empty; fetch it again")
-        library_doubt = doubt or _library_doubt(stream, found)
-        decord_doubt = library_doubt or _decord_doubt(container, stream, found)
+        libraries_unreliable_because = unreliable_because or _libraries_unreliable_because(stream, found)
+        decord_unreliable_because = libraries_unreliable_because or _decord_unreliable_because(container, stream, found)
         size = stream.codec_context.width, stream.codec_context.height
-        doubts = doubt, library_doubt, decord_doubt
+        reasons = unreliable_because, libraries_unreliable_because, decord_unreliable_because
         timeline = timeline_of(times, _start_seconds(container, found), last)
-        return VideoIndex(path, frames, stream.index, *size, tick, pts, key_pts, *doubts, timeline, stamp)
+        return VideoIndex(path, frames, stream.index, *size, tick, pts, key_pts, *reasons, timeline, stamp)
 
 
 def _start_seconds(container: av.container.InputContainer, found: Packets) -> float | None:
-    """Where the clock of a container stands when its video starts, as players take it; None for the first picture."""
+    """Return the container's clock at the start of the video, as players take it; None for the first picture."""
     kind = container.format.name.split(",")[0]
     if container.start_time is None or kind == "avi":
         return None
     start = container.start_time / av.time_base
-    # A first picture that comes only as late as B-frames delay it isn't meant to.
-    return 0.0 if kind in OWN_CLOCK and start > found.delay_seconds + CLOCK_SECONDS else start
+    # B-frames delay the first picture by a few frames; a longer delay is meant (sound comes first).
+    return 0.0 if kind in ZERO_START_CONTAINERS and start > found.delay_seconds + CLOCK_SECONDS else start
 
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream, heart: Heartbeat
 ) -> Packets:
     found = Packets()
-    # Matroska tells how long a file should be, but not how long each stream: all of them are read.
+    # Matroska's header gives the length of the file, not of each stream, so truncation shows only by reading them all.
     read = list(container.streams) if "matroska" in container.format.name else [stream]
     for other in container.streams:
         if other not in read:
@@ -206,6 +213,7 @@ def _read_packets(
     try:
         for packet in container.demux(*read):
             heart.beats += 1
+            # PyAV ends each stream with an empty packet, which flushes decoders.
             if packet.pts is None and not packet.size:
                 continue
             if packet.pts is not None:
@@ -225,23 +233,25 @@ def _read_packets(
 def _check_whole(
     path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets
 ) -> None:
-    """Raises VideoError for a file of which a good part is missing, if its header says how long it should be."""
+    """Raise VideoError for a file of which a good part is missing, if its header says how long it should be."""
     count, kind = len(found.packets), container.format.name
-    # An edit list leaves frames out of the table of an MP4, so that its header's number is no measure.
+    # An edit list leaves frames out of an MP4's index, so the header's count is no measure there.
     listed = len(stream.index_entries) if "mov" in kind else stream.frames
-    if count < CUT_SHARE * listed or (found.damaged and "mov" in kind and count < listed):
+    if count < MIN_PRESENT_SHARE * listed or (found.damaged and "mov" in kind and count < listed):
         raise VideoError(f"{path}: is cut off: it lists {listed} frames and holds about {count}; fetch it again")
-    # Other containers only estimate their length.
+    # FFmpeg only estimates the length of other containers.
     whole_seconds = (container.duration or 0) / av.time_base if "matroska" in kind else 0.0
-    if found.last_seconds < CUT_SHARE * whole_seconds - CUT_SECONDS:
+    if found.last_seconds < MIN_PRESENT_SHARE * whole_seconds - MISSING_SECONDS:
         raise VideoError(
             f"{path}: is cut off: it should last {whole_seconds:.1f} s, and holds {count} frames up to "
             f"{found.last_seconds:.1f} s; fetch it again"
         )
 
 
-def _doubt(container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets) -> str:
-    """Why frames can't be counted and reached by packets; empty if they can."""
+def _packets_unreliable_because(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets
+) -> str:
+    """Return why frames can't be counted and reached by packets; empty if they can."""
     context, packets = stream.codec_context, found.packets
     kind, codec = container.format.name.split(",")[0], context.codec.canonical_name
     times = [packet.pts for packet in packets]
@@ -249,22 +259,23 @@ def _doubt(container: av.container.InputContainer, stream: av.video.stream.Video
         return f"{codec} in {kind} isn't counted by packets"
     if kind == "avi" and context.has_b_frames:
         return "an AVI file with B-frames shifts their times"
-    if codec == "mpeg4" and any(packet.size_bytes < LEAST_CODED_BYTES for packet in packets):
+    if codec == "mpeg4" and any(packet.size_bytes < MIN_PACKET_BYTES for packet in packets):
         return "some of its packets may hold no frame"
-    if context.field_order not in PROGRESSIVE:
+    if context.field_order not in PROGRESSIVE_ORDERS:
         return "it is interlaced"
     if None in times or len(set(times)) < len(times):
         return "some of its packets carry no time of their own"
     if not packets or not packets[0].is_key:
         return "it doesn't begin with a key frame"
+    # B-frames are stored a few places from where they are shown; times that start again lie far apart.
     order = np.argsort(times, kind="stable")
     if np.abs(order - np.arange(len(order))).max() > REORDERED_FRAMES:
         return "its times start again"
     return ""
 
 
-def _library_doubt(stream: av.video.stream.VideoStream, found: Packets) -> str:
-    """What decord and torchcodec are both known to get wrong in such a file; empty if nothing."""
+def _libraries_unreliable_because(stream: av.video.stream.VideoStream, found: Packets) -> str:
+    """Return what decord and torchcodec are both known to get wrong in such a file; empty if nothing."""
     context = stream.codec_context
     if context.pix_fmt not in ("yuv420p", "yuvj420p", "yuv444p"):
         return f"colours of {context.pix_fmt} differ between libraries"
@@ -275,8 +286,10 @@ def _library_doubt(stream: av.video.stream.VideoStream, found: Packets) -> str:
     return ""
 
 
-def _decord_doubt(container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets) -> str:
-    """What decord alone is known to get wrong, as far as packets show it; empty if nothing."""
+def _decord_unreliable_because(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, found: Packets
+) -> str:
+    """Return what decord alone is known to get wrong, as far as packets show it; empty if nothing."""
     codec = stream.codec_context.codec.canonical_name
     if codec not in ("h264", "hevc", "mpeg4", "mjpeg"):
         return f"decord isn't known to decode {codec}"
@@ -288,7 +301,7 @@ def _decord_doubt(container: av.container.InputContainer, stream: av.video.strea
 
 
 def _has_leading_frames(packets: list[Packet]) -> bool:
-    """Whether frames stored after a key frame are shown before it."""
+    """Return whether frames stored after a key frame are shown before it."""
     key_pts = packets[0].pts
     for packet in packets:
         if packet.is_key:
@@ -299,13 +312,16 @@ def _has_leading_frames(packets: list[Packet]) -> bool:
 
 
 def _frame_times(path: Path, heart: Heartbeat) -> tuple[list[float | None], float]:
-    """Decode everything: some packets give no frame. Returns the seconds of each frame as the file tells them, None
-    where it doesn't, and how long the last one stays, 0 if that isn't told. Raises VideoError if decoding ends before
-    the file does."""
+    """Decode everything, since some packets give no frame.
+
+    Returns the seconds of each frame, None where the file gives none, and the duration of the last one, 0 if unknown.
+    Raises VideoError if decoding ends before the file does.
+    """
     times: list[float | None] = []
     last = 0.0
     with open_container(path) as container:
         stream = container.streams.best("video")
+        # One thread: loader processes run side by side, and threads change when errors surface.
         stream.thread_type = "NONE"
         try:
             for frame in container.decode(stream):

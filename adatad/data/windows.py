@@ -1,11 +1,11 @@
-"""From a video to windows: which frames are decoded, which positions are valid, which segments lie inside.
+"""Windows of a video: which frames are decoded, which positions are valid, which segments lie inside.
 
 A window is `size_grid` positions, and `frames_per_position` frames are decoded for each. In a sliding or random window
 position i stands for video frame i x stride_frames, and segments are in grid units here: (frame - offset_frames - first
-frame of the window) / stride_frames. In a resized one the positions share out the whole video.
+frame of the window) / stride_frames. In a resized one the positions divide the whole video evenly.
 
-Frames are numbered at the rate of the annotation, so that positions and labels are in one time: a reader that was
-opened at that rate finds the frame that is shown at the time of each number (adatad/data/timeline.py).
+Frames are numbered at the annotation's rate, so that positions and labels share one time: a reader that was opened at
+that rate finds the frame shown at the time of each number (adatad/data/timeline.py).
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ MAX_TRIES = 200
 
 
 class WindowError(UserError):
-    """A video too short for its annotation; the message names it."""
+    """Raised for a video too short for its annotation; the message names it."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a video. indices: int64 [size_grid x frames_per_position], frames to decode, the last one repeated
-    as padding; valid_grid: positions that aren't padding; segments_grid: float32 [n, 2]; labels: int64 [n]."""
+    """A window of a video.
+
+    indices: int64 [size_grid x frames_per_position], frames to decode, the last one repeated as padding; valid_grid:
+    positions that aren't padding; segments_grid: float32 [n, 2]; labels: int64 [n].
+    """
 
     video: Video
     start_frame: int
@@ -42,8 +45,10 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowPlace:
-    """Where a window lies: positions [start_grid, start_grid + length_grid) of its video. instances: segments in frames
-    (float64 [n, 2]) and labels (int64 [n]) that it is to be given, if it is trained on."""
+    """Place of a window: positions [start_grid, start_grid + length_grid) of its video.
+
+    instances: segments in frames (float64 [n, 2]) and labels (int64 [n]) that it gets if it is trained on.
+    """
 
     video: Video
     start_grid: int
@@ -51,11 +56,11 @@ class WindowPlace:
     instances: tuple[np.ndarray, np.ndarray] = (np.zeros((0, 2)), np.zeros(0, np.int64))
 
 
-def evaluation_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -> list[WindowPlace]:
-    """All windows that a video is evaluated in; repeat_last: as in `sliding_windows`."""
+def evaluation_windows(video: Video, spec: WindowSpec, repeat_windows: bool = False) -> list[WindowPlace]:
+    """Return all windows in which a video is evaluated; repeat_windows: as in `sliding_windows`."""
     match spec.kind:
         case "sliding":
-            return sliding_windows(video, spec, repeat_last)
+            return sliding_windows(video, spec, repeat_windows)
         case "resize":
             return [WindowPlace(video, 0, spec.size_grid)]
 
@@ -63,8 +68,10 @@ def evaluation_windows(video: Video, spec: WindowSpec, repeat_last: bool = False
 def evaluation_window(
     place: WindowPlace, total_frames: int, spec: WindowSpec, timeline: Timeline | None = None
 ) -> Window:
-    """Frames of such a window. total_frames: what the decoder reports; timeline: as in `resized_window`. Raises
-    WindowError."""
+    """Return the window at a place of `evaluation_windows`.
+
+    total_frames: reported by the decoder; timeline: as in `resized_window`. Raises WindowError.
+    """
     match spec.kind:
         case "sliding":
             return sliding_window(place, total_frames, spec)
@@ -73,46 +80,48 @@ def evaluation_window(
 
 
 def training_window(
-    video: Video, total_frames: int, spec: WindowSpec, draw: np.random.Generator, timeline: Timeline | None = None
+    video: Video, total_frames: int, spec: WindowSpec, rng: np.random.Generator, timeline: Timeline | None = None
 ) -> Window:
-    """The window of a video that an epoch trains on, with its instances; arguments as in `evaluation_window`."""
+    """Return the window of a video for one epoch of training, with its instances; arguments as in
+    `evaluation_window`."""
     match spec.kind:
         case "sliding":
-            return random_window(video, total_frames, spec, draw)
+            return random_window(video, total_frames, spec, rng)
         case "resize":
             return resized_window(video, total_frames, spec, timeline)
 
 
-def sliding_windows(video: Video, spec: WindowSpec, repeat_last: bool = False) -> list[WindowPlace]:
-    """Windows that cover a video, each `overlap` inside the one before, the last one flush with the end.
+def sliding_windows(video: Video, spec: WindowSpec, repeat_windows: bool = False) -> list[WindowPlace]:
+    """Return windows that cover a video, each `overlap` inside the one before, the last one flush with the end.
 
-    The reference makes the last one twice where the steps fit exactly, and none for a tail it doesn't reach;
-    `repeat_last` repeats that.
+    repeat_windows: as in the reference, the last one comes twice where the steps fit exactly, and a tail that no step
+    reaches gets none.
     """
     positions = -(-video.frames // spec.stride_frames)
     step = int(spec.size_grid * (1 - spec.overlap))
     starts: list[int] = []
+    # The reference's loop, step by step, since its quirks come from its bounds.
     for index in range(max(1, positions // step)):
         start, end = index * step, index * step + spec.size_grid
         starts.append(start if end <= positions else max(0, positions - spec.size_grid))
-        if end > positions or (end == positions and not repeat_last):
+        if end > positions or (end == positions and not repeat_windows):
             break
-    if not repeat_last and starts[-1] + spec.size_grid < positions:
+    if not repeat_windows and starts[-1] + spec.size_grid < positions:
         starts.append(positions - spec.size_grid)
     return [WindowPlace(video, start, min(spec.size_grid, positions - start)) for start in starts]
 
 
 def frame_list(total_frames: int, spec: WindowSpec) -> np.ndarray:
-    """Every frame that could be decoded of a video with `total_frames` frames, in order."""
+    """Return the numbers of all frames that may be decoded of a video with `total_frames` frames, in order."""
     return np.arange(0, total_frames, spec.stride_frames // spec.frames_per_position)
 
 
 def complete_instances(place: WindowPlace, spec: WindowSpec, completeness: float) -> WindowPlace | None:
-    """A sliding window with the instances of which more than `completeness` lies inside, cut to it; None if there are
-    none. It reaches from its first position's frame to its last one's. Completeness 0: all instances of the video,
-    uncut.
+    """Return a sliding window with its instances: those of which more than `completeness` lies inside, cut to it; None
+    if there are none.
 
-    Trains on, or takes the loss of, sliding windows, as the reference can.
+    The window reaches from its first position's frame to its last one's. Completeness 0: all instances of the video,
+    uncut. For training on sliding windows, as the reference can.
     """
     video = place.video
     if completeness <= 0:
@@ -124,11 +133,9 @@ def complete_instances(place: WindowPlace, spec: WindowSpec, completeness: float
 
 
 def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> Window:
-    """Frames of a sliding window, and the instances that its place brings: none at evaluation, where videos are scored
-    whole.
+    """Return a sliding window with the instances of its place: none at evaluation, where whole videos are scored.
 
-    total_frames: what the decoder reports, which may differ from the annotation. Raises WindowError if it is so much
-    less that no frame is left.
+    total_frames: reported by the decoder, which may differ from the annotation. Raises WindowError if no frame is left.
     """
     per_position = spec.frames_per_position
     first, last = place.start_grid * per_position, (place.start_grid + place.length_grid) * per_position
@@ -142,7 +149,7 @@ def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> W
 
 
 def empty_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> str:
-    """What is wrong with a video that ends before one of its windows begins."""
+    """Return a message on a video that ends before one of its windows begins."""
     return (
         f"video {place.video.name!r} has {total_frames} frames, the annotation says {place.video.frames}: "
         f"its window from frame {place.start_grid * spec.stride_frames} would be empty; "
@@ -151,10 +158,10 @@ def empty_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> str
 
 
 def resized_window(video: Video, total_frames: int, spec: WindowSpec, timeline: Timeline | None = None) -> Window:
-    """A whole video as one window: frames from the middle of equal parts, and all instances cut to the video.
+    """Return a whole video as one window: frames from the middle of equal parts, and all instances cut to the video.
 
-    timeline: the parts are of the time that the annotation says the video lasts, and hold what is shown at their
-    middle; those after the file's end are padding. None: the parts are of the file's frames.
+    timeline: the parts divide the duration that the annotation gives, and hold what is shown at their middle; those
+    after the file's end are padding. None: the parts divide the file's frames.
     """
     count, valid = spec.size_grid * spec.frames_per_position, spec.size_grid
     if timeline is None or timeline.follows(timeline.frame_count / video.duration_seconds):
@@ -169,31 +176,32 @@ def resized_window(video: Video, total_frames: int, spec: WindowSpec, timeline: 
 
 
 def resize_indices(total_frames: int, count: int) -> np.ndarray:
-    """The frames nearest to the middle of `count` equal parts of a video, halves to the even one: int64 [count]."""
+    """Return the frames nearest to the middle of `count` equal parts of a video, halves to the even one: int64
+    [count]."""
     step = total_frames / count
     first = step / 2 - 0.5
-    # numpy's range, whose rounding the reference has too, but ending between two positions: never one too many.
+    # np.arange, whose rounding the reference has too, but ending between two positions: never one too many.
     middles = np.arange(first, first + (count - 0.5) * step, step)
     return np.rint(np.clip(middles, 0, total_frames - 1)).astype(np.int64)
 
 
 def random_window(
-    video: Video, total_frames: int, spec: WindowSpec, draw: np.random.Generator, max_tries: int = MAX_TRIES
+    video: Video, total_frames: int, spec: WindowSpec, rng: np.random.Generator, max_tries: int = MAX_TRIES
 ) -> Window:
-    """A random part of a video that holds at least one instance, if one is found in `max_tries`; else the last try,
-    without any.
+    """Return a random part of a video that holds at least one instance; after `max_tries` the last try, without any.
 
     Instances are cut at the window's ends and stay if at least `min_visible` of them is inside.
     """
     listed = frame_list(total_frames, spec)
-    # In numbers of that list; in float32 like the reference, so that a share at the threshold falls on the same side.
+    # Segments in units of that list, and in float32 like the reference, so that a visible share right at the threshold
+    # falls on the same side.
     per_position, stride = np.float32(spec.frames_per_position), np.float32(spec.stride_frames)
     segments = (video.segments_frames - spec.offset_frames).astype(np.float32) / stride * per_position
-    length = _random_length(len(listed), spec, draw)
+    length = _random_length(len(listed), spec, rng)
     start, kept = 0, np.arange(len(segments))
     if length < len(listed):
         for _ in range(max_tries):
-            start = int(draw.integers(len(listed) - length + 1))
+            start = int(rng.integers(len(listed) - length + 1))
             shares, cut = _visible_shares(segments, start, start + length)
             kept = np.flatnonzero((shares > 0) & (shares >= spec.min_visible))
             if len(kept):
@@ -204,25 +212,25 @@ def random_window(
     return Window(video, int(listed[start]), indices, valid, inside, video.labels[kept])
 
 
-def _random_length(available: int, spec: WindowSpec, draw: np.random.Generator) -> int:
-    """Frames of a random window: a full window, or for a short video all of it or a random share of it."""
+def _random_length(available: int, spec: WindowSpec, rng: np.random.Generator) -> int:
+    """Return the length in frames of a random window: a full one, or all or a random share of a short video."""
     wanted = spec.size_grid * spec.frames_per_position
     if available > wanted:
         return wanted
     if spec.crop_ratio is None:
         return available
     low, high = (round(ratio * available) for ratio in spec.crop_ratio)
-    return int(draw.integers(max(low, 1), max(min(high, available), max(low, 1)) + 1))
+    return int(rng.integers(max(low, 1), max(min(high, available), max(low, 1)) + 1))
 
 
 def _visible_shares(segments: np.ndarray, start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each segment lies in [start, end], 0 for one without a length: float32 [n]; and its part inside."""
+    """Return the share of each segment in [start, end], 0 for one without length: float32 [n]; and its part inside."""
     cut = np.clip(segments, start, end)
     lengths, inside = (ends[:, 1] - ends[:, 0] for ends in (segments, cut))
     return np.divide(inside, lengths, out=np.zeros_like(lengths), where=lengths > 0), cut
 
 
 def _pad(indices: np.ndarray, spec: WindowSpec) -> tuple[np.ndarray, int]:
-    """Repeat the last frame up to a whole window; returns the indices and the number of valid positions."""
+    """Repeat the last frame up to a whole window; return the indices and the number of valid positions."""
     missing = spec.size_grid * spec.frames_per_position - len(indices)
     return np.pad(indices, (0, missing), mode="edge"), len(indices) // spec.frames_per_position

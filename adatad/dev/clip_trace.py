@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from adatad.memory.neighbours import LEFT, RIGHT, Arrival
-from adatad.parallel.clip import ClipGroup, FakeClipGroup
+from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes
+from adatad.parallel.clip import ClipGroup, FakeClipGroup, pad_from_ranks
 
 
 class Event(NamedTuple):
@@ -47,17 +47,20 @@ class TracedGroup:
         self.events.append(Event(kind, now - self._last))
         self._last = now
 
-    def trade(self, side: int, planes: Tensor) -> Arrival:
-        return self.trade_sides({side: planes})[side]
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        return pad_from_ranks(self, window, reach)
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
+    def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
+        return self.exchange_sides({side: planes})[side]
+
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
         self.work_done()
         self.events += [Event("trade", own.numel() * own.element_size(), side) for side, own in planes.items()]
-        arrivals = self.group.trade_sides(planes)
+        arrivals = self.group.exchange_sides(planes)
         self._last = self.clock()
         return {side: partial(self._arrived, side, arrival) for side, arrival in arrivals.items()}
 
-    def _arrived(self, side: int, arrival: Arrival) -> Tensor:
+    def _arrived(self, side: int, arrival: PendingPlanes) -> Tensor:
         self.work_done()
         self.events.append(Event("arrive", side=side))
         planes = arrival()
@@ -73,7 +76,7 @@ class TracedGroup:
 
 
 @dataclass(frozen=True)
-class Machine:
+class ReplayMachine:
     """work: by the traces' clock, per second; link: bytes per second between neighbours, each way; latency_seconds: of
     one exchange; slow: rank to the factor by which it takes longer."""
 
@@ -94,7 +97,7 @@ class Replay(NamedTuple):
         return sum(self.idle) / (len(self.idle) * self.seconds)
 
 
-def replay(traces: Sequence[Sequence[Event]], machine: Machine) -> Replay:
+def replay(traces: Sequence[Sequence[Event]], machine: ReplayMachine) -> Replay:
     """Traces of all ranks of a group, in order, run against each other."""
     ranks = [_Rank(number, trace, machine) for number, trace in enumerate(traces)]
     while any(rank.left for rank in ranks):
@@ -106,7 +109,7 @@ def replay(traces: Sequence[Sequence[Event]], machine: Machine) -> Replay:
 
 
 class _Rank:
-    def __init__(self, number: int, trace: Sequence[Event], machine: Machine):
+    def __init__(self, number: int, trace: Sequence[Event], machine: ReplayMachine):
         self.number, self.trace, self.machine = number, trace, machine
         self.at, self.now, self.idle = 0, 0.0, 0.0
         self.sent: dict[int, list[float]] = {LEFT: [], RIGHT: []}
@@ -144,7 +147,7 @@ class _Rank:
         self.now = max(self.now, moment)
 
 
-def _meet(ranks: list[_Rank], machine: Machine) -> bool:
+def _meet(ranks: list[_Rank], machine: ReplayMachine) -> bool:
     """All ranks at a gather: they go on together."""
     if not all(rank.left and rank.event.kind == "gather" for rank in ranks):
         return False

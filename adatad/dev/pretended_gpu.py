@@ -4,7 +4,8 @@ Tensors "on" it are meta tensors whose `device` is cuda:0; everything on the CPU
 build of torch (docs/pretended-gpu.md).
 
     with pretended_gpu() as gpu:
-        parts = assemble(spec, Processes(0, 1, GPU), build_model(spec.model, 20), 20, 100)
+        run = resolve_model(spec, Processes(0, 1, GPU), 20)
+        parts = build_train_state(run, Processes(0, 1, GPU), build_model(spec.model, 20))
         train_step(parts, [batch], 1)          # makes the optimizer's state and pinned memory
         gpu.counts.clear()
         train_step(parts, [batch], 2)

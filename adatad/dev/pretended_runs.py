@@ -18,20 +18,18 @@ from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from adatad.data.annotations import Video
-from adatad.data.augment import augment, draw_augmentation
-from adatad.data.color_jitter import ColorJitter
-from adatad.data.dataset import Batch
-from adatad.data.demo import make_demo
-from adatad.data.rand_augment import KINDS, STRENGTHS, Operation
-from adatad.data.skipped import SkippedVideos
+from adatad.data.augment import KINDS, STRENGTHS, ColorJitter, Operation, augment, draw_augmentation
+from adatad.data.dataset import Batch, SkippedVideos
+from adatad.data.prepare.demo import make_demo
 from adatad.data.windows import Window
 from adatad.dev.pretended_gpu import GPU, PretendedGpu
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
 from adatad.training.metered import random_batch
+from adatad.training.resolve import resolve_model
 from adatad.training.run import train
-from adatad.training.setup import Parts, assemble, share_windows
+from adatad.training.setup import TrainState, build_train_state, own_clip_group
 from adatad.training.step import train_step
 from adatad.training.validation import detect
 
@@ -55,7 +53,7 @@ def run_step(spec: Spec, gpu: PretendedGpu, ranks: int = 1) -> None:
 def run_augmentation(spec: Spec, gpu: PretendedGpu) -> None:
     """Count all operations of RandAugment, each with color jitter on one window, for the second time."""
     frames = batch_of(spec).frames.to(GPU, non_blocking=True)
-    drawn = draw_augmentation(spec.data.augment, 0, 0, 0, reference=False)
+    drawn = draw_augmentation(spec.data.augment, 0, 0, 0)
     jitter = ColorJitter(0.5, 0.5, 0.5, 0.1, (0, 1, 2, 3))
     for _ in range(2):
         gpu.counts.clear()
@@ -70,7 +68,7 @@ def run_evaluation(spec: Spec, gpu: PretendedGpu, windows: int = 1) -> None:
     batches = [batch_of(spec, windows=1, video="a") for _ in range(windows)]
     skipped = SkippedVideos(0, print)
     gpu.counts.clear()
-    detect(parts.engine.model, batches, spec, CLASSES, parts.processes, skipped)
+    detect(parts.engine.model, batches, parts.run, parts.processes, skipped)
 
 
 def run_all(overrides: Sequence[str], gpu: PretendedGpu) -> None:
@@ -106,16 +104,15 @@ def without_pictures() -> Iterator[None]:
         yield
 
 
-def build(spec: Spec, processes: Processes) -> Parts:
+def build(spec: Spec, processes: Processes) -> TrainState:
     """Return everything of a run on the pretended GPU, without weights from files."""
     model = build_model(spec.model, len(CLASSES))
     if processes.world > 1 and spec.parallel.engine not in ("auto", "ddp"):
         # Engines that shard take the parameters as they find them.
         model.to(processes.device)
     with patch("adatad.parallel.ddp.DistributedDataParallel", WithoutReducer):
-        parts = assemble(spec, processes, model, len(CLASSES), steps_per_epoch=100)
-    parts.clip_group = share_windows(model, spec, processes)
-    return parts
+        run = resolve_model(spec, processes, CLASSES)
+        return build_train_state(run, processes, model, own_clip_group(run, processes))
 
 
 def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str | None = None) -> Batch:
@@ -123,7 +120,7 @@ def batch_of(spec: Spec, groups: int = 1, windows: int | None = None, video: str
     `groups` groups of ranks has of the global batch."""
     windows = windows or spec.train.global_batch // (spec.train.accumulation * groups)
     batch = random_batch(spec, windows, len(CLASSES), torch.device("cpu"))
-    augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample, reference=False) for sample in range(windows)]
+    augmentations = [draw_augmentation(spec.data.augment, 0, 0, sample) for sample in range(windows)]
     return pin_memory(batch._replace(augmentations=augmentations, windows=windows_of(spec, windows, video)))
 
 

@@ -75,7 +75,7 @@ def learn(clock: Clock, other: Clock) -> None:
             clock[number] = time
 
 
-class Timeline:
+class StreamTimeline:
     """The streams of one pretended GPU, the host among them, and all memory that they use."""
 
     def __init__(self, counts: Counts):
@@ -213,7 +213,7 @@ class Memory:
 class PretendedStream:
     """A stream in the place of torch.cuda.Stream."""
 
-    def __init__(self, timeline: Timeline):
+    def __init__(self, timeline: StreamTimeline):
         self.timeline, self.number = timeline, len(timeline.streams)
         self.clock: Clock = {self.number: 0}
         timeline.streams.append(self)
@@ -251,7 +251,7 @@ class PretendedStream:
 class PretendedEvent:
     """An event in the place of torch.cuda.Event: a stream's clock when it was recorded."""
 
-    def __init__(self, timeline: Timeline):
+    def __init__(self, timeline: StreamTimeline):
         self.timeline = timeline
         self.clock: Clock = {}
 
@@ -271,7 +271,7 @@ class PretendedEvent:
         return 1.0
 
 
-def on_timeline(kind: Callable[[Timeline], Any], timeline: Timeline) -> type:
+def on_timeline(kind: Callable[[StreamTimeline], Any], timeline: StreamTimeline) -> type:
     """Return a class for torch.cuda.Stream or Event: whatever it is made with, it belongs to one timeline."""
 
     class Made(kind):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adatad.dev.pretended_streams import Counts, Timeline, place
+from adatad.dev.pretended_streams import Counts, StreamTimeline, place
 from adatad.memory.flops import FREE
 from adatad.memory.meta import MetaResults
 
@@ -115,7 +115,7 @@ class PretendedGpu(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts = Counts()
-        self.timeline = Timeline(self.counts)
+        self.timeline = StreamTimeline(self.counts)
         self._results = MetaResults()
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

@@ -145,7 +145,7 @@ def probe_decoders() -> dict[str, Any]:
             try:
                 match name:
                     case "pyav":
-                        source = PyavFrames(index, Heartbeat(), in_order=False)
+                        source = PyavFrames(index, Heartbeat(), sequential=False)
                     case "decord":
                         from adatad.data.readers.decord import DecordFrames
 

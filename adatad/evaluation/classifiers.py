@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from adatad.errors import UserError
-from adatad.files import FileError, read_bytes, read_json
+from adatad.files import FileError, read_bytes, read_json, reason
 from adatad.spec.schema import ClassifierSpec
 
 THUMOS_CLASSES = {
@@ -22,52 +22,55 @@ THUMOS_CLASSES = {
     40: "HighJump", 45: "JavelinThrow", 51: "LongJump", 68: "PoleVault", 79: "Shotput", 85: "SoccerPenalty",
     92: "TennisSwing", 93: "ThrowDiscus", 97: "VolleyballSpiking",
 }  # fmt: skip
-"""THUMOS-14's 20 classes of detection by their numbers, counted from 1, among UCF-101's classes."""
+"""Numbers, counted from 1 among UCF-101's classes, of THUMOS-14's 20 detection classes."""
 UCF_CLASSES = 101
 MAX_SCORE = 1e12
-"""Of a classifier's scores, to either side."""
+"""Largest magnitude of a classifier's score that is accepted."""
 ARRAY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 Labelled = tuple[np.ndarray, np.ndarray, list[str]]
-"""segments in seconds [n, 2], scores [n], labels."""
+"""Segments in seconds [n, 2], scores [n] and labels."""
 
 
 class ClassifierError(UserError):
-    """A classifier's file that can't be used, or a video that isn't in it; the message names both."""
+    """Raised for an unusable classifier file or a video that it lacks; the message names both."""
 
 
 class MissingVideoError(ClassifierError):
-    """A video that the file doesn't have."""
+    """Raised for a video that the classifier's file lacks."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What a classifier says of videos. scores: by video, or an array [videos, classes] for THUMOS-14's numbered ones;
-    None for kind pseudo. Made by `read_classifier`."""
+    """Video-level class scores out of a classifier's file; made by `read_classifier`.
+
+    scores: by video, or an array [videos, classes] for THUMOS-14's numbered videos; None for kind `pseudo`.
+    """
 
     spec: ClassifierSpec
     names: tuple[str, ...]
     scores: dict[str, Any] | np.ndarray | None
 
     def label(self, video: str, segments: np.ndarray, scores: np.ndarray) -> Labelled:
-        """All segments of a video for each of its `topk` best classes, best class first.
+        """Return every segment of a video once for each of its `topk` best classes, best class first.
 
-        segments: [n, 2]; scores: [n]. Raises ClassifierError if the file doesn't have the video.
+        segments: [n, 2]; scores: [n]. Raises ClassifierError if the file lacks the video.
         """
         if self.scores is None:
             return segments, scores, [self.spec.pseudo_label] * len(scores)
         of_classes = self._class_scores(video)
         best = _descending(of_classes, self.spec.kind)[: self.spec.topk]
+        # "standard" takes the geometric mean of both scores; the other kinds multiply them, as their papers do.
         products = scores[None] * of_classes[best, None]
         fused = np.sqrt(products) if self.spec.kind == "standard" else products
         labels = [self.names[number] for number in best for _ in range(len(scores))]
         return np.tile(segments, (len(best), 1)), fused.ravel(), labels
 
     def check(self, videos: Iterable[str]) -> None:
-        """Raises ClassifierError, which lists all of `videos` that the file has no usable scores of."""
+        """Raise ClassifierError, listing all of `videos` for which the file has no usable scores."""
         if self.scores is None:
             return
         missing, other = [], []
@@ -87,7 +90,7 @@ class Classifier:
             raise ClassifierError("\n".join(other))
 
     def _class_scores(self, video: str) -> np.ndarray:
-        """What a segment's score is multiplied by, for each class: float64 [classes]."""
+        """Return the factor for a segment's score, for each class: float64 [classes]."""
         if self.spec.kind == "untrimmednet_thumos":
             return self._thumos_row(video)
         if video not in self.scores:
@@ -105,17 +108,18 @@ class Classifier:
                 f"got an array of shape {scores.shape}"
             )
         if self.spec.kind == "standard" and not self.spec.apply_softmax and (scores < 0).any():
-            # A detection's score is a square root then.
+            # The fused score is a square root, which negative numbers don't have.
             raise ClassifierError(
                 f"{self.spec.file}: video {video!r}: has scores below 0; expected probabilities, or logits with "
                 "postprocess.classifier.apply_softmax"
             )
         if self.spec.kind == "tcanet_hacs":
+            # The factor 2 is the reference's.
             return 2 * _softmax(scores)
         return _softmax(scores) if self.spec.apply_softmax else scores
 
     def _thumos_row(self, video: str) -> np.ndarray:
-        """The row of a video that ends in its number, such as video_test_0000004."""
+        """Return the scores of a video by the number that ends its name, such as video_test_0000004."""
         number = video[-4:]
         if not (len(number) == 4 and number.isdecimal() and 1 <= int(number) <= len(self.scores)):
             raise MissingVideoError(
@@ -129,7 +133,7 @@ class Classifier:
 
 
 def read_classifier(spec: ClassifierSpec) -> Classifier:
-    """The classifier of a spec, its file read. Raises ClassifierError."""
+    """Read the classifier file of a spec. Raises ClassifierError."""
     match spec.kind:
         case "pseudo":
             return Classifier(spec, (), None)
@@ -140,7 +144,7 @@ def read_classifier(spec: ClassifierSpec) -> Classifier:
 
 
 def _read_json(path: str) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Class names, and scores by video."""
+    """Return the class names and the scores by video."""
     try:
         content = read_json(path)
     except FileError as error:
@@ -153,13 +157,16 @@ def _read_json(path: str) -> tuple[tuple[str, ...], dict[str, Any]]:
         raise ClassifierError(f"{form}; its class names are {reprlib.repr(names)}")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ClassifierError(f"{path}: class {twice[0]!r} stands twice among its class names")
+        raise ClassifierError(f"{path}: class {twice[0]!r} appears twice among its class names")
     return tuple(names), content["results"]
 
 
 def _read_array(path: str) -> np.ndarray:
-    """float64 [videos, 101] of a .npy file. Its header is believed only as far as the file is long: memory for what it
-    claims is never asked for, and no pickle is read."""
+    """Read a .npy file: float64 [videos, 101].
+
+    The header is trusted only as far as the file is long, so that no memory is allocated for what it claims, and no
+    pickle is read.
+    """
     try:
         content = read_bytes(path)
     except FileError as error:
@@ -170,8 +177,7 @@ def _read_array(path: str) -> np.ndarray:
         numbers, start = math.prod(shape), file.tell()
     except Exception as error:
         # numpy raises whatever its parser of Python text does: SyntaxError, TokenError, MemoryError and more.
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ClassifierError(f"{path}: not a readable .npy array: {reason}") from error
+        raise ClassifierError(f"{path}: not a readable .npy array: {reason(error)}") from error
     if len(shape) != 2 or shape[0] < 1 or shape[1] != UCF_CLASSES or dtype.kind not in "fiu":
         raise ClassifierError(f"{path}: expected numbers [videos, {UCF_CLASSES}], got {dtype} of shape {shape}")
     if numbers * dtype.itemsize > len(content) - start:
@@ -180,18 +186,20 @@ def _read_array(path: str) -> np.ndarray:
             f"but {len(content) - start:,} bytes follow; fetch it again"
         )
     scores = np.frombuffer(content, dtype, numbers, start).reshape(shape, order="F" if is_fortran else "C")
-    # What becomes NaN or infinite is refused with its video.
+    # A value that overflows to infinity is refused later, where its video is known.
     with np.errstate(all="ignore"):
         return scores.astype(np.float64)
 
 
 def _descending(scores: np.ndarray, kind: str) -> np.ndarray:
-    """Classes by descending score; of equal ones the first, for `standard` the last: as each reader of the reference
-    does where its sort keeps an order."""
+    """Return class numbers by descending score.
+
+    Of equal scores the first class comes first, for `standard` the last, as in the reference's readers.
+    """
     return np.argsort(scores, kind="stable")[::-1] if kind == "standard" else np.argsort(-scores, kind="stable")
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    # Less their maximum, which large logits need and which changes nothing else.
+    # Without its maximum exp() overflows for large logits; subtracting it changes nothing else.
     powers = np.exp(logits - logits.max())
     return powers / powers.sum()

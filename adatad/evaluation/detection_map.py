@@ -1,7 +1,7 @@
-"""mAP of temporal detections: ActivityNet-style files in, average precision by class and tIoU out.
+"""Mean average precision (mAP) of temporal detections, from the contents of ActivityNet-style files.
 
-Precision-recall areas as in VOC 2010 and later; each threshold matches on its own. Detections of equal score count in a
-fixed order: the one later in the file first. Needs numpy alone.
+Precision-recall areas as in VOC 2010 and later; each tIoU threshold matches on its own. Detections of equal score are
+ranked in a fixed order: the one later in the file first. Needs numpy alone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from adatad.data.annotation_file import AMBIGUOUS
 
 DUPLICATE_SECONDS = 0.001
-"""Annotations of one label whose ends both differ by at most this are one."""
+"""Two annotations of one label are duplicates if both ends differ by at most this."""
 PAIRS_AT_A_TIME = 2_000_000
-"""(detection, instance) pairs whose tIoU is computed in one go; of them those that overlap enough are kept."""
+"""(detection, instance) pairs whose tIoU is computed at once, which bounds memory."""
 
 DETECTIONS_AT_A_TIME = 1_000
-"""Detections that ask for instances in one go; the next ones ask only for what these have left."""
+"""Detections that are matched at once; later ones only consider instances that these left unmatched."""
 
 Subset = str | Sequence[str]
 """Name of a subset of the annotation file, or several that are scored as one."""
@@ -32,12 +32,13 @@ Instances = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class MapResult:
-    """mAP: by tIoU, in 0..1; ap_per_class: AP by tIoU for each annotated label, in order of first appearance.
+    """Result of an evaluation. mAP: by tIoU, in 0..1; ap_per_class: AP by tIoU for each annotated label, in order of
+    first appearance.
 
-    num_ground_truth: instances that were left; num_detections: of all videos that aren't blocked, with known labels or
-    not. recall: recall@kx, by tIoU and k; recall_per_class: the same for each label, [tIoU][k]. other_videos: videos
-    with detections that aren't of the subset, whose detections count as false positives. warnings: what is suspicious
-    about the two files, a line each, where they were looked at (`adatad.evaluation.files`).
+    num_ground_truth: instances that were scored; num_detections: detections in all videos that aren't blocked, whatever
+    their label. recall: recall@kx, by tIoU and k; recall_per_class: the same for each label, [tIoU][k]. other_videos:
+    videos outside the subset that have detections, which count as false positives. warnings: suspicious facts about the
+    two files, a line each (`adatad.evaluation.score_files`).
     """
 
     average_mAP: float  # noqa: N815, the field's name for it
@@ -51,7 +52,7 @@ class MapResult:
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def summary(self) -> dict[str, Any]:
-        """As it stands in files: figures by tIoU, AP by class and tIoU, recall@kx by tIoU and k if it was asked for."""
+        """Return the JSON form: mAP by tIoU, AP by class and tIoU, and recall@kx by tIoU and k if it was computed."""
         figures = {
             "average_mAP": self.average_mAP,
             "mAP": {f"{tiou:g}": value for tiou, value in self.mAP.items()},
@@ -65,23 +66,26 @@ class MapResult:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Detections of one class in the order of their file. video: int64 [n], numbers of videos; segments: float64
-    [n, 2]; scores: float64 [n]."""
+class ClassDetections:
+    """Detections of one class in the order of their file.
+
+    video: int64 [n], video numbers; segments: float64 [n, 2]; scores: float64 [n].
+    """
 
     video: np.ndarray
     segments: np.ndarray
     scores: np.ndarray
 
-    def by_score(self) -> Found:
-        """Descending; of equal scores the later one first: an ascending stable sort, read backwards."""
+    def by_score(self) -> ClassDetections:
+        """Sort by descending score; of equal scores the later detection comes first."""
+        # An ascending stable sort read backwards: that is what puts the later of two equal scores first.
         order = np.argsort(self.scores, kind="stable")[::-1]
-        return Found(self.video[order], self.segments[order], self.scores[order])
+        return ClassDetections(self.video[order], self.segments[order], self.scores[order])
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Detections and the instances of their video that they overlap enough, by detection, the best instance first.
+    """Pairs of a detection and an instance of its video that overlap enough, sorted by detection, best instance first.
 
     detection, instance: int64 [pairs]; overlap: tIoU, float64 [pairs].
     """
@@ -103,8 +107,9 @@ def evaluate(
     """Score the content of a detections file against that of an annotation file.
 
     Detections in videos without an instance of their class, also of other subsets, are false positives; labels that the
-    subset doesn't have are ignored. keep_ambiguous: let THUMOS-14's "Ambiguous" be a class, as the reference does.
-    top_k: also the recall of the k x n best detections of a class in a video with n instances of it, for each k.
+    subset doesn't have are ignored. keep_ambiguous: score THUMOS-14's "Ambiguous" as a class, as the reference does.
+    top_k: also compute, for each k, the recall of the k x n best detections of a class in a video with n instances of
+    it.
     """
     instances = ground_truth_segments(ground_truth, subset, blocked_videos, keep_ambiguous)
     found = gather(detections, instances, blocked_videos, lambda item: item["label"])
@@ -115,8 +120,11 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Gathered:
-    """Detections by class, in the order of their file: rows (number of the video, start, end, score). numbers: of the
-    videos that aren't blocked; count: all their detections, of known classes or not."""
+    """Detections by class, in the order of their file.
+
+    rows: (video number, start, end, score) by class; numbers: of the videos that aren't blocked; count: detections in
+    all these videos, whatever their class.
+    """
 
     rows: dict[Hashable, list[tuple[int, float, float, float]]]
     numbers: dict[str, int]
@@ -129,7 +137,7 @@ def gather(
     blocked_videos: Collection[str],
     class_of: Callable[[dict[str, Any]], Hashable],
 ) -> Gathered:
-    """The detections of a file by class; those of other classes are only counted."""
+    """Group the detections of a file by class; detections of other classes are only counted."""
     rows: dict[Hashable, list[tuple[int, float, float, float]]] = {name: [] for name in classes}
     numbers: dict[str, int] = {}
     count = 0
@@ -149,7 +157,7 @@ def gather(
 def videos_outside(
     ground_truth: dict[str, Any], detections: dict[str, Any], subset: Subset, blocked_videos: Collection[str]
 ) -> tuple[str, ...]:
-    """Videos with detections that aren't of the subset, or not in the annotation file at all."""
+    """Return videos with detections that aren't in the subset or not annotated at all."""
     names = subset_names(subset)
     return tuple(
         video
@@ -165,7 +173,7 @@ def subset_names(subset: Subset) -> tuple[str, ...]:
 def ground_truth_segments(
     ground_truth: dict[str, Any], subset: Subset, blocked_videos: Collection[str] = (), keep_ambiguous: bool = False
 ) -> Instances:
-    """Annotated segments by label and video; empty segments and duplicates are dropped."""
+    """Return annotated segments by label and video, without empty segments and duplicates."""
     names = subset_names(subset)
     kept: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for video, entry in ground_truth["database"].items():
@@ -188,12 +196,12 @@ def score_classes(
     top_k: Sequence[int] = (),
     other_videos: tuple[str, ...] = (),
 ) -> MapResult:
-    """AP and recall@kx of every label of `instances`, and their means."""
+    """Compute AP and recall@kx of every label of `instances`, and their means."""
     ap: dict[str, list[float]] = {}
     recalls: dict[str, list[list[float]]] = {}
     for label, by_video in instances.items():
         table = np.array(found.rows[label], np.float64).reshape(-1, 4)
-        own = Found(table[:, 0].astype(np.int64), table[:, 1:3], table[:, 3]).by_score()
+        own = ClassDetections(table[:, 0].astype(np.int64), table[:, 1:3], table[:, 3]).by_score()
         segments, first, count = _by_number(by_video, found.numbers)
         pairs = overlapping_pairs(own, segments, first, count, min(tious, default=1.0))
         hits = match(pairs, len(own.scores), len(segments), tious)
@@ -222,8 +230,8 @@ def _by_level_and_k(
 
 
 def _by_number(by_video: dict[str, np.ndarray], numbers: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Instances of one class as one array [n, 2], and for each numbered video the place of its first one and how many
-    it has. Videos without a number, hence without detections, come too: they count in the recall."""
+    """Return the instances of one class as one array [n, 2], and for each numbered video the index of its first
+    instance and its count. Videos without a number have no detections but still count in the recall."""
     segments = np.concatenate(list(by_video.values()))
     first, count = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
     place = 0
@@ -235,10 +243,12 @@ def _by_number(by_video: dict[str, np.ndarray], numbers: dict[str, int]) -> tupl
 
 
 def overlapping_pairs(
-    found: Found, segments: np.ndarray, first: np.ndarray, count: np.ndarray, least_tiou: float
+    found: ClassDetections, segments: np.ndarray, first: np.ndarray, count: np.ndarray, least_tiou: float
 ) -> Pairs:
-    """Pairs of a detection and an instance of its video with at least a tIoU; of instances that overlap a detection
-    equally, the later one comes first. segments, first, count: as of `_by_number`."""
+    """Return pairs of a detection and an instance of its video whose tIoU is at least `least_tiou`.
+
+    Of instances that overlap a detection equally, the later one comes first. segments, first, count: from `_by_number`.
+    """
     wanted = count[found.video]
     parts = []
     for part in _shares(wanted, PAIRS_AT_A_TIME):
@@ -255,7 +265,7 @@ def overlapping_pairs(
 
 
 def _shares(sizes: np.ndarray, limit: int) -> Iterator[slice]:
-    """Slices of `sizes` that sum up to about `limit` each."""
+    """Return slices of `sizes` that sum up to about `limit` each."""
     total = np.cumsum(sizes)
     ends = np.searchsorted(total, np.arange(limit, total[-1] if len(total) else 0, limit), side="right")
     borders = np.unique([0, *ends, len(sizes)])
@@ -263,10 +273,11 @@ def _shares(sizes: np.ndarray, limit: int) -> Iterator[slice]:
 
 
 def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float]) -> np.ndarray:
-    """Which detections find an instance, at each tIoU on its own: bool [tIoU, detections].
+    """Return whether each detection finds an instance, for each tIoU separately: bool [tIoU, detections].
 
-    Detections are numbered by descending score: one after the other, each takes the best instance that is left.
+    Detections are numbered by descending score; in that order, each takes the best instance that is still free.
     """
+    # Instances and detections are numbered once per level, so that one call matches all thresholds.
     nobody = len(tious) * detections
     holder = np.full(len(tious) * instances, nobody)
     levels = np.arange(len(tious))[:, None]
@@ -282,12 +293,13 @@ def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float])
 
 
 def _give_seats(holder: np.ndarray, nobody: int, asker: np.ndarray, seat: np.ndarray) -> None:
-    """Let each asker have the first of its seats that no lower-numbered one has; holder[seat] is set in place.
+    """Assign to each detection the best instance that no better detection takes; holder[instance] is set in place.
 
-    asker, seat: int64 [wishes], by asker, its best seat first; nobody has these seats yet. All ask at once: each asks
-    for its best seat, which goes to the lowest number that asked, whoever had it before; those who were turned away
-    ask for their next, until none is left. As all seats prefer askers in the same order, it ends where asking one after
-    the other would, in a few rounds over whole arrays.
+    asker, seat: int64 [wishes], detection and instance of each pair, sorted by detection, best instance first; all
+    these instances are free before. This is deferred acceptance: all detections bid for their best instance at once,
+    the lowest number wins it (also from an earlier winner), and the losers bid for their next one until nobody is left.
+    As every instance prefers detections in the same order, the result equals matching them one by one, in a few rounds
+    over whole arrays.
     """
     next_wish = np.flatnonzero(np.diff(asker, prepend=-1))
     end, numbers = np.append(next_wish[1:], len(asker)), asker[next_wish]
@@ -297,6 +309,7 @@ def _give_seats(holder: np.ndarray, nobody: int, asker: np.ndarray, seat: np.nda
         before = holder[wanted]
         np.minimum.at(holder, wanted, numbers[asking])
         now = holder[wanted]
+        # Earlier winners that just lost their instance bid again, together with those who were turned away.
         robbed = np.unique(before[(before != nobody) & (before != now)])
         asking = np.concatenate([asking[now != numbers[asking]], np.searchsorted(numbers, robbed)])
         next_wish[asking] += 1
@@ -304,7 +317,7 @@ def _give_seats(holder: np.ndarray, nobody: int, asker: np.ndarray, seat: np.nda
 
 
 def tiou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Temporal intersection over union of segments [..., 2] with others [..., 2]."""
+    """Return the temporal intersection over union of segments [..., 2] with others [..., 2]."""
     intersection = np.minimum(one[..., 1], other[..., 1]) - np.maximum(one[..., 0], other[..., 0])
     intersection = np.maximum(intersection, 0)
     union = (one[..., 1] - one[..., 0]) + (other[..., 1] - other[..., 0]) - intersection
@@ -312,9 +325,9 @@ def tiou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def interpolated_area(hits: np.ndarray, total: int) -> np.ndarray:
-    """Area under precision over recall, precision made monotone from the right: float64 [...].
+    """Return the area under precision over recall, with precision made monotone from the right: float64 [...].
 
-    hits: bool [..., detections] by descending score; total: instances.
+    hits: bool [..., detections] by descending score; total: number of instances.
     """
     true = np.cumsum(hits, axis=-1)
     precision = true / np.arange(1, hits.shape[-1] + 1)
@@ -324,10 +337,19 @@ def interpolated_area(hits: np.ndarray, total: int) -> np.ndarray:
 
 
 def recall_of_best(
-    found: Found, pairs: Pairs, count: np.ndarray, instances: int, tious: Sequence[float], top_k: Sequence[int]
+    found: ClassDetections,
+    pairs: Pairs,
+    count: np.ndarray,
+    instances: int,
+    tious: Sequence[float],
+    top_k: Sequence[int],
 ) -> np.ndarray:
-    """Share of instances that one of the k x n best detections overlaps enough, n being the instances of the class in
-    their video: float64 [tIoU, k]. One detection may find several. count: instances by number of the video."""
+    """Return the share of instances that one of the k x n best detections overlaps enough: float64 [tIoU, k].
+
+    n is the number of instances of the class in their video, given by `count` for each video number. One detection may
+    find several.
+    """
+    # Rank of each detection among those of its own video: position in a stable sort by video, less its group's start.
     by_video = np.argsort(found.video, kind="stable")
     first = np.searchsorted(found.video[by_video], found.video[by_video])
     rank = np.empty(len(by_video), np.int64)

@@ -1,4 +1,4 @@
-"""mAP on EPIC-Kitchens' files, whose labels are numbers of verbs and nouns: by verb, by noun or by action, their pair.
+"""mAP on EPIC-Kitchens' files, whose labels are verb and noun numbers: by verb, by noun or by action, their pair.
 
 Annotations carry "verb_label" and "noun_label" ("id_12"), detections "verb" and "noun" (numbers) and "action"
 ("verb,noun").
@@ -28,20 +28,20 @@ def evaluate_epic(
     task: Task,
     nouns: int = NOUNS,
     blocked_videos: Collection[str] = (),
-    reference: bool = False,
+    misplace_classes: bool = False,
 ) -> MapResult:
     """Score the content of a detections file; classes are in ascending order, named as in the detections.
 
-    Unlike the plain evaluation, duplicates among the annotations stay. nouns: how many there are. reference: a number
-    that isn't annotated in the subset is taken for the class at that place of the sorted list of annotated ones, as the
-    reference does; otherwise such detections are ignored.
+    Unlike the plain evaluation, duplicates among the annotations stay. nouns: number of noun classes. misplace_classes:
+    take a number that isn't annotated in the subset for the class at that position of the sorted list of annotated
+    ones, as the reference does; otherwise such detections are ignored.
     """
     instances = _instances(ground_truth, subset, task, nouns, blocked_videos)
     ids = sorted(instances)
 
     def class_of(item: dict[str, Any]) -> int:
         number = _detected(item, task, nouns)
-        misplaced = reference and number not in instances and 0 <= number < len(ids)
+        misplaced = misplace_classes and number not in instances and 0 <= number < len(ids)
         return ids[number] if misplaced else number
 
     found = gather(detections, ids, blocked_videos, class_of)
@@ -57,7 +57,7 @@ def evaluate_epic(
 def _instances(
     ground_truth: dict[str, Any], subset: Subset, task: Task, nouns: int, blocked_videos: Collection[str]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """Annotated segments by number of the class and video."""
+    """Return annotated segments by class number and video."""
     names = subset_names(subset)
     found: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for video, entry in ground_truth["database"].items():
@@ -68,7 +68,7 @@ def _instances(
 
 
 def annotated_name(task: Task, item: dict[str, Any], nouns: int = NOUNS) -> str | None:
-    """Name of the class of an annotation, as in `MapResult.ap_per_class`; None if it has none."""
+    """Return the class name of an annotation, as in `MapResult.ap_per_class`; None if it has none."""
     try:
         return _name(_annotated(item, task, nouns), task, nouns)
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -77,7 +77,7 @@ def annotated_name(task: Task, item: dict[str, Any], nouns: int = NOUNS) -> str 
 
 
 def detected_name(task: Task, item: dict[str, Any], nouns: int = NOUNS) -> str:
-    """The same of a detection."""
+    """Return the class name of a detection."""
     return _name(_detected(item, task, nouns), task, nouns)
 
 

@@ -22,11 +22,11 @@ from adatad.errors import UserError
 from adatad.evaluation.detection_map import MapResult, evaluate, tiou
 
 Item = dict[str, Any]
-"""An annotation or a detection: its "segment" in seconds, its "label", and more."""
+"""An annotation or a detection: "segment" in seconds, "label", and other keys."""
 
 
 class GroupError(UserError):
-    """An annotation that says nothing of its group; the message names the video and the key."""
+    """Raised for an annotation without a group; the message names the video and the key."""
 
 
 def evaluate_groups(
@@ -39,7 +39,7 @@ def evaluate_groups(
 ) -> dict[str, MapResult]:
     """Score each group on its own: {"KEY=VALUE": result}, values as JSON writes them, in alphabetical order.
 
-    key: of every annotation of the subset. The rest, and the options, are those of `evaluate`. Raises GroupError.
+    key: key of the annotations that divides them; the other arguments are those of `evaluate`. Raises GroupError.
     """
     videos = {name: entry for name, entry in ground_truth["database"].items() if entry.get("subset") == subset}
     instances = {name: entry.get("annotations", ()) for name, entry in videos.items()}
@@ -70,13 +70,14 @@ def _group(video: str, item: Item, key: str) -> str:
 def _of_no_other(
     detections: Sequence[Item], own: Sequence[Item], others: Sequence[Item], threshold: float
 ) -> list[Item]:
-    """Detections of a video without those that reach `threshold` with one of `others` and with none of `own`."""
+    """Return the detections of a video except those that reach `threshold` with one of `others` and none of `own`."""
     kept = _reaches(detections, own, threshold) | ~_reaches(detections, others, threshold)
     return [item for item, keep in zip(detections, kept, strict=True) if keep]
 
 
 def _reaches(detections: Sequence[Item], instances: Sequence[Item], threshold: float) -> np.ndarray:
-    """Whether each detection has a tIoU of `threshold` or more with an instance of its class: bool [detections]."""
+    """Return whether each detection has a tIoU of at least `threshold` with an instance of its class: bool
+    [detections]."""
     found, wanted = (
         np.array([item["segment"] for item in items], float).reshape(-1, 2) for items in (detections, instances)
     )

@@ -1,34 +1,52 @@
 """Non-maximum suppression of segments, soft and hard, in float32 as the reference computes it.
 
 Soft NMS multiplies the scores of segments that overlap a chosen one by a factor. Order matters where scores are equal,
-so the reference's way of swapping entries is kept. The loops are compiled by numba: no compiler is needed.
-"""
+so the reference's way of swapping entries is kept. The loops are compiled by numba: no compiler is needed."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, TypeVar, get_args
 
+import numba
 import numpy as np
 
-from adatad.evaluation.compiled import compiled
 from adatad.spec.schema import NmsSpec
 
+F = TypeVar("F", bound=Callable)
+
+
+def compiled(function: F) -> F:
+    """Compile a function of numbers and arrays with numba, on first use.
+
+    The machine code is kept beside the package, else in the user's cache directory (or where NUMBA_CACHE_DIR says).
+    Where neither can be written it is compiled anew in each process, which takes about a second.
+    """
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError as error:
+        # numba raises a plain RuntimeError when it finds no writable cache folder.
+        if "locator" not in str(error):
+            raise
+        return numba.njit(function)
+
+
 LENGTH_EPSILON = np.float32(1e-6)
-"""Added to the length of every segment."""
+"""Added to the length of every segment, as in the reference."""
 ZERO, ONE = np.float32(0), np.float32(1)
 
 Detections = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""segments float32 [n, 2], scores float32 [n], labels int64 [n]."""
+"""Segments float32 [n, 2], scores float32 [n], labels int64 [n]."""
 Method = Literal["vanilla", "linear", "gaussian", "improved_gaussian"]
 METHODS = get_args(Method)
 VANILLA, LINEAR, GAUSSIAN, IMPROVED_GAUSSIAN = range(len(METHODS))
 
 
 def apply_nms(segments: np.ndarray, scores: np.ndarray, labels: np.ndarray, spec: NmsSpec) -> Detections:
-    """Suppress overlapping segments, each class alone or (`multiclass: false`) all together.
+    """Suppress overlapping segments, within each class or (`multiclass: false`) across all of them.
 
-    At most `max_segments` for each class and of all are kept, sorted by score. Units are the caller's.
+    At most `max_segments` are kept per class and in all, sorted by score. Any unit of time.
     """
     segments, scores = np.asarray(segments, np.float32).reshape(-1, 2), np.asarray(scores, np.float32)
     labels = np.asarray(labels, np.int64)
@@ -50,7 +68,7 @@ def apply_nms(segments: np.ndarray, scores: np.ndarray, labels: np.ndarray, spec
 def _suppress(
     segments: np.ndarray, scores: np.ndarray, chosen: np.ndarray, spec: NmsSpec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices kept out of `chosen`, at most `max_segments`, and their new scores, in order of selection."""
+    """Return the indices kept out of `chosen`, at most `max_segments`, and their new scores, in order of selection."""
     if spec.kind == "hard":
         keep = hard_nms(segments[chosen], scores[chosen], spec.iou_threshold, spec.min_score)[: spec.max_segments]
         return chosen[keep], scores[chosen[keep]]
@@ -62,7 +80,7 @@ def _suppress(
 
 
 def hard_nms(segments: np.ndarray, scores: np.ndarray, iou_threshold: float, min_score: float) -> np.ndarray:
-    """Indices of kept segments by descending score; an overlap that equals the threshold suppresses.
+    """Return the indices of kept segments by descending score; an overlap equal to the threshold suppresses.
 
     segments: float32 [n, 2]; scores: float32 [n].
     """
@@ -82,12 +100,12 @@ def soft_nms(
     t1: float = 0.0,
     t2: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices in order of selection, at most `limit`, and decayed scores.
+    """Return the indices in order of selection, at most `limit`, and the decayed scores.
 
     segments: float32 [n, 2]; scores: float32 [n]. At an overlap o with the chosen segment, of length l, a score is
     multiplied by, vanilla: 0 if o >= iou_threshold; linear: 1 - o if o >= iou_threshold; gaussian: exp(-o^2 / sigma);
-    improved_gaussian: the same, if o >= t1 + t2 x l. A score below `min_score` then leaves the list. The best one left
-    is never tested, so one segment survives if all are below.
+    improved_gaussian: the same, if o >= t1 + t2 x l. A segment whose score falls below `min_score` is dropped. The best
+    one left is never tested, so one segment survives if all are below.
     """
     index, scores = np.arange(len(scores)), scores.astype(np.float32)
     settings = (np.float32(number) for number in (iou_threshold, sigma, t1, t2, min_score))
@@ -96,21 +114,21 @@ def soft_nms(
 
 
 def vote(kept: np.ndarray, segments: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Each kept segment becomes the mean, weighted by score, of all segments that overlap it by `threshold` or more.
+    """Replace each kept segment by the score-weighted mean of all segments that overlap it by at least `threshold`.
 
-    One that nothing overlaps, because it has no length, stays as it is. float32 [kept, 2].
+    A segment without length overlaps nothing and stays as it is. Returns float32 [kept, 2].
     """
     return _vote(*_columns(kept), *_columns(segments), scores.astype(np.float32), np.float32(threshold))
 
 
 def _columns(segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Copies of starts and ends, each contiguous."""
+    """Return contiguous copies of starts and ends."""
     return segments[:, 0].astype(np.float32), segments[:, 1].astype(np.float32)
 
 
 @compiled
 def _overlap(start: float, end: float, other_start: float, other_end: float) -> float:
-    """tIoU of two segments, with the reference's small addition to lengths."""
+    """Return the tIoU of two segments, with the reference's small addition to lengths."""
     intersection = max(min(end, other_end) - max(start, other_start), ZERO)
     lengths = (end - start + LENGTH_EPSILON) + (other_end - other_start + LENGTH_EPSILON)
     return intersection / (lengths - intersection)
@@ -118,7 +136,8 @@ def _overlap(start: float, end: float, other_start: float, other_end: float) -> 
 
 @compiled
 def _hard(starts: np.ndarray, ends: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Which segments, in descending order of score, no kept one before them suppresses: bool [n]."""
+    """Return which segments are kept: those that no kept one before them suppresses: bool [n]. Sorted by descending
+    score."""
     keep = np.ones(len(starts), np.bool_)
     for one in range(len(starts)):
         if keep[one]:
@@ -132,7 +151,7 @@ def _hard(starts: np.ndarray, ends: np.ndarray, iou_threshold: float) -> np.ndar
 def _factor(
     overlap: float, length: float, method: int, iou_threshold: float, sigma: float, t1: float, t2: float
 ) -> float:
-    """What soft NMS multiplies a score by. length: of the chosen segment."""
+    """Return the factor for a score. length: length of the chosen segment."""
     if method == VANILLA:
         return ZERO if overlap >= iou_threshold else ONE
     if method == LINEAR:
@@ -157,7 +176,7 @@ def _soft(
     min_score: float,
     limit: int,
 ) -> int:
-    """Sort all arrays in place by selection, scores decayed; returns how many were selected."""
+    """Sort all arrays in place by selection, with decayed scores; return how many were selected."""
     count, place = len(scores), 0
     while place < min(count, limit):
         best = place + np.argmax(scores[place:count])
@@ -168,7 +187,8 @@ def _soft(
             overlap = _overlap(starts[place], ends[place], starts[position], ends[position])
             scores[position] *= _factor(overlap, length, method, iou_threshold, sigma, t1, t2)
             if min_score > ZERO and scores[position] < min_score:
-                # The last one takes its place and is the next to be looked at.
+                # The last one takes its place and is looked at next: this order decides between equal scores, so it is
+                # the reference's.
                 count -= 1
                 _swap(starts, ends, scores, index, position, count)
             else:
@@ -190,7 +210,7 @@ def _vote(
     kept_starts: np.ndarray, kept_ends: np.ndarray, starts: np.ndarray, ends: np.ndarray, scores: np.ndarray,
     threshold: float,
 ) -> np.ndarray:  # fmt: skip
-    """New segments, float32 [kept, 2]; plain tIoU, without the small addition to lengths."""
+    """Return new segments, float32 [kept, 2]; plain tIoU, without the small addition to lengths."""
     voted = np.empty((len(kept_starts), 2), np.float32)
     for number in range(len(kept_starts)):
         start, end = kept_starts[number], kept_ends[number]

@@ -1,4 +1,4 @@
-"""From a window's scores to detections in seconds, and from a video's windows to one list."""
+"""Detections: from a window's scores to seconds, and from a video's windows to one list."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from adatad.evaluation.nms import apply_nms
 from adatad.spec.schema import PostprocessSpec
 
 Detection = dict[str, Any]
-"""{"segment": [start, end] in seconds, "label": name, "score": number}."""
+"""A detection: {"segment": [start, end] in seconds, "label": name, "score": number}."""
 
 
 @dataclass(frozen=True)
 class WindowMeta:
-    """Where a window lies in its video. resize_grid: its length, if it is the whole video resized to so many positions;
-    otherwise position x is video frame x * stride_frames + start_frame."""
+    """Position of a window in its video.
+
+    resize_grid: number of positions, if the whole video was resized to them; otherwise position x is video frame x *
+    stride_frames + start_frame.
+    """
 
     video: str
     duration_seconds: float
@@ -32,9 +35,9 @@ class WindowMeta:
 def candidates(
     segments_grid: np.ndarray, scores: np.ndarray, spec: PostprocessSpec
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best (segment, class) pairs of a window: segments [k, 2], scores [k], class numbers [k].
+    """Return the best (segment, class) pairs of a window: segments [k, 2], scores [k], class numbers [k].
 
-    segments_grid: [n, 2]; scores: [n, classes]. One class alone passes without threshold or limit, as in the reference.
+    segments_grid: [n, 2]; scores: [n, classes]. A single class passes without threshold or limit, as in the reference.
     """
     if scores.shape[1] == 1:
         return segments_grid, scores[:, 0], np.zeros(len(scores), np.int64)
@@ -45,7 +48,7 @@ def candidates(
 
 
 def to_seconds(segments_grid: np.ndarray, meta: WindowMeta) -> np.ndarray:
-    """Grid units of a window to seconds of its video, cut to the video: float32 [n, 2]."""
+    """Convert grid units of a window to seconds of its video, clipped to the video: float32 [n, 2]."""
     if meta.resize_grid is not None:
         seconds = segments_grid / np.float32(meta.resize_grid) * np.float32(meta.duration_seconds)
     else:
@@ -63,7 +66,8 @@ def window_results(
     sliding: bool,
     classifier: Classifier | None,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Segments in seconds [k, 2], scores [k] and labels of one window, before rounding; see `window_detections`."""
+    """Return segments in seconds [k, 2], scores [k] and labels of one window, before rounding; see
+    `window_detections`."""
     segments, values, numbers = candidates(segments_grid, scores, spec)
     if not sliding and spec.nms is not None:
         segments, values, numbers = apply_nms(segments, values, numbers, spec.nms)
@@ -82,19 +86,19 @@ def window_detections(
     sliding: bool = True,
     classifier: Classifier | None = None,
 ) -> list[Detection]:
-    """Detections of one window, rounded to 2 decimals of a second and 4 of the score.
+    """Return the detections of one window, rounded to 2 decimals of a second and 4 of the score.
 
     segments_grid: float32 [n, 2]; scores: float32 [n, classes]. NMS runs here only if the window is a whole video
-    (`sliding` false); otherwise over all windows of a video, in `join_windows`. classifier: gives the labels instead of
-    `classes`.
+    (`sliding` false); otherwise it runs over all windows of a video, in `join_windows`. classifier: gives the labels
+    instead of `classes`.
     """
     return _rounded(*window_results(segments_grid, scores, meta, classes, spec, sliding, classifier))
 
 
 @dataclass(frozen=True)
 class WindowDetections:
-    """What was found in one window. start_frame: where it begins; sliding: whether its video may have others, over
-    which NMS is still to run."""
+    """Detections of one window. start_frame: its first frame; sliding: whether its video may have other windows, over
+    which NMS still has to run."""
 
     video: str
     start_frame: int
@@ -103,16 +107,16 @@ class WindowDetections:
 
 
 def join_windows(
-    found: Iterable[WindowDetections], spec: PostprocessSpec, keep_repeats: bool = False
+    found: Iterable[WindowDetections], spec: PostprocessSpec, repeat_windows: bool = False
 ) -> dict[str, list[Detection]]:
-    """One list for each video out of its windows, in the order that they come in.
+    """Join the windows of each video to one list, in the order of `found`.
 
-    A window that comes again, which is one of the same video and start, is left out: its detections would count twice.
-    keep_repeats: let them, as the reference does.
+    A window with the video and start of an earlier one is dropped, as its detections would count twice. repeat_windows:
+    keep it, as the reference does.
     """
     windows: dict[str, dict[Any, WindowDetections]] = {}
     for number, window in enumerate(found):
-        key = (window.start_frame, number if keep_repeats else 0)
+        key = (window.start_frame, number if repeat_windows else 0)
         windows.setdefault(window.video, {}).setdefault(key, window)
     joined = {}
     for video, own in windows.items():
@@ -123,7 +127,7 @@ def join_windows(
 
 
 def suppress_rounded(detections: Sequence[Detection], spec: PostprocessSpec) -> list[Detection]:
-    """NMS in seconds over the rounded detections of one video's windows, rounded again."""
+    """Run NMS over the rounded detections of one video's windows, and round again."""
     if spec.nms is None:
         return list(detections)
     names = list(dict.fromkeys(item["label"] for item in detections))

@@ -13,9 +13,11 @@ from adatad.evaluation.detection_map import Subset, ground_truth_segments, tiou
 
 @dataclass(frozen=True)
 class RecallResult:
-    """auc: area under the curve over its last x, in 0..1. average_recall: mean over the tIoUs, float64 [points];
-    proposals_per_video: float64 [points]. Point j - 1 keeps about j proposals a video, more in videos with more.
-    warnings: as of `MapResult`."""
+    """Average recall of proposals. auc: area under the curve over its last x, in 0..1; average_recall: mean over the
+    tIoUs, float64 [points]; proposals_per_video: float64 [points].
+
+    Point j - 1 keeps about j proposals a video, more in videos with more. warnings: as in `MapResult`.
+    """
 
     auc: float
     average_recall: np.ndarray
@@ -25,11 +27,11 @@ class RecallResult:
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def at(self, k: int) -> float:
-        """AR@k."""
+        """Return the average recall at k proposals a video."""
         return float(self.average_recall[k - 1])
 
     def summary(self) -> dict[str, Any]:
-        """As it stands in files."""
+        """Return the JSON form."""
         return {
             "AUC": self.auc,
             "average_recall": self.average_recall.tolist(),
@@ -59,7 +61,7 @@ def evaluate_recall(
         video: _first_hits(results.get(video, []), segments, ratio, tious) for video, segments in instances.items()
     }
     kept = {video: number for video, (number, _) in first_hits.items()}
-    # In this order of operations, which the truncations below can tell from others.
+    # The order of these operations matters: a last bit may change the truncations to integers below.
     share = np.arange(1, most_per_video + 1) / most_per_video * (wanted / max(sum(kept.values()), 1))
     found = np.zeros((len(tious), most_per_video))
     for video, (_, ranks) in first_hits.items():
@@ -75,7 +77,7 @@ def evaluate_recall(
 def _instances(
     ground_truth: dict[str, Any], subset: Subset, blocked_videos: Collection[str], keep_ambiguous: bool
 ) -> dict[str, np.ndarray]:
-    """Annotated segments of each video, labels left aside: float64 [n, 2]."""
+    """Return the annotated segments of each video, whatever their label: float64 [n, 2]."""
     by_video: dict[str, list[np.ndarray]] = {}
     for videos in ground_truth_segments(ground_truth, subset, blocked_videos, keep_ambiguous).values():
         for video, segments in videos.items():
@@ -86,8 +88,8 @@ def _instances(
 def _first_hits(
     items: list[dict[str, Any]], segments: np.ndarray, ratio: float, tious: Sequence[float]
 ) -> tuple[int, np.ndarray]:
-    """How many proposals of a video are kept, and the rank of the first that finds each instance, int64
-    [tIoU, instances]; the number kept and more where none does."""
+    """Return how many proposals of a video are kept, and the rank of the first that finds each instance: int64 [tIoU,
+    instances]; the number kept where none does."""
     scores = np.array([item["score"] for item in items], np.float64)
     order = np.argsort(scores, kind="stable")[::-1][: min(int(len(items) * ratio), len(items))]
     proposals = np.array([items[number]["segment"] for number in order], np.float64).reshape(-1, 2)

@@ -14,36 +14,39 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from adatad.data.annotation_file import load_database
-from adatad.evaluation.checks import listed, quoted, repeated_detection_warnings
-from adatad.evaluation.files import MAX_DIGITS, MAX_NUMBER, read_detections
-from adatad.files import FileError, files_to_write, read_text, write_json
+from adatad.evaluation.score_files import MAX_DIGITS, MAX_NUMBER, read_detections
+from adatad.evaluation.score_warnings import list_quoted, quoted, repeated_detection_warnings
+from adatad.files import FileError, files_to_write, listed, read_text, write_json
 
 Form = Literal["activitynet", "epic", "ego4d"]
 EPIC_SUPERVISION = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3}
-"""What the server asks every team about its training: weights pretrained on public videos, all labels, all data."""
+"""Answers to the server's questions about training: pretrained on public videos, all labels, all data."""
 PAIR_OVERLAP = 0.5
-"""tIoU from which a verb and a noun are taken to be one action."""
-MOST_ACTIONS = 2000
-"""Of a video."""
+"""Least tIoU of a verb and a noun that are paired to an action."""
+MAX_ACTIONS = 2000
+"""Most actions of a video."""
 EPIC_VERBS, EPIC_NOUNS = 97, 300
-SHOWN = 20
+MAX_LISTED = 20
 """Problems that an error lists; it counts the rest."""
-LATE_SECONDS = 0.05
-"""That a segment may end after its video: durations are rounded."""
+MAX_LATE_SECONDS = 0.05
+"""Seconds by which a segment may end after its video: durations are rounded."""
 
 Results = dict[str, list[dict[str, Any]]]
 
 
 class Expected(NamedTuple):
-    """What a submission must cover: seconds of every video of a subset, and the labels that there are."""
+    """Requirements on a submission: duration in seconds of every video of a subset, and the known labels."""
 
     duration_seconds: dict[str, float]
     labels: frozenset[str]
 
 
 def activitynet(results: Results, external: str | None = None) -> dict[str, Any]:
-    """external: what was used beside the data set's own videos and labels, in words; None for nothing. Raises FileError
-    for a video that is there with "v_" before its name and without."""
+    """Return ActivityNet's form of detections.
+
+    external: data used beside the data set's own videos and labels, in words; None for none. Raises FileError for a
+    video that appears both with and without "v_" before its name.
+    """
     spellings: dict[str, list[str]] = defaultdict(list)
     for video in results:
         spellings[video.removeprefix("v_")].append(video)
@@ -56,19 +59,22 @@ def activitynet(results: Results, external: str | None = None) -> dict[str, Any]
 
 
 def ego4d(results: Results) -> dict[str, Any]:
-    """Moment Queries: the same detections answer both of its tasks, detection and retrieval."""
+    """Return Ego4D's form (Moment Queries): the same detections answer both tasks, detection and retrieval."""
     plain = {video: _plain(items) for video, items in results.items()}
     return {"version": "1.0", "challenge": "ego4d_moment_queries", "detect_results": plain, "retrieve_results": plain}
 
 
 def epic(verbs: Results, nouns: Results, verb_ids: Mapping[str, int], noun_ids: Mapping[str, int]) -> dict[str, Any]:
-    """Actions out of the detections of a verb model and a noun model: every pair that overlaps by `PAIR_OVERLAP`, with
-    the mean of both segments and the product of both scores. Raises FileError for a label without a number, and for
-    videos that only one of the two models has looked at, which would be sent without an action."""
+    """Return EPIC's form: actions out of the detections of a verb model and a noun model.
+
+    Every verb and noun that overlap by at least `PAIR_OVERLAP` become an action with the mean segment and the product
+    of both scores. Raises FileError for a label without a number, and for videos that only one of the two models has
+    seen, which would be sent without an action.
+    """
     alone = sorted(verbs.keys() ^ nouns.keys())
     if alone:
         raise FileError(
-            f"{len(alone)} videos are in one of the two detections files alone: {listed(alone)}; "
+            f"{len(alone)} videos are in one of the two detections files alone: {list_quoted(alone)}; "
             "a video in which nothing was found has an empty list"
         )
     results = {}
@@ -80,23 +86,23 @@ def epic(verbs: Results, nouns: Results, verb_ids: Mapping[str, int], noun_ids: 
 
 
 def _arrays(items: list[dict[str, Any]], ids: Mapping[str, int], video: str) -> tuple[np.ndarray, ...]:
-    """Segments float64 [n, 2], scores float64 [n], numbers int64 [n]."""
+    """Return segments float64 [n, 2], scores float64 [n], class numbers int64 [n]."""
     unknown = sorted({item["label"] for item in items} - ids.keys())
     if unknown:
-        raise FileError(f"video {video!r}: the class file has no number for {listed(unknown)}")
+        raise FileError(f"video {video!r}: the class file has no number for {list_quoted(unknown)}")
     segments = np.array([item["segment"] for item in items], np.float64).reshape(-1, 2)
     scores = np.array([item["score"] for item in items], np.float64)
     return segments, scores, np.array([ids[item["label"]] for item in items], np.int64)
 
 
 def _pairs(verb: tuple[np.ndarray, ...], noun: tuple[np.ndarray, ...]) -> list[dict[str, Any]]:
-    """The best pairs of a video, best first."""
+    """Return the best pairs of a video, best first."""
     a, b = verb[0][:, None], noun[0][None]
     shared = (np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])).clip(0)
     whole = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
     first, second = np.nonzero(shared >= PAIR_OVERLAP * np.maximum(whole, 1e-9))
     scores = verb[1][first] * noun[1][second]
-    best = np.argsort(-scores, kind="stable")[:MOST_ACTIONS]
+    best = np.argsort(-scores, kind="stable")[:MAX_ACTIONS]
     pairs = []
     for i, j, score in zip(first[best].tolist(), second[best].tolist(), scores[best].tolist(), strict=True):
         v, n, segment = int(verb[2][i]), int(noun[2][j]), ((verb[0][i] + noun[0][j]) / 2).tolist()
@@ -111,7 +117,7 @@ def _plain(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def problems(form: Form, content: dict[str, Any], expected: Expected | None = None) -> list[str]:
-    """All that is wrong with a submission's content; with `expected` also what it leaves out or makes up."""
+    """Return everything wrong with a submission's content; with `expected` also what is missing or made up."""
     match form:
         case "activitynet":
             parts, entry = {"results": content.get("results")}, _label_problem
@@ -171,13 +177,13 @@ def _time_problem(item: dict[str, Any], duration_seconds: float) -> str | None:
     start, end = item["segment"]
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
         return f"segment {item['segment']} isn't a start and a later end in seconds"
-    if end > duration_seconds + LATE_SECONDS:
+    if end > duration_seconds + MAX_LATE_SECONDS:
         return f"segment {item['segment']} ends after the video, which lasts {duration_seconds} s"
     return None if math.isfinite(item["score"]) and item["score"] >= 0 else f"score {item['score']} isn't 0 or more"
 
 
 def expected_of(ground_truth: Path, subset: str) -> Expected:
-    """Videos and labels of an annotation file, plain or gzip'd. Raises FileError or AnnotationError."""
+    """Read the videos and labels of an annotation file, plain or gzip'd. Raises FileError or AnnotationError."""
     database = load_database(str(ground_truth))
     of_subset, labels = {}, set()
     for video, entry in database.items():
@@ -194,13 +200,15 @@ def expected_of(ground_truth: Path, subset: str) -> Expected:
         labels.update(item["label"] for item in items if isinstance(item.get("label"), str))
     if not of_subset:
         there = sorted({str(entry.get("subset")) for entry in database.values()})
-        raise FileError(f"{ground_truth}: no video of subset {subset!r}; the file has {listed(there, most=SHOWN)}")
+        raise FileError(f"{ground_truth}: no video of subset {subset!r}; the file has {list_quoted(there, most=20)}")
     return Expected(of_subset, frozenset(labels))
 
 
 def read_ids(path: Path) -> dict[str, int]:
-    """Numbers of classes by name, and by the number as text: one `id<TAB>name` a line, or names in order. Raises
-    FileError."""
+    """Read class numbers by name, and by the number as text: one `id<TAB>name` a line, or names in order.
+
+    Raises FileError.
+    """
     ids: dict[str, int] = {}
     numbers: set[int] = set()
     lines = [(place, line) for place, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
@@ -210,7 +218,7 @@ def read_ids(path: Path) -> dict[str, int]:
         if not number.isdecimal() or len(number) > MAX_DIGITS:
             raise FileError(f"{path}, line {place}: expected id<TAB>name, got {quoted(line)}")
         if name in ids or int(number) in numbers:
-            raise FileError(f"{path}, line {place}: the name {quoted(name)} or the number {number} stands twice")
+            raise FileError(f"{path}, line {place}: the name {quoted(name)} or the number {number} appears twice")
         ids[name] = int(number)
         numbers.add(int(number))
     return {str(number): number for number in ids.values()} | ids
@@ -226,17 +234,16 @@ def write_submission(
     expected: Expected | None = None,
     warn: Callable[[str], None] = print,
 ) -> int:
-    """Write detections files as a submission, which appears only if nothing is wrong with it. Returns its entries.
+    """Write detections files as a submission, which is written only if it has no problem; return its number of entries.
 
-    nouns, ids: epic's second detections file, and class files of verbs and nouns. warn: is told of what is suspicious,
-    and written all the same. Raises FileError with all problems.
+    nouns, ids: for epic, the second detections file, and the class files of verbs and nouns. warn: called with
+    warnings, which don't prevent writing. Raises FileError with all problems.
     """
     with files_to_write([output], [path for path in (detections, nouns, *(ids or ())) if path is not None]):
         content = _content(form, detections, nouns, ids, external)
         wrong = problems(form, content, expected)
         if wrong:
-            more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-            lines = "".join(f"\n  {line}" for line in wrong[:SHOWN]) + more
+            lines = "\n  " + listed(wrong, MAX_LISTED, "\n  ")
             raise FileError(f"{detections}: can't be submitted as {form}, {len(wrong)} problems:{lines}")
     write_json(output, content, indent=None)
     results = content["detect_results" if form == "ego4d" else "results"]

@@ -21,6 +21,7 @@ class MetaAutocast:
     casts: dict[int, Tensor] = field(default_factory=dict)
 
 
+# A stack, as regions nest; the outermost is "off".
 _meta_regions = [MetaAutocast(None)]
 
 
@@ -29,7 +30,7 @@ def meta_autocast() -> MetaAutocast:
 
 
 def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> AbstractContextManager:
-    """Arithmetic in a 16-bit dtype where that is safe; fp32 and fp64 mean no autocast."""
+    """Return autocast to a 16-bit dtype; fp32 and fp64 mean none."""
     low = dtype if dtype in (torch.bfloat16, torch.float16) else None
     if device.type == "meta":
         return _meta_region(low)
@@ -61,8 +62,10 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
 
 
 def forget_casts(device: torch.device) -> None:
-    """Let go of autocast's copies of weights, which else live as long as its region: those that a graph needs live as
-    long as that, and all others are only in the way during backward."""
+    """Free autocast's copies of weights, which else live as long as its region.
+
+    A graph keeps those that it needs; all others would only take memory during backward.
+    """
     if device.type == "meta":
         meta_autocast().casts.clear()
     else:

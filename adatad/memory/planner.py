@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from adatad.memory.ahead import ahead_bytes
+from adatad.memory.inputs import ahead_bytes
 from adatad.memory.moments import Bytes, Step, Wave, Work, moment_share, plain_step, tiled_step, update_bytes
 from adatad.memory.offload import GIB
 from adatad.memory.scale import Scale
@@ -88,7 +88,7 @@ class Plan:
 
     def fits_host(self, machine: Machine) -> bool:
         limit = self.memory.host_limit_gib
-        kept = sum(self.host.get(name, 0) for name in ("saved rows", "halos"))
+        kept = sum(self.host.get(name, 0) for name in ("saved inputs", "halos"))
         allowed = limit is None or kept <= limit * GIB
         return allowed and (machine.host_bytes is None or self.host_bytes <= machine.host_bytes)
 
@@ -125,19 +125,19 @@ class Plan:
             parts.append(f"{' and '.join(filter(None, [', '.join(away[:-1]), away[-1]]))} on the host")
         if memory.frozen_weights == "stream":
             parts.append("frozen weights streamed")
-        named = (("frozen weights", "frozen_dtype"), ("rows", "row_dtype"), ("moments", "moment_dtype"))
+        named = (("frozen weights", "frozen_dtype"), ("rows", "saved_input_dtype"), ("moments", "moment_dtype"))
         eight = {what: getattr(memory, name) for what, name in named}
         parts += [f"{what} in {dtype}" for what, dtype in eight.items() if dtype not in ("auto", "fp32")]
         return ", ".join(parts)
 
 
-DTYPE_KEYS = ("weight_dtype", "residual_dtype", "frozen_dtype", "row_dtype", "moment_dtype")
+DTYPE_KEYS = ("weight_dtype", "residual_dtype", "frozen_dtype", "saved_input_dtype", "moment_dtype")
 """Of the section memory: no plan says another than its spec."""
-PLACES = ("rows", "halos", "frames", "optimizer_state", "moving_average", "frozen_weights")
+PLACES = ("saved_inputs", "halos", "frames", "optimizer_state", "moving_average", "frozen_weights")
 LEVELS: tuple[tuple[str, ...], ...] = (
     (),
-    ("rows", "halos"),
-    ("rows", "halos", "frames", "optimizer_state", "moving_average"),
+    ("saved_inputs", "halos"),
+    ("saved_inputs", "halos", "frames", "optimizer_state", "moving_average"),
     PLACES,
 )
 """What leaves the device, more at each level."""
@@ -196,7 +196,7 @@ class Planner:
             if not (only_tile and asked.policy == "auto"):
                 for policy in ("none", "selective", "block"):
                     yield self.placed({"policy": policy}, level)
-            for recompute in ("hold", "rebuild"):
+            for recompute in ("once", "twice"):
                 for clips in sizes:
                     for blocks in segments:
                         shape = {"tile_clips": clips, "segment_blocks": blocks, "recompute": recompute}
@@ -215,7 +215,10 @@ class Planner:
         away = {name: "stream" if name == "frozen_weights" else "host" for name in level}
         kept = {"weight_dtype": asked.weight_dtype, "moment_dtype": asked.moment_dtype}
         if changes["policy"] == "tile":
-            kept |= {name: getattr(asked, name) for name in ("residual_dtype", "frozen_dtype", "row_dtype", "compile")}
+            kept |= {
+                name: getattr(asked, name)
+                for name in ("residual_dtype", "frozen_dtype", "saved_input_dtype", "compile")
+            }
             kept["host_limit_gib"] = asked.host_limit_gib
         else:
             away = {name: place for name, place in away.items() if name not in TILE_ONLY}
@@ -237,13 +240,13 @@ class Planner:
         changes: dict[str, Any] = {"tile_clips": tile_clips}
         learning = sum(kind != "below" for kind in units.kinds)
         if units.side or not learning:
-            changes |= {"recompute": "hold", "segment_blocks": 1}
+            changes |= {"recompute": "once", "segment_blocks": 1}
         else:
-            ratio, hold = units.sizes.mlp_width / units.sizes.width, memory.recompute == "hold"
+            ratio, hold = units.sizes.mlp_width / units.sizes.width, memory.recompute == "once"
             blocks = memory.segment_blocks or default_segment_blocks(learning, units.clips, tile_clips, ratio, hold)
             changes["segment_blocks"] = min(blocks, learning)
             if changes["segment_blocks"] == 1:
-                changes["recompute"] = "hold"
+                changes["recompute"] = "once"
         return memory.model_copy(update=changes)
 
     def allowed(self, memory: MemorySpec, engine: str) -> bool:
@@ -306,10 +309,10 @@ class Planner:
         return Wave(
             tile_clips=memory.tile_clips,
             segment_blocks=memory.segment_blocks,
-            hold=memory.recompute == "hold",
+            hold=memory.recompute == "once",
             by_blocks=memory.order == "blocks" or (memory.order == "auto" and away),
-            rows_on_host=memory.rows == "host",
-            rows_coded=memory.row_dtype == "fp8",
+            saved_on_host=memory.saved_inputs == "host",
+            saved_in_8_bits=memory.saved_input_dtype == "fp8",
             halos_on_host=memory.halos == "host",
             frames_on_host=memory.frames == "host",
             streamed=memory.frozen_weights == "stream",

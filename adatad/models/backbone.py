@@ -5,28 +5,121 @@ Shapes: b windows, n clips of all windows (clips of one window next to each othe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.adapter import Adapter
-from adatad.models.drop_path import Drops
+from adatad.models.adapter import Adapter, Recompute, pad_with_zeros
 from adatad.models.initial import DrawsAside
+from adatad.models.keyed_dropout import Drops
 from adatad.models.vit import Block, resize_positions, sine_table
-from adatad.spec.presets import BackboneSizes, resolve_backbone
 from adatad.spec.schema import BackboneSpec
+from adatad.spec.sizes import BackboneSizes, resolve_backbone
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
+class Surroundings(Protocol):
+    """The part of a halo exchange that every executor uses: where its clips are, and what lies beside them."""
+
+    first_clip: int
+    """The number, in its window, of the first clip that this process has."""
+
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        """Return a window's planes [b, tubelets, positions, hidden] between `reach` planes of what lies beside them."""
+
+
+class WholeWindows:
+    """A process that has all clips of its windows: nothing lies beside them."""
+
+    first_clip = 0
+
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        return pad_with_zeros(window, reach)
+
+
+WHOLE_WINDOWS = WholeWindows()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlainExecutor:
+    """Runs every block as a module; autograd keeps what it wants. The base of the executors in `adatad.memory`.
+
+    Executors don't change: `with_weights` and `with_exchange` return others, to be put in `VideoBackbone.executor`.
+    """
+
+    halo_exchange: Surroundings = WHOLE_WINDOWS
+    passes: Sequence[Any] = ()
+    """Waves (`adatad.memory.wave_pass`), which run ranges of blocks without calling them as modules."""
+
+    def __call__(self, backbone: VideoBackbone, frames: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Return what `VideoBackbone.timeline` is documented to return."""
+        batch, clips = len(frames), backbone.cut_clips(frames)
+        if backbone.mode == "side":
+            return backbone.join(self.run_beside(backbone, clips, batch), batch)
+        # Mode frozen: no graph, although the detector behind is trained.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and backbone.mode != "frozen"):
+            tokens = backbone.embed(clips)
+            drops = backbone.draw_drops(keys, len(clips) // batch, self.halo_exchange.first_clip)
+            for index in range(len(backbone.blocks)):
+                tokens = self.run_block(backbone, index, tokens, batch, drops)
+        return backbone.join(tokens, batch)
+
+    def run_beside(self, backbone: VideoBackbone, clips: Tensor, batch: int) -> Tensor:
+        """Mode side: add what adapters beside the blocks make of the blocks' outputs to the last of these."""
+        listed = []
+        with torch.no_grad():
+            tokens = backbone.embed(clips)
+            # No side adapter reads a later block.
+            for index, block in enumerate(backbone.blocks[: max(backbone.adapter_blocks) + 1]):
+                tokens = block(tokens, batch)
+                if index in backbone.adapter_blocks:
+                    listed.append(tokens)
+        for adapter, output in zip(backbone.side_adapters, listed, strict=True):
+            tokens = tokens + adapter(output, batch, pad=self.halo_exchange.pad, recompute=self.recompute(0))
+        return tokens
+
+    def run_block(self, backbone: VideoBackbone, index: int, tokens: Tensor, batch: int, drops: Drops | None) -> Tensor:
+        """Call one block. drops: of all clips."""
+        of_block = drops and drops.block(index, 0, len(tokens))
+        pad, recompute = self.halo_exchange.pad, self.recompute(index)
+        return backbone.blocks[index](tokens, batch, of_block, pad=pad, recompute=recompute)
+
+    def recompute(self, index: int) -> Recompute | None:
+        """Return how a block is computed again in backward, or None. Mode side: how the adapters beside it are."""
+        return None
+
+    def with_weights(self, provider: Any) -> Self:
+        """Return an executor whose waves ask `provider` (`adatad.memory.weights.WeightProvider`) for weights of blocks.
+
+        Blocks that are called as modules get theirs from the engine's hooks.
+        """
+        return replace(self, passes=[replace(wave_pass, provider=provider) for wave_pass in self.passes])
+
+    def with_exchange(self, halo_exchange: Surroundings) -> Self:
+        """Return an executor for those clips of a window that one of several ranks has."""
+        passes = [replace(wave_pass, halo_exchange=halo_exchange) for wave_pass in self.passes]
+        return replace(self, halo_exchange=halo_exchange, passes=passes)
+
+    def weight_modules(self) -> list[nn.Module]:
+        """Return the modules that waves call once in a forward pass, for their trained weights."""
+        return [wave_pass.trained_weights for wave_pass in self.passes if wave_pass.trained_weights.names]
+
+    def __str__(self) -> str:
+        return "all blocks: none; autograd keeps what it wants"
+
+
 class VideoBackbone(nn.Module):
     """VideoMAE's encoder over every clip of a window, averaged over space and joined in time.
 
-    `mode` says what is trained in it: see `adatad.spec.schema.BackboneSpec` and `adatad.models.trained`.
+    `mode` says what is trained in it: see `adatad.spec.schema.BackboneSpec` and `adatad.models.detector`.
     """
 
     def __init__(self, spec: BackboneSpec, drawn: bool = True):
@@ -38,10 +131,11 @@ class VideoBackbone(nn.Module):
         self.tubelet, self.clip_frames = spec.tubelet, spec.clip_frames
         self.clip_tubelets = spec.clip_frames // spec.tubelet
         self.position_grid = sizes.position_grid
-        self.first_clip = 0
-        """The number, in its window, of the first clip that this process has."""
+        self.executor = PlainExecutor()
+        """How the blocks are run; `adatad.memory.policy` and `adatad.parallel` put others here."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
         self._encoder = nullcontext if drawn else DrawsAside
+        # What a file will fill isn't drawn, but every later draw comes out as if it had been.
         with self._encoder():
             self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
         self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
@@ -66,7 +160,7 @@ class VideoBackbone(nn.Module):
             return Block(sizes.width, sizes.heads, sizes.mlp_width, adapter)
 
     def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
-        """Features of whole windows, resized along time to the window's positions.
+        """Return features of windows, resized along time to the window's positions.
 
         frames: uint8 [b, 3, frames, height, width], frames a multiple of `clip_frames`; window_grid: positions of the
         window; keys: int64 [b] in host memory for stochastic depth, None for none. Returns float32 [b, c, window_grid].
@@ -75,42 +169,22 @@ class VideoBackbone(nn.Module):
         return resize_timeline(timeline, window_grid)
 
     def timeline(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Mean over space at every tubelet, clips joined in time: float32 [b, tubelets, c]."""
-        batch = frames.shape[0]
-        clips = self.cut_clips(frames)
-        if self.mode == "side":
-            with torch.no_grad():
-                listed = self._outputs_of_listed_blocks(self.embed(clips), batch)
-            tokens = listed[-1]
-            for adapter, output in zip(self.side_adapters, listed, strict=True):
-                tokens = tokens + adapter(output, batch)
-        else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "frozen"):
-                tokens = self.embed(clips)
-                drops = self.draw_drops(keys, len(clips) // batch)
-                for index, block in enumerate(self.blocks):
-                    tokens = block(tokens, batch, drops and drops.block(index, 0, len(clips)))
-        return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
+        """Return means over space at every tubelet, clips joined in time: float32 [b, tubelets, c]."""
+        return self.executor(self, frames, keys)
 
-    def _outputs_of_listed_blocks(self, tokens: Tensor, batch: int) -> list[Tensor]:
-        """Outputs of the blocks that side adapters read; blocks after the last of them aren't run."""
-        listed = []
-        for index, block in enumerate(self.blocks[: max(self.adapter_blocks) + 1]):
-            tokens = block(tokens, batch)
-            if index in self.adapter_blocks:
-                listed.append(tokens)
-        return listed
+    def draw_drops(self, keys: Tensor | None, clips: int, first_clip: int = 0) -> Drops | None:
+        """Draw stochastic depth of all clips; None where nothing can be dropped.
 
-    def draw_drops(self, keys: Tensor | None, clips: int) -> Drops | None:
-        """Stochastic depth of all clips, of `clips` in each window; None where nothing can be dropped."""
+        clips: in each window; first_clip: the number, in its window, of the first of them.
+        """
         if keys is None or not any(self.drop_rates):
             return None
         names = [f"backbone/{index}/{branch}" for index in range(len(self.blocks)) for branch in ("attention", "mlp")]
         rates = [rate for rate in self.drop_rates for _ in range(2)]
-        return Drops(names, rates, keys, range(self.first_clip, self.first_clip + clips))
+        return Drops(names, rates, keys, range(first_clip, first_clip + clips))
 
     def cut_clips(self, frames: Tensor) -> Tensor:
-        """uint8 [b, 3, frames, height, width] -> [n, 3, clip_frames, height, width]."""
+        """Cut windows, uint8 [b, 3, frames, height, width], into clips [n, 3, clip_frames, height, width]."""
         batch, channels, length, height, width = frames.shape
         if length % self.clip_frames:
             raise ValueError(f"a window of {length} frames isn't whole clips of {self.clip_frames} frames")
@@ -118,7 +192,7 @@ class VideoBackbone(nn.Module):
         return clips.transpose(1, 2).flatten(0, 1)
 
     def embed(self, clips: Tensor) -> Tensor:
-        """Tokens with their positions: uint8 [n, 3, clip_frames, height, width] -> [n, l, c].
+        """Return tokens with their positions: uint8 [n, 3, clip_frames, height, width] -> [n, l, c].
 
         The patch convolution (stride = kernel) as one matrix product; rows and columns that don't fill a patch are
         dropped.
@@ -134,17 +208,22 @@ class VideoBackbone(nn.Module):
         return tokens + resize_positions(self.position_table, self.clip_tubelets, grid, rows, columns)
 
     def normalize(self, clips: Tensor) -> Tensor:
-        """uint8 [n, 3, frames, height, width] -> float32, of mean 0 and spread 1 over the pretraining's videos."""
+        """Normalize pixels: uint8 [n, 3, frames, height, width] -> float32, of mean 0 and spread 1 in pretraining."""
         return (clips.float() - self.pixel_mean) / self.pixel_std
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Mean over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
+        """Average over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
         planes = tokens.unflatten(1, (self.clip_tubelets, -1))
+        # In fp32 also of 16-bit tokens: a mean of hundreds of positions would lose digits.
         return planes.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
+
+    def join(self, tokens: Tensor, batch: int) -> Tensor:
+        """Return the timeline of the last block's tokens: [n, l, c] -> [b, tubelets, c]."""
+        return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
 
 
 def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
-    """Linear interpolation along time: [b, c, t] -> [b, c, positions]."""
+    """Interpolate linearly along time: [b, c, t] -> [b, c, positions]."""
     if not timeline.is_cpu and torch.are_deterministic_algorithms_enabled():
         # On GPUs the backward kernel of interpolation adds in any order.
         return resize_by_product(timeline, positions)
@@ -152,7 +231,7 @@ def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
 
 
 def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
-    """The same as one matrix product, but for rounding; its backward is a product too."""
+    """Interpolate as one matrix product: equal but for rounding, and its backward is a product too."""
     weights = interpolation_matrix(timeline.shape[-1], positions, timeline.dtype, timeline.device)
     kind = timeline.device.type
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
@@ -161,7 +240,7 @@ def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def interpolation_matrix(tubelets: int, positions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights of linear interpolation: [tubelets, positions], a band of two numbers in each column. Made once."""
+    """Return the weights of linear interpolation: [tubelets, positions], two numbers in each column. Made once."""
     # A matrix made in an evaluation serves training too.
     with torch.inference_mode(False):
         identity = torch.eye(tubelets, dtype=dtype, device=device)
@@ -169,7 +248,7 @@ def interpolation_matrix(tubelets: int, positions: int, dtype: torch.dtype, devi
 
 
 def adapter_blocks(spec: BackboneSpec, depth: int) -> tuple[int, ...]:
-    """Numbers of the blocks that carry (or, in mode side, feed) an adapter, ascending."""
+    """Return the numbers of the blocks that carry (or, in mode side, feed) an adapter, ascending."""
     if spec.mode in ("frozen", "full"):
         return ()
     return tuple(range(depth)) if spec.adapter.blocks == "all" else tuple(sorted(spec.adapter.blocks))

@@ -32,6 +32,7 @@ class DrawsAside(TorchDispatchMode):
 
 def draw_aside(tensor: Tensor, *bounds: float, **kwargs: Any) -> None:
     """Draw as many numbers as the tensor has, and drop them: one number is one step of the CPU's generator."""
+    # In pieces that stay in the cache: the draws cost time, writing them to memory would cost more.
     scratch = torch.empty(min(SCRATCH_NUMBERS, tensor.numel()), dtype=tensor.dtype)
     for start in range(0, tensor.numel(), SCRATCH_NUMBERS):
         uniform_(scratch[: tensor.numel() - start], *bounds, **kwargs)

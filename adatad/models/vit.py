@@ -5,12 +5,15 @@ Shapes: n clips (of all windows of a batch), l tokens of a clip (time, then row,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.adapter import Adapter
-from adatad.models.drop_path import BlockDrops
+from adatad.models.adapter import Adapter, Padding, Recompute, pad_with_zeros
+from adatad.models.keyed_dropout import BlockDrops, BranchDrop
 from adatad.models.timm_layers import Mlp
 
 NORM_EPS = 1e-6
@@ -19,6 +22,7 @@ NORM_EPS = 1e-6
 def sine_table(positions: int, width: int) -> Tensor:
     """Fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
     channel = torch.arange(width)
+    # In double precision, like the table that the pretrained weights were made with.
     rate = 10000.0 ** ((channel - channel % 2).double() / width)
     angle = torch.arange(positions).double()[:, None] / rate
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
@@ -29,6 +33,7 @@ def resize_positions(table: Tensor, tubelets: int, grid: tuple[int, int], rows: 
     if grid == (rows, columns):
         return table
     planes = table.reshape(tubelets, *grid, -1).permute(0, 3, 1, 2)
+    # Without antialiasing, as the reference resizes it.
     planes = F.interpolate(planes, size=(rows, columns), mode="bicubic", align_corners=False)
     return planes.permute(0, 2, 3, 1).reshape(1, tubelets * rows * columns, -1)
 
@@ -56,9 +61,53 @@ def attend(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
     """
     n, l, c = x_nlc.shape
     # Going back, the three gradients are joined by one copy.
+    # Three views of one product.
     parts = F.linear(x_nlc, weight, bias).split(c, -1)
     q, k, v = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, l, c)
+
+
+class Branch(Protocol):
+    """One of a block's two residual branches, as an executor computes it."""
+
+    learns: bool
+    """Whether it must be computed even where all clips drop it: an engine waits for a gradient (of zero)."""
+
+    def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
+        """Return the `residual` of the tokens and this branch."""
+
+
+def residual(x_nlc: Tensor, added_nlc: Tensor, scale: Callable[[Tensor], Tensor] | None, in_place: bool) -> Tensor:
+    """Return x + scale(added), the one formula of all residual branches; in x's own memory if `in_place`.
+
+    scale: of stochastic depth, or None. It may change `added`, which isn't used afterwards.
+    """
+    # Bound again, so that the unscaled tensor is freed before the sum is made.
+    added_nlc = added_nlc if scale is None else scale(added_nlc)
+    return x_nlc.add_(added_nlc) if in_place else x_nlc + added_nlc
+
+
+def add_branches(x_nlc: Tensor, branches: Iterable[Branch], drops: BlockDrops | None, in_place: bool = False) -> Tensor:
+    """Return the tokens with attention, then MLP, added. A branch that all of these clips drop isn't computed."""
+    for branch, drop in zip(branches, drops or (None, None), strict=True):
+        if drop is None or not drop.drops_all or branch.learns:
+            x_nlc = branch.add(x_nlc, drop, in_place)
+    return x_nlc
+
+
+class ModuleBranch:
+    """A branch computed by the block's own modules, for autograd."""
+
+    def __init__(self, norm: nn.Module, layer: nn.Module):
+        self.norm, self.layer = norm, layer
+
+    @property
+    def learns(self) -> bool:
+        modules = (self.norm, self.layer)
+        return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())
+
+    def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
+        return residual(x_nlc, self.layer(self.norm(x_nlc)), drop and drop.scale, in_place)
 
 
 class Block(nn.Module):
@@ -72,26 +121,26 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_width)
         self.adapter = adapter
 
-    def forward(self, x_nlc: Tensor, batch: int, drops: BlockDrops | None = None) -> Tensor:
-        """x_nlc: tokens of all clips; batch: windows among them; drops: of these clips, or None to drop nothing."""
+    def forward(
+        self,
+        x_nlc: Tensor,
+        batch: int,
+        drops: BlockDrops | None = None,
+        *,
+        pad: Padding = pad_with_zeros,
+        recompute: Recompute | None = None,
+    ) -> Tensor:
+        """Run the block on the tokens of all clips.
+
+        batch: windows among them; drops: of these clips, or None to drop nothing; pad: what adapters see beyond a
+        window's ends; recompute: see `Adapter.forward`.
+        """
+        if recompute is not None:
+            # Inside the module, so that the hooks of engines run once and not again in backward.
+            return recompute(self.forward, x_nlc, batch, drops, pad=pad)
         x_nlc = self.transform(x_nlc, drops)
-        return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch)
+        return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch, pad=pad)
 
     def transform(self, x_nlc: Tensor, drops: BlockDrops | None = None) -> Tensor:
-        """The block without its adapter: acts on each clip alone."""
-        for (norm, layer), drop in zip(self.branches, drops or (None, None), strict=True):
-            if drop is None:
-                x_nlc = x_nlc + layer(norm(x_nlc))
-            elif not drop.drops_all or _learns(norm, layer):
-                x_nlc = x_nlc + drop.scale(layer(norm(x_nlc)))
-        return x_nlc
-
-    @property
-    def branches(self) -> tuple[tuple[nn.Module, nn.Module], tuple[nn.Module, nn.Module]]:
-        """The two residual branches, each its norm and what comes after it."""
-        return (self.norm1, self.attn), (self.norm2, self.mlp)
-
-
-def _learns(*modules: nn.Module) -> bool:
-    """Whether a gradient of zero is wanted, for engines that wait for one of every trained parameter."""
-    return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())
+        """Run the block without its adapter: it acts on each clip alone."""
+        return add_branches(x_nlc, (ModuleBranch(self.norm1, self.attn), ModuleBranch(self.norm2, self.mlp)), drops)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adatad.memory.labels import label
 from adatad.memory.offload import host_like, pieces, pinned, settle, to_device, write_host
-from adatad.models.draws import mix
+from adatad.memory.scopes import memory_scope
+from adatad.models.keyed_dropout import mix
 from adatad.spec.schema import Spec
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -94,7 +94,7 @@ class HostStateAdamW(PiecewiseAdamW):
         for parameter in parameters:
             # Before the first step there are none: torch makes them on the device, as zeros.
             for name, host in self._on_host.get(parameter, {}).items():
-                with label("optimizer state"):
+                with memory_scope("optimizer state"):
                     self.state[parameter][name] = to_device(host, parameter.device)
 
     def store(self, parameters: Sequence[Tensor]) -> None:
@@ -155,7 +155,7 @@ class RoundedAdamW(PiecewiseAdamW):
     def _zeros(self, numbers: int, device: torch.device) -> Tensor:
         shape = torch.Size((len(MOMENTS), numbers))
         if not self.on_host:
-            with label("optimizer state"):
+            with memory_scope("optimizer state"):
                 return torch.zeros(shape, dtype=torch.bfloat16, device=device)
         moments = pinned(shape, torch.bfloat16, device, "AdamW's moments")
         return moments if device.type == "meta" else moments.zero_()
@@ -168,7 +168,7 @@ class RoundedAdamW(PiecewiseAdamW):
 
     def _fetch(self, parameters: Sequence[Tensor]) -> None:
         piece, device = self._pieces[parameters[0]], parameters[0].device
-        with label("optimizer state"):
+        with memory_scope("optimizer state"):
             moments = to_device(piece.moments, device) if self.on_host else piece.moments
             # One fp32 copy of the piece, of which torch's `state` gets views: its update writes to them in place.
             self._exact = moments.float()
@@ -187,7 +187,7 @@ class RoundedAdamW(PiecewiseAdamW):
         if not steps:
             # No gradient reached the piece: its moments are as they were.
             return
-        with label("optimizer state"):
+        with memory_scope("optimizer state"):
             out = torch.empty_like(exact, dtype=piece.moments.dtype) if self.on_host else piece.moments
             round_into(out, exact, piece.first, steps[0], self.seed)
             if self.on_host:

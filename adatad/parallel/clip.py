@@ -11,7 +11,7 @@ ranks (which is `size` times this rank's own), so that the same sum is right for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,21 +20,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from adatad.memory.neighbours import LEFT, RIGHT, Arrival
-from adatad.memory.policy import wave_passes
-from adatad.memory.tiles import Tile, cut_evenly
-from adatad.models.adapter import Adapter
-from adatad.models.backbone import VideoBackbone
+from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes, Tile, cut_evenly
+from adatad.models.backbone import PlainExecutor, VideoBackbone
 from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
-from adatad.spec.clip_share import clip_share
+from adatad.spec.sizes import clip_share
 
 
 @dataclass(frozen=True)
 class Shares:
-    """How the `clips` clips of a window lie on the ranks of a group."""
+    """The distribution of the `clips` clips of a window over the ranks of a group."""
 
     mesh: Mesh
     clips: int
@@ -45,7 +42,7 @@ class Shares:
 
     @property
     def all(self) -> list[range]:
-        """Clips of every rank."""
+        """The clips of every rank."""
         return [clip_share(self.clips, self.size, rank) for rank in range(self.size)]
 
     @property
@@ -53,29 +50,42 @@ class Shares:
         return clip_share(self.clips, self.size, self.mesh.clip_rank)
 
     @property
+    def first_clip(self) -> int:
+        return self.own.start
+
+    def pad(self, window: Tensor, reach: int) -> Tensor:
+        """Return planes [b, tubelets, positions, hidden] between `reach` of each neighbour's; zeros at a window's
+        ends."""
+        return pad_from_ranks(self, window, reach)
+
+    @property
     def backwards(self) -> bool:
         return self.mesh.clip_rank % 2 == 1
 
-    def beside(self, side: int) -> bool:
+    def has_neighbour(self, side: int) -> bool:
         return self.mesh.clip_rank > 0 if side == LEFT else self.mesh.clip_rank < self.size - 1
 
     def tiles(self, windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
-        """A tile has at most `tile_clips`; one more where single clips are spread unevenly, since no tile is empty."""
+        """Cut this rank's clips into tiles of at most `tile_clips`, or one more: no rank may have an empty tile."""
         longest, shortest = len(self.all[0]), len(self.all[-1])
         return cut_evenly(windows, clips, min(-(-longest // tile_clips), shortest), self.backwards)
 
 
 @dataclass(frozen=True)
 class ClipGroup(Shares):
-    """The ranks that share a window, and what they exchange; what `adatad.memory.neighbours` says of it holds."""
+    """The ranks that share a window, and what they exchange; what `adatad.memory.tiles` says of it holds."""
 
     processes: dist.ProcessGroup
 
-    def trade(self, side: int, planes: Tensor) -> Arrival:
-        return self.trade_sides({side: planes})[side]
+    def __deepcopy__(self, memo: dict) -> ClipGroup:
+        # A copy of a model shares windows with the same ranks; process groups can't be copied.
+        return self
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
-        """Trade at several sides at once. NCCL runs a rank's batches one after another, each when both of its ranks
+    def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
+        return self.exchange_sides({side: planes})[side]
+
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
+        """Exchange at several sides at once. NCCL runs a rank's batches one after another, each when both of its ranks
         have come to it: as two batches, left and right, an exchange would go through all ranks in a row."""
         outgoing = {side: own.contiguous() for side, own in planes.items()}
         incoming = {side: torch.empty_like(own) for side, own in outgoing.items()}
@@ -93,13 +103,13 @@ class ClipGroup(Shares):
         return value
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every rank's object, in rank order."""
+        """Return every rank's object, in rank order."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, self.processes)
         return values
 
     def gather(self, own: Tensor) -> Tensor:
-        """Every rank's piece [b, tubelets of its clips, c] of windows, joined in time."""
+        """Join every rank's piece [b, tubelets of its clips, c] of windows in time."""
         longest, per_clip = len(self.all[0]), own.shape[1] // len(self.own)
         padded = F.pad(own, (0, 0, 0, longest * per_clip - own.shape[1])).contiguous()
         pieces = [torch.empty_like(padded) for _ in range(self.size)]
@@ -108,13 +118,13 @@ class ClipGroup(Shares):
 
 
 class FakeClipGroup(Shares):
-    """Of ranks that aren't there, to count what one of them does: what comes from the others has no meaning."""
+    """A group whose other ranks don't exist, to count what one rank does: what comes from them has no meaning."""
 
-    def trade(self, side: int, planes: Tensor) -> Arrival:
+    def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
         return partial(torch.empty_like, planes)
 
-    def trade_sides(self, planes: dict[int, Tensor]) -> dict[int, Arrival]:
-        return {side: self.trade(side, own) for side, own in planes.items()}
+    def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
+        return {side: self.exchange(side, own) for side, own in planes.items()}
 
     def largest(self, value: Tensor) -> Tensor:
         return value
@@ -132,7 +142,7 @@ def _arrived(works: list[dist.Work], outgoing: dict[int, Tensor], incoming: Tens
 
 
 def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float) -> ClipGroup:
-    """This rank's group. All ranks of the run call it."""
+    """Return this rank's group. All ranks of the run call it."""
     limit = timedelta(seconds=hang_seconds)
     groups = [dist.new_group(list(range(first, first + mesh.clip)), timeout=limit)
               for first in range(0, processes.world, mesh.clip)]  # fmt: skip
@@ -143,28 +153,44 @@ def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float
     return ClipGroup(mesh, clips, group)
 
 
+class ClipParallelExecutor:
+    """Runs another executor on this rank's clips, and gathers the timeline of whole windows."""
+
+    def __init__(self, inner: PlainExecutor, group: ClipGroup | FakeClipGroup):
+        self.inner, self.group = inner.with_exchange(group), group
+
+    def __call__(self, backbone: VideoBackbone, frames: Any, keys: Tensor | None = None) -> Tensor:
+        """frames: of this rank's clips. Returns the timeline of all clips."""
+        return _Gathered.apply(self.inner(backbone, frames, keys), self.group)
+
+    @property
+    def passes(self) -> Sequence[Any]:
+        return self.inner.passes
+
+    def weight_modules(self) -> list[nn.Module]:
+        return self.inner.weight_modules()
+
+    def with_weights(self, provider: Any) -> ClipParallelExecutor:
+        return ClipParallelExecutor(self.inner.with_weights(provider), self.group)
+
+    def __str__(self) -> str:
+        own = self.group.own
+        shared = f"clips {own.start} to {own.stop - 1} of {self.group.clips}: {self.group.size} ranks share a window"
+        return f"{self.inner}\n{shared}"
+
+
 def share_clips(backbone: VideoBackbone, group: ClipGroup | FakeClipGroup) -> None:
     """Make a backbone, under whatever memory policy, run on this rank's clips and give the whole window's features."""
-    backbone.first_clip = group.own.start
-    for adapter in (module for module in backbone.modules() if isinstance(module, Adapter)):
-        adapter.pad_time = partial(_pad_from_ranks, group)
-    for wave_pass in wave_passes(backbone):
-        wave_pass.neighbours = group
-    backbone.timeline = partial(_whole_timeline, group, backbone.timeline)
+    backbone.executor = ClipParallelExecutor(backbone.executor, group)
 
 
-def _whole_timeline(
-    group: ClipGroup, timeline: Callable[..., Tensor], frames: Any, keys: Tensor | None = None
-) -> Tensor:
-    return _Gathered.apply(timeline(frames, keys), group)
-
-
-def _pad_from_ranks(group: ClipGroup, window: Tensor, reach: int) -> Tensor:
+def pad_from_ranks(group: ClipGroup | FakeClipGroup, window: Tensor, reach: int) -> Tensor:
+    """See `Shares.pad`."""
     return _Padded.apply(window, reach, group) if reach else window
 
 
 class _Gathered(torch.autograd.Function):
-    """A rank's timeline to the whole window's."""
+    """Gathers a rank's timeline to that of whole windows."""
 
     @staticmethod
     def forward(ctx, own: Tensor, group: ClipGroup) -> Tensor:
@@ -179,14 +205,14 @@ class _Gathered(torch.autograd.Function):
 
 
 class _Padded(torch.autograd.Function):
-    """Planes [b, tubelets, positions, hidden] between `reach` of each neighbour's; zeros at a window's ends."""
+    """Puts planes [b, t, p, h] between `reach` planes of each neighbour's; zeros at a window's ends."""
 
     @staticmethod
     def forward(ctx, window: Tensor, reach: int, group: ClipGroup) -> Tensor:
         ctx.reach, ctx.group = reach, group
-        sides = [side for side in (LEFT, RIGHT) if group.beside(side)]
+        sides = [side for side in (LEFT, RIGHT) if group.has_neighbour(side)]
         ends = window[:, :reach], window[:, window.shape[1] - reach :]
-        arrivals = group.trade_sides({side: ends[side] for side in sides})
+        arrivals = group.exchange_sides({side: ends[side] for side in sides})
         beside = [arrivals[side]() if side in sides else torch.zeros_like(ends[side]) for side in (LEFT, RIGHT)]
         return torch.cat([beside[LEFT], window, beside[RIGHT]], 1)
 
@@ -195,7 +221,7 @@ class _Padded(torch.autograd.Function):
         reach, group = ctx.reach, ctx.group
         length = gradient.shape[1] - 2 * reach
         beyond = gradient[:, :reach], gradient[:, length + reach :]
-        arrivals = group.trade_sides({side: beyond[side] for side in (LEFT, RIGHT) if group.beside(side)})
+        arrivals = group.exchange_sides({side: beyond[side] for side in (LEFT, RIGHT) if group.has_neighbour(side)})
         own = gradient[:, reach : length + reach].clone()
         for side, arrival in arrivals.items():
             end = own[:, :reach] if side == LEFT else own[:, length - reach :]

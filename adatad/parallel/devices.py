@@ -60,8 +60,7 @@ def refuse_broken_gpus() -> None:
     else:
         return
     raise DeviceError(
-        f"{there}, and torch {torch.__version__} can't use it: {cuda_failure()} (python tools/doctor.py says more); "
-        f"{ON_CPU}"
+        f"{there}, and torch {torch.__version__} can't use it: {cuda_failure()} (adatad doctor says more); {ON_CPU}"
     )
 
 

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from adatad.memory.arithmetic import autocast, autocast_dtype
-from adatad.memory.policy import wave_passes
-from adatad.memory.tiled import TrainedWeights
-from adatad.models.detector import Predictions
+from adatad.memory.weights import TrainedWeights
+from adatad.models.actionformer import Predictions
+from adatad.models.backbone import PlainExecutor
 from adatad.parallel.adamw_engine import AdamWEngine
 from adatad.parallel.base import all_finite, read_together, require_names
 from adatad.parallel.processes import Processes, ensure_group
@@ -83,16 +83,10 @@ class FairscaleEngine(AdamWEngine):
         self.model = self.units[-1]
         self.unit_of = {parameter: unit for unit in self.units for parameter in unit.params}
         self.init_optimizer(named, groups, spec, processes, on_gpu=processes.device.type == "cuda")
-        self.serve_the_wave(model)
-
-    def serve_the_wave(self, model: nn.Module) -> None:
-        """Gather weights by hand where blocks aren't called as modules."""
-        if not hasattr(model, "backbone"):
-            return
-        for wave_pass in wave_passes(model.backbone):
-            wave_pass.residency = FairscaleWeights(model.backbone.blocks)
-            weights = wave_pass.trained_weights
-            weights.forward = lambda weights=weights: self.trained_weights(weights)
+        if model.backbone is not None:
+            # Waves don't call blocks as modules: their weights are gathered by hand.
+            provider = FairscaleWeights(self, model.backbone.blocks)
+            model.backbone.executor = model.backbone.executor.with_weights(provider)
 
     def trained_weights(self, weights: TrainedWeights) -> tuple[Tensor, ...]:
         """Return what `TrainedWeights.forward` would: weights of blocks gathered by hand, the rest as the root unit has
@@ -174,11 +168,13 @@ def shard_model(model: nn.Module, spec: Spec) -> list[Unit]:
         # is taken that was tested.
         "bucket_cap_mb": 0,
     }
-    units, backbone = [], getattr(model, "backbone", None)
+    units, backbone = [], model.backbone
     if backbone is not None:
+        if spec.parallel.checkpoint_offload:
+            # fairscale's own checkpoints take the place of the executor's.
+            backbone.executor = PlainExecutor()
         for index, block in enumerate(backbone.blocks):
             if spec.parallel.checkpoint_offload:
-                # In place of the policy's own recomputation.
                 checkpoint_wrapper(block, offload_to_cpu=True)
             backbone.blocks[index] = Unit(block, **options)
             units.append(backbone.blocks[index])
@@ -196,11 +192,14 @@ def _gradients_together(model: nn.Module, inputs: tuple[Any, ...], out: Predicti
 class FairscaleWeights:
     """Provider of the wave's weights from a backbone's units."""
 
-    def __init__(self, blocks: nn.ModuleList):
-        self.blocks = blocks
+    def __init__(self, engine: FairscaleEngine, blocks: nn.ModuleList):
+        self.engine, self.blocks = engine, blocks
+
+    def trained(self, weights: TrainedWeights) -> tuple[Tensor, ...]:
+        return self.engine.trained_weights(weights)
 
     @contextmanager
-    def whole(self, blocks: range, following: range) -> Iterator[None]:
+    def materialized(self, blocks: range, following: range) -> Iterator[None]:
         with ExitStack() as stack:
             for index in blocks:
                 stack.enter_context(self.blocks[index].gathered())
@@ -338,7 +337,9 @@ class Unit(FullyShardedDataParallel):
 
     def gradients_are_there(self) -> None:
         """Let fairscale's check at the end of backward find what it expects of a unit that wasn't called itself."""
-        self.training_state = fully_sharded_data_parallel.TrainingState.BACKWARD_POST
+        # Of a unit in which nothing learns it expects none.
+        if any(parameter.requires_grad for parameter in self.params):
+            self.training_state = fully_sharded_data_parallel.TrainingState.BACKWARD_POST
 
 
 def _reshard_when_input_has_its_gradient(unit: Unit, inputs: tuple[Any, ...]) -> None:

@@ -20,8 +20,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from adatad.memory.arithmetic import autocast, forget_casts
-from adatad.memory.policy import wave_passes
-from adatad.memory.sharded import laid_out_like, local_of
+from adatad.memory.weights import WeightProvider, laid_out_like, local_of
 from adatad.models.backbone import VideoBackbone
 from adatad.parallel.adamw_engine import AdamWEngine
 from adatad.parallel.base import all_finite, read_together, require_names
@@ -146,14 +145,14 @@ class FsdpEngine(AdamWEngine):
         return {name: laid_out_like(self.sharded[name], part) for name, part in parts.items()}
 
 
-class FsdpWeights:
+class FsdpWeights(WeightProvider):
     """Provider of the wave's weights: blocks are gathered while it is in them, the next one on its way meanwhile."""
 
     def __init__(self, blocks: nn.ModuleList):
         self.blocks = blocks
 
     @contextmanager
-    def whole(self, blocks: range, following: range) -> Iterator[None]:
+    def materialized(self, blocks: range, following: range) -> Iterator[None]:
         # All gathers begin before the first is waited for; on every rank in the same order, as collectives must.
         for handle in [self.blocks[index].unshard(async_op=True) for index in blocks]:
             handle.wait()
@@ -186,8 +185,7 @@ def shard_model(model: nn.Module, processes: Processes, cpu_offload: bool) -> No
         # Plain sums: the losses are parts of a sum over the global batch. A sum and a factor of 1 leave no division.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    for wave_pass in wave_passes(backbone):
-        wave_pass.residency = FsdpWeights(backbone.blocks)
+    backbone.executor = backbone.executor.with_weights(FsdpWeights(backbone.blocks))
     _prefetch_one_ahead(model, backbone)
     model.register_forward_hook(_reshard_after_inference)
 
@@ -225,7 +223,7 @@ def _prefetch_one_ahead(model: FSDPModule, backbone: VideoBackbone) -> None:
 
 def _called(backbone: VideoBackbone) -> tuple[set[int], set[int]]:
     """Return the blocks that are called as modules, not run by a wave; and those of them that have a backward."""
-    waves = [wave_pass.settings for wave_pass in wave_passes(backbone)]
+    waves = [wave_pass.settings for wave_pass in backbone.executor.passes]
     in_waves = {index for settings in waves for index in range(settings.first, settings.last + 1)}
     # The side variant runs no block behind the last that feeds an adapter.
     count = max(backbone.adapter_blocks) + 1 if backbone.mode == "side" else len(backbone.blocks)

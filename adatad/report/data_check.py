@@ -7,13 +7,13 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from adatad.data.verify import BLOCKING, Checked
+from adatad.data.prepare.check import BLOCKING, CheckReport
 from adatad.files import write_text
 
 TEMPLATE = Path(__file__).with_name("data_check.html")
 
 
-def write_data_check(checked: list[Checked], name: str, path: Path) -> None:
+def write_data_check(checked: list[CheckReport], name: str, path: Path) -> None:
     """One file without anything outside of it."""
     kinds = Counter(kind for found in checked for kind, _ in found.problems).most_common()
     page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 
 from adatad.data.annotations import Annotations, read_annotations
 from adatad.errors import UserError
-from adatad.evaluation.files import read_detections
+from adatad.evaluation.score_files import read_detections
 from adatad.files import check_output, check_output_folder, reason, shown, write_bytes, write_text
+from adatad.progress_bar import progress
 from adatad.report.run_files import Metrics, by_step, is_there, read_metrics, read_result, read_words
 from adatad.report.timelines import COLOURS, class_style, names_are_text, picture_text, to_png, validation_timelines
 from adatad.spec import Spec, to_yaml
+from adatad.spec.resolve import Quirks
 
 MAX_TIMELINES = 60
 """Timelines on a page; a page of hundreds wouldn't open."""
@@ -42,7 +44,7 @@ def try_write_report(run_directory: Path, spec: Spec) -> str | None:
     if not missing:
         return None
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return f"not drawn: {missing[0]}{more}; the results stand; python tools/report.py {run_directory} tries again"
+    return f"not drawn: {missing[0]}{more}; the results stand; adatad report {run_directory} tries again"
 
 
 def write_report(run_directory: Path, spec: Spec, say: Say | None = None) -> Path:
@@ -65,8 +67,8 @@ def write_report(run_directory: Path, spec: Spec, say: Say | None = None) -> Pat
     result = _attempt(note, "result.json", lambda: _if_there(run_directory / "result.json", read_result), {})
     found = _attempt(note, "detections.json", lambda: _if_there(run_directory / "detections.json", read_detections), {})
     trained = _attempt(note, "trained.txt", lambda: read_words(run_directory / "trained.txt"), [])
-    reference = spec.compat == "reference"
-    annotations = _attempt(note, "annotations", lambda: read_annotations(spec.data, reference=reference), None)
+    quirks = Quirks.of(spec.compat)
+    annotations = _attempt(note, "annotations", lambda: read_annotations(spec.data, quirks), None)
     figures = _attempt(note, "curves", lambda: curves(by_step(metrics.train), by_step(metrics.evaluations)), [])
     embedded = [_attempt(note, "a curve", lambda figure=figure: _embed(figure), None) for figure in figures]
     timelines = _timelines(run_directory, spec, found, annotations, note) if found and annotations else []
@@ -244,8 +246,10 @@ def _timelines(
             write_bytes(folder / f"{_file_name(name, names)}.png", png)
 
     def draw_all() -> None:
-        for name, figure in validation_timelines(spec, detections, annotations=annotations):
-            _attempt(note, f"timeline of {name!r}", lambda name=name, figure=figure: draw(name, figure), None)
+        with progress("timelines drawn", len(annotations.validation)) as bar:
+            for name, figure in validation_timelines(spec, detections, annotations=annotations):
+                _attempt(note, f"timeline of {name!r}", lambda name=name, figure=figure: draw(name, figure), None)
+                bar.advance()
 
     _attempt(note, "timelines", draw_all, None)
     return embedded

@@ -24,6 +24,7 @@ from adatad.data.dataset import video_path
 from adatad.data.decode import open_video
 from adatad.files import shown
 from adatad.spec import Spec
+from adatad.spec.resolve import Quirks
 
 Detection = dict[str, Any]
 Thumbnail = tuple[float, np.ndarray]
@@ -244,7 +245,7 @@ def validation_timelines(
 ) -> Iterator[tuple[str, Figure]]:
     """(name, timeline) of the validation videos, in the order of the annotation file. annotations: the spec's, if they
     have been read already."""
-    annotations = annotations or read_annotations(spec.data, reference=spec.compat == "reference")
+    annotations = annotations or read_annotations(spec.data, Quirks.of(spec.compat))
     for video in annotations.validation[:limit]:
         thumbnails = read_thumbnails(video_path(spec.data, video.name), video.duration_seconds, video.frames)
         found = detections.get(video.name, [])

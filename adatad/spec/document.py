@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown
+from adatad.resources import here_or_resource
 from adatad.spec.schema import Spec
-from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, short
+from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, nearest, short
 
 Key = tuple[str | int, ...]
 """Where a value stands: ("optimizer", "backbone", "custom", 0, "lr")."""
@@ -43,6 +44,18 @@ FLOAT = re.compile(
 )
 
 
+OLD_KEYS: dict[Key, str] = {
+    ("memory", "rows"): "saved_inputs",
+    ("memory", "row_dtype"): "saved_input_dtype",
+}
+"""Keys of earlier versions, which specs and checkpoints may still have: the name in the same section today."""
+OLD_VALUES: dict[Key, dict[str, str]] = {
+    ("compat",): {"mended": "fixed"},
+    ("memory", "recompute"): {"hold": "once", "rebuild": "twice"},
+}
+"""Values of earlier versions, and what they are called today."""
+
+
 class DocumentError(Exception):
     """A file that can't be read; the message names it and the line."""
 
@@ -57,6 +70,8 @@ class Document:
 
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[Key, str] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
+    """Spellings of earlier versions that were replaced: "memory.rows is memory.saved_inputs now"."""
 
     def source(self, key: Key) -> str | None:
         """Where the value at `key`, or what it stands in, came from."""
@@ -76,6 +91,34 @@ def _items(value: Any) -> list[tuple[str | int, Any]]:
     if isinstance(value, dict):
         return list(value.items())
     return list(enumerate(value)) if isinstance(value, list) else []
+
+
+def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) -> list[str]:
+    """Replace spellings of earlier versions in plain values, keeping their order; returns what was replaced. A file
+    that has both keeps the old one, so that it is reported as unknown."""
+    lines, sources = [], {} if sources is None else sources
+    for (*at, old), new in OLD_KEYS.items():
+        section = _section(values, tuple(at))
+        if section is not None and old in section and new not in section:
+            items = [(new if name == old else name, value) for name, value in section.items()]
+            section.clear()
+            section.update(items)
+            for key in [key for key in sources if key[: len(at) + 1] == (*at, old)]:
+                sources[(*at, new, *key[len(at) + 1 :])] = sources.pop(key)
+            lines.append(f"{'.'.join((*at, old))} is {'.'.join((*at, new))} now")
+    for key, names in OLD_VALUES.items():
+        section = _section(values, key[:-1])
+        value = None if section is None else section.get(key[-1])
+        if isinstance(value, str) and value in names:
+            section[key[-1]] = names[value]
+            lines.append(f"{'.'.join(key)}: {value} is {names[value]} now")
+    return lines
+
+
+def _section(values: Any, at: Key) -> dict[str, Any] | None:
+    for part in at:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else None
 
 
 @dataclass
@@ -149,6 +192,10 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
             raise DocumentError(f"{where}: base: expected a path or a list of paths, got {short(base)}")
         try:
             file = path.parent / expand(base)
+            shipped = here_or_resource(base)
+            # A copy of a shipped spec names its base as configs/..., wherever the copy lies.
+            if not os.path.lexists(file) and shipped.startswith("/"):
+                file = Path(shipped)
         except PathError as error:
             raise DocumentError(f"{where}: base: {error}") from error
         if not os.path.lexists(file):
@@ -160,9 +207,6 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
 
 def near_file(path: Path) -> str:
     """For the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
-    # Imported here: explain, which has the rule for what is near, imports this module.
-    from adatad.spec.explain import nearest
-
     try:
         beside = sorted(file.name for file in path.parent.glob("*.yaml"))[:MAX_VALUES]
     except (OSError, ValueError):
@@ -183,6 +227,7 @@ def merge(under: Document, over: Document) -> None:
     """Lay `over` on `under`: mappings merge, everything else replaces."""
     _merge_values(under, under.values, over.values, ())
     under.sources.update(over.sources)
+    under.renamed += over.renamed
 
 
 def _merge_values(document: Document, under: dict[str, Any], over: dict[str, Any], at: Key) -> None:
@@ -214,6 +259,7 @@ def _read_file(path: Path, count: _Count) -> Document:
             f"{cut(path)}: is no spec: none of its {len(values)} keys is one of data, model, train, ..."
         )
     document.values = values
+    document.renamed = [f"{cut(path.name)}: {line}" for line in rename_old(values, document.sources)]
     return document
 
 

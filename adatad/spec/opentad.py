@@ -140,7 +140,7 @@ WORDS = {
     "eval_every": "train.evaluate_every_epochs",
     "save_every": "train.checkpoint_every_steps",
     "checkpoint_interval": "train.checkpoint_every_steps",
-    "freeze": "model.backbone.mode",
+    "freeze": "model.freeze",
     "frozen": "model.backbone.mode",
     "freeze_backbone": "model.backbone.mode",
     "pretrain": "model.backbone.weights",

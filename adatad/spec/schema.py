@@ -179,7 +179,7 @@ class BackboneSpec(Section):
     """Frames that attend to one another; attention never leaves a clip."""
     mode: Literal["adapter", "plain", "side", "frozen", "full"] = "adapter"
     """adapter: TIA in the blocks; plain: adapters without temporal convolution; side: TIA beside a frozen backbone
-    (AdaTAD-dagger); frozen: only the detector is trained; full: everything is trained."""
+    (the paper marks it with a dagger); frozen: only the detector is trained; full: everything is trained."""
     adapter: AdapterSpec = AdapterSpec()
     drop_path: Rate = 0.1
     """Stochastic depth of the last block; earlier ones rise to it linearly. Drawn for each clip; off in mode side."""
@@ -246,8 +246,13 @@ class DetectorSpec(Section):
 
 
 class ModelSpec(Section):
+    """Backbone and detector, and what of them doesn't learn."""
+
     backbone: BackboneSpec = BackboneSpec()
     detector: DetectorSpec = DetectorSpec()
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameter names, such as backbone.blocks.0.adapter.* or detector.neck.*, that don't learn; * stands
+    for any text. They are named with `backbone.` or `detector.` in front, as trained.txt of a run lists them."""
 
 
 class ParameterGroup(Section):
@@ -354,9 +359,10 @@ class MemorySpec(Section):
     tile_clips: Size | None = None
     """tile: clips that are worked on at a time; null: about three million numbers, more of narrow models."""
     segment_blocks: Size | None = None
-    """tile: blocks between two kept rows of tokens; null: where kept and held together are least."""
-    recompute: Literal["hold", "rebuild"] = "hold"
-    """tile: hold keeps the graphs of a segment's blocks until their turn, rebuild runs them once more instead."""
+    """tile: blocks between two saved inputs; null: where saved inputs and a segment's graphs together are least."""
+    recompute: Literal["once", "twice"] = "once"
+    """tile: how often backward computes a block again. once: a segment's graphs are kept until their turn; twice: the
+    inputs of its blocks are kept, which takes less memory and about a fifth more time."""
     order: Literal["auto", "tiles", "blocks"] = "auto"
     """tile: forward as one stream of tiles, or block by block (for weights that come one block at a time); auto: blocks
     where `parallel.engine` shards the frozen weights."""
@@ -368,11 +374,12 @@ class MemorySpec(Section):
     frozen_dtype: Literal["auto", "fp8", "int8"] = "auto"
     """tile: of the matrices of frozen blocks while no tile is at them; auto: `weight_dtype`. fp8 and int8, with a scale
     for each row, take half the memory of bf16 and change the result; arithmetic stays as it is."""
-    row_dtype: Literal["auto", "fp8"] = "auto"
-    """tile: of kept rows of tokens, and of the gradients that take their place; auto: `residual_dtype`. fp8, with a
+    saved_input_dtype: Literal["auto", "fp8"] = "auto"
+    """tile: dtype of saved inputs, and of the gradients that take their place; auto: `residual_dtype`. fp8, with a
     scale for each token, takes half the memory of bf16 and changes the result."""
-    rows: Place = "device"
-    """tile: where kept rows of tokens, and the gradients that take their place, wait."""
+    saved_inputs: Place = "device"
+    """tile: where saved inputs (the tokens at the start of each segment), and the gradients that take their place,
+    wait."""
     halos: Place = "device"
     """tile: where planes at the borders of tiles wait."""
     frames: Place = "device"
@@ -387,7 +394,7 @@ class MemorySpec(Section):
     frozen_weights: Literal["device", "stream"] = "device"
     """tile: stream keeps frozen blocks in host memory and has those on the device that are worked on, and the next."""
     host_limit_gib: Positive | None = None
-    """Host memory that kept rows and halos may take on each rank; null: what there is."""
+    """Host memory that saved inputs and halos may take on each rank; null: what there is."""
     compile: bool = False
     """tile: attention and MLP of the blocks are compiled by torch.compile, once for all blocks, at their first use. It
     needs a C++ compiler (and Triton on a GPU), and rounds otherwise than without (docs/decisions/compile.md)."""
@@ -497,7 +504,7 @@ class Spec(Section):
     parallel: ParallelSpec = ParallelSpec()
     postprocess: PostprocessSpec = PostprocessSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
-    compat: Literal["mended", "reference"] = "mended"
+    compat: Literal["fixed", "reference"] = "fixed"
     """reference: repeat the reference implementation's quirks too (docs/compat.md)."""
     run: RunSpec = RunSpec()
     reference: str | None = None
@@ -512,3 +519,20 @@ class Spec(Section):
             time = "count" if self.compat == "reference" else "presentation"
             self.__dict__["data"] = self.data.model_copy(update={"time": time})
         return self
+
+
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("data", "root"),
+    ("data", "annotations"),
+    ("data", "classes"),
+    ("data", "blocked_videos"),
+    ("data", "videos"),
+    ("model", "backbone", "weights"),
+    ("parallel", "deepspeed"),
+    ("postprocess", "classifier", "file"),
+    ("evaluate", "blocked_videos"),
+    ("run", "root"),
+)
+"""Keys that are paths: loading fills in `~` and variables."""
+STAGE_TO: tuple[str, ...] = ("data", "stage_to")
+"""The one path that is filled in later, on the machine whose disk it names."""

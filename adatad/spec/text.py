@@ -1,11 +1,14 @@
-"""Text of a spec: which characters it may hold, and how it is shown in messages and expanded where it is a path."""
+"""Text of a spec: which characters it may hold, how messages show it, and how it becomes a path or file name."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import reprlib
 import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from adatad.files import shown
 
@@ -16,6 +19,8 @@ MAX_PATH_BYTES = 2_000
 """Of a whole path: half of what Linux takes, for what a run puts below it."""
 MAX_SHOWN = 80
 """Characters of a value or key in a message."""
+MAX_WORD = 100
+"""Letters of a word for which a near one is looked for."""
 VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{([^{}]*)\})", re.ASCII)
 
 _REPR = reprlib.Repr()
@@ -112,3 +117,51 @@ def as_written(path: str) -> str:
     """The text that `expand` makes this path of."""
     path = path.replace("$", "$$")
     return f"./{path}" if path.startswith("~") else path
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the choice that a mistyped word is most like; None if none is near."""
+    if len(word) > MAX_WORD:
+        return None
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+NAME = "{name}"
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """What is wrong with a pattern; None if a name can be filled in."""
+    shown = repr(cut(pattern))
+    if NAME not in pattern:
+        return f"{shown} doesn't hold {NAME}, the video's name"
+    if pattern.count(NAME) > 1:
+        return f"{shown} holds {NAME} {pattern.count(NAME)} times; expected once"
+    rest = pattern.replace(NAME, "")
+    if "{" in rest or "}" in rest:
+        other = re.search(r"\{[^{}]*\}|[{}]", rest)
+        return f"{shown} holds {cut(other[0])}; expected {NAME} once, and nothing else in braces"
+    if leaves_folder(pattern):
+        return f"{shown} leaves data.videos; expected a file name below that folder"
+    return path_problem(pattern)
+
+
+def fill(pattern: str, name: str) -> str:
+    """The file name of a video, relative to data.videos."""
+    return pattern.replace(NAME, name)
+
+
+def file_name_problem(pattern: str, name: str) -> str | None:
+    """Why a name can't be that of a file below the folder of videos, as the rest of a sentence; None if it can."""
+    if not name:
+        return "has no name"
+    file = fill(pattern, name)
+    if leaves_folder(file):
+        return "leaves the folder of videos; a name has no .. and doesn't begin with a slash"
+    return path_problem(file)
+
+
+def leaves_folder(path: str) -> bool:
+    """Whether a relative path could lead out of the folder that it is joined to."""
+    pure = PurePosixPath(path)
+    return pure.is_absolute() or ".." in pure.parts

@@ -10,6 +10,7 @@ from adatad.data.annotations import ground_truth, in_subset
 from adatad.data.classes import read_classes
 from adatad.errors import UserError
 from adatad.spec import Spec
+from adatad.spec.resolve import Quirks
 from adatad.training.model_facts import AGNOSTIC_OUTPUTS, CheckpointError, ModelFacts, differences, facts_of, list_names
 
 
@@ -37,7 +38,7 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
     if labels is not None and labels <= {*facts.classes, AMBIGUOUS}:
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"classes": facts.classes})})
     listed = _listed_classes(spec)
-    truth = ground_truth(spec.data, reference=spec.compat == "reference")
+    truth = ground_truth(spec.data, keep_ambiguous=Quirks.of(spec.compat).keep_ambiguous)
     annotated = {item["label"] for entry in truth["database"].values() for item in entry["annotations"]}
     _refuse_unknown(annotated, listed, facts, spec, path)
     lines = [f"{line}: detections may be wrong" for line in differences(facts, facts_of(spec, facts.classes))]
@@ -136,7 +137,7 @@ def _source(spec: Spec) -> str:
 
 
 def _listed_classes(spec: Spec) -> tuple[str, ...]:
-    return read_classes(spec.data, load_database(spec.data.annotations), spec.compat == "reference").names
+    return read_classes(spec.data, load_database(spec.data.annotations), Quirks.of(spec.compat).keep_ambiguous).names
 
 
 def _plain_labels(spec: Spec) -> set[str] | None:
@@ -144,11 +145,11 @@ def _plain_labels(spec: Spec) -> set[str] | None:
     names, or there are none; None where the list, or numbers, need another one to be read."""
     if spec.data.classes is not None:
         return None
-    reference, key = spec.compat == "reference", spec.data.label_key
+    match_parts, key = Quirks.of(spec.compat).match_subset_parts, spec.data.label_key
     labels: set[str] = set()
     for entry in load_database(spec.data.annotations).values():
         items = entry.get("annotations")
-        if not in_subset(entry, spec.data.validation_subset, reference) or not isinstance(items, list):
+        if not in_subset(entry, spec.data.validation_subset, match_parts) or not isinstance(items, list):
             continue
         own = [item[key] for item in items if isinstance(item, dict) and key in item]
         if not all(isinstance(label, str) for label in own):

@@ -29,5 +29,5 @@ class DataWait:
         self._said = True
         return (
             f"{share:.0%} of this epoch's time went into waiting for data: raise data.workers; "
-            "`tools/data.py benchmark SPEC` says what limits and how many are needed"
+            "`adatad data benchmark SPEC` says what limits and how many are needed"
         )

@@ -13,8 +13,8 @@ from unittest.mock import patch
 import torch
 
 from adatad.errors import UserError
-from adatad.memory.arithmetic import autocast_dtype
 from adatad.spec.schema import TrainSpec
+from adatad.training.resolve import precision_on
 
 CUBLAS_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """What torch asks for before a deterministic product on a GPU. It looks once, at a process's first such product."""
@@ -33,7 +33,7 @@ def run_arithmetic(train: TrainSpec, device: torch.device) -> Iterator[None]:
         if device.type == "cuda" and (train.deterministic or train.recheck_every):
             variables = {name: value for name, value in CUBLAS_WORKSPACE.items() if name not in os.environ}
             stack.enter_context(patch.dict(os.environ, variables))
-        if autocast_dtype(train.precision, device) == torch.float32:
+        if precision_on(device, train.precision) == "fp32":
             stack.enter_context(full_float32())
         if is_deterministic(train, device):
             stack.enter_context(deterministic_kernels("train.deterministic"))

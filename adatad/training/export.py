@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adatad.convert.backbone import initial_weights
-from adatad.convert.checkpoint import opentad_state
+from adatad.convert.backbone_weights import initial_weights
+from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.convert.weight_file import (
     META,
     OWN_META,

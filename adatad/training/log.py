@@ -13,8 +13,7 @@ from rich.logging import RichHandler
 
 from adatad.files import FileError, reason
 from adatad.printing import LOGGER, tell_log
-
-TIME_OF_DAY = "%H:%M:%S"
+from adatad.progress_bar import TIME_OF_DAY
 
 
 class LogFile(logging.handlers.WatchedFileHandler):
@@ -102,3 +101,11 @@ class Dispensable:
             if what in self._failing:
                 self._failing.remove(what)
                 self._warn(f"{what} can be written again")
+
+
+def silent_logger() -> logging.Logger:
+    """Return the logger of ranks other than the first, which says nothing."""
+    logger = logging.getLogger("adatad.other_ranks")
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+    return logger

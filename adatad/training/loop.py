@@ -17,32 +17,31 @@ from typing import Any
 
 from rich.console import Console
 
-from adatad.data.annotations import Annotations
-from adatad.data.dataset import Batch
-from adatad.data.loader_watch import LoaderError
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import Batch, SkippedVideos
+from adatad.data.loader import LoaderError
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
 from adatad.parallel.watchdog import HangWatchdog
 from adatad.spec import Spec, to_yaml
-from adatad.training.agreement import same_videos
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
 from adatad.training.checkpoint_check import TENSOR_FILES
 from adatad.training.data_wait import DataWait
-from adatad.training.life import STOPPED, leave_mark
+from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
 from adatad.training.log import Dispensable
+from adatad.training.markers import STOPPED, write_marker
 from adatad.training.metrics import Metrics, memory_values
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
 from adatad.training.ownership import resume_arguments
 from adatad.training.progress import ProgressBar
+from adatad.training.resolve import ResolvedRun
 from adatad.training.run_directory import RunDirectory
 from adatad.training.saved_state import Progress
-from adatad.training.setup import Parts, end_epoch, training_loader, validation_loader
+from adatad.training.setup import TrainState
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
 from adatad.training.step import train_step
 from adatad.training.tensors import parameter_of, shard_tensors, whole_sizes, whole_tensors
-from adatad.training.validation import Detections, classes_of, detect, scores, warnings_of
+from adatad.training.validation import Detections, detect, scores, warnings_of
 
 
 class TrainingError(UserError):
@@ -51,11 +50,10 @@ class TrainingError(UserError):
 
 @dataclass
 class Training:
-    """One run: its parts, where it stands, and where it writes."""
+    """The course of one run: what it trains, where it stands, and where it writes."""
 
-    parts: Parts
-    annotations: Annotations
-    run: RunDirectory
+    state: TrainState
+    directory: RunDirectory
     progress: Progress
     logger: Logger
     console: Console
@@ -64,21 +62,24 @@ class Training:
     """Called with (metrics, detections, step) on the first rank after each evaluation: draws the timelines."""
 
     def __post_init__(self) -> None:
-        self.spec: Spec = self.parts.spec
-        self.processes = self.parts.processes
-        self.end_epoch = end_epoch(self.spec)
-        self.writer = CheckpointWriter(self.run.checkpoints, self.spec.train.keep_checkpoints, self.run.owner)
+        self.run: ResolvedRun = self.state.run
+        self.spec: Spec = self.run.spec
+        self.processes = self.state.processes
+        keep, owner = self.spec.train.keep_checkpoints, self.directory.owner
+        self.writer = CheckpointWriter(self.directory.checkpoints, keep, owner)
         if self.processes.is_main and self.processes.device.type == "cuda":
             # Pinning waits for the device, and takes long.
-            self.writer.reserve(whole_sizes(self.parts), self.processes.device)
-        stacks, seconds, several = self.run.path / "stacks", self.spec.train.hang_seconds, self.processes.world > 1
-        rank, monitor = self.processes.rank, self.processes.monitor
-        self.stacks = HangWatchdog(stacks, rank, monitor, seconds, self.writer.wait) if several else None
+            self.writer.reserve(whole_sizes(self.state), self.processes.device)
+        stacks, seconds = self.directory.path / "stacks", self.spec.train.hang_seconds
+        several = self.processes.world > 1
+        self.stacks = HangWatchdog(stacks, self.processes, seconds, self.writer.wait) if several else None
         self.dispensable = Dispensable(self.logger.warning)
-        self.metrics = Metrics(self.run.path, self.progress.step, self.dispensable) if self.processes.is_main else None
+        self.metrics = None
+        if self.processes.is_main:
+            self.metrics = Metrics(self.directory.path, self.progress.step, self.dispensable)
         self.saved_step = self.progress.step
         if self.metrics:
-            self.metrics.text("spec", to_yaml(self.spec))
+            self.metrics.text("spec", to_yaml(self.run.saved_spec))
         self.skipped = SkippedVideos(self.spec.data.skip_limit, self.logger.warning)
         self.times = TimeLog(self.logger.warning)
         self.data_wait = DataWait()
@@ -104,20 +105,22 @@ class Training:
                     self.metrics.close()
 
     def train_to_the_end(self) -> dict[str, Any]:
-        parts, progress = self.parts, self.progress
+        state, progress = self.state, self.progress
         if progress.step == 0 and self.spec.train.evaluate_untrained and progress.untrained_mAP is None:
             progress.untrained_mAP = self.evaluate()["average_mAP"]
         start = (progress.epoch, progress.step_in_epoch)
-        if start > (self.end_epoch, 0):
+        if start > (self.run.end_epoch, 0):
             self.logger.warning(
-                "nothing to train: the run stands at epoch %d, step %d, past its end, epoch %d", *start, self.end_epoch
+                "nothing to train: the run stands at epoch %d, step %d, past its end, epoch %d",
+                *start,
+                self.run.end_epoch,
             )
-        loader = training_loader(self.spec, self.annotations, self.processes, start)
-        may_differ = parts.clip_group is not None and self.spec.data.on_error == "skip"
-        batches = parts.frames.follow(same_videos(loader, parts.clip_group) if may_differ else iter(loader))
-        bar = ProgressBar(self.console, parts.steps_per_epoch, self.end_epoch, progress.step)
+        loader = training_loader(self.run, start)
+        may_differ = state.clip_group is not None and self.spec.data.on_error == "skip"
+        batches = state.frames.follow(sync_skipped_videos(loader, state.clip_group) if may_differ else iter(loader))
+        bar = ProgressBar(self.console, self.run.steps_per_epoch, self.run.end_epoch, progress.step)
         with self.stacks or nullcontext(), bar:
-            while progress.epoch < self.end_epoch:
+            while progress.epoch < self.run.end_epoch:
                 self.train_epoch(batches, bar)
                 self.evaluate_if_due()
         self.evaluate_if_due()
@@ -129,10 +132,10 @@ class Training:
 
     def train_epoch(self, batches: Iterator[Batch], bar: ProgressBar) -> None:
         """From the present position to the end of the epoch."""
-        parts, progress, every = self.parts, self.progress, self.spec.train.checkpoint_every_steps
+        state, progress, every = self.state, self.progress, self.spec.train.checkpoint_every_steps
         # An epoch that ended but wasn't evaluated yet is evaluated before the next begins.
         self.evaluate_if_due()
-        parts.model.train()
+        state.model.train()
         epoch = progress.epoch
         while progress.epoch == epoch:
             if self.stacks:
@@ -142,10 +145,10 @@ class Training:
             waited = time.monotonic() - waiting
             self.note_skipped(micro_batches)
             self.times.add(note for batch in micro_batches for note in batch.times)
-            parts.frames.waited_seconds = 0.0
-            values = train_step(parts, micro_batches, progress.step)
+            state.frames.waited_seconds = 0.0
+            values = train_step(state, micro_batches, progress.step)
             # For the next step's frames, where these are looked for within this one.
-            waited += parts.frames.waited_seconds
+            waited += state.frames.waited_seconds
             times = {"data_wait_seconds": waited, "step_seconds": time.monotonic() - waiting}
             self.data_wait.add(*times.values())
             self.note_bad(values, micro_batches)
@@ -181,18 +184,18 @@ class Training:
             line, code = self.stop.nothing_saved()
             self.logger.info(line)
         if self.processes.is_main:
-            leave_mark(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
+            write_marker(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
         self.processes.barrier()
         raise Stopped(code)
 
     def how_to_go_on(self) -> str:
         """The arguments that continue this run."""
-        return resume_arguments(self.run.path)
+        return resume_arguments(self.directory.path)
 
     def what_is_saved(self) -> str:
         """Said of a run that is stopped amid a step; the first rank knows."""
         if not self.writer.has_saved:
-            return f"{NOTHING_SAVED} of {self.run.path}"
+            return f"{NOTHING_SAVED} of {self.directory.path}"
         return f"what was saved before is whole, {self.how_to_go_on()} goes on from it"
 
     def save_what_is_there(self, error: LoaderError) -> None:
@@ -206,7 +209,7 @@ class Training:
         self.stop.leave_in_peace()
         self.logger.error("%s", error)
         self.logger.info("saved after step %d; %s continues", self.progress.step, self.how_to_go_on())
-        leave_mark(STOPPED, f"a loader process failed at step {self.progress.step}")
+        write_marker(STOPPED, f"a loader process failed at step {self.progress.step}")
         raise Stopped from error
 
     def leave_if_asked(self) -> None:
@@ -256,14 +259,14 @@ class Training:
         progress = self.progress
         progress.step += 1
         progress.step_in_epoch += 1
-        if progress.step_in_epoch == self.parts.steps_per_epoch:
+        if progress.step_in_epoch == self.run.steps_per_epoch:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
     def write(self, epoch: int, values: dict[str, Any], bar: ProgressBar) -> None:
         if self.metrics:
             # Of two processes on one run only the one that opened it last writes its lines.
-            self.run.owner.check()
-            memory = self.parts.engine.memory_bytes()
+            self.directory.owner.check()
+            memory = self.state.engine.memory_bytes()
             values = {**values, **memory_values(memory, self.processes.device)}
             self.metrics.write("train", self.progress.step, epoch, values)
             bar.show(self.progress.step, epoch, values["cost"], max(values["lr"].values()), memory)
@@ -271,36 +274,37 @@ class Training:
     def save(self) -> None:
         """Hand a checkpoint of this moment to the writer. Where everything is trained and the engine has a form for
         it, every rank writes its own part; else the first rank writes whole tensors."""
-        parts, progress = self.parts, self.progress
+        state, progress = self.state, self.progress
         self.saved_step = progress.step
         progress.seconds = time.monotonic() - self.started
-        facts = facts_of(self.spec, self.annotations.classes)
-        state = {
+        facts = facts_of(self.spec, self.run.annotations.classes)
+        content = {
             "format_version": FORMAT_VERSION,
             "progress": asdict(progress),
-            "normalizer": parts.normalizer.value,
-            "scaler": parts.engine.scaler_state(),
-            "frozen_fingerprint": self.parts.frozen_fingerprint,
+            "normalizer": state.normalizer.value,
+            "scaler": state.engine.scaler_state(),
+            "frozen_fingerprint": state.frozen_fingerprint,
             "model": facts.model_dump(mode="json"),
         }
-        if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(parts)):
-            moments = parts.engine.moments()
-            state["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
-            shapes = {name: list(parts.shapes[parameter_of(name)]) for name in shards}
-            state["tensors"] = dict(Counter(name.partition("/")[0] for name in shapes))
-            self.writer.submit_shards(progress.step, shards, shapes, state, to_yaml(self.spec))
+        spec_yaml = to_yaml(self.run.saved_spec)
+        if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(state)):
+            moments = state.engine.moments()
+            content["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
+            shapes = {name: list(state.shapes[parameter_of(name)]) for name in shards}
+            content["tensors"] = dict(Counter(name.partition("/")[0] for name in shapes))
+            self.writer.submit_shards(progress.step, shards, shapes, content, spec_yaml)
             return
-        tensors = whole_tensors(parts)
+        tensors = whole_tensors(state)
         if self.processes.is_main:
-            checkpoint = Checkpoint(*tensors, state, to_yaml(self.spec), facts)
+            checkpoint = Checkpoint(*tensors, content, spec_yaml, facts)
             kinds = Counter(name.partition("/")[0] for name in checkpoint.tensors())
-            state["tensors"] = {kind: kinds[kind] for kind in TENSOR_FILES}
+            content["tensors"] = {kind: kinds[kind] for kind in TENSOR_FILES}
             self.writer.submit(progress.step, checkpoint)
 
     def evaluate_if_due(self) -> None:
         """Evaluate a just completed epoch if the spec wants it and it wasn't done before."""
         train, done = self.spec.train, self.progress.epoch
-        last = done == self.end_epoch
+        last = done == self.run.end_epoch
         due = last or (done > train.evaluate_from_epoch and done % train.evaluate_every_epochs == 0)
         if self.progress.step_in_epoch or not due or done <= self.progress.evaluated_epochs:
             return
@@ -308,24 +312,23 @@ class Training:
         self.progress.evaluated_epochs = done
         if values["average_mAP"] > self.progress.best_mAP and self.processes.is_main:
             self.writer.wait()
-            self.run.owner.check()
+            self.directory.owner.check()
             with self.dispensable.writing("checkpoints/best"):
-                mark_best(self.run.checkpoints, checkpoint_path(self.run.checkpoints, self.progress.step))
+                mark_best(self.directory.checkpoints, checkpoint_path(self.directory.checkpoints, self.progress.step))
         self.progress.best_mAP = max(self.progress.best_mAP, values["average_mAP"])
 
     def evaluate(self) -> dict[str, Any]:
         """Detect and score with the averaged weights; writes detections, result and metrics."""
-        parts, progress = self.parts, self.progress
-        loader = validation_loader(self.spec, self.annotations, self.processes)
-        with parts.engine.swapped_parameters(parts.ema.averages):
-            classes = classes_of(self.spec, self.annotations)
+        state, progress = self.state, self.progress
+        loader = validation_loader(self.run)
+        with state.engine.swapped_parameters(state.ema.averages):
             detections = detect(
-                parts.engine.model, loader, self.spec, classes, self.processes, self.skipped, self.leave_if_asked,
-                self.times, parts.results,
+                state.engine.model, loader, self.run, self.processes, self.skipped, self.leave_if_asked, self.times,
+                state.results,
             )  # fmt: skip
-        values = scores(detections, self.spec)
+        values = scores(detections, self.run)
         groups = "".join(f", {name} {100 * g['average_mAP']:.2f} %" for name, g in values.get("groups", {}).items())
-        if any(len(video.labels) for video in self.annotations.validation):
+        if any(len(video.labels) for video in self.run.annotations.validation):
             self.logger.info("epoch %d: average mAP %.2f %%%s", progress.epoch, 100 * values["average_mAP"], groups)
         else:
             self.logger.info("epoch %d: nothing to score: no instance in validation", progress.epoch)
@@ -341,14 +344,14 @@ class Training:
             self.metrics.write("evaluation", progress.step, progress.epoch, values)
             for name, content in (("detections.json", {"results": detections}), ("result.json", self.result)):
                 with self.dispensable.writing(name):
-                    self.run.write_json(name, content)
+                    self.directory.write_json(name, content)
             if self.after_evaluation:
                 self.after_evaluation(self.metrics, detections, progress.step)
         return values
 
     def warn_of(self, detections: Detections) -> None:
         """What is suspicious about their score, once a run, whatever the counts at later evaluations are."""
-        for line in warnings_of(detections, self.spec):
+        for line in warnings_of(detections, self.run):
             if _without_numbers(line) not in self.warned:
                 self.warned.add(_without_numbers(line))
                 self.logger.warning("%s", line)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 
 from adatad.data.dataset import Batch
-from adatad.memory.ahead import ahead_bytes
-from adatad.memory.labels import label
+from adatad.memory.inputs import ahead_bytes
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
+from adatad.memory.scopes import memory_scope
 from adatad.models.detector import build_model
-from adatad.parallel.clip import ClipGroup, FakeClipGroup, share_clips
+from adatad.parallel.clip import ClipGroup, FakeClipGroup
 from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.clip_share import clips_of_window
-from adatad.training.setup import Parts, assemble, frames_here
+from adatad.spec.sizes import clips_of_window
+from adatad.training.loaders import frames_here
+from adatad.training.resolve import resolve_model
+from adatad.training.setup import TrainState, build_train_state
 from adatad.training.step import train_step
 
 META = torch.device("meta")
@@ -42,7 +44,7 @@ def step_memory(spec: Spec, num_classes: int = 20, windows: int | None = None) -
     return meter.peak
 
 
-def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> Parts:
+def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> TrainState:
     """`meta_parts`, counted by what they are."""
     parts = meta_parts(spec, num_classes)
     model = parts.model
@@ -53,17 +55,15 @@ def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> Parts:
     return parts
 
 
-def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | FakeClipGroup | None = None) -> Parts:
+def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | FakeClipGroup | None = None) -> TrainState:
     """A model without values, its engine and its moving average. group: the ranks that share a window; None: those of
     `counted_mesh`, if the spec wants that."""
     with META:
         model = build_model(spec.model, num_classes)
-    parts = assemble(spec, Processes(0, 1, META), model, num_classes, steps_per_epoch=100)
-    if spec.parallel.clip > 1:
-        clips = clips_of_window(spec.data, spec.model.backbone.clip_frames)
-        parts.clip_group = group or FakeClipGroup(counted_mesh(spec), clips)
-        share_clips(model.backbone, parts.clip_group)
-    return parts
+    if group is None and spec.parallel.clip > 1:
+        group = FakeClipGroup(counted_mesh(spec), clips_of_window(spec.data, spec.model.backbone.clip_frames))
+    processes = Processes(0, 1, META)
+    return build_train_state(resolve_model(spec, processes, num_classes), processes, model, group)
 
 
 def counted_mesh(spec: Spec) -> Mesh:
@@ -72,12 +72,12 @@ def counted_mesh(spec: Spec) -> Mesh:
     return Mesh(data=1, clip=clip, data_rank=0, clip_rank=1 if clip > 2 and clips % clip != 1 else 0)
 
 
-def make_optimizer_state(parts: Parts) -> None:
+def make_optimizer_state(parts: TrainState) -> None:
     """As a first step leaves it."""
     for group in parts.engine.groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    with label("optimizer state"):
+    with memory_scope("optimizer state"):
         parts.engine.update(max_norm=None)
 
 

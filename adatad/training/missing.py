@@ -10,10 +10,9 @@ from adatad.convert.weight_file import read_header, read_weight_file
 from adatad.data.dataset import video_path
 from adatad.errors import UserError
 from adatad.spec import Spec
-from adatad.spec.published_files import TRAINED, about_bytes, digest_start, how_made, where_data
-from adatad.spec.published_weights import drive, where_published
+from adatad.spec.experiments import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
 from adatad.training.checkpoint_check import why_broken
-from adatad.training.run import annotations_for
+from adatad.training.resolve import annotations_for
 
 NAMED = 10
 """Missing videos that are named; the rest is counted."""

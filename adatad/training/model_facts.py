@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from adatad.errors import UserError
 from adatad.files import FileError, parse_json, shown
 from adatad.spec import Spec
+from adatad.spec.document import rename_old
 
 FORMAT_VERSION = 1
 """Of checkpoints and of this record. Files of before, which have no version, are read as well."""
@@ -68,6 +69,12 @@ class ModelFacts(BaseModel):
     frame_rate: FrameRate
     window: dict[str, Any]
     preprocessing: dict[str, Any]
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _with_names_of_today(cls, values: dict[str, Any]) -> dict[str, Any]:
+        rename_old(values)
+        return values
 
     @model_validator(mode="after")
     def _outputs_are_classes(self) -> ModelFacts:

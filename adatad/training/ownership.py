@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -22,7 +21,8 @@ import psutil
 
 from adatad.errors import UserError
 from adatad.files import FileError, read_text, reason
-from adatad.training.life import successor
+from adatad.printing import program
+from adatad.training.markers import later_attempt
 
 FILE = "owner.txt"
 FACTS = re.compile(
@@ -137,11 +137,11 @@ def last_opening(folder: Path) -> Opening | None:
 def new_owner(folder: Path) -> Owner:
     """This process as the owner of a run's folder; `write` makes it known.
 
-    Raises TakenOver in a life of a job that Slurm has started again already: a cut-off node may be slow to begin.
+    Raises TakenOver in an attempt of a job that Slurm has started again already: a cut-off node may be slow to begin.
     """
-    later = successor()
+    later = later_attempt()
     if later:
-        raise TakenOver(f"{folder}: life {later} of this job has begun since; this one leaves the run to it")
+        raise TakenOver(f"{folder}: attempt {later} of this job has begun since; this one leaves the run to it")
     token, pid = uuid.uuid4().hex[:12], os.getpid()
     text = f"{token} on {socket.gethostname()}, pid {pid}, {time.strftime('%F %T')}"
     return Owner(folder, token, f"{text}, by {this_command()}, start {start_of(pid) or 0}\n")
@@ -156,5 +156,5 @@ def claim(folder: Path) -> Owner:
 
 
 def this_command() -> str:
-    """File name of the command that this process runs."""
-    return re.sub(r"[^\w.-]", "_", Path(sys.argv[0]).name) or "python"
+    """The command that this process runs, in one word: adatad-train."""
+    return re.sub(r"[^\w.-]", "_", Path(program()).name.replace(" ", "-")) or "python"

@@ -20,10 +20,8 @@ from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.training.determinism import deterministic_kernels
-from adatad.training.setup import Parts
+from adatad.training.setup import TrainState
 
-WHOLE_FROZEN_WEIGHTS = ("auto", "ddp")
-"""Engines that leave every frozen weight where it is, whole, on every rank."""
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 MAX_LISTED_RANKS = 4
 
@@ -42,34 +40,34 @@ class Difference(NamedTuple):
     facts: str
 
 
-def is_due(parts: Parts, step: int) -> bool:
+def is_due(state: TrainState, step: int) -> bool:
     """At the first step after a start, on whatever machine that is, and at every n-th."""
-    every = parts.spec.train.recheck_every
+    every = state.spec.train.recheck_every
     # A planner that counts a step without computing it has nothing to compare.
-    return bool(every) and parts.processes.device.type != "meta" and (step % every == 0 or parts.constant_sums is None)
+    return bool(every) and state.processes.device.type != "meta" and (step % every == 0 or state.constant_sums is None)
 
 
 def compute_twice(
-    parts: Parts, compute: Callable[[list[Batch]], Tensor], micro_batches: list[Batch], step: int
+    state: TrainState, compute: Callable[[list[Batch]], Tensor], micro_batches: list[Batch], step: int
 ) -> Tensor:
     """Losses and, in the engine, gradients of a step, by `compute`, which runs forward and backward passes of all
     micro-batches; computed twice. Returns this rank's losses [n], the one that is differentiated last. Raises
     DataCorruptionError on all ranks alike."""
-    engine, processes = parts.engine, parts.processes
+    engine, processes = state.engine, state.processes
     # Augmentation may change frames in place.
     again = [batch._replace(frames=batch.frames.clone()) for batch in micro_batches]
-    before = parts.constant_sums or constant_sums(parts)
+    before = state.constant_sums or constant_sums(state)
     # All kernels of a CPU sum in one order.
     on_gpu = processes.device.type == "cuda"
     with deterministic_kernels("train.recheck_every") if on_gpu else nullcontext():
-        with recorded_gradient_sums(parts.model) as own_before:
+        with recorded_gradient_sums(state.model) as own_before:
             losses = compute(micro_batches)
         # In host memory: the device has room for one set of gradients.
         gradients = {name: tensor.to("cpu", copy=True) for name, tensor in engine.gradients().items()}
         engine.clear_gradients()
-        with recorded_gradient_sums(parts.model) as own_after:
+        with recorded_gradient_sums(state.model) as own_after:
             losses_again = compute(again)
-    constants = changed_constants(before, constant_sums(parts))
+    constants = changed_constants(before, constant_sums(state))
     changed = changed_losses(losses.tolist(), losses_again.tolist())
     own = bool(constants or changed) or read(own_before) != read(own_after)
     exchanged = changed_gradients(gradients, engine.gradients())
@@ -77,8 +75,8 @@ def compute_twice(
     mine = Difference(whereabouts(processes), own, facts or "its own gradients") if own or facts else None
     if processes.any(mine is not None):
         found = [difference for difference in processes.gather(mine) if difference is not None]
-        raise DataCorruptionError(explained(found, step, parts.spec))
-    parts.constant_sums = before
+        raise DataCorruptionError(explained(found, step, state.spec))
+    state.constant_sums = before
     return losses
 
 
@@ -143,13 +141,13 @@ def read(sums: dict[str, list[Tensor]]) -> dict[str, list[int]]:
     return {name: [int(value) for value in values] for name, values in sums.items()}
 
 
-def constant_sums(parts: Parts) -> dict[str, int]:
+def constant_sums(state: TrainState) -> dict[str, int]:
     """Bit sums of all that training never changes, by name: frozen weights, where this rank holds them whole on its
     device, and the model's tables."""
-    if parts.spec.parallel.engine not in WHOLE_FROZEN_WEIGHTS:
+    if state.spec.parallel.engine != "ddp":
         return {}
-    constants = [(name, p) for name, p in parts.model.named_parameters() if not p.requires_grad]
-    sums = [(name, bit_sum(tensor)) for name, tensor in (*constants, *parts.model.named_buffers())]
+    constants = [(name, p) for name, p in state.model.named_parameters() if not p.requires_grad]
+    sums = [(name, bit_sum(tensor)) for name, tensor in (*constants, *state.model.named_buffers())]
     return {name: int(value) for name, value in sums}
 
 

@@ -6,15 +6,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adatad.errors import UserError
-from adatad.evaluation.files import read_detections
+from adatad.evaluation.score_files import read_detections
 from adatad.files import FileError, check_output_folder, read_json, write_json
-from adatad.parallel.processes import is_first_rank
+from adatad.parallel.processes import Processes, is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.training.missing import missing
-from adatad.training.run import score_checkpoint, train
+from adatad.training.resolve import annotations_for, resolve_run
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 from adatad.training.validation import scores
 
 TESTED = "tested.json"
@@ -50,7 +54,9 @@ def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
     # Files that were cut or changed since don't count.
     with suppress(FileError):
         if record.is_file() and detections.is_file() and read_json(record) == wanted:
-            return scores(read_detections(detections), spec)
+            annotations = annotations_for(spec, training=False)
+            run = resolve_run(spec, Processes(0, 1, torch.device("cpu")), annotations)
+            return scores(read_detections(detections), run)
     check_output_folder(folder)
     if is_first_rank():
         record.unlink(missing_ok=True)

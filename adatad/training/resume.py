@@ -1,15 +1,41 @@
-"""From which checkpoint a run goes on, settled before its directory is made or changed."""
+"""Resuming: which checkpoint is settled before the run's directory is made or changed, and must agree with the run."""
 
 from __future__ import annotations
 
+import difflib
+import logging
 from pathlib import Path
 
+import torch
+import yaml
+from rich.console import Console
+
 from adatad.errors import UserError
-from adatad.training.checkpoint import all_checkpoints, newest_checkpoint
+from adatad.spec import to_yaml
+from adatad.spec.load import renamed_yaml
+from adatad.training import shards
+from adatad.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    all_checkpoints,
+    check_best,
+    is_sharded,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from adatad.training.checkpoint_check import MANIFEST
-from adatad.training.run_directory import RunDirectory
+from adatad.training.class_names import check_agnostic, match_for_resume
+from adatad.training.log import log_to, silent_logger
+from adatad.training.room import check_room, numbers_in
+from adatad.training.run_directory import RunDirectory, open_run
+from adatad.training.saved_state import Progress, check_position
+from adatad.training.settle import OPENED, on_main
+from adatad.training.setup import TrainState
+from adatad.training.tensors import load_shards, load_whole_tensors
 
 AUTO = "auto"
+MAX_LISTED = 20
+"""Parameters that are named when a checkpoint is of another model."""
 
 
 class ResumeError(UserError):
@@ -62,3 +88,106 @@ def _others(folder: Path, path: Path) -> list[Path]:
     there, real = all_checkpoints(folder), path.resolve()
     places = [checkpoint.resolve() for checkpoint in there]
     return there[places.index(real) + 1 :] if real in places else there
+
+
+def open_for_training(
+    state: TrainState,
+    resume: str | None,
+    overwrite: bool,
+    is_reserved: bool,
+    console: Console,
+    opened: RunDirectory | None = None,
+) -> tuple[RunDirectory, logging.Logger, Progress]:
+    """Open the run's directory, and put its checkpoint into the state if it is resumed; return the directory, the
+    run's logger, and where the run stands.
+
+    opened: the directory that an earlier try with another memory plan has made. All ranks call it. Raises
+    CheckpointError, ResumeError, FileError or RunDirectoryError.
+    """
+    processes, here = state.processes, state.run.directory
+    path, skipped, checkpoint = None, [], None
+    if processes.noted(OPENED):
+        resume, overwrite = on_main(processes, lambda: go_on(here, resume)), False
+    numbers = numbers_in(state.shapes[name] for name in state.trained)
+    on_main(processes, lambda: check_room(here.path, numbers, resume is not None))
+    # A checkpoint that can't be used must leave nothing behind: it is read before the directory is made.
+    if resume is not None:
+        path, skipped = on_main(processes, lambda: checkpoint_to_resume(here, resume))
+    if path is not None:
+        own_parts = is_sharded(path) and state.engine.saves_shards
+        checkpoint = read_checkpoint(path, whole=not own_parts)
+        # Names first: other classes mean other shapes, which would say less.
+        check_agnostic(checkpoint.facts, state.spec, path)
+        classes, lines = match_for_resume(checkpoint.facts, state.run.annotations.classes, path)
+        state.run = state.run.in_order(classes)
+        check_same_model(state.shapes, state.trained, state.frozen_fingerprint, checkpoint, path)
+        progress = Progress(**checkpoint.state["progress"])
+        lines += check_position(progress, state.run.steps_per_epoch, path, _most_steps(state, checkpoint))
+        skipped = [*skipped, *lines]
+    if not overwrite:
+        on_main(processes, lambda: check_best(here.checkpoints))
+    run = opened or on_main(
+        processes, lambda: open_run(state.spec, resume is not None, overwrite, is_reserved, console.print)
+    )
+    processes.note(OPENED)
+    logger = log_to(run.path / "log.txt", console) if processes.is_main else silent_logger()
+    for line in skipped:
+        logger.warning(line)
+    if checkpoint is not None:
+        return run, logger, _restore(state, checkpoint, path, logger)
+    if resume is not None:
+        logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
+    return run, logger, Progress()
+
+
+def _most_steps(state: TrainState, checkpoint: Checkpoint) -> int | None:
+    """Return the steps of an epoch with batches of one video; None if the checkpoint was trained by other data."""
+    try:
+        here, there = yaml.safe_load(to_yaml(state.run.saved_spec)), yaml.safe_load(renamed_yaml(checkpoint.spec_yaml))
+    except (yaml.YAMLError, ValueError):
+        return None
+    # Videos that fill no batch any more aren't counted.
+    most = (state.run.steps_per_epoch + 1) * state.spec.train.global_batch
+    return most if there.get("data") == here["data"] else None
+
+
+def _restore(state: TrainState, checkpoint: Checkpoint, path: Path, logger: logging.Logger) -> Progress:
+    """Put a checkpoint's tensors and states into the state; return where the run stands."""
+    for line in spec_changes(checkpoint.spec_yaml, to_yaml(state.run.saved_spec)):
+        logger.warning("the spec has changed since %s: %s", path.name, line)
+    if next(iter(checkpoint.parameters.values())).is_meta:
+        load_shards(state, path / shards.FOLDER, checkpoint.state["optimizer_step"])
+    else:
+        load_whole_tensors(state, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
+    state.engine.load_scaler(checkpoint.state["scaler"])
+    state.normalizer.value = checkpoint.state["normalizer"]
+    progress = Progress(**checkpoint.state["progress"])
+    logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
+    return progress
+
+
+def spec_changes(before: str, now: str) -> list[str]:
+    """Return the lines of a saved spec that aren't those of this run's, as "- old" and "+ new"; where a run lies
+    doesn't count."""
+    before = renamed_yaml(before)
+    lines = difflib.ndiff(before.partition("\nrun:")[0].splitlines(), now.partition("\nrun:")[0].splitlines())
+    return [line for line in lines if line[0] in "+-"]
+
+
+def check_same_model(
+    shapes: dict[str, torch.Size], trained: list[str], frozen_fingerprint: str, checkpoint: Checkpoint, path: Path
+) -> None:
+    """Raise CheckpointError for a checkpoint of other trained parameters or other frozen weights. shapes: of the
+    model's parameters."""
+    here = {name: tuple(shapes[name]) for name in trained}
+    there = {name: tuple(tensor.shape) for name, tensor in checkpoint.parameters.items()}
+    lines = [f"{name}: only in the checkpoint" for name in sorted(there.keys() - here.keys())]
+    lines += [f"{name}: only in this spec's model" for name in sorted(here.keys() - there.keys())]
+    same = sorted(here.keys() & there.keys())
+    lines += [f"{n}: {there[n]} in the checkpoint, {here[n]} here" for n in same if there[n] != here[n]]
+    if lines:
+        more = [f"and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
+        listed = "".join(f"\n  {line}" for line in lines[:MAX_LISTED] + more)
+        raise CheckpointError(f"{path}: trains other parameters than this spec ({len(lines)} differ):{listed}")
+    if checkpoint.state["frozen_fingerprint"] != frozen_fingerprint:
+        raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")

@@ -30,14 +30,14 @@ def check_room(run: Path, trained_numbers: int, resuming: bool) -> None:
         facts = os.statvfs(there)
     except OSError as error:
         raise FileError(f"{there}: can't be looked at: {reason(error)}; run.root names another place") from error
-    cure = "make room, or put runs elsewhere (run.root)"
+    fix = "make room, or put runs elsewhere (run.root)"
     if free < needed:
         raise FileError(
-            f"{run}: {size(free)} are free there; checkpoints of this model need {size(needed)} at least: {cure}"
+            f"{run}: {size(free)} are free there; checkpoints of this model need {size(needed)} at least: {fix}"
         )
     # Some file systems don't count files.
     if facts.f_files and facts.f_favail < MIN_FREE_FILES:
-        raise FileError(f"{run}: {facts.f_favail} more files fit there (inodes); a run makes {MIN_FREE_FILES}: {cure}")
+        raise FileError(f"{run}: {facts.f_favail} more files fit there (inodes); a run makes {MIN_FREE_FILES}: {fix}")
     most, largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0], trained_numbers * LARGEST_FILE_BYTES
     if most != resource.RLIM_INFINITY and most < largest:
         raise FileError(

@@ -9,21 +9,20 @@ import torch
 from torch import Tensor
 
 from adatad.data.dataset import Batch
-from adatad.memory.labels import label
-from adatad.models.draws import HostKeys
-from adatad.models.losses import detection_losses
-from adatad.models.targets import Targets
+from adatad.memory.scopes import memory_scope
+from adatad.models.keyed_dropout import HostKeys
+from adatad.models.losses import Targets, detection_losses
 from adatad.parallel.base import all_finite
+from adatad.training.loaders import TargetMaker
 from adatad.training.recheck import compute_twice, is_due
 from adatad.training.schedule import learning_rate
-from adatad.training.setup import Parts
-from adatad.training.targets import TargetMaker
+from adatad.training.setup import TrainState
 
 LOSSES = ("cls_loss", "reg_loss", "cost")
 """What is logged of the losses, the one that is differentiated last."""
 
 
-def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str, Any]:
+def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict[str, Any]:
     """One optimizer step over the global batch; returns what is logged of it.
 
     Targets need no forward pass, so positives are counted over all ranks and micro-batches first: the losses are sums
@@ -32,66 +31,68 @@ def train_step(parts: Parts, micro_batches: list[Batch], step: int) -> dict[str,
 
     The host waits for the device once, within `engine.update`: until then everything is queued.
     """
-    spec, engine, processes = parts.spec, parts.engine, parts.processes
-    rates = set_rates(parts, step)
-    targets = [batch_targets(parts, batch) for batch in micro_batches]
+    spec, engine, processes = state.spec, state.engine, state.processes
+    rates = set_rates(state, step)
+    targets = [batch_targets(state, batch) for batch in micro_batches]
     # What the host knows, in one exchange.
     positives = sum(int(target.positive.sum()) for target in targets)
     without = sum(not len(own) for batch in micro_batches for own in batch.labels)
     positives, without = processes.sum_floats([float(positives), float(without)])
     positives = int(positives) // spec.parallel.clip
-    normalizer = parts.normalizer.update(positives)
-    compute = partial(forward_and_backward, parts, targets, normalizer)
-    losses = compute_twice(parts, compute, micro_batches, step) if is_due(parts, step) else compute(micro_batches)
-    with label("optimizer state"):
+    normalizer = state.normalizer.update(positives)
+    compute = partial(forward_and_backward, state, targets, normalizer)
+    losses = compute_twice(state, compute, micro_batches, step) if is_due(state, step) else compute(micro_batches)
+    with memory_scope("optimizer state"):
         norm, sums = engine.update(spec.train.clip_norm, losses)
-    parts.inputs.next_step()
+    state.inputs.next_step()
     applied = all_finite(norm, *sums)
     if applied:
-        parts.ema.update(engine.master_parameters())
+        state.ema.update(engine.master_parameters())
     return {
         **dict(zip(LOSSES, sums, strict=True)), "windows_without_instances": without / spec.parallel.clip,
         "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates, "applied": applied,
     }  # fmt: skip
 
 
-def forward_and_backward(parts: Parts, targets: list[Targets], normalizer: float, micro_batches: list[Batch]) -> Tensor:
+def forward_and_backward(
+    state: TrainState, targets: list[Targets], normalizer: float, micro_batches: list[Batch]
+) -> Tensor:
     """This rank's LOSSES over its micro-batches, float64 [3] on the device; their gradients are in the engine."""
-    engine, sums = parts.engine, None
+    engine, sums = state.engine, None
     for batch, following, target in zip(micro_batches, [*micro_batches[1:], None], targets, strict=True):
         with engine.micro_batch(last=following is None):
-            losses = forward(parts, batch, target, normalizer, following)
-            with label("backward"):
+            losses = forward(state, batch, target, normalizer, following)
+            with memory_scope("backward"):
                 engine.backward(losses["cost"])
         # Not read before the step's end: the host goes on to the next micro-batch while the device computes.
         own = torch.stack([losses[name].detach() for name in LOSSES]).double()
         sums = own if sums is None else sums + own
-    parts.frames.look()
+    state.frames.look()
     return sums
 
 
 def forward(
-    parts: Parts, batch: Batch, targets: Targets, normalizer: float, following: Batch | None = None
+    state: TrainState, batch: Batch, targets: Targets, normalizer: float, following: Batch | None = None
 ) -> dict[str, Tensor]:
     """Losses of a micro-batch, tensors without dimensions on the device. following: the micro-batch whose frames may be
     made ready meanwhile."""
-    with label("frames"):
-        frames = parts.frames.take(batch)
-    with label("detector"):
+    with memory_scope("frames"):
+        frames = state.frames.take(batch)
+    with memory_scope("detector"):
         # On their way before the forward pass is queued: behind it the copy would wait for all of it.
-        mask, *targets = parts.inputs.send([batch.mask, *targets])
-        predictions = parts.engine.model(frames, mask, HostKeys(batch.keys))
-        parts.frames.forward_queued(following)
+        mask, *targets = state.inputs.send([batch.mask, *targets])
+        predictions = state.engine.model(frames, mask, HostKeys(batch.keys))
+        state.frames.forward_queued(following)
         # Ranks that share a window all compute its loss: each has its part of it.
-        normalizer = normalizer * parts.spec.parallel.clip
-        return detection_losses(predictions, Targets(*targets), normalizer, parts.spec.model.detector)
+        normalizer = normalizer * state.spec.parallel.clip
+        return detection_losses(predictions, Targets(*targets), normalizer, state.spec.model.detector)
 
 
-def set_rates(parts: Parts, step: int) -> dict[str, float]:
+def set_rates(state: TrainState, step: int) -> dict[str, float]:
     """Write this step's learning rate into every optimizer group; returns them by group name."""
-    schedule, steps = parts.spec.schedule, parts.steps_per_epoch
+    schedule, steps = state.spec.schedule, state.run.steps_per_epoch
     rates = {}
-    for group in parts.engine.groups:
+    for group in state.engine.groups:
         rate = learning_rate(
             step, group["base_lr"], schedule.warmup_epochs * steps, schedule.epochs * steps, schedule.eta_min
         )
@@ -99,6 +100,6 @@ def set_rates(parts: Parts, step: int) -> dict[str, float]:
     return rates
 
 
-def batch_targets(parts: Parts, batch: Batch) -> Targets:
+def batch_targets(state: TrainState, batch: Batch) -> Targets:
     """Targets of every point, in host memory: those that came with the batch, or made here."""
-    return batch.targets or TargetMaker(parts.spec.model.detector, parts.num_classes).targets(batch)
+    return batch.targets or TargetMaker(state.spec.model.detector, state.run.num_classes).targets(batch)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from adatad.training.checkpoint_check import MOMENTS
-from adatad.training.setup import Parts
+from adatad.training.setup import TrainState
 from adatad.training.shards import read_parts
 
 
-def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+def whole_tensors(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     """Parameters, averages and AdamW's tensors as files hold them, on the first rank; {} on the others."""
-    engine = parts.engine
-    parameters, averages = engine.gather_full(engine.master_parameters()), engine.gather_full(parts.ema.averages)
+    engine = state.engine
+    parameters, averages = engine.gather_full(engine.master_parameters()), engine.gather_full(state.ema.averages)
     local = engine.moments()
     moments = {key: engine.gather_full({name: tensors[key] for name, tensors in local.items()}) for key in MOMENTS}
     optimizer = {
@@ -25,25 +25,25 @@ def whole_tensors(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], d
     return parameters, averages, optimizer
 
 
-def whole_sizes(parts: Parts) -> list[int]:
+def whole_sizes(state: TrainState) -> list[int]:
     """Bytes of each tensor of `whole_tensors`, after the first update; none where every rank writes its own part."""
-    if parts.spec.model.backbone.mode == "full" and parts.engine.saves_shards:
+    if state.spec.model.backbone.mode == "full" and state.engine.saves_shards:
         return []
-    numbers = [parts.shapes[name].numel() for name in parts.trained]
+    numbers = [state.shapes[name].numel() for name in state.trained]
     return [4 * count for count in numbers] * (2 + len(MOMENTS)) + [4] * len(numbers)
 
 
-def shard_tensors(parts: Parts) -> dict[str, Tensor] | None:
+def shard_tensors(state: TrainState) -> dict[str, Tensor] | None:
     """The same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine has none.
     The memory is that of the parts where these lie on the mesh's device. Before the first update the moments are
     zeros."""
-    if not parts.engine.saves_shards:
+    if not state.engine.saves_shards:
         return None
-    engine, local = parts.engine, parts.engine.moments()
+    engine, local = state.engine, state.engine.moments()
     masters = engine.master_parameters()
     shards = engine.as_dtensors(masters)
     found = {f"parameters/{name}": t for name, t in shards.items()}
-    found |= {f"ema/{name}": t for name, t in engine.as_dtensors(parts.ema.averages).items()}
+    found |= {f"ema/{name}": t for name, t in engine.as_dtensors(state.ema.averages).items()}
     for key in MOMENTS:
         moments = {name: local[name][key] if name in local else torch.zeros_like(m) for name, m in masters.items()}
         found |= {f"optimizer/{name}/{key}": t for name, t in engine.as_dtensors(moments).items()}
@@ -56,27 +56,30 @@ def parameter_of(name: str) -> str:
     return name.rpartition("/")[0] if kind == "optimizer" else name
 
 
-def load_shards(parts: Parts, folder: Path, optimizer_step: float) -> None:
+def load_shards(state: TrainState, folder: Path, optimizer_step: float) -> None:
     """Fill this rank's parts from a folder that ranks wrote, however many they were."""
-    tensors = shard_tensors(parts)
+    tensors = shard_tensors(state)
     read_parts(folder, tensors)
     # Of what waits in host memory beside a GPU, DTensors are copies.
     local = {name: tensor.to_local() for name, tensor in tensors.items()}
-    names, step = list(parts.engine.master_parameters()), torch.tensor(optimizer_step)
+    names, step = list(state.engine.master_parameters()), torch.tensor(optimizer_step)
     moments = {name: {"step": step, **{key: local[f"optimizer/{name}/{key}"] for key in MOMENTS}} for name in names}
-    parts.engine.load({name: local[f"parameters/{name}"] for name in names}, moments)
-    parts.ema.load({name: local[f"ema/{name}"] for name in names})
+    state.engine.load({name: local[f"parameters/{name}"] for name in names}, moments)
+    state.ema.load({name: local[f"ema/{name}"] for name in names})
 
 
 def load_whole_tensors(
-    parts: Parts, parameters: dict[str, Tensor], averages: dict[str, Tensor], optimizer: dict[str, dict[str, Tensor]]
+    state: TrainState,
+    parameters: dict[str, Tensor],
+    averages: dict[str, Tensor],
+    optimizer: dict[str, dict[str, Tensor]],
 ) -> None:
     """The reverse, on every rank."""
-    engine = parts.engine
+    engine = state.engine
     moments = {key: engine.shard({name: tensors[key] for name, tensors in optimizer.items()}) for key in MOMENTS}
     local = {
         name: {"step": tensors["step"], **{key: moments[key][name] for key in MOMENTS}}
         for name, tensors in optimizer.items()
     }
     engine.load(engine.shard(parameters), local)
-    parts.ema.load(engine.shard(averages))
+    state.ema.load(engine.shard(averages))

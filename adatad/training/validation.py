@@ -9,27 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from adatad.data.annotation_file import read_names
-from adatad.data.annotations import EVALUATED, Annotations, ground_truth
-from adatad.data.dataset import Batch, collate
+from adatad.data.annotations import EVALUATED, Annotations
+from adatad.data.dataset import Batch, Skipped, SkippedVideos, collate
 from adatad.data.loader import Loader
-from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import Window
-from adatad.evaluation.checks import score_warnings
 from adatad.evaluation.classifiers import Classifier, ClassifierError, read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.groups import evaluate_groups
 from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_windows, window_detections
+from adatad.evaluation.score_warnings import score_warnings
 from adatad.files import write_json
-from adatad.memory.arithmetic import autocast, autocast_dtype
-from adatad.memory.frames import placed
+from adatad.memory.arithmetic import autocast
+from adatad.memory.inputs import placed
 from adatad.memory.results import ResultCopies, Results
-from adatad.models.detections import decode_all, only_valid
+from adatad.models.actionformer import decode_all, only_valid
 from adatad.parallel.processes import Processes
+from adatad.progress_bar import progress
 from adatad.spec import Spec
 from adatad.spec.schema import DataSpec
 from adatad.training.model_facts import list_names
+from adatad.training.resolve import ResolvedRun, outputs_of
 
 Detections = dict[str, list[dict[str, Any]]]
 
@@ -38,8 +38,7 @@ Detections = dict[str, list[dict[str, Any]]]
 def detect(
     model: nn.Module,
     loader: Loader,
-    spec: Spec,
-    classes: tuple[str, ...],
+    run: ResolvedRun,
     processes: Processes,
     skipped: SkippedVideos,
     after_window: Callable[[], None] | None = None,
@@ -52,20 +51,19 @@ def detect(
     is added to `times`. after_window: called on all ranks after each forward pass; what it raises ends the evaluation.
     copies: an earlier evaluation's, to use its pinned memory again.
     """
-    training = model.training
+    spec, training = run.spec, model.training
     model.eval()
-    dtype = autocast_dtype(spec.train.precision, processes.device)
     classifier = read_classifier(spec.postprocess.classifier) if spec.postprocess.classifier else None
     found: list[WindowDetections] = []
     missed: list[Skipped] = []
     # Ranks that share a window all find the same in it.
-    speaks = processes.rank % spec.parallel.clip == 0
+    speaks = run.mesh.clip_rank == 0
     copies = copies or ResultCopies(processes.device)
     before: tuple[list[Window], Results] | None = None
     for batch, counts in in_step(loader, processes):
         frames = placed(batch.frames, spec.memory, processes.device)
         mask = batch.mask.to(processes.device, non_blocking=True)
-        with autocast(processes.device, dtype):
+        with autocast(processes.device, run.arithmetic):
             predictions = model(frames, mask)
         if after_window:
             after_window()
@@ -75,10 +73,10 @@ def detect(
         queued = (batch.windows, copies.start(decode_all(predictions))) if counts and speaks else None
         # The device computes this window while the host works on what it found in the one before.
         if before:
-            found += found_in(*before, spec, classes, classifier)
+            found += found_in(*before, run, classifier)
         before = queued
     if before:
-        found += found_in(*before, spec, classes, classifier)
+        found += found_in(*before, run, classifier)
     model.train(training)
     unread = [item for part in processes.gather(missed) for item in part]
     skipped.add(unread)
@@ -88,18 +86,18 @@ def detect(
     everything = [w for part in processes.gather(found) for w in part if w.video not in nothing_in]
     # In an order that doesn't depend on the number of ranks.
     everything.sort(key=lambda window: (window.video, window.start_frame))
-    return join_windows(everything, spec.postprocess, keep_repeats=spec.compat == "reference")
+    return join_windows(everything, spec.postprocess, run.quirks.repeat_windows)
 
 
 def found_in(
-    windows: list[Window], results: Results, spec: Spec, classes: tuple[str, ...], classifier: Classifier | None
+    windows: list[Window], results: Results, run: ResolvedRun, classifier: Classifier | None
 ) -> Iterator[WindowDetections]:
     """What results of `decode_all` mean in seconds of the windows' videos; waits until they are there."""
     for window, (segments_grid, scores) in zip(windows, only_valid(*results.wait()), strict=True):
-        meta = window_meta(window, spec.data)
+        meta = window_meta(window, run.spec.data)
         sliding = meta.resize_grid is None
         detections = window_detections(
-            segments_grid.numpy(), scores.numpy(), meta, classes, spec.postprocess, sliding, classifier
+            segments_grid.numpy(), scores.numpy(), meta, run.outputs, run.spec.postprocess, sliding, classifier
         )
         yield WindowDetections(meta.video, window.start_frame, sliding, detections)
 
@@ -108,7 +106,10 @@ def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]
     """This rank's batches, and whether they count: ranks with fewer go on with a window of no account, because ranks
     that share weights must all run the same number of forward passes."""
     most = max(processes.gather(len(loader)))
-    yield from ((batch, True) for batch in loader)
+    with progress("windows evaluated", len(loader), quiet=not processes.is_main) as bar:
+        for batch in loader:
+            yield batch, True
+            bar.advance()
     if len(loader) < most:
         filler = collate([loader.dataset[0]])
         yield from ((filler, False) for _ in range(most - len(loader)))
@@ -125,44 +126,39 @@ def window_meta(window: Window, data: DataSpec) -> WindowMeta:
             return WindowMeta(video.name, video.duration_seconds, resize_grid=spec.size_grid)
 
 
-def score(detections: Detections, spec: Spec) -> MapResult:
-    """mAP of detections against the annotation file of the spec."""
-    return evaluate(**_to_evaluate(detections, spec))
+def score(detections: Detections, run: ResolvedRun) -> MapResult:
+    """Return the mAP of detections against the run's ground truth."""
+    return evaluate(**_to_evaluate(detections, run))
 
 
-def scores(detections: Detections, spec: Spec) -> dict[str, Any]:
-    """mAP of detections as it stands in files: of all instances and, if the spec divides them, "groups" by name."""
-    everything, key = summary(score(detections, spec)), spec.evaluate.groups_by
+def scores(detections: Detections, run: ResolvedRun) -> dict[str, Any]:
+    """Return the mAP of detections as it stands in files: of all instances and, if the spec divides them, "groups" by
+    name."""
+    everything, key = score(detections, run).summary(), run.spec.evaluate.groups_by
     if key is None:
         return everything
-    groups = evaluate_groups(key, **_to_evaluate(detections, spec))
-    by_name = {name: {**summary(result), "instances": result.num_ground_truth} for name, result in groups.items()}
+    groups = evaluate_groups(key, **_to_evaluate(detections, run))
+    by_name = {name: {**result.summary(), "instances": result.num_ground_truth} for name, result in groups.items()}
     return {**everything, "groups": by_name}
 
 
-def _to_evaluate(detections: Detections, spec: Spec) -> dict[str, Any]:
-    """The arguments of `evaluate`, by name."""
+def _to_evaluate(detections: Detections, run: ResolvedRun) -> dict[str, Any]:
+    """Return the arguments of `evaluate`, by name."""
     return {
-        "ground_truth": ground_truth(spec.data, reference=spec.compat == "reference"),
+        "ground_truth": run.ground_truth,
         "detections": {"results": detections},
         "subset": EVALUATED,
-        "tious": spec.evaluate.tious,
-        "blocked_videos": read_names(spec.evaluate.blocked_videos),
+        "tious": run.spec.evaluate.tious,
+        "blocked_videos": run.unscored_videos,
         "keep_ambiguous": True,
-        "top_k": spec.evaluate.top_k,
+        "top_k": run.spec.evaluate.top_k,
     }
 
 
-def warnings_of(detections: Detections, spec: Spec) -> list[str]:
-    """What is suspicious about the score of these detections, a line each."""
-    scored = _to_evaluate(detections, spec)
-    content = scored["ground_truth"], scored["detections"], scored["subset"]
-    return score_warnings(*content, scored["blocked_videos"], keep_ambiguous=True)
-
-
-def summary(result: MapResult) -> dict[str, Any]:
-    """A result as it stands in files: mAP by tIoU, AP by class and tIoU, and recall@kx if it was asked for."""
-    return result.summary()
+def warnings_of(detections: Detections, run: ResolvedRun) -> list[str]:
+    """Return what is suspicious about the score of these detections, a line each."""
+    content = run.ground_truth, {"results": detections}, EVALUATED
+    return score_warnings(*content, run.unscored_videos, keep_ambiguous=True)
 
 
 def write_detections(path: Path, detections: Detections) -> None:
@@ -175,7 +171,7 @@ def check_classifier(spec: Spec, annotations: Annotations) -> list[str]:
     classifier lacks a video that it must label, or knows none of the classes."""
     where, classes = spec.data.annotations, annotations.classes
     if spec.postprocess.classifier is None:
-        outputs = classes_of(spec, annotations)
+        outputs = outputs_of(spec, annotations)
         if not classes or not set(outputs).isdisjoint(classes):
             return []
         return [
@@ -204,8 +200,3 @@ def check_classifier(spec: Spec, annotations: Annotations) -> list[str]:
         f"{spec.postprocess.classifier.file}: doesn't know {list_names(unknown)} of {where}, so that nothing will be "
         "found of them" + (f"; {where} doesn't know its {list_names(foreign)}" if foreign else "")
     ]
-
-
-def classes_of(spec: Spec, annotations: Annotations) -> tuple[str, ...]:
-    """Names of the model's outputs: one if it doesn't tell classes apart."""
-    return ("action",) if spec.model.detector.class_agnostic else annotations.classes

@@ -16,14 +16,14 @@ from adatad.spec import load
 
 FRAMES = (384, 768, 1536, 3072, 6144, 12288)
 TILE = ["memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=5"]
-HOST = ["memory.rows=host", "memory.halos=host", "memory.frames=host"]
+HOST = ["memory.saved_inputs=host", "memory.halos=host", "memory.frames=host"]
 ALL = [
-    "memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=2", "memory.recompute=rebuild", *HOST,
+    "memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=2", "memory.recompute=twice", *HOST,
     "memory.optimizer_state=host", "memory.moving_average=host", "memory.frozen_weights=stream",
 ]  # fmt: skip
 LINES = {
     "tile, all on the device": ("g_1536x224_adapter", TILE, "#1f4e79"),
-    "beside the backbone (AdaTAD-dagger), all on the device": ("g_1536x224_side", ["memory.policy=tile"], "#2ca02c"),
+    "beside the backbone, all on the device": ("g_1536x224_side", ["memory.policy=tile"], "#2ca02c"),
     "tile; rows, halos, frames on the host": ("g_1536x224_adapter", [*TILE, *HOST], "#7fb3d9"),
     "tile; all on the host, weights streamed": ("g_1536x224_adapter", ALL, "#f28e2b"),
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adatad.convert.opentad import is_dropped, name_map, opentad_name, our_name
+from adatad.convert.opentad_checkpoint import is_dropped, name_map, opentad_name, our_name
 from adatad.models.detector import build_model
 from adatad.spec.schema import AdapterSpec, BackboneSpec, DetectorSpec, ModelSpec
 

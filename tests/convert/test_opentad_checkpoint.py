@@ -5,17 +5,18 @@ import json
 import pytest
 import torch
 
-from adatad.convert.checkpoint import load_opentad, opentad_state
+from adatad.convert.opentad_checkpoint import load_opentad, opentad_state
 from adatad.convert.weight_file import WeightsError
-from adatad.dev.parity.cases import find_cases, read_case
+from adatad.dev.parity.golden_cases import find_cases, read_case
 from adatad.dev.parity.translate import spec_of
 from adatad.models.detector import build_model
 from adatad.spec import SpecError, load
 from adatad.spec.schema import BackboneSpec, DetectorSpec, ModelSpec
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.export import export_opentad
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 
 FREE = ("fc_norm.weight", "fc_norm.bias", "loss_normalizer")
 """Entries that no feature depends on."""
@@ -83,7 +84,7 @@ def test_what_opentad_has_not_is_refused():
         opentad_state(small_model(mode="plain"), 100)
 
 
-def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run_here, tmp_path):
+def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run_command, tmp_path):
     spec = load(tiny_spec, ["schedule.epochs=1"])
     train(spec)
     checkpoint = all_checkpoints(run_directory(spec).checkpoints)[-1]
@@ -95,7 +96,7 @@ def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run
     score_checkpoint(spec, checkpoint, tmp_path / "ours.json")
     missing = "model.backbone.weights=nowhere.pth"
     found = tmp_path / "theirs.json"
-    tested = run_here("test.py", tiny_spec, "--checkpoint", file, "--detections", found, "--set", missing)
+    tested = run_command("test", tiny_spec, "--checkpoint", file, "--detections", found, "--set", missing)
     assert tested.returncode == 0, tested.stderr
     assert "OpenTAD checkpoint, moving averages" in tested.stderr
     assert json.loads(found.read_text()) == json.loads((tmp_path / "ours.json").read_text())

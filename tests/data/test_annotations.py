@@ -9,6 +9,7 @@ import pytest
 from adatad.data.annotation_file import AnnotationError, load_database, names_text, read_names
 from adatad.data.annotations import EVALUATED, OUTSIDE, ground_truth, read_annotations
 from adatad.evaluation.detection_map import evaluate
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 
 WHOLE = WindowSpec(kind="resize", size_grid=16)
@@ -28,7 +29,7 @@ def read(tmp_path):
         path = tmp_path / "annotations.json"
         path.write_text(database if isinstance(database, str) else json.dumps({"database": database}))
         spec = DataSpec(annotations=str(path), videos="videos", **settings)
-        return read_annotations(spec, reference, class_agnostic)
+        return read_annotations(spec, Quirks.of("reference" if reference else "mended"), class_agnostic)
 
     return read
 
@@ -54,7 +55,7 @@ def test_a_file_without_training_videos_is_read_for_a_test_alone(tmp_path):
     with pytest.raises(AnnotationError, match=r"no video of subset 'training'"):
         read_annotations(spec)
     found = read_annotations(spec, training=False)
-    assert (found.train, found.train_account.videos, found.train_account.instances) == ((), 0, 0)
+    assert (found.train, found.train_report.videos, found.train_report.instances) == ((), 0, 0)
     assert [video.name for video in found.validation] == ["v"]
 
 
@@ -189,7 +190,7 @@ def test_blocked_videos_exist_nowhere(read, tmp_path, form):
     blocked = ("v0", "v3", "elsewhere") if form == "list" else str(file)
     found = read(subsets("training", "training", "validation", "validation"), blocked_videos=blocked)
     assert [video.name for video in found.train + found.validation] == ["v1", "v2"]
-    assert (found.train_account.blocked, found.validation_account.blocked) == (["v0"], ["v3"])
+    assert (found.train_report.blocked, found.validation_report.blocked) == (["v0"], ["v3"])
 
 
 def test_block_lists_of_another_form_are_refused(read, tmp_path):
@@ -216,14 +217,14 @@ def test_what_is_dropped_is_counted_by_reason(read):
     found = read(
         {**database(*kept, *bad), "nothing": ENTRY, "late": {**ENTRY, "annotations": [segment(10.005, 10.009)]}}
     )
-    account = found.train_account
-    assert {reason: dict(by_video) for reason, by_video in account.dropped.items()} == {
+    report = found.train_report
+    assert {reason: dict(by_video) for reason, by_video in report.dropped.items()} == {
         "copies": {"t": 1}, "empty (end <= start)": {"t": 2}, "without finite ends": {"t": 1}, "Ambiguous": {"t": 1},
         "too short to train on": {"late": 1},
     }  # fmt: skip
-    assert (account.videos, account.instances, account.without_instances) == (1, 3, ["nothing", "late"])
-    assert dict(account.past_end) == {"t": 1}
-    assert account.line() == (
+    assert (report.videos, report.instances, report.without_instances) == (1, 3, ["nothing", "late"])
+    assert dict(report.past_end) == {"t": 1}
+    assert report.line() == (
         "training: 1 videos, 3 instances; 1 copies dropped; 2 empty (end <= start) dropped; 1 without finite ends "
         "dropped; 1 Ambiguous dropped; 1 too short to train on dropped; 2 videos without instances; "
         "1 instances end after their video"
@@ -297,13 +298,13 @@ def test_instances_outside_their_video_are_counted_apart_and_not_trained_on(read
     content = database(segment(-1, 2), segment(-3, -1), segment(8, 12), segment(1000, 4000))
     content["v"] |= {"duration": 10.0, "annotations": content["t"]["annotations"]}
     found = read(content)
-    train, validation = found.train_account, found.validation_account
+    train, validation = found.train_report, found.validation_report
     assert found.train[0].segments_seconds.tolist() == [[-1, 2], [8, 12]]
     assert dict(train.dropped[OUTSIDE]) == {"t": 2}
     assert len(found.validation[0].labels) == 4, "scored as everybody scores them"
-    for account in (train, validation):
-        counts = account.before_start.total(), account.past_end.total(), account.outside.total()
-        assert counts == (1, 1, 2 if account is validation else 0)
+    for report in (train, validation):
+        counts = report.before_start.total(), report.past_end.total(), report.outside.total()
+        assert counts == (1, 1, 2 if report is validation else 0)
     assert train.line().endswith(
         "2 wholly outside their video dropped; 1 instances begin before their video; 1 instances end after their video"
     )
@@ -313,8 +314,8 @@ def test_instances_outside_their_video_are_counted_apart_and_not_trained_on(read
 
 def test_an_instance_within_rounding_of_the_end_is_inside(read):
     found = read(database(segment(-0.005, 1), segment(9, 10.005)))
-    assert not found.train_account.before_start
-    assert not found.train_account.past_end
+    assert not found.train_report.before_start
+    assert not found.train_report.past_end
 
 
 # ---- names that stand twice, look alike, or are in no entry
@@ -501,7 +502,7 @@ def test_the_ground_truth_is_of_the_videos_that_are_evaluated(read, tmp_path):
     truth = ground_truth(spec)
     assert {name: len(entry["annotations"]) for name, entry in truth["database"].items()} == {"v0": 2, "v2": 1}
     asked = spec.model_copy(update={"classes": ("run", "Ambiguous")})
-    for labelled in (ground_truth(spec, reference=True), ground_truth(asked)):
+    for labelled in (ground_truth(spec, keep_ambiguous=True), ground_truth(asked)):
         assert [item["label"] for item in labelled["database"]["v0"]["annotations"]] == ["run", "Ambiguous", "run"]
     found = {"results": {"v0": [{**segment(1, 2), "score": 1.0}]}}
     assert evaluate(truth, found, EVALUATED, [0.5]).average_mAP == pytest.approx(0.5)
@@ -549,14 +550,14 @@ def test_files_of_the_field_load_completely(shared_folder, name, settings, class
     settings = {key: str(folder / value) if key == "classes" else value for key, value in settings.items()}
     found = read_annotations(DataSpec(annotations=str(folder / name), videos="", **settings))
     assert len(found.classes) == classes
-    for videos, account, expected in (
-        (found.train, found.train_account, train),
-        (found.validation, found.validation_account, validation),
+    for videos, report, expected in (
+        (found.train, found.train_report, train),
+        (found.validation, found.validation_report, validation),
     ):
-        dropped = {reason: by_video.total() for reason, by_video in account.dropped.items()}
-        ends = account.past_end.total(), account.outside.total()
-        assert (len(videos), account.instances, dropped, *ends) == expected
-        assert account.instances == sum(len(video.labels) for video in videos)
+        dropped = {reason: by_video.total() for reason, by_video in report.dropped.items()}
+        ends = report.past_end.total(), report.outside.total()
+        assert (len(videos), report.instances, dropped, *ends) == expected
+        assert report.instances == sum(len(video.labels) for video in videos)
 
 
 def test_labels_that_differ_in_the_form_of_their_accents_are_shown_apart(read):

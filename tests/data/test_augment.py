@@ -15,10 +15,22 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from adatad.data import augment as augment_module
-from adatad.data import image_ops, warp
-from adatad.data.augment import Augmentation, augment, draw_augmentation
-from adatad.data.color_jitter import ColorJitter, jitter_colors, turn_hue
-from adatad.data.rand_augment import KINDS, OPERATIONS, SIGNED, STRENGTHS, Operation, apply_operation, draw_operations
+from adatad.data import image_ops
+from adatad.data.augment import (
+    KINDS,
+    OPERATIONS_PER_SAMPLE,
+    SIGNED_KINDS,
+    STRENGTHS,
+    Augmentation,
+    ColorJitter,
+    Operation,
+    apply_operation,
+    augment,
+    draw_augmentation,
+    draw_operations,
+    jitter_colors,
+    turn_hue,
+)
 from adatad.spec.schema import AugmentSpec, ColorJitterSpec
 
 ALL = AugmentSpec(flip=0.5, rand_augment=True, color_jitter=ColorJitterSpec())
@@ -75,16 +87,16 @@ def spot(x: int, y: int) -> Tensor:
 @pytest.mark.parametrize(
     ("move", "to"),
     [
-        (lambda frames: warp.shear_x(frames, 45.0), (35, 30)),
-        (lambda frames: warp.shear_x(frames, -45.0), (55, 30)),
-        (lambda frames: warp.shear_y(frames, math.degrees(math.atan(0.2))), (45, 33)),
-        (lambda frames: warp.shear_y(frames, -math.degrees(math.atan(0.2))), (45, 27)),
-        (lambda frames: warp.translate_x(frames, 10 / 61), (55, 30)),
-        (lambda frames: warp.translate_x(frames, -10 / 61), (35, 30)),
-        (lambda frames: warp.translate_y(frames, 7 / 41), (45, 37)),
-        (lambda frames: warp.translate_y(frames, -7 / 41), (45, 23)),
-        (lambda frames: warp.rotate(frames, 90.0), (20, 35)),
-        (lambda frames: warp.rotate(frames, -90.0), (40, 5)),
+        (lambda frames: image_ops.shear_x(frames, 45.0), (35, 30)),
+        (lambda frames: image_ops.shear_x(frames, -45.0), (55, 30)),
+        (lambda frames: image_ops.shear_y(frames, math.degrees(math.atan(0.2))), (45, 33)),
+        (lambda frames: image_ops.shear_y(frames, -math.degrees(math.atan(0.2))), (45, 27)),
+        (lambda frames: image_ops.translate_x(frames, 10 / 61), (55, 30)),
+        (lambda frames: image_ops.translate_x(frames, -10 / 61), (35, 30)),
+        (lambda frames: image_ops.translate_y(frames, 7 / 41), (45, 37)),
+        (lambda frames: image_ops.translate_y(frames, -7 / 41), (45, 23)),
+        (lambda frames: image_ops.rotate(frames, 90.0), (20, 35)),
+        (lambda frames: image_ops.rotate(frames, -90.0), (40, 5)),
     ],
 )
 def test_where_a_point_goes(move, to):
@@ -97,18 +109,18 @@ def test_where_a_point_goes(move, to):
 
 def test_what_comes_in_is_black_and_the_rest_stays():
     frames = torch.full((3, 2, 20, 20), 90, dtype=torch.uint8)
-    moved = warp.translate_x(frames, 0.25)
+    moved = image_ops.translate_x(frames, 0.25)
     assert (moved[..., :5] == 0).all()
     assert (moved[..., 5:] == 90).all()
-    assert torch.equal(warp.rotate(frames, 0.0), frames)
+    assert torch.equal(image_ops.rotate(frames, 0.0), frames)
 
 
 def test_a_square_is_hidden():
     frames = torch.zeros(3, 2, 50, 100, dtype=torch.uint8)
-    hidden = warp.cut_out(frames, 0.2, (0.5, 0.5))
+    hidden = image_ops.cut_out(frames, 0.2, (0.5, 0.5))
     assert (hidden[:, :, 20:30, 45:55] == 128).all()
     assert (hidden > 0).sum() == 3 * 2 * 100
-    corner = warp.cut_out(frames, 0.2, (0.0, 1.0))
+    corner = image_ops.cut_out(frames, 0.2, (0.0, 1.0))
     assert (corner[:, :, 45:, :5] == 128).all()
     assert (corner > 0).sum() == 3 * 2 * 25
 
@@ -155,17 +167,17 @@ def test_an_augmentation_depends_on_its_address_alone(seed, epoch, sample, refer
 
 def test_what_is_off_does_not_change_what_is_on():
     """Each part has draws of its own."""
-    whole = draw_augmentation(ALL, 1, 2, 3, reference=False)
-    jitter = draw_augmentation(AugmentSpec(color_jitter=ColorJitterSpec()), 1, 2, 3, reference=False)
+    whole = draw_augmentation(ALL, 1, 2, 3)
+    jitter = draw_augmentation(AugmentSpec(color_jitter=ColorJitterSpec()), 1, 2, 3)
     assert jitter == Augmentation(False, (), whole.jitter)
-    assert draw_augmentation(AugmentSpec(), 1, 2, 3, reference=False) == Augmentation(False, (), None)
+    assert draw_augmentation(AugmentSpec(), 1, 2, 3) == Augmentation(False, (), None)
 
 
 def test_two_of_fifteen_operations_in_the_order_of_the_list():
-    samples = [draw_operations(0, 0, sample, signs_of_run=False) for sample in range(1500)]
+    samples = [draw_operations(0, 0, sample, draw_once_per_run=False) for sample in range(1500)]
     for operations in samples:
         numbers = [KINDS.index(operation.kind) for operation in operations]
-        assert len(numbers) == OPERATIONS
+        assert len(numbers) == OPERATIONS_PER_SAMPLE
         assert numbers == sorted(set(numbers))
     counts = Counter(operation.kind for operations in samples for operation in operations)
     assert len(counts) == 15
@@ -176,11 +188,11 @@ def test_two_of_fifteen_operations_in_the_order_of_the_list():
 
 
 def signs(reference: bool, seed: int = 0) -> dict[str, set[float]]:
-    found: dict[str, set[float]] = {kind: set() for kind in SIGNED}
+    found: dict[str, set[float]] = {kind: set() for kind in SIGNED_KINDS}
     for sample in range(200):
         for operation in draw_operations(seed, sample % 3, sample, reference):
             assert abs(operation.strength) == STRENGTHS.get(operation.kind, 0.0)
-            if operation.kind in SIGNED:
+            if operation.kind in SIGNED_KINDS:
                 found[operation.kind].add(math.copysign(1.0, operation.strength))
             else:
                 assert operation.strength >= 0
@@ -206,7 +218,7 @@ def test_the_order_of_jitter_is_drawn_for_a_sample_or_in_the_reference_for_a_run
 
 def test_factors_stay_in_their_ranges():
     spec = AugmentSpec(flip=1.0, color_jitter=ColorJitterSpec(brightness=0.5, contrast=0.2, saturation=1.5, hue=0.1))
-    drawn = [draw_augmentation(spec, 0, 0, sample, reference=False) for sample in range(500)]
+    drawn = [draw_augmentation(spec, 0, 0, sample) for sample in range(500)]
     assert all(augmentation.flip for augmentation in drawn)
     ranges = {"brightness": (0.5, 1.5), "contrast": (0.8, 1.2), "saturation": (0.0, 2.5), "hue": (-0.1, 0.1)}
     for name, (low, high) in ranges.items():
@@ -217,7 +229,7 @@ def test_factors_stay_in_their_ranges():
 
 
 def test_about_half_are_flipped():
-    flips = [draw_augmentation(ALL, 0, 0, sample, reference=False).flip for sample in range(1000)]
+    flips = [draw_augmentation(ALL, 0, 0, sample).flip for sample in range(1000)]
     assert 430 < sum(flips) < 570
 
 
@@ -225,7 +237,7 @@ def test_about_half_are_flipped():
 
 
 def drawn(count: int) -> list[Augmentation]:
-    return [draw_augmentation(ALL, 5, 0, sample, reference=False) for sample in range(count)]
+    return [draw_augmentation(ALL, 5, 0, sample) for sample in range(count)]
 
 
 def test_all_frames_of_a_sample_are_changed_alike():
@@ -251,7 +263,7 @@ def test_a_batch_is_changed_as_its_samples_one_by_one(monkeypatch):
 def test_flip_comes_first():
     frames = random_frames(2, 9, 12)
     moves = Augmentation(True, (Operation("translate_x", 0.25),), None)
-    expected = warp.translate_x(frames.flip(3), 0.25)
+    expected = image_ops.translate_x(frames.flip(3), 0.25)
     assert torch.equal(augment(frames.clone()[None], [moves], CPU)[0], expected)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from adatad.data.annotations import read_annotations
 from adatad.data.dataset import (
-    MISSING_NAMED,
+    MAX_LISTED_MISSING,
     TrainingWindows,
     ValidationWindows,
     check_videos,
@@ -23,9 +23,9 @@ from adatad.data.dataset import (
     video_path,
 )
 from adatad.data.decode import VideoError, open_video
-from adatad.data.draws import epoch_order, model_key
-from adatad.data.geometry import fit_frames
 from adatad.data.loader import EpochBatches, Loader, Share
+from adatad.data.resize import fit_frames
+from adatad.data.rng import epoch_order, model_key
 from adatad.data.windows import WindowError, sliding_windows
 from adatad.spec.schema import DataSpec, WindowSpec
 
@@ -259,6 +259,8 @@ def test_missing_videos_are_listed_at_once(training, tmp_path):
 
 def test_a_long_list_of_missing_videos_is_cut(training):
     many = tuple(dataclasses.replace(training.videos[0], name=f"gone{number:02}") for number in range(25))
-    with pytest.raises(VideoError, match=f"gone{MISSING_NAMED - 1:02}.mp4 and {25 - MISSING_NAMED} more; ") as caught:
+    with pytest.raises(
+        VideoError, match=f"gone{MAX_LISTED_MISSING - 1:02}.mp4 and {25 - MAX_LISTED_MISSING} more; "
+    ) as caught:
         check_videos(training.spec, many)
-    assert f"gone{MISSING_NAMED:02}" not in str(caught.value)
+    assert f"gone{MAX_LISTED_MISSING:02}" not in str(caught.value)

@@ -99,7 +99,7 @@ def levels(images: np.ndarray) -> np.ndarray:
 def test_frames_come_as_asked_for(video, decoder, indices):
     with open_video(video, decoder) as reader:
         images = reader.frames(np.array(indices))
-        assert reader.way == decoder
+        assert reader.backend == decoder
     assert images.shape == (len(indices), HEIGHT, WIDTH, 3)
     assert images.dtype == np.uint8
     np.testing.assert_allclose(levels(images), LEVELS[list(indices)], atol=3)
@@ -131,7 +131,7 @@ def test_random_access_gives_what_reading_in_order_gives(long_videos, decoder, k
     with open_video(long_videos[kind], decoder) as reader:
         assert reader.frame_count == LONG_FRAMES
         chunks = list(reader.chunks(indices, chunk))
-        assert reader.way == ("pyav" if decoder == "decord" and kind == "open GOP" else decoder)
+        assert reader.backend == ("pyav" if decoder == "decord" and kind == "open GOP" else decoder)
     assert [len(part) for part in chunks[:-1]] == [chunk] * (len(chunks) - 1)
     np.testing.assert_array_equal(np.concatenate(chunks), in_order(long_videos[kind])[indices])
 
@@ -141,10 +141,10 @@ KINDS = {
     "closed.mp4": ("libx265", {"x265-params": "keyint=30:open-gop=0:log-level=none"}, "decord"),
     "parts.mp4": ("libx264", {"g": "12"}, "decord"),
     "plain.avi": ("mpeg4", {"g": "12"}, "decord"),
-    "reordered.avi": ("mpeg4", {"bf": "2", "g": "12"}, "pyav in order"),
+    "reordered.avi": ("mpeg4", {"bf": "2", "g": "12"}, "pyav_sequential"),
     "vp9.webm": ("libvpx-vp9", {}, "pyav"),
-    "unseen.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}, "pyav in order"),
-    "fields.mp4": ("libx264", {"x264-params": "tff=1:keyint=12"}, "pyav in order"),
+    "unseen.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}, "pyav_sequential"),
+    "fields.mp4": ("libx264", {"x264-params": "tff=1:keyint=12"}, "pyav_sequential"),
 }
 """Files by codec and options, and how decord's user gets them."""
 
@@ -165,7 +165,7 @@ def test_kinds_of_files(tmp_path, decoder, name):
     with open_video(tmp_path / name, decoder) as reader:
         assert reader.frame_count == 80
         np.testing.assert_array_equal(reader.frames(indices), in_order(tmp_path / name)[indices])
-        assert reader.way == (way if decoder == "decord" or way == "pyav in order" else decoder)
+        assert reader.backend == (way if decoder == "decord" or way == "pyav_sequential" else decoder)
 
 
 @functools.cache
@@ -209,9 +209,9 @@ def test_files_whose_packets_are_not_trusted_are_read_in_order(tmp_path, caplog,
         with open_video(path, decoder) as reader:
             assert reader.frame_count == FRAMES
             np.testing.assert_allclose(levels(reader.frames(np.array([30, 4, 39]))), LEVELS[[30, 4, 39]], atol=3)
-            assert reader.way == "pyav in order"
+            assert reader.backend == "pyav_sequential"
     assert [record.message for record in caplog.records] == [
-        f"{path}: h264 in mpegts isn't counted by packets; read with pyav in order"
+        f"{path}: h264 in mpegts isn't counted by packets; read with pyav_sequential"
     ]
 
 
@@ -239,7 +239,7 @@ def test_the_best_of_several_video_streams_is_read(tmp_path):
 def test_large_frames_are_not_read_with_decord(tmp_path, monkeypatch, video):
     monkeypatch.setattr(decode, "DECORD_MAX_PIXELS", WIDTH * HEIGHT - 1)
     with open_video(video, "decord") as reader:
-        assert reader.way == "pyav"
+        assert reader.backend == "pyav"
 
 
 def test_a_library_that_is_not_there_is_replaced_and_named_once(video, monkeypatch, caplog):
@@ -250,7 +250,7 @@ def test_a_library_that_is_not_there_is_replaced_and_named_once(video, monkeypat
         for _ in range(2):
             with open_video(video) as reader:
                 np.testing.assert_allclose(levels(reader.frames(np.array([5]))), LEVELS[[5]], atol=3)
-                assert reader.way == "pyav"
+                assert reader.backend == "pyav"
     finally:
         decode.missing_library.cache_clear()
     (line,) = [record.message for record in caplog.records]
@@ -261,7 +261,7 @@ class Fake:
     """A source that reads with PyAV until it is asked for a frame from `fails_from` on."""
 
     def __init__(self, index, heart, fails_from, fail):
-        self._real, self._fails_from, self._fail = PyavFrames(index, heart, in_order=True), fails_from, fail
+        self._real, self._fails_from, self._fail = PyavFrames(index, heart, sequential=True), fails_from, fail
 
     def read(self, numbers):
         if numbers[-1] >= self._fails_from:
@@ -294,7 +294,7 @@ def raiser(error: Exception):
     [
         ("decord", ("decord",), VideoError("levels.mp4: decord is tired"), "pyav"),
         ("decord", ("decord",), IndexMismatchError("decord counts 7 frames"), "pyav"),
-        ("pyav", ("pyav",), IndexMismatchError("frame 9 comes instead"), "pyav in order"),
+        ("pyav", ("pyav",), IndexMismatchError("frame 9 comes instead"), "pyav_sequential"),
     ],
 )
 def test_what_fails_midway_goes_on_in_another_way(video, monkeypatch, caplog, first, failing, error, then):
@@ -302,7 +302,7 @@ def test_what_fails_midway_goes_on_in_another_way(video, monkeypatch, caplog, fi
     fake_source(monkeypatch, failing, 20, raiser(error))
     with open_video(video, first) as reader:
         chunks = list(reader.chunks(np.arange(FRAMES), 8))
-        assert reader.way == then
+        assert reader.backend == then
     np.testing.assert_allclose(levels(np.concatenate(chunks)), LEVELS, atol=3)
     (line,) = [record.message for record in caplog.records]
     assert "levels.mp4" in line
@@ -310,7 +310,7 @@ def test_what_fails_midway_goes_on_in_another_way(video, monkeypatch, caplog, fi
 
 
 def test_what_fails_twice_is_an_error(video, monkeypatch):
-    fake_source(monkeypatch, ("pyav", "pyav in order"), 20, raiser(IndexMismatchError("frame 9 comes instead")))
+    fake_source(monkeypatch, ("pyav", "pyav_sequential"), 20, raiser(IndexMismatchError("frame 9 comes instead")))
     with open_video(video, "pyav") as reader:
         reader.frames(np.arange(8))
         with pytest.raises(VideoError, match=r"levels\.mp4: frame 9 comes instead"):
@@ -343,7 +343,7 @@ def test_after_a_hang_another_library_goes_on(video, monkeypatch):
     try:
         with open_video(video, "decord", timeout_seconds=0.5) as reader:
             images = reader.frames(np.arange(FRAMES))
-            assert reader.way == "pyav"
+            assert reader.backend == "pyav"
     finally:
         release.set()
     np.testing.assert_allclose(levels(images), LEVELS, atol=3)
@@ -381,7 +381,7 @@ def test_slow_is_not_stuck():
 
 @pytest.mark.parametrize("missing", [1, TAIL_FRAMES])
 def test_a_few_frames_missing_at_the_end_are_filled_up(video, caplog, missing):
-    source = PyavFrames(promise(video, missing), Heartbeat(), in_order=False)
+    source = PyavFrames(promise(video, missing), Heartbeat(), sequential=False)
     images = source.read(np.array([FRAMES - 1, FRAMES + missing - 1]))
     source.close()
     np.testing.assert_array_equal(images[0], images[1])
@@ -390,7 +390,7 @@ def test_a_few_frames_missing_at_the_end_are_filled_up(video, caplog, missing):
 
 
 def test_many_frames_missing_at_the_end_are_an_error(video):
-    source = PyavFrames(promise(video, TAIL_FRAMES + 1), Heartbeat(), in_order=False)
+    source = PyavFrames(promise(video, TAIL_FRAMES + 1), Heartbeat(), sequential=False)
     with pytest.raises(VideoError, match=rf"levels\.mp4: only {FRAMES} of {FRAMES + TAIL_FRAMES + 1} frames could"):
         source.read(np.array([FRAMES + TAIL_FRAMES]))
     source.close()
@@ -405,7 +405,7 @@ def promise(path: Path, missing: int) -> video_index.VideoIndex:
 
 def test_a_frame_that_no_packet_announces_is_noticed(video):
     index = read_index(video, Heartbeat())
-    source = PyavFrames(dataclasses.replace(index, pts=index.pts + 1), Heartbeat(), in_order=False)
+    source = PyavFrames(dataclasses.replace(index, pts=index.pts + 1), Heartbeat(), sequential=False)
     with pytest.raises(IndexMismatchError, match="that no packet announces"):
         source.read(np.array([3]))
     source.close()
@@ -425,7 +425,7 @@ def test_decord_is_compared_with_the_packets(video, caplog, wrong):
     reader = VideoReader(index, "decord", 60)
     np.testing.assert_allclose(levels(reader.frames(np.array([5, 30]))), LEVELS[[5, 30]], atol=3)
     reader.close()
-    assert reader.way == "pyav"
+    assert reader.backend == "pyav"
     (line,) = [record.message for record in caplog.records]
     assert f"decord {'counts' if wrong == 'frames' else 'finds other ' + wrong}" in line
 

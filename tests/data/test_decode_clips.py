@@ -52,7 +52,7 @@ NOT_FOR_DECORD = {
 
 def way_of(name: str, decoder: str) -> str:
     if name in IN_ORDER:
-        return "pyav in order"
+        return "pyav_sequential"
     if decoder != "pyav" and name in NOT_FOR_LIBRARIES:
         return "pyav"
     return "pyav" if decoder == "decord" and name in NOT_FOR_DECORD else decoder
@@ -100,8 +100,8 @@ def test_frames_are_those_of_the_manifest(name, decoder, caplog, monkeypatch):
         assert reader.frame_count == entry["frames"]
         images = reader.frames(np.array(numbers))
         again = reader.frames(np.array(later))
-        assert reader.way == way_of(name, decoder)
-    assert len(caplog.records) == (reader.way != decoder)
+        assert reader.backend == way_of(name, decoder)
+    assert len(caplog.records) == (reader.backend != decoder)
     np.testing.assert_array_equal(again, images[[numbers.index(number) for number in later]])
     stored = np.rot90(images, -(entry["rotation_degrees"] // 90) % 4, axes=(1, 2))
     assert stored.shape[1:3] == tuple(entry["coded_size"][::-1])
@@ -114,7 +114,7 @@ def test_frames_are_those_of_the_manifest(name, decoder, caplog, monkeypatch):
             hashlib.md5(image.tobytes()).hexdigest() == probe["md5_rgb24"]
             for image, probe in zip(stored, probes, strict=True)
         ]
-        assert sum(equal) >= len(equal) - (reader.way == "decord" and entry["codec"] == "mpeg4")
+        assert sum(equal) >= len(equal) - (reader.backend == "decord" and entry["codec"] == "mpeg4")
 
 
 def made_with(library: str) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ def test_clips_that_decode_all_the_same(name, decoder):
     with open_video(CLIPS / "broken" / name, decoder, fps=None) as reader:
         assert reader.frame_count == WHOLE[name]
         assert len(reader.frames(np.arange(WHOLE[name]))) == WHOLE[name]
-        assert reader.way == decoder
+        assert reader.backend == decoder
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -63,7 +63,7 @@ def test_an_instance_without_length_or_ends_is_counted_by_training_and_named_by_
         "instance left out", "instance left out", "label out of range", "label out of range",
     ]  # fmt: skip
     assert "-1 to 2 s begins before the video does" in problems[-1].text
-    assert annotations_of(content, SPEC).train_account.instances == 2
+    assert annotations_of(content, SPEC).train_report.instances == 2
 
 
 @pytest.mark.parametrize("name", ["", "  ", "two\nlines", "escape\x1b[2J", "x" * 252, "folder/" + "x" * 252])

@@ -9,9 +9,7 @@ import pytest
 from torch.utils.data import Dataset
 
 import adatad.data.loader as loader_module
-import adatad.data.loader_watch as loader_watch
-from adatad.data.loader import Loader
-from adatad.data.loader_watch import LoaderError, check_shared_memory, fate_of
+from adatad.data.loader import Loader, LoaderError, fate_of, require_shared_memory
 
 
 class Doing(Dataset):
@@ -43,9 +41,8 @@ def hang() -> None:
 
 @pytest.fixture
 def quick(monkeypatch):
-    for module in (loader_module, loader_watch):
-        monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(loader_watch, "STOPPED_SECONDS", 0.3)
+    monkeypatch.setattr(loader_module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(loader_module, "STOPPED_SECONDS", 0.3)
     monkeypatch.setattr(loader_module, "_collate_unless_error", list)
 
 
@@ -100,6 +97,6 @@ Disk = namedtuple("Disk", "f_flag f_bavail f_frsize")
 def test_shared_memory_that_is_too_small_or_read_only_is_refused(monkeypatch, disk, says):
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
     with pytest.raises(LoaderError, match=says):
-        check_shared_memory(9_600_000, batches_ahead=5, processes=2)
+        require_shared_memory(9_600_000, batches_ahead=5, processes=2)
     monkeypatch.setattr(os, "statvfs", lambda _: Disk(0, 96, 10**6))
-    check_shared_memory(9_600_000, batches_ahead=5, processes=2)
+    require_shared_memory(9_600_000, batches_ahead=5, processes=2)

@@ -12,13 +12,13 @@ import pytest
 from timed_video import DARK, PAUSES, SLOWS_DOWN, bright_from, even, write_timed
 
 from adatad.data.annotations import read_annotations
-from adatad.data.custom import make_annotations
 from adatad.data.dataset import TrainingWindows, ValidationWindows, check_times
 from adatad.data.decode import VideoError, open_video
 from adatad.data.loader import Loader
-from adatad.data.time_check import MAX_SAID, TimeLog, TimeNote
-from adatad.data.transcode import transcode
-from adatad.data.verify import check_video
+from adatad.data.prepare.check import check_video
+from adatad.data.prepare.own_data import make_annotations
+from adatad.data.prepare.transcode import transcode
+from adatad.data.time_check import MAX_LOGGED_VIDEOS, TimeLog, TimeNote
 from adatad.data.video_index import Heartbeat, read_index
 from adatad.data.windows import WindowError, evaluation_windows
 from adatad.spec import load
@@ -209,7 +209,7 @@ def test_copies_show_each_frame_at_its_time(folder, name, tmp_path):
 
 
 def test_a_copy_at_other_times_is_refused_and_removed(folder, tmp_path, monkeypatch):
-    from adatad.data import transcode as module
+    from adatad.data.prepare import transcode as module
 
     real = module._encode
 
@@ -243,14 +243,14 @@ def test_a_run_hears_of_each_video_once(folder, workers):
 def test_many_notes_are_counted_and_other_ranks_are_heard():
     lines: list[str] = []
     log = TimeLog(lines.append)
-    log.add(TimeNote(f"v{number}", "starts late") for number in range(MAX_SAID - 1))
+    log.add(TimeNote(f"v{number}", "starts late") for number in range(MAX_LOGGED_VIDEOS - 1))
     log.share(lambda mine: [mine, [TimeNote("v0", "starts late"), *(TimeNote(f"w{n}", "is short") for n in range(4))]])
     assert lines[-2:] == [
         "video w0: is short",
-        "3 more notes on times of videos; tools/prepare_data/check.py names every such video",
+        "3 more notes on times of videos; adatad data check names every such video",
     ]
     log.share(lambda mine: [mine])
-    assert len(lines) == MAX_SAID + 1
+    assert len(lines) == MAX_LOGGED_VIDEOS + 1
 
 
 @pytest.mark.parametrize(

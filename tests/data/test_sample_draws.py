@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.data.draws import epoch_order, generator, model_key
+from adatad.data.rng import epoch_order, generator, model_key
 
 numbers = st.integers(0, 2**31)
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from adatad.data.annotations import read_annotations
-from adatad.data.dataset import TrainingWindows, ValidationWindows, check_videos, video_path
+from adatad.data.dataset import Skipped, SkippedVideos, TrainingWindows, ValidationWindows, check_videos, video_path
 from adatad.data.decode import VideoError
 from adatad.data.loader import Loader
-from adatad.data.skipped import Skipped, SkippedVideos
 from adatad.data.windows import sliding_windows
 from adatad.spec.schema import DataSpec, WindowSpec
 

@@ -79,14 +79,14 @@ def test_a_jump_is_taken_for_one_interval_and_said(jump):
     even = np.arange(200) / 25
     line = timeline(np.where(np.arange(200) < 90, even, even + jump), start=None)
     np.testing.assert_allclose(line.seconds, even)
-    assert line.doubt.startswith("its times jump once, first from 3.56 s to ")
+    assert line.unreliable_because.startswith("its times jump once, first from 3.56 s to ")
 
 
 def test_frames_out_of_order_are_put_in_order():
     times = np.arange(20) / 25
     line = timeline(times[[0, 2, 1, 3, 5, 4, *range(6, 20)]])
     np.testing.assert_allclose(line.seconds, times)
-    assert not line.doubt
+    assert not line.unreliable_because
 
 
 def test_two_frames_at_one_time_show_the_later_one():
@@ -100,7 +100,7 @@ def test_a_few_untold_times_are_filled_up_and_many_are_no_times():
     for none in ([None] * 4, [0.0, None, None, None], [0.5] * 4):
         line = timeline(none)
         assert not line.has_times
-        assert line.doubt
+        assert line.unreliable_because
         assert line.count_at(25.0) == 4
         assert line.frames_of(np.arange(4), 25.0).tolist() == [0, 1, 2, 3]
 

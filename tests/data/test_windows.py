@@ -36,8 +36,8 @@ def make_video(frames: int, *segments_frames: tuple[float, float]) -> Video:
     return Video("v", frames / FPS, FPS, frames, segments / FPS, segments, np.arange(len(segments)))
 
 
-def starts(frames: int, repeat_last: bool = False, **settings: float) -> list[int]:
-    return [place.start_grid for place in sliding_windows(make_video(frames), WindowSpec(**settings), repeat_last)]
+def starts(frames: int, repeat_windows: bool = False, **settings: float) -> list[int]:
+    return [place.start_grid for place in sliding_windows(make_video(frames), WindowSpec(**settings), repeat_windows)]
 
 
 class Cut:
@@ -75,7 +75,7 @@ def test_where_windows_of_eight_lie(frames, overlap, mended, reference):
     """Differences are the rows "comes twice" and "no window" of docs/compat.md."""
     settings = {"size_grid": 8, "stride_frames": 1, "overlap": overlap}
     assert starts(frames, **settings) == mended
-    assert starts(frames, repeat_last=True, **settings) == reference
+    assert starts(frames, repeat_windows=True, **settings) == reference
 
 
 def test_frames_of_a_sliding_window():
@@ -157,8 +157,8 @@ def test_sliding_windows_cover_every_position(case):
 @given(cases())
 def test_the_reference_s_windows_are_ours_but_for_repeats_and_tails(case):
     ours, theirs = (
-        [place.start_grid for place in sliding_windows(case.video, case.spec, repeat_last)]
-        for repeat_last in (False, True)
+        [place.start_grid for place in sliding_windows(case.video, case.spec, repeat_windows)]
+        for repeat_windows in (False, True)
     )
     assert set(theirs) <= set(ours)
     if case.spec.overlap >= 0.5:
@@ -326,6 +326,6 @@ def test_instances_of_a_whole_video_are_cut_to_it():
 def test_sliding_is_the_kind_that_is_drawn_and_stepped():
     spec, video = WindowSpec(size_grid=8, stride_frames=1), make_video(20, (0, 20))
     assert evaluation_windows(video, spec) == sliding_windows(video, spec)
-    assert [p.start_grid for p in evaluation_windows(make_video(16), spec, repeat_last=True)] == [0, 4, 8, 8]
+    assert [p.start_grid for p in evaluation_windows(make_video(16), spec, repeat_windows=True)] == [0, 4, 8, 8]
     assert training_window(video, 20, spec, Cut(3)).start_frame == 3
     assert evaluation_window(evaluation_windows(video, spec)[1], 20, spec).start_frame == 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adatad.dev.benchmarks.clip import planner, sizes_of, spec_of
+from adatad.dev.benchmarks.clip_suite import planner, sizes_of, spec_of
 
 
 @pytest.mark.parametrize("clip", [1, 4])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adatad.dev.benchmarks.data import DataSpeed, measure
+from adatad.dev.benchmarks.data_suite import DataSpeed, measure
 from adatad.spec import load
 
 
@@ -27,15 +27,15 @@ def test_all_three_ways_are_measured(tiny_spec, workers):
     assert min(speed.decode_seconds, speed.loader_seconds) > 0
 
 
-def test_the_command_says_how_many_processes(tiny_spec, run_tool):
-    result = run_tool("data.py", "benchmark", tiny_spec, "--windows", 2, "--step-seconds", 10)
+def test_the_command_says_how_many_processes(tiny_spec, run_command):
+    result = run_command("data", "benchmark", tiny_spec, "--windows", 2, "--step-seconds", 10)
     assert result.returncode == 0, result.stderr
     assert "steps of 10 s need data.workers 1 on each of 1 ranks" in result.stdout
 
 
 @pytest.mark.parametrize("option", [("--windows", 0), ("--ranks", 0), ("--ranks", 97), ("--step-seconds", 0)])
-def test_numbers_that_nothing_can_be_measured_with_are_refused(tiny_spec, run_tool, option):
-    result = run_tool("data.py", "benchmark", tiny_spec, *option)
+def test_numbers_that_nothing_can_be_measured_with_are_refused(tiny_spec, run_command, option):
+    result = run_command("data", "benchmark", tiny_spec, *option)
     assert result.returncode == 2
     assert option[0] in result.stderr
     assert "Traceback" not in result.stderr

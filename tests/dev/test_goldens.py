@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from adatad.dev.parity import cases, model_case
-from adatad.dev.parity.cases import CaseError, find_cases, read_case
-from adatad.dev.parity.compare import NOT_COMPUTED, largest
+from adatad.dev.parity import golden_cases, model_case
+from adatad.dev.parity.comparison import NOT_COMPUTED, largest
+from adatad.dev.parity.golden_cases import CaseError, find_cases, read_case
 from adatad.dev.parity.model_case import run_case
-from adatad.dev.parity.verify import verify
+from adatad.dev.parity.verify_golden import verify
 from adatad.spec.schema import MemorySpec
 
 OWN = Path(__file__).parents[1] / "golden"
@@ -24,7 +24,7 @@ POLICIES = {
     "selective": MemorySpec(policy="selective"),
     "block": MemorySpec(policy="block"),
     "tile": MemorySpec(policy="tile", tile_clips=1, segment_blocks=2),
-    "tile rebuild": MemorySpec(policy="tile", tile_clips=2, segment_blocks=3, recompute="rebuild"),
+    "tile rebuild": MemorySpec(policy="tile", tile_clips=2, segment_blocks=3, recompute="twice"),
 }
 
 
@@ -129,7 +129,7 @@ def test_exit_codes(tmp_path, capsys):
     ],
 )
 def test_a_folder_without_cases_is_refused(tmp_path, monkeypatch, make, says):
-    monkeypatch.setattr(cases, "MAX_FOLDERS", 3)
+    monkeypatch.setattr(golden_cases, "MAX_FOLDERS", 3)
     folder = tmp_path / "folder"
     folder.mkdir()
     make(folder)

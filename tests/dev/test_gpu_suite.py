@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from adatad.dev.benchmarks import gpu, gpu_cases, gpu_epoch, gpu_report, gpu_step
+from adatad.dev.benchmarks import gpu_cases, gpu_epoch, gpu_report, gpu_step, gpu_suite
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.offload import GIB, HostMemoryError
@@ -15,7 +15,7 @@ from adatad.training.metered import META, meta_parts, random_batch, step_memory
 from adatad.training.step import train_step
 
 CPU = torch.device("cpu")
-TINY = gpu_cases.Case(
+TINY = gpu_cases.GpuCase(
     "g tiny",
     "s_768x160_adapter",
     "data.window.size_grid=64 data.size_pixels=32 model.detector.width=32 model.detector.max_length=64"
@@ -41,12 +41,12 @@ def test_a_page_has_every_variant_and_memory_that_ran_out_in_any_way_is_survived
 
     monkeypatch.setattr(gpu_step, "build_step", some_do_not_fit)
     monkeypatch.setattr(gpu_cases, "CARDS_GIB", (8,))
-    results = gpu.run((TINY,), CPU, rounds=1, report=tmp_path / "new", with_epochs=False)
+    results = gpu_suite.run((TINY,), CPU, rounds=1, report=tmp_path / "new", with_epochs=False)
     page = (tmp_path / "new" / "gpu-cpu.md").read_text()
     assert str(tmp_path / "new" / "gpu-cpu.md") in capsys.readouterr().out
     rows = {cells[0]: cells for line in page.splitlines() if line.startswith("| ") and (cells := cells_of(line))}
     assert {variant.name for variant in TINY.variants} <= rows.keys()
-    assert {name for name, cells in rows.items() if cells[1] == gpu.OUT_OF_MEMORY} == FULL.keys()
+    assert {name for name, cells in rows.items() if cells[1] == gpu_suite.OUT_OF_MEMORY} == FULL.keys()
     assert float(rows[gpu_cases.REFERENCE][2]) == 1.0
     assert rows["AdaTAD, published by others, on an RTX 3090"][1:4] == ["5.35", "", "13.30 GB"]
     assert {"driver", "torch", "commit", "date"} <= rows.keys()
@@ -72,24 +72,26 @@ def test_an_error_that_is_not_of_memory_ends_the_suite(monkeypatch):
 
     monkeypatch.setattr(gpu_step, "build_step", broken)
     with pytest.raises(RuntimeError, match="planted"):
-        gpu_step.measure(TINY, TINY.variants[0], CPU, gpu_step.Measured())
+        gpu_step.measure(TINY, TINY.variants[0], CPU, gpu_step.StepMeasurement())
 
 
 def test_nothing_is_begun_when_time_is_up_and_every_case_comes_once_before_any_twice(monkeypatch):
     order = []
-    monkeypatch.setattr(gpu, "measure", lambda case, variant, device, into: order.append((case.name, variant.name)))
-    suite = gpu.Suite(CPU, 1e12, Machine(GIB))
+    monkeypatch.setattr(
+        gpu_suite, "measure", lambda case, variant, device, into: order.append((case.name, variant.name))
+    )
+    suite = gpu_suite.Suite(CPU, 1e12, Machine(GIB))
     cases = tuple(TINY._replace(name=name, variants=TINY.variants[:2]) for name in "ab")
     suite.measure(cases, rounds=2, until=time.monotonic() + 1000)
     once = [(name, variant.name) for name in "ab" for variant in TINY.variants[:2]]
     assert order == once * 2
     suite.measure(cases, rounds=2, until=time.monotonic())
     assert order == once * 2
-    assert gpu.row_of(suite, cases[0], TINY.variants[0], 1, None)[1] == gpu.NOT_REACHED
+    assert gpu_suite.row_of(suite, cases[0], TINY.variants[0], 1, None)[1] == gpu_suite.NOT_REACHED
 
 
 def test_the_flops_of_a_row_are_those_of_a_counted_step():
-    suite = gpu.Suite(CPU, 1e12, Machine(GIB))
+    suite = gpu_suite.Suite(CPU, 1e12, Machine(GIB))
     tile, none = TINY.variants[1], TINY.variants[-1]
     with gpu_like_meta(), FlopCount() as flops:
         # A branch that is dropped isn't computed; the formulas count it.
@@ -102,11 +104,11 @@ def test_the_flops_of_a_row_are_those_of_a_counted_step():
 
 def test_a_smaller_card_gets_the_plan_that_auto_takes_there_and_a_larger_one_is_left_out():
     case = gpu_cases.CASES[0]
-    suite = gpu.Suite(CPU, 4e14, Machine(16 * GIB, 64 * GIB, tflops=400))
-    (eight,) = gpu_cases.on_cards(case, suite.planner(case, gpu.AUTO)).variants
+    suite = gpu_suite.Suite(CPU, 4e14, Machine(16 * GIB, 64 * GIB, tflops=400))
+    (eight,) = gpu_cases.on_cards(case, suite.planner(case, gpu_suite.AUTO)).variants
     assert eight.cap_gib == 8
     assert "tile" in eight.name
-    assert gpu_cases.spec_of(case, eight).memory.rows == "host"
+    assert gpu_cases.spec_of(case, eight).memory.saved_inputs == "host"
 
 
 def test_the_cap_of_a_card_leaves_room_for_the_context_and_is_lifted_again(monkeypatch):
@@ -150,8 +152,8 @@ def test_the_name_of_a_page_is_that_of_the_card():
 @pytest.mark.parametrize("policy", ["memory.policy=block", "memory.policy=tile memory.tile_clips=2"])
 def test_the_count_agrees_with_the_allocator(policy):
     variant = gpu_cases.Variant("", policy)
-    case = gpu_cases.Case("", "l_768x160_adapter", "", (variant,))
-    measured = gpu_step.Measured()
+    case = gpu_cases.GpuCase("", "l_768x160_adapter", "", (variant,))
+    measured = gpu_step.StepMeasurement()
     gpu_step.measure(case, variant, torch.device("cuda"), measured)
     spec = load("configs/thumos/l_768x160_adapter.yaml", policy.split(), check_files=False)
     assert step_memory(spec, windows=1).bytes == pytest.approx(measured.peak_bytes, rel=0.08)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from adatad.dev.benchmarks.memory import ROWS, count
-from adatad.dev.benchmarks.table import Result, verdict
+from adatad.dev.benchmarks.memory_suite import MEMORY_CASES, count
+from adatad.dev.benchmarks.results import Result, verdict
 
-QUICK = [row for row in ROWS if row.name.startswith(("g 1536 x 224, hold", "all of it", "L ", "B ", "S ", "g side"))]
+QUICK_NAMES = ("g 1536 x 224, hold", "all of it", "L ", "B ", "S ", "g side")
+QUICK = [case for case in MEMORY_CASES if case.name.startswith(QUICK_NAMES)]
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from adatad.dev.benchmarks import launches
-from adatad.dev.benchmarks.launches import counted_step, pretended_results
-from adatad.dev.benchmarks.table import verdict
-from adatad.dev.pretended_cases import CASES, CONFIG, TILE, TINY, Case, case_of, run_case
+from adatad.dev.benchmarks import launches_suite
+from adatad.dev.benchmarks.launches_suite import counted_step, pretended_results
+from adatad.dev.benchmarks.results import verdict
+from adatad.dev.pretended_cases import CASES, CONFIG, TILE, TINY, PretendedCase, case_of, run_case
 from adatad.dev.pretended_streams import Counts
 from adatad.dev.pretended_tensors import DeviceMismatchError
 from adatad.memory.scale import Scale
@@ -50,7 +50,7 @@ def test_more_clips_add_no_host_waits():
     waits = []
     for size in (32, 48):
         window = f"data.window.size_grid={size} model.detector.max_length=64"
-        waits.append(run_case(Case("tile", f"{SHALLOW} {window}")).waits.total())
+        waits.append(run_case(PretendedCase("tile", f"{SHALLOW} {window}")).waits.total())
     assert waits[1] == waits[0]
 
 
@@ -58,7 +58,7 @@ def test_more_clips_add_no_host_waits():
 def test_the_planner_composes_a_step_of_as_many_launches_as_it_has():
     # Draws differ from block to block, and the planner weighs one of each kind; augmentation isn't in its count.
     overrides = f"{TILE} model.backbone.drop_path=0 data.augment.rand_augment=false data.augment.color_jitter=null"
-    counted = run_case(Case("tile", overrides)).launches.total()
+    counted = run_case(PretendedCase("tile", overrides)).launches.total()
     spec = load(CONFIG, [*TINY.split(), *overrides.split()], check_files=False)
     assert counted_step(spec, Scale()).launches == pytest.approx(counted, rel=MAX_PLANNER_ERROR)
 
@@ -74,7 +74,7 @@ def test_cases_have_names_of_their_own_and_specs_that_are_allowed():
 
 def test_the_suite_names_the_case_and_the_bar_that_is_not_met(monkeypatch, capsys):
     counts = Counts(waits=Counter({"value: a.py:1": 3}), races=Counter({"reads: b.py:2": 1}))
-    monkeypatch.setattr(launches, "run_case", lambda case: counts)
+    monkeypatch.setattr(launches_suite, "run_case", lambda case: counts)
     case = replace(case_of("tile"), name="tile of a test")
     assert verdict(list(pretended_results((case,)))) == 1
     assert capsys.readouterr().out == "not met: tile of a test: host waits, tile of a test: races, races, in all\n"
@@ -86,7 +86,7 @@ def test_the_suite_goes_on_after_a_device_mismatch(monkeypatch):
             raise DeviceMismatchError("add of tensors on both: a.py:1")
         return Counts()
 
-    monkeypatch.setattr(launches, "run_case", run)
+    monkeypatch.setattr(launches_suite, "run_case", run)
     results = list(pretended_results((case_of("none"), case_of("tile"))))
     assert [result.name for result in results if not result.passed] == ["none: device mismatches"]
     assert "tile: host waits" in [result.name for result in results]

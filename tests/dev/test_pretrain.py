@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from adatad.convert.backbone import WeightsError, load_backbone_weights
+from adatad.convert.backbone_weights import WeightsError, load_backbone_weights
 from adatad.dev.pretrain import augment, draw_clip, pretrain
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.schema import BackboneSpec

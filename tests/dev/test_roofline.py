@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adatad.dev.benchmarks import gpu_cases
-from adatad.dev.benchmarks.roofline import PICO, Card, Prediction, RooflineCount, never_computed, predict
+from adatad.dev.benchmarks.roofline_suite import PICO, Card, Prediction, RooflineCount, never_computed, predict
 from adatad.memory.planner import Machine, Planner
 from adatad.memory.scale import Scale
 
@@ -16,7 +16,7 @@ TINY = (
 
 
 def spec_of(drop_path, clips=1):
-    case = gpu_cases.Case("", "s_768x160_adapter", TINY, ())
+    case = gpu_cases.GpuCase("", "s_768x160_adapter", TINY, ())
     policy = f"memory.policy=tile memory.tile_clips={clips} memory.segment_blocks=2"
     return gpu_cases.spec_of(case, gpu_cases.Variant("", f"{policy} model.backbone.drop_path={drop_path}"))
 

@@ -177,7 +177,7 @@ def test_roots_are_taken_of_probabilities_alone(tmp_path):
 
 def test_a_class_that_stands_twice_is_refused(tmp_path):
     (tmp_path / "scores.json").write_text('{"results": {}, "class": ["a", "b", "a"]}')
-    with pytest.raises(ClassifierError, match="class 'a' stands twice"):
+    with pytest.raises(ClassifierError, match="class 'a' appears twice"):
         read_classifier(ClassifierSpec(kind="cuhk", file=str(tmp_path / "scores.json")))
 
 

@@ -160,11 +160,11 @@ def test_blocked_videos_are_nowhere_and_others_are_named():
 
 
 def test_scoring_imports_no_torch():
-    code = "import sys, adatad.evaluation.files, adatad.evaluation.nms; sys.exit('torch' in sys.modules)"
+    code = "import sys, adatad.evaluation.score_files, adatad.evaluation.nms; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_scoring_starts_without_a_compiler():
     # numba takes half a second to import, which scoring a file has no use for.
-    code = "import sys, adatad.evaluation.files; sys.exit('numba' in sys.modules or 'pydantic' in sys.modules)"
+    code = "import sys, adatad.evaluation.score_files; sys.exit('numba' in sys.modules or 'pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatad.evaluation.compiled import compiled
-from adatad.evaluation.nms import METHODS, apply_nms, hard_nms, soft_nms, vote
+from adatad.evaluation.nms import METHODS, apply_nms, compiled, hard_nms, soft_nms, vote
 from adatad.spec.schema import NmsSpec
 
 rows = st.lists(

@@ -34,7 +34,10 @@ def test_a_number_without_annotation_is_ignored_but_collides_in_the_reference():
     # Verb 1 isn't annotated; the class at place 1 of the annotated ones is 7.
     made = epic_found((50, 60, 1, 3, 0.95), (0, 10, 7, 3, 0.9), (20, 30, 2, 3, 0.8))
     assert evaluate_epic(ground, made, "val", (0.5,), "verb").average_mAP == 1.0
-    assert evaluate_epic(ground, made, "val", (0.5,), "verb", reference=True).ap_per_class == {"2": [1.0], "7": [0.5]}
+    assert evaluate_epic(ground, made, "val", (0.5,), "verb", misplace_classes=True).ap_per_class == {
+        "2": [1.0],
+        "7": [0.5],
+    }
 
 
 def test_blocked_videos_of_epic_are_nowhere():

@@ -58,11 +58,11 @@ def test_a_repeated_window_counts_once_but_in_the_reference_twice():
     sliding = [window("v", 0, ONE), window("v", 8, OTHER), window("v", 0, ONE)]
     spec = PostprocessSpec(nms=NmsSpec(sigma=0.5, min_score=0.0))
     assert join_windows(sliding, spec)["v"] == [ONE, OTHER]
-    twice = join_windows(sliding, spec, keep_repeats=True)["v"]
+    twice = join_windows(sliding, spec, repeat_windows=True)["v"]
     assert [item["score"] for item in twice] == pytest.approx([0.9, 0.8, 0.9 * np.exp(-1 / 0.5)], abs=1e-4)
     whole = [window("v", 0, ONE, sliding=False), window("v", 0, ONE, sliding=False)]
     assert join_windows(whole, spec)["v"] == [ONE]
-    assert join_windows(whole, spec, keep_repeats=True)["v"] == [ONE, ONE]
+    assert join_windows(whole, spec, repeat_windows=True)["v"] == [ONE, ONE]
 
 
 def test_a_whole_video_has_its_nms_in_its_window_and_not_again():

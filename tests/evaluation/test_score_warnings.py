@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from adatad.evaluation.checks import (
+from adatad.evaluation.score_warnings import (
     blocked_warnings,
-    listed,
+    list_quoted,
     name_key,
     repeated_detection_warnings,
     score_warnings,
@@ -169,7 +169,7 @@ def test_keys_and_listed_names():
     assert name_key(" A\tb\u00a0 C ") == "a b c"
     assert name_key("e\u0301") == name_key("\u00e9")
     assert video_key("V_clip.MOV") == "clip"
-    assert listed(["\x1b[31mred", "x" * 500]) == repr("\x1b[31mred") + ", '" + "x" * 77 + "...'"
+    assert list_quoted(["\x1b[31mred", "x" * 500]) == repr("\x1b[31mred") + ", '" + "x" * 77 + "...'"
 
 
 def test_detections_that_stand_several_times_are_counted():
@@ -179,5 +179,5 @@ def test_detections_that_stand_several_times_are_counted():
     (item,) = FOUND["results"]["k2"]
     assert repeated({"k2": [item, {**item, "score": 0.8}, {**item, "label": "pour"}], "k3": [item]}) == []
     (line,) = repeated({"k2": [item, item, {**item, "segment": [2.0, 5.0]}, dict(item)], "k3": [item]})
-    assert line.startswith("3 detections that stood there before (each repetition counts as wrong): 'k2'")
+    assert line.startswith("3 detections repeated (each repetition counts as wrong): 'k2'")
     assert repeated({"k2": [item] * 3}, {"k2"}) == []

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from adatad.convert.opentad import opentad_name
-from adatad.dev.parity.cases import Case
+from adatad.convert.opentad_checkpoint import opentad_name
+from adatad.dev.parity.golden_cases import GoldenCase
 from adatad.dev.parity.model_case import LOSSES, evaluation_losses, fresh_parts, recorded
 from adatad.dev.parity.translate import batch_of, build_case_model, metas_of, spec_of
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
-from adatad.models.detections import decode
+from adatad.models.actionformer import decode
 from adatad.models.losses import detection_losses
 from adatad.training.schedule import learning_rate
-from adatad.training.setup import Parts
+from adatad.training.setup import TrainState
 from adatad.training.step import batch_targets, train_step
 
 CLASSES = 3
@@ -115,7 +115,7 @@ def draw_inputs(facts: dict[str, Any], draw: np.random.Generator) -> dict[str, n
 
 def draw_weights(facts: dict[str, Any], draw: np.random.Generator) -> dict[str, np.ndarray]:
     """Every weight random, so that none is without effect."""
-    empty = Case(Path(), facts, {}, {}, {}, {})
+    empty = GoldenCase(Path(), facts, {}, {}, {}, {})
     weights = {}
     for name, parameter in build_case_model(empty, spec_of(empty)).named_parameters():
         fan_in = max(int(np.prod(parameter.shape[1:])), 1)
@@ -128,7 +128,7 @@ def draw_weights(facts: dict[str, Any], draw: np.random.Generator) -> dict[str, 
 
 def make_case(folder: Path, facts: dict[str, Any]) -> None:
     draw = np.random.default_rng(facts["seed"])
-    case = Case(folder, facts, {}, draw_weights(facts, draw), draw_inputs(facts, draw), {})
+    case = GoldenCase(folder, facts, {}, draw_weights(facts, draw), draw_inputs(facts, draw), {})
     spec = spec_of(case)
     parts, arrays, expected = fresh_parts(case, spec), {}, {}
     first_steps(case, parts, arrays, expected)
@@ -141,7 +141,7 @@ def make_case(folder: Path, facts: dict[str, Any]) -> None:
         np.savez_compressed(folder / f"{name}.npz", **content)
 
 
-def first_steps(case: Case, parts: Parts, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
+def first_steps(case: GoldenCase, parts: TrainState, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
     batch, model = batch_of(case), parts.model
     model.train()
     with recorded(model) as seen:
@@ -169,7 +169,7 @@ def first_steps(case: Case, parts: Parts, arrays: dict[str, Any], expected: dict
     expected["eval_losses"] = {name: float(losses[name]) for name in LOSSES}
 
 
-def record_gradients(parts: Parts, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
+def record_gradients(parts: TrainState, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
     gradients = {opentad_name(n): p.grad.numpy() for n, p in parts.model.named_parameters() if p.grad is not None}
     joint = float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values())))
     arrays.update({f"gradient/{name}": rounded(gradient, 16) for name, gradient in gradients.items()})
@@ -181,7 +181,7 @@ def record_gradients(parts: Parts, arrays: dict[str, Any], expected: dict[str, A
 
 
 @torch.no_grad()
-def record_detections(case: Case, parts: Parts, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
+def record_detections(case: GoldenCase, parts: TrainState, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
     parts.model.eval()
     batch, sliding = batch_of(case), case.facts["postprocess"]["sliding_window"]
     windows = []
@@ -198,7 +198,7 @@ def record_detections(case: Case, parts: Parts, arrays: dict[str, Any], expected
     expected["detections"] = join_windows(windows, parts.spec.postprocess)
 
 
-def record_trajectory(case: Case, parts: Parts, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
+def record_trajectory(case: GoldenCase, parts: TrainState, arrays: dict[str, Any], expected: dict[str, Any]) -> None:
     batch, schedule = batch_of(case), parts.spec.schedule
     groups = parts.engine.groups
     expected["optimizer_groups"] = [

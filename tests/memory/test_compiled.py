@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from adatad.memory import compiled
 from adatad.memory.compiled import CompileError, compile_report
-from adatad.memory.policy import wave_passes
 from adatad.memory.tiles import Tile
 from adatad.memory.transform import Transform
 from adatad.models.backbone import VideoBackbone
@@ -43,7 +42,7 @@ def graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize(("mode", "recompute"), [("adapter", "hold"), ("full", "rebuild")])
+@pytest.mark.parametrize(("mode", "recompute"), [("adapter", "once"), ("full", "twice")])
 def test_compiled_tiles_give_the_gradients_of_others_and_serve_all_blocks(mode, recompute, traced):
     backbone, (frames, keys) = build(mode, drop_path=0.7), batch(windows=2)
     memory = {**TILE, "recompute": recompute}
@@ -93,7 +92,7 @@ def test_trained_norms_stay_in_fp32_under_autocast(traced):
 
 def graph_of(waved: VideoBackbone, x: torch.Tensor) -> dict[str, torch.Tensor | int]:
     """Of block 0 on one tile: output, gradient, and bytes of what autograd saves beside weights."""
-    transform, kept = Transform(waved, x.dtype, None, wave_passes(waved)[0].settings.branch_type), {}
+    transform, kept = Transform(waved, x.dtype, None, waved.executor.passes[0].settings.branch_type), {}
     addresses = {tensor.data_ptr() for _, tensors in transform.weights(0).branches for tensor in tensors}
 
     def pack(tensor):
@@ -118,10 +117,10 @@ def test_a_compiled_tile_keeps_no_more_for_backward(mode, traced, monkeypatch):
 
 def test_what_is_compiled_is_said_before_and_at_its_first_use(traced, caplog):
     waved = under(build("frozen"), compile=True, **TILE)
-    (line,) = compile_report(wave_passes(waved))
+    (line,) = compile_report(waved.executor.passes)
     for part in ("blocks 0 to 3", "aot_eager", "float64", "tiles of 2 clips"):
         assert part in line
-    assert not compile_report(wave_passes(under(build("adapter"), **TILE)))
+    assert not compile_report(under(build("adapter"), **TILE).executor.passes)
     with caplog.at_level(logging.INFO, "adatad"):
         for _ in range(2):
             waved.timeline(*batch())
@@ -157,7 +156,7 @@ def test_code_of_a_cpp_compiler_is_near_in_fp32_and_takes_no_more_memory(tmp_pat
     results, peaks = [], []
     for is_on in (False, True):
         waved = under(backbone, torch.float32, compile=is_on, **TILE)
-        transform = Transform(waved, x.dtype, None, wave_passes(waved)[0].settings.branch_type)
+        transform = Transform(waved, x.dtype, None, waved.executor.passes[0].settings.branch_type)
         tile, y = Tile(0, 0, 0, len(x)), x.clone()
         transform.in_place(0, tile, y)
         results.append({**graph_of(waved, x), "in place": y})

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from small_backbones import batch, build, error, gradients, under
 
 from adatad.memory import wave
-from adatad.models.drop_path import BranchDrop, Drops
+from adatad.models.keyed_dropout import BranchDrop, Drops
 
 TILE = {"policy": "tile", "tile_clips": 1, "segment_blocks": 3}
 POLICIES = {
     "none": {},
     "block": {"policy": "block"},
     "hold": TILE,
-    "rebuild": {**TILE, "recompute": "rebuild"},
+    "rebuild": {**TILE, "recompute": "twice"},
     "pairs": {**TILE, "tile_clips": 2},
 }
 

@@ -15,7 +15,7 @@ POLICIES = {
     "block": {"policy": "block"},
     "tile k 1": {"policy": "tile", "tile_clips": 1, "segment_blocks": 1},
     "tile k 2": {"policy": "tile", "tile_clips": 2, "segment_blocks": 2},
-    "tile k 3 rebuild": {"policy": "tile", "tile_clips": 1, "segment_blocks": 3, "recompute": "rebuild"},
+    "tile k 3 rebuild": {"policy": "tile", "tile_clips": 1, "segment_blocks": 3, "recompute": "twice"},
     "tile k 4 blocks": {"policy": "tile", "tile_clips": 1, "segment_blocks": 4, "order": "blocks"},
 }
 
@@ -51,7 +51,7 @@ def test_the_wave_is_exact_for_any_shape(data):
     memory = {
         "tile_clips": draw(st.integers(1, 4), "tile"),
         "segment_blocks": draw(st.integers(1, 5), "k"),
-        "recompute": draw(st.sampled_from(["hold", "rebuild"]), "recompute"),
+        "recompute": draw(st.sampled_from(["once", "twice"]), "recompute"),
         "order": draw(st.sampled_from(["tiles", "blocks"]), "order"),
     }
     frames, keys = batch(windows, clips, height, width)
@@ -76,7 +76,7 @@ def test_ranges_of_blocks_may_have_policies_of_their_own(cuts, policies, mode):
     assert error(gradients(mixed, frames, keys), gradients(backbone, frames, keys)) < 1e-10
 
 
-@pytest.mark.parametrize("recompute", ["hold", "rebuild"])
+@pytest.mark.parametrize("recompute", ["once", "twice"])
 def test_segments_of_any_length_give_the_same_bits(recompute):
     backbone, (frames, keys) = build("adapter", torch.float32), batch(windows=2, clips=5)
     memory = {"policy": "tile", "tile_clips": 2, "recompute": recompute}

@@ -11,18 +11,18 @@ from small_backbones import batch, build, gradients, under
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adatad.memory.arithmetic import autocast
-from adatad.memory.labels import label
 from adatad.memory.meta import MetaResults, gpu_like_meta
 from adatad.memory.meter import Meter, flash_scratch_bytes
+from adatad.memory.scopes import memory_scope
 
 META = torch.device("meta")
 
 
 def test_counts_storages_not_views_and_forgets_the_dead():
     with Meter("cpu") as meter:
-        with label("rows"):
+        with memory_scope("rows"):
             rows = torch.zeros(1000, dtype=torch.float32)
-        with label("work"), label("inner"):
+        with memory_scope("work"), memory_scope("inner"):
             half = rows[:500]
             doubled = half * 2
         assert meter.current_bytes == 4000 + 2000
@@ -138,18 +138,20 @@ def test_the_tile_stream_keeps_no_full_length_tensor():
 
 STEP = """
 import json, sys, torch
-from adatad.dev.benchmarks.cpu import peak_resident, resident_floor
+from adatad.dev.benchmarks.cpu_suite import peak_resident, resident_floor
 from adatad.memory.meter import Meter
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.step import train_step
 from adatad.training.metered import make_optimizer_state, random_batch
-from adatad.training.setup import assemble
+from adatad.training.resolve import resolve_model
+from adatad.training.setup import build_train_state
 torch.set_num_threads(1)
 cpu = torch.device("cpu")
 spec = load("configs/thumos/s_768x160_adapter.yaml", sys.argv[1:], check_files=False)
-parts = assemble(spec, Processes(0, 1, cpu), build_model(spec.model, 20), 20, 100)
+processes = Processes(0, 1, cpu)
+parts = build_train_state(resolve_model(spec, processes, 20), processes, build_model(spec.model, 20))
 make_optimizer_state(parts)
 train_step(parts, [random_batch(spec.model_copy(update={"data": spec.data.model_copy(update={"size_pixels": 32})}),
                                 1, 20, cpu)], 0)

@@ -11,23 +11,22 @@ from hypothesis import strategies as st
 from small_backbones import batch, build, error, gradients, under
 
 from adatad.memory import offload
-from adatad.memory.frames import HostFrames, tile_frames
+from adatad.memory.inputs import HostFrames, tile_frames
 from adatad.memory.offload import (
     CopiesAtOnce,
     CopiesOnStreams,
     HostMemory,
     HostMemoryError,
-    HostShelf,
+    HostStore,
     pieces,
     pinned_rows,
 )
-from adatad.memory.policy import wave_passes
 from adatad.memory.tiles import cut_tiles
 from adatad.parallel.adamw import HostStateAdamW
 from adatad.training.ema import Ema
 
 CPU = torch.device("cpu")
-PLACES = ("rows", "halos", "frames", "frozen_weights")
+PLACES = ("saved_inputs", "halos", "frames", "frozen_weights")
 
 
 class SlowCopies:
@@ -62,7 +61,7 @@ def slow(monkeypatch) -> list[SlowCopies]:
         return made[-1]
 
     monkeypatch.setattr(offload, "copies_for", copies_for)
-    monkeypatch.setattr("adatad.memory.streamed.copies_for", copies_for)
+    monkeypatch.setattr("adatad.memory.weights.copies_for", copies_for)
     return made
 
 
@@ -74,7 +73,7 @@ def on_host(frames: torch.Tensor, places) -> torch.Tensor | HostFrames:
     return HostFrames(frames, CPU) if "frames" in places else frames
 
 
-@pytest.mark.parametrize(("order", "recompute"), [("auto", "hold"), ("blocks", "rebuild")])
+@pytest.mark.parametrize(("order", "recompute"), [("auto", "once"), ("blocks", "twice")])
 @pytest.mark.parametrize(
     "places", [names for size in (1, 2, 4) for names in itertools.combinations(PLACES, size)], ids="+".join
 )
@@ -173,46 +172,46 @@ def test_any_placement_is_exact_for_any_shape(data):
     draw = data.draw
     mode = draw(st.sampled_from(["adapter", "plain", "side", "full"]), "mode")
     places = draw(st.sets(st.sampled_from(PLACES)), "on the host")
-    places -= {"frozen_weights"} if mode == "full" else {"rows", "halos"} if mode == "side" else set()
+    places -= {"frozen_weights"} if mode == "full" else {"saved_inputs", "halos"} if mode == "side" else set()
     clips, windows = draw(st.integers(1, 5), "clips"), draw(st.integers(1, 2), "windows")
     backbone, (frames, keys) = build(mode), batch(windows, clips)
     memory = {
         "tile_clips": draw(st.integers(1, 3), "tile"),
         "segment_blocks": draw(st.integers(1, 4), "k"),
-        "recompute": draw(st.sampled_from(["hold", "rebuild"]), "recompute"),
+        "recompute": draw(st.sampled_from(["once", "twice"]), "recompute"),
         "order": draw(st.sampled_from(["auto", "blocks"]), "order"),
     }
     waved = under(backbone, clips=clips, policy="tile", **memory, **placed(places))
     assert error(gradients(waved, on_host(frames, places), keys), gradients(backbone, frames, keys)) < 1e-10
 
 
-def test_slots_are_made_in_the_first_step_and_come_back_after_every_one():
+def test_buffers_are_made_in_the_first_step_and_come_back_after_every_one():
     backbone, (frames, keys) = build("adapter"), batch(windows=2, clips=5)
-    waved = under(backbone, clips=5, policy="tile", tile_clips=2, segment_blocks=1, **placed(["rows", "halos"]))
-    (wave_pass,) = wave_passes(waved)
+    waved = under(backbone, clips=5, policy="tile", tile_clips=2, segment_blocks=1, **placed(["saved_inputs", "halos"]))
+    (wave_pass,) = waved.executor.passes
     counts = []
     for _ in range(3):
         gradients(waved, frames, keys)
         memory = wave_pass.host(CPU)
-        counts.append((memory.bytes, sum(slot.size_bytes for slots in memory._free.values() for slot in slots)))
+        counts.append((memory.bytes, sum(buffer.size_bytes for buffers in memory._free.values() for buffer in buffers)))
     assert counts[0][0] == counts[0][1] > 0
     assert counts == counts[:1] * 3
 
 
-def test_a_pass_without_its_backward_gives_its_slots_back():
+def test_a_pass_without_its_backward_gives_its_buffers_back():
     backbone, (frames, keys) = build("adapter"), batch(clips=4)
-    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["rows", "halos"]))
-    (wave_pass,) = wave_passes(waved)
+    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["saved_inputs", "halos"]))
+    (wave_pass,) = waved.executor.passes
     for _ in range(4):
         waved(frames, 32, keys)
     memory = wave_pass.host(CPU)
-    assert memory.bytes == sum(slot.size_bytes for slots in memory._free.values() for slot in slots)
+    assert memory.bytes == sum(buffer.size_bytes for buffers in memory._free.values() for buffer in buffers)
     gradients(waved, frames, keys)
 
 
 def test_two_passes_may_be_open_at_once():
     backbone, (frames, keys) = build("adapter"), batch(clips=4)
-    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["rows", "halos"]))
+    waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["saved_inputs", "halos"]))
     expected = gradients(backbone, frames, keys)
     other = waved(frames.flip(2), 32, keys)
     assert error(gradients(waved, frames, keys), expected) < 1e-10
@@ -223,9 +222,9 @@ def test_frozen_blocks_are_on_the_device_only_while_they_are_wanted():
     backbone = build("adapter")
     there = {name: p.clone() for name, p in backbone.named_parameters() if not p.requires_grad and "blocks" in name}
     waved = under(backbone, policy="tile", tile_clips=1, segment_blocks=2, frozen_weights="stream")
-    (wave_pass,) = wave_passes(waved)
+    (wave_pass,) = waved.executor.passes
     parameters = dict(waved.named_parameters())
-    with wave_pass.residency.whole(range(1, 3), range(3, 4)):
+    with wave_pass.provider.materialized(range(1, 3), range(3, 4)):
         assert all(torch.equal(parameters[n], p) for n, p in there.items() if n.startswith(("blocks.1.", "blocks.2.")))
         assert all(parameters[n].numel() == 0 for n in there if n.startswith(("blocks.0.", "blocks.3.")))
     assert all(parameters[name].numel() == 0 for name in there)
@@ -252,12 +251,12 @@ def test_pinned_rows_take_little_more_than_they_are(count, size):
 def test_streamed_blocks_are_the_same_when_they_have_been_pinned(monkeypatch):
     """Many blocks lie in one piece of memory then."""
     waved = under(build("adapter"), policy="tile", tile_clips=1, segment_blocks=2, frozen_weights="stream")
-    (wave_pass,) = wave_passes(waved)
-    packed = list(wave_pass.residency._packed.values())
+    (wave_pass,) = waved.executor.passes
+    packed = list(wave_pass.provider._packed.values())
     before = [block.memory.clone() for block in packed]
     on_gpu = type("Gpu", (), {"type": "cuda"})()
     monkeypatch.setattr(offload, "pinned", lambda shape, dtype, device, what: torch.empty(shape, dtype=dtype))
-    wave_pass.residency._pin(on_gpu)
+    wave_pass.provider._pin(on_gpu)
     assert all(torch.equal(block.memory, there) for block, there in zip(packed, before, strict=True))
     assert len({block.memory.untyped_storage().data_ptr() for block in packed}) < len(packed)
 
@@ -265,8 +264,8 @@ def test_streamed_blocks_are_the_same_when_they_have_been_pinned(monkeypatch):
 def test_a_bound_on_host_memory_names_what_is_too_large():
     memory = HostMemory(CPU, limit_bytes=1000)
     memory.reserve(3, 300, "halos")
-    with pytest.raises(HostMemoryError, match=r"saved rows on the host .* memory\.host_limit_gib"):
-        memory.reserve(1, 200, "saved rows")
+    with pytest.raises(HostMemoryError, match=r"saved inputs on the host .* memory\.host_limit_gib"):
+        memory.reserve(1, 200, "saved inputs")
     assert memory.bytes == 900
 
 
@@ -275,18 +274,18 @@ def test_memory_that_cannot_be_pinned_is_said_plainly(monkeypatch):
         raise RuntimeError("cudaHostAlloc failed")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved rows can't be had .*memory\.rows"):
-        HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved rows")
+    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved rows can't be had .*memory\.saved_inputs"):
+        HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved inputs")
 
 
-def test_a_shelf_takes_what_was_put_whatever_happens_to_it_later():
-    shelf = HostShelf("x", HostMemory(CPU, copies=SlowCopies()), slot_bytes=64)
+def test_a_store_keeps_what_was_saved_whatever_happens_to_it_later():
+    store = HostStore("x", HostMemory(CPU, copies=SlowCopies()), buffer_bytes=64)
     tensors = [torch.full((size,), float(size)) for size in (4, 16, 7)]
     for number, tensor in enumerate(tensors):
-        shelf.put_copy(number, tensor)
+        store.save_copy(number, tensor)
         tensor.zero_()
-    shelf.want(2)
-    assert [shelf.take(number).tolist() for number in (0, 2, 1)] == [[4.0] * 4, [7.0] * 7, [16.0] * 16]
+    store.prefetch(2)
+    assert [store.pop(number).tolist() for number in (0, 2, 1)] == [[4.0] * 4, [7.0] * 7, [16.0] * 16]
 
 
 @given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 4))

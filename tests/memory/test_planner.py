@@ -68,9 +68,9 @@ def random_memory(draw: random.Random, mode: str) -> list[str]:
     places = ["optimizer_state", "moving_average"]
     lines = [f"memory.policy={policy}"]
     if policy == "tile":
-        places += ["frames"] + ["rows", "halos"] * (mode != "side")
+        places += ["frames"] + ["saved_inputs", "halos"] * (mode != "side")
         lines += [f"memory.tile_clips={draw.randint(1, 6)}", f"memory.segment_blocks={draw.randint(1, 8)}"]
-        lines.append(f"memory.recompute={draw.choice(['hold', 'rebuild'])}")
+        lines.append(f"memory.recompute={draw.choice(['once', 'twice'])}")
         lines += ["memory.frozen_weights=stream"] * (mode != "full" and draw.random() < 0.3)
         lines.append(f"memory.order={draw.choice(['auto', 'auto', 'blocks'])}")
         lines.append("memory.compile=true")
@@ -78,7 +78,7 @@ def random_memory(draw: random.Random, mode: str) -> list[str]:
     lines.append(f"memory.moment_dtype={draw.choice(['fp32', 'bf16'])}")
     if policy == "tile":
         lines.append(f"memory.frozen_dtype={draw.choice(['auto', 'fp8', 'int8']) if mode != 'full' else 'auto'}")
-        lines.append(f"memory.row_dtype={draw.choice(['auto', 'fp8']) if mode != 'side' else 'auto'}")
+        lines.append(f"memory.saved_input_dtype={draw.choice(['auto', 'fp8']) if mode != 'side' else 'auto'}")
     return lines
 
 
@@ -102,7 +102,7 @@ def test_formulas_and_the_meter_agree_on_shared_windows(policy, clip):
 
 @pytest.mark.parametrize(
     "memory",
-    ["policy=selective", "policy=tile memory.segment_blocks=3 memory.tile_clips=5 memory.recompute=rebuild"],
+    ["policy=selective", "policy=tile memory.segment_blocks=3 memory.tile_clips=5 memory.recompute=twice"],
 )
 def test_executed_flops_are_those_of_a_step(memory):
     spec = small(*f"memory.{memory} model.backbone.adapter.blocks=[1,3]".split())
@@ -145,7 +145,8 @@ def test_a_plan_s_settings_load_to_the_plan(plans):
 
 def test_a_plan_s_settings_undo_what_a_spec_places_elsewhere(plans):
     _, all_plans = plans
-    own = ["policy=tile", "order=blocks", "rows=host", "frames=host", "frozen_weights=stream", "host_limit_gib=3",
+    own = ["policy=tile", "order=blocks", "saved_inputs=host", "frames=host", "frozen_weights=stream",
+           "host_limit_gib=3",
            "weight_dtype=fp16", "optimizer_state=host"]  # fmt: skip
     asked = [f"memory.{setting}" for setting in own]
     for plan in all_plans[:: len(all_plans) // 12]:
@@ -155,11 +156,13 @@ def test_a_plan_s_settings_undo_what_a_spec_places_elsewhere(plans):
 
 
 def test_what_is_said_beside_auto_stays():
-    asked = small("memory.policy=auto", "memory.rows=host", "memory.optimizer_state=host", "memory.tile_clips=3")
+    asked = small(
+        "memory.policy=auto", "memory.saved_inputs=host", "memory.optimizer_state=host", "memory.tile_clips=3"
+    )
     found = planner(asked).plans(coarse=True)
     assert {plan.memory.policy for plan in found} == {"tile"}
     for plan in found:
-        assert (plan.memory.rows, plan.memory.optimizer_state, plan.memory.tile_clips) == ("host", "host", 3)
+        assert (plan.memory.saved_inputs, plan.memory.optimizer_state, plan.memory.tile_clips) == ("host", "host", 3)
     kept = planner(small("memory.policy=auto", "memory.moving_average=device")).plans(coarse=True)
     assert {plan.memory.moving_average for plan in kept} == {"device"}
 
@@ -245,7 +248,7 @@ def test_auto_is_refused_where_what_stands_beside_it_leaves_no_plan():
     far = ["memory.policy=auto", "model.backbone.adapter.dilation=9"]
     assert planner(small(*far)).plans(coarse=True)
     with pytest.raises(SpecError, match=r"memory.policy: the adapters reach 9 tubelets .* tile can't do that"):
-        small(*far, "memory.rows=host")
+        small(*far, "memory.saved_inputs=host")
 
 
 def test_an_unresolved_auto_is_an_error():

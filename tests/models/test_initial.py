@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from adatad.convert.backbone import load_backbone_weights
+from adatad.convert.backbone_weights import load_backbone_weights
 from adatad.convert.weight_file import WeightsError, write_safetensors
 from adatad.models.detector import build_model
 from adatad.models.initial import SCRATCH_NUMBERS, DrawsAside

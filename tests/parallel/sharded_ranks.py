@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from steps import Outcome, Run, numpy_of, outcome_of
 
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos
 
 
 @dataclass
@@ -100,20 +100,20 @@ def train_watched(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Gath
 
 
 def detections_of(run: Run) -> Any:
-    from adatad.training.setup import validation_loader
-    from adatad.training.validation import classes_of, detect
+    from adatad.training.loaders import validation_loader
+    from adatad.training.validation import detect
 
-    parts, spec = run.parts, run.spec
-    loader = validation_loader(spec, run.annotations, run.processes)
+    parts = run.parts
+    loader = validation_loader(parts.run)
     skipped = SkippedVideos(0, print)
     with parts.engine.swapped_parameters(parts.ema.averages):
-        return detect(parts.engine.model, loader, spec, classes_of(spec, run.annotations), run.processes, skipped)
+        return detect(parts.engine.model, loader, parts.run, run.processes, skipped)
 
 
 def evaluate_cases(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Any]:
     """Number of this rank's batches, and detections, of a model whose parameters and averages are drawn."""
     from adatad.parallel.processes import start_processes
-    from adatad.training.setup import validation_loader
+    from adatad.training.loaders import validation_loader
 
     results = {}
     with start_processes() as processes:
@@ -123,7 +123,7 @@ def evaluate_cases(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Any
             shapes = {n: p.shape for n, p in run.parts.model.named_parameters() if p.requires_grad}
             drawn = {n: 0.3 * torch.randn(shape, generator=draw) for n, shape in shapes.items()}
             parts.ema.load(parts.engine.shard(drawn))
-            batches = len(validation_loader(run.spec, run.annotations, processes))
+            batches = len(validation_loader(parts.run))
             results[name] = batches, detections_of(run)
     return results
 
@@ -197,18 +197,20 @@ def kept_of_64(spec_file: str, cpu_offload: str) -> tuple[int, int]:
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from adatad.memory.sharded import local_of
+    from adatad.memory.weights import local_of
     from adatad.models.detector import build_model
     from adatad.parallel.processes import Processes
     from adatad.spec import load
-    from adatad.training.setup import assemble
+    from adatad.training.resolve import resolve_model
+    from adatad.training.setup import build_train_state
 
     overrides = ["parallel.engine=fsdp", f"parallel.cpu_offload={cpu_offload}", "train.precision=bf16"]
     spec = load(spec_file, overrides, check_files=False)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=64)
     with torch.device("meta"):
         model = build_model(spec.model, 20)
-    assemble(spec, Processes(0, 64, torch.device("cpu")), model, 20, steps_per_epoch=100)
+    processes = Processes(0, 64, torch.device("cpu"))
+    build_train_state(resolve_model(spec, processes, 20), processes, model)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     kept = [local_of(parameter) for parameter in frozen]
     dist.destroy_process_group()

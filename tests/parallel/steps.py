@@ -83,21 +83,23 @@ class Run:
     def __init__(self, spec_file: str, overrides: list[str], processes: Any):
         from adatad.data.annotations import read_annotations
         from adatad.spec import load
-        from adatad.training.setup import build_parts
+        from adatad.training.resolve import resolve_run
+        from adatad.training.setup import initial_state
 
         self.spec = load(spec_file, overrides)
         self.annotations = read_annotations(self.spec.data)
-        self.processes, self.parts = processes, build_parts(self.spec, self.annotations, processes)
+        self.processes = processes
+        self.parts = initial_state(resolve_run(self.spec, processes, self.annotations), processes)
         self.done = 0
 
     def train(self, steps: int) -> list[dict[str, Any]]:
         """That many more steps; their values."""
-        from adatad.training.setup import training_loader
+        from adatad.training.loaders import training_loader
         from adatad.training.step import train_step
 
         parts, accumulation = self.parts, self.spec.train.accumulation
-        start = divmod(self.done, parts.steps_per_epoch)
-        batches = iter(training_loader(self.spec, self.annotations, self.processes, start))
+        start = divmod(self.done, parts.run.steps_per_epoch)
+        batches = iter(training_loader(parts.run, start))
         parts.engine.model.train()
         values = []
         for step in range(self.done, self.done + steps):

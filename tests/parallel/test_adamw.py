@@ -22,7 +22,7 @@ from adatad.training.run_directory import run_directory
 BF16 = "memory.moment_dtype=bf16"
 EIGHT_BITS = [
     "memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1", "memory.frozen_dtype=int8",
-    "memory.row_dtype=fp8",
+    "memory.saved_input_dtype=fp8",
 ]  # fmt: skip
 """All else that changes bits, which a run that goes on must repeat as well."""
 
@@ -137,7 +137,7 @@ def end_of(spec):
 def test_a_run_goes_on_with_the_same_bits_wherever_moments_wait_and_also_in_fp32(tiny_spec, tmp_path, monkeypatch):
     usual = ["train.evaluate_every_epochs=3", "train.checkpoint_every_steps=null", *EIGHT_BITS]
     plain = load(tiny_spec, [BF16, *usual, "run.id=1"])
-    host = ["memory.optimizer_state=host", "memory.rows=host", "memory.frozen_weights=stream"]
+    host = ["memory.optimizer_state=host", "memory.saved_inputs=host", "memory.frozen_weights=stream"]
     placed = load(tiny_spec, [BF16, *usual, *host, "run.id=2"])
     train(plain)
     real = loop.train_step

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from ranks import run_ranks
 from steps import POLICIES, Outcome, Run, difference, train_cases, train_steps, worst, zero3_settings
 
-from adatad.dev.benchmarks.clip import trace
-from adatad.dev.clip_trace import Event, Machine, TracedGroup, replay
+from adatad.dev.benchmarks.clip_suite import trace
+from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.memory.tiles import cut_evenly
 from adatad.parallel.clip import FakeClipGroup
 from adatad.parallel.layout import Mesh
 from adatad.spec import SpecError, load
-from adatad.spec.clip_share import clip_share
+from adatad.spec.sizes import clip_share
 
 WINDOW = ["data.window.size_grid=80", "model.detector.max_length=80"]
 """Five clips of sixteen frames: uneven over two ranks and over four."""
@@ -56,7 +56,7 @@ def test_groups_beside_each_other(shared_spec, truth, tmp_path):
     cases = {engine: [*common, f"parallel.engine={engine}"] for engine in ("zero1", "fairscale")}
     cases["zero2, micro-batches"] = [*common, "parallel.engine=zero2", "train.accumulation=2"]
     # Of three clips and two in tiles of one, a rank has a tile of two.
-    on_host = [f"memory.{name}=host" for name in ("rows", "halos", "frames")]
+    on_host = [f"memory.{name}=host" for name in ("saved_inputs", "halos", "frames")]
     cases["ddp, micro-batches, on the host"] = [*common, "train.accumulation=2", *on_host]
     cases["selective"] = [*COMMON, "parallel.clip=2", "memory.policy=selective"]
     for name, ours in run_ranks(4, train_cases, shared_spec, cases)[0].items():
@@ -81,16 +81,15 @@ def test_other_backbones(mode, shared_spec):
 
 
 def detections_of(spec_file: str, overrides: list[str]) -> dict:
-    from adatad.data.skipped import SkippedVideos
+    from adatad.data.dataset import SkippedVideos
     from adatad.parallel.processes import start_processes
-    from adatad.training.setup import validation_loader
-    from adatad.training.validation import classes_of, detect
+    from adatad.training.loaders import validation_loader
+    from adatad.training.validation import detect
 
     with start_processes() as processes:
         run = Run(spec_file, overrides, processes)
-        classes = classes_of(run.spec, run.annotations)
-        loader = validation_loader(run.spec, run.annotations, processes, shuffle_clips=True)
-        return detect(run.parts.engine.model, loader, run.spec, classes, processes, SkippedVideos(0, print))
+        loader = validation_loader(run.parts.run, shuffle_clips=True)
+        return detect(run.parts.engine.model, loader, run.parts.run, processes, SkippedVideos(0, print))
 
 
 @pytest.mark.slow
@@ -128,8 +127,7 @@ def videos_with_a_broken_one(spec_file: str, overrides: list[str]) -> list[tuple
     import adatad.data.dataset as dataset
     from adatad.data.decode import VideoError
     from adatad.parallel.processes import start_processes
-    from adatad.training.agreement import same_videos
-    from adatad.training.setup import training_loader
+    from adatad.training.loaders import sync_skipped_videos, training_loader
 
     real = dataset.read_frames
 
@@ -143,8 +141,8 @@ def videos_with_a_broken_one(spec_file: str, overrides: list[str]) -> list[tuple
         broken = run.annotations.train[2].name
         if processes.rank == 1:
             dataset.read_frames = read_frames
-        loader = training_loader(run.spec, run.annotations, processes, (0, 0))
-        batches = same_videos(loader, run.parts.clip_group)
+        loader = training_loader(run.parts.run, (0, 0))
+        batches = sync_skipped_videos(loader, run.parts.clip_group)
         return [([window.video.name for window in batch.windows], batch.skipped) for batch in batches]
 
 
@@ -175,15 +173,12 @@ def test_more_ranks_than_a_window_has_room_for_are_refused(overrides, problem, s
 
 
 def test_ranks_that_groups_do_not_divide_are_refused():
-    import torch
-
-    from adatad.parallel.processes import Processes
     from adatad.spec.schema import ParallelSpec, Spec
-    from adatad.training.setup import SetupError, check_mesh
+    from adatad.training.resolve import SetupError, check_mesh
 
     spec = Spec.model_construct(parallel=ParallelSpec(clip=2))
     with pytest.raises(SetupError, match=r"parallel\.clip 2.* doesn't divide the 3 ranks"):
-        check_mesh(spec, Processes(0, 3, torch.device("cpu")))
+        check_mesh(spec, ranks=3)
 
 
 # Shares, and waiting
@@ -194,19 +189,20 @@ def exchanges_of(spec_file: str, overrides: list[str]) -> list[Event]:
     import torch
 
     from adatad.models.detector import build_model
-    from adatad.parallel.clip import clip_group, share_clips
+    from adatad.parallel.clip import clip_group
     from adatad.parallel.processes import start_processes
+    from adatad.training.loaders import frames_here
     from adatad.training.metered import random_batch
-    from adatad.training.setup import assemble, frames_here, mesh_of_ranks
+    from adatad.training.resolve import resolve_model
+    from adatad.training.setup import build_train_state
     from adatad.training.step import train_step
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:
-        model, mesh = build_model(spec.model, 6), mesh_of_ranks(spec, processes)
-        parts = assemble(spec, processes, model, 6, steps_per_epoch=3)
-        group = TracedGroup(clip_group(processes, mesh, 5, 60), clock=lambda: 0.0)
-        share_clips(model.backbone, group)
-        train_step(parts, [random_batch(spec, 2, 6, torch.device("cpu"), frames_here(spec, mesh))], 1)
+        model, run = build_model(spec.model, 6), resolve_model(spec, processes, 6)
+        group = TracedGroup(clip_group(processes, run.mesh, 5, 60), clock=lambda: 0.0)
+        parts = build_train_state(run, processes, model, group)
+        train_step(parts, [random_batch(spec, 2, 6, torch.device("cpu"), frames_here(spec, run.mesh))], 1)
     return [event for event in group.events if event.kind != "work"]
 
 
@@ -229,7 +225,7 @@ def test_both_sides_are_one_batch_without_tiles(monkeypatch):
     import torch
     import torch.distributed as dist
 
-    from adatad.parallel.clip import ClipGroup, _pad_from_ranks
+    from adatad.parallel.clip import ClipGroup, pad_from_ranks
 
     batches = []
 
@@ -242,7 +238,7 @@ def test_both_sides_are_one_batch_without_tiles(monkeypatch):
         monkeypatch.setattr(dist, "batch_isend_irecv", batch)
         group = ClipGroup(Mesh(1, 3, 0, 1), 5, dist.group.WORLD)
         window = torch.zeros(1, 4, 2, 3, requires_grad=True)
-        _pad_from_ranks(group, window, 1).sum().backward()
+        pad_from_ranks(group, window, 1).sum().backward()
     finally:
         dist.destroy_process_group()
     both = [("isend", 0), ("irecv", 0), ("isend", 2), ("irecv", 2)]
@@ -268,11 +264,11 @@ def test_shares_and_tiles_cover_all_clips_evenly(clips, ranks, data):
 def test_a_replay_waits_for_what_is_sent():
     left = [Event("work", 10), Event("trade", 0, 1), Event("arrive", side=1), Event("gather", 0), Event("work", 5)]
     right = [Event("trade", 0, 0), Event("work", 2), Event("arrive", side=0), Event("gather", 0)]
-    done = replay([left, right], Machine(work=1, link=1, latency_seconds=1))
+    done = replay([left, right], ReplayMachine(work=1, link=1, latency_seconds=1))
     # The right one waits from 2 to 11 for planes, and from 12, when both have met, to the end.
     assert done.seconds == 17
     assert done.idle == [12 - 10, 9 + 1 + 5]
-    slow = replay([left, right], Machine(work=1, link=1, latency_seconds=1, slow={0: 2}))
+    slow = replay([left, right], ReplayMachine(work=1, link=1, latency_seconds=1, slow={0: 2}))
     assert slow.seconds == 32
     with pytest.raises(RuntimeError, match="wait for each other"):
-        replay([[Event("arrive", side=1)], [Event("arrive", side=0)]], Machine(1, 1, 1))
+        replay([[Event("arrive", side=1)], [Event("arrive", side=0)]], ReplayMachine(1, 1, 1))

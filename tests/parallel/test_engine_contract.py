@@ -14,7 +14,7 @@ from steps import ALL_POLICIES, MODES, POLICIES, STEPS, difference, mode, train_
 pytestmark = pytest.mark.slow
 ENGINES = ["ddp", "fsdp", "zero1", "zero2", "zero3", "fairscale"]
 FEW_STEPS = 4
-HOST = [f"memory.{what}=host" for what in ("rows", "halos", "frames", "moving_average")]
+HOST = [f"memory.{what}=host" for what in ("saved_inputs", "halos", "frames", "moving_average")]
 HOST_OF_DDP = ["memory.optimizer_state=host", "memory.frozen_weights=stream"]
 SHARDED = ("fsdp", "zero3", "fairscale")
 """Engines that shard the frozen weights."""

@@ -12,7 +12,7 @@ import pytest
 from faulty import NO_FAULT, QUICK, run_all
 from ranks import run_ranks
 
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos
 from adatad.spec import load
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.run_directory import run_directory
@@ -154,19 +154,19 @@ def spoil(checkpoint: Path, damage: str) -> None:
 
 def evaluate(spec_file: str, overrides: list[str]) -> tuple[int, dict]:
     """This rank's own windows, and everybody's detections."""
-    from adatad.data.annotations import read_annotations
     from adatad.parallel.processes import start_processes
-    from adatad.training.setup import build_parts, validation_loader
-    from adatad.training.validation import classes_of, detect
+    from adatad.training.loaders import validation_loader
+    from adatad.training.resolve import resolve_run
+    from adatad.training.setup import initial_state
+    from adatad.training.validation import detect
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:
-        annotations = read_annotations(spec.data)
-        parts = build_parts(spec, annotations, processes)
-        loader = validation_loader(spec, annotations, processes)
+        run = resolve_run(spec, processes)
+        parts, loader = initial_state(run, processes), validation_loader(run)
         skipped = SkippedVideos(0, print)
         own = len(range(processes.rank, len(loader.dataset), processes.world))
-        return own, detect(parts.engine.model, loader, spec, classes_of(spec, annotations), processes, skipped)
+        return own, detect(parts.engine.model, loader, run, processes, skipped)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero3", "fairscale"])

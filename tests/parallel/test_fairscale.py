@@ -34,16 +34,16 @@ def test_offloaded_checkpoints_run_a_block_again_in_the_same_arithmetic(tiny_spe
 
 def overflow_on_one_rank(spec_file: str, overrides: list[str]) -> tuple[float, float, bool]:
     """Loss scale before and after a step in which one rank's gradients overflow, and whether the step was applied."""
-    from adatad.data.annotations import read_annotations
     from adatad.parallel.processes import start_processes
-    from adatad.training.setup import build_parts, training_loader
+    from adatad.training.loaders import training_loader
+    from adatad.training.resolve import resolve_run
+    from adatad.training.setup import initial_state
     from adatad.training.step import train_step
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:
-        annotations = read_annotations(spec.data)
-        parts = build_parts(spec, annotations, processes)
-        batches = iter(training_loader(spec, annotations, processes, (0, 0)))
+        parts = initial_state(resolve_run(spec, processes), processes)
+        batches = iter(training_loader(parts.run, (0, 0)))
         train_step(parts, [next(batches)], 0)
         before, reduced = parts.engine.scaler.get_scale(), parts.engine.backward
 
@@ -123,13 +123,13 @@ def test_offloaded_checkpoints_belong_to_policy_block(tiny_spec):
 
 def through_whole_and_parts(spec_file: str, overrides: list[str]) -> bool:
     """Whether parts put together and cut again are the same parts."""
-    from adatad.data.annotations import read_annotations
     from adatad.parallel.processes import start_processes
-    from adatad.training.setup import build_parts
+    from adatad.training.resolve import resolve_run
+    from adatad.training.setup import initial_state
 
     spec = load(spec_file, overrides)
     with start_processes() as processes:
-        engine = build_parts(spec, read_annotations(spec.data), processes).engine
+        engine = initial_state(resolve_run(spec, processes), processes).engine
         parts = engine.master_parameters()
         again = engine.shard(processes.gather(engine.gather_full(parts))[0])
         return all(torch.equal(again[name], part) for name, part in parts.items())

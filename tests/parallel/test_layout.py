@@ -14,7 +14,7 @@ def bytes_of(tensors) -> int:
 
 def local_bytes(parameter) -> int:
     """Of this rank's part of a frozen parameter."""
-    from adatad.memory.sharded import local_of
+    from adatad.memory.weights import local_of
 
     return bytes_of([getattr(parameter, "ds_tensor", local_of(parameter))])
 

@@ -44,12 +44,12 @@ def refuse_steps(spec_file: str, cases: dict[str, list[str]]) -> dict[str, dict[
 def _refuse_steps(run: Run) -> dict[str, Any]:
     import torch
 
-    from adatad.training.setup import training_loader
+    from adatad.training.loaders import training_loader
     from adatad.training.step import batch_targets, forward
     from adatad.training.tensors import whole_tensors
 
     run.parts.engine.model.train()
-    batches = iter(training_loader(run.spec, run.annotations, run.processes, (0, 0)))
+    batches = iter(training_loader(run.parts.run, (0, 0)))
     last_rank = run.processes.rank == run.processes.world - 1
 
     def step(factor: float, loss: float = 1.0) -> float:

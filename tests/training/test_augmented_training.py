@@ -8,15 +8,16 @@ from torch import Tensor
 
 from adatad.data.annotations import read_annotations
 from adatad.data.augment import augment, draw_augmentation
-from adatad.data.dataset import TrainingWindows
-from adatad.data.draws import generator
-from adatad.data.geometry import fit_frames, random_geometry
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos, TrainingWindows
+from adatad.data.resize import fit_frames, random_geometry
+from adatad.data.rng import generator
 from adatad.parallel.processes import start_processes
 from adatad.spec import Spec, load
-from adatad.training.setup import build_parts, training_loader, validation_loader
+from adatad.training.loaders import training_loader, validation_loader
+from adatad.training.resolve import resolve_run
+from adatad.training.setup import initial_state
 from adatad.training.step import train_step
-from adatad.training.validation import classes_of, detect
+from adatad.training.validation import detect
 
 AUGMENT = "data.augment={crop_short_side_pixels: 40, flip: 0.5, rand_augment: true, color_jitter: {}}"
 
@@ -28,16 +29,17 @@ def spec(tiny_spec) -> Spec:
 
 def frames_that_the_model_gets(spec: Spec) -> tuple[list[Tensor], list[Tensor]]:
     """In a step of training, and in an evaluation."""
-    annotations, seen = read_annotations(spec.data), []
+    seen = []
     with start_processes() as processes:
-        parts = build_parts(spec, annotations, processes)
+        run = resolve_run(spec, processes)
+        parts = initial_state(run, processes)
         parts.engine.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-        train_step(parts, [next(iter(training_loader(spec, annotations, processes, (0, 0))))], step=0)
+        train_step(parts, [next(iter(training_loader(run, (0, 0))))], step=0)
         trained_on = seen.copy()
         seen.clear()
-        loader = validation_loader(spec, annotations, processes)
+        loader = validation_loader(run)
         skipped = SkippedVideos(0, print)
-        detect(parts.engine.model, loader, spec, classes_of(spec, annotations), processes, skipped)
+        detect(parts.engine.model, loader, run, processes, skipped)
     return trained_on, seen
 
 
@@ -51,7 +53,7 @@ def test_training_applies_what_was_drawn_and_evaluation_nothing(spec, tiny_spec)
     assert all(torch.equal(one, other) for one, other in zip(evaluated, expected, strict=True))
 
     with start_processes() as processes:
-        batch = next(iter(training_loader(spec, read_annotations(spec.data), processes, (0, 0))))
+        batch = next(iter(training_loader(resolve_run(spec, processes), (0, 0))))
     assert all(batch.augmentations)
     assert not torch.equal(batch.frames, unchanged)
     assert not torch.equal(batch.frames, ours)
@@ -66,17 +68,17 @@ def test_a_training_sample_is_a_random_part(spec):
     images = TrainingWindows(videos, whole, seed=3)[1, 2].frames.permute(1, 2, 3, 0).numpy()
     geometry = random_geometry(64, 64, 40, 32, generator(3, 1, 2, "crop"))
     assert torch.equal(sample.frames, geometry.apply(images))
-    assert sample.augmentation == draw_augmentation(spec.data.augment, 3, 1, 2, reference=False)
+    assert sample.augmentation == draw_augmentation(spec.data.augment, 3, 1, 2)
     unchanged = TrainingWindows(videos, plain, seed=3)[1, 2]
     assert unchanged.augmentation is None
     assert torch.equal(unchanged.frames, fit_frames(images, 32))
 
 
-@pytest.mark.parametrize("compat", ["mended", "reference"])
+@pytest.mark.parametrize("compat", ["fixed", "reference"])
 def test_compat_of_the_spec_decides_about_draws_of_the_run(spec, compat):
     spec = spec.model_copy(update={"compat": compat})
     with start_processes() as processes:
-        batches = iter(training_loader(spec, read_annotations(spec.data), processes, (0, 0)))
+        batches = iter(training_loader(resolve_run(spec, processes), (0, 0)))
         orders = {one.jitter.order for _ in range(9) for one in next(batches).augmentations}
     assert (len(orders) == 1) == (compat == "reference")
 
@@ -86,7 +88,7 @@ def test_workers_change_nothing(spec, workers):
     videos = read_annotations(spec.data).train
     data = spec.data.model_copy(update={"workers": workers})
     with start_processes() as processes:
-        loader = training_loader(spec.model_copy(update={"data": data}), read_annotations(data), processes, (1, 0))
+        loader = training_loader(resolve_run(spec.model_copy(update={"data": data}), processes), (1, 0))
         batch = next(iter(loader))
     numbers = [[video.name for video in videos].index(window.video.name) for window in batch.windows]
     dataset = TrainingWindows(videos, spec.data, spec.train.seed)

@@ -248,9 +248,9 @@ def test_a_killed_writer_leaves_only_whole_checkpoints(tmp_path):
 
 def test_a_full_disk_and_a_run_that_is_stopped_are_told_what_was_saved(tmp_path):
     training = object.__new__(Training)
-    training.run = RunDirectory(tmp_path / "id2")
-    training.writer = CheckpointWriter(training.run.checkpoints, keep=1)
-    first, second = (checkpoint_path(training.run.checkpoints, step) for step in (1, 2))
+    training.directory = RunDirectory(tmp_path / "id2")
+    training.writer = CheckpointWriter(training.directory.checkpoints, keep=1)
+    first, second = (checkpoint_path(training.directory.checkpoints, step) for step in (1, 2))
     assert training.what_is_saved() == f"nothing was saved of {tmp_path / 'id2'}"
     with pytest.raises(CheckpointError, match=r"No checkpoint was saved before it: .*, and start"), naming(first):
         raise OSError("full")
@@ -258,6 +258,6 @@ def test_a_full_disk_and_a_run_that_is_stopped_are_told_what_was_saved(tmp_path)
     goes_on = "--resume auto --id 2 goes on from"
     with pytest.raises(CheckpointError, match=f"as they were: .*, and {goes_on} the last"), naming(second):
         raise OSError("full")
-    training.writer = CheckpointWriter(training.run.checkpoints, keep=1)
+    training.writer = CheckpointWriter(training.directory.checkpoints, keep=1)
     assert training.what_is_saved() == f"what was saved before is whole, {goes_on} it"
     assert resume_arguments(tmp_path / "id0") == resume_arguments(tmp_path / "run") == "--resume auto"

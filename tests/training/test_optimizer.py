@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from adatad.errors import UserError
-from adatad.models.detector import build_model
-from adatad.models.trained import freeze
+from adatad.models.detector import build_model, freeze
 from adatad.parallel.base import swapped_tensors
 from adatad.spec.schema import (
     BackboneOptimizerSpec,

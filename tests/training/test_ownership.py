@@ -48,17 +48,17 @@ def test_opening_a_run_takes_it_over(tiny_spec):
     assert not unfinished.exists()
 
 
-def test_a_life_that_was_given_up_before_it_opened_the_run_leaves_it_to_its_successor(tmp_path, monkeypatch):
-    lives = tmp_path / "slurm" / "lives"
-    lives.mkdir(parents=True)
+def test_an_attempt_that_was_given_up_before_it_opened_the_run_leaves_it_to_the_later_one(tmp_path, monkeypatch):
+    attempts = tmp_path / "slurm" / "attempts"
+    attempts.mkdir(parents=True)
     # 7-002 is one of another job of that number, long ago.
     for seconds, name in enumerate(("7-002", "7-000", "7-001", "7_1-002", "77-002")):
-        (lives / f"{name}.start").touch()
-        os.utime(lives / f"{name}.start", (seconds, seconds))
-    monkeypatch.setenv("ADATAD_LIFE", str(lives / "7-001"))
+        (attempts / f"{name}.start").touch()
+        os.utime(attempts / f"{name}.start", (seconds, seconds))
+    monkeypatch.setenv("ADATAD_ATTEMPT", str(attempts / "7-001"))
     owner = claim(tmp_path)
-    monkeypatch.setenv("ADATAD_LIFE", str(lives / "7-000"))
-    with pytest.raises(TakenOver, match="life 7-001 of this job has begun since"):
+    monkeypatch.setenv("ADATAD_ATTEMPT", str(attempts / "7-000"))
+    with pytest.raises(TakenOver, match="attempt 7-001 of this job has begun since"):
         claim(tmp_path)
     owner.check()
 

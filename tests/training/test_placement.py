@@ -8,12 +8,13 @@ import torch
 import adatad.training.loop as loop
 from adatad.spec import load
 from adatad.training.checkpoint import Checkpoint, all_checkpoints, read_checkpoint
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 
 TILE = ["memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1", "memory.order=blocks"]
 HOST = [
-    "memory.rows=host", "memory.halos=host", "memory.frames=host", "memory.optimizer_state=host",
+    "memory.saved_inputs=host", "memory.halos=host", "memory.frames=host", "memory.optimizer_state=host",
     "memory.moving_average=host", "memory.frozen_weights=stream",
 ]  # fmt: skip
 

@@ -8,9 +8,9 @@ import yaml
 
 import adatad.training.loop as loop
 import adatad.training.plan as plan_module
-from adatad.memory.labels import label, place_of
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine
+from adatad.memory.scopes import memory_scope, scope_path_of
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory
@@ -40,7 +40,7 @@ def fail_in_step(monkeypatch, steps: set[int]) -> list[str]:
         seen.append(parts.spec.memory.policy)
         if number in steps:
             steps.discard(number)
-            with label("backward"), label("blocks 0 to 1"):
+            with memory_scope("backward"), memory_scope("blocks 0 to 1"):
                 raise torch.OutOfMemoryError(FULL)
         return real(parts, batches, number)
 
@@ -49,10 +49,10 @@ def fail_in_step(monkeypatch, steps: set[int]) -> list[str]:
 
 
 def test_labels_tell_where_an_error_came_from():
-    with pytest.raises(ValueError, match="x") as caught, label("backward"), label("tile"):
+    with pytest.raises(ValueError, match="x") as caught, memory_scope("backward"), memory_scope("tile"):
         raise ValueError("x")
-    assert place_of(caught.value) == "backward > tile"
-    assert place_of(ValueError()) == ""
+    assert scope_path_of(caught.value) == "backward > tile"
+    assert scope_path_of(ValueError()) == ""
 
 
 def test_both_allocators_are_known():
@@ -129,14 +129,15 @@ def test_the_smallest_has_no_smaller_one(tiny_spec, device_of, monkeypatch):
     device_of(64.0, shared=True)
     fail_in_step(monkeypatch, {0, 1, 2})
     spec = load(tiny_spec, ["memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1",
-                            "memory.rows=host", "memory.halos=host", "memory.frames=host", "memory.moving_average=host",
+                            "memory.saved_inputs=host", "memory.halos=host", "memory.frames=host",
+                            "memory.moving_average=host",
                             "memory.optimizer_state=host", "memory.frozen_weights=stream"])  # fmt: skip
     with pytest.raises(OutOfMemoryError, match="no smaller plan is known"):
         train(spec)
 
 
 def test_host_memory_that_the_run_itself_has_is_there_for_a_smaller_plan(tiny_spec, monkeypatch, tmp_path):
-    spec = load(tiny_spec, ["memory.policy=tile", "memory.rows=host", "memory.halos=host"])
+    spec = load(tiny_spec, ["memory.policy=tile", "memory.saved_inputs=host", "memory.halos=host"])
     roomy = planner_for(spec, CPU, Machine(64 * GIB), 20)
     own = roomy.own()
     wanted = roomy.smaller(roomy.plans(coarse=True), own).host_bytes

@@ -5,16 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adatad.data.annotations import read_annotations
 from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import SpecError, load
 from adatad.training import recheck
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
+from adatad.training.loaders import training_loader
 from adatad.training.recheck import DataCorruptionError, Difference, bit_sum, explained, is_due, same_bits
+from adatad.training.resolve import resolve_run
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
-from adatad.training.setup import build_parts, training_loader
+from adatad.training.setup import initial_state
 from adatad.training.step import train_step
 
 POLICIES = {
@@ -46,10 +47,10 @@ def between_the_two(monkeypatch, parts, fault) -> None:
 
 def parts_of(spec_file, *overrides):
     spec = load(spec_file, ["train.recheck_every=2", *overrides])
-    annotations = read_annotations(spec.data)
-    parts = build_parts(spec, annotations, Processes(0, 1, torch.device("cpu")))
+    processes = Processes(0, 1, torch.device("cpu"))
+    parts = initial_state(resolve_run(spec, processes), processes)
     parts.engine.model.train()
-    batches = iter(training_loader(spec, annotations, parts.processes, (0, 0)))
+    batches = iter(training_loader(parts.run, (0, 0)))
     return parts, lambda: [next(batches) for _ in range(spec.train.accumulation)]
 
 

@@ -9,8 +9,9 @@ from adatad.errors import UserError
 from adatad.report.summary import print_summary
 from adatad.spec import load
 from adatad.training.checkpoint import BEST
-from adatad.training.run import score_checkpoint, train
+from adatad.training.run import train
 from adatad.training.run_directory import run_directory
+from adatad.training.score import score_checkpoint
 
 
 @pytest.fixture

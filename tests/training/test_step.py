@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adatad.data.annotations import read_annotations
 from adatad.memory.inputs import InputCopies
 from adatad.memory.meta import MetaResults, gpu_like_meta
 from adatad.parallel import ddp
 from adatad.parallel.processes import Processes
 from adatad.spec import load
+from adatad.training.loaders import TargetMaker, training_loader
 from adatad.training.metered import meta_parts, random_batch
-from adatad.training.setup import build_parts, training_loader
+from adatad.training.resolve import resolve_run
+from adatad.training.setup import initial_state
 from adatad.training.step import batch_targets, train_step
-from adatad.training.targets import TargetMaker
 
 TINY = [
     "data.window.size_grid=32", "data.size_pixels=32", "model.detector.width=32", "model.detector.max_length=32",
@@ -27,7 +27,7 @@ POLICIES = {
     "block, two micro-batches": ["memory.policy=block", "train.accumulation=2"],
     "tile, all on the host": [
         "memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=1",
-        *(f"memory.{what}=host" for what in ("rows", "halos", "optimizer_state", "moving_average")),
+        *(f"memory.{what}=host" for what in ("saved_inputs", "halos", "optimizer_state", "moving_average")),
     ],
 }  # fmt: skip
 
@@ -68,11 +68,11 @@ def test_values_are_sums_over_micro_batches_in_float64(tiny_spec):
     values, costs = {}, []
     for accumulation in (1, 2):
         spec = load(tiny_spec, [f"train.accumulation={accumulation}"])
-        annotations, processes = read_annotations(spec.data), Processes(0, 1, torch.device("cpu"))
-        parts = build_parts(spec, annotations, processes)
+        processes = Processes(0, 1, torch.device("cpu"))
+        parts = initial_state(resolve_run(spec, processes), processes)
         backward = parts.engine.backward
         parts.engine.backward = lambda loss, run=backward: (costs.append(float(loss.detach())), run(loss))
-        batches = iter(training_loader(spec, annotations, processes, (0, 0)))
+        batches = iter(training_loader(parts.run, (0, 0)))
         values[accumulation] = train_step(parts, [next(batches) for _ in range(accumulation)], 0)
     assert values[1]["cost"] == costs[0]
     assert values[2]["cost"] == costs[1] + costs[2]
@@ -82,12 +82,12 @@ def test_values_are_sums_over_micro_batches_in_float64(tiny_spec):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_with_the_targets_that_a_step_would_make(tiny_spec, workers):
     spec = load(tiny_spec, [f"data.workers={workers}"])
-    annotations, processes = read_annotations(spec.data), Processes(0, 1, torch.device("cpu"))
-    parts = build_parts(spec, annotations, processes)
-    batch = next(iter(training_loader(spec, annotations, processes, (0, 0))))
+    processes = Processes(0, 1, torch.device("cpu"))
+    parts = initial_state(resolve_run(spec, processes), processes)
+    batch = next(iter(training_loader(parts.run, (0, 0))))
     assert batch_targets(parts, batch) is batch.targets
     detector = parts.model.detector
-    own = TargetMaker(detector.spec, parts.num_classes).targets(batch)
+    own = TargetMaker(detector.spec, parts.run.num_classes).targets(batch)
     assert own.positive.sum() > 0
     assert all(torch.equal(one, other) for one, other in zip(batch.targets, own, strict=True))
     assert torch.equal(own.valid, torch.cat(detector.level_masks(batch.mask), dim=1))

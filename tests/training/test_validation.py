@@ -7,23 +7,25 @@ import pytest
 import torch
 
 from adatad.data.annotations import read_annotations
-from adatad.data.skipped import SkippedVideos
+from adatad.data.dataset import SkippedVideos
 from adatad.evaluation.classifiers import ClassifierError
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training import validation
+from adatad.training.loaders import validation_loader
+from adatad.training.resolve import resolve_run
 from adatad.training.run import train
-from adatad.training.setup import build_initial_model, number_of_classes, validation_loader
-from adatad.training.validation import check_classifier, classes_of, detect, score, summary
+from adatad.training.setup import build_initial_model
+from adatad.training.validation import check_classifier, detect, score
+
+CPU = Processes(0, 1, torch.device("cpu"))
 
 
 def found_by(spec):
     """Detections of an untrained model."""
-    annotations = read_annotations(spec.data)
-    processes = Processes(0, 1, torch.device("cpu"))
-    model, _ = build_initial_model(spec, number_of_classes(spec, annotations))
-    loader = validation_loader(spec, annotations, processes)
-    return detect(model, loader, spec, classes_of(spec, annotations), processes, SkippedVideos(0, print))
+    run = resolve_run(spec, CPU)
+    model, _ = build_initial_model(spec, run.num_classes)
+    return detect(model, validation_loader(run), run, CPU, SkippedVideos(0, print))
 
 
 @pytest.fixture
@@ -123,10 +125,10 @@ def test_blocked_videos_and_recall_reach_the_score(tiny_spec, tiny_data, tmp_pat
     (tmp_path / "blocked.json").write_text(json.dumps([blocked]))
     perfect = {seen: [{**item, "score": 0.5} for item in truth[seen]], blocked: []}
     options = [f"evaluate.blocked_videos={tmp_path / 'blocked.json'}", "evaluate.top_k=[1,5]"]
-    result = score(perfect, load(tiny_spec, options))
+    result = score(perfect, resolve_run(load(tiny_spec, options), CPU))
     assert (result.average_mAP, result.num_ground_truth) == (1.0, len(truth[seen]))
-    assert summary(result)["recall"]["0.5"] == {"1": 1.0, "5": 1.0}
-    assert score(perfect, load(tiny_spec)).num_ground_truth == len(truth[seen]) + len(truth[blocked])
+    assert result.summary()["recall"]["0.5"] == {"1": 1.0, "5": 1.0}
+    assert score(perfect, resolve_run(load(tiny_spec), CPU)).num_ground_truth == len(truth[seen]) + len(truth[blocked])
 
 
 def test_a_classifier_of_other_classes_is_refused_before_training(tiny_spec, class_scores, tmp_path):
@@ -156,7 +158,7 @@ def test_a_window_is_queued_before_the_one_before_is_worked_on(tiny_spec, monkey
     monkeypatch.setattr(validation.ResultCopies, "start", start)
     monkeypatch.setattr(validation, "found_in", found)
     assert found_by(spec)
-    loader = validation_loader(spec, read_annotations(spec.data), Processes(0, 1, torch.device("cpu")))
+    loader = validation_loader(resolve_run(spec, CPU))
     windows = [(place.video.name, place.start_grid * spec.data.window.stride_frames) for place in loader.dataset.places]
     assert [(w.video.name, w.start_frame) for w in events if w != "queued"] == windows
     assert events[:2] == ["queued", "queued"]

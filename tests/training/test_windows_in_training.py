@@ -11,9 +11,10 @@ from adatad.evaluation.postprocess import window_detections
 from adatad.parallel.processes import start_processes
 from adatad.spec import SpecError, load
 from adatad.training import validation
+from adatad.training.loaders import validation_loader
+from adatad.training.resolve import resolve_run
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
-from adatad.training.setup import validation_loader
 
 RESIZE = ("data.window={kind: resize, size_grid: 32, frames_per_position: 2}", "schedule.epochs=1")
 
@@ -43,9 +44,9 @@ def test_whole_videos_train_and_are_evaluated_once_each_and_the_log_says_what_wa
         ends = [item["segment"][1] for item in found[video.name]]
         assert 0 < max(ends) <= round(video.duration_seconds, 2)
     log = (run_directory(spec).path / "log.txt").read_text()
-    for account in (annotations.train_account, annotations.validation_account):
-        assert f"subset {account.line()}" in log
-    assert annotations.train_account.line().startswith("training: 6 videos, ")
+    for report in (annotations.train_report, annotations.validation_report):
+        assert f"subset {report.line()}" in log
+    assert annotations.train_report.line().startswith("training: 6 videos, ")
     assert annotations.warnings[0] == "1 blocked names aren't in the annotation file: gone.mp4"
     assert all(sentence in log for sentence in annotations.warnings)
 
@@ -54,7 +55,7 @@ def test_a_video_of_any_length_is_one_window(tiny_spec):
     spec = load(tiny_spec, RESIZE)
     annotations = read_annotations(spec.data)
     with start_processes(60.0) as processes:
-        loader = validation_loader(spec, annotations, processes)
+        loader = validation_loader(resolve_run(spec, processes, annotations))
     assert isinstance(loader, Loader)
     batches = list(loader)
     assert [batch.windows[0].video.name for batch in batches] == [video.name for video in annotations.validation]

@@ -1,4 +1,4 @@
-"""Libraries that decode videos, a module each, imported only where chosen. `FrameSource` is what each of them gives."""
+"""Decoding libraries, a module each, imported only where chosen; each implements `FrameSource`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 
 
 class IndexMismatchError(Exception):
-    """A library finds other frames in a file than its packets announce; the message says which."""
+    """Raised when a library finds other frames in a file than its packets announce; the message says which."""
 
 
 class FrameSource(Protocol):
     """Frames of one open file, upright, RGB."""
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """int64 [n], ascending, each once -> uint8 [n, height, width, 3].
+        """Decode frames: int64 [n], ascending, each once -> uint8 [n, height, width, 3].
 
-        Raises VideoError or IndexMismatchError. Cheap where the numbers go on from those read last.
+        Raises VideoError or IndexMismatchError. Cheap where the numbers go on from the last ones.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Frames through decord, for files of which it finds the same frames, key frames and times as their packets show."""
+"""Frames through decord, for files in which it finds the same frames, key frames and times as the packets show."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import numpy as np
 
 from adatad.data.readers import IndexMismatchError
 from adatad.data.video_index import Heartbeat, VideoError, VideoIndex
+from adatad.files import reason
 
 PIECE_BYTES = 32 << 20
-"""Frames that decord is asked for at once; it holds them twice."""
+"""Most bytes that decord is asked for at once; it holds them twice."""
 TIME_TOLERANCE_SECONDS = 1e-3
-"""decord's times are float32."""
+"""Tolerance of times: decord's are float32."""
 
 
 class DecordFrames:
-    """A `FrameSource`."""
+    """A `FrameSource` through decord."""
 
     def __init__(self, index: VideoIndex, heart: Heartbeat):
         self._index, self._heart = index, heart
@@ -23,7 +24,7 @@ class DecordFrames:
             # One thread: loader processes run side by side. Memory is released with the reader, not by decord's pools.
             self._reader = decord.VideoReader(str(index.path), ctx=decord.cpu(0), num_threads=1)
         except (decord.DECORDError, RuntimeError, AssertionError) as error:
-            raise VideoError(f"{index.path}: decord can't open it ({_first_line(error)})") from error
+            raise VideoError(f"{index.path}: decord can't open it ({reason(error)})") from error
         self._check()
 
     def _check(self) -> None:
@@ -52,12 +53,8 @@ class DecordFrames:
             images = self._reader.get_batch(numbers)
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise VideoError(
-                f"{self._index.path}: decord can't decode frames {numbers[0]} to {numbers[-1]} ({_first_line(error)})"
+                f"{self._index.path}: decord can't decode frames {numbers[0]} to {numbers[-1]} ({reason(error)})"
             ) from error
         self._heart.beats += 1
         # Whoever else uses decord in this process may have set another bridge; ours isn't forced on them.
         return images.asnumpy() if hasattr(images, "asnumpy") else np.asarray(images)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

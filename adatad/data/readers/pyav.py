@@ -1,4 +1,4 @@
-"""Frames through PyAV: from the key frame before the wanted one where packets are trusted, else in order."""
+"""Frames through PyAV: from the key frame before the wanted one where packets are reliable, else sequentially."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, open_cont
 logger = logging.getLogger(__name__)
 
 SEEK_SAVES_FRAMES = 24
-"""Frames that must be left undecoded for a seek to pay."""
+"""A seek pays only if it saves decoding this many frames."""
 TAIL_FRAMES = 2
-"""Frames at the end that packets may announce and decoding not give; the last one stands in for them."""
+"""Packets may announce this many frames at the end that don't decode; the last decoded one stands in for them."""
 
 
 class PyavFrames:
-    """A `FrameSource`. in_order: count frames from the start and never seek."""
+    """A `FrameSource` through PyAV. sequential: count frames from the start and never seek."""
 
-    def __init__(self, index: VideoIndex, heart: Heartbeat, in_order: bool):
-        self._index, self._heart, self._in_order = index, heart, in_order
+    def __init__(self, index: VideoIndex, heart: Heartbeat, sequential: bool):
+        self._index, self._heart, self._sequential = index, heart, sequential
         # One converter for the whole file: a new one for each frame costs as much as decoding.
         self._converter = VideoReformatter()
         self._open()
@@ -42,7 +42,7 @@ class PyavFrames:
         return images
 
     def _image(self, number: int) -> np.ndarray:
-        """uint8 [height, width, 3]."""
+        """Return frame `number`: uint8 [height, width, 3]."""
         if self._should_seek(number):
             self._start(number)
         while self._number < number and self._advance():
@@ -53,24 +53,25 @@ class PyavFrames:
             raise IndexMismatchError(f"frame {number} doesn't come, frame {self._number} does")
         size = self._index.width, self._index.height
         image = self._converter.reformat(self._frame, *size, format="rgb24", threads=1).to_ndarray()
+        # Phones store rotated frames with a matrix that says so; PyAV leaves turning to us.
         return np.rot90(image, self._frame.rotation // 90 % 4)
 
     def _should_seek(self, number: int) -> bool:
         if number < self._number:
             return True
-        if self._in_order or number - self._number < SEEK_SAVES_FRAMES:
+        if self._sequential or number - self._number < SEEK_SAVES_FRAMES:
             return False
         keys = self._index.key_pts
         key = keys[self._key_before(number)]
         return int(np.searchsorted(self._index.pts, key)) - self._number >= SEEK_SAVES_FRAMES
 
     def _key_before(self, number: int) -> int:
-        """Place in `key_pts` of the last key frame up to a frame."""
+        """Return the index in `key_pts` of the last key frame up to a frame."""
         return max(int(np.searchsorted(self._index.key_pts, self._index.pts[number], side="right")) - 1, 0)
 
     def _start(self, number: int) -> None:
-        """Be before a frame, at a key frame: the last one, or further back where the file's own table is coarser."""
-        if self._in_order:
+        """Go before a frame, to a key frame: the last one, or further back where the file's own index is coarser."""
+        if self._sequential:
             self.close()
             self._open()
             return
@@ -80,7 +81,7 @@ class PyavFrames:
             self._begin()
             if not self._advance() or self._number <= number:
                 return
-        raise IndexMismatchError(f"no way to frame {number} was found")
+        raise IndexMismatchError(f"frame {number} can't be reached by seeking")
 
     def _open(self) -> None:
         self._container = open_container(self._index.path)
@@ -89,12 +90,12 @@ class PyavFrames:
         self._begin()
 
     def _begin(self) -> None:
-        """Before the first frame that will come."""
+        """Start decoding before the first frame that comes."""
         self._decoded = self._container.decode(self._stream)
         self._number, self._frame = -1, None
 
     def _advance(self) -> bool:
-        """One more frame; False at the end. Raises VideoError if decoding fails."""
+        """Decode one more frame; return False at the end. Raises VideoError if decoding fails."""
         try:
             frame = next(self._decoded, None)
         except av.FFmpegError as error:
@@ -109,7 +110,7 @@ class PyavFrames:
         return True
 
     def _number_of(self, frame: av.VideoFrame) -> int:
-        if self._in_order:
+        if self._sequential:
             return self._number + 1
         place = int(np.searchsorted(self._index.pts, frame.pts)) if frame.pts is not None else -1
         if place < 0 or place >= self._index.frame_count or self._index.pts[place] != frame.pts:
@@ -117,7 +118,7 @@ class PyavFrames:
         return place
 
     def _accept_short_end(self, number: int) -> None:
-        """Let the last frame stand for a few missing ones. Raises VideoError if more are missing."""
+        """Let the last frame stand in for a few missing ones. Raises VideoError if more are missing."""
         missing = self._index.frame_count - self._number - 1
         if self._frame is None or missing > TAIL_FRAMES:
             raise VideoError(

@@ -10,7 +10,7 @@ from adatad.data.video_index import Heartbeat, VideoError, VideoIndex
 
 
 class TorchcodecFrames:
-    """A `FrameSource`."""
+    """A `FrameSource` through torchcodec."""
 
     def __init__(self, index: VideoIndex, heart: Heartbeat):
         self._index, self._heart = index, heart

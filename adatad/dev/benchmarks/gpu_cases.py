@@ -31,7 +31,7 @@ class Published(NamedTuple):
     source: str
 
 
-class Case(NamedTuple):
+class GpuCase(NamedTuple):
     """A model, a window, and the ways to run it, the most important first."""
 
     name: str
@@ -54,8 +54,8 @@ def variants(tile: str) -> tuple[Variant, ...]:
         Variant(REFERENCE, "memory.policy=block memory.weight_dtype=fp32", averages_all=True),
         Variant(TILE, f"memory.policy=tile {tile}"),
         Variant("block", "memory.policy=block"),
-        Variant("tile, rebuild", f"memory.policy=tile {tile} memory.recompute=rebuild"),
-        Variant(ON_HOST, f"memory.policy=tile {tile} memory.rows=host memory.halos=host memory.frames=host"),
+        Variant("tile, rebuild", f"memory.policy=tile {tile} memory.recompute=twice"),
+        Variant(ON_HOST, f"memory.policy=tile {tile} memory.saved_inputs=host memory.halos=host memory.frames=host"),
         Variant("selective", "memory.policy=selective"),
         Variant("none", "memory.policy=none"),
     )
@@ -74,24 +74,24 @@ OTHERS = (
 """VideoMAE-L, 768 frames of 224 pixels, one window."""
 CARDS_GIB = (8, 24, 80)
 CASES = (
-    Case("g 1536 x 224", "g_1536x224_adapter", "",
+    GpuCase("g 1536 x 224", "g_1536x224_adapter", "",
          (*variants("memory.tile_clips=1 memory.segment_blocks=5"), *tile_sizes(5, (2, 3, 4)))),
-    Case("L 768 x 224", "l_768x160_adapter", "data.size_pixels=224",
+    GpuCase("L 768 x 224", "l_768x160_adapter", "data.size_pixels=224",
          variants("memory.tile_clips=2 memory.segment_blocks=4")[:4], OTHERS),
-    Case("g 768 x 160", "g_768x160_adapter", "", variants("memory.tile_clips=2 memory.segment_blocks=5")),
-    Case("L 1536 x 224", "l_768x160_adapter", "data.window.frames_per_position=2 data.size_pixels=224",
+    GpuCase("g 768 x 160", "g_768x160_adapter", "", variants("memory.tile_clips=2 memory.segment_blocks=5")),
+    GpuCase("L 1536 x 224", "l_768x160_adapter", "data.window.frames_per_position=2 data.size_pixels=224",
          variants("memory.tile_clips=2 memory.segment_blocks=4")),
-    Case("L 768 x 160", "l_768x160_adapter", "", variants("memory.tile_clips=3 memory.segment_blocks=4")),
+    GpuCase("L 768 x 160", "l_768x160_adapter", "", variants("memory.tile_clips=3 memory.segment_blocks=4")),
 )  # fmt: skip
 """What matters most first: a slow card reaches no more."""
 
 
-def spec_of(case: Case, variant: Variant) -> Spec:
+def spec_of(case: GpuCase, variant: Variant) -> Spec:
     overrides = f"{case.overrides} {variant.overrides} train.global_batch=1".split()
     return load(f"configs/thumos/{case.config}.yaml", overrides, check_files=False)
 
 
-def on_cards(case: Case, planner: Planner) -> Case:
+def on_cards(case: GpuCase, planner: Planner) -> GpuCase:
     """A case under the plans that `memory.policy: auto` takes on smaller cards in the place of the planner's; a card
     that is no smaller, or holds no plan, is left out. planner: of the case under `auto`."""
     chosen, plans = [], planner.plans()
@@ -101,4 +101,4 @@ def on_cards(case: Case, planner: Planner) -> Case:
         if plan is not None and card.memory_bytes < planner.machine.memory_bytes:
             settings = " ".join(plan.settings(planner.spec))
             chosen.append(Variant(f"{size} GB: {plan.describe()}", settings, cap_gib=size))
-    return Case(f"{case.name}, on smaller cards", case.config, case.overrides, tuple(chosen))
+    return GpuCase(f"{case.name}, on smaller cards", case.config, case.overrides, tuple(chosen))

@@ -1,4 +1,4 @@
-"""A real epoch: videos from the disk through loader and augmentation, by `tools/train.py`, on one GPU and on two."""
+"""A real epoch: videos from the disk through loader and augmentation, by `adatad train`, on one GPU and on two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from adatad.data.demo import make_demo
+from adatad.data.prepare.demo import make_demo
 from adatad.dev.benchmarks.gpu_report import ROOT, Sheet
 from adatad.memory.offload import GIB
 

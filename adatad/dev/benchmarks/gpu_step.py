@@ -13,15 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from adatad.dev.benchmarks.cpu import peak_resident, resident_floor
-from adatad.dev.benchmarks.gpu_cases import CLASSES, Case, Variant, spec_of
+from adatad.dev.benchmarks.cpu_suite import peak_resident, resident_floor
+from adatad.dev.benchmarks.gpu_cases import CLASSES, GpuCase, Variant, spec_of
 from adatad.memory.offload import GIB, HostMemoryError
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.training.metered import random_batch
 from adatad.training.out_of_memory import is_out_of_memory
-from adatad.training.setup import assemble
+from adatad.training.resolve import resolve_model
+from adatad.training.setup import build_train_state
 from adatad.training.step import train_step
 
 TIMED_STEPS = 2
@@ -30,7 +31,7 @@ CONTEXT_BYTES = GIB
 
 
 @dataclass
-class Measured:
+class StepMeasurement:
     """Of one case and variant; `seconds` of each step; bytes that were allocated, and that the allocator held, at
     most. fits: False once it ran out of memory."""
 
@@ -48,12 +49,12 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-class Peak(NamedTuple):
+class StepPeak(NamedTuple):
     allocated: int
     reserved: int
 
 
-def measure(case: Case, variant: Variant, device: torch.device, into: Measured) -> None:
+def measure(case: GpuCase, variant: Variant, device: torch.device, into: StepMeasurement) -> None:
     """Build, warm up, and time steps; everything is freed afterwards. A variant that memory runs out for, in whatever
     way that is said, is noted as such.
 
@@ -94,7 +95,8 @@ def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[
     torch.manual_seed(0)
     with device:
         model = build_model(spec.model, CLASSES)
-    parts = assemble(spec, Processes(0, 1, device), model, CLASSES, steps_per_epoch=100)
+    processes = Processes(0, 1, device)
+    parts = build_train_state(resolve_model(spec, processes, CLASSES), processes, model)
     averages = [p.detach().float().clone() for p in parts.model.parameters()] if variant.averages_all else []
     batch = random_batch(spec, windows=1, num_classes=CLASSES, device=torch.device("cpu"))
     if device.type == "cuda":
@@ -145,14 +147,14 @@ def capped(size_gib: float | None, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], Peak]]:
+def peak_memory(device: torch.device) -> Iterator[Callable[[], StepPeak]]:
     """Gives a function for the peak bytes since entering: of the allocator, or resident memory on a CPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: Peak(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
+        yield lambda: StepPeak(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
     else:
         floor = resident_floor()
-        yield lambda: Peak(*[peak_resident() - floor] * 2)
+        yield lambda: StepPeak(*[peak_resident() - floor] * 2)
 
 
 def link_rate(device: torch.device) -> float:

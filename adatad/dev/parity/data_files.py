@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from adatad.dev.parity import map_file, nms_file, post_file, schedule_file, transforms_file, windows_file
-from adatad.dev.parity.cases import CaseError, files_named, read_object
-from adatad.dev.parity.compare import Row
+from adatad.dev.parity.comparison import Comparison
+from adatad.dev.parity.golden_cases import CaseError, files_named, read_object
 
 NAMES = (
     "nms.json",
@@ -28,7 +28,7 @@ def find_data_files(folder: Path) -> list[Path]:
     return files_named(folder, NAMES)
 
 
-def run_data_file(path: Path) -> list[Row]:
+def run_data_file(path: Path) -> list[Comparison]:
     """Every comparison of a file. Raises CaseError or FileError where it can't be read, or holds none."""
     rows = runner(path.name)(read_object(path), path.parent)
     if not rows:
@@ -36,7 +36,7 @@ def run_data_file(path: Path) -> list[Row]:
     return rows
 
 
-def runner(name: str) -> Callable[[dict[str, Any], Path], list[Row]]:
+def runner(name: str) -> Callable[[dict[str, Any], Path], list[Comparison]]:
     """The function that compares the content of a file of that name; the folder is for arrays beside it."""
     match name:
         case "nms.json":

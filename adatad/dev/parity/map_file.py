@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from adatad.dev.parity.compare import TOLERANCES, Row, largest, mismatch, rows_of_cases
+from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, mismatch, rows_of_cases
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.epic_map import evaluate_epic
 from adatad.evaluation.proposal_recall import evaluate_recall
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Row]:
+def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
     """map.json. Equal scores are decided by a stable order, which cases with ties have figures for."""
     cases = *content.get("cases", ()), *content.get("tie_cases", ())
     return rows_of_cases(cases, _map_rows, "map case")
 
 
-def _map_rows(case: dict[str, Any]) -> Iterator[Row]:
+def _map_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     top_k = case.get("top_k") or ()
     result = evaluate(
         case["ground_truth"], case["detections"], case["subset"], case["tious"],
@@ -34,7 +34,7 @@ def _map_rows(case: dict[str, Any]) -> Iterator[Row]:
         shape = len(case["tious"]), len(top_k), len(result.recall_per_class)
         per_class = np.array(list(result.recall_per_class.values())).reshape(shape[2], *shape[:2]).transpose(1, 2, 0)
         error = _difference(per_class, np.array(expected["recall_per_class"], np.float64).reshape(shape))
-        yield Row(case["name"], "map: recall of classes", error, TOLERANCES["map"])
+        yield Comparison(case["name"], "map: recall of classes", error, TOLERANCES["map"])
 
 
 def _with_stable_ties(case: dict[str, Any]) -> dict[str, Any]:
@@ -48,12 +48,12 @@ def _with_stable_ties(case: dict[str, Any]) -> dict[str, Any]:
     return {**expected, "metrics": metrics, "ap_per_class": stable["ap_per_class"]}
 
 
-def run_epic(content: dict[str, Any], folder: Path) -> list[Row]:
+def run_epic(content: dict[str, Any], folder: Path) -> list[Comparison]:
     """map_epic.json: the mended way, and the reference's with its quirk."""
     return rows_of_cases(content.get("cases", ()), _epic_rows, "EPIC case")
 
 
-def _epic_rows(case: dict[str, Any]) -> Iterator[Row]:
+def _epic_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     task, nouns = case["task"], case["noun_classes"]
     for reference in (False, True):
         result = evaluate_epic(
@@ -67,12 +67,12 @@ def _epic_rows(case: dict[str, Any]) -> Iterator[Row]:
         yield from _result_rows(case["name"], what, result, {**expected, "classes": names})
 
 
-def run_recall(content: dict[str, Any], folder: Path) -> list[Row]:
+def run_recall(content: dict[str, Any], folder: Path) -> list[Comparison]:
     """recall.json."""
     return rows_of_cases(content.get("cases", ()), _recall_rows, "recall case")
 
 
-def _recall_rows(case: dict[str, Any]) -> Iterator[Row]:
+def _recall_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     result = evaluate_recall(
         case["ground_truth"], case["detections"], case["subset"], case["tious"], case["max_avg_nr_proposals"],
         case.get("blocked_videos") or (), True,
@@ -85,10 +85,10 @@ def _recall_rows(case: dict[str, Any]) -> Iterator[Row]:
         "proposals": _difference(result.proposals_per_video, expected["proposals_per_video"]),
     }
     for what, error in errors.items():
-        yield Row(case["name"], f"recall: {what}", error, TOLERANCES["map"])
+        yield Comparison(case["name"], f"recall: {what}", error, TOLERANCES["map"])
 
 
-def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, Any]) -> list[Row]:
+def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, Any]) -> list[Comparison]:
     """The metrics under the reference's names, the classes and their AP."""
     ours = {"average_mAP": result.average_mAP}
     ours |= {f"mAP@{tiou}": value for tiou, value in result.mAP.items()}
@@ -96,9 +96,9 @@ def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, An
     shape = len(result.mAP), len(result.ap_per_class)
     per_class = np.array(list(result.ap_per_class.values()), np.float64).T.reshape(shape)
     return [
-        Row(case, f"{what}: metrics", _of_metrics(ours, expected["metrics"]), TOLERANCES["map"]),
+        Comparison(case, f"{what}: metrics", _of_metrics(ours, expected["metrics"]), TOLERANCES["map"]),
         _exact(case, f"{what}: classes", list(result.ap_per_class), expected["classes"]),
-        Row(case, f"{what}: AP of classes", _difference(per_class, expected["ap_per_class"]), TOLERANCES["map"]),
+        Comparison(case, f"{what}: AP of classes", _difference(per_class, expected["ap_per_class"]), TOLERANCES["map"]),
     ]
 
 
@@ -113,5 +113,5 @@ def _difference(ours: np.ndarray, expected: list[Any]) -> float:
     return float("inf") if ours.shape != wanted.shape else largest(np.abs(ours - wanted).ravel())
 
 
-def _exact(case: str, what: str, ours: Any, expected: Any) -> Row:
-    return Row(case, what, mismatch(ours, expected), TOLERANCES["exact"])
+def _exact(case: str, what: str, ours: Any, expected: Any) -> Comparison:
+    return Comparison(case, what, mismatch(ours, expected), TOLERANCES["exact"])

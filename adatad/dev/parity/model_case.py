@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adatad.convert.opentad import is_dropped, our_name
-from adatad.dev.parity.cases import Case
-from adatad.dev.parity.compare import (
+from adatad.convert.opentad_checkpoint import is_dropped, our_name
+from adatad.dev.parity.comparison import (
     TOLERANCES,
-    Row,
+    Comparison,
     largest,
     mismatch,
     norm,
@@ -29,25 +28,25 @@ from adatad.dev.parity.compare import (
     relative,
     relative_to_value,
 )
-from adatad.dev.parity.detections import largest_differences
+from adatad.dev.parity.detection_differences import largest_differences
+from adatad.dev.parity.golden_cases import GoldenCase
 from adatad.dev.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
-from adatad.models.detections import decode
-from adatad.models.detector import Predictions
-from adatad.models.losses import detection_losses
-from adatad.models.targets import Targets
+from adatad.models.actionformer import Predictions, decode
+from adatad.models.losses import Targets, detection_losses
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import MemorySpec, Spec
 from adatad.training.determinism import full_float32
+from adatad.training.resolve import resolve_model
 from adatad.training.schedule import learning_rate
-from adatad.training.setup import Parts, assemble
+from adatad.training.setup import TrainState, build_train_state
 from adatad.training.step import batch_targets, train_step
 
 LOSSES = ("cls_loss", "reg_loss", "cost")
 INSIDE_THE_BACKBONE = ("block_input", "block", "side_output")
 
 
-def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bool = False) -> list[Row]:
+def run_case(case: GoldenCase, memory: MemorySpec | None = None, double_trajectory: bool = False) -> list[Comparison]:
     """Every comparison of a case, on the CPU in float32. Under policy tile no activation inside the backbone is ever
     whole, and the side variant doesn't run blocks that feed no adapter: rows say of these that they aren't computed.
 
@@ -66,7 +65,7 @@ def run_case(case: Case, memory: MemorySpec | None = None, double_trajectory: bo
         return checks.rows + trained_rows(case, spec, double_trajectory)
 
 
-def trained_rows(case: Case, spec: Spec, double: bool) -> list[Row]:
+def trained_rows(case: GoldenCase, spec: Spec, double: bool) -> list[Comparison]:
     """The rows of the recorded steps; double: in float64, without trying float32 first."""
     checks = Checks(case)
     trajectory(checks, parts_in_double(case, spec) if double else fresh_parts(case, spec))
@@ -81,11 +80,11 @@ def trained_rows(case: Case, spec: Spec, double: bool) -> list[Row]:
 class Checks:
     """Collects the rows of a case."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: GoldenCase):
         self.case, self.rows = case, []
 
     def add(self, quantity: str, error: float, kind: str) -> None:
-        self.rows.append(Row(self.case.name, quantity, error, TOLERANCES[kind]))
+        self.rows.append(Comparison(self.case.name, quantity, error, TOLERANCES[kind]))
 
     def arrays(self, name: str, ours: dict[str, np.ndarray], never_made: Collection[str] = ()) -> None:
         """Compare all expected arrays `name` or `name`/i with ours of the same keys, but for those that the model never
@@ -111,13 +110,13 @@ class Checks:
         )
 
 
-def fresh_parts(case: Case, spec: Spec) -> Parts:
+def fresh_parts(case: GoldenCase, spec: Spec) -> TrainState:
     processes = Processes(0, 1, torch.device("cpu"))
     classes, steps = case.facts["detector"]["classes"], case.facts["schedule"]["steps_per_epoch"]
-    return assemble(spec, processes, model_of(case, spec), classes, steps)
+    return build_train_state(resolve_model(spec, processes, classes, steps), processes, model_of(case, spec))
 
 
-def parts_in_double(case: Case, spec: Spec) -> Parts:
+def parts_in_double(case: GoldenCase, spec: Spec) -> TrainState:
     if spec.memory.policy == "tile":
         spec = spec.model_copy(update={"memory": spec.memory.model_copy(update={"weight_dtype": "fp64"})})
     parts = fresh_parts(case, spec)
@@ -125,7 +124,7 @@ def parts_in_double(case: Case, spec: Spec) -> Parts:
     return parts
 
 
-def first_steps(checks: Checks, parts: Parts) -> Targets:
+def first_steps(checks: Checks, parts: TrainState) -> Targets:
     """Activations, targets, losses of both calls, and gradients, without any update."""
     case, expected = checks.case, checks.case.expected
     batch, model = batch_of(case), parts.model
@@ -157,12 +156,12 @@ def first_steps(checks: Checks, parts: Parts) -> Targets:
     return targets
 
 
-def compare_inside_the_backbone(checks: Checks, parts: Parts, seen: dict[str, np.ndarray]) -> None:
+def compare_inside_the_backbone(checks: Checks, parts: TrainState, seen: dict[str, np.ndarray]) -> None:
     if parts.spec.memory.policy == "tile":
         for name in INSIDE_THE_BACKBONE:
             checks.leave_out(f"train/{name}", "under policy tile it is never whole")
         return
-    backbone, idle = getattr(parts.model, "backbone", None), range(0)
+    backbone, idle = parts.model.backbone, range(0)
     if backbone is not None and backbone.mode == "side":
         idle = range(max(backbone.adapter_blocks) + 1, len(backbone.blocks))
     never_made = [f"train/block/{index}" for index in idle]
@@ -190,7 +189,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
         model.detector.projection.register_forward_hook(partial(keep, "train/projection")),
         model.detector.neck.register_forward_hook(partial(keep, "train/neck")),
     ]
-    backbone = getattr(model, "backbone", None)
+    backbone = model.backbone
     if backbone is not None:
         hooks.append(backbone.register_forward_hook(partial(keep, "train/features")))
         hooks.append(backbone.blocks[0].register_forward_pre_hook(keep_input))
@@ -264,14 +263,14 @@ def compare_gradients(checks: Checks, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def evaluation(checks: Checks, parts: Parts, targets: Targets) -> None:
+def evaluation(checks: Checks, parts: TrainState, targets: Targets) -> None:
     """Losses in evaluation mode, where the normalizer is the count itself and stays out of the running one."""
     losses = evaluation_losses(checks.case, parts, targets)
     checks.losses("losses in evaluation", losses, checks.case.expected["eval_losses"])
 
 
 @torch.no_grad()
-def evaluation_losses(case: Case, parts: Parts, targets: Targets) -> dict[str, Tensor]:
+def evaluation_losses(case: GoldenCase, parts: TrainState, targets: Targets) -> dict[str, Tensor]:
     batch = batch_of(case)
     parts.model.eval()
     predictions = parts.model(batch.frames, batch.mask)
@@ -279,7 +278,7 @@ def evaluation_losses(case: Case, parts: Parts, targets: Targets) -> dict[str, T
 
 
 @torch.no_grad()
-def detections(checks: Checks, parts: Parts) -> None:
+def detections(checks: Checks, parts: TrainState) -> None:
     """Proposals and scores of every sample, and the detections that come of them."""
     case, inputs = checks.case, checks.case.inputs
     parts.model.eval()
@@ -321,7 +320,7 @@ def _compare_lists(checks: Checks, quantity: str, ours: dict[str, Any], expected
     checks.add(f"{quantity}, scores", scores, "score")
 
 
-def optimizer_groups(checks: Checks, parts: Parts) -> None:
+def optimizer_groups(checks: Checks, parts: TrainState) -> None:
     """Which parameters are in which group, with which rate and decay."""
     expected = checks.case.expected["optimizer_groups"]
     wanted = [
@@ -332,17 +331,17 @@ def optimizer_groups(checks: Checks, parts: Parts) -> None:
     checks.add("optimizer groups", mismatch(ours, wanted), "exact")
 
 
-def trained_in(group: dict[str, Any], parts: Parts) -> set[str]:
+def trained_in(group: dict[str, Any], parts: TrainState) -> set[str]:
     """Our names of what is trained in a group of the reference, which also lists what never gets a gradient."""
     return {our_name(name) for name in group["parameters"] if not is_dropped(name)} & set(parts.trained)
 
 
-def our_groups(case: Case, parts: Parts) -> list[int]:
+def our_groups(case: GoldenCase, parts: TrainState) -> list[int]:
     """Numbers of the reference's groups in which anything is trained."""
     return [index for index, group in enumerate(case.expected["optimizer_groups"]) if trained_in(group, parts)]
 
 
-def trajectory(checks: Checks, parts: Parts) -> None:
+def trajectory(checks: Checks, parts: TrainState) -> None:
     """The recorded training steps on the same batch, by the trainer's own step."""
     case, expected = checks.case, checks.case.expected
     batch, schedule = batch_of(case), parts.spec.schedule
@@ -358,7 +357,7 @@ def trajectory(checks: Checks, parts: Parts) -> None:
         normalizers.append(relative(values["normalizer"], wanted["normalizer"]))
     for name, errors in (("losses", losses), ("gradient norms", norms), ("normalizer", normalizers)):
         checks.add(f"trajectory: {name}", largest(errors), "loss")
-    steps, last = parts.steps_per_epoch, len(expected["trajectory"])
+    steps, last = parts.run.steps_per_epoch, len(expected["trajectory"])
     following = [
         learning_rate(last, g["base_lr"], schedule.warmup_epochs * steps, schedule.epochs * steps, schedule.eta_min)
         for g in parts.engine.groups

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adatad.dev.parity.compare import TOLERANCES, Row, mismatch, relative_to_value, rows_of_cases
+from adatad.dev.parity.comparison import TOLERANCES, Comparison, mismatch, relative_to_value, rows_of_cases
 from adatad.evaluation.nms import METHODS, Detections, apply_nms, hard_nms, soft_nms
 from adatad.spec.schema import NmsSpec
 
@@ -28,14 +28,14 @@ def nms_spec(parameters: dict[str, Any]) -> NmsSpec:
     )
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Row]:
+def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
     return [
         *rows_of_cases(content.get("wrapper_cases", ()), _wrapper_rows, "wrapper case"),
         *rows_of_cases(content.get("op_cases", ()), _operator_rows, "operator case"),
     ]
 
 
-def _wrapper_rows(case: dict[str, Any]) -> list[Row]:
+def _wrapper_rows(case: dict[str, Any]) -> list[Comparison]:
     spec = nms_spec(case["params"])
     inputs = segments_of(case["segments"]), _scores(case["scores"]), np.array(case["labels"], np.int64)
     ours = apply_nms(*inputs, spec)
@@ -48,25 +48,25 @@ def _wrapper_rows(case: dict[str, Any]) -> list[Row]:
     voting = spec.voting_threshold is not None and not spec.multiclass
     tolerance = TOLERANCES["vote" if voting else "nms"]
     return [
-        Row(case["name"], "nms: segments", relative_to_value(ours[0], expected[0]), tolerance),
-        Row(case["name"], "nms: scores", relative_to_value(ours[1], expected[1]), TOLERANCES["nms"]),
-        Row(case["name"], "nms: labels", mismatch(ours[2].tolist(), expected[2].tolist()), TOLERANCES["exact"]),
+        Comparison(case["name"], "nms: segments", relative_to_value(ours[0], expected[0]), tolerance),
+        Comparison(case["name"], "nms: scores", relative_to_value(ours[1], expected[1]), TOLERANCES["nms"]),
+        Comparison(case["name"], "nms: labels", mismatch(ours[2].tolist(), expected[2].tolist()), TOLERANCES["exact"]),
     ]
 
 
-def _operator_rows(case: dict[str, Any]) -> list[Row]:
+def _operator_rows(case: dict[str, Any]) -> list[Comparison]:
     segments, scores, parameters = segments_of(case["segments"]), _scores(case["scores"]), case["params"]
     if case["op"] == "hard":
         kept = hard_nms(segments, scores, parameters["iou_threshold"], parameters.get("min_score", 0.0))
-        return [Row(case["name"], "nms: kept", mismatch(kept.tolist(), case["keep"]), TOLERANCES["exact"])]
+        return [Comparison(case["name"], "nms: kept", mismatch(kept.tolist(), case["keep"]), TOLERANCES["exact"])]
     kept, decayed = soft_nms(
         segments, scores, parameters["sigma"], parameters["min_score"], len(scores), METHODS[parameters["method"]],
         parameters["iou_threshold"], parameters["t1"], parameters["t2"],
     )  # fmt: skip
     ours, expected = np.column_stack([segments[kept], decayed]), np.array(case["out"], np.float64).reshape(-1, 3)
     return [
-        Row(case["name"], "nms: kept", mismatch(kept.tolist(), case["keep"]), TOLERANCES["exact"]),
-        Row(case["name"], "nms: segments and scores", relative_to_value(ours, expected), TOLERANCES["nms"]),
+        Comparison(case["name"], "nms: kept", mismatch(kept.tolist(), case["keep"]), TOLERANCES["exact"]),
+        Comparison(case["name"], "nms: segments and scores", relative_to_value(ours, expected), TOLERANCES["nms"]),
     ]
 
 

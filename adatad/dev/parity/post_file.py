@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from adatad.dev.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
-from adatad.dev.parity.detections import Detection, largest_differences
+from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, mismatch, relative_to_value, rows_of_cases
+from adatad.dev.parity.detection_differences import Detection, largest_differences
 from adatad.dev.parity.nms_file import nms_spec, segments_of
 from adatad.evaluation.classifiers import Classifier, read_classifier
 from adatad.evaluation.postprocess import (
@@ -25,11 +25,11 @@ from adatad.evaluation.postprocess import (
 from adatad.spec.schema import ClassifierSpec, PostprocessSpec
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Row]:
+def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
     cases = content.get("cases", ())
     classifiers = {case.get("name"): case.get("classifier") for case in cases if isinstance(case, dict)}
 
-    def fixed_segments(case: dict[str, Any]) -> list[Row]:
+    def fixed_segments(case: dict[str, Any]) -> list[Comparison]:
         with classifier_of(classifiers[case["classifier_of_case"]]) as classifier:
             return _classifier(case, classifier)
 
@@ -40,12 +40,12 @@ def run(content: dict[str, Any], folder: Path) -> list[Row]:
     ]
 
 
-def _end_to_end(case: dict[str, Any]) -> list[Row]:
+def _end_to_end(case: dict[str, Any]) -> list[Comparison]:
     with classifier_of(case.get("classifier")) as classifier:
         return _detections(case, classifier)
 
 
-def _detections(case: dict[str, Any], classifier: Classifier | None) -> list[Row]:
+def _detections(case: dict[str, Any], classifier: Classifier | None) -> list[Comparison]:
     spec, sliding = post_spec(case["settings"]), case["settings"]["sliding_window"]
     before, windows = {}, []
     for number, (meta, segments, scores) in enumerate(_samples(case)):
@@ -58,12 +58,12 @@ def _detections(case: dict[str, Any], classifier: Classifier | None) -> list[Row
     }
     unrounded = largest(largest_differences(before, expected))
     return [
-        Row(case["name"], "before rounding", unrounded, TOLERANCES["unrounded"]),
+        Comparison(case["name"], "before rounding", unrounded, TOLERANCES["unrounded"]),
         *_of_results(case["name"], "results", join_windows(windows, spec), case["results"]),
     ]
 
 
-def _merge(case: dict[str, Any]) -> list[Row]:
+def _merge(case: dict[str, Any]) -> list[Comparison]:
     """Processes' results from their samples, and what is joined from the reference's own results of processes. One that
     repeats a sample is as the reference has it; mended, each is there once."""
     spec, sliding, rows = post_spec(case["settings"]), case["settings"]["sliding_window"], []
@@ -75,27 +75,27 @@ def _merge(case: dict[str, Any]) -> list[Row]:
             meta, segments, scores = samples[number]
             found = window_detections(segments, scores, meta, case["classes"], spec, sliding)
             windows.append(WindowDetections(meta.video, number, False, found))
-        ours = join_windows(windows, spec, keep_repeats=True)
+        ours = join_windows(windows, spec, repeat_windows=True)
         rows += _of_results(case["name"], f"process {process}", ours, case["per_process_results"][process])
     parts = [
         WindowDetections(video, process, sliding, items)
         for process, results in enumerate(case["per_process_results"])
         for video, items in results.items()
     ]
-    rows += _of_results(case["name"], "joined", join_windows(parts, spec, keep_repeats=True), case["merged"])
+    rows += _of_results(case["name"], "joined", join_windows(parts, spec, repeat_windows=True), case["merged"])
     return rows
 
 
-def _classifier(case: dict[str, Any], classifier: Classifier) -> list[Row]:
+def _classifier(case: dict[str, Any], classifier: Classifier) -> list[Comparison]:
     segments, scores, labels = classifier.label(
         "v_test_0003", segments_of(case["segments"]), np.array(case["scores"], np.float32)
     )
     tolerance = TOLERANCES["fused"]
     expected = np.array(case["out_segments"], np.float64).reshape(-1, 2), np.array(case["out_scores"], np.float64)
     return [
-        Row(case["name"], "classifier: segments", relative_to_value(segments, expected[0]), tolerance),
-        Row(case["name"], "classifier: scores", relative_to_value(scores, expected[1]), tolerance),
-        Row(case["name"], "classifier: labels", mismatch(labels, case["out_labels"]), TOLERANCES["exact"]),
+        Comparison(case["name"], "classifier: segments", relative_to_value(segments, expected[0]), tolerance),
+        Comparison(case["name"], "classifier: scores", relative_to_value(scores, expected[1]), tolerance),
+        Comparison(case["name"], "classifier: labels", mismatch(labels, case["out_labels"]), TOLERANCES["exact"]),
     ]
 
 
@@ -156,10 +156,10 @@ def _as_items(segments: np.ndarray, scores: Any, labels: list[str]) -> list[Dete
 
 def _of_results(
     case: str, what: str, ours: dict[str, list[Detection]], expected: dict[str, list[Detection]]
-) -> list[Row]:
+) -> list[Comparison]:
     """Rounded detections, in units of their last digits."""
     seconds, scores = largest_differences(ours, expected)
     return [
-        Row(case, f"{what}: seconds", seconds / 0.01, TOLERANCES["last_digit"]),
-        Row(case, f"{what}: scores", scores / 0.0001, TOLERANCES["last_digit"]),
+        Comparison(case, f"{what}: seconds", seconds / 0.01, TOLERANCES["last_digit"]),
+        Comparison(case, f"{what}: scores", scores / 0.0001, TOLERANCES["last_digit"]),
     ]

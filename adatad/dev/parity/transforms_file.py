@@ -11,13 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adatad.data.augment import Augmentation, augment
-from adatad.data.color_jitter import ColorJitter
-from adatad.data.geometry import center_box, first_fitting, fit_frames, short_side_size
-from adatad.data.rand_augment import Operation
-from adatad.data.resize import Box, resize
-from adatad.dev.parity.cases import CaseError, read_arrays
-from adatad.dev.parity.compare import TOLERANCES, Row, difference, largest, mismatch, rows_of_cases
+from adatad.data.augment import Augmentation, ColorJitter, Operation, augment
+from adatad.data.resize import Box, center_box, first_fitting, fit_frames, resize, short_side_size
+from adatad.dev.parity.comparison import TOLERANCES, Comparison, difference, largest, mismatch, rows_of_cases
+from adatad.dev.parity.golden_cases import CaseError, read_arrays
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.schema import BackboneSpec
 
@@ -27,7 +24,7 @@ VARIANTS = ("_neg", "_lowcontrast")
 """Ends of names that tell another input or sign, not another operation."""
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Row]:
+def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
     """Every comparison. Raises CaseError where the arrays are missing or an operation isn't one that there is."""
     arrays = read_arrays(folder / "transforms.npz")
     return [
@@ -41,7 +38,7 @@ def run(content: dict[str, Any], folder: Path) -> list[Row]:
     ]
 
 
-def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Row]:
+def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
     name, op = case["name"], case["op"]
     images, expected = (
         np.stack([arrays[f"{name}.{end}{number}"] for number in range(case["frames"])]) for end in ("in", "out")
@@ -93,7 +90,7 @@ def changed(images: np.ndarray, augmentation: Augmentation) -> Tensor:
     return augment(frames[None], [augmentation], frames.device)[0]
 
 
-def _operation(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Row]:
+def _operation(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
     operation = operation_of(case)
     ours = changed(arrays[case["input"]][None], Augmentation(False, (operation,), None))[:, 0].permute(1, 2, 0)
     errors = difference(ours.numpy(), arrays[case["output"]])
@@ -128,7 +125,7 @@ def operation_of(case: dict[str, Any]) -> Operation:
     raise CaseError(f"augment {case['name']}: with {params} isn't an operation that there is")
 
 
-def _size(case: dict[str, Any]) -> Iterator[Row]:
+def _size(case: dict[str, Any]) -> Iterator[Comparison]:
     (height, width), short = case["in_hw"], case["short"]
     name, ours = f"size {height} x {width} to {short}", short_side_size(height, width, short)
     yield _row(name, "height and width", mismatch(list(ours), case["out_hw"]), "exact")
@@ -136,7 +133,7 @@ def _size(case: dict[str, Any]) -> Iterator[Row]:
         yield _row(name, "box", mismatch(list(center_box(*ours, short)), case["center_box"]), "exact")
 
 
-def _crop_box(case: dict[str, Any]) -> Iterator[Row]:
+def _crop_box(case: dict[str, Any]) -> Iterator[Comparison]:
     (height, width), expected = case["in_hw"], Box(*case["box"])
     name = f"crop box in {height} x {width}"
     if "aspects" in case:
@@ -148,12 +145,12 @@ def _crop_box(case: dict[str, Any]) -> Iterator[Row]:
     yield _row(name, "box", mismatch(center_box(height, width, min(height, width)), expected), "exact")
 
 
-def _normalize(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Row]:
+def _normalize(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
     backbone = VideoBackbone(BackboneSpec(preset="tiny"))
     clip = torch.from_numpy(arrays[case["input"]]).permute(2, 0, 1)[None, :, None]
     errors = difference(backbone.normalize(clip)[0, :, 0].numpy(), arrays[case["output"]])
     yield _row("normalize", "values", largest(errors.ravel()), "normalized")
 
 
-def _row(case: str, quantity: str, error: float, kind: str) -> Row:
-    return Row(case, quantity, error, TOLERANCES[kind])
+def _row(case: str, quantity: str, error: float, kind: str) -> Comparison:
+    return Comparison(case, quantity, error, TOLERANCES[kind])

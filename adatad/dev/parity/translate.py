@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adatad.convert.opentad import name_map
+from adatad.convert.opentad_checkpoint import name_map
 from adatad.data.dataset import Batch
-from adatad.dev.parity.cases import Case, CaseError
+from adatad.dev.parity.golden_cases import CaseError, GoldenCase
 from adatad.dev.parity.post_file import post_spec, window_meta_of
 from adatad.evaluation.classifiers import Classifier
 from adatad.evaluation.postprocess import WindowMeta
-from adatad.models.detector import ActionFormer, Predictions, build_model
+from adatad.models.actionformer import ActionFormer, Predictions
+from adatad.models.detector import build_model
 from adatad.spec.schema import (
     AdapterSpec,
     BackboneOptimizerSpec,
@@ -34,6 +35,8 @@ from adatad.spec.schema import (
 class FeatureDetector(nn.Module):
     """A detector alone, called like the whole model."""
 
+    backbone = None
+
     def __init__(self, detector: ActionFormer):
         super().__init__()
         self.detector = detector
@@ -42,7 +45,7 @@ class FeatureDetector(nn.Module):
         return self.detector(features, mask, keys)
 
 
-def spec_of(case: Case) -> Spec:
+def spec_of(case: GoldenCase) -> Spec:
     facts = case.facts
     return Spec(
         name=case.name,
@@ -111,7 +114,7 @@ def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
     )
 
 
-def build_case_model(case: Case, spec: Spec) -> nn.Module:
+def build_case_model(case: GoldenCase, spec: Spec) -> nn.Module:
     """The case's model with weights of its own."""
     facts = case.facts["detector"]
     if case.facts["backbone"] is not None:
@@ -121,7 +124,7 @@ def build_case_model(case: Case, spec: Spec) -> nn.Module:
     return FeatureDetector(ActionFormer(spec.model.detector, widths, facts["classes"]))
 
 
-def model_of(case: Case, spec: Spec) -> nn.Module:
+def model_of(case: GoldenCase, spec: Spec) -> nn.Module:
     """The model with the case's weights; entries without a place and parameters without an entry are errors."""
     model = build_case_model(case, spec)
     try:
@@ -132,7 +135,7 @@ def model_of(case: Case, spec: Spec) -> nn.Module:
     return model
 
 
-def batch_of(case: Case) -> Batch:
+def batch_of(case: GoldenCase) -> Batch:
     """The training batch; for a detector alone, features stand in place of frames."""
     inputs = case.inputs
     frames = torch.from_numpy(inputs["frames"][:, 0] if "frames" in inputs else inputs["features"])
@@ -142,11 +145,11 @@ def batch_of(case: Case) -> Batch:
     return Batch(frames, mask, keys, case.samples("gt_segments"), labels, windows=[], augmentations=[None] * len(mask))
 
 
-def metas_of(case: Case) -> list[WindowMeta]:
+def metas_of(case: GoldenCase) -> list[WindowMeta]:
     return [window_meta_of(facts) for facts in case.facts["metas"]]
 
 
-def classifier_of(case: Case) -> Classifier | None:
+def classifier_of(case: GoldenCase) -> Classifier | None:
     """The case's external classifier."""
     facts = case.facts["external_classifier"]
     if facts is None:

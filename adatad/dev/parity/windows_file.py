@@ -25,15 +25,16 @@ from adatad.data.windows import (
     resize_indices,
     training_window,
 )
-from adatad.dev.parity.compare import TOLERANCES, Row, largest, mismatch, relative_to_value, rows_of_cases
+from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, mismatch, relative_to_value, rows_of_cases
 from adatad.dev.parity.nms_file import segments_of
 from adatad.dev.parity.post_file import window_meta_of
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
+from adatad.spec.resolve import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Row]:
+def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
     """Every comparison of a windows.json."""
     class_map = [content["class_map"]] if "class_map" in content else []
     return [
@@ -44,29 +45,29 @@ def run(content: dict[str, Any], folder: Path) -> list[Row]:
     ]
 
 
-def _seconds_rows(case: dict[str, Any]) -> Iterator[Row]:
+def _seconds_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     error = _seconds_error(case["segments"], case["seconds"], window_meta_of(case["meta"]))
     yield _row("seconds_cases", "seconds", error, "seconds_unrounded")
 
 
-def _resize_rows(case: dict[str, Any]) -> Iterator[Row]:
+def _resize_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     wanted = case["frames_wanted"]
     lengths = [len(resize_indices(total, wanted)) for total in case["failing_total_frames"]]
     yield _row(f"resize_failures {wanted}", "positions", largest(abs(n - wanted) for n in lengths))
 
 
-def _row(case: str, quantity: str, error: float, kind: str = "exact") -> Row:
-    return Row(f"windows/{case}", quantity, error, TOLERANCES[kind])
+def _row(case: str, quantity: str, error: float, kind: str = "exact") -> Comparison:
+    return Comparison(f"windows/{case}", quantity, error, TOLERANCES[kind])
 
 
-def _class_rows(case: dict[str, Any]) -> Iterator[Row]:
+def _class_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     """The generated class list, with the reference's "Ambiguous" and without."""
     spec, database, theirs = (
         DataSpec(annotations="class_map", videos=""),
         case["annotations"]["database"],
         case["classes"],
     )
-    yield _row("class_map", "classes", mismatch([*read_classes(spec, database, reference=True).names], theirs))
+    yield _row("class_map", "classes", mismatch([*read_classes(spec, database, keep_ambiguous=True).names], theirs))
     ours = [*read_classes(spec, database).names]
     yield _row("class_map", "mended classes", mismatch(ours, [name for name in theirs if name != AMBIGUOUS]))
 
@@ -92,10 +93,10 @@ def _data_spec(case: dict[str, Any]) -> DataSpec:
     )  # fmt: skip
 
 
-def _run_case(case: dict[str, Any]) -> Iterator[Row]:
+def _run_case(case: dict[str, Any]) -> Iterator[Comparison]:
     spec, settings = _data_spec(case), case["settings"]
     agnostic = settings.get("class_agnostic", False)
-    data = annotations_of(case["annotations"]["database"], spec, reference=True, class_agnostic=agnostic)
+    data = annotations_of(case["annotations"]["database"], spec, Quirks.of("reference"), class_agnostic=agnostic)
     testing = settings.get("test_mode", False)
     videos = data.validation if testing else data.train
     match case["kind"]:
@@ -117,7 +118,7 @@ def _run_case(case: dict[str, Any]) -> Iterator[Row]:
 
 def _places(videos: tuple[Video, ...], spec: WindowSpec, testing: bool, completeness: float) -> list[WindowPlace]:
     """All windows of a data set in its order; those to train on, or to take a loss of, hold instances."""
-    places = [place for video in videos for place in evaluation_windows(video, spec, repeat_last=True)]
+    places = [place for video in videos for place in evaluation_windows(video, spec, repeat_windows=True)]
     if testing or spec.kind == "resize":
         return places
     complete = [complete_instances(place, spec, completeness) for place in places]
@@ -188,7 +189,7 @@ def _random_windows(
     return windows, errors
 
 
-def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], spec: DataSpec) -> Iterator[Row]:
+def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], spec: DataSpec) -> Iterator[Comparison]:
     pairs = list(zip(ours, expected, strict=False))
     count = abs(len(ours) - len(expected))
     yield _row(name, f"{len(expected)} windows", float(count))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from adatad.resources import resource
 from adatad.spec.deepspeed_file import (
     BY_RANKS,
     DeepSpeedFileError,
@@ -20,7 +21,7 @@ from adatad.spec.deepspeed_file import (
 )
 from adatad.spec.schema import Spec
 
-DEFAULTS = Path(__file__).parents[3] / "ds_configs"
+DEFAULTS = resource("ds_configs")
 
 
 def deepspeed_file(spec: Spec) -> Path:

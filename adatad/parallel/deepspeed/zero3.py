@@ -13,9 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from adatad.memory.policy import wave_passes
-from adatad.memory.side import SideTimeline
-from adatad.memory.tiled import TrainedWeights
+from adatad.memory.weights import WeightProvider
 from adatad.models.backbone import VideoBackbone
 from adatad.models.sequence import SequenceAttention
 from adatad.models.vit import Block
@@ -29,8 +27,8 @@ def mark_units(model: nn.Module) -> None:
     # Attention of the detector reads weights of parts that it doesn't call.
     for unit in (module for module in model.modules() if isinstance(module, Block | SequenceAttention)):
         set_z3_leaf_module(unit, True)
-    if isinstance(getattr(model, "backbone", None), VideoBackbone):
-        for number, weights in enumerate(_weight_modules(model.backbone)):
+    if model.backbone is not None:
+        for number, weights in enumerate(model.backbone.executor.weight_modules()):
             weights.adopt()
             model.backbone.add_module(f"wave_weights_{number}", weights)
 
@@ -55,12 +53,11 @@ def reduce_by_parameter(optimizer: Any) -> None:
 
 def gather_for_waves(model: nn.Module) -> None:
     """Let waves ask for the blocks that they need. Called after `deepspeed.initialize`."""
-    if isinstance(getattr(model, "backbone", None), VideoBackbone):
-        for wave_pass in wave_passes(model.backbone):
-            wave_pass.residency = Zero3Weights(model.backbone)
+    if model.backbone is not None:
+        model.backbone.executor = model.backbone.executor.with_weights(Zero3Weights(model.backbone))
 
 
-class Zero3Weights:
+class Zero3Weights(WeightProvider):
     """Provider of a wave's weights: blocks are gathered while it is in them, the next ones on their way meanwhile.
 
     The adapters' weights aren't among them: they reach the wave through its weight module.
@@ -75,7 +72,7 @@ class Zero3Weights:
         """By block: DeepSpeed's handle, and what was gathered."""
 
     @contextmanager
-    def whole(self, blocks: range, following: range) -> Iterator[None]:
+    def materialized(self, blocks: range, following: range) -> Iterator[None]:
         # Every rank asks in the same order: gathers are collectives.
         for index in (*blocks, *following):
             self._fetch(index)
@@ -99,9 +96,3 @@ class Zero3Weights:
             return
         missing = [p for p in self.parameters[index] if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
         self.fetches[index] = self.parameters[index][0].all_gather_coalesced(missing), missing
-
-
-def _weight_modules(backbone: VideoBackbone) -> list[TrainedWeights]:
-    squeezing = [backbone.timeline.squeezing] if isinstance(backbone.timeline, SideTimeline) else []
-    modules = [*squeezing, *(wave_pass.trained_weights for wave_pass in wave_passes(backbone))]
-    return [module for module in modules if module.names]

@@ -1,0 +1,236 @@
+"""Check of a data set's videos: is each there, can it be decoded, is it as long as its annotations say?
+
+Results are kept video by video, so that an interrupted check continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adatad.data.annotation_file import AnnotationError, load_database, names_text, read_names
+from adatad.data.annotations import in_subset, names_of
+from adatad.data.classes import read_classes
+from adatad.data.dataset import open_named, video_path
+from adatad.data.decode import VideoError
+from adatad.data.entry import OUT_OF_RANGE, UNREADABLE, entry_problems, read_item, read_length
+from adatad.data.time_check import (
+    ROUNDING_SECONDS,
+    TimeProblem,
+    effect,
+    facts_of,
+    in_seconds,
+    position_seconds,
+    time_problems,
+)
+from adatad.data.video_index import Heartbeat, VideoIndex, read_index
+from adatad.errors import UserError
+from adatad.files import check_output_folder, shown, write_text
+from adatad.spec.schema import DataSpec, Spec
+from adatad.stop_signals import leave_interruptions_to_the_parent
+
+JOURNAL = "checked.jsonl"
+RULES_VERSION = 3
+"""Version of these rules: results of earlier ones don't count."""
+SAMPLED_FRAMES = 8
+"""Frames that are decoded of a video, from the first to the last, unless all are."""
+LENGTH_TOLERANCE, LENGTH_FRAMES = 0.02, 3
+"""Share of the length, or number of frames if that is more, by which a video may differ from its annotations without
+being blocked. It is named if it differs by more than a position of the grid."""
+MAX_LATE_SECONDS = 0.5
+"""Seconds by which an instance of a table may end after its video: annotators' clocks and durations are rounded."""
+BLOCKING = ("missing", "undecodable", UNREADABLE)
+"""Kinds of problems that always put a video on the block list."""
+
+
+class CheckReport(NamedTuple):
+    """Result of checking a video. problems: [kind, detail] each; seconds: 0 if unknown; stamp: by which a later check
+    sees that file and rules are the same; is_blocked: it shouldn't be used."""
+
+    video: str
+    problems: list[list[str]]
+    frames: int = 0
+    seconds: float = 0.0
+    stamp: str = ""
+    is_blocked: bool = False
+
+
+def check_data_set(
+    spec: Spec, folder: Path, workers: int, whole: bool, progress: Callable[[int, int], None]
+) -> list[CheckReport]:
+    """Check all videos of the spec's subsets, `workers` at a time; writes `JOURNAL` into `folder` as it goes.
+
+    whole: decode every frame; progress: called with (videos done, videos). Videos that are unchanged since an earlier
+    check aren't read again. Raises AnnotationError.
+    """
+    database = load_database(spec.data.annotations)
+    labels = frozenset(read_classes(spec.data, database).numbers)
+    subsets = names_of(spec.data.train_subset) + names_of(spec.data.validation_subset)
+    blocked = read_names(spec.data.blocked_videos)
+    wanted = {name: e for name, e in database.items() if in_subset(e, subsets) and name not in blocked}
+    check_output_folder(folder)
+    known = read_journal(folder / JOURNAL)
+    done = {
+        name: known[name]
+        for name, entry in wanted.items()
+        if name in known and known[name].stamp == _stamp(spec.data, name, entry, whole, labels)
+    }
+    progress(len(done), len(wanted))
+    pool = ProcessPoolExecutor(workers, initializer=leave_interruptions_to_the_parent)
+    with open(folder / JOURNAL, "a", encoding="utf-8") as journal, pool:
+        check = partial(check_video, spec.data, whole=whole, labels=labels)
+        # An interruption may have cut off the last line: start a new one.
+        journal.write("\n")
+        running = [pool.submit(check, name, entry) for name, entry in wanted.items() if name not in done]
+        for future in as_completed(running):
+            try:
+                found = future.result()
+            except BrokenProcessPool as error:
+                raise VideoError(
+                    f"{folder}: a process that checks videos was ended from outside, perhaps because memory ran out; "
+                    f"{len(done)} of {len(wanted)} videos are done. Start it again, with fewer --workers: it goes on"
+                ) from error
+            done[found.video] = found
+            journal.write(json.dumps(found) + "\n")
+            journal.flush()
+            progress(len(done), len(wanted))
+    return [done[name] for name in wanted]
+
+
+def read_journal(path: Path) -> dict[str, CheckReport]:
+    """Return the results of earlier checks, by video; a truncated line is skipped."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            checked = CheckReport(*json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        found[checked.video] = checked
+    return found
+
+
+def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]) -> str:
+    """Return a text that changes with the file, its annotations, the valid labels and the thoroughness of the check;
+    empty for no file."""
+    try:
+        facts = video_path(data, name).stat()
+    except (OSError, ValueError, UserError):
+        # OSError and ValueError also come for names that no file can have.
+        return ""
+    classes = hashlib.sha256(repr(sorted(map(repr, labels))).encode()).hexdigest()[:16]
+    rules = f"{RULES_VERSION} {whole} {data.fps} {data.label_key} {data.time} {data.window} {classes}"
+    return f"{facts.st_size} {facts.st_mtime_ns} {rules} {json.dumps(entry, sort_keys=True)}"
+
+
+def check_video(
+    data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]
+) -> CheckReport:
+    """Check a video and its annotations. labels: valid labels."""
+    length = _length(data, entry)
+    wrong = [[problem.kind, problem.text] for problem in entry_problems(data, name, entry, labels)]
+    try:
+        path = video_path(data, name)
+    except UserError as error:
+        return _checked(name, [*wrong, ["missing", shown(error)]])
+    stamp = _stamp(data, name, entry, whole, labels)
+    if not stamp:
+        missing = ["missing", f"there is no file {shown(path)}"]
+        return _checked(name, [missing, *wrong, *_out_of_range(data, entry, 0.0, length)])
+    try:
+        index = read_index(path, Heartbeat())
+        _decode(data, name, index, whole)
+    except VideoError as error:
+        broken = ["undecodable", str(error)]
+        return _checked(name, [broken, *wrong, *_out_of_range(data, entry, 0.0, length)], stamp=stamp)
+    seconds = index.timeline.duration_seconds
+    blocks = False
+    if length is not None:
+        found = time_problems(facts_of(index.timeline), *length, data.window)
+        wrong += [[problem.kind, f"{problem.detail}; {effect(data)}"] for problem in found]
+        blocks = any(_blocks(problem, *length, data) for problem in found)
+    wrong += _out_of_range(data, entry, seconds, length, index.timeline.first_seconds)
+    return _checked(name, wrong, index.frame_count, seconds, stamp, blocks)
+
+
+def _checked(
+    name: str, wrong: list[list[str]], frames: int = 0, seconds: float = 0.0, stamp: str = "", blocks: bool = False
+) -> CheckReport:
+    return CheckReport(name, wrong, frames, seconds, stamp, blocks or any(kind in BLOCKING for kind, _ in wrong))
+
+
+def _blocks(problem: TimeProblem, duration_seconds: float, fps: float, data: DataSpec) -> bool:
+    """Return whether a problem is a reason not to use a video: by its length it is another one, or it lost a part; or
+    labels lie on wrong frames."""
+    if problem.kind != "wrong length" and data.time != "count":
+        return False
+    return problem.off_seconds > max(LENGTH_TOLERANCE * duration_seconds, LENGTH_FRAMES / fps if fps else 0.0)
+
+
+def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
+    """Decode some frames, or all. Raises VideoError where one can't be decoded."""
+    last = index.frame_count - 1
+    numbers = np.arange(last + 1) if whole else np.unique(np.linspace(0, last, SAMPLED_FRAMES).astype(np.int64))
+    with open_named(data, name) as reader:
+        for _ in reader.chunks(numbers, 64):
+            pass
+
+
+def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[float, float] | None:
+    """Return (duration in seconds, fps) of a video by its annotation, as training reads it, fps 0 if unknown; None if
+    it can't be read."""
+    try:
+        length = read_length(data, entry)
+    except AnnotationError:
+        return None
+    return length.duration_seconds, length.fps
+
+
+def _out_of_range(
+    data: DataSpec, entry: dict[str, Any], seconds: float, length: tuple[float, float] | None, first: float = 0.0
+) -> Iterator[list[str]]:
+    """Yield instances that the video doesn't show, or not to their end, except those that `entry_problems` names.
+
+    seconds: length of the video, 0 if unknown; length: of its annotation; first: time of its first picture.
+    """
+    items = entry.get("annotations")
+    lasts = seconds or (length[0] if length else math.inf)
+    late = ROUNDING_SECONDS + (position_seconds(*length, data.window) if length else 0.0)
+    for item in items if isinstance(items, list) else ():
+        try:
+            start, end, _ = read_item(data, item)
+        except AnnotationError:
+            continue
+        if not (math.isfinite(start) and 0 < end < math.inf and start < end):
+            continue
+        span = f"{start:g} to {end:g} s"
+        if end <= first:
+            yield [OUT_OF_RANGE, f"{span} lies wholly before the first picture, at {in_seconds(first)}"]
+        elif start >= lasts:
+            yield [OUT_OF_RANGE, f"{span} lies wholly after its video, which lasts {in_seconds(lasts)}"]
+        elif end > lasts + late:
+            yield [OUT_OF_RANGE, f"{span}, the video lasts {in_seconds(lasts)}"]
+
+
+def write_block_list(checked: list[CheckReport], path: Path, kept: Iterable[str] = ()) -> int:
+    """Write the names of unusable videos, one a line, for `data.blocked_videos`; return how many.
+
+    kept: names that the spec blocks already, which weren't checked: they stay on the list.
+    """
+    names = list(dict.fromkeys([*(found.video for found in checked if found.is_blocked), *kept]))
+    write_text(path, names_text(names))
+    return len(names)
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

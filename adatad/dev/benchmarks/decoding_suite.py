@@ -1,0 +1,141 @@
+"""What a frame costs through each library, what finding it by its time costs, and whether opening videos over and over
+takes memory.
+
+The videos are made here: a texture that moves, with key frames 60 or 250 frames apart.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import av
+import numpy as np
+import psutil
+
+from adatad.data import video_index
+from adatad.data.decode import Backend, VideoReader, missing_library, open_video
+from adatad.data.video_index import Heartbeat, read_index
+from adatad.dev.benchmarks.results import Result
+
+WINDOW_FRAMES, STRIDE_FRAMES = 96, 4
+REPEATS = 3
+TIMED_REPEATS, MAX_TIME_RATIO = 60, 1.03
+"""Windows that are read in either way, and what finding their frames by time may cost at a constant rate."""
+OPENS, OPENS_BEFORE = 2000, 200
+MAX_GROWTH_BYTES = 16 << 10
+"""For each time a video is opened, from the 200th on."""
+
+
+class VideoSize(NamedTuple):
+    width: int
+    height: int
+    frames: int
+    key_gap: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.width}x{self.height}, a key frame every {self.key_gap}"
+
+
+LONG = (VideoSize(320, 180, 6000, 60), VideoSize(320, 180, 6000, 250))
+SHORT = (
+    VideoSize(228, 128, 800, 60),
+    VideoSize(454, 256, 800, 60),
+    VideoSize(640, 360, 800, 60),
+    VideoSize(1280, 720, 800, 60),
+)
+
+
+def run() -> list[Result]:
+    results: list[Result] = []
+    ways: list[Backend] = ["decord", "pyav", "torchcodec"]
+    ways = [way for way in ways if not missing_library(way)]
+    with TemporaryDirectory() as folder:
+        for video in (*LONG, *SHORT):
+            path = write_video(Path(folder) / "video.mp4", video)
+            long_ways = [*ways, "pyav_sequential"] if video in LONG else ways
+            results += [
+                Result(f"{video.name}: {way}", milliseconds, note="CPU ms a frame")
+                for way, milliseconds in frame_costs(path, long_ways).items()
+            ]
+        path = write_video(Path(folder) / "small.mp4", SHORT[0])
+        note = "CPU time over counted frames, constant rate"
+        results.append(Result("frames by their time", time_ratio(path), MAX_TIME_RATIO, note=note))
+        for way in ways:
+            # In a process of its own: memory given back by what ran before would hide the growth.
+            with get_context("spawn").Pool(1) as pool:
+                growth = pool.apply(growth_bytes, (path, way)) / 1024
+            note = f"KiB an opening, {OPENS} openings"
+            results.append(Result(f"growth of memory: {way}", growth, MAX_GROWTH_BYTES / 1024, note=note))
+    return results
+
+
+def write_video(path: Path, video: VideoSize) -> Path:
+    blocks = np.random.default_rng(0).integers(0, 256, (video.height // 4 + 2, video.width // 4 + 2, 3), np.uint8)
+    texture = blocks.repeat(8, 0).repeat(8, 1)
+    options = {"crf": "26", "preset": "veryfast", "x264-params": f"bframes=3:keyint={video.key_gap}"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+        for number in range(video.frames):
+            top = int((np.sin(number / 40) + 1) * video.height / 2)
+            left = int((np.cos(number / 55) + 1) * video.width / 2)
+            image = np.ascontiguousarray(texture[top : top + video.height, left : left + video.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def frame_costs(path: Path, ways: list[Backend]) -> dict[Backend, float]:
+    """CPU milliseconds for each frame of a window from the middle, opening included; medians of interleaved runs."""
+    index = read_index(path, Heartbeat())
+    numbers = index.frame_count // 2 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
+    times: dict[Backend, list[float]] = {way: [] for way in ways}
+    for _ in range(REPEATS):
+        for way in ways:
+            started = time.process_time()
+            _read(path, way, numbers)
+            times[way].append((time.process_time() - started) / WINDOW_FRAMES * 1e3)
+    return {way: median(found) for way, found in times.items()}
+
+
+def time_ratio(path: Path) -> float:
+    """CPU time of a window whose frames are found by their times, over that of one whose frames are counted: medians of
+    many windows, read in turn. What the process keeps of the file is thrown away before each."""
+    numbers = 100 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
+    times: dict[float | None, list[float]] = {None: [], 30.0: []}
+    for _ in range(TIMED_REPEATS):
+        for fps, found in times.items():
+            video_index._indices.clear()
+            started = time.process_time()
+            with open_video(path, "pyav", fps=fps) as reader:
+                for _ in reader.chunks(numbers, 16):
+                    pass
+            found.append(time.process_time() - started)
+    return median(times[30.0]) / median(times[None])
+
+
+def growth_bytes(path: Path, way: Backend) -> float:
+    """Resident memory that each opening adds."""
+    process, numbers = psutil.Process(), np.arange(0, 40, 8)
+    for _ in range(OPENS_BEFORE):
+        _read(path, way, numbers)
+    gc.collect()
+    before = process.memory_info().rss
+    for _ in range(OPENS):
+        _read(path, way, numbers)
+    gc.collect()
+    return (process.memory_info().rss - before) / OPENS
+
+
+def _read(path: Path, way: Backend, numbers: np.ndarray) -> None:
+    reader = VideoReader(read_index(path, Heartbeat()), way, timeout_seconds=600.0)
+    for _ in reader.chunks(numbers, 16):
+        pass
+    reader.close()

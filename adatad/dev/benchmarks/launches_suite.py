@@ -1,0 +1,109 @@
+"""What a training step asks of a GPU, counted without one: host waits, launches, races and pinned memory.
+
+Small models run on the pretended GPU (docs/pretended-gpu.md), in every mode, policy and placement. Launches of the
+models that people train are composed from the operators of their pieces on meta tensors, at their real sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from adatad.dev.benchmarks.results import Result
+from adatad.dev.pretended_cases import CASES, PretendedCase, run_case
+from adatad.dev.pretended_streams import Counts
+from adatad.dev.pretended_tensors import DeviceMismatchError
+from adatad.memory.offload import GIB
+from adatad.memory.planner import EFFICIENCY, Machine, Planner
+from adatad.memory.scale import Scale
+from adatad.spec import Spec, load
+
+PRODUCTS_TFLOPS = 400.0
+"""That large 16-bit products reach on an H100-class card; not measured."""
+SHORT, LONG = "tile", "tile, long window"
+"""Cases that differ by the clips of a window alone."""
+FAULTS = {
+    "unpinned": "unpinned copies", "pinnings": "memory pinned in a step", "races": "races",
+    "freed": "memory freed under another stream",
+}  # fmt: skip
+MAX_DETECTOR_LAUNCHES = 1200
+MAX_TILE_TIME = 1.15
+"""Predicted time of policy tile over that of block."""
+STEPS = {"g_1536x224_adapter": 250_000, "g_768x160_adapter": 112_000}
+"""Launches of a step of one window under policy tile, at most."""
+COMPARED = ("s_768x160_adapter", "b_768x160_adapter", "l_768x160_adapter", "h_768x160_adapter")
+
+
+class StepCounts(NamedTuple):
+    """A step of one window: launches in all and of what is outside of the backbone; predicted seconds."""
+
+    launches: int
+    detector: int
+    seconds: float
+
+
+def run() -> list[Result]:
+    return [*pretended_results(), *model_results()]
+
+
+def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Result]:
+    """Yield each case's host waits with its launches, then what it must have none of."""
+    counted: dict[str, Counts] = {}
+    for case in cases:
+        try:
+            counts = counted[case.name] = run_case(case)
+        except DeviceMismatchError as error:
+            yield Result(f"{case.name}: device mismatches", 1, 0, note=str(error))
+            continue
+        note = f"{counts.launches.total()} launches, {counts.pinnings.total()} pinnings"
+        waits = counts.waits.total()
+        if case.max_waits is not None and waits > case.max_waits:
+            note += f"; most waits: {counts.waits.most_common(1)[0][0]}"
+        yield Result(f"{case.name}: host waits", waits, case.max_waits, note=note)
+        for name, faults in case.faults(counts).items():
+            if faults:
+                yield Result(f"{case.name}: {FAULTS[name]}", faults.total(), 0, note=faults.most_common(1)[0][0])
+    if SHORT in counted and LONG in counted:
+        more = counted[LONG].waits.total() - counted[SHORT].waits.total()
+        yield Result("host waits that twice the clips add", more, 0, note="none in a loop over tiles")
+    for name, what in FAULTS.items():
+        found = [
+            faults[name].total()
+            for faults in (c.faults(counted[c.name]) for c in cases if c.name in counted)
+            if name in faults
+        ]
+        yield Result(f"{what}, in all", sum(found), 0, note=f"{len(found)} cases")
+
+
+def model_results() -> Iterator[Result]:
+    """Yield launches of steps of one window, and what `tile` takes beside `block`."""
+    scale = Scale()
+    for config, bar in STEPS.items():
+        step = step_of(config, "tile", scale)
+        yield Result(f"{config}, tile: launches", step.launches, bar, note=f"{step.seconds:.2f} s predicted")
+        yield Result(f"{config}: launches of the detector", step.detector, MAX_DETECTOR_LAUNCHES)
+    for config in COMPARED:
+        tile, block = (step_of(config, policy, scale) for policy in ("tile", "block"))
+        note = (
+            f"{1e3 * tile.seconds:.0f} and {1e3 * block.seconds:.0f} ms, {tile.launches} and {block.launches} launches"
+        )
+        yield Result(
+            f"{config}: predicted time of tile over block", tile.seconds / block.seconds, MAX_TILE_TIME, note=note
+        )
+
+
+def step_of(config: str, policy: str, scale: Scale) -> StepCounts:
+    """Count a step of one window of a spec in configs/thumos. scale: that may have weighed for other specs."""
+    overrides = ["train.global_batch=1", f"memory.policy={policy}"]
+    return counted_step(load(f"configs/thumos/{config}.yaml", overrides, check_files=False), scale)
+
+
+def counted_step(spec: Spec, scale: Scale) -> StepCounts:
+    """Compose a step of its pieces; what happens once in a step (augmentation, the optimizer) isn't in it."""
+    planner = Planner(spec, Machine(80 * GIB, tflops=PRODUCTS_TFLOPS / EFFICIENCY), torch.bfloat16, scale=scale)
+    memory, units = planner.resolved(spec.memory), planner.units(spec.train.accumulation)
+    work, outer = planner.step(units, memory, "ddp").work, planner.outer(units, memory)
+    backbone = sum(kernels * times for _, kernels, times in work.runs)
+    return StepCounts(backbone + outer.kernels, outer.kernels, planner.plan(memory, "ddp").seconds)

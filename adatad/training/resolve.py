@@ -1,0 +1,170 @@
+"""What a run is, settled once at its door: every fact that a spec leaves to its data, its device and its ranks.
+
+`train`, `test` and the tools build a `ResolvedRun` from a spec; what is below them takes it, and asks neither what
+`auto` or `compat` mean nor how long an epoch is. The class stands here and not beside `adatad.spec.resolve`, which has
+the rules that need the spec alone: it holds annotations and a place in the mesh, which that package doesn't know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from adatad.data.annotation_file import read_names
+from adatad.data.annotations import Annotations, ground_truth, read_annotations
+from adatad.errors import UserError
+from adatad.memory.arithmetic import autocast_dtype
+from adatad.memory.policy import DTYPES
+from adatad.parallel.layout import Mesh, mesh_of
+from adatad.parallel.processes import Processes
+from adatad.spec import Spec
+from adatad.spec.resolve import Precision, Quirks, end_epoch, steps_per_epoch, without_auto
+from adatad.training.model_facts import AGNOSTIC_OUTPUTS
+from adatad.training.run_directory import RunDirectory, run_directory
+
+
+class SetupError(UserError):
+    """A spec that can't run on these processes or these data; the message names the key and what to do."""
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run of a spec on the processes that there are."""
+
+    spec: Spec
+    """Without any `auto`: engine, precision, and a memory section in which the planner's plan has its place."""
+    saved_spec: Spec
+    """What the run's files keep: the spec as it was given, with the planner's plan. On another machine its `auto` may
+    mean something else."""
+    quirks: Quirks
+    mesh: Mesh
+    """This rank's place among those that share windows and those that have windows of their own."""
+    outputs: tuple[str, ...]
+    """Names of the model's outputs."""
+    steps_per_epoch: int
+    """Optimizer steps."""
+    annotations: Annotations | None = None
+    """None where a model is run without data, as in a benchmark."""
+    ground_truth: dict[str, Any] | None = None
+    """What detections are scored against, as the content of an annotation file."""
+    unscored_videos: frozenset[str] = frozenset()
+    """Videos that are detected, but don't count (`evaluate.blocked_videos`)."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """Dtype of autocast; float32 means none."""
+        return DTYPES[self.spec.train.precision]
+
+    @property
+    def end_epoch(self) -> int:
+        """Epochs that are trained."""
+        return end_epoch(self.spec)
+
+    @property
+    def directory(self) -> RunDirectory:
+        return run_directory(self.spec)
+
+    def in_order(self, classes: Sequence[str]) -> ResolvedRun:
+        """Return the run with its classes, and so its outputs, numbered in this order: that of a checkpoint."""
+        # A detector without classes has one output, whatever the order.
+        if self.spec.model.detector.class_agnostic:
+            return self
+        return replace(self, annotations=self.annotations.in_order(tuple(classes)), outputs=tuple(classes))
+
+
+def resolve_run(
+    spec: Spec,
+    processes: Processes,
+    annotations: Annotations | None = None,
+    outputs: Sequence[str] | None = None,
+    saved_spec: Spec | None = None,
+) -> ResolvedRun:
+    """Resolve a spec whose engine and memory plan have been chosen (`adatad.training.choice`).
+
+    annotations: the spec's, if they have been read already. outputs: names of a trained model's outputs; None: those
+    of the data set. saved_spec: what files keep; None: the spec. Raises UserError for annotations that can't be read
+    or scored.
+    """
+    annotations = annotations or annotations_for(spec)
+    quirks = Quirks.of(spec.compat)
+    return replace(
+        resolve_model(spec, processes, outputs or outputs_of(spec, annotations)),
+        saved_spec=saved_spec or spec,
+        steps_per_epoch=steps_per_epoch(spec, len(annotations.train)),
+        annotations=annotations,
+        ground_truth=ground_truth(spec.data, quirks.keep_ambiguous),
+        unscored_videos=frozenset(read_names(spec.evaluate.blocked_videos)),
+    )
+
+
+def resolve_model(spec: Spec, processes: Processes, outputs: Sequence[str] | int, steps: int = 100) -> ResolvedRun:
+    """Resolve what a model needs to be run without data, for measurements. outputs: names, or how many there are;
+    steps: of an epoch."""
+    names = tuple(map(str, range(outputs))) if isinstance(outputs, int) else tuple(outputs)
+    engine = "ddp" if spec.parallel.engine == "auto" else spec.parallel.engine
+    return ResolvedRun(
+        spec=without_auto(spec, engine, precision_on(processes.device, spec.train.precision)),
+        saved_spec=spec,
+        quirks=Quirks.of(spec.compat),
+        mesh=mesh_of(processes.rank, processes.world, spec.parallel.clip),
+        outputs=names,
+        steps_per_epoch=steps,
+    )
+
+
+def precision_on(device: torch.device, precision: str) -> Precision:
+    """Return what `train.precision` comes to on a device."""
+    dtype = autocast_dtype(precision, device)
+    return next(name for name in ("bf16", "fp16", "fp32") if DTYPES[name] == dtype)
+
+
+def annotations_for(spec: Spec, training: bool = True) -> Annotations:
+    """Read the spec's annotation file as its model and its `compat` want it. training=False: for a test, which needs no
+    training videos."""
+    return read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic, training)
+
+
+def outputs_of(spec: Spec, annotations: Annotations) -> tuple[str, ...]:
+    """Return the names of the model's outputs: one if it doesn't tell classes apart."""
+    return AGNOSTIC_OUTPUTS if spec.model.detector.class_agnostic else annotations.classes
+
+
+def check_batch(spec: Spec, ranks: int, annotations: Annotations) -> None:
+    """Raise SetupError for a global batch that so many ranks, or these videos, can't make."""
+    check_division(spec, ranks)
+    if len(annotations.train) < spec.train.global_batch:
+        raise SetupError(
+            f"{spec.data.annotations}: {len(annotations.train)} training videos are fewer than train.global_batch "
+            f"{spec.train.global_batch}"
+        )
+    if spec.model.detector.regression_weight == 0 and ranks > 1:
+        raise SetupError("model.detector.regression_weight 0 follows the losses of one rank: run it on one process")
+
+
+def check_division(spec: Spec, ranks: int) -> None:
+    """Raise SetupError unless the global batch can be divided among so many ranks and their micro-batches."""
+    train, clip = spec.train, spec.parallel.clip
+    check_mesh(spec, ranks)
+    if train.global_batch % (ranks // clip * train.accumulation):
+        shared = f" / parallel.clip {clip}" if clip > 1 else ""
+        raise SetupError(
+            f"train.global_batch {train.global_batch} can't be divided by {ranks} ranks{shared} x train.accumulation "
+            f"{train.accumulation}"
+        )
+
+
+def check_mesh(spec: Spec, ranks: int) -> None:
+    """Raise SetupError unless the ranks can be cut into groups that share windows."""
+    clip = spec.parallel.clip
+    if ranks % clip:
+        raise SetupError(
+            f"parallel.clip {clip}, ranks that share a window, doesn't divide the {ranks} ranks of this run; "
+            f"set parallel.clip to a divisor of {ranks}"
+        )
