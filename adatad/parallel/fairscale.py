@@ -309,9 +309,9 @@ class Unit(FullyShardedDataParallel):
         self.has_full_params = True
         return [(parameter.data, False) for parameter in self.params]
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         with self.environment():
-            return super().forward(*inputs)
+            return super().forward(*inputs, **keywords)
 
     def reshard(self, parameters: list[nn.Parameter] | None = None) -> None:
         """Free all but this rank's part of these (of all) parameters."""
