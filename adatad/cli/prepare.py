@@ -169,7 +169,7 @@ def transcode(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from adatad.data.annotation_file import listed
+    from adatad.files import listed
     from adatad.data.prepare.check import usable_cores
     from adatad.data.prepare.transcode import check_copies, copy_path, find_videos, speed_up, transcode_all
 
