@@ -14,7 +14,6 @@ from adatad.dev.benchmarks.results import verdict
 from adatad.dev.pretended_cases import CASES, CONFIG, TILE, TINY, PretendedCase, case_of, run_case
 from adatad.dev.pretended_streams import Counts
 from adatad.dev.pretended_tensors import DeviceMismatchError
-from adatad.memory.scale import Scale
 from adatad.spec import load
 
 MAX_PLANNER_ERROR = 0.1
@@ -60,7 +59,7 @@ def test_the_planner_composes_a_step_of_as_many_launches_as_it_has():
     overrides = f"{TILE} model.backbone.drop_path=0 data.augment.rand_augment=false data.augment.color_jitter=null"
     counted = run_case(PretendedCase("tile", overrides)).launches.total()
     spec = load(CONFIG, [*TINY.split(), *overrides.split()], check_files=False)
-    assert counted_step(spec, Scale()).launches == pytest.approx(counted, rel=MAX_PLANNER_ERROR)
+    assert counted_step(spec).launches == pytest.approx(counted, rel=MAX_PLANNER_ERROR)
 
 
 def test_cases_have_names_of_their_own_and_specs_that_are_allowed():

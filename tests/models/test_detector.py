@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adatad.memory.units import Units
+from adatad.memory.costs import CostProbe
 from adatad.models.actionformer import ActionFormer, Head, Predictions, decode, padded_length
 from adatad.models.losses import (
     RunningNormalizer,
@@ -79,7 +79,7 @@ def test_the_head_over_joined_levels_is_the_head_over_each(lengths, valid):
 @pytest.mark.parametrize("config", ["s_768x160_adapter", "g_768x160_adapter"])
 def test_a_step_of_the_detector_is_at_most_1200_launches(config):
     spec = load(f"configs/thumos/{config}.yaml", check_files=False)
-    assert Units(spec, spec.train.global_batch, torch.bfloat16, 20).outer.kernels <= 1200
+    assert CostProbe(spec, spec.train.global_batch, torch.bfloat16, 20).outer.run.kernels <= 1200
 
 
 def test_short_features_are_padded_and_long_ones_too():
