@@ -113,7 +113,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(specname="pytest_collection_modifyitems")
-def begin_with_slow_tests(items: list[pytest.Item]) -> None:
+def pytest_begin_with_slow_tests(items: list[pytest.Item]) -> None:
     # What begins last should be short: then the processes that share the tests end together.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
