@@ -242,7 +242,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A name to write to beside `path`, which becomes `path` when the block is left and the file is on the disk. If
     anything goes wrong nothing is left behind, and what was at `path` stays as it was. Raises FileError for what the
     disk doesn't take; other errors pass.
@@ -271,7 +271,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file that appears only when whole. Raises FileError."""
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
 
 

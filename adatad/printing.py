@@ -1,5 +1,5 @@
-"""What a command prints, when nobody can read it any more: a closed pipe (`| head`), a terminal that has gone, a full
-disk behind stdout. Printing is given up then, not the command's work.
+"""What a command prints: under which name, tables, and what becomes of it when nobody can read it any more (a closed
+pipe, a terminal that has gone, a full disk behind stdout): printing is given up then, not the command's work.
 """
 
 from __future__ import annotations
@@ -9,10 +9,35 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LOGGER = "adatad"
 _untold: list[str] = []
+_program: str | None = None
+
+
+def name_program(name: str) -> None:
+    """Make `name`, such as "adatad train", what errors of this process begin with."""
+    global _program
+    _program = name
+
+
+def program() -> str:
+    """The name of the running command; the script's where none was named."""
+    return _program or sys.argv[0]
+
+
+def print_table(table: Table, file: IO[str] | None = None) -> None:
+    """Print a table whose cells are data: no markup, and nothing is cut, however narrow the terminal is."""
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False, file=file)
+    needed = console.measure(table, options=console.options.update(width=1_000)).minimum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 class LastingStream:
@@ -60,7 +85,7 @@ class LastingStream:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """For as long as the context lasts, stdout and stderr end nothing when they can't be written."""
+    """Let no error of writing to stdout or stderr end the command while the context lasts."""
     before = sys.stdout, sys.stderr
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         if stream is not None and not isinstance(stream, LastingStream):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on all GPUs of this machine under DeepSpeed's launcher; a machine without one trains in one process on its CPU.
-# Arguments go to tools/train.py: launch/deepspeed.sh SPEC --deepspeed ds_configs/zero3.json
+# Arguments go to adatad train: launch/deepspeed.sh SPEC --deepspeed ds_configs/zero3.json
 # ADATAD_PROCESSES: another number of processes. CUDA_VISIBLE_DEVICES: GPUs to use. --dry-run: print the command and leave.
 set -euo pipefail
 cd "$(dirname "$0")/.."

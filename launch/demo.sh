@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the built-in data set, trains on it, evaluates and draws. Arguments go to tools/demo.py (--help lists them).
+# Makes the built-in data set, trains on it, evaluates and draws. Arguments go to adatad demo (--help lists them).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/setup.sh
@@ -8,4 +8,4 @@ export OMP_WAIT_POLICY=PASSIVE
 if [ -z "${PYTORCH_CUDA_ALLOC_CONF+set}${PYTORCH_ALLOC_CONF+set}" ]; then
   export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 fi
-exec .venv/bin/python tools/demo.py "$@"
+exec .venv/bin/python -m adatad demo "$@"

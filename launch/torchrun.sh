@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this machine, one process each, or in one process without any. Arguments go to tools/train.py:
+# Trains on all GPUs of this machine, one process each, or in one process without any. Arguments go to adatad train:
 #   launch/torchrun.sh configs/demo/tia.yaml --engine fsdp
 # ADATAD_PROCESSES: another number of processes. --dry-run: print the command and leave.
 set -euo pipefail

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -66,35 +65,41 @@ def shared_spec(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 @pytest.fixture
-def run_tool() -> Run:
-    """run_tool("train.py", ...) runs a command of tools/ and returns the finished process, its output as text."""
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run_command("train", ...) runs `adatad train ...` in this process and in the current folder, and returns it as a
+    finished process, its output as text: importing torch again would take longer than most commands do."""
 
-    def run(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+    def run(verb: str, *arguments: object) -> subprocess.CompletedProcess:
+        from adatad import printing
+        from adatad.cli.main import main
 
-    return run
-
-
-@pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The same in this process, in the directory that the test is in: importing torch again would take longer than most
-    commands do."""
-
-    def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
-        command = [str(ROOT / "tools" / name), *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", command)
+        words = [*verb.split(), *map(str, arguments)]
+        monkeypatch.setattr(printing, "_program", None)
+        monkeypatch.setattr(sys, "argv", ["adatad", *words])
         capsys.readouterr()
         handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        environment = dict(os.environ)
         try:
-            with pytest.raises(SystemExit) as left:
-                runpy.run_path(command[0], run_name="__main__")
+            code = main(words)
         finally:
             # A process of its own would end with what it took over.
             signal.set_wakeup_fd(-1)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        return subprocess.CompletedProcess(command, left.value.code, *capsys.readouterr())
+            os.environ.clear()
+            os.environ.update(environment)
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def run_process() -> Run:
+    """The same in a process of its own, in the checkout: for what only a process can show."""
+
+    def run(verb: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "adatad", *verb.split(), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
 
     return run
 

@@ -1,18 +1,19 @@
 """The documents' commands exist, with the options that they name, and their links lead somewhere."""
 
+import argparse
 import re
 import shlex
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from adatad.cli.main import VERBS, parser_of
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = sorted((ROOT / "tools").rglob("README.md"))
-"""Their commands are run by tests/tools/test_data_set_pages.py."""
+"""Their commands are run by tests/cli/test_data_set_pages.py."""
 
 
 def commands(document: Path) -> list[list[str]]:
@@ -24,21 +25,31 @@ def commands(document: Path) -> list[list[str]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_name_files_and_options_that_exist(document):
     for words in commands(document):
-        script = next((word for word in words if word.endswith((".py", ".sh"))), None)
-        if script is None:
-            continue
-        assert (ROOT / script).is_file(), script
         specs = [word for word in words if word.startswith("configs/") and "=" not in word]
         assert all((ROOT / spec).exists() for spec in specs), specs
-        if script.endswith(".py"):
-            after = words[words.index(script) :]
-            options = [word for word in after if word.startswith("--")]
-            assert all(option in help_of(script) for option in options), (script, options)
+        script = next((word for word in words if word.endswith((".py", ".sh"))), None)
+        if script is not None:
+            assert (ROOT / script).is_file(), script
+        verb = after = None
+        if script is not None and script.endswith(".py"):
+            verb, after = Path(script).stem, words[words.index(script) + 1 :]
+        elif "adatad" in words:
+            verb, *after = words[words.index("adatad") + 1 :]
+        if verb is not None and verb in VERBS:
+            known = options_of(verb, after[0] if after else "")
+            assert [word for word in after if word.startswith("--") and word.partition("=")[0] not in known] == [], verb
+        elif "adatad" in words:
+            assert verb in ("--version", "--help"), words
 
 
 @cache
-def help_of(script: str) -> str:
-    return subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True).stdout
+def options_of(verb: str, command: str) -> set[str]:
+    """Options of a verb; of its command, where it has commands."""
+    parser = parser_of(verb)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parser = action.choices[command]
+    return set(parser._option_string_actions)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS + PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -1,61 +1,6 @@
-"""Repeat a published row: say what is missing, train it or test a checkpoint, and compare with the published figures.
+"""`adatad reproduce`, as a script."""
 
-python tools/reproduce.py thumos-s-768 --check
-python tools/reproduce.py thumos-s-768
-python tools/reproduce.py thumos-s-768 --test epoch_59.pth
-
-Start it again after an interruption: it goes on. Leaves with 0 if the average mAP is at most 0.5 below the published
-one, 1 if it is further below, 2 if something is missing, 75 if it was asked to stop.
-"""
-
-from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
-
-from adatad.command import path_arg, run
-from adatad.spec import add_device_argument, add_engine_arguments, add_spec_arguments, load, overrides_from
-from adatad.spec.rows import find_row
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_spec_arguments(parser, "row (docs/model-zoo.md), words of its name, its name in OpenTAD, or a spec file")
-    add_engine_arguments(parser)
-    add_device_argument(parser)
-    parser.add_argument("--test", type=path_arg, metavar="CHECKPOINT", help="test this one instead of training")
-    parser.add_argument("--check", action="store_true", help="only say what is missing")
-    args = parser.parse_args()
-    whole = []
-    if args.test is not None and args.test.exists():
-        from adatad.training.trained_file import find_checkpoint, holds_frozen_weights
-
-        args.test, lines = find_checkpoint(args.test)
-        for line in lines:
-            print(f"note: {line}", file=sys.stderr)
-        # Nothing of a pretrained file would be left; it needn't be there.
-        whole = ["model.backbone.weights=random"] if holds_frozen_weights(args.test) else []
-    path = Path(args.spec)
-    path = path if path.suffix == ".yaml" and path.is_file() else find_row(args.spec).path
-    spec = load(path, [*overrides_from(args), *whole], check_files=False)
-
-    from adatad.report.reproduction import verdict_line
-    from adatad.report.summary import print_scores
-    from adatad.training.missing import missing
-    from adatad.training.reproduce import reproduce
-
-    if args.check:
-        lines = missing(spec, args.test)
-        print("\n".join(lines) if lines else f"{spec.name}: everything is there")
-        return 2 if lines else 0
-    result, reproduction = reproduce(spec, args.test)
-    if reproduction is None:
-        return 0
-    print_scores(spec, result)
-    print(verdict_line(spec, reproduction))
-    return 0 if reproduction.accepted else 1
-
+from adatad.cli.main import start
 
 if __name__ == "__main__":
-    run(main)
+    start("reproduce")

@@ -1,4 +1,4 @@
-"""Slurm's commands, as tools call them."""
+"""Slurm's commands, as `adatad submit` and `adatad status` call them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_SHOWN = 200
 
 
 class Queued(NamedTuple):
-    """A job that Slurm still has: its state, why it waits, the time left, its nodes."""
+    """Squeue's line on a job that Slurm still has: its state, why it waits, the time left, its nodes."""
 
     state: str
     reason: str
@@ -24,7 +24,7 @@ class Queued(NamedTuple):
 
 
 def slurm(*command: str) -> str:
-    """Standard output of a command. Raises JobError with what it said."""
+    """Return the standard output of a command. Raises JobError with its error message."""
     try:
         run = subprocess.run(
             command, capture_output=True, text=True, encoding="utf-8", errors="backslashreplace",
@@ -42,17 +42,22 @@ def slurm(*command: str) -> str:
 
 
 def outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without the variables of a job: a job that is submitted from inside another would take its sizes from them."""
+    """Return the environment without a job's variables: a job submitted from inside another would take its sizes from
+    them."""
+    # Which cluster is asked stays as the user has set it; SBATCH_ variables are the user's, too.
     leaking = ("SLURM_", "SLURMD_", "SRUN_")
     return {k: v for k, v in environment.items() if not k.startswith(leaking) or k in ("SLURM_CONF", "SLURM_CLUSTERS")}
 
 
 def queued(job: str) -> Queued | None:
-    """None for a job that has ended, or that Slurm has forgotten. Raises JobError if Slurm says nothing that can be
-    read: other lines, as a site's wrapper may print, are passed over."""
+    """Return what squeue says of a job; None for one that has ended, or that Slurm has forgotten.
+
+    Raises JobError if the answer can't be read. Other lines, as a site's wrapper may print, are passed over.
+    """
     try:
         lines = slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T|%r|%L|%N").splitlines()
     except JobError as error:
+        # Slurm forgets a job some minutes after its end (MinJobAge).
         if "Invalid job id" in str(error):
             return None
         raise

@@ -1,72 +1,184 @@
-"""Where a run and its jobs stand, from what lies in the run directory and from Slurm's queue."""
+"""Where a run and its jobs stand, from the files of the run and from Slurm's queue; and a table of many runs."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from adatad.cluster.job import FOLDER, JOB, JobError, started_lives, submitted_jobs
-from adatad.cluster.logs import ERROR
+from adatad.cluster.job import FOLDER, JobError, started_attempts, submitted_jobs
+from adatad.cluster.rank_logs import ERROR
 from adatad.cluster.slurm import Queued, queued
 from adatad.data.annotations import read_annotations
 from adatad.errors import UserError
 from adatad.files import FileError, read_json, reason, shown
-from adatad.report.run_files import read_end, read_metrics
+from adatad.report.run_files import is_number, read_end, read_metrics
 from adatad.spec import load
 from adatad.spec.resolve import Quirks, end_epoch, steps_per_epoch
+from adatad.training.ownership import last_opening
 
 LATEST_STEPS = 50
 """Steps whose median time tells the time that is left."""
-SHOWN_LIVES = 8
+MAX_LISTED = 8
+"""Attempts of a run, or runs of a folder in a message."""
+MAX_TABLE_DEPTH = 4
+"""Folders between the one that is asked about and a run directory, `<spec name>/id<N>`."""
 MAX_LOG_BYTES = 4 << 20
-"""Of the end of a rank's log that is searched for its last error."""
+"""Length of the end of a rank's log that is searched for its last error."""
 MAX_LINE_CHARACTERS = 300
 MAX_STEP_SECONDS = 1e6
 PARTS_OF_A_RUN = ("spec.yaml", "metrics.jsonl", "checkpoints", FOLDER)
 
 
-def report(run: Path) -> tuple[list[str], bool]:
-    """Lines to print, and whether a job of the run waits or runs. Raises JobError where there is no run.
+@dataclass
+class RunProgress:
+    """How far a run has come by its files. total: steps until its end; left_out: lines on files that can't be used."""
+
+    step: int | None = None
+    total: int | None = None
+    loss: float = 0.0
+    step_seconds: float | None = None
+    memory_bytes: float | None = None
+    average_mAP: tuple[float, int] | None = None  # noqa: N815, the field's name for it
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step has been trained."""
+        return self.step is not None and self.total is not None and self.step >= self.total
+
+    @property
+    def left(self) -> timedelta | None:
+        """Time of the steps that are left, evaluations not counted."""
+        if self.step is None or self.total is None or self.step_seconds is None:
+            return None
+        return timedelta(seconds=round(self.step_seconds * max(self.total - self.step, 0)))
+
+
+def report(path: Path) -> tuple[list[str], bool]:
+    """Return lines on a run and its jobs, or a table of the runs below a folder, and whether one of the jobs waits or
+    runs. Raises JobError where there is no run.
 
     Files that can't be read are named in a line, or left out and counted: a run may be writing them, or be broken.
     """
-    _check_is_run(run)
+    if not path.is_dir():
+        what = "is no directory" if path.exists() else "no such run directory"
+        raise JobError(f"{path}: {what}; expected runs/<spec name>/id<N>, or a folder with such runs")
+    if _is_run(path):
+        lines, going_on = _run_lines(path)
+    else:
+        runs = list(_runs_below(path, MAX_TABLE_DEPTH))
+        if not runs:
+            raise JobError(
+                f"{path}: nothing has run here: it is no run directory (no {', '.join(PARTS_OF_A_RUN)}), and there is "
+                "none below it; expected runs/<spec name>/id<N>"
+            )
+        lines, going_on = _table(path, runs)
+    return [_cut(line) for line in lines], going_on
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / part).exists() for part in PARTS_OF_A_RUN)
+
+
+def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        # Runs that are being deleted have a point in front.
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        if path.name.startswith("id") and path.name[2:].isdecimal():
+            yield path
+        elif depth > 1 and not path.is_symlink():
+            yield from _runs_below(path, depth - 1)
+
+
+def _table(folder: Path, runs: list[Path]) -> tuple[list[str], bool]:
+    rows, going_on, slurm_answers = [("run", "state", "step", "loss", "average mAP", "memory", "left")], False, True
+    for run in runs:
+        progress, state = progress_of(run), None
+        if progress.done:
+            state = "done"
+        elif (opening := last_opening(run)) is not None and opening.alive():
+            state = "training"
+        elif slurm_answers and (jobs := _jobs(run)[0]):
+            found = _look_up(jobs[-1])
+            # Away from the cluster each question would fail in the same way.
+            slurm_answers = not isinstance(found, str)
+            if isinstance(found, Queued):
+                state, going_on = found.state, True
+        average = progress.average_mAP
+        row = (
+            str(run.relative_to(folder)),
+            state or ("nothing has run" if progress.step is None else "stopped"),
+            "" if progress.step is None else f"{progress.step}/{progress.total or '?'}",
+            "" if progress.step is None else f"{progress.loss:.4f}",
+            "" if average is None else f"{100 * average[0]:.2f} %",
+            "" if progress.memory_bytes is None else f"{progress.memory_bytes / 2**30:.2f} GiB",
+            "" if progress.done or progress.left is None else str(progress.left),
+        )
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines, going_on
+
+
+def _jobs(run: Path) -> tuple[list[str], list[dict[str, Any]], list[str]]:
+    """Numbers of a run's jobs, its attempts, oldest first, and lines on what can't be read."""
     folder = run / FOLDER
-    lives, notes = started_lives(folder), []
-    unreadable = sum(1 for _ in (folder / "lives").glob("*.start")) - len(lives)
+    attempts, notes = started_attempts(folder), []
+    unreadable = sum(1 for _ in (folder / "attempts").glob("*.start")) - len(attempts)
+    # A full disk leaves files without their facts.
     if unreadable:
-        notes.append(f"left out    {folder / 'lives'}: {unreadable} starts that can't be read")
+        notes.append(f"left out    {folder / 'attempts'}: {unreadable} starts that can't be read")
     try:
         submitted = submitted_jobs(folder)
     except FileError as error:
         submitted = []
         notes.append(f"left out    {error}")
-    names = dict.fromkeys(job for job in (*submitted, *(life["job"] for life in lives)) if JOB.fullmatch(job))
+    return list(dict.fromkeys([*submitted, *(facts["job"] for facts in attempts)])), attempts, notes
+
+
+def _run_lines(run: Path) -> tuple[list[str], bool]:
+    names, attempts, notes = _jobs(run)
     jobs = {job: _look_up(job) for job in names}
+    progress = progress_of(run)
     lines = [f"run         {run}"]
-    lines += [f"job {job:<8}{_job_line(found)}" for job, found in jobs.items() if found]
-    lines += _training(run)
-    lines.append(f"checkpoint  {_checkpoint(run)}")
+    for job, found in jobs.items():
+        if isinstance(found, Queued):
+            where = f", {found.left} left on {found.nodes}" if found.nodes else f": {found.reason}"
+            lines.append(f"job {job:<8}{found.state}{where}")
+        elif found:
+            lines.append(f"job {job:<8}{found}")
+    if progress.step is not None:
+        total = f" of {progress.total}" if progress.total else ""
+        lines.append(f"step        {progress.step}{total}, loss {progress.loss:.4f}")
+        if progress.done:
+            lines.append("left        nothing, training is done")
+        elif progress.left is not None:
+            seconds = f"{progress.step_seconds:.2f} s a step"
+            lines.append(f"left        {progress.left} of training at {seconds}, evaluations not counted")
+        if progress.memory_bytes is not None:
+            lines.append(f"memory      {progress.memory_bytes / 2**30:.2f} GiB at the peak of the first rank")
+    if progress.average_mAP is not None:
+        average, step = progress.average_mAP
+        lines.append(f"average mAP {100 * average:.2f} % after step {step}")
+    lines += progress.left_out
+    checkpoint = newest_checkpoint(run)
+    if progress.step is None and checkpoint is None and not attempts:
+        lines.append("            nothing has run here yet")
+    else:
+        lines.append(f"checkpoint  {checkpoint or 'none yet'}")
+    # An attempt without an end goes on if its job does; after a lost node the job waits for the next one.
     waiting_or_running = {job: found.state for job, found in jobs.items() if isinstance(found, Queued)}
     running = {job for job, state in waiting_or_running.items() if state != "PENDING"}
-    lines += [f"life        {text}" for text in _lives(folder, lives, running)]
+    lines += [f"attempt     {text}" for text in _attempt_lines(run / FOLDER, attempts, running)]
     lines += notes
-    lines += [f"{rank:<12}{error}" for rank, error in errors_by_rank(folder / "logs")]
-    return [_cut(line) for line in lines], bool(waiting_or_running)
-
-
-def _check_is_run(run: Path) -> None:
-    if not run.is_dir():
-        what = "is no directory" if run.exists() else "no such run directory"
-        raise JobError(f"{run}: {what}; expected runs/<spec name>/id<N>")
-    if not any((run / part).exists() for part in PARTS_OF_A_RUN):
-        below = sorted(path.name for path in run.glob("id*") if path.is_dir())
-        hint = f"; in it are {', '.join(below[:SHOWN_LIVES])}" if below else ""
-        raise JobError(f"{run}: is no run directory: it has no {', '.join(PARTS_OF_A_RUN)}; expected one{hint}")
+    lines += [f"{rank:<12}{error}" for rank, error in errors_by_rank(run / FOLDER / "logs")]
+    return lines, bool(waiting_or_running)
 
 
 def _cut(line: str) -> str:
@@ -83,32 +195,28 @@ def _look_up(job: str) -> Queued | str | None:
         return str(error)
 
 
-def _job_line(found: Queued | str) -> str:
-    if isinstance(found, str):
-        return found
-    return f"{found.state}, {found.left} left on {found.nodes}" if found.nodes else f"{found.state}: {found.reason}"
-
-
-def _training(run: Path) -> Iterator[str]:
-    path = run / "metrics.jsonl"
+def progress_of(run: Path) -> RunProgress:
+    """Read how far a run has come from its metrics and its spec."""
+    path, progress = run / "metrics.jsonl", RunProgress()
     try:
         metrics = read_metrics(path, ("cost", "step_seconds"))
     except FileError as error:
-        yield f"left out    {error}"
-        return
+        progress.left_out.append(f"left out    {error}")
+        return progress
     if metrics.train:
-        step, total = metrics.train[-1]["step"], _total_steps(run)
-        yield f"step        {step}" + (f" of {total}" if total else "") + f", loss {metrics.train[-1]['cost']:.4f}"
+        last = metrics.train[-1]
+        progress.step, progress.loss, progress.total = last["step"], last["cost"], _total_steps(run)
+        # The median: steps beside a checkpoint or an evaluation take longer.
         latest = [record["step_seconds"] for record in metrics.train[-LATEST_STEPS:]]
         times = [seconds for seconds in latest if 0 <= seconds <= MAX_STEP_SECONDS]
-        if total and times:
-            seconds = statistics.median(times)
-            left = timedelta(seconds=round(seconds * max(total - step, 0)))
-            yield f"left        {left} of training at {seconds:.2f} s a step, evaluations not counted"
-    for record in metrics.evaluations[-1:]:
-        yield f"average mAP {100 * record['average_mAP']:.2f} % after step {record['step']}"
+        progress.step_seconds = statistics.median(times) if times else None
+        peaks = [bytes_ for record in metrics.train if is_number(bytes_ := record.get("memory_bytes"))]
+        progress.memory_bytes = max(peaks, default=None)
+    if metrics.evaluations:
+        progress.average_mAP = metrics.evaluations[-1]["average_mAP"], metrics.evaluations[-1]["step"]
     if line := metrics.note(path):
-        yield f"left out    {line}"
+        progress.left_out.append(f"left out    {line}")
+    return progress
 
 
 def _total_steps(run: Path) -> int | None:
@@ -121,18 +229,18 @@ def _total_steps(run: Path) -> int | None:
     return end_epoch(spec) * steps_per_epoch(spec, len(videos))
 
 
-def _checkpoint(run: Path) -> str:
-    """The newest whose files are all there in their sizes; their checksums are looked at when a run resumes."""
+def newest_checkpoint(run: Path) -> str | None:
+    """Return name and age of the newest checkpoint whose files are all there in their sizes; their checksums are looked
+    at when a run resumes."""
     for path in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         manifest = path / "manifest.json"
         try:
             files = read_json(manifest)
-            whole = bool(files) and all((path / name).stat().st_size == facts["bytes"] for name, facts in files.items())
-            if whole:
+            if files and all((path / name).stat().st_size == facts["bytes"] for name, facts in files.items()):
                 return f"{path.name}, {_age(manifest.stat().st_mtime)}"
         except (FileError, OSError, ValueError, AttributeError, KeyError, TypeError):
             continue
-    return "none yet"
+    return None
 
 
 def _age(seconds_since_1970: float) -> str:
@@ -143,37 +251,29 @@ def _age(seconds_since_1970: float) -> str:
     return f"{timedelta(seconds=-seconds)} in the future (by this machine's clock)"
 
 
-def _lives(folder: Path, lives: list[dict[str, Any]], running: set[str]) -> Iterator[str]:
-    if len(lives) > SHOWN_LIVES:
-        yield f"({len(lives) - SHOWN_LIVES} before these)"
-    for life in lives[-SHOWN_LIVES:]:
-        how = _end(folder / "lives" / f"{life['name']}.end")
-        if how is None and life is lives[-1] and life["job"] in running:
-            how = "running"
-        how = how or "ended without a word: its node was lost, or it was killed"
-        at = f"step {life['step']}" if life["step"] >= 0 else "the beginning"
-        yield f"{life['name']} from {_date(life['seconds_since_1970'])} on {life['nodes']} at {at}: {how}"
-
-
-def _end(path: Path) -> str | None:
-    """How a life ended; None while it goes on, or if nobody was there to write it."""
-    try:
-        return read_end(path, MAX_LINE_CHARACTERS).strip()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return f"{path} can't be read: {reason(error)}"
-
-
-def _date(seconds_since_1970: float) -> str:
-    try:
-        return time.strftime("%F %T", time.localtime(seconds_since_1970))
-    except (OverflowError, ValueError, OSError):
-        return "an unknown time"
+def _attempt_lines(folder: Path, attempts: list[dict[str, Any]], running: set[str]) -> Iterator[str]:
+    if len(attempts) > MAX_LISTED:
+        yield f"({len(attempts) - MAX_LISTED} before these)"
+    for facts in attempts[-MAX_LISTED:]:
+        file = folder / "attempts" / f"{facts['name']}.end"
+        try:
+            how = read_end(file, MAX_LINE_CHARACTERS).strip()
+        except FileNotFoundError:
+            # It goes on, or nobody was there to write it.
+            is_running = facts is attempts[-1] and facts["job"] in running
+            how = "running" if is_running else "ended without a word: its node was lost, or it was killed"
+        except OSError as error:
+            how = f"{file} can't be read: {reason(error)}"
+        try:
+            date = time.strftime("%F %T", time.localtime(facts["seconds_since_1970"]))
+        except (OverflowError, ValueError, OSError):
+            date = "an unknown time"
+        at = f"step {facts['step']}" if facts["step"] >= 0 else "the beginning"
+        yield f"{facts['name']} from {date} on {facts['nodes']} at {at}: {how}"
 
 
 def errors_by_rank(logs: Path) -> list[tuple[str, str]]:
-    """The last error in each rank's file, of its last life."""
+    """Return name and last error of each rank's file, in its last attempt."""
     found = []
     for file in sorted(logs.glob("*.log")):
         try:
@@ -181,7 +281,8 @@ def errors_by_rank(logs: Path) -> list[tuple[str, str]]:
         except OSError as error:
             found.append((file.stem, f"{file} can't be read: {reason(error)}"))
             continue
-        lines = text.rpartition("\n== life ")[2].splitlines()
+        # Errors of earlier attempts are over.
+        lines = text.rpartition("\n== attempt ")[2].splitlines()
         errors = [line for line in lines if ERROR.match(line) and not line.startswith("Traceback")]
         if errors:
             found.append((file.stem, errors[-1]))

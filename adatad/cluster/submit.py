@@ -1,4 +1,4 @@
-"""A job of a run: checked before it waits in a queue, kept with its code, and handed to Slurm."""
+"""A job of a run: checked before it waits in a queue, copied with its code, and handed to Slurm."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from adatad.cluster.freeze import forget, freeze, frozen_names, version
-from adatad.cluster.job import FOLDER, JOB, JobError, note_submitted, started_lives, submitted_jobs
+from adatad.cluster.code_snapshot import remove_snapshot, snapshot_code, snapshot_names, version
+from adatad.cluster.job import FOLDER, JOB, JobError, note_submitted, started_attempts, submitted_jobs
 from adatad.cluster.slurm import queued, slurm
 from adatad.data.dataset import check_videos
 from adatad.files import FileError, reason, write_text
 from adatad.spec import Spec
 from adatad.spec.text import cut, forbidden_character
-from adatad.training.plan import check_fits
+from adatad.training.choice import check_some_engine_fits
 from adatad.training.resolve import annotations_for, check_batch, outputs_of
 from adatad.training.run_directory import run_directory
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for. gpus: of each node, and ranks of it; extra: more of sbatch's options."""
+    """Resources that a job asks for. gpus: of each node, and ranks of it; extra: more of sbatch's options."""
 
     nodes: int = 1
     gpus: int = 2
@@ -35,7 +35,7 @@ class Resources:
     extra: tuple[str, ...] = ()
 
     def options(self) -> list[str]:
-        """Options of sbatch. Raises JobError for one that can't stand in a line of a script."""
+        """Return sbatch's options. Raises JobError for one that is none."""
         named = {"partition": self.partition, "account": self.account}
         for option in self.extra:
             if not option.startswith("-"):
@@ -55,7 +55,7 @@ class Resources:
 
 
 def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None) -> None:
-    """Whatever would end the job in its first minute. Raises UserErrors that say what to do.
+    """Look for all that would end the job in its first minute. Raises UserErrors that say what to do.
 
     gpu_memory_gib: of the GPUs that it will get; None: not known, not checked.
     """
@@ -64,11 +64,11 @@ def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None)
     ranks = resources.nodes * resources.gpus
     check_batch(spec, ranks, annotations)
     if gpu_memory_gib is not None:
-        check_fits(spec, gpu_memory_gib, ranks, len(outputs_of(spec, annotations)))
+        check_some_engine_fits(spec, gpu_memory_gib, ranks, len(outputs_of(spec, annotations)))
 
 
 def find_slurm() -> None:
-    """Raises JobError where jobs can't be submitted, before anything is written for one."""
+    """Raise JobError where jobs can't be submitted, before anything is written for one."""
     if shutil.which("sbatch") is None:
         raise JobError(
             "sbatch isn't here: run this on a host of the cluster that jobs are submitted on; --dry-run shows the "
@@ -82,30 +82,32 @@ def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:
     folder, name = job_folder(spec), time.strftime("%Y%m%d-%H%M%S")
     path = folder / f"job-{name}.sh"
     try:
-        text = script(spec, resources, launcher, folder, *frozen_names(folder, name))
-        freeze(folder, name, spec)
+        text = script(spec, resources, launcher, folder, *snapshot_names(folder, name))
+        snapshot_code(folder, name, spec)
         write_text(path, text)
     except (OSError, FileError) as error:
-        forget(folder, name)
+        remove_snapshot(folder, name)
         why = reason(error) if isinstance(error, OSError) else error
         raise JobError(f"{cut(folder)}: can't be written: {why}; run.root names another place for runs") from error
     except BaseException:
-        forget(folder, name)
+        remove_snapshot(folder, name)
         raise
     return path
 
 
 def preview(spec: Spec, resources: Resources, launcher: str) -> str:
-    """The script that `prepare` would write, of a job whose copies of spec and code are called "<date>"."""
+    """Return the script that `prepare` would write, of a job whose copies of spec and code are called "<date>"."""
     folder = job_folder(spec)
-    return script(spec, resources, launcher, folder, *frozen_names(folder, "<date>"))
+    return script(spec, resources, launcher, folder, *snapshot_names(folder, "<date>"))
 
 
 def job_folder(spec: Spec) -> Path:
+    """Return the folder of a run that keeps its jobs."""
     return run_directory(spec).path.absolute() / FOLDER
 
 
 def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolved: Path, code: Path) -> str:
+    """Return a job's batch script. Raises JobError for text that can't stand in one."""
     # In a file's name %j is the job's number to Slurm, and %% a percent sign.
     output = str(folder).replace("%", "%%")
     directives = [f"--job-name={spec.name.replace('/', '-')}", *resources.options(), f"--output={output}/job-%j.log"]
@@ -117,7 +119,7 @@ def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolv
     return "\n".join(
         [
             "#!/usr/bin/env bash",
-            f"# {spec.name}, run {spec.run.id}, of code {version().split()[0]}; written by tools/submit.py",
+            f"# {spec.name}, run {spec.run.id}, of code {version().split()[0]}; written by adatad submit",
             # sbatch takes quotes as a shell does.
             *(f"#SBATCH {shlex.quote(option)}" for option in directives),
             f"export ADATAD_HOME={home} ADATAD_CODE={shlex.quote(str(code))}",
@@ -129,9 +131,9 @@ def script(spec: Spec, resources: Resources, launcher: str, folder: Path, resolv
 
 
 def refuse_second_job(run: Path) -> None:
-    """Two jobs on one run would take it from each other, however they were submitted."""
-    lives = (life["job"] for life in started_lives(run / FOLDER))
-    for job in dict.fromkeys([*submitted_jobs(run / FOLDER), *lives]):
+    """Raise JobError if a job of the run waits or runs, however it was submitted: two would take it from each other."""
+    started = (facts["job"] for facts in started_attempts(run / FOLDER))
+    for job in dict.fromkeys([*submitted_jobs(run / FOLDER), *started]):
         if there := queued(job):
             raise JobError(
                 f"{run}: job {job} is {there.state} already: scancel {job} ends it, --id N makes another run beside it"
@@ -139,19 +141,20 @@ def refuse_second_job(run: Path) -> None:
 
 
 def submit(script_path: Path) -> str:
-    """Hand a prepared script to Slurm, if Slurm finds it possible, else remove what was prepared; returns the job's
-    number."""
+    """Hand a prepared script to Slurm and return the job's number; what Slurm refuses is removed."""
     folder, name = script_path.parent, script_path.stem.removeprefix("job-")
     try:
+        # Slurm says at once that a partition or so many nodes don't exist; a job that waits for them would say nothing.
         slurm("sbatch", "--test-only", str(script_path))
         answer = slurm("sbatch", "--parsable", str(script_path))
     except BaseException:
         script_path.unlink(missing_ok=True)
-        forget(folder, name)
+        remove_snapshot(folder, name)
         raise
     # A site's wrapper may print lines of its own.
     jobs = [name for line in answer.splitlines() if JOB.fullmatch(name := line.strip().partition(";")[0])]
     if not jobs:
+        # What was prepared stays: the job needs it.
         raise JobError(f"sbatch took the job, but its answer holds no number: {cut(answer.strip())!r}; see squeue --me")
     job = jobs[-1]
     note_submitted(folder, job)

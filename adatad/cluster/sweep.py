@@ -1,30 +1,26 @@
-"""The table of a sweep: a row for each line of its list, with what that run has reached so far.
+"""The list of a sweep by an array of jobs, and its table: a row for each line, with what that run has reached so far.
 
-python -m adatad.cluster.sweep LIST FIRST_ID SPEC [arguments of tools/train.py]
+The supervisor reads lists by this module, so it needs the standard library alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from pathlib import Path
 
-from adatad.command import run, whole_number
 from adatad.files import FileError, read_text, shown
 from adatad.report.run_files import Record, is_there, read_result
-from adatad.spec import add_engine_arguments, add_spec_arguments, spec_from_arguments
-from adatad.spec.schema import MAX_COUNT
 
 
 def rows_of(path: Path) -> list[str]:
-    """Lines of a list of overrides, without comments and empty ones. Raises FileError."""
+    """Return the lines of a list of overrides, without comments and empty ones. Raises FileError."""
     lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def table(rows: list[str], folder: Path, first_id: int) -> str:
-    """Markdown. folder: that of the spec's runs."""
+    """Return the table in Markdown. folder: that of the spec's runs."""
     lines = ["| id | overrides | average mAP | best | epochs |", "| --- | --- | --- | --- | --- |"]
     for number, row in enumerate(rows, first_id):
         file = folder / f"id{number}" / "result.json"
@@ -44,23 +40,12 @@ def _cells(file: Path) -> list[str]:
     return [*values, "-" if result["epochs"] is None else str(result["epochs"])]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path)
-    parser.add_argument("first_id", type=whole_number(0, MAX_COUNT))
-    add_spec_arguments(parser)
-    add_engine_arguments(parser)
-    parser.add_argument("--launcher", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    spec = spec_from_arguments(args)
-    folder = Path(spec.run.root) / spec.name
-    print(write_table(args.list, folder, args.first_id), end="")
-    return 0
-
-
 def write_table(file: Path, folder: Path, first_id: int) -> str:
-    """Tasks that end at the same moment each write the whole table, on several hosts: the last one to write looks
-    again, so that it leaves no other's result out."""
+    """Write `sweep-<list>.md` and return it.
+
+    Tasks that end at the same moment each write the table, on several hosts: the last one to write looks again, so that
+    it leaves no other's result out.
+    """
     rows, written = rows_of(file), ""
     while (text := table(rows, folder, first_id)) != written:
         unfinished = folder / f".sweep-{socket.gethostname()}-{os.getpid()}.unfinished"
@@ -68,7 +53,3 @@ def write_table(file: Path, folder: Path, first_id: int) -> str:
         unfinished.replace(folder / f"sweep-{file.stem}.md")
         written = text
     return written
-
-
-if __name__ == "__main__":
-    run(main)

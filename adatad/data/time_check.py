@@ -24,7 +24,7 @@ MAX_LOGGED_VIDEOS = 20
 """Videos that a run's log names one by one; the rest is counted."""
 HEADER_SLACK_SECONDS, HEADER_SLACK = 1.0, 0.02
 """Seconds, or share of the length if that is more, by which a file's header may be wrong about its length."""
-CHECK = "tools/prepare_data/check.py names every such video"
+CHECK = "adatad data check names every such video"
 COUNTED = "labels lie on other frames than they mean under data.time: count; set it to presentation, or transcode"
 FOUND = "labels stay at their seconds (data.time: presentation)"
 
@@ -79,6 +79,7 @@ def header_facts(path: Path) -> TimeFacts | None:
     with open_container(path) as container:
         stream = container.streams.best("video")
         tick, kind = float(stream.time_base or 0), container.format.name.split(",")[0]
+        # Same rule as in the index (`video_index`), from the header alone.
         start = 0.0 if kind in ZERO_START_CONTAINERS else (container.start_time or 0) / av.time_base
         first = max(float(stream.start_time or 0) * tick - start, 0.0)
         whole = (container.duration or 0) / av.time_base
@@ -100,6 +101,7 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     duration_seconds, fps: of the annotation; fps 0 where it gives none.
     """
     position = position_seconds(duration_seconds, fps, window)
+    # Up to one position of the grid a label stays where it was meant.
     most = position + ROUNDING_SECONDS + facts.slack_seconds
     meant = duration_seconds * fps
     if not facts.seconds:

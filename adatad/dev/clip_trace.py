@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from adatad.memory.exchange import LEFT, RIGHT, PendingPlanes
+from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, pad_from_ranks
 
 

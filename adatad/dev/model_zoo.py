@@ -10,26 +10,25 @@ import torch
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Planner
 from adatad.spec import Spec, load
-from adatad.spec.published_files import DATA_SETS, TRAINED
-from adatad.spec.published_weights import PUBLISHED
-from adatad.spec.rows import Row, all_rows
+from adatad.spec.experiments import DATA_SETS, PUBLISHED, TRAINED, Experiment, all_experiments
 from adatad.spec.schema import MemorySpec
 
 HEAD = """# Published rows
 
-Made by `python tools/model_zoo.py`; don't edit. One file is one row of AdaTAD's tables, with `compat: reference` and
-the published figures in it; `tests/spec/test_rows.py` holds each against every setting of the reference. Average mAP is
-over the tIoUs of the data set's protocol (`evaluate.tious`). Rows without a figure were never published with one.
+Made by `adatad dev model-zoo`; don't edit. One file is one row of AdaTAD's tables, with `compat: reference` and
+the published figures in it; `tests/spec/test_experiments.py` holds each against every setting of the
+reference. Average mAP is over the tIoUs of the data set's protocol (`evaluate.tious`). Rows without a figure were never
+published with one.
 
 ```bash
-python tools/reproduce.py thumos-s-768 --check                # what is missing, and where it is published
-python tools/reproduce.py thumos-s-768                        # train the row and compare; start it again to go on
+adatad reproduce thumos-s-768 --check                # what is missing, and where it is published
+adatad reproduce thumos-s-768                        # train the row and compare; start it again to go on
 torchrun --nproc-per-node 2 tools/reproduce.py thumos-s-768   # on two GPUs, as published
-python tools/reproduce.py thumos-s-768 --test CHECKPOINT      # test a checkpoint instead, and compare
-python tools/train.py configs/thumos/s_768x160_adapter.yaml   # the same without the comparison
+adatad reproduce thumos-s-768 --checkpoint CHECKPOINT # test a checkpoint instead, and compare
+adatad train configs/thumos/s_768x160_adapter.yaml   # the same without the comparison
 ```
 
-Each row's command is `python tools/reproduce.py` with its name. Words of the name will do (`thumos-s-768`; without a
+Each row's command is `adatad reproduce` with its name. Words of the name will do (`thumos-s-768`; without a
 mode, adapters in the blocks are meant), and so does the name in OpenTAD, which the tables give without the leading
 `e2e_`. A result counts as reproduced if its average mAP is at most 0.5 from the published one. Names say the ViT's size
 (s, b, l, h, g), frames of a window x pixels, what is trained, and what else sets a row apart.
@@ -57,24 +56,24 @@ def planned_memory(spec: Spec) -> str:
 def model_zoo(planned: Callable[[Spec], str] = planned_memory) -> str:
     """The whole page. planned: what the column of planned memory says of a spec (a second or more for each row)."""
     parts = [HEAD]
-    for folder, rows in groupby(all_rows(), key=lambda row: row.name.split("/")[0]):
+    for folder, rows in groupby(all_experiments(), key=lambda row: row.name.split("/")[0]):
         specs = [(row, load(row.path, check_files=False)) for row in sorted(rows, key=_size)]
         parts.append(_table(TITLES[folder], specs, planned))
     return "\n".join([*parts, _trained(), _weights(), _data_sets()])
 
 
-def _size(row: Row) -> tuple[int, str]:
+def _size(row: Experiment) -> tuple[int, str]:
     return "sblhg".index(row.name.split("/")[1][0]), row.name
 
 
-def _table(title: str, rows: list[tuple[Row, Spec]], planned: Callable[[Spec], str]) -> str:
+def _table(title: str, rows: list[tuple[Experiment, Spec]], planned: Callable[[Spec], str]) -> str:
     tious = sorted({name for _, spec in rows for name in spec.published or {} if name != "average_mAP"}, key=float)
     head = ["row", "in OpenTAD", "window", "trained", "rate", "epochs", "planned memory", "average mAP", *tious]
     lines = [head, ["---"] * len(head), *(_line(row, spec, tious, planned(spec)) for row, spec in rows)]
     return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _line(row: Row, spec: Spec, tious: list[str], memory: str) -> list[str]:
+def _line(row: Experiment, spec: Spec, tious: list[str], memory: str) -> list[str]:
     window, published = spec.data.window, spec.published or {}
     figures = [f"{published[name]:.2f}" if name in published else "" for name in ("average_mAP", *tious)]
     return [

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from adatad.data.prepare.demo import BRIGHT, DIM, distractor
 from adatad.data.prepare.synthetic import SIZE, WEAK, Sprite, background, render, slow_drift, sprite_look
 from adatad.data.rng import generator
-from adatad.files import replacing
+from adatad.files import atomic_write
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.schema import BackboneSpec
 from adatad.stop_signals import leave_interruptions_to_the_parent
@@ -137,7 +137,7 @@ def pretrain(
     explained = explained_variance(model, *draw_clips(seed, clips, 512))
     facts = {"clips": clips, "steps": steps, "seed": seed, "batch": batch, **explained}
     weights = {name: parameter.detach().half() for name, parameter in model.backbone.named_parameters()}
-    with replacing(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_file(weights, unfinished, metadata={name: f"{value:g}" for name, value in facts.items()})
     return explained
 

@@ -1,14 +1,7 @@
-"""Compare two runs bit for bit: weights, averages, optimizer state, the metrics of every step, detections and mAP.
-
-python -m adatad.dev.same RUN_A RUN_B
-python -m adatad.dev.same RUN_A RUN_B --within 1e-6
-
-Exit codes: 0 equal, 1 not, 2 bad input.
-"""
+"""Compare two runs bit for bit: weights, averages, optimizer state, the metrics of every step, detections and mAP."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import struct
 from collections.abc import Iterator
@@ -17,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from adatad.command import path_arg, run
 from adatad.errors import UserError
 from adatad.files import parse_json, read_json, read_text
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
@@ -228,22 +219,3 @@ def _share(absolute: float, largest: float) -> float:
     if absolute == 0:
         return 0.0
     return absolute / largest if math.isfinite(absolute) and math.isfinite(largest) else math.inf
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_a", type=path_arg, metavar="RUN_A")
-    parser.add_argument("run_b", type=path_arg, metavar="RUN_B")
-    parser.add_argument("--within", type=float, default=0.0, metavar="X", help="relative difference that is accepted")
-    args = parser.parse_args()
-    if not 0 <= args.within < math.inf:
-        parser.error(f"--within: expected a number from 0 on, got {args.within:g}")
-    comparison = same(args.run_a, args.run_b, args.within)
-    Console().print(comparison.table())
-    for line in comparison.lines():
-        print(line)
-    return 0 if comparison.is_equal else 1
-
-
-if __name__ == "__main__":
-    run(main)

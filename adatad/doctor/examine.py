@@ -89,8 +89,8 @@ def check_experiment(spec: Spec, gpus_seen: list[dict], importable: bool = True)
 
 def missing_files(spec_file: str | Path, problems: list[str]) -> list[Finding]:
     """The problems of a spec that can't be used, as findings."""
-    shows = f"fix the file; python tools/spec.py {spec_file} then shows every value and where it comes from"
-    fetch = "fetch it, or fix the path (docs/own-data.md, docs/data-sets.md; the demo's: python tools/make_demo.py)"
+    shows = f"fix the file; adatad spec {spec_file} then shows every value and where it comes from"
+    fetch = "fetch it, or fix the path (docs/own-data.md, docs/data-sets.md; the demo's: adatad data demo)"
     return [
         Finding("spec", PROBLEM, " ".join(line.split()), fetch if "there is no f" in line else shows)
         for line in problems

@@ -14,10 +14,10 @@ from adatad.doctor.machine import GIB, Place, check_place, check_shared_memory, 
 from adatad.errors import UserError
 from adatad.files import reason, shown, what_it_is
 from adatad.parallel.visible_gpus import BF16_CAPABILITY
-from adatad.spec.presets import resolve_backbone
-from adatad.spec.published_weights import RANDOM, where_published
+from adatad.spec.experiments import RANDOM, where_published
 from adatad.spec.resolve import Quirks
 from adatad.spec.schema import Spec
+from adatad.spec.sizes import resolve_backbone
 
 MAX_NAMED = 5
 MAX_OPENED = 4
@@ -42,7 +42,7 @@ def check_annotations(spec: Spec) -> Iterator[Finding]:
     for name, videos in (("training", found.train), ("validation", found.validation)):
         if not videos:
             text = f"{spec.data.annotations}: no {name} video is left of subset {getattr(spec.data, SUBSET[name])!r}"
-            yield Finding("data", PROBLEM, text, f"python tools/data.py summary SPEC; then fix data.{SUBSET[name]}")
+            yield Finding("data", PROBLEM, text, f"adatad data summary SPEC; then fix data.{SUBSET[name]}")
     if 0 < len(found.train) < spec.train.global_batch:
         text = f"{len(found.train)} training videos are fewer than train.global_batch {spec.train.global_batch}"
         yield Finding("data", PROBLEM, text, f"--set train.global_batch={len(found.train)}")
@@ -73,7 +73,7 @@ def check_videos(spec: Spec, subset: str, names: list[str]) -> Iterator[Finding]
             open_container(path).close()
             opened += 1
         except VideoError as error:
-            text, fix = shown(first_lines(error)), "python tools/prepare_data/check.py reads all of every video"
+            text, fix = shown(first_lines(error)), "adatad data check reads all of every video"
             yield Finding("data", WARNING if spec.data.on_error == "skip" else PROBLEM, text, fix)
     if names and not missing:
         yield Finding("data", OK, f"all {len(names)} {subset} videos are there; the first {opened} open")
@@ -131,7 +131,7 @@ def _check_content(spec: Spec, path: Path) -> Iterator[Finding]:
 
 def check_digest(spec: Spec) -> Iterator[Finding]:
     """The SHA-256 of a published file whose name, or our list, tells how it begins."""
-    from adatad.spec.published_files import digest_start
+    from adatad.spec.experiments import digest_start
 
     path = Path(spec.model.backbone.weights or "")
     expected = digest_start(path.name) if path.is_file() else None
@@ -239,8 +239,7 @@ def checkpoint_bytes(spec: Spec) -> float:
 def trained_parameters(spec: Spec) -> int:
     import torch
 
-    from adatad.models.detector import build_model
-    from adatad.models.trained import freeze
+    from adatad.models.detector import build_model, freeze
 
     with torch.device("meta"):
         model = build_model(spec.model, 20)

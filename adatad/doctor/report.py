@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,43 +10,39 @@ from adatad.doctor.examine import examine, missing_files
 from adatad.doctor.findings import OK, PROBLEM, WARNING, Finding
 from adatad.files import FileError, shown
 from adatad.spec import SpecError, load
-from adatad.spec.arguments import overrides_from, spec_path
 
 
-def doctor(args: argparse.Namespace) -> int:
-    """args: of `tools/doctor.py`. Returns the exit code. Raises FileError where SPEC is no file."""
+def doctor(spec_file: str | None, overrides: Sequence[str], overlays: Sequence[str], as_json: bool = False) -> int:
+    """Print what was found of this machine and, with a spec, of an experiment; returns the exit code. Raises FileError
+    where `spec_file` is no file."""
     spec, findings = None, []
-    if args.spec is not None:
-        path = spec_path(args.spec)
-        if not Path(path).is_file():
-            raise FileError(
-                f"{args.spec}: {'is no regular file' if Path(path).exists() else 'no such file'}; name a spec"
-            )
+    if spec_file is not None:
+        if not Path(spec_file).is_file():
+            what = "is no regular file" if Path(spec_file).exists() else "no such file"
+            raise FileError(f"{spec_file}: {what}; name a spec")
         try:
             # What isn't there is looked at below, file by file.
-            spec = load(path, overrides_from(args), check_files=False, overlays=args.overlays)
+            spec = load(spec_file, overrides, check_files=False, overlays=overlays)
         except SpecError as error:
-            findings += missing_files(args.spec, error.problems)
+            findings += missing_files(spec_file, error.problems)
         else:
-            findings += unread_files(args, path)
-    elif args.overrides or args.overlays or args.id is not None:
-        raise FileError("--set, --overlay and --id change a spec: name one")
+            findings += unread_files(spec_file, overrides, overlays)
     findings += examine(spec)
-    if args.json:
+    if as_json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
         print("\n".join(lines(findings)))
     return int(any(finding.level == PROBLEM for finding in findings))
 
 
-def unread_files(args: argparse.Namespace, path: str) -> list[Finding]:
-    """Files that the spec names and that aren't there, but for those that later checks say more of."""
+def unread_files(spec_file: str, overrides: Sequence[str], overlays: Sequence[str]) -> list[Finding]:
+    """Return findings on files that the spec names and that aren't there, but for those that later checks look at."""
     try:
-        load(path, overrides_from(args), overlays=args.overlays)
+        load(spec_file, overrides, overlays=overlays)
     except SpecError as error:
         problems = [line for line in error.problems if "model.backbone.weights" not in line]
-        return missing_files(args.spec, problems)
-    return [Finding("spec", OK, f"{args.spec}: every value is one, and its files are there")]
+        return missing_files(spec_file, problems)
+    return [Finding("spec", OK, f"{spec_file}: every value is one, and its files are there")]
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:

@@ -54,7 +54,7 @@ class AdapterWeights:
 
 
 def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtype) -> AdapterWeights:
-    """masters: the adapter's weights by name, as the weight module gave them."""
+    """Cast an adapter's weights for a step. masters: uncast, by name, as `TrainedWeights` gave them."""
     masters = {name: weight.detach() for name, weight in masters.items()}
     gamma = masters["gamma"]
     temporal = adapter.depthwise is not None
@@ -62,6 +62,7 @@ def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtyp
         masters=masters,
         down=masters["down.weight"].to(dtype),
         down_bias=masters["down.bias"].to(dtype),
+        # gamma scales the output; folded in here it costs nothing on each tile.
         up=(masters["up.weight"] * gamma).to(dtype),
         up_bias=(masters["up.bias"] * gamma).to(dtype),
         taps=masters["depthwise.weight"][:, 0].to(dtype) if temporal else None,
@@ -74,21 +75,23 @@ def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtyp
 
 
 def squeeze(tokens: Tensor, weights: AdapterWeights, planes: int) -> tuple[Tensor, Tensor]:
-    """z and the value before its GELU: [planes, positions, hidden] and [tokens, hidden]."""
+    """Return z and the value before its GELU: [planes, positions, hidden] and [tokens, hidden]."""
     before = F.linear(tokens.flatten(0, 1).to(weights.down.dtype), weights.down, weights.down_bias)
     return F.gelu(before).view(planes, -1, before.shape[-1]), before
 
 
 def with_neighbours(own: Tensor, left: Tensor | None, right: Tensor | None, reach: int) -> Tensor:
-    """Planes with `reach` planes of the neighbours to each side, zeros where there is none."""
+    """Return planes between `reach` planes of the neighbours to each side, zeros where there is none."""
     if not reach:
         return own
+    # A window begins and ends with zeros, as the convolution over whole windows pads it.
     beside = [own.new_zeros(reach, *own.shape[1:]) if planes is None else planes for planes in (left, right)]
     return torch.cat([beside[0], own, beside[1]])
 
 
 def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
-    """v of `planes` planes from z with its neighbours."""
+    """Return v of `planes` planes, from z with its neighbours."""
+    # Tap by tap on shifted planes, as in `depthwise_over_time`.
     mixed = torch.addcmul(weights.taps_bias, padded[:planes], weights.taps[:, 0])
     for tap in range(1, weights.taps.shape[1]):
         first = tap * weights.dilation
@@ -97,14 +100,15 @@ def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
 
 
 def mix_(z: Tensor, padded: Tensor | None, weights: AdapterWeights) -> Tensor:
-    """u in place of z; padded: z with its neighbours, None without a convolution."""
+    """Return u, in z's memory. padded: z with its neighbours, None without a convolution."""
     if padded is not None:
+        # The product is made first, so z may be overwritten although the convolution reads it.
         z.add_(F.linear(convolve(padded, weights, len(z)), weights.pointwise, weights.pointwise_bias))
     return z
 
 
 def add_adapter_(tokens: Tensor, z: Tensor, left: Tensor | None, right: Tensor | None, weights: AdapterWeights) -> None:
-    """tokens += gamma (u U + c); z is used up."""
+    """Add gamma (u U + c) to the tokens in place; z is used up."""
     padded = None if weights.taps is None else with_neighbours(z, left, right, weights.reach)
     u = mix_(z, padded, weights).view(-1, z.shape[-1])
     del padded
@@ -112,18 +116,18 @@ def add_adapter_(tokens: Tensor, z: Tensor, left: Tensor | None, right: Tensor |
 
 
 def planes_at(end: int, planes: Tensor, reach: int) -> Tensor:
-    """The first (end 0) or last (end 1) `reach` planes."""
+    """Return the first (end 0) or last (end 1) `reach` planes."""
     return planes[:reach] if end == 0 else planes[len(planes) - reach :]
 
 
 def through_up_and_pointwise(gradient: Tensor, weights: AdapterWeights) -> Tensor:
-    """v's gradient from y's: [planes, positions, width] -> [planes, positions, hidden]."""
+    """Return v's gradient from y's: [planes, positions, width] -> [planes, positions, hidden]."""
     return gradient.to(weights.up.dtype) @ weights.up @ weights.pointwise
 
 
 @dataclass
 class Borders:
-    """What a tile needs of its neighbours to go back: planes of z and of v's gradient, None at a window's ends."""
+    """Planes of z and of v's gradient that a tile's backward needs of its neighbours; None at a window's ends."""
 
     z_left: Tensor | None
     z_right: Tensor | None
@@ -141,40 +145,48 @@ def adapter_backward(
     pass_on: bool,
     end: int,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of one tile.
+    """Differentiate the adapter on one tile, and hand each weight's part of the gradient to `add`.
 
-    tokens: x behind the frozen part; gradient: of y. Hands each weight's part of the gradient to `add`. Returns x's
-    gradient (None unless `pass_on`) and the planes of v's gradient at one end, which the next tile needs.
+    tokens: x behind the frozen part; gradient: of y. Returns x's gradient (None unless `pass_on`) and the planes of v's
+    gradient at one end, which the next tile needs. Tensors are let go as soon as they have been used: this is where a
+    step's memory is at its peak.
     """
     width = tokens.shape[-1]
     low = weights.down.dtype
+    # Computed again from the tokens, as in forward; nothing of it was kept.
     x, gy = tokens.view(-1, width).to(low), gradient.reshape(-1, width).to(low)
     z, before = squeeze(tokens, weights, planes)
     padded = None if weights.taps is None else with_neighbours(z, borders.z_left, borders.z_right, weights.reach)
     v = None if padded is None else convolve(padded, weights, planes)
+    # z stays as it is: with a reach of 0 `padded` is z itself, and is needed below.
     u = z if v is None else F.linear(v, weights.pointwise, weights.pointwise_bias).add_(z)
     _add_up(u.view(-1, u.shape[-1]), gy, weights, add)
     del u, z
+    # Through up: u's gradient, which is z's but for what comes through the convolution.
     gz = gy @ weights.up
     gv_end = None
     if padded is not None:
         gz, gv = _through_convolution(gz, v, padded, borders, weights, planes, add)
+        # A copy, so that v's whole gradient can be freed here.
         gv_end = planes_at(end, gv, weights.reach).clone()
         del gv
     del padded, v
+    # A private operator of PyTorch: what autograd calls for F.gelu.
     gp = torch.ops.aten.gelu_backward(gz, before)
     del gz, before
     add("down.weight", product(gp.t(), x, weights.exact))
     add("down.bias", gp.sum(0, dtype=weights.exact))
     if not pass_on:
         return None, gv_end
+    # y's gradient itself (the residual) and what comes through the bottleneck, in one product.
     gx = torch.addmm(gy, gp, weights.down).view_as(tokens)
     return gx.to(tokens.dtype), gv_end
 
 
 def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
-    """Of up and gamma, from one product: y's dependence on gamma is <u U + c, gy> = <U, gy^T u> + <c, sum gy>."""
+    """Add the gradients of up and gamma, from one product: gamma's is <u U + c, gy> = <U, gy^T u> + <c, sum gy>."""
     exact, masters = weights.exact, weights.masters
+    # The sums over tokens are in fp32: hundreds of thousands of 16-bit products are added up here.
     outer, total = product(gy.t(), u, exact), gy.sum(0, dtype=exact)
     add("gamma", (outer * masters["up.weight"]).sum().view(1) + (total * masters["up.bias"]).sum())
     add("up.weight", outer.mul_(masters["gamma"]))
@@ -184,13 +196,14 @@ def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
 def _through_convolution(
     gu: Tensor, v: Tensor, padded: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add
 ) -> tuple[Tensor, Tensor]:
-    """z's gradient from u's (in its place), and v's."""
+    """Return z's gradient, in the memory of u's, and v's."""
     hidden, exact, reach, dilation = v.shape[-1], weights.exact, weights.reach, weights.dilation
     add("pointwise.weight", product(gu.t(), v.view(-1, hidden), exact)[..., None])
     add("pointwise.bias", gu.sum(0, dtype=exact))
     gv = (gu @ weights.pointwise).view(planes, -1, hidden)
     add("depthwise.bias", gv.sum((0, 1), dtype=exact))
     taps = weights.taps.shape[1]
+    # Tap k saw z at k dilation - reach planes from its own: one shifted product for each tap.
     shifted = (padded[tap * dilation : tap * dilation + planes] for tap in range(taps))
     add("depthwise.weight", torch.stack([(gv * z).sum((0, 1), dtype=exact) for z in shifted], 1)[:, None])
     # A plane of z went into v through tap k at the plane k x dilation - reach to its left: back, the taps are mirrored.
@@ -203,7 +216,7 @@ def _through_convolution(
 
 
 def product(a: Tensor, b: Tensor, exact: torch.dtype) -> Tensor:
-    """a @ b in `exact`; a GPU writes 16-bit products in fp32 at once."""
+    """Return a @ b in `exact`; a GPU writes 16-bit products in fp32 at once."""
     if a.dtype == exact:
         return a @ b
     if a.is_cuda or a.is_meta:

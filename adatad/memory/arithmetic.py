@@ -21,6 +21,7 @@ class MetaAutocast:
     casts: dict[int, Tensor] = field(default_factory=dict)
 
 
+# A stack, as regions nest; the outermost is "off".
 _meta_regions = [MetaAutocast(None)]
 
 
@@ -29,11 +30,33 @@ def meta_autocast() -> MetaAutocast:
 
 
 def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> AbstractContextManager:
-    """Arithmetic in a 16-bit dtype where that is safe; fp32 and fp64 mean no autocast."""
+    """Return autocast to a 16-bit dtype; fp32 and fp64 mean none."""
+    # fp64 comes from tests, which compare policies without rounding in the way.
     low = dtype if dtype in (torch.bfloat16, torch.float16) else None
+    # torch.autocast knows no meta device.
     if device.type == "meta":
         return _meta_region(low)
     return torch.autocast(device.type, low, enabled=low is not None, cache_enabled=cache)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of autocast for `train.precision`; float32 means none."""
+    match precision:
+        case "auto" if device.type == "cuda":
+            return torch.bfloat16 if has_bf16() else torch.float16
+        case "auto" if device.type == "meta":
+            return torch.bfloat16
+        case "bf16":
+            return torch.bfloat16
+        case "fp16":
+            return torch.float16
+        case _:
+            return torch.float32
+
+
+def has_bf16() -> bool:
+    """Return whether the current GPU computes in bf16 itself (from Ampere on); torch counts emulation in by default."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager:
@@ -41,8 +64,10 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
 
 
 def forget_casts(device: torch.device) -> None:
-    """Let go of autocast's copies of weights, which else live as long as its region: those that a graph needs live as
-    long as that, and all others are only in the way during backward."""
+    """Free autocast's copies of weights, which else live as long as its region.
+
+    A graph keeps those that it needs; all others would only take memory during backward.
+    """
     if device.type == "meta":
         meta_autocast().casts.clear()
     else:

@@ -12,8 +12,8 @@ from collections.abc import Hashable, Iterable
 import torch
 from torch import Tensor, nn
 
-from adatad.memory.labels import label
-from adatad.memory.offload import Shelf
+from adatad.memory.offload import ActivationStore
+from adatad.memory.scopes import memory_scope
 
 LARGEST = {"fp8": 448.0, "int8": 127.0}
 """Number that a row's largest becomes at most."""
@@ -23,10 +23,11 @@ SCALE_BYTES = 2
 
 
 def encode(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """x: [..., columns] -> codes of the same shape, of one byte each, and scales, bf16 [..., 1]."""
+    """Return codes of x [..., columns], of its shape and one byte each, and their scales, bf16 [..., 1]."""
     scale = x.abs().amax(-1, keepdim=True).float() / LARGEST[kind]
     if kind == "fp8":
-        # Of a normal fp32 number: 2 to the next whole power; up to 448 exactly is used, beyond it e4m3fn has no number.
+        # Up to the next power of two, but no less than a normal fp32 number. A row's largest is 448 at most, beyond
+        # which e4m3fn has no number.
         scale = torch.exp2(torch.ceil(torch.log2(scale.clamp(min=2.0**-120))))
         # As bytes, since not every library that moves weights knows float8.
         return (x / scale).to(torch.float8_e4m3fn).view(torch.uint8), scale.bfloat16()
@@ -35,9 +36,9 @@ def encode(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def decode(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers that `encode` wrote down, rounded to `dtype`."""
+    """Return the numbers that `encode` wrote down, rounded to `dtype`."""
     codes = codes.view(torch.float8_e4m3fn) if codes.dtype == torch.uint8 else codes
-    # Of fp16 tokens in fp32: the scale of a small token is below fp16's smallest number.
+    # fp16 tokens are scaled in fp32: the scale of a small token is below fp16's smallest number.
     return codes.to(dtype).mul_(scale.to(torch.promote_types(scale.dtype, dtype)))
 
 
@@ -47,42 +48,44 @@ def decode(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def encode_frozen_(modules: Iterable[nn.Module], kind: str) -> None:
     """Frozen matrices of some modules (not biases, nor norms) become codes, with their scales beside them: parameters
     both, so that they go wherever a model's parameters go."""
-    for module in (inner for outer in modules for inner in outer.modules()):
+    for name, module in (named for outer in modules for named in outer.named_modules()):
+        if name.startswith("adapter"):
+            continue
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and not weight.requires_grad and weight.dim() == 2:
             weight.data, scale = encode(weight.detach(), kind)
             module.register_parameter(SCALE, nn.Parameter(scale, requires_grad=False))
 
 
-# Kept rows
+# Saved inputs
 
 
 def coded_bytes(rows: int, columns: int) -> int:
-    """Of so many rows in 8 bits, with their scales."""
+    """Return the bytes of so many rows in 8 bits, with their scales."""
     return rows * (columns + SCALE_BYTES)
 
 
-class CodedShelf:
-    """Keeps tokens [clips, l, c] in fp8 on another shelf, as one piece of memory for each key."""
+class EightBitStore:
+    """Keeps tokens [clips, l, c] in fp8 in another store, as one piece of memory for each key."""
 
-    def __init__(self, shelf: Shelf, dtype: torch.dtype, name: str):
-        """dtype: of what is taken back; name: the label that a meter counts what is kept under."""
-        self._shelf, self._dtype, self._name = shelf, dtype, name
+    def __init__(self, store: ActivationStore, dtype: torch.dtype, name: str):
+        """dtype: of what is taken back; name: the scope that a meter counts what is kept under."""
+        self._store, self._dtype, self._name = store, dtype, name
         self._shapes: dict[Hashable, torch.Size] = {}
 
-    def put(self, key: Hashable, tensor: Tensor) -> None:
+    def save(self, key: Hashable, tensor: Tensor) -> None:
         codes, scale = encode(tensor, "fp8")
         self._shapes[key] = tensor.shape
-        with label(self._name):
+        with memory_scope(self._name):
             packed = torch.cat([codes.flatten(), scale.view(torch.uint8).flatten()])
-        self._shelf.put(key, packed)
+        self._store.save(key, packed)
 
-    put_copy = put
+    save_copy = save
 
-    def want(self, key: Hashable) -> None:
-        self._shelf.want(key)
+    def prefetch(self, key: Hashable) -> None:
+        self._store.prefetch(key)
 
-    def take(self, key: Hashable) -> Tensor:
-        shape, packed = self._shapes.pop(key), self._shelf.take(key)
+    def pop(self, key: Hashable) -> Tensor:
+        shape, packed = self._shapes.pop(key), self._store.pop(key)
         codes, scale = packed.split([shape.numel(), packed.numel() - shape.numel()])
         return decode(codes.view(shape), scale.view(torch.bfloat16).view(*shape[:-1], 1), self._dtype)

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.memory.branches import BranchWeights, CastBranch, attention, mlp
-from adatad.models.drop_path import BranchDrop
+from adatad.memory.transform import BranchWeights, CastBranch, attention, mlp
+from adatad.models.keyed_dropout import BranchDrop
 from adatad.models.vit import residual
-
-if TYPE_CHECKING:
-    from adatad.memory.wave_pass import WavePass
 
 # CUDA graphs off whatever the environment says: their memory would hold what tiles need at other places.
 SETTINGS: dict[str, Any] = {"backend": "inductor", "options": {"triton.cudagraphs": False}}
-"""Of torch.compile."""
+"""Arguments of torch.compile."""
 
 logger = logging.getLogger("adatad")
 
@@ -35,45 +32,50 @@ class CompileError(UserError):
     """torch.compile can't compile a tile's functions here; the message says which and why."""
 
 
+Factors = Tensor | None
+"""Of stochastic depth, [n, 1, 1]; None: off."""
+
+
 class CompiledBranch(CastBranch):
     """A branch whose sum with the tokens is compiled; on the meta device, where memory is counted, it isn't."""
 
-    def add(self, x: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
-        if x.is_meta:
-            return super().add(x, drop, in_place)
+    def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
+        # Memory is counted with PyTorch's own kernels; compiled code needs no more than they do.
+        if x_nlc.is_meta:
+            return super().add(x_nlc, drop, in_place)
         functions = (add_attention, add_attention_) if self.function is attention else (add_mlp, add_mlp_)
         # Always from the table: a number would be compiled into the function, and each block has its own.
         factors = None if drop is None else drop.factors(self.weights[-2])
-        out = compiled(functions[in_place])(x, factors, self.weights, self.heads, self.dtype)
-        return x if in_place else out
+        out = compiled(functions[in_place])(x_nlc, factors, self.weights, self.heads, self.dtype)
+        return x_nlc if in_place else out
 
 
 # Four functions, not one with two more arguments: torch counts what it compiles by function, and stops at a limit.
 
 
-def add_attention_(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
-    residual(x, attention(x.to(dtype), weights, heads), _scale(factors), in_place=True)
+def add_attention_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+    residual(x_nlc, attention(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=True)
 
 
-def add_mlp_(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
-    residual(x, mlp(x.to(dtype), weights, heads), _scale(factors), in_place=True)
+def add_mlp_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+    residual(x_nlc, mlp(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=True)
 
 
-def add_attention(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
-    return residual(x, attention(x.to(dtype), weights, heads), _scale(factors), in_place=False)
+def add_attention(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+    return residual(x_nlc, attention(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=False)
 
 
-def add_mlp(x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
-    return residual(x, mlp(x.to(dtype), weights, heads), _scale(factors), in_place=False)
+def add_mlp(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+    return residual(x_nlc, mlp(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=False)
 
 
-def _scale(factors: Tensor | None) -> Callable[[Tensor], Tensor] | None:
+def _scale(factors: Factors) -> Callable[[Tensor], Tensor] | None:
     return None if factors is None else lambda added: added * factors
 
 
 @cache
 def compiled(function: Callable) -> CompiledFunction:
-    """The same for all blocks."""
+    """Return the compiled form of one of the functions above, the same for all blocks."""
     return CompiledFunction(function)
 
 
@@ -86,28 +88,29 @@ class CompiledFunction:
         self._used: set[tuple] = set()
 
     def __call__(
-        self, x: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype
+        self, x_nlc: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype
     ) -> Tensor | None:
         """Raises CompileError."""
-        variant = x.shape, x.dtype, dtype, factors is None
+        # torch recompiles when one of these changes; the log then says so once for each.
+        variant = x_nlc.shape, x_nlc.dtype, dtype, factors is None
         if variant in self._used:
-            return self._run(x, factors, weights, heads, dtype)
+            return self._run(x_nlc, factors, weights, heads, dtype)
         started = time.monotonic()
         try:
-            out = self._run(x, factors, weights, heads, dtype)
+            out = self._run(x_nlc, factors, weights, heads, dtype)
         except torch._dynamo.exc.TorchDynamoException as error:
             # What the compiler said; torch's own first line says only which one it was.
             reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
             raise CompileError(f"memory.compile: can't compile {self.name}: {reason}; set it to false") from error
         self._used.add(variant)
-        what = f"{self.name}, {list(x.shape)} {x.dtype}".replace("torch.", "")
+        what = f"{self.name}, {list(x_nlc.shape)} {x_nlc.dtype}".replace("torch.", "")
         drops = "" if factors is None else ", with stochastic depth"
         logger.info("memory.compile: %s%s: first use took %.1f s", what, drops, time.monotonic() - started)
         return out
 
 
-def compile_report(passes: list[WavePass]) -> list[str]:
-    """What of these passes is compiled, in lines for the log."""
+def compile_report(passes: Iterable[Any]) -> list[str]:
+    """Say what of these waves (`adatad.memory.wave_pass`) is compiled, in lines for the log."""
     lines = []
     for settings in (wave_pass.settings for wave_pass in passes if wave_pass.settings.compiled):
         dtype = str(settings.dtype).removeprefix("torch.")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adatad.memory.labels import current_label, place
 from adatad.memory.meta import MetaResults
+from adatad.memory.scopes import current_scope, scope_path
 
 FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
 
@@ -61,7 +61,7 @@ class Meter(TorchDispatchMode):
         self.reset_peak()
 
     def reset_peak(self) -> None:
-        self._peak_bytes, self._peak_labels, self._peak_place = self.current_bytes, dict(self.by_label), place()
+        self._peak_bytes, self._peak_labels, self._peak_place = self.current_bytes, dict(self.by_label), scope_path()
 
     @property
     def peak(self) -> Peak:
@@ -83,11 +83,11 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = self._run(operator, args, kwargs or {})
         if isinstance(result, Tensor):
-            self._count(result, current_label())
+            self._count(result, current_scope())
         elif isinstance(result, (tuple, list)):
             for part in result:
                 if isinstance(part, Tensor):
-                    self._count(part, current_label())
+                    self._count(part, current_scope())
         if operator is FLASH_BACKWARD and self.device_type == "meta":
             # Taken when the results are there.
             self._count_scratch(flash_scratch_bytes(args[1]))
@@ -110,7 +110,7 @@ class Meter(TorchDispatchMode):
 
     def _count_scratch(self, size: int) -> None:
         """Of memory that an operator takes and gives back while it runs, beside its results."""
-        name = current_label()
+        name = current_scope()
         self.by_label[name] = self.by_label.get(name, 0) + size
         self.current_bytes += size
         if self.current_bytes > self._peak_bytes:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from adatad.memory.offload import LEAVING, PIECE_BYTES
+from adatad.memory.offload import PIECE_BYTES, STAGING_BUFFERS
 from adatad.memory.scale import Cost
 from adatad.memory.unit_costs import BlockTile, Held
 from adatad.memory.units import Units
-from adatad.parallel.rounded_adamw import RoundedAdamW
+from adatad.parallel.adamw import RoundedAdamW
 from adatad.spec.schema import MemorySpec
 
 Bytes = Counter
@@ -31,8 +31,8 @@ class Wave:
     segment_blocks: int
     hold: bool
     by_blocks: bool
-    rows_on_host: bool
-    rows_coded: bool
+    saved_on_host: bool
+    saved_in_8_bits: bool
     """Kept rows are in 8 bits."""
     halos_on_host: bool
     frames_on_host: bool
@@ -196,10 +196,10 @@ class _WaveStep:
         self.tiles = tile_count(units, wave)
         self.kinds = units.kinds
         self.row = units.row_bytes(wave.tile_clips)
-        self.all_rows = units.row_bytes(units.clips) * units.windows
+        self.all_experiments = units.row_bytes(units.clips) * units.windows
         # Of a kept row, as a share of a row in work.
-        self.kept_share = units.coded_row_share() if wave.rows_coded else 1.0
-        self.all_kept = int(self.kept_share * self.all_rows)
+        self.kept_share = units.coded_row_share() if wave.saved_in_8_bits else 1.0
+        self.all_kept = int(self.kept_share * self.all_experiments)
         weighed = {kind: units.tile(wave.tile_clips, kind, wave.hold) for kind in set(self.kinds)}
         self.blocks: list[BlockTile] = [weighed[kind] for kind in self.kinds]
         self.held = units.held("tile")
@@ -231,7 +231,7 @@ class _WaveStep:
         step.note("detector", (without if wave.frames_on_host else base) + kept + Bytes(detector=outer.between))
         again = self.kinds[0] == "full" and not wave.frames_on_host
         backward = (base if again else without) + Bytes(
-            {"detector": outer.backward, "gradient rows": outer.timeline // 2}
+            {"detector": outer.backward, "saved gradients": outer.timeline // 2}
         )
         for number in self.fullest_segments():
             start, stop = self.segments[number]
@@ -246,7 +246,7 @@ class _WaveStep:
             step.note("backward of the patch embedding", backward + frames + self.at_the_bottom())
         self.count_work(step)
         rows = int((len(self.segments) * self.kept_share + wave.by_blocks) * units.windows * self.tiles * self.row)
-        step.host = Bytes({"saved rows": rows if wave.rows_on_host else 0})
+        step.host = Bytes({"saved inputs": rows if wave.saved_on_host else 0})
         if wave.halos_on_host:
             each = max(block.halo for block in self.blocks)
             step.host["halos"] = each * sum(block.halo > 0 for block in self.blocks) * units.windows * self.tiles
@@ -262,11 +262,11 @@ class _WaveStep:
         halo = max(block.halo for block in self.blocks) if self.wave.halos_on_host and self.segments else 0
         sizes = {self.kept_share} if self.segments else set()
         sizes |= {1.0} if self.wave.by_blocks else set()
-        row = int(self.row * sum(sizes)) if self.wave.rows_on_host else 0
-        return LEAVING * (row + halo)
+        row = int(self.row * sum(sizes)) if self.wave.saved_on_host else 0
+        return STAGING_BUFFERS * (row + halo)
 
     def kept_rows(self, segments: int) -> Bytes:
-        return Bytes({"saved rows": 0 if self.wave.rows_on_host else segments * self.all_kept})
+        return Bytes({"saved inputs": 0 if self.wave.saved_on_host else segments * self.all_kept})
 
     def kept_halos(self, below: int) -> Bytes:
         """Of all blocks from number `below` up."""
@@ -293,10 +293,10 @@ class _WaveStep:
         flying = len(stops) * self.row + sum(self.blocks[index].squeeze.kept for index in stops)
         # Whoever took a tile out of the stream has it until the next one comes.
         content = Bytes(tile=flying + moving + self.row * (entered > stages))
-        if self.segments and not self.wave.rows_on_host:
+        if self.segments and not self.wave.saved_on_host:
             behind = [sum(index < start for index in waiting) for start, _ in self.segments]
             passed = sum(min(all_tiles, max(0, entered - a)) for a in behind)
-            content["saved rows"] = passed * self.all_kept // all_tiles
+            content["saved inputs"] = passed * self.all_kept // all_tiles
         if self.segments and not self.wave.halos_on_host:
             content["halos"] = sum(
                 self.blocks[index].halo * min(all_tiles, max(0, entered - number))
@@ -307,7 +307,7 @@ class _WaveStep:
     def by_blocks(self) -> Iterator[Bytes]:
         """A whole set of rows on its way, beside the kept ones: at the last block; when the last tile is embedded; and
         when all are pooled, for which the features are made only then."""
-        moving = self.all_rows if not self.wave.rows_on_host else 2 * self.row
+        moving = self.all_experiments if not self.wave.saved_on_host else 2 * self.row
         narrow = max(block.squeeze.kept for block in self.blocks)
         work = max(block.run.peak for block in self.blocks) + 2 * narrow + self.row * (narrow > 0)
         content = Bytes(tile=moving + work)
@@ -334,7 +334,7 @@ class _WaveStep:
             rest = self.rows_beside(number, window, top, wanted, t) + self.halos_of(start, stop, window, t)
             rest["gradients"] += sum(self.sums(index) for index in range(stop, len(self.kinds)))
             gradients = min(t + 2, tiles) - max(0, t - depth + 1)
-            rest["gradient rows"] += max(gradients, 1) * self.row - (1 - self.last_share) * self.row * (t + 2 > tiles)
+            rest["saved gradients"] += max(gradients, 1) * self.row - (1 - self.last_share) * self.row * (t + 2 > tiles)
             made = depth if window else min(depth, t + 1)
             rest["gradients"] += sum(self.sums(stop - 1 - level) for level in range(made))
             fullest = Bytes()
@@ -392,11 +392,11 @@ class _WaveStep:
 
     def rows_beside(self, number: int, window: int, top: bool, wanted: bool, t: int) -> Bytes:
         """Kept rows of this segment and those below it, gradients that wait above and below it."""
-        if self.wave.rows_on_host:
+        if self.wave.saved_on_host:
             # The next ones, on their way.
             row = int(self.kept_share * self.row)
             gradients = row * (not top and t + 2 < self.tiles)
-            return Bytes({"saved rows": row * (t + 1 < self.tiles), "gradient rows": gradients})
+            return Bytes({"saved inputs": row * (t + 1 < self.tiles), "saved gradients": gradients})
         depth, before = self.segments[number][1] - self.segments[number][0], window * self.tiles
         all_tiles = self.units.windows * self.tiles
         own = all_tiles - before - min(t + 1, self.tiles)
@@ -404,7 +404,7 @@ class _WaveStep:
         below = before + max(0, t + 1 - depth) if wanted else 0
         each = self.all_kept / all_tiles
         return Bytes({
-            "saved rows": int(number * self.all_kept + own * each), "gradient rows": int((above + below) * each)
+            "saved inputs": int(number * self.all_kept + own * each), "saved gradients": int((above + below) * each)
         })  # fmt: skip
 
     def halos_of(self, start: int, stop: int, window: int, t: int) -> Bytes:
@@ -424,7 +424,7 @@ class _WaveStep:
         sums = sum(self.sums(index) for index in range(len(self.kinds)))
         # What the tile before has made is there until the next one's takes its place.
         work = self.embed_back.peak + self.embed_back.kept * (self.units.windows * self.tiles > 1)
-        return Bytes({"gradient rows": self.all_rows, "gradients": sums, "tile": work})
+        return Bytes({"saved gradients": self.all_experiments, "gradients": sums, "tile": work})
 
     # Work
 
@@ -443,10 +443,10 @@ class _WaveStep:
         for cost in costs:
             work.add(cost, count, share)
         moved = 0
-        if wave.rows_on_host:
+        if wave.saved_on_host:
             moved += 2 * len(self.segments) * self.all_kept
             if wave.by_blocks:
-                moved += len(self.kinds) * self.all_rows
+                moved += len(self.kinds) * self.all_experiments
         if wave.halos_on_host:
             moved += sum(block.halo for block in self.blocks) * count
         work.out += moved

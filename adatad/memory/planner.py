@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from adatad.memory.ahead import ahead_bytes
+from adatad.memory.inputs import ahead_bytes
 from adatad.memory.moments import Bytes, Step, Wave, Work, moment_share, plain_step, tiled_step, update_bytes
 from adatad.memory.offload import GIB
 from adatad.memory.scale import Scale
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.unit_costs import Held, Outer
 from adatad.memory.units import Units
-from adatad.parallel.partition import Held as Shares
-from adatad.parallel.partition import gathered_bytes, held_bytes
+from adatad.parallel.layout import RankBytes as Shares
+from adatad.parallel.layout import gathered_bytes, held_bytes
 from adatad.spec.checks import TILE_ONLY, memory_checks
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, Spec
 
@@ -88,7 +88,7 @@ class Plan:
 
     def fits_host(self, machine: Machine) -> bool:
         limit = self.memory.host_limit_gib
-        kept = sum(self.host.get(name, 0) for name in ("saved rows", "halos"))
+        kept = sum(self.host.get(name, 0) for name in ("saved inputs", "halos"))
         allowed = limit is None or kept <= limit * GIB
         return allowed and (machine.host_bytes is None or self.host_bytes <= machine.host_bytes)
 
@@ -311,8 +311,8 @@ class Planner:
             segment_blocks=memory.segment_blocks,
             hold=memory.recompute == "once",
             by_blocks=memory.order == "blocks" or (memory.order == "auto" and away),
-            rows_on_host=memory.saved_inputs == "host",
-            rows_coded=memory.saved_input_dtype == "fp8",
+            saved_on_host=memory.saved_inputs == "host",
+            saved_in_8_bits=memory.saved_input_dtype == "fp8",
             halos_on_host=memory.halos == "host",
             frames_on_host=memory.frames == "host",
             streamed=memory.frozen_weights == "stream",

@@ -7,23 +7,116 @@ its activation; the rest is computed again in backward. block: of every block it
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from adatad.memory.coded import encode_frozen_
-from adatad.memory.executors import CheckpointedExecutor, TiledExecutor
 from adatad.memory.offload import GIB
 from adatad.memory.side import side_executor
-from adatad.memory.streamed import StreamedBlocks
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
-from adatad.memory.wave import WaveSettings
 from adatad.memory.wave_pass import WavePass
-from adatad.memory.weights import ResidentWeights, TrainedWeights, WeightProvider, read_from_block
+from adatad.memory.wave_state import WaveSettings
+from adatad.memory.weights import ResidentWeights, StreamedBlocks, TrainedWeights, WeightProvider, read_from_block
+from adatad.models.adapter import Recompute
 from adatad.models.backbone import PlainExecutor, VideoBackbone
-from adatad.spec.clip_share import clips_of_window
 from adatad.spec.schema import DataSpec, MemorySpec
+from adatad.spec.sizes import clips_of_window
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+
+KEPT = {
+    "none": "autograd keeps what it wants",
+    "selective": "kept are each block's input, its attention and what goes into the MLP's activation",
+    "block": "kept is each block's input",
+}
+
+# Private names of PyTorch: one operator for each kernel that scaled_dot_product_attention may choose.
+ATTENTION = (
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CheckpointedExecutor(PlainExecutor):
+    """Calls blocks as modules, each under its policy: none, selective or block (mode side: so are its adapters)."""
+
+    policies: tuple[str, ...]
+    """By block."""
+    fc1_shape: tuple[int, int]
+    """[out, in] of the MLP's first matrix. Taken before any engine shards it."""
+
+    def recompute(self, index: int) -> Recompute | None:
+        if self.policies[index] == "none" or not torch.is_grad_enabled():
+            return None
+        # Nothing in the model draws from a generator, so there is no random state to put back.
+        # The variant without re-entry: it works where no input needs a gradient, as with the first trained block.
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        if self.policies[index] == "selective":
+            return partial(again, context_fn=partial(create_selective_checkpoint_contexts, self.keeps()))
+        return again
+
+    def keeps(self) -> Callable[..., CheckpointPolicy]:
+        """Return selective checkpointing's rule: which operators' results stay."""
+        rows, columns = self.fc1_shape
+
+        def keep(_: Any, operator: Any, *inputs: Any, **__: Any) -> CheckpointPolicy:
+            # The MLP's first product is told from the others by the shape of its (transposed) matrix.
+            into_mlp = operator is torch.ops.aten.addmm.default and tuple(inputs[2].shape) == (columns, rows)
+            saved = into_mlp or operator in ATTENTION
+            return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
+
+        return keep
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """One line for each range of blocks."""
+        lines, first = [], 0
+        for policy, blocks in groupby(self.policies):
+            last = first + len(list(blocks)) - 1
+            if policy in KEPT:
+                lines.append(f"blocks {first} to {last}: {policy}; {KEPT[policy]}")
+            first = last + 1
+        return lines
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TiledExecutor(CheckpointedExecutor):
+    """Runs the ranges of `passes` by waves, and the blocks between them as modules.
+
+    Blocks of waves have policy tile in `policies`.
+    """
+
+    def __call__(self, backbone: VideoBackbone, frames: Tensor, keys: Tensor | None = None) -> Tensor:
+        batch, clips = len(frames), frames.shape[2] // backbone.clip_frames
+        drops = backbone.draw_drops(keys, clips, self.halo_exchange.first_clip)
+        waves = {wave_pass.settings.first: wave_pass for wave_pass in self.passes}
+        tokens, index = None, 0
+        while index < len(backbone.blocks):
+            if index in waves:
+                # The first range reads frames itself, tile by tile; tokens of whole windows are never made for it.
+                tokens = waves[index](frames if tokens is None else tokens, batch, clips, drops)
+                index = waves[index].settings.last + 1
+                continue
+            tokens = backbone.embed(backbone.cut_clips(frames)) if tokens is None else tokens
+            tokens = self.run_block(backbone, index, tokens, batch, drops)
+            index += 1
+        # A wave through the last block has averaged its tiles itself.
+        return tokens if self.policies[-1] == "tile" else backbone.join(tokens, batch)
+
+    def lines(self) -> list[str]:
+        return [*super().lines(), *map(str, self.passes)]
 
 
 def apply_policy(
@@ -41,6 +134,7 @@ def apply_policy(
     sharded: whether the engine will shard frozen weights. clip_ranks: ranks that share a window.
     """
     if memory.order == "auto":
+        # Weights that come one block at a time should come once for all tiles, and not once a tile.
         one_at_a_time = sharded or memory.frozen_weights == "stream" or memory.frozen_dtype != "auto"
         memory = memory.model_copy(update={"order": "blocks" if one_at_a_time else "tiles"})
     if backbone.mode == "side":
@@ -52,16 +146,20 @@ def apply_policy(
     tiled = []
     for first, last, policy in ranges:
         if policy != "tile":
+            # These blocks run under autocast.
             cast_for_autocast_(backbone, first, last, memory, arithmetic)
             continue
         settings = wave_settings(backbone, memory, data, arithmetic, clip_ranks, first, last)
+        # Tiles run outside of autocast: their weights have the dtype of arithmetic once and for all.
         cast_frozen_(backbone, first, last, settings.dtype)
         if memory.frozen_dtype != "auto":
             encode_frozen_(backbone.blocks[first : last + 1], memory.frozen_dtype)
         tiled.append(settings)
     host_limit_bytes = None
     if memory.host_limit_gib is not None and tiled:
+        # Every range has host memory of its own; the bound is on all of them together.
         host_limit_bytes = int(memory.host_limit_gib * GIB / len(tiled))
+    # By block, whatever the ranges are: a mixed plan is as simple as a uniform one.
     policies = tuple(policy for first, last, policy in ranges for _ in range(first, last + 1))
     fc1 = backbone.blocks[0].mlp.fc1
     fc1_shape = fc1.out_features, fc1.in_features
@@ -87,11 +185,15 @@ def _provider(backbone: VideoBackbone, memory: MemorySpec, settings: WaveSetting
 def _wave_pass(
     backbone: VideoBackbone, settings: WaveSettings, provider: WeightProvider, host_limit_bytes: int | None
 ) -> WavePass:
+    # The patch embedding belongs to the first range, which reads frames.
     prefixes = tuple(f"blocks.{index}." for index in range(settings.first, settings.last + 1))
     if settings.first == 0:
         prefixes += ("patch_embed.",)
-    names = [n for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(prefixes)]
+    # Adapters come through TrainedWeights also where `model.freeze` keeps some from learning.
+    learning = [n for n, p in backbone.named_parameters() if p.requires_grad or ".adapter." in n]
+    names = [name for name in learning if name.startswith(prefixes)]
     trained = TrainedWeights(backbone, names, only_parts=frozenset(name for name in names if read_from_block(name)))
+    # The last range averages each tile as it comes out.
     pooled = settings.last == len(backbone.blocks) - 1
     return WavePass(backbone, settings, trained, pooled, provider, host_limit_bytes=host_limit_bytes)
 
@@ -116,10 +218,12 @@ def wave_settings(
 ) -> WaveSettings:
     """The spec's settings, with the best tile and segment for this backbone and window where it leaves them open."""
     positions = (data.size_pixels // backbone.patch) ** 2
+    # Where clips are shared unevenly, those of the rank with most.
     clips = -(-clips_of_window(data, backbone.clip_frames) // clip_ranks)
     tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width, clips)
     hold = memory.recompute == "once"
     trained = [i for i in range(first, last + 1) if any(p.requires_grad for p in backbone.blocks[i].parameters())]
+    # Inputs are saved from the first trained block on; what is before it runs forward only.
     span = last + 1 - min(trained, default=first)
     mlp_ratio = backbone.blocks[0].mlp.fc1.out_features / backbone.width
     dtype = DTYPES.get(memory.weight_dtype, arithmetic)
@@ -132,8 +236,8 @@ def wave_settings(
         block_by_block=memory.order == "blocks",
         dtype=dtype,
         residual=DTYPES.get(memory.residual_dtype, dtype),
-        rows_on_host=memory.saved_inputs == "host",
-        rows_coded=memory.saved_input_dtype == "fp8",
+        saved_on_host=memory.saved_inputs == "host",
+        saved_in_8_bits=memory.saved_input_dtype == "fp8",
         halos_on_host=memory.halos == "host",
         compiled=memory.compile,
     )
@@ -146,7 +250,9 @@ def cast_frozen_(backbone: VideoBackbone, first: int, last: int, dtype: torch.dt
     if first == 0:
         modules.append(backbone.patch_embed)
     for name, parameter in (named for module in modules for named in module.named_parameters()):
-        if not parameter.requires_grad and (norms or not name.startswith("norm")):
+        if parameter.requires_grad or name.startswith("adapter."):
+            continue
+        if norms or not name.startswith("norm"):
             parameter.data = parameter.data.to(dtype)
 
 

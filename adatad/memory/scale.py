@@ -18,10 +18,9 @@ from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter
 from adatad.models.backbone import adapter_blocks
-from adatad.models.detector import TemporalActionDetector, build_model
-from adatad.models.trained import freeze
-from adatad.spec.presets import resolve_backbone
+from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.spec.schema import BackboneSpec, ModelSpec
+from adatad.spec.sizes import resolve_backbone
 
 META = torch.device("meta")
 

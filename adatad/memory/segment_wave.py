@@ -1,13 +1,18 @@
 """The wave's way back through one segment: consecutive blocks, over the tiles of one window.
 
-Tile t at block i comes right after tile t + 1 at block i + 1: see `adatad.memory.wave`.
+Tile t at block i comes right after tile t + 1 at block i + 1, so at every moment the wave is at one tile of each block:
+
+    step          0     1     2     3            (segment of 2 blocks, 3 tiles)
+    block i + 1   t0    t1    t2
+    block i             t0    t1    t2
+
+Before its first block going back, each tile runs forward through the segment once more, from its saved input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,36 +25,59 @@ from adatad.memory.adapter_tile import (
     squeeze,
     through_up_and_pointwise,
 )
-from adatad.memory.exchange import LEFT, RIGHT, PendingPlanes
-from adatad.memory.labels import label
-from adatad.memory.offload import Shelf
-from adatad.memory.tiles import Tile
+from adatad.memory.offload import ActivationStore
+from adatad.memory.scopes import memory_scope
+from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes, Tile
 from adatad.memory.transform import Graph
-from adatad.models.vit import Block
-
-if TYPE_CHECKING:
-    from adatad.memory.wave import Wave
+from adatad.memory.wave_state import GradientOf, WaveState
 
 
 class Gradients(Protocol):
-    """Of the tokens above a segment, by tile."""
+    """Gradients of the tokens above a segment, by tile."""
 
-    def want(self, tile: Tile) -> None: ...
+    def prefetch(self, tile: Tile) -> None: ...
 
-    def take(self, tile: Tile) -> Tensor: ...
+    def pop(self, tile: Tile) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class FromTheOutput:
-    """Gradients that are made when they are needed."""
+class OutputGradients:
+    """Gradients of the wave's output, each made when it is needed."""
 
-    gradient_of: Callable[[Tile], Tensor]
+    gradient_of: GradientOf
 
-    def want(self, tile: Tile) -> None:
+    def prefetch(self, tile: Tile) -> None:
         pass
 
-    def take(self, tile: Tile) -> Tensor:
+    def pop(self, tile: Tile) -> Tensor:
         return self.gradient_of(tile)
+
+
+@dataclass
+class TileState:
+    """What waits for one tile's way back through the segment."""
+
+    starts: dict[int, Tensor | Graph] = field(default_factory=dict)
+    """By block, what its backward starts from; see `recompute_block`."""
+    gradient: Tensor | None = None
+    """Behind the block that comes next for this tile."""
+
+    def pop_gradient(self) -> Tensor:
+        # Handed on without a reference left behind: the gradient is freed as soon as the block has used it.
+        gradient, self.gradient = self.gradient, None
+        return gradient
+
+
+@dataclass
+class BlockState:
+    """Planes at the borders of the tiles that the wave is at, of one block whose adapter sees its neighbours."""
+
+    z_ends: dict[int, Tensor] = field(default_factory=dict)
+    """By t: first and last planes of z, [2, reach, positions, hidden]."""
+    gv_behind: Tensor | None = None
+    """v's gradient of the tile that was here before, at the planes next to the one that comes."""
+    gv_pending: dict[int, PendingPlanes] = field(default_factory=dict)
+    """By side: v's gradient at the planes of the rank there."""
 
 
 class SegmentWave:
@@ -57,167 +85,176 @@ class SegmentWave:
 
     def __init__(
         self,
-        wave: Wave,
+        wave: WaveState,
         start: int,
         stop: int,
         tiles: list[Tile],
         above: Gradients,
-        below: Shelf | None,
+        below: ActivationStore | None,
     ):
+        """above: gradients of the segment's output; below: takes those of its input, None if nobody wants them."""
         self.wave, self.start, self.stop, self.tiles = wave, start, stop, tiles
         self.above, self.below = above, below
+        self.tile_states = [TileState() for _ in tiles]
+        self.block_states = {index: BlockState() for index in range(start, stop)}
         self.looking = [i for i in range(start, stop) if i in wave.adapters and wave.adapters[i].reach]
         """Blocks whose adapters see neighbours."""
-        self.halos: dict[tuple[int, int], Tensor] = {}
-        """Block, t: of the tiles that the wave is at, and their neighbours."""
-        self.waiting: dict[tuple[int, int], Tensor | Graph] = {}
-        """(t, block): what backward will start from there; see `enter`."""
-        self.gradients: dict[int, Tensor] = {}
-        """t: gradient at the level that this tile has come down to."""
-        self.gv_behind: dict[int, Tensor] = {}
-        """Block: v's gradient of the tile that was there before, at the planes next to this one."""
-        self.gv_arriving: dict[tuple[int, int], PendingPlanes] = {}
-        """Block, side: v's gradient at the planes of the rank there."""
 
     def run(self) -> None:
         depth = self.stop - self.start
         self.fetch(0)
+        # In each step every block takes one tile, the one above first; the wave enters at the top and leaves below.
         for step in range(len(self.tiles) + depth - 1):
+            # One step ahead of what is computed, so that copies from the host run beside it.
             self.fetch(step + 1)
             if step < len(self.tiles):
-                self.rebuild(step)
+                self.recompute_tile(step)
+            # From the top of the segment down: a block's gradient is what the tile after it needs one block lower.
             for level in range(min(depth, step + 1)):
                 if step - level < len(self.tiles):
-                    self.descend(self.stop - 1 - level, step - level)
+                    self.backward_block(self.stop - 1 - level, step - level)
 
     def fetch(self, t: int) -> None:
-        """Halos of a tile, which its neighbours need; and what is on the host of the tile after it sets out."""
-        for ahead, known in ((False, t), (True, t + 1)):
-            for index in self.looking if known < len(self.tiles) else ():
-                key = index, self.tiles[known].window, self.tiles[known].index
-                if ahead:
-                    self.wave.halos.want(key)
-                else:
-                    self.halos[index, known] = self.wave.halos.take(key)
+        """Take the halos of tile t out of their store, and begin to copy back what the next one will need."""
+        # A tile's neighbours need its halos too, so these are here one tile earlier than its saved input.
+        for index in self.looking if t < len(self.tiles) else ():
+            self.block_states[index].z_ends[t] = self.wave.halos.pop(self._halo_key(index, t))
+        for index in self.looking if t + 1 < len(self.tiles) else ():
+            self.wave.halos.prefetch(self._halo_key(index, t + 1))
         if t < len(self.tiles):
-            self.wave.rows.want((self.start, self.tiles[t]))
+            self.wave.saved_inputs.prefetch((self.start, self.tiles[t]))
         if t + 1 < len(self.tiles):
-            self.above.want(self.tiles[t + 1])
+            self.above.prefetch(self.tiles[t + 1])
 
-    def neighbours(self, index: int, t: int) -> tuple[Tensor | None, Tensor | None]:
-        """Planes of z next to a tile: the left neighbour's last and the right one's first."""
+    def _halo_key(self, index: int, t: int) -> tuple[int, int, int]:
+        return index, self.tiles[t].window, self.tiles[t].index
+
+    def z_beside(self, index: int, t: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return the planes of z next to a tile: the left neighbour's last and the right one's first."""
         wave, window = self.wave, self.tiles[t].window
         beside: list[Tensor | None] = [None, None]
+        # Tiles are counted in the order of the wave, which may run backwards through the video.
         for side, other in ((wave.behind, t - 1), (wave.ahead, t + 1)):
-            if (halo := self.halos.get((index, other))) is not None:
-                beside[side] = halo[1 - side]
+            if (ends := self.block_states[index].z_ends.get(other)) is not None:
+                beside[side] = ends[1 - side]
             else:
                 beside[side] = wave.from_ranks.get((index, window, side))
         return beside[LEFT], beside[RIGHT]
 
-    def rebuild(self, t: int) -> None:
-        """The inputs of all blocks of the segment for one tile, from its kept row and the halos."""
-        tile = self.tiles[t]
-        x = self.wave.rows.take((self.start, tile))
+    def recompute_tile(self, t: int) -> None:
+        """Compute the inputs of all blocks of the segment for one tile, from its saved input and the halos."""
+        x_nlc = self.wave.saved_inputs.pop((self.start, self.tiles[t]))
         for index in range(self.start, self.stop):
-            above = None if index == self.stop - 1 else index + 1
-            x = self.enter(index, t, tile, x, above is not None)
+            x_nlc = self.recompute_block(index, t, x_nlc, go_on=index < self.stop - 1)
 
-    def enter(self, index: int, t: int, tile: Tile, x: Tensor, go_on: bool) -> Tensor | None:
-        """Put down what backward of this block starts from: its input, its graph (hold), or, where nothing flows
-        through its frozen part, that part's output. Returns the next block's input if it is wanted."""
-        wave, adapter = self.wave, self.wave.adapters.get(index)
+    def recompute_block(self, index: int, t: int, x_nlc: Tensor, go_on: bool) -> Tensor | None:
+        """Put down what backward of this block starts from, and return the next block's input if `go_on`.
+
+        That is the block's input; or its graph, if graphs are held; or, where nothing flows through its frozen part,
+        that part's output.
+        """
+        wave, tile, starts = self.wave, self.tiles[t], self.tile_states[t].starts
+        adapter = wave.adapters.get(index)
         following = None
         if not wave.differentiates(index):
-            with label("tile"):
-                wave.transform.in_place(index, tile, x)
-            self.waiting[t, index] = x
-            following = _copy(x) if go_on else None
+            with memory_scope("tile"):
+                wave.transform.in_place(index, tile, x_nlc)
+            starts[index] = x_nlc
+            following = _copy(x_nlc) if go_on else None
         elif go_on and wave.settings.hold:
-            with label("held graphs"):
-                self.waiting[t, index] = graph = wave.transform.graph(index, tile, x)
+            with memory_scope("held graphs"):
+                starts[index] = graph = wave.transform.graph(index, tile, x_nlc)
+            # The graph's output must stay as it is where an adapter would add to it in place.
             following = graph[1].detach() if adapter is None else _copy(graph[1])
         else:
-            self.waiting[t, index] = x
+            # Without `go_on` the block is differentiated next: its graph is made then.
+            starts[index] = x_nlc
             if go_on:
-                following = _copy(x)
-                with label("tile"):
+                following = _copy(x_nlc)
+                with memory_scope("tile"):
                     wave.transform.in_place(index, tile, following)
         if go_on and adapter is not None:
-            with label("tile"):
+            with memory_scope("tile"):
                 z, _ = squeeze(following, adapter, wave.planes(tile))
-                add_adapter_(following, z, *self.neighbours(index, t), adapter)
+                add_adapter_(following, z, *self.z_beside(index, t), adapter)
         return following
 
-    def descend(self, index: int, t: int) -> None:
-        """Backward of one block for one tile."""
-        tile = self.tiles[t]
+    def backward_block(self, index: int, t: int) -> None:
+        """Differentiate one block on one tile, and hand the gradient down."""
+        # At the top of the segment gradients come from above; the next tile's is needed beside this one's.
         for known in (t, t + 1):
-            if known < len(self.tiles) and known not in self.gradients:
-                with label("gradient rows"):
-                    gradient = self.above.take(self.tiles[known])
-                self.reached(index, known, gradient)
-        with label("tile"):
-            gradient = self.through_block(index, t, tile, self.gradients.pop(t))
+            if known < len(self.tiles) and self.tile_states[known].gradient is None:
+                with memory_scope("saved gradients"):
+                    gradient = self.above.pop(self.tiles[known])
+                self.receive_gradient(index, known, gradient)
+        # Popped, not read: this frame must not hold the gradient while the block computes the next one.
+        with memory_scope("tile"):
+            gradient = self.through_block(index, t, self.tile_states[t].pop_gradient())
         if index > self.start:
-            self.reached(index - 1, t, gradient)
+            self.receive_gradient(index - 1, t, gradient)
         elif self.below is not None:
-            self.below.put(tile, gradient)
+            self.below.save(self.tiles[t], gradient)
 
-    def reached(self, index: int, t: int, gradient: Tensor) -> None:
-        """A tile's gradient stands behind a block: what other ranks need of it leaves at once."""
-        self.gradients[t] = gradient
+    def receive_gradient(self, index: int, t: int, gradient: Tensor) -> None:
+        """Note a tile's gradient behind a block; what other ranks need of it is sent at once."""
+        self.tile_states[t].gradient = gradient
         if index in self.looking:
             for side in self.wave.borders(t, len(self.tiles)):
                 planes = self.gv_at(index, side, gradient)
-                self.gv_arriving[index, side] = self.wave.halo_exchange.exchange(side, planes)
+                self.block_states[index].gv_pending[side] = self.wave.halo_exchange.exchange(side, planes)
 
     def gv_at(self, index: int, end: int, gradient: Tensor) -> Tensor:
-        """v's gradient at one end of a tile."""
+        """Return v's gradient at one end of a tile."""
         adapter = self.wave.adapters[index]
         positions = gradient.shape[1] // self.wave.backbone.clip_tubelets
         planes = gradient.view(-1, positions, gradient.shape[-1])
         return through_up_and_pointwise(planes_at(end, planes, adapter.reach), adapter)
 
-    def through_block(self, index: int, t: int, tile: Tile, gradient: Tensor) -> Tensor | None:
-        wave = self.wave
-        waiting, adapter = self.waiting.pop((t, index)), wave.adapters.get(index)
+    def through_block(self, index: int, t: int, gradient: Tensor) -> Tensor | None:
+        """Return the gradient of a block's input from that of its output; None where nobody wants it."""
+        wave, tile = self.wave, self.tiles[t]
+        start, adapter = self.tile_states[t].starts.pop(index), wave.adapters.get(index)
         flows = wave.differentiates(index)
-        if flows and isinstance(waiting, Tensor):
-            waiting = wave.transform.graph(index, tile, waiting)
-        behind = waiting[1].detach() if flows else waiting
+        if flows and isinstance(start, Tensor):
+            # Only an input was put down: now is its turn to get a graph.
+            start = wave.transform.graph(index, tile, start)
+        behind = start[1].detach() if flows else start
         if adapter is not None:
-            gradient = self.through_adapter(index, t, tile, behind, gradient, flows)
+            gradient = self.through_adapter(index, t, behind, gradient, flows)
         if not flows:
             return None
+        # It shares its memory with the graph's output, which autograd frees on its way.
         del behind
-        return self.through_transform(index, waiting, gradient)
+        return self.through_transform(index, start, gradient)
 
-    def through_adapter(
-        self, index: int, t: int, tile: Tile, behind: Tensor, gradient: Tensor, flows: bool
-    ) -> Tensor | None:
-        wave, adapter = self.wave, self.wave.adapters[index]
+    def through_adapter(self, index: int, t: int, behind: Tensor, gradient: Tensor, flows: bool) -> Tensor | None:
+        """Differentiate an adapter on one tile, with what its neighbours contribute. behind: the adapter's input."""
+        wave, adapter, state = self.wave, self.wave.adapters[index], self.block_states[index]
         gv: list[Tensor | None] = [None, None]
-        gv[wave.behind] = self.gv_behind.pop(index, None)
+        gv[wave.behind], state.gv_behind = state.gv_behind, None
         if adapter.reach and t + 1 < len(self.tiles):
-            gv[wave.ahead] = self.gv_at(index, wave.behind, self.gradients[t + 1])
+            # The next tile has come down to this block already: that is what the skew is for.
+            gv[wave.ahead] = self.gv_at(index, wave.behind, self.tile_states[t + 1].gradient)
         for side in wave.borders(t, len(self.tiles)) if adapter.reach else ():
-            gv[side] = self.gv_arriving.pop((index, side))()
-        borders = Borders(*self.neighbours(index, t), *gv)
-        self.halos.pop((index, t - 1), None)
+            gv[side] = state.gv_pending.pop(side)()
+        borders = Borders(*self.z_beside(index, t), *gv)
+        # No later tile is a neighbour of the one before this.
+        state.z_ends.pop(t - 1, None)
 
         def add(name: str, part: Tensor) -> None:
             wave.weights.add(f"blocks.{index}.adapter.{name}", part)
 
-        planes, end = wave.planes(tile), wave.ahead
+        planes, end = wave.planes(self.tiles[t]), wave.ahead
         gradient, gv_end = adapter_backward(behind, gradient, borders, adapter, planes, add, flows, end)
         if gv_end is not None and t + 1 < len(self.tiles):
-            self.gv_behind[index] = gv_end
+            state.gv_behind = gv_end
         return gradient
 
     def through_transform(self, index: int, graph: Graph, gradient: Tensor) -> Tensor:
+        """Differentiate a block without its adapter, by autograd."""
         into, out = graph
         if out is into:
+            # Both branches are dropped.
             return gradient
         weights = self.wave.transform.weights(index)
         learning = weights.learning
@@ -229,12 +266,6 @@ class SegmentWave:
         return into_gradient
 
 
-def trained_outside_adapter(block: Block) -> dict[str, Tensor]:
-    """Trained parameters of a block but for its adapter's, by their names in the block."""
-    named = block.named_parameters()
-    return {name: p for name, p in named if p.requires_grad and not name.startswith("adapter.")}
-
-
-def _copy(x: Tensor) -> Tensor:
-    with label("window"):
-        return x.detach().clone()
+def _copy(x_nlc: Tensor) -> Tensor:
+    with memory_scope("window"):
+        return x_nlc.detach().clone()

@@ -1,4 +1,4 @@
-"""The side variant in two streams, with nothing kept of either.
+"""The side variant in two streams, with nothing saved of either.
 
 Its output is the last listed block's tokens plus, of every adapter, gamma (U (z + convolution of z) + c), averaged
 over space; and the mean over space commutes with all that follows the activation z = GELU(x D + d). So the first stream
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from adatad.memory.adapter_tile import product
 from adatad.memory.arithmetic import no_autocast
-from adatad.memory.labels import label
+from adatad.memory.scopes import memory_scope
 from adatad.memory.tiles import Tile, cut_tiles
 from adatad.memory.transform import Transform
-from adatad.memory.wave import WaveSettings
 from adatad.memory.wave_pass import WavePass, fp16_scale
+from adatad.memory.wave_state import WaveSettings
 from adatad.memory.weights import TrainedWeights, WeightProvider
 from adatad.models.backbone import PlainExecutor, VideoBackbone
 
@@ -41,6 +41,7 @@ class SideExecutor(PlainExecutor):
         batch = len(frames)
         base, *means = _SideFunction.apply(self, frames, *self.squeezing())
         timeline = base.flatten(0, 1)
+        # Means are fp32 and tiny; in 16 bits they would only lose digits.
         with no_autocast(frames.device):
             for adapter, mean in zip(backbone.side_adapters, means, strict=True):
                 mean = mean.view(-1, backbone.clip_tubelets, mean.shape[-1])
@@ -66,60 +67,63 @@ class SideExecutor(PlainExecutor):
         return f"{self.stream}\nbeside them: means over space alone are kept, and the blocks run again going back"
 
     def visits(self, frames: Tensor) -> Iterator[tuple[int, Tile, Tensor]]:
-        """Adapter number, tile, and the tokens it reads, as the tiles come through the backbone."""
+        """Yield adapter number, tile, and the tokens [n, l, c] it reads, as the tiles come through the backbone."""
         clips = frames.shape[2] // self.backbone.clip_frames
         transform = Transform(self.backbone, self.settings.dtype, None, self.settings.branch_type)
         tiles = cut_tiles(len(frames), clips, self.settings.tile_clips)
         blocks = range(self.settings.last + 1)
         if self.settings.block_by_block:
-            rows = list(self.stream.rows_of(frames, tiles))
+            # The tokens of all tiles wait together, so that each block's weights are wanted once.
+            stream = list(self.stream.tiles_of(frames, tiles))
             for index in blocks:
                 with self.stream.provider.materialized(blocks[index : index + 1], blocks[index + 1 : index + 2]):
-                    yield from self.through(transform, index, rows)
-                    transform.let_go(range(index, index + 1))
+                    yield from self.through_block(transform, index, stream)
+                    transform.release(range(index, index + 1))
             return
-        for row in self.stream.rows_of(frames, tiles):
+        for item in self.stream.tiles_of(frames, tiles):
             for index in blocks:
-                yield from self.through(transform, index, [row])
+                yield from self.through_block(transform, index, [item])
 
-    def through(
-        self, transform: Transform, index: int, rows: list[tuple[Tile, Tensor]]
+    def through_block(
+        self, transform: Transform, index: int, stream: list[tuple[Tile, Tensor]]
     ) -> Iterator[tuple[int, Tile, Tensor]]:
-        """Rows through one block, in place; those that an adapter reads, with its number."""
-        for tile, x in rows:
-            with label("tile"):
-                transform.in_place(index, tile, x)
+        """Run tiles through one block, in place; yield those that an adapter reads, with its number."""
+        for tile, x_nlc in stream:
+            with memory_scope("tile"):
+                transform.in_place(index, tile, x_nlc)
             if index in self.backbone.adapter_blocks:
-                yield self.backbone.adapter_blocks.index(index), tile, x
+                yield self.backbone.adapter_blocks.index(index), tile, x_nlc
 
 
-def squeeze_before(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The value before GELU: [clips, l, c] -> [clips x l, hidden], in the arithmetic of the tiles."""
-    return F.linear(x.flatten(0, 1).to(weight.dtype), weight, bias)
+def squeeze_before(x_nlc: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the value before GELU: [n, l, c] -> [n x l, hidden], in the arithmetic of the tiles."""
+    return F.linear(x_nlc.flatten(0, 1).to(weight.dtype), weight, bias)
 
 
 class _SideFunction(torch.autograd.Function):
-    """Frames and all D and d to the tokens' means [b, tubelets, c] and z's [b, tubelets, hidden], ..."""
+    """A function of frames and all D and d: the tokens' means [b, tubelets, c] and every z's [b, tubelets, hidden]."""
 
     @staticmethod
     def forward(ctx, side: SideExecutor, frames: Tensor, *weights: Tensor):
+        # Frames are all that is kept for backward: tokens are computed again from them.
         ctx.side, ctx.frames = side, frames
         low = side.settings.dtype
-        with label("adapter casts"):
+        with memory_scope("adapter casts"):
             ctx.casts = [weight.to(low) for weight in weights]
         exact = torch.promote_types(side.settings.residual, torch.float32)
         backbone, clips = side.backbone, len(frames) * frames.shape[2] // side.backbone.clip_frames
         widths = [backbone.width, *(len(bias) for bias in ctx.casts[1::2])]
-        with label("features"):
+        with memory_scope("features"):
             shapes = [(clips, backbone.clip_tubelets, width) for width in widths]
             outputs = [torch.empty(shape, dtype=exact, device=frames.device) for shape in shapes]
         with no_autocast(frames.device):
-            for number, tile, x in side.visits(frames):
-                with label("tile"):
-                    z = F.gelu(squeeze_before(x, *ctx.casts[2 * number : 2 * number + 2]))
-                    tile.of(outputs[1 + number]).copy_(backbone.pool(z.view(*x.shape[:2], -1)))
+            for number, tile, x_nlc in side.visits(frames):
+                with memory_scope("tile"):
+                    z = F.gelu(squeeze_before(x_nlc, *ctx.casts[2 * number : 2 * number + 2]))
+                    tile.of(outputs[1 + number]).copy_(backbone.pool(z.view(*x_nlc.shape[:2], -1)))
+                    # The last listed block's tokens are what adapters are added to.
                     if number == len(backbone.adapter_blocks) - 1:
-                        tile.of(outputs[0]).copy_(backbone.pool(x))
+                        tile.of(outputs[0]).copy_(backbone.pool(x_nlc))
         return tuple(out.view(len(frames), -1, out.shape[-1]) for out in outputs)
 
     @staticmethod
@@ -127,27 +131,30 @@ class _SideFunction(torch.autograd.Function):
         side, frames, tubelets = ctx.side, ctx.frames, ctx.side.backbone.clip_tubelets
         low, positions = side.settings.dtype, side.stream.positions(frames)
         exact = torch.promote_types(low, torch.float32)
-        with label("gradients"):
+        with memory_scope("gradients"):
             sums = [torch.zeros_like(cast, dtype=exact) for cast in ctx.casts]
+        # Each adapter's gradient has its own scale: between adapters they differ by orders of magnitude.
         scales = [fp16_scale(g.abs().amax(), positions) if low == torch.float16 else g.new_ones(()) for g in gradients]
         per_clip = [(g * scale / positions).to(low).reshape(-1, tubelets, 1, g.shape[-1])
                     for g, scale in zip(gradients, scales, strict=True)]  # fmt: skip
         with no_autocast(frames.device):
-            for number, tile, x in side.visits(frames):
-                with label("tile"):
-                    before = squeeze_before(x, *ctx.casts[2 * number : 2 * number + 2])
+            for number, tile, x_nlc in side.visits(frames):
+                with memory_scope("tile"):
+                    before = squeeze_before(x_nlc, *ctx.casts[2 * number : 2 * number + 2])
                     gz = tile.of(per_clip[number]).expand(-1, -1, positions, -1).reshape(before.shape)
+                    # A private operator of PyTorch: what autograd calls for F.gelu.
                     gp = torch.ops.aten.gelu_backward(gz, before)
-                    add_linear_(sums[2 * number], sums[2 * number + 1], gp, x.flatten(0, 1).to(low))
+                    add_linear_(sums[2 * number], sums[2 * number + 1], gp, x_nlc.flatten(0, 1).to(low))
+        # Saved by hand and so freed by hand: a loss that lives longer must not hold the frames.
         ctx.frames = None
         for number, scale in enumerate(scales):
             torch._foreach_div_(sums[2 * number : 2 * number + 2], scale)
         return None, None, *sums
 
 
-def add_linear_(weight_sum: Tensor, bias_sum: Tensor, gradient: Tensor, x: Tensor) -> None:
+def add_linear_(weight_sum: Tensor, bias_sum: Tensor, gradient: Tensor, x_nlc: Tensor) -> None:
     """Add a linear layer's weight gradients, from its output's gradient and its input."""
-    weight_sum.add_(product(gradient.t(), x, weight_sum.dtype))
+    weight_sum.add_(product(gradient.t(), x_nlc, weight_sum.dtype))
     bias_sum.add_(gradient.sum(0, dtype=bias_sum.dtype))
 
 

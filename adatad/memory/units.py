@@ -16,27 +16,25 @@ from torch import Tensor
 from adatad.memory.adapter_tile import add_adapter_, squeeze
 from adatad.memory.arithmetic import autocast, forget_casts, no_autocast
 from adatad.memory.coded import coded_bytes
-from adatad.memory.exchange import NoExchange
-from adatad.memory.labels import label
 from adatad.memory.offload import HostMemory
 from adatad.memory.policy import apply_policy
 from adatad.memory.scale import META, SAMPLES, Cost, Kind, Scale, kinds, parameter_bytes, sample_model
-from adatad.memory.segment_wave import FromTheOutput, SegmentWave
+from adatad.memory.scopes import memory_scope
+from adatad.memory.segment_wave import OutputGradients, SegmentWave
 from adatad.memory.side import SideExecutor, add_linear_, squeeze_before
-from adatad.memory.tiles import Tile
+from adatad.memory.tiles import NoExchange, Tile
 from adatad.memory.unit_costs import BlockTile, Held, Layer, Outer
-from adatad.memory.wave import Wave, Weights
+from adatad.memory.wave import Wave
 from adatad.memory.wave_pass import WavePass
+from adatad.memory.wave_state import WaveBatch, WaveContext, WaveWeights
 from adatad.memory.weights import ResidentWeights
 from adatad.models.adapter import Adapter
 from adatad.models.backbone import VideoBackbone
 from adatad.models.detector import TemporalActionDetector
-from adatad.models.drop_path import Drops
-from adatad.models.losses import detection_losses
-from adatad.models.targets import Targets, assign_targets
-from adatad.spec.clip_share import clip_share, clips_of_window
-from adatad.spec.presets import resolve_backbone
+from adatad.models.keyed_dropout import Drops
+from adatad.models.losses import Targets, assign_targets, detection_losses
 from adatad.spec.schema import MemorySpec, Spec
+from adatad.spec.sizes import clip_share, clips_of_window, resolve_backbone
 
 TILES = 3
 """Of the wave that tiles are weighed in: the middle one has both neighbours."""
@@ -370,16 +368,15 @@ class Units:
         """Of the one block `index`, over a few tiles."""
         settings = replace(
             stream.settings, first=index, last=index, tile_clips=clips, segment_blocks=1, hold=True,
-            block_by_block=False, rows_on_host=False, halos_on_host=False,
+            block_by_block=False, saved_on_host=False, halos_on_host=False,
         )  # fmt: skip
         backbone = stream.backbone
         named = [(n, p) for n, p in backbone.named_parameters() if p.requires_grad and n.startswith(f"blocks.{index}.")]
-        weights = Weights(backbone, settings, [n for n, _ in named], tuple(p for _, p in named))
+        weights = WaveWeights(backbone, settings, [n for n, _ in named], tuple(p for _, p in named))
         keep, flows = kind != "below", kind not in ("below", "first")
-        return Wave(
-            backbone, settings, 1, TILES * clips, self._drops(TILES * clips), weights, ResidentWeights(), NoExchange(),
-            HostMemory(META), self.positions, keep, flows,
-        )  # fmt: skip
+        context = WaveContext(backbone, settings, ResidentWeights(), NoExchange(), HostMemory(META))
+        batch = WaveBatch(1, TILES * clips, self.positions, self._drops(TILES * clips), keep, flows)
+        return Wave(context, batch, weights)
 
     def _forward_on(self, wave: Wave, index: int, tile: Tile) -> tuple[Cost, Cost, Cost]:
         x = torch.empty(self._tokens(tile.stop - tile.start), dtype=wave.settings.residual, device=META)
@@ -403,26 +400,26 @@ class Units:
             return torch.empty(tokens, dtype=wave.settings.residual, device=META)
 
         with torch.no_grad():
-            segment = SegmentWave(wave, index, index + 1, tiles, FromTheOutput(row), None)
+            segment = SegmentWave(wave, index, index + 1, tiles, OutputGradients(row), None)
             segment.fetch(0)
             for t in range(TILES - 1):
                 segment.fetch(t + 1)
-            segment.gradients = {t: row() for t in range(TILES)}
-            segment.waiting[0, index] = row()
-            segment.enter(index, 0, tiles[0], segment.waiting.pop((0, index)), False)
-            segment.through_block(index, 0, tiles[0], segment.gradients.pop(0))
-            segment.enter(index, 1, tiles[1], row(), False)
+            for state in segment.tile_states:
+                state.gradient = row()
+            segment.recompute_block(index, 0, row(), False)
+            segment.through_block(index, 0, segment.tile_states[0].pop_gradient())
+            segment.recompute_block(index, 1, row(), False)
             with self.scale.weigh() as unit.top:
-                following = segment.through_block(index, 1, tiles[1], segment.gradients.pop(1))
+                following = segment.through_block(index, 1, segment.tile_states[1].pop_gradient())
             del following
-            segment.gradients[1] = row()
+            segment.tile_states[1].gradient = row()
             x = row()
             with self.scale.weigh() as unit.graph:
-                following = segment.enter(index, 1, tiles[1], x, True)
+                following = segment.recompute_block(index, 1, x, True)
             del x, following
             if wave.differentiates(index):
                 with self.scale.weigh() as unit.low:
-                    segment.through_block(index, 1, tiles[1], segment.gradients.pop(1))
+                    segment.through_block(index, 1, segment.tile_states[1].pop_gradient())
             else:
                 unit.low = unit.top
 
@@ -480,7 +477,7 @@ class _Timeline(torch.autograd.Function):
         ctx.units, ctx.outer = units, outer
         outer.forward = units.scale.bytes - units._floor
         shape = units.windows, units.window_clips * units.tubelets, units.sizes.width
-        with label("features"):
+        with memory_scope("features"):
             out = torch.empty(shape, dtype=torch.float32, device=META)
         outer.timeline = out.nbytes
         units.scale.meter.reset_peak()

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from adatad.memory.arithmetic import no_autocast
-from adatad.memory.exchange import HaloExchange, NoExchange
-from adatad.memory.frames import HostFrames, tile_frames
-from adatad.memory.labels import label
+from adatad.memory.inputs import HostFrames, tile_frames
 from adatad.memory.offload import HostMemory
-from adatad.memory.tiles import Tile
-from adatad.memory.wave import Rows, Wave, WaveSettings, Weights
+from adatad.memory.scopes import memory_scope
+from adatad.memory.tiles import HaloExchange, NoExchange, Tile
+from adatad.memory.wave import Wave
+from adatad.memory.wave_state import GradientOf, TileStream, WaveBatch, WaveContext, WaveSettings, WaveWeights
 from adatad.memory.weights import ResidentWeights, TrainedWeights, WeightProvider
 from adatad.models.backbone import VideoBackbone
-from adatad.models.drop_path import Drops
+from adatad.models.keyed_dropout import Drops
 
 FP16_GRADIENT = 64.0
-"""Where fp16 gradients start from: their largest value is brought near this before they enter the blocks."""
+"""Largest value of fp16 gradients, about, when they enter the blocks."""
 
 
 @dataclass(eq=False)
 class WavePass:
-    """One range of blocks as one differentiable function of frames (the first range) or tokens, and of the trained
-    weights, to tokens or (the last range) to means over space [b, tubelets, c]."""
+    """One range of blocks as one differentiable function.
+
+    It takes frames (the first range) or tokens, and the trained weights, and gives tokens or (the last range) means
+    over space [b, tubelets, c].
+    """
 
     backbone: VideoBackbone
     settings: WaveSettings
@@ -39,10 +42,11 @@ class WavePass:
     _host: HostMemory | None = field(default=None, init=False)
 
     def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, drops: Drops | None) -> Tensor:
-        """source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all n clips."""
+        """Run it. source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all clips."""
         weights = self.provider.trained(self.trained_weights)
-        keep = torch.is_grad_enabled() and (bool(weights) or source.requires_grad)
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (source, *weights))
         if keep:
+            # The weights are arguments so that autograd asks for their gradients.
             return _WaveFunction.apply(self, source, windows, clips, drops, *weights)
         with torch.no_grad(), no_autocast(source.device):
             return self.run(self.wave(source, windows, clips, drops, weights, keep), source)
@@ -54,7 +58,7 @@ class WavePass:
             f"segments of {at.segment_blocks} blocks, {'block by block' if at.block_by_block else 'tile by tile'}",
             "graphs are held" if at.hold else "blocks run twice going back",
         ]
-        named = {"saved inputs": at.rows_on_host, "halos": at.halos_on_host}
+        named = {"saved inputs": at.saved_on_host, "halos": at.halos_on_host}
         if on_host := [name for name, is_there in named.items() if is_there]:
             parts.append(f"on the host: {', '.join(on_host)}")
         if not isinstance(self.provider, ResidentWeights):
@@ -64,108 +68,109 @@ class WavePass:
     def wave(
         self, source: Tensor, windows: int, clips: int, drops: Drops | None, tensors: tuple[Tensor, ...], keep: bool
     ) -> Wave:
+        """Prepare a wave. tensors: the trained weights; keep: a backward will follow."""
         names = self.trained_weights.names
+        # In mode full the wave goes back to the frames: the patch embedding is trained too.
         below = source.requires_grad or any(name.startswith("patch_embed.") for name in names)
-        weights = Weights(self.backbone, self.settings, names, tensors)
-        return Wave(
-            self.backbone, self.settings, windows, clips, drops, weights, self.provider, self.halo_exchange,
-            self.host(source.device), self.positions(source), keep, keep and below,
-        )  # fmt: skip
+        weights = WaveWeights(self.backbone, self.settings, names, tensors)
+        host = self.host(source.device)
+        context = WaveContext(self.backbone, self.settings, self.provider, self.halo_exchange, host)
+        batch = WaveBatch(windows, clips, self.positions(source), drops, keep, input_gradient=keep and below)
+        return Wave(context, batch, weights)
 
     def host(self, device: torch.device) -> HostMemory:
-        """The host memory of this pass, the same in every step."""
+        """Return the host memory of this pass, the same in every step."""
         if self._host is None:
             self._host = HostMemory(device, self.host_limit_bytes)
         return self._host
 
-    def positions(self, source: Tensor) -> int:
+    def positions(self, source: Tensor | HostFrames) -> int:
         """Spatial positions of a tubelet."""
         if source.dtype != torch.uint8:
             return source.shape[1] // self.backbone.clip_tubelets
         return (source.shape[-2] // self.backbone.patch) * (source.shape[-1] // self.backbone.patch)
 
-    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
-        return self.settings.dtype, self.settings.residual
+    def run(self, wave: Wave, source: Tensor | HostFrames) -> Tensor:
+        """Draw all tiles through the blocks; return tokens [n, l, c], or means over space [b, tubelets, c]."""
+        stream = wave.forward(self.tiles_of(source, wave.tiles))
+        with memory_scope("features"):
+            return self.pool(stream, wave, source.device) if self.pooled else _in_order(stream)
 
-    def run(self, wave: Wave, source: Tensor) -> Tensor:
-        rows = wave.forward(self.rows_of(source, wave.tiles))
-        with label("features"):
-            return self.pool(rows, wave, source) if self.pooled else self.join(rows, wave)
-
-    # Ends of the stream
-
-    def rows_of(self, source: Tensor | HostFrames, tiles: list[list[Tile]]) -> Rows:
-        """Tokens of each tile: from its frames, which stay uint8 outside of it, or copied."""
+    def tiles_of(self, source: Tensor | HostFrames, tiles: list[list[Tile]]) -> TileStream:
+        """Yield the tokens of each tile: from its frames, which stay uint8 outside of it, or copied."""
         flat = [tile for window in tiles for tile in window]
         if source.dtype != torch.uint8:
             for tile in flat:
-                with label("tile"):
-                    row = tile.of(source).to(self.settings.residual, copy=True)
-                yield tile, row
-                del row
+                with memory_scope("tile"):
+                    x_nlc = tile.of(source).to(self.settings.residual, copy=True)
+                yield tile, x_nlc
+                # No name here may hold a tile while the next one is made.
+                del x_nlc
             return
         for tile, clips in self.frames_of(source, flat):
-            with label("tile"):
-                row = self.embed(clips).to(self.settings.residual)
+            with memory_scope("tile"):
+                x_nlc = self.embed(clips).to(self.settings.residual)
             del clips
-            yield tile, row
-            del row
+            yield tile, x_nlc
+            del x_nlc
 
     def frames_of(self, frames: Tensor | HostFrames, tiles: list[Tile]) -> Iterator[tuple[Tile, Tensor]]:
+        """Yield tiles with their frames on the device, uint8 [1, 3, frames of the tile, height, width]."""
         return tile_frames(frames, tiles, self.backbone.clip_frames, self.host(frames.device).copies)
 
-    def embed(self, clips: Tensor) -> Tensor:
-        return self.backbone.embed(self.backbone.cut_clips(clips))
+    def embed(self, frames: Tensor) -> Tensor:
+        """Tokens of a tile's frames: [n, l, c]."""
+        return self.backbone.embed(self.backbone.cut_clips(frames))
 
-    def pool(self, rows: Rows, wave: Wave, source: Tensor | HostFrames) -> Tensor:
-        """Every tile's mean over space as soon as it comes: no token of the last block outlives its tile."""
+    def pool(self, stream: TileStream, wave: Wave, device: torch.device) -> Tensor:
+        """Average every tile over space as soon as it comes: no token of the last block outlives its tile."""
         dtype = torch.promote_types(self.settings.residual, torch.float32)
         clips = max(tile.stop for tile in wave.tiles[-1])
         shape = clips, self.backbone.clip_tubelets, self.backbone.width
-        timeline = torch.empty(shape, dtype=dtype, device=source.device)
-        for tile, x in rows:
-            tile.of(timeline).copy_(self.backbone.pool(x))
+        timeline = torch.empty(shape, dtype=dtype, device=device)
+        for tile, x_nlc in stream:
+            tile.of(timeline).copy_(self.backbone.pool(x_nlc))
         return timeline.view(len(wave.tiles), -1, timeline.shape[-1])
 
-    def join(self, rows: Rows, wave: Wave) -> Tensor:
-        return _in_order(rows)
-
-    # Gradients
-
-    def gradient_rows(self, gradient: Tensor, wave: Wave, positions: int) -> Callable[[Tile], Tensor]:
-        """Of the output's gradient, a tile's share as tokens. A mean's gradient is spread over its positions."""
+    def gradient_of_tiles(self, gradient: Tensor, positions: int) -> GradientOf:
+        """Return what makes a tile's gradient [n, l, c] of the output's; a mean's is spread over its positions."""
         residual = self.settings.residual
         if not self.pooled:
             return lambda tile: tile.of(gradient).to(residual)
+        # One number for all positions of a tubelet, which is spread out tile by tile.
         per_clip = (gradient / positions).to(residual).reshape(-1, self.backbone.clip_tubelets, 1, gradient.shape[-1])
         return lambda tile: tile.of(per_clip).expand(-1, -1, positions, -1).flatten(1, 2)
 
     def source_gradient(
         self, below: dict[Tile, Tensor], wave: Wave, frames: Tensor | HostFrames | None
     ) -> Tensor | None:
-        """The gradient of tokens that came in; where frames did, the patch embedding's gradients are summed instead."""
+        """Return the gradient of tokens that came in; where frames did, add up the patch embedding's gradients."""
         if frames is None:
             return _in_order((tile, below.pop(tile)) for tile in list(below)) if below else None
         named = {n: p for n, p in self.backbone.named_parameters() if n.startswith("patch_embed.") and p.requires_grad}
         for tile, clips in self.frames_of(frames, list(below)):
-            with label("tile"):
+            with memory_scope("tile"):
                 with torch.enable_grad():
                     tokens = self.embed(clips)
+                # Computed again from the frames of the tile, which is cheaper than keeping a graph of all of them.
                 parts = torch.autograd.grad(tokens, list(named.values()), below.pop(tile).to(tokens.dtype))
             for name, part in zip(named, parts, strict=True):
                 wave.weights.add(name, part)
         return None
 
 
-def _in_order(rows: Rows) -> Tensor:
-    """All tiles' rows, whichever came first."""
-    return torch.cat([x for _, x in sorted(rows, key=lambda row: row[0].start)])
+def _in_order(stream: TileStream) -> Tensor:
+    """Join the tokens of all tiles, whichever came first."""
+    return torch.cat([x_nlc for _, x_nlc in sorted(stream, key=lambda item: item[0].start)])
 
 
 class _WaveFunction(torch.autograd.Function):
+    """What autograd sees of a wave: a function of frames or tokens, and of all trained weights of its blocks."""
+
     @staticmethod
     def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, drops: Drops | None, *weights):
         with no_autocast(source.device):
+            # Inside autocast's region, but out of its reach: tiles have dtypes of their own.
             ctx.wave = wave_pass.wave(source, windows, clips, drops, weights, keep=True)
             out = wave_pass.run(ctx.wave, source)
         ctx.wave_pass = wave_pass
@@ -178,11 +183,11 @@ class _WaveFunction(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         wave, wave_pass = ctx.wave, ctx.wave_pass
         with no_autocast(gradient.device):
-            half = torch.float16 in wave_pass.dtypes()
+            half = torch.float16 in (wave_pass.settings.dtype, wave_pass.settings.residual)
             scale = fp16_scale(wave_pass.halo_exchange.largest(gradient.abs().amax()), ctx.positions) if half else None
             scaled = gradient if scale is None else gradient * scale
-            rows = wave_pass.gradient_rows(scaled, wave, ctx.positions)
-            below = wave.backward(rows)
+            # In fp16 everything below is scaled; weights' gradients are brought back at the end, in fp32.
+            below = wave.backward(wave_pass.gradient_of_tiles(scaled, ctx.positions))
             into = wave_pass.source_gradient(below, wave, ctx.frames)
             ctx.frames = None
             sums = wave.weights.sums
@@ -194,8 +199,10 @@ class _WaveFunction(torch.autograd.Function):
 
 
 def fp16_scale(largest: Tensor, divisor: int) -> Tensor:
-    """A power of two, on the gradient's device, that brings `largest`, its largest value, / divisor near FP16_GRADIENT:
-    gradients of pooled features are far below fp16's smallest numbers."""
+    """Return a power of two, on the device, that brings a gradient's `largest` value / divisor near FP16_GRADIENT.
+
+    Gradients of pooled features are far below fp16's smallest numbers.
+    """
     power = torch.floor(torch.log2(FP16_GRADIENT / (largest / divisor).float()))
-    # Of gradients that are all 0 none would be high enough.
+    # If all gradients are 0, the power would be infinite.
     return torch.exp2(power.clamp(max=100))

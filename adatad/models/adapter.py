@@ -3,6 +3,9 @@
     d = GELU(down(x));   t = pointwise(depthwise(d) along time);   delta = gamma * up(d + t)
 
 AdaTAD section 3.2. Attention never leaves a clip; this convolution is what joins clips.
+
+Shapes: n clips (of all windows), l tokens of a clip (tubelets x positions), c width, h hidden width; b windows, t
+tubelets of a window, p positions of a tubelet.
 """
 
 from __future__ import annotations
@@ -16,16 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.timm_layers import trunc_normal_
+from adatad.spec.sizes import adapter_reach
 
 Padding = Callable[[Tensor, int], Tensor]
-"""Returns a window [b, tubelets, positions, hidden] with that many planes more at its start and at its end."""
+"""Returns a window [b, t, p, h] with that many planes (tubelets) more at its start and at its end."""
 Recompute = Callable[..., Any]
 """Calls a function with the arguments that follow it, and calls it again in backward: `torch.utils.checkpoint`'s."""
 
 
-def pad_with_zeros(window: Tensor, reach: int) -> Tensor:
-    """Return a window [b, tubelets, positions, hidden] between `reach` planes of zeros on either side."""
-    return F.pad(window, (0, 0, 0, 0, reach, reach))
+def pad_with_zeros(window_btph: Tensor, reach: int) -> Tensor:
+    """Return a window between `reach` planes of zeros on either side."""
+    return F.pad(window_btph, (0, 0, 0, 0, reach, reach))
 
 
 class Adapter(nn.Module):
@@ -43,6 +47,7 @@ class Adapter(nn.Module):
         self.dilation = dilation
         self.down = nn.Linear(width, hidden)
         if temporal:
+            # Modules for their weights and names; `depthwise_over_time` and F.linear compute with them.
             self.depthwise = nn.Conv1d(hidden, hidden, kernel, groups=hidden)
             self.pointwise = nn.Conv1d(hidden, hidden, 1)
         else:
@@ -59,54 +64,55 @@ class Adapter(nn.Module):
             nn.init.zeros_(self.depthwise.bias)
             nn.init.normal_(self.pointwise.weight, std=math.sqrt(2.0 / self.pointwise.in_channels))
             nn.init.zeros_(self.pointwise.bias)
+        # The adapter begins as the identity.
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     @property
     def reach(self) -> int:
         """Planes (tubelets) that the convolution sees on either side of its own."""
-        return 0 if self.depthwise is None else self.dilation * (self.depthwise.kernel_size[0] - 1) // 2
+        return 0 if self.depthwise is None else adapter_reach(self.depthwise.kernel_size[0], self.dilation)
 
     def forward(
-        self, tokens: Tensor, batch: int, *, pad: Padding = pad_with_zeros, recompute: Recompute | None = None
+        self, x_nlc: Tensor, batch: int, *, pad: Padding = pad_with_zeros, recompute: Recompute | None = None
     ) -> Tensor:
-        """Return what the adapter adds to `tokens`.
+        """Return what the adapter adds to the tokens, those of the clips of one window next to each other.
 
-        tokens: [batch x clips, tubelets x positions, width], the clips of one window next to each other. pad: what the
-        convolution sees beyond a window's ends. recompute: keeps the inputs alone and computes the rest again going
-        back; it works inside the module, so that the hooks of engines run once.
+        batch: windows; pad: what the convolution sees beyond a window's ends; recompute: keeps the inputs alone, and
+        computes the rest again going back.
         """
         if recompute is not None:
-            return recompute(self.forward, tokens, batch, pad=pad)
-        return self.expand(F.gelu(self.down(tokens)), batch, pad)
+            # Inside the module, so that the hooks of engines run once and not again in backward.
+            return recompute(self.forward, x_nlc, batch, pad=pad)
+        return self.expand(F.gelu(self.down(x_nlc)), batch, pad)
 
-    def expand(self, bottleneck: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
-        """Everything behind the activation: [batch x clips, tubelets x positions, hidden] -> [.., .., width]."""
+    def expand(self, z_nlh: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
+        """Return everything behind the activation, [n, l, c]."""
         if self.depthwise is not None:
-            bottleneck = bottleneck + self.mix_time(bottleneck, batch, pad)
-        return self.gamma * self.up(bottleneck)
+            z_nlh = z_nlh + self.mix_time(z_nlh, batch, pad)
+        return self.gamma * self.up(z_nlh)
 
-    def mix_time(self, bottleneck: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
-        """Convolve along the tubelets of each window, every spatial position on its own.
-
-        bottleneck: [batch x clips, tubelets x positions, hidden] -> the same shape.
-        """
-        clips, tokens, hidden = bottleneck.shape
-        window = bottleneck.reshape(batch, -1, tokens // self.clip_tubelets, hidden)
+    def mix_time(self, z_nlh: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
+        """Convolve along the tubelets of each window, every spatial position on its own; keeps the shape."""
+        n, l, h = z_nlh.shape
+        # Clips of a window lie next to each other, so their tubelets do too: no copy.
+        window_btph = z_nlh.reshape(batch, -1, l // self.clip_tubelets, h)
         weight, bias = self.depthwise.weight, self.depthwise.bias
-        mixed = depthwise_over_time(pad(window, self.reach), weight, bias, self.dilation)
-        return F.linear(mixed, self.pointwise.weight[..., 0], self.pointwise.bias).reshape(clips, tokens, hidden)
+        mixed_btph = depthwise_over_time(pad(window_btph, self.reach), weight, bias, self.dilation)
+        return F.linear(mixed_btph, self.pointwise.weight[..., 0], self.pointwise.bias).reshape(n, l, h)
 
 
-def depthwise_over_time(padded: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
-    """Depthwise convolution along axis 1 as a sum of shifted planes: no permuted copy of the window.
+def depthwise_over_time(padded_btph: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """Convolve each channel along time, as a sum of shifted planes: no permuted copy of the window.
 
-    padded: [batch, tubelets and what is beside them, positions, hidden]; weight: [hidden, 1, kernel]; bias: [hidden].
+    padded_btph: a window and what is beside it; weight: [h, 1, kernel]; bias: [h].
     """
     kernel = weight.shape[-1]
-    length = padded.shape[1] - dilation * (kernel - 1)
-    taps = weight[:, 0].to(padded.dtype)
-    mixed = bias.to(padded.dtype)
+    length = padded_btph.shape[1] - dilation * (kernel - 1)
+    # Under autocast z is 16-bit and the taps fp32; a convolution would be cast, so is this sum.
+    taps = weight[:, 0].to(padded_btph.dtype)
+    mixed_btph = bias.to(padded_btph.dtype)
     for tap in range(kernel):
-        mixed = torch.addcmul(mixed, padded[:, tap * dilation : tap * dilation + length], taps[:, tap])
-    return mixed
+        shifted = padded_btph[:, tap * dilation : tap * dilation + length]
+        mixed_btph = torch.addcmul(mixed_btph, shifted, taps[:, tap])
+    return mixed_btph

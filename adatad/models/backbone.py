@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter, Recompute, pad_with_zeros
-from adatad.models.drop_path import Drops
 from adatad.models.initial import DrawsAside
+from adatad.models.keyed_dropout import Drops
 from adatad.models.vit import Block, resize_positions, sine_table
-from adatad.spec.presets import BackboneSizes, resolve_backbone
 from adatad.spec.schema import BackboneSpec
+from adatad.spec.sizes import BackboneSizes, resolve_backbone
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class Surroundings(Protocol):
-    """What an executor has to know of the clips beside its own, in the same windows."""
+    """The part of a halo exchange that every executor uses: where its clips are, and what lies beside them."""
 
     first_clip: int
     """The number, in its window, of the first clip that this process has."""
@@ -64,6 +64,7 @@ class PlainExecutor:
         batch, clips = len(frames), backbone.cut_clips(frames)
         if backbone.mode == "side":
             return backbone.join(self.run_beside(backbone, clips, batch), batch)
+        # Mode frozen: no graph, although the detector behind is trained.
         with torch.set_grad_enabled(torch.is_grad_enabled() and backbone.mode != "frozen"):
             tokens = backbone.embed(clips)
             drops = backbone.draw_drops(keys, len(clips) // batch, self.halo_exchange.first_clip)
@@ -88,11 +89,12 @@ class PlainExecutor:
     def run_block(self, backbone: VideoBackbone, index: int, tokens: Tensor, batch: int, drops: Drops | None) -> Tensor:
         """Call one block. drops: of all clips."""
         of_block = drops and drops.block(index, 0, len(tokens))
+        # By keyword: hooks of engines look through positional inputs for tensors.
         pad, recompute = self.halo_exchange.pad, self.recompute(index)
         return backbone.blocks[index](tokens, batch, of_block, pad=pad, recompute=recompute)
 
     def recompute(self, index: int) -> Recompute | None:
-        """How a block is computed again in backward; in mode side, how the adapters are. None: it is not."""
+        """Return how a block is computed again in backward, or None. Mode side: how the adapters beside it are."""
         return None
 
     def with_weights(self, provider: Any) -> Self:
@@ -108,7 +110,7 @@ class PlainExecutor:
         return replace(self, halo_exchange=halo_exchange, passes=passes)
 
     def weight_modules(self) -> list[nn.Module]:
-        """Modules that waves call once in a forward pass, for their trained weights."""
+        """Return the modules that waves call once in a forward pass, for their trained weights."""
         return [wave_pass.trained_weights for wave_pass in self.passes if wave_pass.trained_weights.names]
 
     def __str__(self) -> str:
@@ -118,7 +120,7 @@ class PlainExecutor:
 class VideoBackbone(nn.Module):
     """VideoMAE's encoder over every clip of a window, averaged over space and joined in time.
 
-    `mode` says what is trained in it: see `adatad.spec.schema.BackboneSpec` and `adatad.models.trained`.
+    `mode` says what is trained in it: see `adatad.spec.schema.BackboneSpec` and `adatad.models.detector`.
     """
 
     def __init__(self, spec: BackboneSpec, drawn: bool = True):
@@ -134,14 +136,17 @@ class VideoBackbone(nn.Module):
         """How the blocks are run; `adatad.memory.policy` and `adatad.parallel` put others here."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
         self._encoder = nullcontext if drawn else DrawsAside
+        # What a file will fill isn't drawn, but every later draw comes out as if it had been.
         with self._encoder():
             self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+        # Rising linearly from 0 at the first block, as in VideoMAE's own fine-tuning.
         self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
         self.blocks = nn.ModuleList(self._build_block(spec, sizes, index) for index in range(sizes.depth))
         if spec.mode == "side":
             self.side_adapters = nn.ModuleList(self._build_adapter(spec) for _ in self.adapter_blocks)
         table = sine_table(self.clip_tubelets * self.position_grid**2, sizes.width)
         self.register_buffer("position_table", table, persistent=False)
+        # Constants, and so no part of a checkpoint.
         for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1, 1), persistent=False)
 
@@ -158,7 +163,7 @@ class VideoBackbone(nn.Module):
             return Block(sizes.width, sizes.heads, sizes.mlp_width, adapter)
 
     def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
-        """Features of whole windows, resized along time to the window's positions.
+        """Return features of windows, resized along time to the window's positions.
 
         frames: uint8 [b, 3, frames, height, width], frames a multiple of `clip_frames`; window_grid: positions of the
         window; keys: int64 [b] in host memory for stochastic depth, None for none. Returns float32 [b, c, window_grid].
@@ -167,7 +172,7 @@ class VideoBackbone(nn.Module):
         return resize_timeline(timeline, window_grid)
 
     def timeline(self, frames: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Mean over space at every tubelet, clips joined in time: float32 [b, tubelets, c]."""
+        """Return means over space at every tubelet, clips joined in time: float32 [b, tubelets, c]."""
         return self.executor(self, frames, keys)
 
     def draw_drops(self, keys: Tensor | None, clips: int, first_clip: int = 0) -> Drops | None:
@@ -182,7 +187,7 @@ class VideoBackbone(nn.Module):
         return Drops(names, rates, keys, range(first_clip, first_clip + clips))
 
     def cut_clips(self, frames: Tensor) -> Tensor:
-        """uint8 [b, 3, frames, height, width] -> [n, 3, clip_frames, height, width]."""
+        """Cut windows, uint8 [b, 3, frames, height, width], into clips [n, 3, clip_frames, height, width]."""
         batch, channels, length, height, width = frames.shape
         if length % self.clip_frames:
             raise ValueError(f"a window of {length} frames isn't whole clips of {self.clip_frames} frames")
@@ -190,11 +195,12 @@ class VideoBackbone(nn.Module):
         return clips.transpose(1, 2).flatten(0, 1)
 
     def embed(self, clips: Tensor) -> Tensor:
-        """Tokens with their positions: uint8 [n, 3, clip_frames, height, width] -> [n, l, c].
+        """Return tokens with their positions: uint8 [n, 3, clip_frames, height, width] -> [n, l, c].
 
         The patch convolution (stride = kernel) as one matrix product; rows and columns that don't fill a patch are
         dropped.
         """
+        # With patch 14 and 180 pixels 12 are left over; the convolution would leave them out too.
         n, patch, tubelet = len(clips), self.patch, self.tubelet
         rows, columns = clips.shape[-2] // patch, clips.shape[-1] // patch
         pixels = self.normalize(clips[..., : rows * patch, : columns * patch])
@@ -206,21 +212,22 @@ class VideoBackbone(nn.Module):
         return tokens + resize_positions(self.position_table, self.clip_tubelets, grid, rows, columns)
 
     def normalize(self, clips: Tensor) -> Tensor:
-        """uint8 [n, 3, frames, height, width] -> float32, of mean 0 and spread 1 over the pretraining's videos."""
+        """Normalize pixels: uint8 [n, 3, frames, height, width] -> float32, of mean 0 and spread 1 in pretraining."""
         return (clips.float() - self.pixel_mean) / self.pixel_std
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Mean over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
+        """Average over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
         planes = tokens.unflatten(1, (self.clip_tubelets, -1))
+        # In fp32 also of 16-bit tokens: a mean of hundreds of positions would lose digits.
         return planes.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
     def join(self, tokens: Tensor, batch: int) -> Tensor:
-        """The timeline of the last block's tokens: [n, l, c] -> [b, tubelets, c]."""
+        """Return the timeline of the last block's tokens: [n, l, c] -> [b, tubelets, c]."""
         return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
 
 
 def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
-    """Linear interpolation along time: [b, c, t] -> [b, c, positions]."""
+    """Interpolate linearly along time: [b, c, t] -> [b, c, positions]."""
     if not timeline.is_cpu and torch.are_deterministic_algorithms_enabled():
         # On GPUs the backward kernel of interpolation adds in any order.
         return resize_by_product(timeline, positions)
@@ -228,7 +235,8 @@ def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
 
 
 def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
-    """The same as one matrix product, but for rounding; its backward is a product too."""
+    """Interpolate as one matrix product: equal but for rounding, and its backward is a product too."""
+    # Outside of autocast, which would make a 16-bit product of it.
     weights = interpolation_matrix(timeline.shape[-1], positions, timeline.dtype, timeline.device)
     kind = timeline.device.type
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
@@ -237,7 +245,7 @@ def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def interpolation_matrix(tubelets: int, positions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights of linear interpolation: [tubelets, positions], a band of two numbers in each column. Made once."""
+    """Return the weights of linear interpolation: [tubelets, positions], two numbers in each column. Made once."""
     # A matrix made in an evaluation serves training too.
     with torch.inference_mode(False):
         identity = torch.eye(tubelets, dtype=dtype, device=device)
@@ -245,7 +253,7 @@ def interpolation_matrix(tubelets: int, positions: int, dtype: torch.dtype, devi
 
 
 def adapter_blocks(spec: BackboneSpec, depth: int) -> tuple[int, ...]:
-    """Numbers of the blocks that carry (or, in mode side, feed) an adapter, ascending."""
+    """Return the numbers of the blocks that carry (or, in mode side, feed) an adapter, ascending."""
     if spec.mode in ("frozen", "full"):
         return ()
     return tuple(range(depth)) if spec.adapter.blocks == "all" else tuple(sorted(spec.adapter.blocks))

@@ -1,62 +1,25 @@
-"""The detector (ActionFormer) over features, and the whole model: backbone and detector."""
+"""The whole model, backbone and detector; and which of its parameters are trained.
+
+The list of trained parameters is explicit, and fixed before any optimizer or engine sees the model.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import difflib
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adatad.errors import UserError
+from adatad.models.actionformer import ActionFormer, Predictions
 from adatad.models.backbone import VideoBackbone
-from adatad.models.draws import HostKeys
-from adatad.models.head import Head
-from adatad.models.neck import build_neck
-from adatad.models.points import level_masks, level_points, padded_length
-from adatad.models.projection import Projection
-from adatad.spec.schema import DetectorSpec, ModelSpec
+from adatad.models.keyed_dropout import HostKeys
+from adatad.spec.schema import BackboneSpec, ModelSpec
 
-
-class Predictions(NamedTuple):
-    """By level l of length t: logits [b, classes, t] before the sigmoid; offsets [b, 2, t] in strides; masks bool
-    [b, t]; points [t, 4]: position, lowest and highest distance it is responsible for, stride (all in grid units)."""
-
-    logits: list[Tensor]
-    offsets: list[Tensor]
-    masks: list[Tensor]
-    points: list[Tensor]
-
-
-class ActionFormer(nn.Module):
-    """Projection, neck and head over the features of a window."""
-
-    def __init__(self, spec: DetectorSpec, in_width: int | tuple[int, ...], num_classes: int):
-        super().__init__()
-        self.spec = spec
-        in_widths = (in_width,) if isinstance(in_width, int) else in_width
-        self.projection = Projection(spec, in_widths)
-        self.neck = build_neck(spec)
-        self.head = Head(spec, num_classes)
-        self._points: dict[tuple[int, torch.device | None], list[Tensor]] = {}
-
-    def forward(self, features: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
-        """features: [b, c, window]; mask: bool [b, window]; keys: int64 [b], or None to drop nothing."""
-        length = padded_length(features.shape[-1], self.spec)
-        if length > features.shape[-1]:
-            features, mask = (F.pad(x, (0, length - x.shape[-1])) for x in (features, mask))
-        levels, masks = self.projection(features, mask, keys)
-        logits, offsets = self.head(self.neck(levels, masks), masks)
-        return Predictions(logits, offsets, masks, self.points(mask.shape[-1], features.device))
-
-    def level_masks(self, mask: Tensor) -> list[Tensor]:
-        """Masks of the levels for a window's mask [b, window], without a forward pass."""
-        return level_masks(mask, self.spec)
-
-    def points(self, window: int, device: torch.device | None = None) -> list[Tensor]:
-        """Points of every level for a window of that many positions: float32 [t, 4] each. Made once for each length."""
-        if (window, device) not in self._points:
-            self._points[window, device] = level_points(window, self.spec, device)
-        return self._points[window, device]
+MAX_NEAR = 3
+"""Parameter names that a message proposes for a pattern that matches none."""
 
 
 class TemporalActionDetector(nn.Module):
@@ -68,18 +31,65 @@ class TemporalActionDetector(nn.Module):
         self.detector = detector
 
     def forward(self, frames: Tensor, mask: Tensor, keys: HostKeys | Tensor | None = None) -> Predictions:
-        """frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b] in host memory, in
+        """Predict actions of windows.
+
+        frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b] in host memory, in
         training; pinned where the model is on a GPU.
 
         Features of padded positions aren't masked before the detector: its first convolution sees them.
         """
+        # Engines move tensors to the device, and HostKeys not.
         keys = keys.keys if isinstance(keys, HostKeys) else keys
         features = self.backbone(frames, mask.shape[-1], keys)
+        # The detector draws on the device, where whole rows are multiplied anyway.
         keys = None if keys is None else keys.to(features.device, non_blocking=True)
         return self.detector(features, mask, keys)
 
 
 def build_model(spec: ModelSpec, num_classes: int, drawn: bool = True) -> TemporalActionDetector:
-    """drawn: False leaves the backbone's encoder to a file (`VideoBackbone`)."""
+    """Build the model. drawn: False leaves the backbone's encoder to a file (`VideoBackbone`)."""
     backbone = VideoBackbone(spec.backbone, drawn)
     return TemporalActionDetector(backbone, ActionFormer(spec.detector, backbone.width, num_classes))
+
+
+def trained_names(model: nn.Module, backbone: BackboneSpec, frozen: Sequence[str] = ()) -> list[str]:
+    """Return the names of the parameters that training changes, in the model's order.
+
+    Adapters and detector in the modes adapter, plain and side; the detector alone in mode frozen; all in mode full;
+    and of these none that matches one of the patterns `frozen` (`model.freeze`). (The reference freezes inside its
+    first forward pass instead, after DDP and the optimizer were made.)
+    """
+    return [
+        name
+        for name, _ in model.named_parameters()
+        if _learns(name, backbone.mode) and not any(fnmatchcase(name, pattern) for pattern in frozen)
+    ]
+
+
+def _learns(name: str, mode: str) -> bool:
+    # The detector is trained in every mode.
+    if not name.startswith("backbone.") or mode == "full":
+        return True
+    return mode != "frozen" and ("adapter." in name or ".side_adapters." in name)
+
+
+def freeze(model: nn.Module, backbone: BackboneSpec, frozen: Sequence[str] = ()) -> list[str]:
+    """Let exactly the trained parameters require a gradient; return their names.
+
+    Raises UserError for a pattern that matches no parameter, and if nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in frozen:
+        if not any(fnmatchcase(name, pattern) for name in parameters):
+            # Numbers of blocks aside, names are few: a near one says more than a list of all.
+            known = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in parameters))
+            near = difflib.get_close_matches(pattern, known, n=MAX_NEAR, cutoff=0.3)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"model.freeze: {pattern} matches no parameter{meant}")
+    names = trained_names(model, backbone, frozen)
+    if frozen and not names:
+        raise UserError(f"model.freeze: {', '.join(frozen)} leave nothing to train; take out one of them")
+    trained = set(names)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trained)
+    return names

@@ -21,6 +21,7 @@ class DrawsAside(TorchDispatchMode):
     """
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # Operators that don't draw, and meta tensors, which have no values, go their way.
         if torch.Tag.nondeterministic_seeded not in operator.tags or args[0].is_meta:
             return operator(*args, **(kwargs or {}))
         if operator is not uniform_ or args[0].device.type != "cpu":
@@ -32,6 +33,7 @@ class DrawsAside(TorchDispatchMode):
 
 def draw_aside(tensor: Tensor, *bounds: float, **kwargs: Any) -> None:
     """Draw as many numbers as the tensor has, and drop them: one number is one step of the CPU's generator."""
+    # In pieces that stay in the cache: the draws cost time, writing them to memory would cost more.
     scratch = torch.empty(min(SCRATCH_NUMBERS, tensor.numel()), dtype=tensor.dtype)
     for start in range(0, tensor.numel(), SCRATCH_NUMBERS):
         uniform_(scratch[: tensor.numel() - start], *bounds, **kwargs)

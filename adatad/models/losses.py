@@ -1,14 +1,83 @@
-"""Focal loss for classes, DIoU or GIoU for segments, and the running count that both are divided by."""
+"""Targets and losses: what every point should predict, and how far from it a prediction is.
+
+Targets are a pure function of masks and labels, made before any forward pass. Losses: focal for classes, DIoU or GIoU
+for segments, both divided by a running count of positive points.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatad.models.detector import Predictions
-from adatad.models.targets import Targets
+from adatad.models.actionformer import Predictions
 from adatad.spec.schema import DetectorSpec
+
+
+class Targets(NamedTuple):
+    """What all points p of all levels should predict.
+
+    classes: float32 [b, p, classes], 0 or 1; offsets: float32 [b, p, 2] in strides, of any value where there is no
+    class; positive, valid: bool [b, p].
+    """
+
+    classes: Tensor
+    offsets: Tensor
+    positive: Tensor
+    valid: Tensor
+
+
+def assign_targets(
+    points: list[Tensor],
+    masks: list[Tensor],
+    segments: list[Tensor],
+    labels: list[Tensor],
+    num_classes: int,
+    spec: DetectorSpec,
+) -> Targets:
+    """Return the targets of a batch.
+
+    points, masks: by level, as ActionFormer gives them; segments: float32 [n, 2] in grid units, labels: int64 [n], by
+    sample.
+    """
+    joined, valid = torch.cat(points), torch.cat(masks, dim=1)
+    samples = [
+        _assign_sample(joined, s, torch.zeros_like(l) if spec.class_agnostic else l, num_classes, spec)
+        for s, l in zip(segments, labels, strict=True)
+    ]
+    classes, offsets = (torch.stack(parts) for parts in zip(*samples, strict=True))
+    return Targets(classes, offsets, (classes.sum(2) > 0) & valid, valid)
+
+
+def _assign_sample(
+    points: Tensor, segments: Tensor, labels: Tensor, num_classes: int, spec: DetectorSpec
+) -> tuple[Tensor, Tensor]:
+    if not len(segments):
+        return points.new_zeros(len(points), num_classes), points.new_zeros(len(points), 2)
+    position, low, high, stride = (column[:, None] for column in points.unbind(1))
+    start, end = segments[None, :, 0], segments[None, :, 1]
+    distances = torch.stack([position - start, end - position], dim=2)
+    furthest = distances.amax(2)
+    fits = _inside(position, start, end, stride, spec) & (furthest >= low) & (furthest <= high)
+    # The shortest segment that fits; where none does, infinite.
+    # A point inside several instances is the shortest one's.
+    lengths = torch.where(fits, end - start, torch.inf)
+    shortest, chosen = lengths.min(1)
+    offsets = distances[torch.arange(len(points), device=points.device), chosen] / stride
+    # Instances of (nearly) the same length may be several classes at once.
+    alike = fits & (lengths <= shortest[:, None] + 1e-3) if spec.similar_segments_only else fits
+    one_hot = F.one_hot(labels, num_classes).to(points.dtype)
+    return (alike.to(points.dtype) @ one_hot).clamp(max=1), offsets
+
+
+def _inside(position: Tensor, start: Tensor, end: Tensor, stride: Tensor, spec: DetectorSpec) -> Tensor:
+    """Strictly inside the segment, or inside its middle `center_radius` strides to each side: bool [p, n]."""
+    if spec.center_sampling == "radius":
+        centre, reach = (start + end) / 2, spec.center_radius * stride
+        start, end = torch.maximum(centre - reach, start), torch.minimum(centre + reach, end)
+    return torch.minimum(position - start, end - position) > 0
 
 
 class RunningNormalizer:
@@ -19,7 +88,7 @@ class RunningNormalizer:
         self.momentum = momentum
 
     def update(self, positives: int) -> float:
-        """Take in a step's count; returns the value that the same step's losses are divided by."""
+        """Take in a step's count; return the value that the same step's losses are divided by."""
         self.value = self.momentum * self.value + (1 - self.momentum) * max(positives, 1)
         return self.value
 
@@ -27,7 +96,7 @@ class RunningNormalizer:
 def detection_losses(
     predictions: Predictions, targets: Targets, normalizer: float, spec: DetectorSpec
 ) -> dict[str, Tensor]:
-    """cls_loss, reg_loss (weighted) and their sum, cost: sums over the batch, divided by `normalizer`, in float32.
+    """Return cls_loss, reg_loss (weighted) and their sum, cost: sums over the batch / `normalizer`, in float32.
 
     Losses of parts of a batch with the same normalizer add up to the loss of the whole.
     """
@@ -40,15 +109,17 @@ def detection_losses(
     focal = sigmoid_focal_loss(logits, wanted, spec.focal_alpha, spec.focal_gamma)
     cls_loss = (focal * targets.valid[..., None]).sum() / normalizer
     overlap_loss = diou_loss if spec.regression_loss == "diou" else giou_loss
+    # Offsets of points without a class are replaced before the loss, whose gradient could be NaN there.
     positive = targets.positive[..., None]
     distances = overlap_loss(torch.where(positive, offsets, 1.0), torch.where(positive, targets.offsets, 1.0))
     reg_loss = (distances * targets.positive).sum() / normalizer
+    # Weight 0 means: as large as the classes' loss, without a gradient through the weight.
     weight = spec.regression_weight or cls_loss.detach() / reg_loss.detach().clamp(min=0.01)
     return {"cls_loss": cls_loss, "reg_loss": weight * reg_loss, "cost": cls_loss + weight * reg_loss}
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss of each logit; targets may be soft. (Lin et al., 2017.)"""
+    """Return the focal loss of each logit (Lin et al., 2017); targets may be soft."""
     p = torch.sigmoid(logits)
     p_t = p * targets + (1 - p) * (1 - targets)
     balance = alpha * targets + (1 - alpha) * (1 - targets)
@@ -56,7 +127,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: flo
 
 
 def diou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """1 - DIoU of segments around the same point, given as distances to their ends: [..., 2] each -> [...]."""
+    """Return 1 - DIoU of segments around the same point, given as distances to their ends: [..., 2] each -> [...]."""
     intersection, union, hull = _overlap(predicted, wanted)
     centre_distance = 0.5 * ((predicted[..., 1] - predicted[..., 0]) - (wanted[..., 1] - wanted[..., 0]))
     iou = intersection / union.clamp(min=1e-7)
@@ -64,7 +135,7 @@ def diou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 
 def giou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """1 - GIoU, likewise."""
+    """Return 1 - GIoU of segments, given as `diou_loss` takes them."""
     intersection, union, hull = _overlap(predicted, wanted)
     hull = hull.clamp(min=1e-7)
     return 1 - (intersection / union.clamp(min=1e-6) - (hull - union) / (hull + 1e-6))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.models.draws import Dropout, keep_factors
+from adatad.models.keyed_dropout import Dropout, keep_factors
 
 MASKED = -1e4
 """Added to the scores of masked keys in windowed attention, as the reference does."""
@@ -18,8 +18,8 @@ MASKED = -1e4
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of [b, c, t]."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+    def forward(self, x_bct: Tensor) -> Tensor:
+        return super().forward(x_bct.transpose(1, 2)).transpose(1, 2)
 
 
 class ConvUnit(nn.Module):
@@ -43,16 +43,16 @@ class ConvUnit(nn.Module):
         self.relu = relu
         self.stride = stride
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x: [b, c, t]; returns the result [b, width, t / stride] and its mask."""
+    def forward(self, x_bct: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the result [b, width, t / stride] and its mask."""
         mask = mask[:, :: self.stride]
-        x = self.conv(x)
+        x_bct = self.conv(x_bct)
         if self.norm is not None:
-            x = self.norm(x)
+            x_bct = self.norm(x_bct)
         if self.relu:
-            x = F.relu(x)
+            x_bct = F.relu(x_bct)
         # Norm and ReLU see one position at a time: masking before them too, as the paper's code does, changes nothing.
-        return x * mask[:, None], mask
+        return x_bct * mask[:, None], mask
 
 
 class SequenceAttention(nn.Module):
@@ -71,12 +71,12 @@ class SequenceAttention(nn.Module):
             setattr(self, name, nn.Conv1d(width, width, 1))
         self.proj = nn.Conv1d(width, width, 1)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_bct: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         short_mask = mask[:, :: self.stride]
         units = self.query_conv, self.key_conv, self.value_conv
         # One convolution for all three: of each channel it makes three.
         weight = torch.stack([unit.conv.weight for unit in units], dim=1).flatten(0, 1)
-        joint = F.conv1d(x, weight, stride=self.stride, padding=1, groups=x.shape[1])
+        joint = F.conv1d(x_bct, weight, stride=self.stride, padding=1, groups=x_bct.shape[1])
         query, key, value = (joint * short_mask[:, None]).unflatten(1, (-1, 3)).unbind(2)
         q = self._split(self.query(self.query_norm(query)))
         k = self._split(self.key(self.key_norm(key)))
@@ -88,13 +88,13 @@ class SequenceAttention(nn.Module):
         out = self.proj(mixed.transpose(2, 3).flatten(1, 2))
         return out * short_mask[:, None], short_mask
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _split(self, x_bct: Tensor) -> Tensor:
         """[b, c, t] -> [b, h, t, d]."""
-        return x.unflatten(1, (self.heads, -1)).transpose(2, 3)
+        return x_bct.unflatten(1, (self.heads, -1)).transpose(2, 3)
 
 
 def global_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention to every valid position; a sample without one gives zeros. q, k, v: [b, h, t, d]."""
+    """Attend to every valid position; a sample without one gives zeros. q, k, v: [b, h, t, d]."""
     # The reference gives NaN where nothing is valid; letting such a sample see its zeroed values gives zeros.
     seen = mask == mask.any(1, keepdim=True)
     v = v * mask[:, None, :, None]
@@ -102,35 +102,37 @@ def global_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, reach: int) -> Tensor:
-    """Attention to positions at most `reach` away, in chunks: memory grows with t x reach, not with t x t.
+    """Attend to positions at most `reach` away, in chunks: memory grows with t x reach, not with t x t.
 
     q, k, v: [b, h, t, d]; mask: bool [b, t]. Masked queries give zeros.
     """
+    # Not shorter than the reach: keys are copied once for each chunk that sees them.
     length, chunk = q.shape[2], max(reach, 32)
     short = -length % chunk
     q_chunks = F.pad(q, (0, 0, 0, short)).unflatten(2, (-1, chunk))
-    k_chunks, v_chunks = (_overlapping(x, chunk, reach, short) for x in (k, v))
+    k_chunks, v_chunks = (_overlapping(x_bhtd, chunk, reach, short) for x_bhtd in (k, v))
     bias = _window_bias(mask, chunk, reach, short).to(q.dtype)
     # Chunks as samples of a batch: fused kernels take four axes.
-    parts = [x.transpose(1, 2).flatten(0, 1) for x in (q_chunks, k_chunks, v_chunks)]
+    parts = [x_bhtd.transpose(1, 2).flatten(0, 1) for x_bhtd in (q_chunks, k_chunks, v_chunks)]
     mixed = F.scaled_dot_product_attention(*parts, attn_mask=bias.flatten(0, 1)[:, None])
     mixed = mixed.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)
     return mixed[:, :, :length] * mask[:, None, :, None]
 
 
-def _overlapping(x: Tensor, chunk: int, reach: int, short: int) -> Tensor:
+def _overlapping(x_bhtd: Tensor, chunk: int, reach: int, short: int) -> Tensor:
     """Each chunk with `reach` positions to both sides: [b, h, t, d] -> [b, h, chunks, chunk + 2 reach, d]."""
-    padded = F.pad(x, (0, 0, reach, reach + short))
+    padded = F.pad(x_bhtd, (0, 0, reach, reach + short))
     return padded.unfold(2, chunk + 2 * reach, chunk).transpose(3, 4)
 
 
 def _window_bias(mask: Tensor, chunk: int, reach: int, short: int) -> Tensor:
-    """What is added to the scores: float32 [b, chunks, chunk, chunk + 2 reach]."""
+    """Return what is added to the scores: float32 [b, chunks, chunk, chunk + 2 reach]."""
     query = torch.arange(chunk, device=mask.device)[:, None] + reach
     key = torch.arange(chunk + 2 * reach, device=mask.device)[None]
     far = (query - key).abs() > reach
     exists = F.pad(torch.ones_like(mask), (reach, reach + short)).unfold(1, chunk + 2 * reach, chunk)
     valid = F.pad(mask, (reach, reach + short)).unfold(1, chunk + 2 * reach, chunk)
+    # A masked key is disfavoured, not excluded: a query whose whole window is masked still has a softmax.
     bias = torch.where(valid, 0.0, MASKED)[:, :, None]
     # A query beyond the end has no neighbour; it sees itself, so that no row is empty, and is cut off afterwards.
     hidden = far | (~exists[:, :, None] & (query != key))
@@ -162,30 +164,33 @@ class SequenceBlock(nn.Module):
             self.register_parameter(f"{branch}_scale", scale)
         self.drop_path = drop_path
         self.branch_names = f"{name}/attention", f"{name}/mlp"
-        """Of the draws of stochastic depth."""
+        """Names of the draws of stochastic depth."""
         self.drop_mixed = Dropout(dropout, f"{name}/attention numbers", axes=3)
         self.drop_hidden = Dropout(dropout, f"{name}/mlp hidden numbers", axes=3)
         self.drop_out = Dropout(dropout, f"{name}/mlp numbers", axes=3)
 
     def forward(
-        self, x: Tensor, mask: Tensor, keys: Tensor | None, kept: Tensor | None = None
+        self, x_bct: Tensor, mask: Tensor, keys: Tensor | None, kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x: [b, c, t], mask: bool [b, t], keys: int64 [b] or None; kept: the two rows that `keep_factors` gives for
-        `branch_names`, where they are drawn for several blocks in one go."""
+        """Run the block. mask: bool [b, t]; keys: int64 [b], or None to drop nothing.
+
+        kept: the two rows that `keep_factors` gives for `branch_names`, if drawn for several blocks at once.
+        """
         if kept is None and keys is not None and self.drop_path:
-            kept = keep_factors(keys, self.drop_path, self.branch_names, x.dtype)
+            kept = keep_factors(keys, self.drop_path, self.branch_names, x_bct.dtype)
         keep_attn, keep_mlp = (None, None) if kept is None else kept[..., None, None]
-        update, mask = self.attn(self.ln1(x), mask)
+        update, mask = self.attn(self.ln1(x_bct), mask)
         valid = mask[:, None]
         update = self.drop_mixed(update, keys)
-        x = self.pool(x) * valid + _scaled(update, self.attn_scale, keep_attn)
+        # The residual is shortened by a maximum, the branch by its strided convolutions.
+        x_bct = self.pool(x_bct) * valid + _scaled(update, self.attn_scale, keep_attn)
         widen, activation, narrow = self.mlp
-        hidden = self.drop_hidden(activation(widen(self.ln2(x))), keys)
+        hidden = self.drop_hidden(activation(widen(self.ln2(x_bct))), keys)
         update = self.drop_out(narrow(hidden), keys) * valid
-        return x + _scaled(update, self.mlp_scale, keep_mlp), mask
+        return x_bct + _scaled(update, self.mlp_scale, keep_mlp), mask
 
 
-def _scaled(x: Tensor, *factors: Tensor | None) -> Tensor:
+def _scaled(x_bct: Tensor, *factors: Tensor | None) -> Tensor:
     for factor in factors:
-        x = x if factor is None else x * factor
-    return x
+        x_bct = x_bct if factor is None else x_bct * factor
+    return x_bct

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter, Padding, Recompute, pad_with_zeros
-from adatad.models.drop_path import BlockDrops, BranchDrop
+from adatad.models.keyed_dropout import BlockDrops, BranchDrop
 from adatad.models.timm_layers import Mlp
 
 NORM_EPS = 1e-6
@@ -22,6 +22,7 @@ NORM_EPS = 1e-6
 def sine_table(positions: int, width: int) -> Tensor:
     """Fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
     channel = torch.arange(width)
+    # In double precision, like the table that the pretrained weights were made with.
     rate = 10000.0 ** ((channel - channel % 2).double() / width)
     angle = torch.arange(positions).double()[:, None] / rate
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
@@ -32,6 +33,7 @@ def resize_positions(table: Tensor, tubelets: int, grid: tuple[int, int], rows: 
     if grid == (rows, columns):
         return table
     planes = table.reshape(tubelets, *grid, -1).permute(0, 3, 1, 2)
+    # Without antialiasing, as the reference resizes it.
     planes = F.interpolate(planes, size=(rows, columns), mode="bicubic", align_corners=False)
     return planes.permute(0, 2, 3, 1).reshape(1, tubelets * rows * columns, -1)
 
@@ -48,6 +50,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_nlc: Tensor) -> Tensor:
+        # One product for all three; the keys' bias would cancel out in the softmax, and there is none.
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         return self.proj(attend(x_nlc, self.heads, self.qkv.weight, bias))
 
@@ -59,6 +62,7 @@ def attend(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
     """
     n, l, c = x_nlc.shape
     # Going back, the three gradients are joined by one copy.
+    # Three views of one product.
     parts = F.linear(x_nlc, weight, bias).split(c, -1)
     q, k, v = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, l, c)
@@ -133,6 +137,7 @@ class Block(nn.Module):
         window's ends; recompute: see `Adapter.forward`.
         """
         if recompute is not None:
+            # Inside the module, so that the hooks of engines run once and not again in backward.
             return recompute(self.forward, x_nlc, batch, drops, pad=pad)
         x_nlc = self.transform(x_nlc, drops)
         return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch, pad=pad)

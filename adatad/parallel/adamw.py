@@ -1,25 +1,35 @@
-"""What engines have in common that step torch's AdamW over this rank's parts of the parameters, as plain tensors."""
+"""Torch's AdamW with its moments in host memory, or in bf16, between steps; and the choice among these.
+
+The arithmetic is torch's own. A subclass brings the moments of some parameters at a time (a piece) into the form that
+torch wants, and puts them away again, so that only a piece of them is in fp32 on the device at any moment.
+
+`RoundedAdamW` rounds moments to bf16 up or down at random, so that no change is lost on average. Rounding to the
+nearest would lose most of them: a step moves the mean of squares by at most 1 - beta2 of itself, 0.1 %, and
+neighbouring bf16 numbers are 0.4 to 0.8 % apart (docs/decisions/moments-in-bf16.md).
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adatad.parallel.engine import autocast_dtype, peak_memory_bytes, swapped
-from adatad.parallel.host_adamw import HostStateAdamW
-from adatad.parallel.piecewise_adamw import PiecewiseAdamW
-from adatad.parallel.processes import Processes
-from adatad.parallel.rounded_adamw import RoundedAdamW
+from adatad.memory.offload import host_like, pieces, pinned, settle, to_device, write_host
+from adatad.memory.scopes import memory_scope
+from adatad.models.keyed_dropout import mix
 from adatad.spec.schema import Spec
 
-Moments = dict[str, dict[str, Tensor]]
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def make_adamw(groups: list[dict[str, Any]], spec: Spec, on_gpu: bool) -> torch.optim.AdamW:
-    """on_gpu: the parameters lie on one, where one fused kernel needs no temporary copies of the moments."""
+    """Return the optimizer that the spec asks for.
+
+    on_gpu: whether the parameters lie on one, where one fused kernel needs no temporary copies of the moments.
+    """
     on_host = spec.memory.optimizer_state == "host"
     options = {"betas": spec.optimizer.betas, "eps": spec.optimizer.eps, "fused": on_gpu or None}
     if spec.memory.moment_dtype == "bf16":
@@ -27,65 +37,196 @@ def make_adamw(groups: list[dict[str, Any]], spec: Spec, on_gpu: bool) -> torch.
     return (HostStateAdamW if on_host else torch.optim.AdamW)(groups, **options)
 
 
-class AdamWEngine:
-    """The part of the engine protocol that is the same wherever these parts lie in one optimizer's parameters."""
+class PiecewiseAdamW(torch.optim.AdamW):
+    """AdamW whose moments are elsewhere, or in another form, between steps; a subclass says where and how."""
 
-    def hold(
-        self,
-        named: dict[str, nn.Parameter],
-        groups: list[dict[str, Any]],
-        spec: Spec,
-        processes: Processes,
-        on_gpu: bool,
-    ) -> None:
-        """named: this rank's parts of the trained parameters, which `groups` hold."""
-        self.named, self.processes = named, processes
-        self.optimizer = make_adamw(groups, spec, on_gpu)
-        self.groups = self.optimizer.param_groups
-        self.dtype = autocast_dtype(spec.train.precision, processes.device)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
-
-    def gradients(self) -> dict[str, Tensor]:
-        return {name: parameter.grad for name, parameter in self.named.items() if parameter.grad is not None}
-
-    def clear_gradients(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def masters(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self.named.items()}
-
-    def holding(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
-        return swapped(self.masters(), values)
-
-    def moments(self) -> Moments:
-        state = self.optimizer.state
-        if isinstance(self.optimizer, HostStateAdamW):
-            self.optimizer.complete_copies()
-        return {name: dict(state[parameter]) for name, parameter in self.named.items() if parameter in state}
-
-    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        return None
+    piece_bytes: int | None = None
+    """Size limit of the parameters that are updated together; None: the default of `pieces`."""
 
     @torch.no_grad()
-    def load(self, masters: dict[str, Tensor], moments: Moments) -> None:
-        # The step counter stays on the CPU unless the update is fused, as the optimizer itself keeps it.
-        fused = self.optimizer.defaults["fused"]
-        for name, parameter in self.named.items():
-            parameter.copy_(masters[name])
-            if name in moments:
-                place = {"step": parameter.device if fused else torch.device("cpu")}
-                self.optimizer.state[parameter] = {
-                    key: tensor.to(place.get(key, parameter.device), copy=True) for key, tensor in moments[name].items()
-                }
-                if isinstance(self.optimizer, PiecewiseAdamW):
-                    self.optimizer.store([parameter])
+    def step(self, closure: Any = None) -> None:
+        groups = self.param_groups
+        try:
+            for group in groups:
+                for parameters in pieces(group["params"], self.piece_bytes):
+                    # torch steps what `param_groups` holds: for the moment, this piece alone.
+                    self.param_groups = [{**group, "params": parameters}]
+                    self._fetch(parameters)
+                    super().step(closure)
+                    self._put_away(parameters)
+        finally:
+            self.param_groups = groups
 
-    def scaler_state(self) -> dict[str, Any]:
-        return self.scaler.state_dict()
+    def store(self, parameters: Sequence[Tensor]) -> None:
+        """Put away moments that were loaded into `state`, where they can be read as soon as this returns."""
+        raise NotImplementedError
 
-    def load_scaler(self, state: dict[str, Any]) -> None:
-        if state:
-            self.scaler.load_state_dict(state)
+    def _fetch(self, parameters: Sequence[Tensor]) -> None:
+        """Put the moments of a piece into `state`, as torch's AdamW wants them."""
+        raise NotImplementedError
 
-    def memory_bytes(self) -> int:
-        return peak_memory_bytes(self.processes.device)
+    def _put_away(self, parameters: Sequence[Tensor]) -> None:
+        """Take the moments of a piece out of `state` again."""
+        raise NotImplementedError
+
+
+class HostStateAdamW(PiecewiseAdamW):
+    """AdamW whose moments wait in host memory between steps; it computes what torch's computes, to the same bits."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._on_host: dict[Tensor, dict[str, Tensor]] = {}
+        # Devices whose copies to the host may not be complete.
+        self._copied_from: set[torch.device] = set()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        # The copies to the host are queued, not done.
+        self._copied_from.add(self.param_groups[0]["params"][0].device)
+
+    def complete_copies(self) -> None:
+        """Wait until the host can read the moments. Steps need no wait: the next one's copies come after these."""
+        while self._copied_from:
+            settle(self._copied_from.pop())
+
+    def _fetch(self, parameters: Sequence[Tensor]) -> None:
+        for parameter in parameters:
+            # Before the first step there are none: torch makes them on the device, as zeros.
+            for name, host in self._on_host.get(parameter, {}).items():
+                with memory_scope("optimizer state"):
+                    self.state[parameter][name] = to_device(host, parameter.device)
+
+    def store(self, parameters: Sequence[Tensor]) -> None:
+        self._put_away(parameters)
+        settle(parameters[0].device)
+
+    def _put_away(self, parameters: Sequence[Tensor]) -> None:
+        for parameter in parameters:
+            state, hosts = self.state.get(parameter, {}), self._on_host.setdefault(parameter, {})
+            for name in MOMENTS:
+                if name in state:
+                    if name not in hosts:
+                        hosts[name] = host_like(state[name], "AdamW's moments")
+                    state[name] = write_host(hosts[name], state[name])
+
+
+@dataclass
+class MomentsPiece:
+    """Parameters that are updated together, with both their moments, bf16 [2, numbers].
+
+    first: how many random draws the pieces before this one take in a step.
+    """
+
+    parameters: list[Tensor]
+    moments: Tensor
+    first: int
+
+    def views(self, moments: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yield each parameter with its own part of `moments`, [2, numbers]."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, part in zip(self.parameters, moments.split(sizes, dim=1), strict=True):
+            yield parameter, {name: row.view(parameter.shape) for name, row in zip(MOMENTS, part, strict=True)}
+
+
+class RoundedAdamW(PiecewiseAdamW):
+    """AdamW whose moments are bf16 between steps; it computes what torch's does of fp32 parameters, but for that.
+
+    The random bits are a function of seed, step and place among all parameters: a resumed run draws as one that was
+    never interrupted. A piece is one tensor, so that the number of kernels doesn't grow with that of parameters.
+    """
+
+    piece_bytes = 16 * 2**20
+
+    def __init__(self, groups: list[dict[str, Any]], *, seed: int, on_host: bool = False, **options: Any):
+        """Allocate all moments, zeros. on_host: whether they wait in host memory."""
+        super().__init__(groups, **options)
+        self.seed, self.on_host = seed, on_host
+        self._pieces: dict[Tensor, MomentsPiece] = {}
+        first = 0
+        # All at once, so that a memory that is too small shows now and not in the first step.
+        for group in self.param_groups:
+            for parameters in pieces(group["params"], self.piece_bytes):
+                numbers = sum(parameter.numel() for parameter in parameters)
+                moments = self._zeros(numbers, parameters[0].device)
+                self._pieces[parameters[0]] = MomentsPiece(parameters, moments, first)
+                first += draws_of(numbers)
+
+    def _zeros(self, numbers: int, device: torch.device) -> Tensor:
+        shape = torch.Size((len(MOMENTS), numbers))
+        if not self.on_host:
+            with memory_scope("optimizer state"):
+                return torch.zeros(shape, dtype=torch.bfloat16, device=device)
+        moments = pinned(shape, torch.bfloat16, device, "AdamW's moments")
+        return moments if device.type == "meta" else moments.zero_()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        if self.on_host:
+            settle(self.param_groups[0]["params"][0].device)
+
+    def _fetch(self, parameters: Sequence[Tensor]) -> None:
+        piece, device = self._pieces[parameters[0]], parameters[0].device
+        with memory_scope("optimizer state"):
+            moments = to_device(piece.moments, device) if self.on_host else piece.moments
+            # One fp32 copy of the piece, of which torch's `state` gets views: its update writes to them in place.
+            self._exact = moments.float()
+        for parameter, views in piece.views(self._exact):
+            if parameter in self.state:
+                self.state[parameter].update(views)
+            elif parameter.grad is not None:
+                # As torch's own first step makes it.
+                step = torch.zeros((), device=device if self.defaults["fused"] else None)
+                self.state[parameter] = {"step": step, **views}
+
+    def _put_away(self, parameters: Sequence[Tensor]) -> None:
+        piece, exact = self._pieces[parameters[0]], self._exact
+        del self._exact
+        steps = [self.state[parameter]["step"] for parameter in parameters if parameter in self.state]
+        if not steps:
+            # No gradient reached the piece: its moments are as they were.
+            return
+        with memory_scope("optimizer state"):
+            out = torch.empty_like(exact, dtype=piece.moments.dtype) if self.on_host else piece.moments
+            round_into(out, exact, piece.first, steps[0], self.seed)
+            if self.on_host:
+                write_host(piece.moments, out)
+        # Between steps `state` has the bf16 numbers.
+        for parameter, views in piece.views(piece.moments):
+            if parameter in self.state:
+                self.state[parameter].update(views)
+
+    def store(self, parameters: Sequence[Tensor]) -> None:
+        for piece in self._pieces.values():
+            for parameter, views in piece.views(piece.moments):
+                if any(parameter is one for one in parameters):
+                    for name, view in views.items():
+                        write_host(view, self.state[parameter][name])
+                    self.state[parameter].update(views)
+        settle(parameters[0].device)
+
+
+def draws_of(numbers: int) -> int:
+    """Return how many 64-bit draws so many pairs of moments take: 16 bits for each moment."""
+    return -(-numbers // 2)
+
+
+def round_into(out: Tensor, moments: Tensor, first: int, step: Tensor, seed: int) -> None:
+    """Round fp32 moments [2, numbers] into a bf16 tensor at random; overwrites `moments`.
+
+    A number goes away from 0 with the probability that its distance to the bf16 number towards 0 gives, so that the
+    mean is the number itself. What is a bf16 number stays as it is. first: the first of the draws to use; step: the
+    number of steps so far, one value on any device.
+    """
+    numbers = moments.shape[1]
+    step = step.to(moments.device, torch.int64)
+    key = mix(torch.full_like(step, seed), step)
+    draws = mix(key, torch.arange(first, first + draws_of(numbers), device=moments.device))
+    noise = draws.view(torch.int32)[:numbers]
+    # A bf16 number is the upper half of an fp32 one, and the bits below the sign count up as its size does: adding 16
+    # random bits to the lower half and cutting that off rounds by chance.
+    bits = moments.view(torch.int32)
+    bits[1] += (noise >> 16).bitwise_and_(0xFFFF)
+    bits[0] += noise.bitwise_and_(0xFFFF)
+    out.view(torch.int16).copy_(bits.bitwise_right_shift_(16))

@@ -22,17 +22,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adatad.memory.exchange import LEFT, RIGHT, PendingPlanes
-from adatad.memory.tiles import Tile, cut_evenly
+from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes, Tile, cut_evenly
 from adatad.models.backbone import PlainExecutor, VideoBackbone
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
-from adatad.spec.clip_share import clip_share
+from adatad.spec.sizes import clip_share
 
 
 @dataclass(frozen=True)
 class Shares:
-    """How the `clips` clips of a window lie on the ranks of a group."""
+    """The distribution of the `clips` clips of a window over the ranks of a group."""
 
     mesh: Mesh
     clips: int
@@ -43,7 +42,7 @@ class Shares:
 
     @property
     def all(self) -> list[range]:
-        """Clips of every rank."""
+        """The clips of every rank."""
         return [clip_share(self.clips, self.size, rank) for rank in range(self.size)]
 
     @property
@@ -67,14 +66,14 @@ class Shares:
         return self.mesh.clip_rank > 0 if side == LEFT else self.mesh.clip_rank < self.size - 1
 
     def tiles(self, windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
-        """A tile has at most `tile_clips`; one more where single clips are spread unevenly, since no tile is empty."""
+        """Cut this rank's clips into tiles of at most `tile_clips`, or one more: no rank may have an empty tile."""
         longest, shortest = len(self.all[0]), len(self.all[-1])
         return cut_evenly(windows, clips, min(-(-longest // tile_clips), shortest), self.backwards)
 
 
 @dataclass(frozen=True)
 class ClipGroup(Shares):
-    """The ranks that share a window, and what they exchange; what `adatad.memory.exchange` says of it holds."""
+    """The ranks that share a window, and what they exchange; what `adatad.memory.tiles` says of it holds."""
 
     processes: dist.ProcessGroup
 
@@ -104,13 +103,13 @@ class ClipGroup(Shares):
         return value
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every rank's object, in rank order."""
+        """Return every rank's object, in rank order."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, self.processes)
         return values
 
     def gather(self, own: Tensor) -> Tensor:
-        """Every rank's piece [b, tubelets of its clips, c] of windows, joined in time."""
+        """Join every rank's piece [b, tubelets of its clips, c] of windows in time."""
         longest, per_clip = len(self.all[0]), own.shape[1] // len(self.own)
         padded = F.pad(own, (0, 0, 0, longest * per_clip - own.shape[1])).contiguous()
         pieces = [torch.empty_like(padded) for _ in range(self.size)]
@@ -119,7 +118,7 @@ class ClipGroup(Shares):
 
 
 class FakeClipGroup(Shares):
-    """Of ranks that aren't there, to count what one of them does: what comes from the others has no meaning."""
+    """A group whose other ranks don't exist, to count what one rank does: what comes from them has no meaning."""
 
     def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
         return partial(torch.empty_like, planes)
@@ -143,7 +142,7 @@ def _arrived(works: list[dist.Work], outgoing: dict[int, Tensor], incoming: Tens
 
 
 def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float) -> ClipGroup:
-    """This rank's group. All ranks of the run call it."""
+    """Return this rank's group. All ranks of the run call it."""
     limit = timedelta(seconds=hang_seconds)
     groups = [dist.new_group(list(range(first, first + mesh.clip)), timeout=limit)
               for first in range(0, processes.world, mesh.clip)]  # fmt: skip
@@ -191,7 +190,7 @@ def pad_from_ranks(group: ClipGroup | FakeClipGroup, window: Tensor, reach: int)
 
 
 class _Gathered(torch.autograd.Function):
-    """A rank's timeline to the whole window's."""
+    """Gathers a rank's timeline to that of whole windows."""
 
     @staticmethod
     def forward(ctx, own: Tensor, group: ClipGroup) -> Tensor:
@@ -206,7 +205,7 @@ class _Gathered(torch.autograd.Function):
 
 
 class _Padded(torch.autograd.Function):
-    """Planes [b, tubelets, positions, hidden] between `reach` of each neighbour's; zeros at a window's ends."""
+    """Puts planes [b, t, p, h] between `reach` planes of each neighbour's; zeros at a window's ends."""
 
     @staticmethod
     def forward(ctx, window: Tensor, reach: int, group: ClipGroup) -> Tensor:

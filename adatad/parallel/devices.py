@@ -8,11 +8,12 @@ import os
 import torch
 
 from adatad.errors import UserError
+from adatad.memory.arithmetic import has_bf16
 from adatad.parallel.visible_gpus import BF16_CAPABILITY, asks_for_gpus, device_nodes, hides_all, names_mig
 from adatad.spec.schema import Spec
 
-MAX_SHOWN = 300
-"""Letters of an error of CUDA's."""
+MAX_ERROR_CHARACTERS = 300
+"""Length at which messages cut an error of CUDA's, in characters."""
 ON_CPU = "--device cpu runs on the CPU"
 
 
@@ -21,8 +22,11 @@ class DeviceError(UserError):
 
 
 def device_of(local_rank: int) -> torch.device:
-    """The device of a rank of this machine. Raises DeviceError if there are fewer GPUs than ranks, or one that is there
-    can't be used."""
+    """Return the device of a rank of this machine.
+
+    Raises DeviceError if there are fewer GPUs than ranks, or one that is there can't be used.
+    """
+    # It hides every reason why it can't, a driver that is too old among them.
     if not torch.cuda.is_available():
         refuse_broken_gpus()
         return torch.device("cpu")
@@ -35,6 +39,7 @@ def device_of(local_rank: int) -> torch.device:
             + (mig if names_mig(visible) else "")
         )
     device = torch.device("cuda", local_rank)
+    # NCCL and torch's streams take the current device.
     try:
         torch.cuda.set_device(device)
     except RuntimeError as error:
@@ -43,7 +48,7 @@ def device_of(local_rank: int) -> torch.device:
 
 
 def refuse_broken_gpus() -> None:
-    """Raises DeviceError if torch has no GPU to offer where there is one. An empty CUDA_VISIBLE_DEVICES, which --device
+    """Raise DeviceError if torch has no GPU to offer where there is one. An empty CUDA_VISIBLE_DEVICES, which --device
     cpu sets, wants none."""
     visible, nodes = os.environ.get("CUDA_VISIBLE_DEVICES"), device_nodes()
     if hides_all(visible):
@@ -55,13 +60,12 @@ def refuse_broken_gpus() -> None:
     else:
         return
     raise DeviceError(
-        f"{there}, and torch {torch.__version__} can't use it: {cuda_failure()} (python tools/doctor.py says more); "
-        f"{ON_CPU}"
+        f"{there}, and torch {torch.__version__} can't use it: {cuda_failure()} (adatad doctor says more); {ON_CPU}"
     )
 
 
 def cuda_failure() -> str | None:
-    """Why torch can't use a GPU, in a line; None if it can."""
+    """Return why torch can't use a GPU, in a line; None if it can."""
     try:
         torch.cuda.init()
     except Exception as error:
@@ -71,16 +75,12 @@ def cuda_failure() -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_SHOWN]
-
-
-def has_bf16() -> bool:
-    """Whether the current GPU computes in bf16 itself (from Ampere on); torch counts emulation in by default."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    """Return the first line of an error's text, cut."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_ERROR_CHARACTERS]
 
 
 def check_card(spec: Spec, device: torch.device) -> None:
-    """Raises DeviceError if a GPU can't compute in what the spec asks for."""
+    """Raise DeviceError if a GPU can't compute in what the spec asks for."""
     if device.type != "cuda":
         return
     if spec.train.precision == "bf16" and not has_bf16():

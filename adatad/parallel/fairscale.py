@@ -1,56 +1,96 @@
-"""Sharded weights with fairscale's FullyShardedDataParallel, which torch's own FSDP came from."""
+"""Sharded weights with fairscale's FullyShardedDataParallel, which torch's own FSDP came from.
+
+All that knows fairscale is in this file. It is no longer developed: `fairscale_runs_here` gives it what it takes for
+granted and torch or a CPU doesn't have, and PRIVATE_NAMES lists what is used of it that it doesn't document.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from fairscale.nn.checkpoint import checkpoint_wrapper
 from torch import Tensor, nn
 
-from adatad.memory.arithmetic import autocast
-from adatad.memory.weights import TrainedWeights, WeightProvider
+from adatad.memory.arithmetic import autocast, autocast_dtype
+from adatad.memory.weights import TrainedWeights
+from adatad.models.actionformer import Predictions
 from adatad.models.backbone import PlainExecutor
-from adatad.models.detector import Predictions
-from adatad.parallel.adamw import AdamWEngine
-from adatad.parallel.engine import all_finite, autocast_dtype, read_together
-from adatad.parallel.fairscale_shim import fit_fairscale
-from adatad.parallel.fairscale_units import GatheredWeights, Unit, together, whole_tensors
+from adatad.parallel.adamw_engine import AdamWEngine
+from adatad.parallel.base import all_finite, read_together, require_names
 from adatad.parallel.processes import Processes, ensure_group
 from adatad.spec.schema import Spec
 
+with warnings.catch_warnings():
+    # Its OffloadModel, which nothing here uses, is decorated with a name that torch has moved.
+    warnings.simplefilter("ignore", FutureWarning)
+    from fairscale.nn.checkpoint import checkpoint_activations, checkpoint_wrapper
+    from fairscale.nn.data_parallel import FullyShardedDataParallel, fully_sharded_data_parallel
+
+WORKS_WITH = ">=0.4.13,<0.5"
+"""Versions of fairscale, as in setup.cfg."""
+PRIVATE_NAMES = {
+    "fairscale.nn.checkpoint.checkpoint_activations": ("autocast",),
+    "fairscale.nn.data_parallel.fully_sharded_data_parallel": ("TrainingState", "free_storage_", "logging", "torch"),
+    "FullyShardedDataParallel": (
+        "_free_full_params",
+        "_get_shard",
+        "_init_param_attributes",
+        "_lazy_init",
+        "_rebuild_full_params",
+        "_use_fp32_param_shard",
+    ),
+    "a FullyShardedDataParallel": ("compute_dtype", "has_full_params", "params", "training_state", "world_size"),
+    # Also `_fp32_shard` and `_full_param_padded`, which are set at the first use.
+    "the parameters of a FullyShardedDataParallel": ("_is_sharded", "_orig_size"),
+}
+"""By module, or by what the wrapper makes."""
+
+
+def require_private_names(part: str, owner: object) -> None:
+    """Raise UserError unless a part of fairscale has the names that PRIVATE_NAMES lists for it."""
+    require_names("fairscale", WORKS_WITH, part, owner, PRIVATE_NAMES[part])
+
 
 class FairscaleEngine(AdamWEngine):
-    """A unit for each backbone block, and one for all the rest. Between steps a rank holds 1/world of every parameter,
-    and AdamW's state of that part alone.
+    """An engine with a unit for each backbone block, and one for all the rest.
 
-    Of the frozen weights at most two blocks and the rest are whole at once under the policies none, selective and block
-    (fairscale's own wrapper keeps all of them from their turn in backward to its end; see `Unit`). Under tile it is
-    the blocks of one segment, gathered when their turn comes and not ahead of it: fairscale has no gather that goes on
-    beside other work on every backend.
+    Between steps a rank holds 1/world of every parameter, and AdamW's state of that part alone. Of the frozen weights
+    at most two blocks and the rest are whole at once under the policies none, selective and block (fairscale's own
+    wrapper keeps all of them from their turn in backward to its end; see `Unit`). Under tile it is the blocks of one
+    segment, gathered when their turn comes and not ahead of it: fairscale has no gather that goes on beside other work
+    on every backend.
 
     fairscale's OffloadModel isn't used: it needs CUDA and works on a list of layers, not on a model.
     """
 
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
-        fit_fairscale(processes.device, autocast_dtype(spec.train.precision, processes.device))
+        for part in (checkpoint_activations, fully_sharded_data_parallel):
+            require_private_names(part.__name__, part)
+        require_private_names("FullyShardedDataParallel", FullyShardedDataParallel)
+        ignore_warnings()
         ensure_group(processes)
         named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self.units = wrap(model.to(processes.device), spec)
+        self.units = shard_model(model.to(processes.device), spec)
         self.model = self.units[-1]
         self.unit_of = {parameter: unit for unit in self.units for parameter in unit.params}
-        self.hold(named, groups, spec, processes, on_gpu=processes.device.type == "cuda")
+        self.init_optimizer(named, groups, spec, processes, on_gpu=processes.device.type == "cuda")
         if model.backbone is not None:
-            model.backbone.executor = model.backbone.executor.with_weights(GatheredUnits(self, model.backbone.blocks))
+            # Waves don't call blocks as modules: their weights are gathered by hand.
+            provider = FairscaleWeights(self, model.backbone.blocks)
+            model.backbone.executor = model.backbone.executor.with_weights(provider)
 
     def trained_weights(self, weights: TrainedWeights) -> tuple[Tensor, ...]:
-        """What waves use in place of `TrainedWeights.forward`: those of blocks gathered by hand; the rest is whole in
-        forward."""
+        """Return what `TrainedWeights.forward` would: weights of blocks gathered by hand, the rest as the root unit has
+        it whole in forward."""
         parameters = weights.parameters_used()
         by_hand = [p for p in parameters if self.unit_of[p] is not self.model]
         tensors: dict[nn.Parameter, Tensor] = {}
@@ -64,14 +104,20 @@ class FairscaleEngine(AdamWEngine):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
-        with nullcontext() if last else self.model.no_sync(), autocast(self.processes.device, self.dtype):
+        device = self.processes.device
+        with (
+            fairscale_runs_here(device, self.dtype),
+            nullcontext() if last else self.model.no_sync(),
+            autocast(device, self.dtype),
+        ):
             yield
 
     def backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+        with fairscale_runs_here(self.processes.device, self.dtype):
+            self.scaler.scale(loss).backward()
         # fairscale keeps the last unit's frozen weights, and between micro-batches those of all.
         for unit in self.units:
-            unit.let_go()
+            unit.reshard()
 
     def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
         gradients = [p.grad for p in self.named.values() if p.grad is not None]
@@ -81,7 +127,8 @@ class FairscaleEngine(AdamWEngine):
         sums = self.processes.sum_floats(own)
         if not math.isfinite(joint_norm):
             # The scaler looks at this rank's parts alone: show it everywhere what any rank has.
-            torch._foreach_mul_(gradients, torch.nan)
+            for gradient in gradients:
+                gradient.fill_(torch.nan)
         self.scaler.unscale_(self.optimizer)
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(list(self.named.values()), max_norm, norm)
@@ -92,29 +139,31 @@ class FairscaleEngine(AdamWEngine):
         return joint_norm, sums
 
     def joint_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Over all ranks' parts, the same number on every rank."""
+        """Return the norm of all ranks' parts, the same number on every rank."""
         total = nn.utils.get_total_norm(gradients).to(self.processes.device) ** 2
         dist.all_reduce(total)
         return total.sqrt()
 
-    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    def gather_full(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {}
         for name, part in parts.items():
-            tensor = whole_tensors([part], [self.named[name]])[0]
+            tensor = full_tensors([part], [self.named[name]])[0]
             if self.processes.is_main:
                 found[name] = tensor.cpu()
         return found
 
-    def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.unit_of[self.named[name]].part(t, self.named[name]) for name, t in whole.items()}
+    def shard(self, full: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.unit_of[self.named[name]].part(t, self.named[name]) for name, t in full.items()}
 
 
-def wrap(model: nn.Module, spec: Spec) -> list[Unit]:
-    """Shard a model where it stands; the units of its blocks, then that of the rest. All ranks hold the same model."""
+def shard_model(model: nn.Module, spec: Spec) -> list[Unit]:
+    """Shard a model in place; return the units of its blocks, then that of the rest. All ranks hold the same model."""
+    device = next(model.parameters()).device
     options = {
+        "dtype": autocast_dtype(spec.train.precision, device),
         "process_group": dist.group.WORLD,
         "process_group_reduce_scatter": dist.new_group(timeout=timedelta(seconds=spec.train.hang_seconds)),
-        "compute_device": next(model.parameters()).device,
+        "compute_device": device,
         # Every gradient by itself: gloo wants exact shapes, which fairscale's buckets don't have, and on GPUs the way
         # is taken that was tested.
         "bucket_cap_mb": 0,
@@ -140,8 +189,8 @@ def _gradients_together(model: nn.Module, inputs: tuple[Any, ...], out: Predicti
     return out._replace(logits=tensors[: len(out.logits)], offsets=tensors[len(out.logits) :])
 
 
-class GatheredUnits(WeightProvider):
-    """Gathers the units of the blocks that a wave runs."""
+class FairscaleWeights:
+    """Provider of the wave's weights from a backbone's units."""
 
     def __init__(self, engine: FairscaleEngine, blocks: nn.ModuleList):
         self.engine, self.blocks = engine, blocks
@@ -153,5 +202,207 @@ class GatheredUnits(WeightProvider):
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
         with ExitStack() as stack:
             for index in blocks:
-                stack.enter_context(self.blocks[index].whole())
+                stack.enter_context(self.blocks[index].gathered())
             yield
+
+
+class _CpuForCuda(ModuleType):
+    """torch, with torch.cpu in the place of torch.cuda: the same functions, which do nothing."""
+
+    cuda = torch.cpu
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+_CPU_TORCH = _CpuForCuda("torch")
+
+
+def _record_no_stream(tensor: Tensor, stream: Any) -> None: ...
+
+
+@contextmanager
+def fairscale_runs_here(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, fairscale runs on `device` with this torch; afterwards all is as before. dtype: of autocast.
+
+    Its code runs when a unit is made, in forward and in backward. The context may be entered within itself.
+    """
+    replaced = [
+        # It logs through functions that set the root logger up, which would print a run's lines a second time.
+        (fully_sharded_data_parallel, "logging", logging.getLogger("fairscale")),
+        # When its checkpoints run a block again they take CUDA's fp16 for autocast, whatever the dtype of the run is.
+        (checkpoint_activations, "autocast", lambda _: autocast(device, dtype)),
+    ]
+    if device.type != "cuda":
+        # It orders gathers by CUDA streams, and marks tensors that another stream still reads. A CPU has neither.
+        replaced += [
+            (fully_sharded_data_parallel, "torch", _CPU_TORCH),
+            (torch.Tensor, "record_stream", _record_no_stream),
+        ]
+    with ExitStack() as stack:
+        for owner, name, value in replaced:
+            stack.enter_context(_replaced(owner, name, value))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    own, before = name in vars(owner), getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            # It was inherited: torch.Tensor has record_stream from its base.
+            delattr(owner, name)
+
+
+def ignore_warnings() -> None:
+    """Silence what fairscale would warn of at every gather, for the process: undoing that repeats other warnings."""
+    # Collectives and storages under names that torch will drop some day.
+    warnings.filterwarnings("ignore", "TypedStorage is deprecated")
+    warnings.filterwarnings("ignore", r"`torch\.distributed\._(all_gather|reduce_scatter)_base`")
+    # Its checkpoint of the first block says that pixels have no gradient.
+    warnings.filterwarnings("ignore", "None of the inputs have requires_grad=True")
+
+
+class Unit(FullyShardedDataParallel):
+    """A part of the model whose parameters are gathered and freed together.
+
+    It differs from fairscale's wrapper in two ways. Frozen weights may have another dtype than fp32: they are sharded
+    and gathered in it. And they are freed as soon as the gradient of the unit's input is there: fairscale itself frees
+    a parameter when its gradient is there, and so frozen ones at the end of the whole backward pass only.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, compute_device: torch.device, **options: Any):
+        """dtype: of autocast. options: those of fairscale's wrapper."""
+        self.environment = partial(fairscale_runs_here, compute_device, dtype)
+        own = [p for p in module.parameters() if not hasattr(p, "_is_sharded")]
+        dtypes = [p.dtype for p in own]
+        for parameter in own:
+            # A copy: fairscale frees what it shards, which memory that NumPy once looked at doesn't allow.
+            parameter.data = parameter.data.to(torch.float32, copy=True)
+        options |= {"flatten_parameters": False, "disable_reshard_on_root": False, "compute_device": compute_device}
+        with self.environment():
+            super().__init__(module, **options)
+        require_private_names("a FullyShardedDataParallel", self)
+        for parameter in self.params:
+            require_private_names("the parameters of a FullyShardedDataParallel", parameter)
+        for parameter, dtype in zip(own, dtypes, strict=True):
+            parameter.data = parameter.data.to(dtype)
+        self.frozen = [p for p in self.params if not p.requires_grad]
+        self.register_forward_pre_hook(_reshard_when_input_has_its_gradient)
+
+    def _init_param_attributes(self, p: nn.Parameter) -> None:
+        fresh = not hasattr(p, "_fp32_shard")
+        super()._init_param_attributes(p)
+        if fresh and p._is_sharded and p.dtype != self.compute_dtype:
+            p._full_param_padded = torch.empty(p.numel() * self.world_size, device=p.device, dtype=p.dtype)
+            fully_sharded_data_parallel.free_storage_(p._full_param_padded)
+
+    def _rebuild_full_params(self, force_full_precision: bool = False) -> list[tuple[Tensor, bool]] | None:
+        if self.world_size > 1:
+            return super()._rebuild_full_params(force_full_precision)
+        # Alone every rank has all, and fairscale stumbles over parameters without dimensions.
+        self.has_full_params = True
+        return [(parameter.data, False) for parameter in self.params]
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        with self.environment():
+            return super().forward(*inputs, **keywords)
+
+    def reshard(self, parameters: list[nn.Parameter] | None = None) -> None:
+        """Free all but this rank's part of these (of all) parameters."""
+        with self.environment():
+            self._free_full_params(parameters)
+            self._use_fp32_param_shard(parameters)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Let the parameters be whole inside; for code that reads them without calling the unit."""
+        with self.environment():
+            # What fairscale does before a first forward pass, which such a unit may never have.
+            self._lazy_init()
+            self._rebuild_full_params()
+        try:
+            yield
+        finally:
+            self.reshard()
+
+    def part(self, tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+        """Return this rank's part of a full tensor, as of that parameter: a padded 1-D piece; all of it on one rank."""
+        return self._get_shard(tensor)[0] if parameter._is_sharded else tensor
+
+    def gradients_are_there(self) -> None:
+        """Let fairscale's check at the end of backward find what it expects of a unit that wasn't called itself."""
+        # Of a unit in which nothing learns it expects none.
+        if any(parameter.requires_grad for parameter in self.params):
+            self.training_state = fully_sharded_data_parallel.TrainingState.BACKWARD_POST
+
+
+def _reshard_when_input_has_its_gradient(unit: Unit, inputs: tuple[Any, ...]) -> None:
+    first = inputs[0]
+    if unit.frozen and isinstance(first, Tensor) and first.requires_grad and torch.is_grad_enabled():
+        first.register_hook(lambda _: unit.reshard(unit.frozen))
+
+
+def full_tensors(parts: list[Tensor], like: list[nn.Parameter]) -> list[Tensor]:
+    """Return full tensors of parts that lie as these parameters do, gathered with one collective. All ranks call it."""
+    flat = torch.cat([part.detach().flatten() for part in parts])
+    rows = flat.new_empty(dist.get_world_size(), len(flat))
+    dist.all_gather(list(rows.unbind()), flat)
+    full = [torch.cat(list(piece)) for piece in rows.split([part.numel() for part in parts], dim=1)]
+    # The end is padding: every rank's part has the same length.
+    return [t[: p._orig_size.numel()].view(p._orig_size) for t, p in zip(full, like, strict=True)]
+
+
+class GatheredWeights(torch.autograd.Function):
+    """Gather sharded trained parameters. Backward adds this rank's parts of the sums over all ranks to their gradients.
+
+    The parameters aren't inputs that autograd sees: it would remember the shape that they have now, and a unit gives
+    them another while it is gathered. `anchor`, any tensor that requires a gradient, makes autograd call backward.
+    """
+
+    @staticmethod
+    def forward(ctx, anchor: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+        ctx.parameters = parameters
+        return tuple(full_tensors([p.data for p in parameters], parameters))
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        world = dist.get_world_size()
+        rows = [_rows(g, world, p.numel()) for g, p in zip(gradients, ctx.parameters, strict=True)]
+        sums = rows[0].new_empty(sum(row.shape[1] for row in rows))
+        dist.reduce_scatter(sums, list(torch.cat(rows, dim=1).unbind()))
+        for parameter, part in zip(ctx.parameters, sums.split([p.numel() for p in ctx.parameters]), strict=True):
+            part = part.view(parameter.shape)
+            parameter.grad = part.clone() if parameter.grad is None else parameter.grad.add_(part)
+        return None, None
+
+
+def _rows(gradient: Tensor, world: int, size: int) -> Tensor:
+    """Return a full gradient as every rank's padded part, [world, size]."""
+    rows = gradient.new_zeros(world * size)
+    rows[: gradient.numel()] = gradient.flatten()
+    return rows.view(world, size)
+
+
+class _OneNode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients
+
+
+def together(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the same tensors, whose gradients go on only when all are there.
+
+    fairscale gathers a unit at the gradient of each of its outputs. One that came after the first parameters were freed
+    would gather those again, and nothing would free them.
+    """
+    return list(_OneNode.apply(*tensors)) if torch.is_grad_enabled() else tensors

@@ -22,17 +22,26 @@ from torch.distributed.tensor import DTensor
 from adatad.memory.arithmetic import autocast, forget_casts
 from adatad.memory.weights import WeightProvider, laid_out_like, local_of
 from adatad.models.backbone import VideoBackbone
-from adatad.parallel.adamw import AdamWEngine
-from adatad.parallel.engine import all_finite, read_together
+from adatad.parallel.adamw_engine import AdamWEngine
+from adatad.parallel.base import all_finite, read_together, require_names
 from adatad.parallel.processes import Processes, ensure_group
 from adatad.spec.schema import Spec
 
+WORKS_WITH = ">=2.13"
+"""Versions of torch, as in setup.cfg."""
+PRIVATE_NAMES = {
+    FSDPModule: ("_set_unshard_async_op",),
+    # One kernel for all tensors; other modules use such functions too.
+    torch: ("_foreach_mul_", "_foreach_norm"),
+}
+"""What is used of torch that it doesn't document."""
+
 
 class FsdpEngine(AdamWEngine):
-    """One unit per backbone block, and the root: the patch embedding, side adapters and the detector.
+    """An engine with one unit per backbone block, and the root: the patch embedding, side adapters and the detector.
 
-    A unit is gathered before its forward and its backward and let go after each; the root stays whole from its forward
-    to the end of backward. Blocks under the wave are gathered by `GatheredBlocks` instead of their hooks.
+    A unit is gathered before its forward and its backward and freed after each; the root stays whole from its forward
+    to the end of backward. Blocks under the wave are gathered by `FsdpWeights` instead of their hooks.
 
     Precision is the same autocast as with other engines. Weights are gathered as they are: frozen ones in the dtype
     that the memory policy gave them, trained ones in fp32, side by side in one unit. Gathering a trained block in 16
@@ -43,17 +52,21 @@ class FsdpEngine(AdamWEngine):
     all blocks would have to be kept until then. Those of blocks under the wave are exchanged at every micro-batch.
     """
 
+    saves_shards = True
+
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
+        for owner, private in PRIVATE_NAMES.items():
+            require_names("torch", WORKS_WITH, owner.__name__, owner, private)
         names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.shapes = {name: parameter.shape for parameter, name in names.items()}
-        shard(model, processes, spec.parallel.cpu_offload)
+        shard_model(model, processes, spec.parallel.cpu_offload)
         self.model: FSDPModule = model
         self.sharded: dict[str, DTensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         # The optimizer sees this rank's parts as plain tensors, in the same memory: nothing it does crosses ranks.
         local = {name: nn.Parameter(local_of(parameter)) for name, parameter in self.sharded.items()}
         groups = [{**group, "params": [local[names[p]] for p in group["params"]]} for group in groups]
         on_gpu = processes.device.type == "cuda" and not spec.parallel.cpu_offload
-        self.hold(local, groups, spec, processes, on_gpu)
+        self.init_optimizer(local, groups, spec, processes, on_gpu)
         self.exchange_always = spec.model.backbone.mode == "full"
 
     @contextmanager
@@ -89,7 +102,7 @@ class FsdpEngine(AdamWEngine):
         return norm, sums
 
     def _take_gradients(self) -> list[Tensor]:
-        """This rank's parts of the gradients, from the parameters to the optimizer's."""
+        """Move this rank's parts of the gradients from the parameters to the optimizer's; return them."""
         for name, parameter in self.sharded.items():
             if parameter.grad is not None:
                 self.named[name].grad = local_of(parameter.grad)
@@ -97,46 +110,50 @@ class FsdpEngine(AdamWEngine):
         return [local.grad for local in self.named.values() if local.grad is not None]
 
     def _square_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Of this rank's parts: float64 []. Sums over ranks are those of all parts, not finite if any part isn't."""
+        """Return the squared norm of this rank's parts, float64 []; not finite if any value isn't."""
         return torch.stack(torch._foreach_norm(gradients)).double().square().sum()
 
     def _adjust_scale(self, norm: float) -> None:
-        """The loss scale grows and shrinks by the global norm, so on all ranks alike; a scaler left to itself would see
-        this rank's parts alone."""
+        """Let the loss scale grow or shrink by the global norm, so on all ranks alike; a scaler left to itself would
+        see this rank's parts alone."""
         if not self.scaler.is_enabled():
             return
         probe = nn.Parameter(torch.zeros((), device=self.processes.device))
         probe.grad = torch.full_like(probe, norm)
-        # Notes on the device whether it is finite; `step` would read that.
+        # The scaler's only way to learn of a norm: unscale a parameter that has it for its gradient. It notes on the
+        # device whether that is finite.
         self.scaler.unscale_(torch.optim.SGD([probe], lr=0.0))
         self.scaler.update()
 
-    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gathered one parameter at a time, to host memory."""
-        gathered = {}
+    def gather_full(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        full = {}
+        # One parameter at a time, to host memory: the device never has more than one whole.
         for name, part in parts.items():
-            tensor = _gather(self.sharded[name], part)
+            parameter = self.sharded[name]
+            # Shards may wait in host memory; collectives are those of the mesh's device.
+            tensor = laid_out_like(parameter, part.to(parameter.device_mesh.device_type)).full_tensor()
             if self.processes.is_main:
-                gathered[name] = tensor.to("cpu", copy=True).view(self.shapes[name])
-        return gathered
+                full[name] = tensor.to("cpu", copy=True).view(self.shapes[name])
+        return full
 
-    def parts(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+    def shard(self, full: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: _part(tensor, self.processes).to(self.named[name].device, copy=True) for name, tensor in whole.items()
+            name: _part(tensor, self.processes).to(self.named[name].device, copy=True) for name, tensor in full.items()
         }
 
-    def shards(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    def as_dtensors(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: laid_out_like(self.sharded[name], part) for name, part in parts.items()}
 
 
-class GatheredBlocks(WeightProvider):
-    """The wave's weights: a range of blocks whole while it is worked on, the following one on its way meanwhile."""
+class FsdpWeights(WeightProvider):
+    """Provider of the wave's weights: blocks are gathered while it is in them, the next one on its way meanwhile."""
 
     def __init__(self, blocks: nn.ModuleList):
         self.blocks = blocks
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
+        # All gathers begin before the first is waited for; on every rank in the same order, as collectives must.
         for handle in [self.blocks[index].unshard(async_op=True) for index in blocks]:
             handle.wait()
         for index in following:
@@ -148,7 +165,7 @@ class GatheredBlocks(WeightProvider):
                 self.blocks[index].reshard()
 
 
-def shard(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
+def shard_model(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
     """Cut all parameters of a model into one part a rank, in place, and have them gathered when they are needed."""
     ensure_group(processes)
     _scalars_to_vectors(model)
@@ -160,6 +177,7 @@ def shard(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
         "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if cpu_offload else OffloadPolicy(),
     }
     backbone: VideoBackbone = model.backbone
+    # Blocks first: the root's unit takes what no unit has yet.
     for block in backbone.blocks:
         fully_shard(block, **settings)
     fully_shard(model, **settings)
@@ -167,33 +185,34 @@ def shard(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
         # Plain sums: the losses are parts of a sum over the global batch. A sum and a factor of 1 leave no division.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    backbone.executor = backbone.executor.with_weights(GatheredBlocks(backbone.blocks))
+    backbone.executor = backbone.executor.with_weights(FsdpWeights(backbone.blocks))
     _prefetch_one_ahead(model, backbone)
-    model.register_forward_hook(_let_go)
+    model.register_forward_hook(_reshard_after_inference)
 
 
 def _scalars_to_vectors(model: nn.Module) -> None:
-    """FSDP takes no parameters without dimensions: they get one, of length 1, which broadcasts alike."""
+    """Give parameters without dimensions one, of length 1, which broadcasts alike: FSDP takes no others."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim == 0:
                 setattr(module, name, nn.Parameter(parameter.detach().view(1), parameter.requires_grad))
 
 
-def _let_go(model: FSDPModule, _: Any, predictions: Any) -> None:
-    """A forward pass without a backward leaves the root whole; the next one would read weights that are out of date."""
+def _reshard_after_inference(model: FSDPModule, _: Any, predictions: Any) -> None:
+    """Free the root after a forward pass without a backward: the next one would read weights that are out of date."""
     if not torch.is_grad_enabled():
         model.reshard()
 
 
 def _prefetch_one_ahead(model: FSDPModule, backbone: VideoBackbone) -> None:
-    """While a block works, the next one's weights are on their way, if its hooks will run.
+    """Gather the next block's weights while a block works, if the next one's hooks will run.
 
     Left to itself, FSDP keeps each gather's buffer until the one after the next, and in backward fetches whatever ran
     before: blocks without a graph, or a block that must wait for a wave.
     """
     called, differentiated = _called(backbone)
     for index, module in enumerate([*backbone.blocks, model]):
+        # Gathers in streams of their own, whose end is waited for: without it gloo's would block here.
         module._set_unshard_async_op(True)
         if module is not model and index + 1 in called:
             module.set_modules_to_forward_prefetch([backbone.blocks[index + 1]])
@@ -203,7 +222,7 @@ def _prefetch_one_ahead(model: FSDPModule, backbone: VideoBackbone) -> None:
 
 
 def _called(backbone: VideoBackbone) -> tuple[set[int], set[int]]:
-    """Blocks that are called as modules, not run by a wave; and those of them that have a backward."""
+    """Return the blocks that are called as modules, not run by a wave; and those of them that have a backward."""
     waves = [wave_pass.settings for wave_pass in backbone.executor.passes]
     in_waves = {index for settings in waves for index in range(settings.first, settings.last + 1)}
     # The side variant runs no block behind the last that feeds an adapter.
@@ -213,13 +232,8 @@ def _called(backbone: VideoBackbone) -> tuple[set[int], set[int]]:
     return called, {index for index in called if trained and index >= trained[0]}
 
 
-def _gather(parameter: DTensor, part: Tensor) -> Tensor:
-    """The whole tensor of parts that lie as a parameter's do, on every rank."""
-    return laid_out_like(parameter, part.to(parameter.device_mesh.device_type)).full_tensor()
-
-
 def _part(tensor: Tensor, processes: Processes) -> Tensor:
-    """Cut along dimension 0 as `fully_shard` does: parts of equal length, the last ones shorter or empty."""
+    """Return this rank's part as `fully_shard` cuts dimension 0: equal lengths, the last ones shorter or empty."""
     tensor = tensor.view(1) if tensor.ndim == 0 else tensor
     chunks = tensor.chunk(processes.world)
     return chunks[processes.rank] if processes.rank < len(chunks) else tensor[:0]

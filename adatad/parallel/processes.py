@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from adatad.errors import UserError
 from adatad.parallel.devices import device_of
-from adatad.parallel.faults import Witness
-from adatad.parallel.monitor import Monitor
+from adatad.parallel.failures import FailureReporter
+from adatad.parallel.watchdog import Monitor
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Processes:
     # and when a rank has died it fails at once, while NCCL would wait until its watchdog ends the process.
 
     def sum(self, value: int) -> int:
-        """Sum of an integer over all ranks."""
+        """Return the sum of an integer over all ranks."""
         if self.world == 1:
             return value
         total = torch.tensor(value, dtype=torch.int64)
@@ -47,7 +47,7 @@ class Processes:
         return int(total)
 
     def sum_floats(self, values: list[float]) -> list[float]:
-        """Sums of floats over all ranks, in float64."""
+        """Return the sums of floats over all ranks, in float64."""
         if self.world == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64)
@@ -55,11 +55,11 @@ class Processes:
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says yes."""
+        """Return whether the flag is set on any rank."""
         return self.sum(int(flag)) > 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's object, in rank order, on every rank."""
+        """Return every rank's object, in rank order, on every rank."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -67,19 +67,20 @@ class Processes:
         return values
 
     def note(self, fact: str, text: str = "") -> None:
-        """Let later attempts of this job know."""
+        """Record a fact for later attempts of this job."""
         if self.job is not None:
             self.job.set(fact, text)
 
     def noted(self, fact: str) -> bool:
-        """Whether an attempt of this job noted it."""
+        """Return whether an attempt of this job recorded a fact."""
         return self.job is not None and self.job.check([fact])
 
     def noted_text(self, fact: str) -> str | None:
-        """What an attempt of this job noted with it; None if none did."""
+        """Return the text that an attempt of this job recorded with a fact; None if none did."""
         return self.job.get(fact).decode() if self.noted(fact) else None
 
     def barrier(self) -> None:
+        """Wait until all ranks are here."""
         if self.world > 1:
             dist.barrier()
 
@@ -89,7 +90,7 @@ class ProcessesError(UserError):
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchedRank:
     """This process among those that a launcher started, by its variables."""
 
     rank: int
@@ -104,17 +105,18 @@ HOW_TO_START = (
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the first that torchrun started, or alone: the one whose results are printed."""
+    """Return whether this process is the first that torchrun started, or alone: the one whose results are printed."""
     return os.environ.get("RANK", "").strip() in ("", "0")
 
 
-def place() -> Place:
-    """Raises ProcessesError."""
+def launched_rank() -> LaunchedRank:
+    """Read RANK, WORLD_SIZE and LOCAL_RANK; one process alone without them. Raises ProcessesError."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         _refuse_empty(name)
+    # One rank under torchrun counts as several: it may be restarted, and the job's store tells it what was before.
     alone = os.environ.get("WORLD_SIZE", "1") == "1" and os.environ.get("RANK", "0") == "0"
     if alone and "TORCHELASTIC_RESTART_COUNT" not in os.environ:
-        return Place(0, 1, _number("LOCAL_RANK", 0))
+        return LaunchedRank(0, 1, _number("LOCAL_RANK", 0))
     world, rank = _number("WORLD_SIZE", None), _number("RANK", None)
     if world < 1 or rank >= world:
         raise ProcessesError(f"RANK is {rank}, and WORLD_SIZE {world}: expected a rank below it; {HOW_TO_START}")
@@ -125,7 +127,7 @@ def place() -> Place:
         port = _number("MASTER_PORT", None)
         if not 0 < port < 65536:
             raise ProcessesError(f"MASTER_PORT is {port}; expected a port from 1 to 65535; {HOW_TO_START}")
-    return Place(rank, world, _number("LOCAL_RANK", 0))
+    return LaunchedRank(rank, world, _number("LOCAL_RANK", 0))
 
 
 def _refuse_empty(name: str) -> None:
@@ -134,7 +136,7 @@ def _refuse_empty(name: str) -> None:
 
 
 def _number(name: str, default: int | None) -> int:
-    """A variable's whole number. default: of one that isn't set; None: it must be."""
+    """Return a variable's whole number. default: of one that isn't set; None: it must be."""
     _refuse_empty(name)
     text = os.environ.get(name)
     if text is None and default is not None:
@@ -149,12 +151,13 @@ def _number(name: str, default: int | None) -> int:
 
 
 def meet(seconds: float) -> dist.Store:
-    """The store that all ranks share. Raises ProcessesError if they don't find one another within that time."""
+    """Return the store that all ranks share. Raises ProcessesError if they don't find one another within that time."""
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         shared, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
     except (dist.DistError, RuntimeError, OSError) as error:
         text = str(error).strip() or repr(error)
+        # The first rank holds the store: its port is the one that may be taken.
         if "EADDRINUSE" in text or "address already in use" in text.lower():
             raise ProcessesError(
                 f"MASTER_PORT: {where} is in use by another program, or another run: take another port "
@@ -174,20 +177,20 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     hang_seconds: how long a rank waits for the others before it fails. An error that leaves the context is preceded by
     a line that says which rank failed first, on which host, and how. Raises ProcessesError, DeviceError.
     """
-    here = place()
+    here = launched_rank()
     rank, world, device = here.rank, here.world, device_of(here.local_rank)
     monitor, job, attempt = None, None, os.environ.get("TORCHELASTIC_RESTART_COUNT")
     if world > 1 or attempt is not None:
         shared = meet(hang_seconds)
         job = dist.PrefixStore("job", shared) if attempt is not None else None
     if world > 1:
-        # torchrun's store outlives a restart: addresses and faults of the attempt before must not be found again.
+        # torchrun's store outlives a restart: addresses and failures of the attempt before must not be found again.
         store = dist.PrefixStore(f"attempt {attempt or 0}", shared)
         dist.init_process_group(
             backend_of(device), store=dist.PrefixStore("group", store), rank=rank, world_size=world,
             timeout=timedelta(seconds=hang_seconds),
         )  # fmt: skip
-        monitor = Monitor(Witness(store, rank, world), hang_seconds)
+        monitor = Monitor(FailureReporter(store, rank, world), hang_seconds)
     try:
         yield Processes(rank, world, device, job, monitor)
     except Exception as error:
@@ -196,12 +199,14 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
         # What others still exchange with this rank must fail at once: the group goes down with the process.
         raise
     except SystemExit:
+        # A run that was asked to stop: all ranks leave, in good order.
         leave_group(monitor)
         raise
     leave_group(monitor)
 
 
 def leave_group(monitor: Monitor | None) -> None:
+    """Take the process group down, and let the others know that this rank leaves in good order."""
     if monitor:
         monitor.leave()
     if dist.is_initialized():
@@ -209,13 +214,16 @@ def leave_group(monitor: Monitor | None) -> None:
 
 
 def backend_of(device: torch.device) -> str:
-    """Backends of collectives. Beside a GPU tensors in host memory, and objects, go over gloo, as checkpoints do; torch
-    gives the group's timeout to both."""
+    """Return the backends of collectives.
+
+    Beside a GPU tensors in host memory, and objects, go over gloo, as checkpoints do; torch gives the group's timeout
+    to both.
+    """
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 def ensure_group(processes: Processes) -> None:
-    """For engines that want a process group even of one process: a group of that one, if there is none.
+    """Make a process group of this process alone, if there is none; for engines that always want one.
 
     It needs no port and no address; `start_processes` takes it down.
     """

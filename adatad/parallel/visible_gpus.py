@@ -1,4 +1,7 @@
-"""Whether this process is meant to have a GPU, before torch is asked. Imports no torch."""
+"""What shows whether this process is meant to have a GPU, before torch is asked.
+
+Imports no torch: the doctor asks here, also where torch doesn't start.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,25 @@ BF16_CAPABILITY = (8, 0)
 
 
 def hides_all(visible: str | None) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES says that no GPU is wanted. visible: its value, None if it isn't set."""
+    """Return whether CUDA_VISIBLE_DEVICES says that no GPU is wanted. visible: its value, None if it isn't set."""
     return visible is not None and visible.split(",")[0].strip() in HIDE_ALL
 
 
 def asks_for_gpus(environment: Mapping[str, str]) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES names GPUs, by the user or a job system. DeepSpeed's launcher, which is known by
-    CROSS_SIZE, numbers the ranks in it on machines without GPUs too."""
+    """Return whether CUDA_VISIBLE_DEVICES names GPUs, by the user or a job system.
+
+    DeepSpeed's launcher, which is known by CROSS_SIZE, numbers the ranks in it on machines without GPUs too.
+    """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and not hides_all(visible) and "CROSS_SIZE" not in environment
 
 
 def names_mig(visible: str | None) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES names parts of a GPU: CUDA shows a process one of them, however many are listed."""
+    """Return whether CUDA_VISIBLE_DEVICES names parts of a GPU, of which CUDA shows a process one, however many are
+    listed."""
     return visible is not None and visible.strip().startswith("MIG-")
 
 
 def device_nodes() -> list[str]:
-    """The GPUs that NVIDIA's driver has, or that a container was given: /dev/nvidia0 and so on."""
+    """Return the GPUs that NVIDIA's driver has, or that a container was given: /dev/nvidia0 and so on."""
     return sorted(str(path) for path in DEVICES.glob("nvidia[0-9]*"))

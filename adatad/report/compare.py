@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from adatad.errors import UserError
 from adatad.files import FileError, files_to_write, shown, write_bytes
+from adatad.printing import program
 from adatad.report.page import curve
 from adatad.report.run_files import Record, by_step, is_number, read_metrics, read_result
 from adatad.report.timelines import to_png
@@ -22,8 +22,8 @@ class CompareError(UserError):
     """A run directory without results, or without those asked for; the message names it."""
 
 
-def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> None:
-    """Print the results of finished runs and draw their mAP curves into a PNG file.
+def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> Table:
+    """Draw the mAP curves of finished runs into a PNG file, and return a table of where they ended.
 
     group: a name from their "groups", whose mAP is meant then; None for that of all instances. Raises CompareError.
     """
@@ -43,10 +43,9 @@ def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> No
             shown(name), f"{100 * result['average_mAP']:.2f}", "" if untrained is None else f"{100 * untrained:.2f}",
             "" if result["seconds"] is None else f"{result['seconds'] / 60:.1f}",
         )  # fmt: skip
-    # Names of runs and groups are no markup.
-    Console(markup=False, emoji=False).print(table)
     title = "average mAP on validation, %" if group is None else f"average mAP on validation, {group}, %"
     write_bytes(picture, to_png(curve(title, series, marker="o")))
+    return table
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:
@@ -69,7 +68,7 @@ def _read(run: Path) -> tuple[list[Record], Record]:
     if not metrics.evaluations:
         raise CompareError(f"{run}: holds no evaluation (metrics.jsonl)")
     if line := metrics.note(run / "metrics.jsonl"):
-        print(f"{sys.argv[0]}: {shown(line)}", file=sys.stderr)
+        print(f"{program()}: {shown(line)}", file=sys.stderr)
     return by_step(metrics.evaluations), result
 
 

@@ -16,6 +16,7 @@ from adatad.data.annotations import Annotations, read_annotations
 from adatad.errors import UserError
 from adatad.evaluation.score_files import read_detections
 from adatad.files import check_output, check_output_folder, reason, shown, write_bytes, write_text
+from adatad.progress_bar import progress
 from adatad.report.run_files import Metrics, by_step, is_there, read_metrics, read_result, read_words
 from adatad.report.timelines import COLOURS, class_style, names_are_text, picture_text, to_png, validation_timelines
 from adatad.spec import Spec, to_yaml
@@ -43,7 +44,7 @@ def try_write_report(run_directory: Path, spec: Spec) -> str | None:
     if not missing:
         return None
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return f"not drawn: {missing[0]}{more}; the results stand; python tools/report.py {run_directory} tries again"
+    return f"not drawn: {missing[0]}{more}; the results stand; adatad report {run_directory} tries again"
 
 
 def write_report(run_directory: Path, spec: Spec, say: Say | None = None) -> Path:
@@ -245,8 +246,10 @@ def _timelines(
             write_bytes(folder / f"{_file_name(name, names)}.png", png)
 
     def draw_all() -> None:
-        for name, figure in validation_timelines(spec, detections, annotations=annotations):
-            _attempt(note, f"timeline of {name!r}", lambda name=name, figure=figure: draw(name, figure), None)
+        with progress("timelines drawn", len(annotations.validation)) as bar:
+            for name, figure in validation_timelines(spec, detections, annotations=annotations):
+                _attempt(note, f"timeline of {name!r}", lambda name=name, figure=figure: draw(name, figure), None)
+                bar.advance()
 
     _attempt(note, "timelines", draw_all, None)
     return embedded

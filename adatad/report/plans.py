@@ -1,4 +1,4 @@
-"""The table of plans that `tools/plan.py` prints."""
+"""The table of plans that `adatad plan` prints."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
 from adatad.memory.remedies import remedies, shortfall
-from adatad.parallel.engine import autocast_dtype
 from adatad.spec import Spec
 
 GROUPS = {
     "weights": ("frozen weights", "trained weights", "buffers", "adapter casts", "weight casts", "gathered"),
     "AdamW, average": ("optimizer state", "moving average", "update"),
     "frames": ("frames", "frames ahead"),
-    "kept": ("saved activations", "saved rows", "halos", "gradient rows", "offload buffers"),
+    "kept": ("saved activations", "saved inputs", "halos", "saved gradients", "offload buffers"),
     "held": ("held graphs", "window"),
     "in work": ("tile",),
     "detector": ("detector", "features", "gradients"),
@@ -31,7 +31,7 @@ META = torch.device("meta")
 
 
 def print_plans(spec: Spec, args: argparse.Namespace) -> int:
-    """Prints the table, the fastest that fits, and its settings; returns the exit code. args: of `tools/plan.py`."""
+    """Prints the table, the fastest that fits, and its settings; returns the exit code. args: of `adatad plan`."""
     train, clip = spec.train, spec.parallel.clip
     if args.gpus % clip:
         print(f"parallel.clip {clip} doesn't divide {args.gpus} GPUs (--gpus)", file=sys.stderr)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from adatad.files import shown
+from adatad.printing import print_table
 from adatad.spec import Spec
 
 
@@ -35,8 +35,7 @@ def print_scores(spec: Spec, result: dict[str, Any]) -> None:
         table.add_row(f"average, {shown(name)} ({group['instances']} instances)", f"{100 * group['average_mAP']:.2f}")
     if untrained is not None:
         table.add_row("untrained, average", f"{100 * untrained:.2f}")
-    # Names of groups and specs are no markup.
-    Console(markup=False, emoji=False).print(table)
+    print_table(table)
 
 
 def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> None:

@@ -10,24 +10,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from adatad.spec.clip_share import clips_of_window
-from adatad.spec.cures import Ways, instead, ways
 from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
+from adatad.spec.experiments import RANDOM, where_published
+from adatad.spec.explain import InvalidKeyReadError, ValidView
+from adatad.spec.fixes import Fixable, fixed_by, instead
 from adatad.spec.model_checks import MODEL_CHECKS, Finding, Problem
-from adatad.spec.paths import PATHS, STAGE_TO
-from adatad.spec.presets import resolve_backbone
-from adatad.spec.published_weights import RANDOM, where_published
-from adatad.spec.salvage import DoubtError, Undoubted
-from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, Spec
+from adatad.spec.schema import PATHS, SHARDS_FROZEN_WEIGHTS, STAGE_TO, MemorySpec, Spec
+from adatad.spec.sizes import adapter_reach, clips_of_window, resolve_backbone
 from adatad.spec.text import cut, name_problem, path_problem
 
 Check = Callable[[Spec], Iterator[Finding]]
 
 
-def cross_checks(spec: Spec, doubtful: Iterable[Key] = (), given: Iterable[Key] = ()) -> list[Problem]:
-    """Settings that contradict one another; none that hangs on a doubtful key. given: keys that the user has set over
-    the file, which a cure leaves alone if it can."""
+def cross_checks(spec: Spec, invalid: Iterable[Key] = (), given: Iterable[Key] = ()) -> list[Problem]:
+    """Settings that contradict one another; none that hangs on a invalid key. given: keys that the user has set over
+    the file, which a fix leaves alone if it can."""
     checks = (
         _name,
         *(partial(_path, key=key) for key in (*PATHS, STAGE_TO)),
@@ -38,7 +36,7 @@ def cross_checks(spec: Spec, doubtful: Iterable[Key] = (), given: Iterable[Key] 
         _postprocess,
         _classifier,
     )
-    return _problems(checks, spec, set(doubtful), given)
+    return _problems(checks, spec, set(invalid), given)
 
 
 def memory_checks(spec: Spec) -> list[Problem]:
@@ -46,21 +44,21 @@ def memory_checks(spec: Spec) -> list[Problem]:
     return _problems((_memory, _parallel), spec, set())
 
 
-def file_checks(spec: Spec, doubtful: Iterable[Key] = ()) -> list[Problem]:
+def file_checks(spec: Spec, invalid: Iterable[Key] = ()) -> list[Problem]:
     """Files and folders that a run reads and that aren't there."""
     return _problems(
-        (_annotations, _weights, _deepspeed, _classes, _blocked_videos, _videos, _scoring_files), spec, set(doubtful)
+        (_annotations, _weights, _deepspeed, _classes, _blocked_videos, _videos, _scoring_files), spec, set(invalid)
     )
 
 
-def _problems(checks: Iterable[Check], spec: Spec, doubtful: set[Key], given: Iterable[Key] = ()) -> list[Problem]:
-    seen = Undoubted(spec, doubtful) if doubtful else spec
+def _problems(checks: Iterable[Check], spec: Spec, invalid: set[Key], given: Iterable[Key] = ()) -> list[Problem]:
+    seen = ValidView(spec, invalid) if invalid else spec
     problems = []
     for check in checks:
-        # A check ends where it reads what is doubtful; what it found before stands.
-        with contextlib.suppress(DoubtError):
+        # A check ends where it reads what is invalid; what it found before stands.
+        with contextlib.suppress(InvalidKeyReadError):
             for key, found in check(seen):
-                problems.append((key, found.said(given) if isinstance(found, Ways) else found))
+                problems.append((key, found.said(given) if isinstance(found, Fixable) else found))
     return problems
 
 
@@ -164,10 +162,10 @@ def _memory(spec: Spec) -> Iterator[Finding]:
             if getattr(memory, name) != getattr(defaults, name):
                 text = f"is without effect under policy {_policy(memory)}, it belongs to tile"
                 off = {f"memory__{name}": getattr(defaults, name)}
-                yield (*key, name), ways(text, off, *([TILE] if _possible_under_tile(spec, name) else []))
+                yield (*key, name), fixed_by(text, off, *([TILE] if _possible_under_tile(spec, name) else []))
         if memory.weight_dtype not in ("auto", "fp32"):
             text = f"{memory.weight_dtype} needs policy tile; here it can be auto or fp32"
-            yield (*key, "weight_dtype"), ways(text, {"memory__weight_dtype": "auto"}, TILE)
+            yield (*key, "weight_dtype"), fixed_by(text, {"memory__weight_dtype": "auto"}, TILE)
         return
     yield from _placement(spec, policies)
     yield from _frozen_dtype(spec)
@@ -176,7 +174,7 @@ def _memory(spec: Spec) -> Iterator[Finding]:
 
 
 def _possible_under_tile(spec: Spec, name: str) -> bool:
-    """Whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
+    """Return whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
     mode, engine = spec.model.backbone.mode, spec.parallel.engine
     if name == "compile":
         return engine in ("auto", "ddp")
@@ -192,7 +190,7 @@ def _policy(memory: MemorySpec) -> str:
 
 
 def _asks_for_tile(memory: MemorySpec) -> bool:
-    """Whether policy auto can only become tile, by what is said beside it."""
+    """Return whether policy auto can only become tile, by what is said beside it."""
     defaults = MemorySpec()
     said = any(getattr(memory, name) != getattr(defaults, name) for name in TILE_ONLY)
     return said or memory.weight_dtype not in ("auto", "fp32")
@@ -201,18 +199,18 @@ def _asks_for_tile(memory: MemorySpec) -> bool:
 def _reach(spec: Spec) -> Iterator[Problem]:
     backbone = spec.model.backbone
     adapter, planes = backbone.adapter, backbone.clip_frames // backbone.tubelet
-    reach = adapter.dilation * (adapter.kernel - 1) // 2
+    reach = adapter_reach(adapter.kernel, adapter.dilation)
     if backbone.mode == "adapter" and reach > planes:
         text = f"the adapters reach {reach} tubelets to each side, further than one clip of {planes}"
         yield ("memory", "policy"), f"{text}: tile can't do that, block can"
 
 
 def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
-    """What can't wait in host memory, under policy tile."""
+    """Yield what can't wait in host memory, under policy tile."""
     memory, mode, engine = spec.memory, spec.model.backbone.mode, spec.parallel.engine
     if memory.frames == "host" and policies[0] != "tile":
         text = f"host needs policy tile in the first range, which is {policies[0]}"
-        yield ("memory", "frames"), ways(text, {"memory__frames": "device"}, TILE)
+        yield ("memory", "frames"), fixed_by(text, {"memory__frames": "device"}, TILE)
     if memory.frozen_weights == "stream":
         if mode == "full":
             yield (
@@ -221,68 +219,68 @@ def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
             )
         if set(policies) != {"tile"}:
             text = "stream needs policy tile for all blocks"
-            yield ("memory", "frozen_weights"), ways(text, TILE, {"memory__frozen_weights": "device"})
+            yield ("memory", "frozen_weights"), fixed_by(text, TILE, {"memory__frozen_weights": "device"})
         if memory.order == "tiles":
             text = "tiles wants all weights at once, which frozen_weights stream doesn't have"
-            yield ("memory", "order"), ways(text, {"memory__order": "auto"}, {"memory__frozen_weights": "device"})
+            yield ("memory", "order"), fixed_by(text, {"memory__order": "auto"}, {"memory__frozen_weights": "device"})
         if engine not in ("auto", "ddp"):
             text = f"stream works with engine ddp, not {engine}, which has ways of its own (docs/engines.md)"
-            yield ("memory", "frozen_weights"), ways(text, {"memory__frozen_weights": "device"}, DDP)
+            yield ("memory", "frozen_weights"), fixed_by(text, {"memory__frozen_weights": "device"}, DDP)
     if mode == "side":
         for name, usual in (("saved_inputs", "device"), ("halos", "device"), ("saved_input_dtype", "auto")):
             if (said := getattr(memory, name)) != usual:
                 text = f"{said} is without effect: mode side keeps none"
-                yield ("memory", name), ways(text, {f"memory__{name}": usual})
+                yield ("memory", name), fixed_by(text, {f"memory__{name}": usual})
 
 
 def _compile(spec: Spec) -> Iterator[Finding]:
-    """Where a tile's functions can't be compiled."""
+    """Yield where a tile's functions can't be compiled."""
     engine = spec.parallel.engine
     if spec.memory.compile and engine not in ("auto", "ddp"):
         text = f"true works with engine ddp, not {engine}"
-        yield ("memory", "compile"), ways(text, {"memory__compile": False}, DDP)
+        yield ("memory", "compile"), fixed_by(text, {"memory__compile": False}, DDP)
 
 
 def _frozen_dtype(spec: Spec) -> Iterator[Finding]:
-    """Where frozen weights can't wait in 8 bits, under policy tile."""
+    """Yield where frozen weights can't wait in 8 bits, under policy tile."""
     said, engine, key = spec.memory.frozen_dtype, spec.parallel.engine, ("memory", "frozen_dtype")
     off = {"memory__frozen_dtype": "auto"}
     if said == "auto":
         return
     if spec.model.backbone.mode == "full":
-        yield key, ways(f"{said} is without effect: mode full has no frozen weights", off)
+        yield key, fixed_by(f"{said} is without effect: mode full has no frozen weights", off)
     if spec.memory.order == "tiles":
         text = f"tiles works on all blocks at once, and frozen_dtype {said} casts those that are worked on"
-        yield ("memory", "order"), ways(text, {"memory__order": "auto"}, off)
+        yield ("memory", "order"), fixed_by(text, {"memory__order": "auto"}, off)
     if engine not in ("auto", "ddp"):
-        yield key, ways(f"{said} works with engine ddp, not {engine}", off, DDP)
+        yield key, fixed_by(f"{said} works with engine ddp, not {engine}", off, DDP)
 
 
 def _parallel(spec: Spec) -> Iterator[Finding]:
     parallel, key = spec.parallel, ("parallel",)
     if parallel.deepspeed is not None and not parallel.engine.startswith("zero"):
         text = f"is without effect with engine {parallel.engine}, it belongs to zero1, zero2, zero3"
-        yield (*key, "deepspeed"), ways(text, {"parallel__deepspeed": None}, {"parallel__engine": "zero2"})
+        yield (*key, "deepspeed"), fixed_by(text, {"parallel__deepspeed": None}, {"parallel__engine": "zero2"})
     if spec.train.recheck_every and parallel.engine.startswith("zero"):
         text = f"engine {parallel.engine} shows no gradients before its update, fsdp and ddp do"
-        yield ("train", "recheck_every"), ways(text, {"train__recheck_every": None}, {"parallel__engine": "fsdp"})
+        yield ("train", "recheck_every"), fixed_by(text, {"train__recheck_every": None}, {"parallel__engine": "fsdp"})
     if parallel.cpu_offload and parallel.engine != "fsdp":
         text = "DeepSpeed offloads by its own file" if parallel.engine.startswith("zero") else "it belongs to fsdp"
         text = f"is without effect with engine {parallel.engine}; {text}"
-        yield (*key, "cpu_offload"), ways(text, {"parallel__cpu_offload": False}, {"parallel__engine": "fsdp"})
+        yield (*key, "cpu_offload"), fixed_by(text, {"parallel__cpu_offload": False}, {"parallel__engine": "fsdp"})
     if parallel.checkpoint_offload and (parallel.engine != "fairscale" or spec.memory.policy != "block"):
         text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {_policy(spec.memory)}"
         on = {"parallel__engine": "fairscale", "memory__policy": "block"}
-        yield (*key, "checkpoint_offload"), ways(text, {"parallel__checkpoint_offload": False}, on)
+        yield (*key, "checkpoint_offload"), fixed_by(text, {"parallel__checkpoint_offload": False}, on)
     if spec.memory.optimizer_state == "host" and parallel.engine not in ("auto", "ddp"):
         text = f"host works with engine ddp, not {parallel.engine}, which has ways of its own (docs/engines.md)"
-        yield ("memory", "optimizer_state"), ways(text, {"memory__optimizer_state": "device"}, DDP)
+        yield ("memory", "optimizer_state"), fixed_by(text, {"memory__optimizer_state": "device"}, DDP)
     if spec.memory.moment_dtype == "bf16" and parallel.engine not in ("auto", "ddp"):
         text = f"bf16 works with engine ddp, not {parallel.engine}, which keeps AdamW's moments itself"
-        yield ("memory", "moment_dtype"), ways(text, {"memory__moment_dtype": "fp32"}, DDP)
+        yield ("memory", "moment_dtype"), fixed_by(text, {"memory__moment_dtype": "fp32"}, DDP)
     if spec.memory.order == "tiles" and parallel.engine in SHARDS_FROZEN_WEIGHTS:
         text = f"tiles wants all weights at once, which engine {parallel.engine} shards"
-        yield ("memory", "order"), ways(text, {"memory__order": "auto"}, DDP)
+        yield ("memory", "order"), fixed_by(text, {"memory__order": "auto"}, DDP)
 
 
 def _clip(spec: Spec) -> Iterator[Problem]:
@@ -299,7 +297,7 @@ def _clip(spec: Spec) -> Iterator[Problem]:
             ),
         )
         return
-    reach = backbone.adapter.dilation * (backbone.adapter.kernel - 1) // 2
+    reach = adapter_reach(backbone.adapter.kernel, backbone.adapter.dilation)
     tubelets = clips // ranks * backbone.clip_frames // backbone.tubelet
     if backbone.mode in ("adapter", "side") and reach > tubelets:
         text = f"the adapters reach {reach} tubelets to each side, further than the {tubelets} that a rank may have"
@@ -313,7 +311,7 @@ def _postprocess(spec: Spec) -> Iterator[Finding]:
     if nms and nms.multiclass and nms.voting_threshold is not None and spec.compat != "reference":
         text = "is without effect while multiclass is true (compat: reference allows and ignores it)"
         off = {"postprocess__nms__voting_threshold": None}
-        yield ("postprocess", "nms", "voting_threshold"), ways(text, off, {"postprocess__nms__multiclass": False})
+        yield ("postprocess", "nms", "voting_threshold"), fixed_by(text, off, {"postprocess__nms__multiclass": False})
     if nms and nms.max_segments == 0:
         yield (
             ("postprocess", "nms", "max_segments"),
@@ -329,7 +327,7 @@ def _classifier(spec: Spec) -> Iterator[Finding]:
         return
     if not spec.model.detector.class_agnostic:
         text = "gives labels to a detector without classes of its own"
-        yield key, ways(text, {"model__detector__class_agnostic": True}, {"postprocess__classifier": None})
+        yield key, fixed_by(text, {"model__detector__class_agnostic": True}, {"postprocess__classifier": None})
     off = f"is without effect with kind {classifier.kind}"
     pseudo = classifier.kind == "pseudo"
     if pseudo and classifier.file is not None:
@@ -344,7 +342,7 @@ def _classifier(spec: Spec) -> Iterator[Finding]:
         text = f"{off}, it belongs to standard"
         off = {"postprocess__classifier__apply_softmax": False}
         on = () if pseudo else ({"postprocess__classifier__kind": "standard"},)
-        yield (*key, "apply_softmax"), ways(text, off, *on)
+        yield (*key, "apply_softmax"), fixed_by(text, off, *on)
 
 
 def _scoring_files(spec: Spec) -> Iterator[Problem]:

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from adatad.files import MAX_SPEC_BYTES, FileError, read_text, shown
+from adatad.resources import here_or_resource
 from adatad.spec.schema import Spec
-from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, short
+from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, nearest, short
 
 Key = tuple[str | int, ...]
 """Where a value stands: ("optimizer", "backbone", "custom", 0, "lr")."""
@@ -73,7 +74,7 @@ class Document:
     """Spellings of earlier versions that were replaced: "memory.rows is memory.saved_inputs now"."""
 
     def source(self, key: Key) -> str | None:
-        """Where the value at `key`, or what it stands in, came from."""
+        """Return where the value at `key`, or what it stands in, came from."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.sources:
                 return self.sources[key[:length]]
@@ -164,13 +165,13 @@ _Loader.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
 
 
 def parse_value(text: str) -> Any:
-    """A YAML value on one line, as in an override. Raises DocumentError, without saying where; SyntaxDocumentError if
-    it isn't YAML."""
+    """Return a YAML value on one line, as in an override. Raises DocumentError, without saying where;
+    SyntaxDocumentError if it isn't YAML."""
     return _Reader("", Document(), _Count()).read(text)
 
 
 def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None = None) -> Document:
-    """A file over its `base:` files. A list of bases merges in order; the file itself comes last. Raises
+    """Return a file over its `base:` files. A list of bases merges in order; the file itself comes last. Raises
     DocumentError."""
     count = count or _Count()
     count.files += 1
@@ -191,6 +192,10 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
             raise DocumentError(f"{where}: base: expected a path or a list of paths, got {short(base)}")
         try:
             file = path.parent / expand(base)
+            shipped = here_or_resource(base)
+            # A copy of a shipped spec names its base as configs/..., wherever the copy lies.
+            if not os.path.lexists(file) and shipped.startswith("/"):
+                file = Path(shipped)
         except PathError as error:
             raise DocumentError(f"{where}: base: {error}") from error
         if not os.path.lexists(file):
@@ -202,9 +207,6 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
 
 def near_file(path: Path) -> str:
     """For the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
-    # Imported here: explain, which has the rule for what is near, imports this module.
-    from adatad.spec.explain import nearest
-
     try:
         beside = sorted(file.name for file in path.parent.glob("*.yaml"))[:MAX_VALUES]
     except (OSError, ValueError):
@@ -215,7 +217,7 @@ def near_file(path: Path) -> str:
 
 
 def holds(values: Any, part: str | int) -> bool:
-    """Whether plain values have something under a name or at a place of a list."""
+    """Return whether plain values have something under a name or at a place of a list."""
     if isinstance(values, dict):
         return part in values
     return isinstance(values, list) and isinstance(part, int) and part < len(values)
@@ -262,7 +264,7 @@ def _read_file(path: Path, count: _Count) -> Document:
 
 
 def _is_foreign(values: dict[str, Any]) -> bool:
-    """Whether a file is of another kind: what it holds must not reach a log as keys that a spec doesn't have."""
+    """Return whether a file is of another kind: what it holds must not reach a log as keys that a spec doesn't have."""
     known = values.keys() & {"base", *Spec.model_fields}
     return bool(values) and not known and (len(values) > 3 or not all(WORD.fullmatch(key) for key in values))
 
@@ -276,7 +278,7 @@ class _Reader:
     count: _Count
 
     def read(self, text: str) -> Any:
-        """The text's one value, None for an empty text. Raises DocumentError."""
+        """Return the text's one value, None for an empty text. Raises DocumentError."""
         try:
             # Making a loader looks at the characters already.
             loader = _Loader(text)

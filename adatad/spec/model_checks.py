@@ -1,6 +1,6 @@
 """Settings of the sections data, model, optimizer, schedule and train that contradict one another.
 
-Each check yields the key it is about, and what is wrong with a setting that cures it, where there is one.
+Each check yields the key it is about, and what is wrong with a setting that fixes it, where there is one.
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from adatad.spec.cures import Ways, divisor, instead, multiple, ways
 from adatad.spec.document import Key
-from adatad.spec.pattern import pattern_problem
-from adatad.spec.presets import resolve_backbone
+from adatad.spec.fixes import Fixable, divisor, fixed_by, instead, multiple
 from adatad.spec.schema import MAX_COUNT, MAX_LENGTH, DetectorSpec, Spec
-from adatad.spec.text import cut
+from adatad.spec.sizes import resolve_backbone
+from adatad.spec.text import cut, pattern_problem
 
 Problem = tuple[Key, str]
-Finding = tuple[Key, str | Ways]
+Finding = tuple[Key, str | Fixable]
 MAX_WINDOW_BYTES = 1 << 40
 """Of one window's frames."""
 MAX_PARAMETERS = 10**12
@@ -29,8 +28,8 @@ def _window(spec: Spec) -> Iterator[Finding]:
     if frames % backbone.clip_frames:
         step = backbone.clip_frames // math.gcd(backbone.clip_frames, window.frames_per_position)
         text = f"{window.size_grid} x {window.frames_per_position} frames a position aren't whole clips of "
-        cure = instead(data__window__size_grid=multiple(window.size_grid, step))
-        yield ("data", "window", "size_grid"), f"{text}{backbone.clip_frames} frames; {cure}"
+        fix = instead(data__window__size_grid=multiple(window.size_grid, step))
+        yield ("data", "window", "size_grid"), f"{text}{backbone.clip_frames} frames; {fix}"
     size = frames * 3 * spec.data.size_pixels**2
     if size > MAX_WINDOW_BYTES:
         text = (
@@ -42,14 +41,14 @@ def _window(spec: Spec) -> Iterator[Finding]:
         return
     if window.stride_frames % window.frames_per_position:
         text = f"{window.stride_frames} can't be divided by frames_per_position {window.frames_per_position}"
-        cure = instead(data__window__stride_frames=multiple(window.stride_frames, window.frames_per_position))
-        yield ("data", "window", "stride_frames"), f"{text}; {cure}"
+        fix = instead(data__window__stride_frames=multiple(window.stride_frames, window.frames_per_position))
+        yield ("data", "window", "stride_frames"), f"{text}; {fix}"
     if int(window.size_grid * (1 - window.overlap)) < 1:
-        cure = instead(data__window__overlap=0.5 if window.size_grid > 1 else 0)
-        yield ("data", "window", "overlap"), f"{window.overlap} leaves no step from one window to the next; {cure}"
+        fix = instead(data__window__overlap=0.5 if window.size_grid > 1 else 0)
+        yield ("data", "window", "overlap"), f"{window.overlap} leaves no step from one window to the next; {fix}"
     if window.crop_ratio and window.crop_ratio[0] > window.crop_ratio[1]:
-        cure = instead(data__window__crop_ratio=window.crop_ratio[::-1])
-        yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]; {cure}"
+        fix = instead(data__window__crop_ratio=window.crop_ratio[::-1])
+        yield ("data", "window", "crop_ratio"), f"{list(window.crop_ratio)} isn't [low, high]; {fix}"
 
 
 def _resized_window(spec: Spec) -> Iterator[Finding]:
@@ -59,7 +58,7 @@ def _resized_window(spec: Spec) -> Iterator[Finding]:
             text = "is without effect with kind resize, whose windows are whole videos"
             can_slide = spec.data.window.stride_frames % spec.data.window.frames_per_position == 0
             slide = ({"data__window__kind": "sliding"},) if can_slide else ()
-            yield ("data", "window", name), ways(text, {f"data__window__{name}": off}, *slide)
+            yield ("data", "window", name), fixed_by(text, {f"data__window__{name}": off}, *slide)
 
 
 def _names(spec: Spec) -> Iterator[Problem]:
@@ -76,20 +75,20 @@ def _names(spec: Spec) -> Iterator[Problem]:
         yield ("data", "classes"), f"names a class twice, {cut(twice)!r}; keep one of the two"
     if isinstance(classes, tuple) and spec.data.class_count not in (None, len(classes)):
         text = f"expects {spec.data.class_count} classes, but data.classes lists {len(classes)}"
-        cure = f"; {instead(data__class_count=len(classes))}" if classes else ""
-        yield ("data", "class_count"), text + cure
+        fix = f"; {instead(data__class_count=len(classes))}" if classes else ""
+        yield ("data", "class_count"), text + fix
 
 
 def _backbone(spec: Spec) -> Iterator[Problem]:
     backbone, key = spec.model.backbone, ("model", "backbone")
     sizes = resolve_backbone(backbone)
     if sizes.width % sizes.heads:
-        cure = instead(model__backbone__heads=divisor(sizes.width, sizes.heads))
-        yield (*key, "heads"), f"the width {sizes.width} can't be divided by {sizes.heads} heads; {cure}"
+        fix = instead(model__backbone__heads=divisor(sizes.width, sizes.heads))
+        yield (*key, "heads"), f"the width {sizes.width} can't be divided by {sizes.heads} heads; {fix}"
     if backbone.clip_frames % backbone.tubelet:
         text = f"{backbone.clip_frames} frames can't be divided into tubelets of {backbone.tubelet}"
-        cure = instead(model__backbone__tubelet=divisor(backbone.clip_frames, backbone.tubelet))
-        yield (*key, "clip_frames"), f"{text}; {cure}"
+        fix = instead(model__backbone__tubelet=divisor(backbone.clip_frames, backbone.tubelet))
+        yield (*key, "clip_frames"), f"{text}; {fix}"
     if spec.data.size_pixels < sizes.patch:
         text = f"{spec.data.size_pixels} pixels are less than one patch of {sizes.patch}"
         yield ("data", "size_pixels"), f"{text}; {instead(data__size_pixels=sizes.patch)}"
@@ -106,16 +105,16 @@ def _adapter(spec: Spec) -> Iterator[Problem]:
     sizes = resolve_backbone(spec.model.backbone)
     if adapter.blocks != "all":
         inside = sorted({block for block in adapter.blocks if block < sizes.depth})
-        cure = instead(model__backbone__adapter__blocks=inside or "all").replace('"', "")
+        fix = instead(model__backbone__adapter__blocks=inside or "all").replace('"', "")
         outside = [block for block in adapter.blocks if block >= sizes.depth]
         if outside:
             text = f"block {outside[0]} is outside the backbone, whose {sizes.depth} blocks count from 0"
-            yield (*key, "blocks"), f"{text}; {cure}"
+            yield (*key, "blocks"), f"{text}; {fix}"
         if not adapter.blocks or len(set(adapter.blocks)) < len(adapter.blocks):
-            yield (*key, "blocks"), f"is empty or names a block twice, in mode {mode}; {cure}"
+            yield (*key, "blocks"), f"is empty or names a block twice, in mode {mode}; {fix}"
     if adapter.kernel % 2 == 0:
-        cure = instead(model__backbone__adapter__kernel=adapter.kernel + 1)
-        yield (*key, "kernel"), f"expected an odd number, got {adapter.kernel}; {cure}"
+        fix = instead(model__backbone__adapter__kernel=adapter.kernel + 1)
+        yield (*key, "kernel"), f"expected an odd number, got {adapter.kernel}; {fix}"
     if int(sizes.width * adapter.ratio) < 1:
         text = f"{adapter.ratio} of the width {sizes.width} is less than one channel"
         yield (*key, "ratio"), f"{text}; {instead(model__backbone__adapter__ratio=0.25 if sizes.width > 3 else 1)}"
@@ -127,10 +126,13 @@ def _detector(spec: Spec) -> Iterator[Finding]:
         text = f"{detector.width} can't be divided by {detector.heads} heads"
         width = multiple(detector.width, detector.heads)
         wider = ({"model__detector__width": width},) if width < min(2 * detector.width, MAX_LENGTH) else ()
-        yield (*key, "width"), ways(text, {"model__detector__heads": divisor(detector.width, detector.heads)}, *wider)
+        yield (
+            (*key, "width"),
+            fixed_by(text, {"model__detector__heads": divisor(detector.width, detector.heads)}, *wider),
+        )
     if detector.embed_kernel % 2 == 0:
-        cure = instead(model__detector__embed_kernel=detector.embed_kernel + 1)
-        yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}; {cure}"
+        fix = instead(model__detector__embed_kernel=detector.embed_kernel + 1)
+        yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}; {fix}"
     layers = detector.embed_convs * detector.embed_kernel + 12 * (detector.stem_blocks + detector.branch_blocks)
     parameters = detector.width**2 * (layers + 6 * detector.head_convs)
     if parameters > MAX_PARAMETERS:
@@ -146,7 +148,7 @@ def _detector(spec: Spec) -> Iterator[Finding]:
         text = "0 follows the losses of a whole batch, which train.accumulation splits"
         default = DetectorSpec.model_fields["regression_weight"].default
         on = {"model__detector__regression_weight": default}
-        yield (*key, "regression_weight"), ways(text, {"train__accumulation": 1}, on)
+        yield (*key, "regression_weight"), fixed_by(text, {"train__accumulation": 1}, on)
 
 
 def _levels(spec: Spec) -> Iterator[Problem]:
@@ -157,8 +159,8 @@ def _levels(spec: Spec) -> Iterator[Problem]:
         yield (*key, "regression_ranges"), f"{text}; give one [low, high] for each level, or change branch_blocks"
     for index, (low, high) in enumerate(detector.regression_ranges):
         if low > high:
-            cure = f"--set model.detector.regression_ranges.{index}=[{high:g},{low:g}]"
-            yield (*key, "regression_ranges", index), f"[{low:g}, {high:g}] isn't [low, high]; {cure}"
+            fix = f"--set model.detector.regression_ranges.{index}=[{high:g},{low:g}]"
+            yield (*key, "regression_ranges", index), f"[{low:g}, {high:g}] isn't [low, high]; {fix}"
     windows = detector.attention_window
     if isinstance(windows, tuple) and len(windows) != levels:
         text = f"{len(windows)} windows for {levels} levels (1 + branch_blocks)"
@@ -173,19 +175,19 @@ def _levels(spec: Spec) -> Iterator[Problem]:
 
 
 def _windows(detector: DetectorSpec) -> tuple[int, ...]:
-    """The attention window of each level."""
+    """Return the attention window of each level."""
     windows = detector.attention_window
     return windows if isinstance(windows, tuple) else (windows,) * (detector.branch_blocks + 1)
 
 
 def _level_steps(detector: DetectorSpec) -> list[int]:
-    """What `max_length` must be a multiple of, for each level: as in ActionFormer, every level must divide into whole
-    double half-windows."""
+    """Return what `max_length` must be a multiple of, for each level: as in ActionFormer, every level must divide into
+    whole double half-windows."""
     return [2**level * (2 * (window // 2) if window > 1 else 1) for level, window in enumerate(_windows(detector))]
 
 
 def _length_that_suits(spec: Spec) -> int:
-    """The least `max_length`, no smaller than it is, that suits all levels, and the position table."""
+    """Return the least `max_length`, no smaller than it is, that suits all levels, and the position table."""
     detector = spec.model.detector
     least = max(detector.max_length, spec.data.window.size_grid if detector.absolute_positions else 0)
     return multiple(least, math.lcm(*_level_steps(detector)))
@@ -198,8 +200,8 @@ def _max_length(spec: Spec) -> Iterator[Problem]:
             length = _length_that_suits(spec)
             text = f"level {level} (stride {2**level}, window {_windows(detector)[level]}) needs a multiple of {step}"
             fits = length <= MAX_LENGTH
-            cure = instead(model__detector__max_length=length) if fits else "take fewer levels or smaller windows"
-            yield ("model", "detector", "max_length"), f"{detector.max_length}: {text}; {cure}"
+            fix = instead(model__detector__max_length=length) if fits else "take fewer levels or smaller windows"
+            yield ("model", "detector", "max_length"), f"{detector.max_length}: {text}; {fix}"
             return
 
 
@@ -209,14 +211,14 @@ def _optimizer(spec: Spec) -> Iterator[Finding]:
         if mode != "full":
             text = f"is for model.backbone.mode full; the mode is {mode}"
             full = {"model__backbone__mode": "full"}
-            yield ("optimizer", "layer_decay"), ways(text, {"optimizer__layer_decay": None}, full)
+            yield ("optimizer", "layer_decay"), fixed_by(text, {"optimizer__layer_decay": None}, full)
         return
     backbone = optimizer.backbone
     if mode == "frozen":
         if backbone is not None:
             text = "is without effect: nothing in the backbone is trained in mode frozen"
             adapters = {"model__backbone__mode": "adapter"}
-            yield ("optimizer", "backbone"), ways(text, {"optimizer__backbone": None}, adapters)
+            yield ("optimizer", "backbone"), fixed_by(text, {"optimizer__backbone": None}, adapters)
         return
     if backbone is None:
         text = f"is missing: mode {mode} trains parameters of the backbone"
@@ -227,8 +229,8 @@ def _optimizer(spec: Spec) -> Iterator[Finding]:
         yield ("optimizer", "backbone", "custom"), "names a group twice; keep one of the two"
     if mode != "full" and backbone.lr == 0 and not any(name in "blocks.0.side_adapter.adapter" for name in names):
         text = "no group takes the adapters (name: adapter), and optimizer.backbone.lr is 0"
-        cure = f"give their rate, such as {instead(optimizer__backbone__lr=1e-4)}"
-        yield ("optimizer", "backbone", "custom"), f"{text}; {cure}"
+        fix = f"give their rate, such as {instead(optimizer__backbone__lr=1e-4)}"
+        yield ("optimizer", "backbone", "custom"), f"{text}; {fix}"
 
 
 def _schedule(spec: Spec) -> Iterator[Finding]:
@@ -236,17 +238,17 @@ def _schedule(spec: Spec) -> Iterator[Finding]:
     if schedule.end_epoch is not None and schedule.end_epoch > schedule.epochs:
         text = f"{schedule.end_epoch} is after the last of {schedule.epochs} epochs (schedule.epochs)"
         longer = {"schedule__epochs": schedule.end_epoch}
-        yield ("schedule", "end_epoch"), ways(text, {"schedule__end_epoch": None}, longer)
+        yield ("schedule", "end_epoch"), fixed_by(text, {"schedule__end_epoch": None}, longer)
     if schedule.warmup_epochs > schedule.epochs:
         text = f"the warm-up ({schedule.warmup_epochs} epochs) is longer than the schedule ({schedule.epochs})"
         shorter = {"schedule__warmup_epochs": max(schedule.epochs // 10, min(1, schedule.epochs - 1))}
         longer = {"schedule__epochs": min(schedule.warmup_epochs + 1, MAX_COUNT)}
-        yield ("schedule", "warmup_epochs"), ways(text, shorter, longer)
+        yield ("schedule", "warmup_epochs"), fixed_by(text, shorter, longer)
     if train.global_batch % train.accumulation:
         text = f"{train.global_batch} can't be divided by accumulation {train.accumulation}"
         fewer = {"train__accumulation": math.gcd(train.global_batch, train.accumulation)}
         larger = {"train__global_batch": min(multiple(train.global_batch, train.accumulation), MAX_COUNT)}
-        yield ("train", "global_batch"), ways(text, fewer, larger)
+        yield ("train", "global_batch"), fixed_by(text, fewer, larger)
 
 
 MODEL_CHECKS = (_window, _names, _backbone, _detector, _levels, _optimizer, _schedule)

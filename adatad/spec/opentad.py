@@ -140,7 +140,7 @@ WORDS = {
     "eval_every": "train.evaluate_every_epochs",
     "save_every": "train.checkpoint_every_steps",
     "checkpoint_interval": "train.checkpoint_every_steps",
-    "freeze": "model.backbone.mode",
+    "freeze": "model.freeze",
     "frozen": "model.backbone.mode",
     "freeze_backbone": "model.backbone.mode",
     "pretrain": "model.backbone.weights",
@@ -194,7 +194,8 @@ FLAGS = {
 
 
 def renamed(key: tuple[str | int, ...]) -> Renamed | None:
-    """The entry of KEYS that a key of OpenTAD's means: by its whole name, else by a last word that tells enough."""
+    """Return the entry of KEYS that a key of OpenTAD's means: by its whole name, else by a last word that tells
+    enough."""
     words = [str(part) for part in key]
     for entry in KEYS:
         pattern = entry.there.split(".")

@@ -44,12 +44,10 @@ def without_auto(spec: Spec, engine: Engine, precision: Precision) -> Spec:
     """Return the spec with the engine and the precision that were chosen, and with all that follows from the two in
     place of the `auto` of its memory section.
 
-    Two keys keep theirs: `frozen_dtype` and `saved_input_dtype`, where `auto` asks for no other dtype. Raises
-    ValueError for `memory.policy: auto`, which the planner's choice must have replaced.
+    Three keys keep theirs: `frozen_dtype` and `saved_input_dtype`, where `auto` asks for no other dtype, and `policy`,
+    which is the planner's to replace before a model is run.
     """
     memory = spec.memory
-    if memory.policy == "auto":
-        raise ValueError("memory.policy auto: the planner's choice must take its place first")
     # Weights that come to the device one block at a time need all tiles of a block before those of the next.
     one_at_a_time = (
         engine in SHARDS_FROZEN_WEIGHTS or memory.frozen_weights == "stream" or memory.frozen_dtype != "auto"

@@ -410,7 +410,8 @@ class ParallelSpec(Section):
 
     engine: EngineKind = "auto"
     """ddp: every rank holds all; zero1, zero2: AdamW's state (and gradients) of trained parameters are sharded; fsdp,
-    zero3, fairscale: all weights are sharded. auto is ddp."""
+    zero3, fairscale: all weights are sharded. auto: ddp where weights, gradients and AdamW's state fit the card beside
+    the memory plan, fsdp where they don't; the log says which, with the figures. On one process or CPUs: ddp."""
     deepspeed: str | None = None
     """zero1 to zero3: DeepSpeed's JSON file; null: ds_configs/<engine>.json."""
     clip: Size = 1
@@ -519,3 +520,20 @@ class Spec(Section):
             time = "count" if self.compat == "reference" else "presentation"
             self.__dict__["data"] = self.data.model_copy(update={"time": time})
         return self
+
+
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("data", "root"),
+    ("data", "annotations"),
+    ("data", "classes"),
+    ("data", "blocked_videos"),
+    ("data", "videos"),
+    ("model", "backbone", "weights"),
+    ("parallel", "deepspeed"),
+    ("postprocess", "classifier", "file"),
+    ("evaluate", "blocked_videos"),
+    ("run", "root"),
+)
+"""Keys that are paths: loading fills in `~` and variables."""
+STAGE_TO: tuple[str, ...] = ("data", "stage_to")
+"""The one path that is filled in later, on the machine whose disk it names."""

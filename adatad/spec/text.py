@@ -1,11 +1,14 @@
-"""Text of a spec: which characters it may hold, and how it is shown in messages and expanded where it is a path."""
+"""Text of a spec: which characters it may hold, how messages show it, and how it becomes a path or file name."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import reprlib
 import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from adatad.files import shown
 
@@ -16,6 +19,8 @@ MAX_PATH_BYTES = 2_000
 """Of a whole path: half of what Linux takes, for what a run puts below it."""
 MAX_SHOWN = 80
 """Characters of a value or key in a message."""
+MAX_WORD = 100
+"""Letters of a word for which a near one is looked for."""
 VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{([^{}]*)\})", re.ASCII)
 
 _REPR = reprlib.Repr()
@@ -24,17 +29,17 @@ _REPR.maxlevel = 3
 
 
 def short(value: object) -> str:
-    """The value as Python writes it, of bounded length and depth."""
+    """Return the value as Python writes it, of bounded length and depth."""
     return shown(_REPR.repr(value))
 
 
 def cut(text: object) -> str:
-    """A name or path for a message: printable, and not endless."""
+    """Return a name or path for a message: printable, and not endless."""
     return shown(text, 3 * MAX_SHOWN)
 
 
 def cut_key(name: str) -> str:
-    """The same of a key, which is a word."""
+    """Return the same of a key, which is a word."""
     return shown(name, MAX_SHOWN)
 
 
@@ -52,7 +57,7 @@ def forbidden_character(text: str) -> str | None:
 
 
 def path_problem(path: str) -> str | None:
-    """What keeps a text from being a path at all; None if it can be one."""
+    """Return what keeps a text from being a path at all; None if it can be one."""
     if not path:
         return "is empty; expected a path"
     if found := forbidden_character(path):
@@ -65,7 +70,8 @@ def path_problem(path: str) -> str | None:
 
 
 def name_problem(name: str) -> str | None:
-    """What keeps a text from being the name of a spec: it becomes a folder below run.root, and the name of a job."""
+    """Return what keeps a text from being the name of a spec: it becomes a folder below run.root, and the name of a
+    job."""
     if found := forbidden_character(name):
         return f"holds {found}; expected words, / and -"
     if not name.isprintable():
@@ -85,7 +91,7 @@ class PathError(ValueError):
 
 
 def expand(path: str) -> str:
-    """A path with `~`, `~user`, `$NAME` and `${NAME}` filled in; `$$` is a dollar sign. Raises PathError."""
+    """Return a path with `~`, `~user`, `$NAME` and `${NAME}` filled in; `$$` is a dollar sign. Raises PathError."""
     home = os.path.expanduser(path)
     if path.startswith("~") and home == path:
         user = path.partition("/")[0]
@@ -109,6 +115,55 @@ def _value(found: re.Match[str]) -> str:
 
 
 def as_written(path: str) -> str:
-    """The text that `expand` makes this path of."""
+    """Return the text that `expand` makes this path of."""
     path = path.replace("$", "$$")
     return f"./{path}" if path.startswith("~") else path
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the choice that a mistyped word is most like; None if none is near."""
+    if len(word) > MAX_WORD:
+        return None
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+NAME = "{name}"
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Return what is wrong with a pattern; None if a name can be filled in."""
+    shown = repr(cut(pattern))
+    if NAME not in pattern:
+        return f"{shown} doesn't hold {NAME}, the video's name"
+    if pattern.count(NAME) > 1:
+        return f"{shown} holds {NAME} {pattern.count(NAME)} times; expected once"
+    rest = pattern.replace(NAME, "")
+    if "{" in rest or "}" in rest:
+        other = re.search(r"\{[^{}]*\}|[{}]", rest)
+        return f"{shown} holds {cut(other[0])}; expected {NAME} once, and nothing else in braces"
+    if leaves_folder(pattern):
+        return f"{shown} leaves data.videos; expected a file name below that folder"
+    return path_problem(pattern)
+
+
+def fill(pattern: str, name: str) -> str:
+    """Return the file name of a video, relative to data.videos."""
+    return pattern.replace(NAME, name)
+
+
+def file_name_problem(pattern: str, name: str) -> str | None:
+    """Return why a name can't be that of a file below the folder of videos, as the rest of a sentence; None if it
+    can."""
+    if not name:
+        return "has no name"
+    file = fill(pattern, name)
+    if leaves_folder(file):
+        return "leaves the folder of videos; a name has no .. and doesn't begin with a slash"
+    return path_problem(file)
+
+
+def leaves_folder(path: str) -> bool:
+    """Return whether a relative path could lead out of the folder that it is joined to."""
+    pure = PurePosixPath(path)
+    return pure.is_absolute() or ".." in pure.parts

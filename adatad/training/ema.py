@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adatad.memory.labels import label
 from adatad.memory.offload import host_like, pieces, settle, to_device, write_host
+from adatad.memory.scopes import memory_scope
 
 
 class Ema:
@@ -41,7 +41,7 @@ class Ema:
         averages = iter(self._averages.values())
         for parameters in pieces([masters[name] for name in self._averages]):
             hosts = [next(averages) for _ in parameters]
-            with label("moving average"):
+            with memory_scope("moving average"):
                 here = [to_device(host, p.device) for host, p in zip(hosts, parameters, strict=True)]
             self._update(here, parameters)
             for host, average in zip(hosts, here, strict=True):

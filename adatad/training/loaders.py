@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from adatad.data.dataset import Batch, Skipped, TrainingWindows, ValidationWindows, collate
 from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share, require_shared_memory
 from adatad.data.windows import evaluation_windows
-from adatad.models.points import level_masks, level_points
-from adatad.models.targets import Targets, assign_targets
+from adatad.models.actionformer import level_masks, level_points
+from adatad.models.losses import Targets, assign_targets
 from adatad.parallel.clip import ClipGroup
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec import Spec
-from adatad.spec.clip_share import clip_share, clips_of_window
 from adatad.spec.schema import DetectorSpec
+from adatad.spec.sizes import clip_share, clips_of_window
 from adatad.training.resolve import ResolvedRun
 
 SLACK_SECONDS = 10.0

@@ -22,25 +22,21 @@ from adatad.data.loader import LoaderError
 from adatad.data.time_check import TimeLog
 from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
-from adatad.parallel.stacks import Stacks
+from adatad.parallel.watchdog import HangWatchdog
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
-from adatad.training.checkpoint_check import TENSOR_FILES
-from adatad.training.data_wait import DataWait
-from adatad.training.life import STOPPED, leave_mark
+from adatad.training.checkpoint_check import TENSOR_FILES, Progress, split_name
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
-from adatad.training.log import Dispensable
-from adatad.training.metrics import Metrics, memory_values
+from adatad.training.markers import STOPPED, write_marker
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
+from adatad.training.monitor import DataWait, Dispensable, Metrics, ProgressBar, memory_values
 from adatad.training.ownership import resume_arguments
-from adatad.training.progress import ProgressBar
 from adatad.training.resolve import ResolvedRun
 from adatad.training.run_directory import RunDirectory
-from adatad.training.saved_state import Progress
 from adatad.training.setup import TrainState
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
 from adatad.training.step import train_step
-from adatad.training.tensors import parameter_of, shard_tensors, whole_sizes, whole_tensors
+from adatad.training.tensors import shard_tensors, whole_sizes, whole_tensors
 from adatad.training.validation import Detections, detect, scores, warnings_of
 
 
@@ -72,7 +68,8 @@ class Training:
             self.writer.reserve(whole_sizes(self.state), self.processes.device)
         stacks, seconds = self.directory.path / "stacks", self.spec.train.hang_seconds
         several = self.processes.world > 1
-        self.stacks = Stacks(stacks, self.processes, seconds, self.writer.wait) if several else None
+        rank, monitor = self.processes.rank, self.processes.monitor
+        self.stacks = HangWatchdog(stacks, rank, monitor, seconds, self.writer.wait) if several else None
         self.dispensable = Dispensable(self.logger.warning)
         self.metrics = None
         if self.processes.is_main:
@@ -139,7 +136,7 @@ class Training:
         epoch = progress.epoch
         while progress.epoch == epoch:
             if self.stacks:
-                self.stacks.beat()
+                self.stacks.ping()
             waiting = time.monotonic()
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
@@ -162,12 +159,12 @@ class Training:
                 self.leave()
         self.times.share(self.processes.gather)
         if self.stacks:
-            self.stacks.rest()
+            self.stacks.pause()
         if slow := self.data_wait.end_epoch():
             self.logger.warning(slow)
 
     def asked_to_stop(self) -> bool:
-        """Whether any rank was; all ranks ask at the same moment."""
+        """Return whether any rank was; all ranks ask at the same moment."""
         return self.processes.any(self.stop.signal_name is not None)
 
     def leave(self) -> None:
@@ -184,12 +181,12 @@ class Training:
             line, code = self.stop.nothing_saved()
             self.logger.info(line)
         if self.processes.is_main:
-            leave_mark(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
+            write_marker(STOPPED, f"{self.stop.signal_name or 'a signal to another rank'} at step {self.progress.step}")
         self.processes.barrier()
         raise Stopped(code)
 
     def how_to_go_on(self) -> str:
-        """The arguments that continue this run."""
+        """Return the arguments that continue this run."""
         return resume_arguments(self.directory.path)
 
     def what_is_saved(self) -> str:
@@ -209,7 +206,7 @@ class Training:
         self.stop.leave_in_peace()
         self.logger.error("%s", error)
         self.logger.info("saved after step %d; %s continues", self.progress.step, self.how_to_go_on())
-        leave_mark(STOPPED, f"a loader process failed at step {self.progress.step}")
+        write_marker(STOPPED, f"a loader process failed at step {self.progress.step}")
         raise Stopped from error
 
     def leave_if_asked(self) -> None:
@@ -290,14 +287,14 @@ class Training:
         if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(state)):
             moments = state.engine.moments()
             content["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
-            shapes = {name: list(state.shapes[parameter_of(name)]) for name in shards}
-            content["tensors"] = dict(Counter(name.partition("/")[0] for name in shapes))
+            shapes = {name: list(state.shapes[split_name(name)[1]]) for name in shards}
+            content["tensors"] = dict(Counter(split_name(name)[0] for name in shapes))
             self.writer.submit_shards(progress.step, shards, shapes, content, spec_yaml)
             return
         tensors = whole_tensors(state)
         if self.processes.is_main:
             checkpoint = Checkpoint(*tensors, content, spec_yaml, facts)
-            kinds = Counter(name.partition("/")[0] for name in checkpoint.tensors())
+            kinds = Counter(split_name(name)[0] for name in checkpoint.tensors())
             content["tensors"] = {kind: kinds[kind] for kind in TENSOR_FILES}
             self.writer.submit(progress.step, checkpoint)
 
@@ -321,7 +318,7 @@ class Training:
         """Detect and score with the averaged weights; writes detections, result and metrics."""
         state, progress = self.state, self.progress
         loader = validation_loader(self.run)
-        with state.engine.holding(state.ema.averages):
+        with state.engine.swapped_parameters(state.ema.averages):
             detections = detect(
                 state.engine.model, loader, self.run, self.processes, self.skipped, self.leave_if_asked, self.times,
                 state.results,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from adatad.data.dataset import Batch
-from adatad.memory.ahead import ahead_bytes
-from adatad.memory.labels import label
+from adatad.memory.inputs import ahead_bytes
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.meter import Meter, Peak
+from adatad.memory.scopes import memory_scope
 from adatad.models.detector import build_model
 from adatad.parallel.clip import ClipGroup, FakeClipGroup
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.clip_share import clips_of_window
+from adatad.spec.sizes import clips_of_window
 from adatad.training.loaders import frames_here
 from adatad.training.resolve import resolve_model
 from adatad.training.setup import TrainState, build_train_state
@@ -77,7 +77,7 @@ def make_optimizer_state(parts: TrainState) -> None:
     for group in parts.engine.groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    with label("optimizer state"):
+    with memory_scope("optimizer state"):
         parts.engine.update(max_norm=None)
 
 

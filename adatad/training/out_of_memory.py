@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from adatad.errors import UserError
-from adatad.memory.labels import place_of
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Plan
+from adatad.memory.scopes import scope_path_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.training.plan import planner_for, this_rank
@@ -65,8 +65,8 @@ def explain(error: BaseException, spec: Spec, processes: Processes, num_classes:
         planner.machine = replace(planner.machine, host_bytes=planner.machine.host_bytes + own.host_bytes)
     smaller = None if own is None else planner.smaller(plans, own)
     lines = [f"out of memory: {str(error).splitlines()[0]}"]
-    if place_of(error):
-        lines.append(f"  in: {place_of(error)}")
+    if scope_path_of(error):
+        lines.append(f"  in: {scope_path_of(error)}")
     if own is not None:
         largest = [f"{name} {size / GIB:.2f}" for name, size in list(own.categories.items())[:SHOWN]]
         lines.append(f"  by the planner's estimate the step takes {own.bytes / GIB:.2f} GiB at its fullest moment "
@@ -90,7 +90,7 @@ def write_details(error: BaseException, own: Plan | None, processes: Processes, 
     if snapshot.exists():
         return str(snapshot)
     name = f"out_of_memory_rank{processes.rank}.json"
-    content: dict[str, Any] = {"error": str(error), "place": place_of(error)}
+    content: dict[str, Any] = {"error": str(error), "place": scope_path_of(error)}
     if own is not None:
         content |= {"planned_bytes": own.categories, "moment": own.moment}
     if processes.device.type == "cuda":

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from adatad.errors import UserError
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.meter import Peak
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
 from adatad.memory.remedies import remedies, shortfall
 from adatad.parallel.devices import check_card
-from adatad.parallel.engine import autocast_dtype
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.training.host_memory import available_bytes

@@ -16,9 +16,9 @@ import torch
 from adatad.data.annotation_file import read_names
 from adatad.data.annotations import Annotations, ground_truth, read_annotations
 from adatad.errors import UserError
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.policy import DTYPES
-from adatad.parallel.engine import autocast_dtype
-from adatad.parallel.mesh import Mesh, mesh_of
+from adatad.parallel.layout import Mesh, mesh_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.resolve import Precision, Quirks, end_epoch, steps_per_epoch, without_auto

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,16 +23,14 @@ from adatad.report.timelines import to_image, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.training.choice import resolve_choices
 from adatad.training.determinism import run_arithmetic
-from adatad.training.life import DONE, LIFE, leave_mark
 from adatad.training.loaders import check_shared_memory
-from adatad.training.log import Dispensable
 from adatad.training.loop import Training
-from adatad.training.metrics import Metrics
+from adatad.training.markers import ATTEMPT, DONE, write_marker
+from adatad.training.monitor import Dispensable, Metrics
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.resolve import ResolvedRun, annotations_for, check_batch
-from adatad.training.resume import ResumeError, open_for_training
+from adatad.training.resume import ResumeError, on_main, open_for_training, settled
 from adatad.training.run_directory import RunDirectory, run_directory
-from adatad.training.settle import on_main, settled
 from adatad.training.setup import TrainState, initial_state
 from adatad.training.signals import DRAWING, Stopped, StopRequest, say
 from adatad.training.validation import Detections, check_classifier, scores
@@ -113,7 +109,7 @@ def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
         # Training is done: whatever a page can't be drawn of, or written for, takes nothing of it away.
         if line := try_write_report(run.directory.path, run.saved_spec):
             logging.getLogger("adatad").warning("training is done and saved; %s", line)
-        leave_mark(DONE, f"step {attempt.steps}")
+        write_marker(DONE, f"step {attempt.steps}")
     processes.barrier()
     return result
 
@@ -121,7 +117,7 @@ def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
 def leave_if_asked(processes: Processes, stop: StopRequest) -> None:
     """Leave before training begins, all ranks together, if any was asked to stop. A batch job goes on to its first
     step, which it saves: one that ends here several times would count as idle."""
-    if LIFE in os.environ or not processes.any(stop.signal_name is not None):
+    if ATTEMPT in os.environ or not processes.any(stop.signal_name is not None):
         return
     line, code = stop.nothing_saved()
     if processes.is_main:
@@ -221,16 +217,8 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
         numbers = sum(sizes[name] for name in group["parameter_names"])
         rate, decay = group["base_lr"], group["weight_decay"]
         logger.info("trained, %s: %s numbers, rate %g, decay %g", group["name"], f"{numbers:,}", rate, decay)
-        for line in collapsed(group["parameter_names"]):
-            logger.info("  %s", line)
     trained = sum(sizes[name] for name in state.trained)
     logger.info("trained in all: %s of %s numbers", f"{trained:,}", f"{sum(sizes.values()):,}")
-
-
-def collapsed(names: list[str]) -> list[str]:
-    """Return parameter names with those that differ in a number alone on one line: blocks.*.adapter.gamma (4)."""
-    counts = Counter(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names)
-    return [f"{pattern} ({count})" for pattern, count in counts.items()]
 
 
 def _draw_timelines(run: ResolvedRun, metrics: Metrics, detections: Detections, step: int) -> None:

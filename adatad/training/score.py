@@ -18,15 +18,13 @@ from adatad.parallel.processes import start_processes
 from adatad.spec import Spec
 from adatad.training.checkpoint import fingerprint, read_checkpoint
 from adatad.training.choice import resolve_choices
-from adatad.training.class_names import match_for_test
 from adatad.training.determinism import run_arithmetic
-from adatad.training.export import load_exported
+from adatad.training.export import load_exported, read_trained_file
 from adatad.training.loaders import validation_loader
+from adatad.training.model_facts import match_for_test
 from adatad.training.resolve import annotations_for, check_mesh
-from adatad.training.resume import check_same_model
-from adatad.training.settle import on_main
+from adatad.training.resume import check_same_model, on_main
 from adatad.training.setup import build_initial_model, own_clip_group, prepare_model, shapes_of
-from adatad.training.trained_file import read_trained_file
 from adatad.training.validation import Detections, check_classifier, detect, scores, warnings_of, write_detections
 
 
@@ -57,7 +55,7 @@ class Scored(NamedTuple):
 def detect_and_score(
     spec: Spec, checkpoint: Path, shuffle_clips: bool = False, averages: bool = True, only_scores: bool = False
 ) -> Scored:
-    """Score a checkpoint, ours or OpenTAD's, or a file that `tools/export.py` wrote, on the validation videos. Its
+    """Score a checkpoint, ours or OpenTAD's, or a file that `adatad export` wrote, on the validation videos. Its
     outputs have the names that it says; what isn't as it was in training is said on stderr.
 
     shuffle_clips: frames permuted at random inside every clip. averages: of a checkpoint's parameters, where it has

@@ -10,21 +10,20 @@ import torch
 from torch import nn
 
 from adatad.convert.backbone_weights import initial_weights
-from adatad.memory.ahead import FramesAhead
 from adatad.memory.compiled import compile_report
-from adatad.memory.inputs import InputCopies
+from adatad.memory.inputs import FramesAhead, InputCopies
 from adatad.memory.policy import apply_policy
 from adatad.memory.results import ResultCopies
-from adatad.models.detector import TemporalActionDetector, build_model
+from adatad.models.detector import TemporalActionDetector, build_model, freeze
 from adatad.models.losses import RunningNormalizer
-from adatad.models.trained import freeze
+from adatad.parallel.base import Engine
+from adatad.parallel.build import build_engine
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
-from adatad.parallel.engine import Engine, prepare
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.clip_share import clips_of_window
-from adatad.spec.published_weights import RANDOM
+from adatad.spec.experiments import RANDOM
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
+from adatad.spec.sizes import clips_of_window
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
 from adatad.training.optimizer import parameter_groups
@@ -109,7 +108,7 @@ def prepare_model(
         compiled = compile_report(model.backbone.executor.passes)
     # 4. The engine. Without one, the model goes to its device only now: frozen weights that are streamed, or cast, may
     # not fit there as they come from their file.
-    engine = prepare(model, groups, spec, processes) if learns else None
+    engine = build_engine(model, groups, spec, processes) if learns else None
     if engine is None:
         model.to(processes.device)
     # 5. Clip parallelism, around that executor.
@@ -135,7 +134,7 @@ def build_train_state(
         ready.trained,
         ready.shapes,
         ready.engine,
-        Ema(ready.engine.masters(), run.spec.ema.decay, on_host=run.spec.memory.moving_average == "host"),
+        Ema(ready.engine.master_parameters(), run.spec.ema.decay, on_host=run.spec.memory.moving_average == "host"),
         RunningNormalizer(detector.normalizer_start, detector.normalizer_momentum),
         ready.frozen_fingerprint,
         group,

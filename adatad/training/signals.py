@@ -1,6 +1,6 @@
 """Being asked to stop: a signal finishes the step, saves, and leaves with exit code 75; a second Ctrl-C leaves at once.
 
-Imports nothing heavy: `tools/train.py` installs a StopRequest before all else.
+Imports nothing heavy: `adatad train` installs a StopRequest before all else.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +15,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from adatad.printing import program
 from adatad.stop_signals import STOP_SIGNALS
-from adatad.training.life import LIFE
+from adatad.training.markers import ATTEMPT
 
 EXIT_CODE_RESUME = 75
 """EX_TEMPFAIL: not finished, start again with `--resume auto`."""
@@ -45,7 +45,7 @@ class StopRequest:
         launched = "RANK" in os.environ
         self.echo_seconds = LAUNCHER_ECHO_SECONDS if launched else ECHO_SECONDS
         # Other ranks must not be left waiting; and a batch job that saves its first step doesn't count as idle.
-        self.leaves_at_once = not launched and LIFE not in os.environ
+        self.leaves_at_once = not launched and ATTEMPT not in os.environ
         self.importing = False
         """Set by a command until it has imported all that it needs: libraries make other errors of an interruption."""
         self.meanwhile = FINISHING
@@ -139,4 +139,4 @@ class Stopped(SystemExit):
 def say(text: str) -> None:
     """A line on stderr, past Python's buffers: a signal may have come in the middle of a print."""
     with suppress(OSError):
-        os.write(2, f"{sys.argv[0]}: {text}\n".encode(errors="backslashreplace"))
+        os.write(2, f"{program()}: {text}\n".encode(errors="backslashreplace"))

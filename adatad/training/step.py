@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from adatad.data.dataset import Batch
-from adatad.memory.labels import label
-from adatad.models.draws import HostKeys
-from adatad.models.losses import detection_losses
-from adatad.models.targets import Targets
-from adatad.parallel.engine import all_finite
+from adatad.memory.scopes import memory_scope
+from adatad.models.keyed_dropout import HostKeys
+from adatad.models.losses import Targets, detection_losses
+from adatad.parallel.base import all_finite
+from adatad.training.determinism import compute_twice, is_due
 from adatad.training.loaders import TargetMaker
-from adatad.training.recheck import compute_twice, is_due
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate
 from adatad.training.setup import TrainState
 
 LOSSES = ("cls_loss", "reg_loss", "cost")
@@ -43,12 +42,12 @@ def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict
     normalizer = state.normalizer.update(positives)
     compute = partial(forward_and_backward, state, targets, normalizer)
     losses = compute_twice(state, compute, micro_batches, step) if is_due(state, step) else compute(micro_batches)
-    with label("optimizer state"):
+    with memory_scope("optimizer state"):
         norm, sums = engine.update(spec.train.clip_norm, losses)
     state.inputs.next_step()
     applied = all_finite(norm, *sums)
     if applied:
-        state.ema.update(engine.masters())
+        state.ema.update(engine.master_parameters())
     return {
         **dict(zip(LOSSES, sums, strict=True)), "windows_without_instances": without / spec.parallel.clip,
         "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates, "applied": applied,
@@ -63,7 +62,7 @@ def forward_and_backward(
     for batch, following, target in zip(micro_batches, [*micro_batches[1:], None], targets, strict=True):
         with engine.micro_batch(last=following is None):
             losses = forward(state, batch, target, normalizer, following)
-            with label("backward"):
+            with memory_scope("backward"):
                 engine.backward(losses["cost"])
         # Not read before the step's end: the host goes on to the next micro-batch while the device computes.
         own = torch.stack([losses[name].detach() for name in LOSSES]).double()
@@ -77,9 +76,9 @@ def forward(
 ) -> dict[str, Tensor]:
     """Losses of a micro-batch, tensors without dimensions on the device. following: the micro-batch whose frames may be
     made ready meanwhile."""
-    with label("frames"):
+    with memory_scope("frames"):
         frames = state.frames.take(batch)
-    with label("detector"):
+    with memory_scope("detector"):
         # On their way before the forward pass is queued: behind it the copy would wait for all of it.
         mask, *targets = state.inputs.send([batch.mask, *targets])
         predictions = state.engine.model(frames, mask, HostKeys(batch.keys))

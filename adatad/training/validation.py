@@ -21,10 +21,11 @@ from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_win
 from adatad.evaluation.score_warnings import score_warnings
 from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
-from adatad.memory.frames import placed
+from adatad.memory.inputs import placed
 from adatad.memory.results import ResultCopies, Results
-from adatad.models.detections import decode_all, only_valid
+from adatad.models.actionformer import decode_all, only_valid
 from adatad.parallel.processes import Processes
+from adatad.progress_bar import progress
 from adatad.spec import Spec
 from adatad.spec.schema import DataSpec
 from adatad.training.model_facts import list_names
@@ -91,7 +92,7 @@ def detect(
 def found_in(
     windows: list[Window], results: Results, run: ResolvedRun, classifier: Classifier | None
 ) -> Iterator[WindowDetections]:
-    """What results of `decode_all` mean in seconds of the windows' videos; waits until they are there."""
+    """Yield what results of `decode_all` mean in seconds of the windows' videos; waits until they are there."""
     for window, (segments_grid, scores) in zip(windows, only_valid(*results.wait()), strict=True):
         meta = window_meta(window, run.spec.data)
         sliding = meta.resize_grid is None
@@ -105,14 +106,17 @@ def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]
     """This rank's batches, and whether they count: ranks with fewer go on with a window of no account, because ranks
     that share weights must all run the same number of forward passes."""
     most = max(processes.gather(len(loader)))
-    yield from ((batch, True) for batch in loader)
+    with progress("windows evaluated", len(loader), quiet=not processes.is_main) as bar:
+        for batch in loader:
+            yield batch, True
+            bar.advance()
     if len(loader) < most:
         filler = collate([loader.dataset[0]])
         yield from ((filler, False) for _ in range(most - len(loader)))
 
 
 def window_meta(window: Window, data: DataSpec) -> WindowMeta:
-    """What turns grid positions of a window into seconds of its video."""
+    """Return what turns grid positions of a window into seconds of its video."""
     video, spec = window.video, data.window
     match spec.kind:
         case "sliding":
@@ -163,8 +167,8 @@ def write_detections(path: Path, detections: Detections) -> None:
 
 
 def check_classifier(spec: Spec, annotations: Annotations) -> list[str]:
-    """Lines on classes that no detection will have. Raises ClassifierError, before hours are spent, if the external
-    classifier lacks a video that it must label, or knows none of the classes."""
+    """Return lines on classes that no detection will have. Raises ClassifierError, before hours are spent, if the
+    external classifier lacks a video that it must label, or knows none of the classes."""
     where, classes = spec.data.annotations, annotations.classes
     if spec.postprocess.classifier is None:
         outputs = outputs_of(spec, annotations)

@@ -15,11 +15,11 @@ import torch
 from matplotlib.figure import Figure
 
 from adatad.memory.policy import apply_policy
+from adatad.memory.segment_wave import SegmentWave
 from adatad.memory.transform import Transform
-from adatad.memory.wave import SegmentWave
 from adatad.models.backbone import VideoBackbone
 from adatad.parallel.clip import FakeClipGroup, share_clips
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
 
 BLOCKS, RANKS, CLIPS = 6, 4, 24
@@ -41,17 +41,17 @@ def recorded(rank: int) -> tuple[list[Point], list[Point]]:
     group = FakeClipGroup(Mesh(1, RANKS, 0, rank), CLIPS)
     share_clips(backbone, group)
     forward, backward = [], []
-    in_place, descend = Transform.in_place, SegmentWave.descend
+    in_place, backward_block = Transform.in_place, SegmentWave.backward_block
 
     def note_forward(self, index, tile, x):
         forward.append((len(forward), group.own.start + tile.start + 0.5, index))
         in_place(self, index, tile, x)
 
-    def note_descend(self, index, t):
+    def note_backward(self, index, t):
         backward.append((len(backward), group.own.start + self.tiles[t].start + 0.5, index))
-        descend(self, index, t)
+        backward_block(self, index, t)
 
-    with patch.object(Transform, "in_place", note_forward), patch.object(SegmentWave, "descend", note_descend):
+    with patch.object(Transform, "in_place", note_forward), patch.object(SegmentWave, "backward_block", note_backward):
         frames = torch.zeros(1, 3, 16 * len(group.own), 16, 16, dtype=torch.uint8, device=META)
         timeline = backbone.timeline(frames)
         calls = len(forward)

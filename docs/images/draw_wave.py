@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from adatad.memory.policy import apply_policy
+from adatad.memory.segment_wave import SegmentWave
 from adatad.memory.transform import Transform
-from adatad.memory.wave import SegmentWave
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
 
@@ -27,7 +27,7 @@ Cell = tuple[int, int]
 
 
 def recorded() -> tuple[list[Cell], list[tuple[str, int, int]]]:
-    """Order of the forward's blocks on tiles, and of the backward's: ("rebuild" or "descend", block, tile)."""
+    """Order of the forward's blocks on tiles, and of the backward's: ("recompute" or "backward", block, tile)."""
     sizes = {"width": 16, "depth": BLOCKS, "heads": 2, "patch": 8, "mlp_ratio": 2.0, "position_grid": 2}
     backbone = VideoBackbone(BackboneSpec(**sizes, mode="adapter"))
     for name, parameter in backbone.named_parameters():
@@ -35,24 +35,25 @@ def recorded() -> tuple[list[Cell], list[tuple[str, int, int]]]:
     data = DataSpec(annotations="", videos="", window=WindowSpec(size_grid=16 * TILES), size_pixels=16)
     apply_policy(backbone, MemorySpec(policy="tile", tile_clips=1, segment_blocks=SEGMENT), data, torch.float32)
     forward, backward = [], []
-    in_place, enter, descend = Transform.in_place, SegmentWave.enter, SegmentWave.descend
+    in_place, recompute = Transform.in_place, SegmentWave.recompute_block
+    backward_block = SegmentWave.backward_block
 
     def note_forward(self, index, tile, x):
         forward.append((index, tile.index))
         in_place(self, index, tile, x)
 
-    def note_rebuild(self, index, t, tile, x, go_on):
-        backward.append(("rebuild", index, t))
-        return enter(self, index, t, tile, x, go_on)
+    def note_recompute(self, index, t, x, go_on):
+        backward.append(("recompute", index, t))
+        return recompute(self, index, t, x, go_on)
 
-    def note_descend(self, index, t):
-        backward.append(("descend", index, t))
-        descend(self, index, t)
+    def note_backward(self, index, t):
+        backward.append(("backward", index, t))
+        backward_block(self, index, t)
 
     with (
         patch.object(Transform, "in_place", note_forward),
-        patch.object(SegmentWave, "enter", note_rebuild),
-        patch.object(SegmentWave, "descend", note_descend),
+        patch.object(SegmentWave, "recompute_block", note_recompute),
+        patch.object(SegmentWave, "backward_block", note_backward),
     ):
         timeline = backbone.timeline(torch.zeros(1, 3, 16 * TILES, 16, 16, dtype=torch.uint8))
         calls = len(forward)
@@ -101,11 +102,11 @@ def draw_halos(axes: Axes, cells: list[Cell]) -> None:
 
 def draw_backward(axes: Axes, events: list[tuple[str, int, int]]) -> None:
     """The last segment, at the moment at which half of its tiles have left it."""
-    descents = [(block, tile) for kind, block, tile in events if kind == "descend"]
-    cut = events.index(("descend", BLOCKS - SEGMENT, TILES // 2 - 1)) + 1
+    descents = [(block, tile) for kind, block, tile in events if kind == "backward"]
+    cut = events.index(("backward", BLOCKS - SEGMENT, TILES // 2 - 1)) + 1
     moment = events[:cut]
-    down = {(block, tile) for kind, block, tile in moment if kind == "descend"}
-    rebuilt = {(block, tile) for kind, block, tile in moment if kind == "rebuild"}
+    down = {(block, tile) for kind, block, tile in moment if kind == "backward"}
+    rebuilt = {(block, tile) for kind, block, tile in moment if kind == "recompute"}
     colours: dict[Cell, str] = {(block, tile): KEPT for block in range(0, BLOCKS, SEGMENT) for tile in range(TILES)}
     colours |= dict.fromkeys(rebuilt, HELD) | dict.fromkeys(down, DONE)
     for tile in {tile for _, tile in down}:

@@ -1,4 +1,4 @@
-"""tools/submit.py without a Slurm: what reaches a job's script, and what is left behind."""
+"""adatad submit without a Slurm: what reaches a job's script, and what is left behind."""
 
 import os
 import shlex
@@ -7,15 +7,15 @@ import subprocess
 import pytest
 
 from adatad.cluster import submit
-from adatad.cluster.job import JobError, newest_step, present_life, started_lives, submitted_jobs
+from adatad.cluster.job import JobError, current_attempt, newest_step, started_attempts, submitted_jobs
 from adatad.cluster.submit import Resources, preview
 from adatad.spec import load
 
 
 @pytest.fixture
-def said(run_here, tiny_spec, tmp_path):
+def said(run_command, tiny_spec, tmp_path):
     def run(*arguments: str):
-        done = run_here("submit.py", tiny_spec, "--gpus", "1", *arguments)
+        done = run_command("submit", tiny_spec, "--gpus", "1", *arguments)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -104,16 +104,16 @@ def test_options_of_sbatch_begin_with_a_dash():
         Resources(extra=("qos=long",)).options()
 
 
-def test_facts_of_another_shape_are_no_lives(tmp_path):
-    (tmp_path / "lives").mkdir()
+def test_facts_of_another_shape_are_no_attempts(tmp_path):
+    (tmp_path / "attempts").mkdir()
     (tmp_path / "checkpoints" / "step-²").mkdir(parents=True)
     for number, text in enumerate(
         ["", "[]", "3", "{}", '{"job": 3}', '{"job": "7", "nodes": "n", "step": 1}', "\xff", "["]
     ):
-        (tmp_path / "lives" / f"{number}.start").write_bytes(text.encode("latin1"))
+        (tmp_path / "attempts" / f"{number}.start").write_bytes(text.encode("latin1"))
     facts = '{"job": "7", "nodes": "n1", "step": -1, "seconds_since_1970": 1.5}'
-    (tmp_path / "lives" / "7-000.start").write_text(facts)
-    assert [life["name"] for life in started_lives(tmp_path)] == ["7-000"]
+    (tmp_path / "attempts" / "7-000.start").write_text(facts)
+    assert [facts["name"] for facts in started_attempts(tmp_path)] == ["7-000"]
     (tmp_path / "submitted.txt").write_text("41\n42_1\n--help\n4 x\n")
     assert submitted_jobs(tmp_path) == ["41", "42_1", "4"]
     assert newest_step(tmp_path) == -1
@@ -129,7 +129,7 @@ def test_facts_of_another_shape_are_no_lives(tmp_path):
 )  # fmt: skip
 def test_variables_that_slurm_does_not_set_so_are_named(environment):
     with pytest.raises(JobError, match="expected numbers, as Slurm sets them"):
-        present_life(environment)
+        current_attempt(environment)
 
 
 @pytest.mark.parametrize("script", ["train", "train_s_768", "test", "sweep"])
@@ -145,3 +145,5 @@ def test_a_script_outside_of_slurm_says_so_from_any_folder(script, tmp_path, req
         [line] = done.stderr.splitlines()
         assert "in a job of Slurm" in line
         assert "sbatch" in line
+        if script == "train_s_768":
+            assert line.endswith("without Slurm: launch/torchrun.sh configs/thumos/s_768x160_adapter.yaml")

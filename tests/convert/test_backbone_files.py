@@ -216,10 +216,10 @@ def test_training_needs_weights_or_the_word_random(tmp_path):
         initial_weights(fresh, f"my/{name}")
 
 
-def test_a_converted_file_is_named_as_mmaction2_does_and_reads_the_same(run_here, tmp_path):
+def test_a_converted_file_is_named_as_mmaction2_does_and_reads_the_same(run_command, tmp_path):
     made, source = backbone(), tmp_path / "vit_g_hybrid_pt_1200e_k710_ft.pth"
     torch.save({"module": original(made)}, source)
-    done = run_here("model_converters/convert_videomaev2.py", source, tmp_path / "converted.pth")
+    done = run_command("weights import", source, "--output", tmp_path / "converted.pth")
     assert done.returncode == 0, done.stderr
     assert "VideoMAE or VideoMAEv2, fine-tuned, width 16, depth 2" in done.stdout
     convert_backbone(source, tmp_path / "converted.safetensors")

@@ -84,7 +84,7 @@ def test_what_opentad_has_not_is_refused():
         opentad_state(small_model(mode="plain"), 100)
 
 
-def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run_here, tmp_path):
+def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run_command, tmp_path):
     spec = load(tiny_spec, ["schedule.epochs=1"])
     train(spec)
     checkpoint = all_checkpoints(run_directory(spec).checkpoints)[-1]
@@ -96,7 +96,7 @@ def test_a_run_goes_out_and_is_tested_without_its_pretrained_file(tiny_spec, run
     score_checkpoint(spec, checkpoint, tmp_path / "ours.json")
     missing = "model.backbone.weights=nowhere.pth"
     found = tmp_path / "theirs.json"
-    tested = run_here("test.py", tiny_spec, "--checkpoint", file, "--detections", found, "--set", missing)
+    tested = run_command("test", tiny_spec, "--checkpoint", file, "--detections", found, "--set", missing)
     assert tested.returncode == 0, tested.stderr
     assert "OpenTAD checkpoint, moving averages" in tested.stderr
     assert json.loads(found.read_text()) == json.loads((tmp_path / "ours.json").read_text())

@@ -190,14 +190,14 @@ def test_the_advice_for_objects_of_python_needs_no_trust(tmp_path, capsys):
 @pytest.mark.parametrize(
     "output", ["folder.pth", "pipe.pth", "w.pth", "", "x" * 300 + ".pth", "w.bin", "loop.pth", "a\0b.pth"]
 )
-def test_an_output_that_cannot_be_written_is_refused_first(output, run_here, tmp_path, monkeypatch):
+def test_an_output_that_cannot_be_written_is_refused_first(output, run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.pth").mkdir()
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "loop.pth").symlink_to("loop.pth")
     torch.save(original(backbone()), "w.pth")
     written = Path("w.pth").read_bytes()
-    done = run_here("model_converters/convert_videomaev2.py", "w.pth", output)
+    done = run_command("weights import", "w.pth", "--output", output)
     assert done.returncode == 2
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
@@ -221,9 +221,9 @@ def test_a_full_disk_ends_in_a_line_and_leaves_what_was_there(write, tmp_path):
     assert file.read_bytes() == b"before"
 
 
-def test_a_folder_for_the_output_is_made(run_here, tmp_path):
+def test_a_folder_for_the_output_is_made(run_command, tmp_path):
     torch.save(original(backbone()), tmp_path / "w.pth")
-    done = run_here("model_converters/convert_videomaev2.py", tmp_path / "w.pth", tmp_path / "new" / "o.safetensors")
+    done = run_command("weights import", tmp_path / "w.pth", "--output", tmp_path / "new" / "o.safetensors")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["o.safetensors"]
 

@@ -247,7 +247,7 @@ def test_many_notes_are_counted_and_other_ranks_are_heard():
     log.share(lambda mine: [mine, [TimeNote("v0", "starts late"), *(TimeNote(f"w{n}", "is short") for n in range(4))]])
     assert lines[-2:] == [
         "video w0: is short",
-        "3 more notes on times of videos; tools/prepare_data/check.py names every such video",
+        "3 more notes on times of videos; adatad data check names every such video",
     ]
     log.share(lambda mine: [mine])
     assert len(lines) == MAX_LOGGED_VIDEOS + 1

@@ -18,7 +18,7 @@ def test_the_page_is_up_to_date_and_has_every_row_s_figure():
         (line,) = [line for line in lines if line.startswith(f"| [{spec.name}](")]
         return planned_memory(spec) if spec.name in PLANNED_AGAIN else line.split(" | ")[6]
 
-    assert page == model_zoo(planned), "run tools/model_zoo.py"
+    assert page == model_zoo(planned), "run adatad dev model-zoo"
     for row in json.loads((ROOT / "tests" / "spec" / "rows.json").read_text())["rows"]:
         name = row["id"].split("/")[1].removeprefix("e2e_")
         (line,) = [line for line in lines if f"| {name} |" in line]

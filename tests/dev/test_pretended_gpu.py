@@ -12,7 +12,7 @@ from adatad.data.augment import ColorJitter, jitter_colors
 from adatad.dev.pretended_gpu import GPU, pretended_gpu
 from adatad.dev.pretended_tensors import DeviceMismatchError, OnGpu
 from adatad.memory.arithmetic import autocast
-from adatad.memory.offload import CopiesOnStreams, HostMemory, HostShelf
+from adatad.memory.offload import CopiesOnStreams, HostMemory, HostStore
 
 
 def made(*shape: int) -> torch.Tensor:
@@ -171,17 +171,17 @@ OFFLOAD_MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", OFFLOAD_MISTAKES)
-def test_mistakes_in_the_copies_of_saved_rows_are_found(monkeypatch, mistake):
+def test_mistakes_in_the_copies_of_saved_inputs_are_found(monkeypatch, mistake):
     for name, function in OFFLOAD_MISTAKES[mistake].items():
         monkeypatch.setattr(CopiesOnStreams, name, function)
     with pretended_gpu() as gpu:
-        shelf = HostShelf("rows", HostMemory(GPU), 256)
+        store = HostStore("saved inputs", HostMemory(GPU), 256)
         for step in range(2):
             for key in range(4):
-                shelf.put(key, made(64).mul_(step))
+                store.save(key, made(64).mul_(step))
             for key in range(4):
-                shelf.want(key + 1)
-                shelf.take(key).add_(1)
+                store.prefetch(key + 1)
+                store.pop(key).add_(1)
         assert bool(gpu.counts.races) == (mistake != "none"), gpu.counts.races
         assert not gpu.counts.waits
 

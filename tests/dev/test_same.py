@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from tiny_spec import saved_state
 
-from adatad.dev.same import main, same
+from adatad.dev.same import same
 from adatad.errors import UserError
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, write_checkpoint
 
@@ -61,7 +61,7 @@ def flip_last_bit(tensor, index):
     tensor.view(-1).view(torch.int32)[index] ^= 1
 
 
-def test_equal_runs_are_equal_whatever_their_clocks_say(make_run, capsys, monkeypatch):
+def test_equal_runs_are_equal_whatever_their_clocks_say(make_run, run_command):
     checkpoint = some_checkpoint()
     checkpoint.state["progress"]["seconds"] = 9.0
     a, b = make_run("a"), make_run("b", checkpoint, lines=losses(step_seconds=7.0, memory_bytes=1))
@@ -72,13 +72,12 @@ def test_equal_runs_are_equal_whatever_their_clocks_say(make_run, capsys, monkey
         "weights": 7, "optimizer": 16,
     }  # fmt: skip
     assert all(part.values for part in comparison.parts)
-    monkeypatch.setattr("sys.argv", ["same", str(a), str(b)])
-    assert main() == 0
-    assert "every bit" in capsys.readouterr().out
+    done = run_command("dev same", str(a), str(b))
+    assert (done.returncode, "every bit" in done.stdout) == (0, True)
 
 
 @pytest.mark.parametrize("part", ["weights", "averages", "optimizer"])
-def test_one_bit_of_a_tensor_is_found(make_run, part, capsys, monkeypatch):
+def test_one_bit_of_a_tensor_is_found(make_run, part, run_command):
     changed = some_checkpoint()
     tensors = {"weights": changed.parameters, "averages": changed.ema, "optimizer": changed.optimizer[UP]}[part]
     name = "exp_avg" if part == "optimizer" else UP
@@ -93,9 +92,8 @@ def test_one_bit_of_a_tensor_is_found(make_run, part, capsys, monkeypatch):
     assert not comparison.is_equal
     assert same(a, b, within=1e-6).is_equal
     assert not same(a, b, within=1e-12).is_equal
-    monkeypatch.setattr("sys.argv", ["same", str(a), str(b)])
-    assert main() == 1
-    assert name in capsys.readouterr().out
+    done = run_command("dev same", str(a), str(b))
+    assert (done.returncode, name in done.stdout) == (1, True)
 
 
 def test_the_sign_of_zero_is_a_difference(make_run):

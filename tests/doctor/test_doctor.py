@@ -1,9 +1,7 @@
-"""tools/doctor.py on the tiny spec: what is in order, and each thing that is broken, with exit codes."""
+"""`adatad doctor` on the tiny spec: what is in order, and each thing that is broken, with exit codes."""
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,26 +38,26 @@ def texts(findings, level):
     return [f"{finding.topic}: {finding.text}" for finding in findings if finding.level == level]
 
 
-def test_the_tiny_spec_is_in_order(quick, run_here, tiny_spec):
-    done = run_here("doctor.py", tiny_spec)
+def test_the_tiny_spec_is_in_order(quick, run_command, tiny_spec):
+    done = run_command("doctor", tiny_spec)
     assert done.returncode == 0, done.stdout
     assert "0 problems" in done.stdout
     assert "6 training and 2 validation videos" in done.stdout
     assert "random, as model.backbone.weights asks for" in done.stdout
 
 
-def test_all_that_is_wrong_is_said_at_once_as_json(quick, run_here, tiny_spec, tmp_path):
+def test_all_that_is_wrong_is_said_at_once_as_json(quick, run_command, tiny_spec, tmp_path):
     pointer = tmp_path / "weights.pth"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 100000000\n")
     quick["torch"] = {"failed": "crashed (killed by signal 11) while importing torch"}
     arguments = ["--set", f"model.backbone.weights={pointer}", "train.global_batch=100", "--json"]
-    done = run_here("doctor.py", tiny_spec, *arguments)
+    done = run_command("doctor", tiny_spec, *arguments)
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert any("while importing torch" in finding["text"] for finding in found)
     assert any("torch can't be imported" in finding["text"] for finding in found)
     quick["torch"] = GOOD_TORCH
-    done = run_here("doctor.py", tiny_spec, *arguments)
+    done = run_command("doctor", tiny_spec, *arguments)
     problems = {finding["topic"]: finding for finding in json.loads(done.stdout) if finding["level"] == PROBLEM}
     assert "pointer of Git LFS" in problems["weights"]["text"]
     assert problems["data"]["fix"] == "--set train.global_batch=6"
@@ -69,15 +67,15 @@ def test_all_that_is_wrong_is_said_at_once_as_json(quick, run_here, tiny_spec, t
     ("arguments", "says"),
     [(["nope.yaml"], "nope.yaml: no such file"), (["."], "is no regular file"), (["--id", "3"], "name one")],
 )
-def test_a_spec_that_is_no_file_is_bad_input(run_here, arguments, says):
-    done = run_here("doctor.py", *arguments)
+def test_a_spec_that_is_no_file_is_bad_input(run_command, arguments, says):
+    done = run_command("doctor", *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_every_mistake_of_a_spec_is_a_problem(quick, run_here, tiny_spec):
-    done = run_here("doctor.py", tiny_spec, "--set", "train.global_batch=0", "data.workrs=2")
+def test_every_mistake_of_a_spec_is_a_problem(quick, run_command, tiny_spec):
+    done = run_command("doctor", tiny_spec, "--set", "train.global_batch=0", "data.workrs=2")
     assert done.returncode == 1
     assert "train.global_batch" in done.stdout
     assert "data.workrs" in done.stdout
@@ -220,26 +218,16 @@ def test_bf16_on_gpus_that_only_emulate_it_is_a_problem(tiny_spec):
 
 
 @pytest.mark.slow
-def test_the_probes_of_a_real_machine(run_tool):
-    done = run_tool("doctor.py", "--json")
+def test_the_probes_of_a_real_machine(run_command):
+    done = run_command("doctor", "--json")
     assert done.returncode in (0, 1), done.stderr
     found = json.loads(done.stdout)
     assert not [finding for finding in found if "could not be checked" in finding["text"]]
     assert any("is decoded rightly by pyav" in finding["text"] for finding in found)
 
 
-def test_help_imports_nothing_heavy():
-    code = "import sys, runpy; sys.argv = ['doctor.py', '--help']\n"
-    code += "try: runpy.run_path('tools/doctor.py', run_name='__main__')\n"
-    code += "except SystemExit: print(sorted({'torch', 'numpy', 'av'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip().endswith("[]"), done.stderr
-
-
 def test_a_folder_is_no_spec(tmp_path):
-    from argparse import Namespace
-
     from adatad.doctor.report import doctor
 
     with pytest.raises(FileError, match="is no regular file"):
-        doctor(Namespace(spec=str(tmp_path), overrides=[], overlays=[], id=None, json=False))
+        doctor(str(tmp_path), [], [])

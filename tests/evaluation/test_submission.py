@@ -93,7 +93,7 @@ def test_every_problem_is_found(change, message):
     assert any(message in line for line in found), found
 
 
-def test_nothing_is_written_when_something_is_wrong(tmp_path, run_tool):
+def test_nothing_is_written_when_something_is_wrong(tmp_path, run_command):
     detections, truth, output = (tmp_path / name for name in ("d.json", "gt.json", "out.json"))
     detections.write_text(json.dumps({"results": FOUND}))
     with pytest.raises(FileError, match=r"d\.json: can't be submitted as activitynet, 1 problems"):
@@ -102,7 +102,9 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path, run_tool):
     annotations = [{"segment": [0, 1], "label": "run"}]
     entries = {video: {"subset": "test", "duration": 10, "annotations": annotations} for video in FOUND}
     truth.write_text(json.dumps({"database": entries}))
-    done = run_tool("submission.py", "ego4d", detections, output, "--annotations", truth, "--subset", "test")
+    done = run_command(
+        "submission", "ego4d", detections, "--output", output, "--annotations", truth, "--subset", "test"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(output.read_text())["detect_results"] == FOUND
 
@@ -151,7 +153,7 @@ def test_what_a_submission_is_checked_against_is_checked_too(tmp_path, entry, me
         expected_of(tmp_path / "gt.json", "test")
 
 
-def test_a_submission_never_replaces_what_it_is_made_of_or_a_device(tmp_path, run_here):
+def test_a_submission_never_replaces_what_it_is_made_of_or_a_device(tmp_path, run_command):
     detections = tmp_path / "d.json"
     detections.write_text(json.dumps({"results": FOUND}))
     before = detections.read_text()
@@ -165,21 +167,21 @@ def test_a_submission_never_replaces_what_it_is_made_of_or_a_device(tmp_path, ru
         (tmp_path, "a folder"),
         ("", ""),
     ):
-        done = run_here("submission.py", "activitynet", detections, output)
+        done = run_command("submission", "activitynet", detections, "--output", output)
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert detections.read_text() == before
-    assert run_here("submission.py", "activitynet", detections, tmp_path / "link.json").returncode == 0
+    assert run_command("submission", "activitynet", detections, "--output", tmp_path / "link.json").returncode == 0
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "real.json").read_text())["version"] == "VERSION 1.3"
     assert {path.name for path in tmp_path.iterdir()} == {"d.json", "link.json", "pipe", "real.json"}
 
 
-def test_detections_that_stand_several_times_are_told_and_written(tmp_path, run_here):
+def test_detections_that_stand_several_times_are_told_and_written(tmp_path, run_command):
     item = {"segment": [1.0, 2.0], "label": "run", "score": 0.5}
     (tmp_path / "found.json").write_text(json.dumps({"results": {"k0": [item] * 3}}))
-    done = run_here("submission.py", "activitynet", tmp_path / "found.json", tmp_path / "out.json")
+    done = run_command("submission", "activitynet", tmp_path / "found.json", "--output", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     assert "warning: 2 detections repeated" in done.stderr
     assert len(json.loads((tmp_path / "out.json").read_text())["results"]["k0"]) == 3

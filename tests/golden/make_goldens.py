@@ -20,9 +20,9 @@ from adatad.dev.parity.golden_cases import GoldenCase
 from adatad.dev.parity.model_case import LOSSES, evaluation_losses, fresh_parts, recorded
 from adatad.dev.parity.translate import batch_of, build_case_model, metas_of, spec_of
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
-from adatad.models.detections import decode
+from adatad.models.actionformer import decode
 from adatad.models.losses import detection_losses
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate
 from adatad.training.setup import TrainState
 from adatad.training.step import batch_targets, train_step
 

@@ -6,7 +6,7 @@ import torch
 
 from adatad.memory.policy import apply_policy
 from adatad.models.backbone import VideoBackbone
-from adatad.models.trained import trained_names
+from adatad.models.detector import trained_names
 from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
 
 SIZES = {"width": 16, "depth": 4, "heads": 2, "patch": 8, "mlp_ratio": 3.0, "position_grid": 2}

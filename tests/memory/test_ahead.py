@@ -17,7 +17,7 @@ from adatad.data.augment import (
     augment,
     work_bytes,
 )
-from adatad.memory.ahead import FramesAhead
+from adatad.memory.inputs import FramesAhead
 from adatad.memory.meter import Meter
 from adatad.memory.planner import GIB, Machine, Planner
 from adatad.spec import load

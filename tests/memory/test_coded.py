@@ -4,10 +4,10 @@ import pytest
 import torch
 from small_backbones import batch, build, error, gradients, under
 
-from adatad.memory.coded import SCALE, CodedShelf, decode, encode, encode_frozen_
-from adatad.memory.labels import label
+from adatad.memory.coded import SCALE, EightBitStore, decode, encode, encode_frozen_
 from adatad.memory.meter import Meter
-from adatad.memory.offload import DeviceShelf, HostMemory, HostShelf
+from adatad.memory.offload import DeviceStore, HostMemory, HostStore
+from adatad.memory.scopes import memory_scope
 
 KINDS = ("fp8", "int8")
 CPU = torch.device("cpu")
@@ -127,12 +127,12 @@ def test_trained_weights_and_adapters_are_left_alone():
                          and not name.endswith(SCALE)), name  # fmt: skip
 
 
-# Kept rows
+# Saved inputs
 
 
 @pytest.mark.parametrize("recompute", ["once", "twice"])
 @pytest.mark.parametrize("mode", ["adapter", "full"])
-def test_rows_in_fp8_change_no_feature_and_gradients_a_little(mode, recompute):
+def test_saved_inputs_in_fp8_change_no_feature_and_gradients_a_little(mode, recompute):
     backbone, (frames, keys) = build(mode), batch(windows=2, clips=5)
     memory = {"policy": "tile", "tile_clips": 2, "segment_blocks": 2, "recompute": recompute}
     plain = gradients(under(backbone, clips=5, **memory), frames, keys)
@@ -145,15 +145,15 @@ def test_rows_in_fp8_change_no_feature_and_gradients_a_little(mode, recompute):
     assert all(torch.equal(on_host[name], gradient) for name, gradient in coded.items())
 
 
-def test_a_shelf_keeps_half_of_a_16_bit_row_wherever_it_is():
+def test_a_store_keeps_half_of_a_16_bit_row_wherever_it_is():
     tokens = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = decode(*encode(tokens, "fp8"), torch.bfloat16)
     size = 2 * 8 * (64 + 2)
-    for inner in (DeviceShelf("x"), HostShelf("x", HostMemory(CPU), slot_bytes=size)):
-        shelf = CodedShelf(inner, torch.bfloat16, "saved rows")
-        with Meter("cpu") as meter, label("other"):
-            shelf.put_copy(0, tokens)
-            if isinstance(inner, DeviceShelf):
-                assert meter.by_label["saved rows"] == size
-            shelf.want(0)
-            assert torch.equal(shelf.take(0), expected)
+    for inner in (DeviceStore("x"), HostStore("x", HostMemory(CPU), buffer_bytes=size)):
+        store = EightBitStore(inner, torch.bfloat16, "saved inputs")
+        with Meter("cpu") as meter, memory_scope("other"):
+            store.save_copy(0, tokens)
+            if isinstance(inner, DeviceStore):
+                assert meter.by_label["saved inputs"] == size
+            store.prefetch(0)
+            assert torch.equal(store.pop(0), expected)

@@ -12,7 +12,7 @@ from small_backbones import batch, build, error, gradients, under
 import adatad
 from adatad.models.backbone import PlainExecutor
 from adatad.parallel.clip import FakeClipGroup, share_clips
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec.schema import PolicyRange
 
 TILE = {"policy": "tile", "tile_clips": 1, "segment_blocks": 2}

@@ -11,18 +11,18 @@ from small_backbones import batch, build, gradients, under
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adatad.memory.arithmetic import autocast
-from adatad.memory.labels import label
 from adatad.memory.meta import MetaResults, gpu_like_meta
 from adatad.memory.meter import Meter, flash_scratch_bytes
+from adatad.memory.scopes import memory_scope
 
 META = torch.device("meta")
 
 
 def test_counts_storages_not_views_and_forgets_the_dead():
     with Meter("cpu") as meter:
-        with label("rows"):
+        with memory_scope("rows"):
             rows = torch.zeros(1000, dtype=torch.float32)
-        with label("work"), label("inner"):
+        with memory_scope("work"), memory_scope("inner"):
             half = rows[:500]
             doubled = half * 2
         assert meter.current_bytes == 4000 + 2000

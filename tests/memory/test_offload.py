@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from small_backbones import batch, build, error, gradients, under
 
 from adatad.memory import offload
-from adatad.memory.frames import HostFrames, tile_frames
+from adatad.memory.inputs import HostFrames, tile_frames
 from adatad.memory.offload import (
     CopiesAtOnce,
     CopiesOnStreams,
     HostMemory,
     HostMemoryError,
-    HostShelf,
+    HostStore,
     pieces,
     pinned_rows,
 )
 from adatad.memory.tiles import cut_tiles
-from adatad.parallel.host_adamw import HostStateAdamW
+from adatad.parallel.adamw import HostStateAdamW
 from adatad.training.ema import Ema
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def slow(monkeypatch) -> list[SlowCopies]:
         return made[-1]
 
     monkeypatch.setattr(offload, "copies_for", copies_for)
-    monkeypatch.setattr("adatad.memory.streamed.copies_for", copies_for)
+    monkeypatch.setattr("adatad.memory.weights.copies_for", copies_for)
     return made
 
 
@@ -151,7 +151,7 @@ class SlowStreams(CopiesOnStreams):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("order", ["tiles", "blocks"])
 def test_gradients_on_a_gpu_are_those_of_no_offload_with_slow_streams(monkeypatch, order):
-    for module in ("offload", "streamed"):
+    for module in ("offload", "weights"):
         monkeypatch.setattr(f"adatad.memory.{module}.copies_for", lambda device: SlowStreams())
     gpu, backbone = torch.device("cuda"), build("adapter", adapter={"blocks": (1, 3)})
     places = PLACES if order == "blocks" else PLACES[:3]
@@ -184,7 +184,7 @@ def test_any_placement_is_exact_for_any_shape(data):
     assert error(gradients(waved, on_host(frames, places), keys), gradients(backbone, frames, keys)) < 1e-10
 
 
-def test_slots_are_made_in_the_first_step_and_come_back_after_every_one():
+def test_buffers_are_made_in_the_first_step_and_come_back_after_every_one():
     backbone, (frames, keys) = build("adapter"), batch(windows=2, clips=5)
     waved = under(backbone, clips=5, policy="tile", tile_clips=2, segment_blocks=1, **placed(["saved_inputs", "halos"]))
     (wave_pass,) = waved.executor.passes
@@ -192,19 +192,19 @@ def test_slots_are_made_in_the_first_step_and_come_back_after_every_one():
     for _ in range(3):
         gradients(waved, frames, keys)
         memory = wave_pass.host(CPU)
-        counts.append((memory.bytes, sum(slot.size_bytes for slots in memory._free.values() for slot in slots)))
+        counts.append((memory.bytes, sum(buffer.size_bytes for buffers in memory._free.values() for buffer in buffers)))
     assert counts[0][0] == counts[0][1] > 0
     assert counts == counts[:1] * 3
 
 
-def test_a_pass_without_its_backward_gives_its_slots_back():
+def test_a_pass_without_its_backward_gives_its_buffers_back():
     backbone, (frames, keys) = build("adapter"), batch(clips=4)
     waved = under(backbone, clips=4, policy="tile", tile_clips=1, segment_blocks=2, **placed(["saved_inputs", "halos"]))
     (wave_pass,) = waved.executor.passes
     for _ in range(4):
         waved(frames, 32, keys)
     memory = wave_pass.host(CPU)
-    assert memory.bytes == sum(slot.size_bytes for slots in memory._free.values() for slot in slots)
+    assert memory.bytes == sum(buffer.size_bytes for buffers in memory._free.values() for buffer in buffers)
     gradients(waved, frames, keys)
 
 
@@ -263,8 +263,8 @@ def test_streamed_blocks_are_the_same_when_they_have_been_pinned(monkeypatch):
 def test_a_bound_on_host_memory_names_what_is_too_large():
     memory = HostMemory(CPU, limit_bytes=1000)
     memory.reserve(3, 300, "halos")
-    with pytest.raises(HostMemoryError, match=r"saved rows on the host .* memory\.host_limit_gib"):
-        memory.reserve(1, 200, "saved rows")
+    with pytest.raises(HostMemoryError, match=r"saved inputs on the host .* memory\.host_limit_gib"):
+        memory.reserve(1, 200, "saved inputs")
     assert memory.bytes == 900
 
 
@@ -274,17 +274,17 @@ def test_memory_that_cannot_be_pinned_is_said_plainly(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", refuse)
     with pytest.raises(HostMemoryError, match=r"pinned host memory for saved rows can't be had .*memory\.saved_inputs"):
-        HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved rows")
+        HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved inputs")
 
 
-def test_a_shelf_takes_what_was_put_whatever_happens_to_it_later():
-    shelf = HostShelf("x", HostMemory(CPU, copies=SlowCopies()), slot_bytes=64)
+def test_a_store_keeps_what_was_saved_whatever_happens_to_it_later():
+    store = HostStore("x", HostMemory(CPU, copies=SlowCopies()), buffer_bytes=64)
     tensors = [torch.full((size,), float(size)) for size in (4, 16, 7)]
     for number, tensor in enumerate(tensors):
-        shelf.put_copy(number, tensor)
+        store.save_copy(number, tensor)
         tensor.zero_()
-    shelf.want(2)
-    assert [shelf.take(number).tolist() for number in (0, 2, 1)] == [[4.0] * 4, [7.0] * 7, [16.0] * 16]
+    store.prefetch(2)
+    assert [store.pop(number).tolist() for number in (0, 2, 1)] == [[4.0] * 4, [7.0] * 7, [16.0] * 16]
 
 
 @given(st.integers(1, 3), st.integers(1, 7), st.integers(1, 4))

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.offload import GIB
 from adatad.memory.planner import ALIKE, Machine, Plan, Planner
 from adatad.memory.remedies import remedies, shortfall
 from adatad.memory.scale import META
-from adatad.parallel.engine import autocast_dtype
 from adatad.spec import load
 from adatad.spec.load import SpecError
 from adatad.training.metered import meta_parts, random_batch, step_memory

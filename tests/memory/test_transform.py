@@ -26,7 +26,7 @@ def test_weights_cast_once_a_segment_give_the_bits_of_casts_at_every_use(changes
 @pytest.mark.parametrize("order", ["tiles", "blocks"])
 def test_weights_are_cast_once_forward_and_once_a_segment_going_back(order, monkeypatch):
     made, alive = [], []
-    start, let_go = BlockWeights.__init__, transform.Transform.let_go
+    start, release = BlockWeights.__init__, transform.Transform.release
 
     def count(self, block, dtype):
         made.append(block)
@@ -34,10 +34,10 @@ def test_weights_are_cast_once_forward_and_once_a_segment_going_back(order, monk
 
     def look(self, blocks):
         alive.append(len(self._weights))
-        let_go(self, blocks)
+        release(self, blocks)
 
     monkeypatch.setattr(BlockWeights, "__init__", count)
-    monkeypatch.setattr(transform.Transform, "let_go", look)
+    monkeypatch.setattr(transform.Transform, "release", look)
     backbone, (frames, keys) = build("full", torch.float32), batch(windows=2, clips=3)
     waved = under(backbone, torch.bfloat16, order=order, **TILE)
     gradients(waved, frames, keys)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.models.backbone import VideoBackbone, interpolation_matrix, resize_by_product, resize_timeline
-from adatad.models.trained import freeze
+from adatad.models.detector import freeze
 from adatad.models.vit import resize_positions, sine_table
 from adatad.spec.schema import AdapterSpec, BackboneSpec
 

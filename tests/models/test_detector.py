@@ -8,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.memory.units import Units
-from adatad.models.detections import decode
-from adatad.models.detector import ActionFormer, Predictions, padded_length
-from adatad.models.head import Head
-from adatad.models.losses import RunningNormalizer, detection_losses, diou_loss, giou_loss, sigmoid_focal_loss
-from adatad.models.targets import Targets, assign_targets
+from adatad.models.actionformer import ActionFormer, Head, Predictions, decode, padded_length
+from adatad.models.losses import (
+    RunningNormalizer,
+    Targets,
+    assign_targets,
+    detection_losses,
+    diou_loss,
+    giou_loss,
+    sigmoid_focal_loss,
+)
 from adatad.spec import load
 from adatad.spec.schema import DetectorSpec
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.models.draws import Dropout, clip_keys, keep_factors, uniform, uniforms
+from adatad.models.keyed_dropout import Dropout, clip_keys, keep_factors, uniform, uniforms
 
 KEYS = torch.arange(20_000)
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from adatad.models.draws import HostKeys, clip_keys, mix, uniform, uniforms
-from adatad.models.drop_path import BranchDrop, Drops, scale_of_kept
+from adatad.models.keyed_dropout import BranchDrop, Drops, HostKeys, clip_keys, mix, scale_of_kept, uniform, uniforms
 
 KEYS = torch.randint(-(2**63), 2**63 - 1, (500,), generator=torch.Generator().manual_seed(0))
 NAMES = ["backbone/0/attention", "backbone/0/mlp", "backbone/1/attention", "backbone/1/mlp"]

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.models.detector import ActionFormer
-from adatad.models.targets import assign_targets
+from adatad.models.actionformer import ActionFormer
+from adatad.models.losses import assign_targets
 from adatad.spec.schema import DetectorSpec
 
 SPEC = DetectorSpec(

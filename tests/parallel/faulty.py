@@ -1,6 +1,6 @@
 """Ranks of a whole run, one of which has a fault at a step; also as a program for torchrun.
 
-torchrun ... tests/parallel/faulty.py KIND RANK STEP SPEC [ARGUMENTS OF tools/train.py]
+torchrun ... tests/parallel/faulty.py KIND RANK STEP SPEC [ARGUMENTS OF adatad train]
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def in_mid_step(model: torch.nn.Module, kind: str) -> None:
 
 
 def run_rank(environment: dict[str, str], log: Path, fault: tuple[str, int, int], arguments: list[str]) -> None:
-    """In a new process: tools/train.py with those arguments, whatever it prints to a file that all ranks share."""
+    """In a new process: `adatad train` with those arguments, whatever it prints to a file that all ranks share."""
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -124,20 +124,12 @@ def run_all(
             rank.kill()
 
 
-def command() -> Callable[[list[str]], int]:
-    """tools/train.py, as a command ends."""
-    import runpy
+def command() -> Callable[[list[str]], None]:
+    """`adatad train`, as a process ends with it."""
+    from adatad.cli.command import run
+    from adatad.cli.main import main
 
-    from adatad.command import run
-
-    path = str(Path(__file__).parents[2] / "tools" / "train.py")
-    main = runpy.run_path(path)["main"]
-
-    def with_arguments(arguments: list[str]) -> int:
-        sys.argv = [path, *arguments]
-        run(main)
-
-    return with_arguments
+    return lambda arguments: run(lambda: main(["train", *arguments]))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def detections_of(run: Run) -> Any:
     parts = run.parts
     loader = validation_loader(parts.run)
     skipped = SkippedVideos(0, print)
-    with parts.engine.holding(parts.ema.averages):
+    with parts.engine.swapped_parameters(parts.ema.averages):
         return detect(parts.engine.model, loader, parts.run, run.processes, skipped)
 
 
@@ -122,7 +122,7 @@ def evaluate_cases(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Any
             parts, draw = run.parts, torch.Generator().manual_seed(3)
             shapes = {n: p.shape for n, p in run.parts.model.named_parameters() if p.requires_grad}
             drawn = {n: 0.3 * torch.randn(shape, generator=draw) for n, shape in shapes.items()}
-            parts.ema.load(parts.engine.parts(drawn))
+            parts.ema.load(parts.engine.shard(drawn))
             batches = len(validation_loader(parts.run))
             results[name] = batches, detections_of(run)
     return results
@@ -138,7 +138,7 @@ def train_with_evaluation_between(spec_file: str, overrides: list[str], steps: i
         for _ in range(2):
             detections_of(run)
             values += run.train(steps // 2)
-        averages = numpy_of(run.parts.engine.whole(run.parts.ema.averages))
+        averages = numpy_of(run.parts.engine.gather_full(run.parts.ema.averages))
         return Outcome(values, start, run.whole_parameters(), averages)
 
 

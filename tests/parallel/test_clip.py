@@ -15,9 +15,9 @@ from adatad.dev.benchmarks.clip_suite import trace
 from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.memory.tiles import cut_evenly
 from adatad.parallel.clip import FakeClipGroup
-from adatad.parallel.mesh import Mesh
+from adatad.parallel.layout import Mesh
 from adatad.spec import SpecError, load
-from adatad.spec.clip_share import clip_share
+from adatad.spec.sizes import clip_share
 
 WINDOW = ["data.window.size_grid=80", "model.detector.max_length=80"]
 """Five clips of sixteen frames: uneven over two ranks and over four."""
@@ -119,7 +119,7 @@ def test_every_detection_is_found_once_by_shared_windows(shared_spec):
 # What can go wrong
 
 
-# Ranks that wait for one that hangs: test_faults.py, in another exchange.
+# Ranks that wait for one that hangs: test_failures.py, in another exchange.
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kill", pytest.param("hang", marks=pytest.mark.full)])
 def test_a_group_ends_with_its_rank_and_says_which_it_was(kind, tiny_spec):

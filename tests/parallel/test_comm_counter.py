@@ -109,8 +109,7 @@ def test_engines_that_shard_gather_blocks_twice_and_scatter_gradients_once(engin
 
 def tiny_bytes(spec_file: str, overrides: list[str]) -> dict[str, int]:
     """Of a model in fp32; engines that shard hide them."""
-    from adatad.models.detector import build_model
-    from adatad.models.trained import trained_names
+    from adatad.models.detector import build_model, trained_names
     from adatad.spec import load
 
     spec = load(spec_file, overrides)

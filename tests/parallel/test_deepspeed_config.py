@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adatad.errors import UserError
-from adatad.parallel.deepspeed_config import deepspeed_config
+from adatad.parallel.deepspeed.config import deepspeed_config
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 
@@ -119,11 +119,11 @@ def test_contradictions_and_keys_without_effect_are_refused(config_of, content, 
         assert word in message
 
 
-def test_everything_wrong_with_a_file_is_said_at_once_before_anything_is_built(tiny_spec, tmp_path, run_tool):
+def test_everything_wrong_with_a_file_is_said_at_once_before_anything_is_built(tiny_spec, tmp_path, run_command):
     file = tmp_path / "ds.json"
     zero = {"stage": 2, "offload_optimizer": "cpu", "stage3_max_live_parameters": 1}
     file.write_text(json.dumps({"zero_optimization": zero, "gradient_clipping": 3, "bf16": {"enabled": True}}))
-    run = run_tool("train.py", tiny_spec, "--deepspeed", file, "--set", "ema.decay=7")
+    run = run_command("train", tiny_spec, "--deepspeed", file, "--set", "ema.decay=7")
     assert run.returncode == 2
     for key in ("offload_optimizer", "stage3_max_live_parameters", "gradient_clipping", "bf16", "ema.decay: "):
         assert sum(key in line for line in run.stderr.splitlines()) == 1
@@ -145,15 +145,15 @@ def test_the_limits_of_stage_3_let_two_blocks_of_the_largest_model_be_whole_and_
 def test_fp16_is_refused_with_what_to_do(tiny_spec):
     import torch
 
-    from adatad.parallel.zero import ZeroEngine
+    from adatad.parallel.deepspeed.engine import ZeroEngine
 
     spec = load(tiny_spec, ["parallel.engine=zero2", "train.precision=fp16"])
     with pytest.raises(UserError, match=r"train\.precision fp16.*bf16 or fp32"):
         ZeroEngine(torch.nn.Linear(1, 1), [], spec, Processes(0, 1, torch.device("cpu")))
 
 
-def test_a_file_that_is_no_json_is_refused_by_name(tiny_spec, tmp_path, run_tool):
+def test_a_file_that_is_no_json_is_refused_by_name(tiny_spec, tmp_path, run_command):
     (tmp_path / "ds.json").write_text("{stage: 3}")
-    run = run_tool("train.py", tiny_spec, "--deepspeed", tmp_path / "ds.json")
+    run = run_command("train", tiny_spec, "--deepspeed", tmp_path / "ds.json")
     assert run.returncode == 2
     assert "ds.json: is not readable as JSON" in run.stderr

@@ -29,7 +29,7 @@ def documented() -> list[list[str]]:
     found = {}
     for document in (ROOT / "README.md", ROOT / "docs" / "engines.md"):
         for words in commands(document):
-            if words[0] in ("torchrun", "deepspeed", "python") and "tools/train.py" in words:
+            if words[0] in ("torchrun", "deepspeed", "adatad") and {"train", "tools/train.py"} & set(words):
                 found.setdefault(" ".join(words).partition(" --id")[0], words)
     return list(found.values())
 
@@ -41,7 +41,7 @@ def test_the_commands_of_the_documents_train_as_one_process_does(tiny_spec, pyte
     if not pytestconfig.getoption("--full"):
         # The first of each launcher: what else they start, engines do on ranks in the other files.
         shown = list({words[0]: words for words in reversed(shown)}.values())
-    assert {words[0] for words in shown} == {"torchrun", "deepspeed", "python"}
+    assert {words[0] for words in shown} == {"torchrun", "deepspeed", "adatad"}
     assert all("configs/demo/tia.yaml" in words for words in shown)
     # Without the directory of this python first, the launchers would be those of another installation.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -49,6 +49,7 @@ def test_the_commands_of_the_documents_train_as_one_process_does(tiny_spec, pyte
     train(load(tiny_spec, ["run.id=0", "schedule.epochs=1"]))
     for number, words in enumerate(shown, start=1):
         command = [str(tiny_spec) if word == "configs/demo/tia.yaml" else word for word in words]
+        command[:1] = [sys.executable, "-m", "adatad"] if command[0] == "adatad" else command[:1]
         command += ["--id", str(number), "--set", "schedule.epochs=1"]
         if command[0] == "deepspeed":
             # Its port is always the same, and this machine may run other things.

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from adatad.cli.arguments import add_device_argument
+from adatad.memory.arithmetic import autocast_dtype
 from adatad.parallel import visible_gpus
 from adatad.parallel.devices import DeviceError, check_card, cuda_failure, device_of
-from adatad.parallel.engine import autocast_dtype
-from adatad.spec import add_device_argument
 from adatad.spec.schema import TrainSpec
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."

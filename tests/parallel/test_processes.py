@@ -7,7 +7,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from adatad.parallel.processes import ProcessesError, is_first_rank, place, start_processes
+from adatad.parallel.processes import ProcessesError, is_first_rank, launched_rank, start_processes
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 HERE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -56,7 +56,7 @@ def test_variables_that_do_not_fit_are_named_with_the_cure(set_variables, variab
 @pytest.mark.parametrize("variables", [{}, {"RANK": "0"}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}])
 def test_a_process_alone_needs_no_address(set_variables, variables):
     set_variables(variables)
-    assert (place().rank, place().world) == (0, 1)
+    assert (launched_rank().rank, launched_rank().world) == (0, 1)
     assert is_first_rank()
 
 

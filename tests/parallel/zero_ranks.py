@@ -28,7 +28,7 @@ def hand_over(spec_file: str, chain: list[list[str]], steps_each: int) -> Outcom
             assert processes.is_main == bool(whole[0])
             assert all(tensor.device.type == "cpu" for tensor in whole[0].values())
             saved = processes.gather(whole)[0], run.parts.normalizer.value
-        averages = numpy_of(run.parts.engine.whole(run.parts.ema.averages))
+        averages = numpy_of(run.parts.engine.gather_full(run.parts.ema.averages))
         return Outcome(values, start, run.whole_parameters(), averages)
 
 
@@ -97,7 +97,7 @@ def hold_averages(spec_file: str, overrides: list[str]) -> dict[str, Any]:
             return logits
 
         own = output()
-        with run.parts.engine.holding(run.parts.ema.averages):
+        with run.parts.engine.swapped_parameters(run.parts.ema.averages):
             held = output()
         return {"own": own, "held": held, "back": output(), "values": values + run.train(2)}
 

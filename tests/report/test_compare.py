@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from adatad.files import FileError
+from adatad.printing import print_table
 from adatad.report.compare import CompareError, compare
 
 
@@ -21,7 +22,7 @@ def write_run(folder, average):
 
 def test_results_are_printed_and_drawn(tmp_path, capsys):
     runs = [write_run(tmp_path / "a" / "id0", 0.5), write_run(tmp_path / "b" / "id1", 0.75)]
-    compare(runs, tmp_path / "c.png")
+    print_table(compare(runs, tmp_path / "c.png"))
     out = capsys.readouterr().out
     assert all(word in out for word in ("a/id0", "50.00", "b/id1", "75.00", "1.5"))
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
@@ -78,7 +79,7 @@ def test_lines_that_cannot_be_read_are_counted(tmp_path, capsys):
 
 def test_names_are_no_markup_and_the_picture_never_replaces_a_run_s_file(tmp_path, capsys):
     run = write_run(tmp_path / "[red]a" / "[|bold]$x{$", 0.5)
-    compare([run], tmp_path / "c.png")
+    print_table(compare([run], tmp_path / "c.png"))
     assert "[red]a/[|bold]$x{$" in capsys.readouterr().out
     before = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(FileError, match="is read here"):
@@ -92,7 +93,7 @@ def test_figures_of_one_group(tmp_path, capsys):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         groups = {"groups": {"night=true": {"average_mAP": 0.125, "mAP": {}, "instances": 3}}}
         path.write_text("\n".join(json.dumps({**line, **groups}) for line in lines))
-    compare([run], tmp_path / "c.png", "night=true")
+    print_table(compare([run], tmp_path / "c.png", "night=true"))
     out = capsys.readouterr().out
     assert out.count("12.50") == 2  # of the untrained model too, whose line is that of step 0
     assert "50.00" not in out

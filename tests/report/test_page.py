@@ -201,7 +201,7 @@ def test_a_picture_that_fails_takes_neither_the_others_nor_the_result_with_it(ru
     monkeypatch.setattr("adatad.report.page.to_png", to_png)
     line = try_write_report(folder, spec)
     assert line.startswith("not drawn: a curve: left out: ValueError: no such letter")
-    assert line.endswith(f"the results stand; python tools/report.py {folder} tries again")
+    assert line.endswith(f"the results stand; adatad report {folder} tries again")
     assert parsed(folder / "report.html").tags.count("img") == 3 + 2 - 1
     monkeypatch.setattr("adatad.report.page.to_png", lambda figure: b"png")
     assert try_write_report(folder, spec) is None

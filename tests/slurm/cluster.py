@@ -89,7 +89,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 240.0) ->
             return value
         assert time.monotonic() < end, f"not in {seconds:g} s: {what}"
         # Each look at a job is a process or two, on cores that the job needs.
-        time.sleep(0.25)
+        time.sleep(0.5)
 
 
 class Cluster:

@@ -82,7 +82,7 @@ class Job:
         return (self.run / "slurm" / "logs" / f"rank-{rank}.log").read_text()
 
     def held(self, ranks: int) -> None:
-        """Until so many ranks of the first life stand at the planted step."""
+        """Until so many ranks of the first attempt stand at the planted step."""
         self.until(lambda: all((self.folder / f"go.held-{rank}").exists() for rank in range(ranks)), "ranks hold")
 
     def until(self, condition, what: str, seconds: float = 240.0) -> None:
@@ -109,10 +109,10 @@ class Job:
         assert found == state, f"{found}\n{self.log}"
 
     def ended(self) -> list[str]:
-        """How each life ended, in order; "" for one that left no word."""
-        lives = self.run / "slurm" / "lives"
-        names = sorted(file.stem for file in lives.glob("*.start"))
-        ends = [lives / f"{name}.end" for name in names]
+        """How each attempt ended, in order; "" for one that left no word."""
+        attempts = self.run / "slurm" / "attempts"
+        names = sorted(file.stem for file in attempts.glob("*.start"))
+        ends = [attempts / f"{name}.end" for name in names]
         return [end.read_text().strip() if end.exists() else "" for end in ends]
 
     def checkpoint(self) -> Checkpoint:
@@ -176,7 +176,7 @@ def two_nodes(
 def one_process(cluster: Cluster, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The last checkpoint of the same spec without Slurm."""
     folder, spec = tmp_path_factory.mktemp("one-process"), ROOT / "configs" / "thumos" / "g_1536x224_adapter.yaml"
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(spec), *tiny, f"run.root={folder}/runs"]
+    command = [sys.executable, str(ROOT / "tests/slurm/planted.py"), str(spec), *tiny, f"run.root={folder}/runs"]
     environment = {**clean(os.environ), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
-"""tools/train.py with something planted in its training steps, as the job's PROGRAM.
+"""tools/train.py without its pictures, and with something planted in its training steps, as the job's PROGRAM.
 
-PLANT, words separated by spaces: of the first life only,
+PLANT, words separated by spaces: of the first attempt only,
     hold:STEP          before this step (counted from 0) wait until a stop signal has been noted, or the file PLANT_GO
     keep-holding:STEP  the same, but signals don't end it
     fail:RANK:STEP     this rank raises an error in this step
@@ -53,8 +53,18 @@ def remember(self) -> None:
     REQUESTS.append(self)
 
 
+def draw_nothing() -> None:
+    """A third of the processor time of so short a run goes into pictures, which these tests don't look at."""
+    import adatad.report.page as page
+    import adatad.report.timelines as timelines
+
+    page.try_write_report = lambda *arguments, **options: None
+    timelines.validation_timelines = lambda *arguments, **options: ()
+
+
 if __name__ == "__main__":
+    draw_nothing()
     signals.StopRequest.__init__ = remember
-    if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" and os.environ.get("PLANT"):
         plant(os.environ["PLANT"].split())
     runpy.run_path(str(Path(adatad.__file__).parents[1] / "tools" / "train.py"), run_name="__main__")

@@ -34,6 +34,7 @@ def checkout(tmp_path) -> Path:
     folder = tmp_path / "clone"
     for name in ("adatad", "configs", "ds_configs", "slurm", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.tmp.*"))
+    shutil.copy(ROOT / "setup.cfg", folder)
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
@@ -47,22 +48,21 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
         if words[0] == "sbatch":
             if "test.sh" in " ".join(words):
                 assert cluster.wait(jobs[-1]) == "COMPLETED", logs(checkout)
-            small = ["--parsable", "--cpus-per-task=1", *(["--ntasks-per-node=1"] if "test.sh" in words[1] else [])]
+            small = ["--parsable", "--cpus-per-task=1", "--ntasks-per-node=1"]
             said = cluster.run(words[0], *small, *words[1:], *tiny, cwd=checkout, **settings)
             jobs.append(said.strip())
-        elif "tools/submit.py" in words:
-            # Held until a second one has been refused: it might have ended before.
-            said = cluster.run(*python(words), "--sbatch=--hold", *tiny, cwd=checkout, **settings)
-            jobs.append(re.match(r"job (\d+); python tools/status\.py \S+/id1 --watch", said)[1])
-            again = cluster.run(*python(words), *tiny, cwd=checkout, check=False, **settings)
-            assert f"job {jobs[-1]} is PENDING already" in again
-            cluster.run("scontrol", "release", jobs[-1])
+        elif "submit" in words:
+            # Two ranks in the place of four: each costs seconds of imports.
+            small = ["--sbatch=--ntasks-per-node=1", "--sbatch=--gpus-per-node=1"]
+            said = cluster.run(*python(words), *small, *tiny, cwd=checkout, **settings)
+            jobs.append(re.match(r"job (\d+); adatad status \S+/id1 --watch", said)[1])
         else:
             metrics = checkout / words[-1] / "metrics.jsonl"
             until(lambda file=metrics: file.exists() and "\n" in file.read_text(), f"a step in {metrics}")
             said = cluster.run(*python(words), cwd=checkout, **settings)
             assert re.search(r"step +\d of 6, loss \d", said), said
-            assert f"life        {jobs[-1]}-000 from " in said
+            assert re.search(rf"job {jobs[-1]} +RUNNING, \S+ left on n", said), said
+            assert f"attempt     {jobs[-1]}-000 from " in said
     for job in jobs:
         assert cluster.wait(job) == "COMPLETED", logs(checkout)
     for number in (0, 1):
@@ -70,13 +70,13 @@ def test_the_commands_of_the_readme(cluster, checkout, tiny):
         assert (folder / "checkpoints" / "step-00000006").is_dir()
     # The test of the checkpoint that the second job made says what that job's last evaluation said.
     assert "average mAP" in logs(checkout)
-    status = cluster.run(sys.executable, "tools/status.py", str(folder), cwd=checkout, **settings)
-    assert re.search(rf"life +{jobs[1]}-000 .* on n\[\d-\d\] at the beginning: done", status), status
+    status = cluster.run(sys.executable, "-m", "adatad", "status", str(folder), cwd=checkout, **settings)
+    assert re.search(rf"attempt +{jobs[1]}-000 .* on n\[\d-\d\] at the beginning: done", status), status
 
 
 def python(words: list[str]) -> list[str]:
-    assert words[0] == "python"
-    return [".venv/bin/python", *words[1:]]
+    assert words[0] == "adatad"
+    return [".venv/bin/python", "-m", *words]
 
 
 def logs(checkout: Path) -> str:

@@ -1,5 +1,7 @@
 """What a cluster does to a job, for real: time limits, preemption, lost nodes, errors, scancel. Jobs that may go on end
-with the weights of one that was never interrupted, bit for bit."""
+with the weights of one that was never interrupted: of as many ranks bit for bit.
+
+Without --full only a time limit, a lost node and an array; what the supervisor decides is tested in tests/cluster."""
 
 import json
 import re
@@ -13,24 +15,27 @@ pytestmark = pytest.mark.slow
 ONE_NODE = ("--nodes=1",)
 
 
-def test_a_time_limit(submit, two_nodes, cluster):
-    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first life, which waits for it; on a
-    busy machine before the first step, and so in later lives too, if they weren't given more time."""
-    job = submit("train_g_1536.sh", options=("--time=1", "--signal=USR1@30"), plant="hold:2")
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_a_time_limit(nodes, submit, cluster, request):
+    """Slurm looks at time limits every 30 s: the warning comes somewhere in the first attempt, which waits for it; on a
+    busy machine before the first step, and so in later attempts too, if they weren't given more time."""
+    job = submit("train_g_1536.sh", options=(f"--nodes={nodes}", "--time=1", "--signal=USR1@30"), plant="hold:2")
     job.until(lambda: cluster.facts(job.id).get("Restarts") == "1", "requeued")
     cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=20")
     job.ends_as("COMPLETED")
-    assert_same(job.checkpoint(), two_nodes.checkpoint())
+    uninterrupted = request.getfixturevalue("one_process" if nodes == 1 else "two_nodes")
+    assert_same(job.checkpoint(), uninterrupted if nodes == 1 else uninterrupted.checkpoint())
     ends = job.ended()
     assert re.fullmatch(r"requeued: stopped by SIGUSR1 at step [123]", ends[0])
     assert ends[-1] == "done"
-    # One output of all lives.
-    assert f"life {job.id}-000" in job.log
-    assert f"life {job.id}-001" in job.log
-    assert f"== life {job.id}-000" in job.rank_log(1)
-    assert f"== life {job.id}-001" in job.rank_log(1)
+    # One output of all attempts.
+    assert f"attempt {job.id}-000" in job.log
+    assert f"attempt {job.id}-001" in job.log
+    assert f"== attempt {job.id}-000" in job.rank_log(nodes - 1)
+    assert f"== attempt {job.id}-001" in job.rank_log(nodes - 1)
 
 
+@pytest.mark.full
 def test_preemption_with_more_signals_while_saving(submit, two_nodes, cluster):
     """Loader processes receive the signals too."""
     job = submit("train_g_1536.sh", "data.workers=1", plant="keep-holding:2")
@@ -51,36 +56,47 @@ def test_preemption_with_more_signals_while_saving(submit, two_nodes, cluster):
     assert "DataLoader worker" not in job.log
 
 
-def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster, one_process, two_nodes):
-    """The first node of both jobs is lost, with their batch scripts. The rank there lives on, and would write later."""
-    one = submit("train_g_1536.sh", options=ONE_NODE, plant="keep-holding:2")
-    two = submit("train_g_1536.sh", plant="hold:2")
-    one.held(1)
-    two.held(2)
-    lost = cluster.facts(one.id)["BatchHost"]
-    assert cluster.facts(two.id)["BatchHost"] == lost
+def test_a_node_that_is_cut_off_and_its_rank_that_does_not_know(submit, cluster, one_process):
+    """The node is lost with the batch script. The rank there goes on working, and would write later."""
+    job = submit("train_g_1536.sh", options=ONE_NODE, plant="keep-holding:2")
+    job.held(1)
+    lost = cluster.facts(job.id)["BatchHost"]
     try:
         cluster.cut(lost)
-        one.until(lambda: cluster.facts(one.id).get("Restarts") == "1", "requeued by Slurm")
-        one.ends_as("COMPLETED")
-        assert cluster.facts(one.id)["BatchHost"] != lost
+        job.until(lambda: cluster.facts(job.id).get("Restarts") == "1", "requeued by Slurm")
+        job.ends_as("COMPLETED")
+        assert cluster.facts(job.id)["BatchHost"] != lost
         # Now the forgotten rank comes on, and finds that the run isn't its own any more.
-        written = {path: path.stat().st_mtime_ns for path in (one.run / "checkpoints").rglob("*")}
-        one.go.touch()
-        cause = until(lambda: re.search(r"rank 0 \| .*was opened by another process.*", one.log), "it was refused")
-        assert "writes nothing more to it" in one.log[cause.start() :]
-        assert {path: path.stat().st_mtime_ns for path in (one.run / "checkpoints").rglob("*")} == written
-        assert cluster.is_in(one.id, "COMPLETED")
-        two.ends_as("COMPLETED")
-        assert cluster.facts(two.id)["BatchHost"] != lost
+        written = {path: path.stat().st_mtime_ns for path in (job.run / "checkpoints").rglob("*")}
+        job.go.touch()
+        cause = until(lambda: re.search(r"rank 0 \| .*was opened by another process.*", job.log), "it was refused")
+        assert "writes nothing more to it" in job.log[cause.start() :]
+        assert {path: path.stat().st_mtime_ns for path in (job.run / "checkpoints").rglob("*")} == written
+        assert cluster.is_in(job.id, "COMPLETED")
     finally:
         cluster.heal(lost)
         until(lambda: cluster.idle() == cluster.nodes, "the node is back")
-    assert_same(one.checkpoint(), one_process)
-    assert_same(two.checkpoint(), two_nodes.checkpoint())
-    assert one.ended()[1] == two.ended()[-1] == "done"
+    assert_same(job.checkpoint(), one_process)
+    assert job.ended()[1] == "done"
 
 
+@pytest.mark.full
+def test_a_job_of_two_nodes_goes_on_without_its_first(submit, cluster, two_nodes):
+    job = submit("train_g_1536.sh", plant="hold:2")
+    job.held(2)
+    lost = cluster.facts(job.id)["BatchHost"]
+    try:
+        cluster.cut(lost)
+        job.ends_as("COMPLETED")
+        assert cluster.facts(job.id)["BatchHost"] != lost
+    finally:
+        cluster.heal(lost)
+        until(lambda: cluster.idle() == cluster.nodes, "the node is back")
+    assert_same(job.checkpoint(), two_nodes.checkpoint())
+    assert job.ended()[-1] == "done"
+
+
+@pytest.mark.full
 def test_a_rank_that_fails_fails_the_job_with_its_error_last(submit, cluster):
     """Under an --export that drops all else, also the path of commands; steps would inherit it."""
     exported = "--export=" + ",".join([*quick(), "PROGRAM", "PLANT", "PLANT_GO"])
@@ -94,6 +110,7 @@ def test_a_rank_that_fails_fails_the_job_with_its_error_last(submit, cluster):
     assert job.ended() == ["failed: exit code 1"]
 
 
+@pytest.mark.full
 def test_scancel_is_final_yet_a_checkpoint_is_made(submit, cluster):
     job = submit("train_g_1536.sh", plant="hold:2")
     job.held(2)
@@ -107,6 +124,7 @@ def test_scancel_is_final_yet_a_checkpoint_is_made(submit, cluster):
     assert [path.name for path in sorted((job.run / "checkpoints").glob("step-*"))][-1] == "step-00000003"
 
 
+@pytest.mark.full
 def test_a_job_that_may_not_be_requeued_says_how_to_go_on(submit, cluster):
     job = submit("train_g_1536.sh", options=("--no-requeue",), plant="hold:2")
     job.held(2)
@@ -116,6 +134,7 @@ def test_a_job_that_may_not_be_requeued_says_how_to_go_on(submit, cluster):
     assert cluster.facts(job.id)["ExitCode"] == "75:0"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_another_launcher_stops_and_resumes_in_the_same_way(launcher, submit, cluster, two_nodes):
     job = submit("train_g_1536.sh", "--launcher", launcher, plant="hold:2")
@@ -129,6 +148,7 @@ def test_another_launcher_stops_and_resumes_in_the_same_way(launcher, submit, cl
         assert "trained in all" not in job.rank_log(1)
 
 
+@pytest.mark.full
 def test_a_bad_node_is_named_left_out_and_the_job_goes_on_without_it(submit, cluster):
     bad = "n1"
     cluster.on_node(bad, "touch", "/dev/shm/scratch")
@@ -140,9 +160,8 @@ def test_a_bad_node_is_named_left_out_and_the_job_goes_on_without_it(submit, clu
     assert f"health check: {bad}: /dev/shm/scratch can't be written: " in job.log
     assert job.ended() == [f"requeued: bad node {bad}", "done"]
     assert cluster.facts(job.id)["ExcNodeList"] == bad
-    starts = [json.loads(file.read_text())["nodes"] for file in sorted((job.run / "slurm" / "lives").glob("*.start"))]
-    assert starts[0] == "n[1-2]"
-    assert starts[1] == "n[2-3]"
+    starts = sorted((job.run / "slurm" / "attempts").glob("*.start"))
+    assert [json.loads(file.read_text())["nodes"] for file in starts] == ["n[1-2]", "n[2-3]"]
 
 
 def test_a_task_of_an_array_comes_back_alone(submit, cluster, tmp_path, tiny):

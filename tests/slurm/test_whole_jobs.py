@@ -7,7 +7,7 @@ import pytest
 import torch
 from jobs import LAST_STEP, NODE_DISK
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 
 def relative_change(ours, theirs) -> float:
@@ -27,7 +27,7 @@ def test_every_rank_has_a_file_and_the_merged_one_names_ranks(two_nodes):
     assert re.search(r"^rank 0 \| \d\d:\d\d:\d\d run ", two_nodes.log, re.MULTILINE)
     assert "trained in all" in two_nodes.rank_log(0)
     assert "trained in all" not in two_nodes.rank_log(1)
-    assert two_nodes.rank_log(1).startswith("== life ")
+    assert two_nodes.rank_log(1).startswith("== attempt ")
     assert "The first failing rank" not in two_nodes.log
 
 

@@ -79,7 +79,7 @@ def test_words_of_other_projects_lead_to_keys_that_exist(spec_file, word, key):
         ("optimizer.backbone.learning_rate=1", "optimizer.backbone.lr"),
         ("optimizer.backbone.custom.0.learning_rate=1", "optimizer.backbone.custom.0.lr"),
         ("solver.train.batch_size=4", "train.global_batch"),
-        ("model.freeze=true", "model.backbone.mode"),
+        ("model.frozen=true", "model.backbone.mode"),
         ("train.lr=1", "optimizer.lr, optimizer.backbone.lr or optimizer.backbone.custom.0.lr"),
         ("window_size=3", "data.window.size_grid"),
         ("model.projection.attn_cfg.n_mha_win_size=9", "model.detector.attention_window"),
@@ -110,9 +110,9 @@ def test_all_keys_are_keys():
 
 
 @pytest.mark.parametrize(("flag", "instead"), [("--seed", "--set train.seed=7"), ("--lr", "--set optimizer.lr=7")])
-def test_flags_of_other_trainers_are_answered(run_here, flag, instead):
+def test_flags_of_other_trainers_are_answered(run_command, flag, instead):
     for given in ([flag, "7"], [f"{flag}=7"]):
-        run = run_here("spec.py", "configs/demo/tia.yaml", *given)
+        run = run_command("spec", "configs/demo/tia.yaml", *given)
         assert run.returncode == 2
         assert run.stderr.endswith(f"{flag}: is none of this command's options here; instead: {instead}\n")
 

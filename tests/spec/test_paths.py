@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from adatad.spec import SpecError, load, to_yaml
 from adatad.spec.explain import all_keys
-from adatad.spec.paths import PATHS, STAGE_TO
-from adatad.spec.pattern import fill, pattern_problem
-from adatad.spec.text import as_written, expand
+from adatad.spec.schema import PATHS, STAGE_TO
+from adatad.spec.text import as_written, expand, fill, pattern_problem
 
 TEXT = "data: {annotations: a.json, videos: v}\nmodel: {backbone: {mode: frozen}}\n"
 
@@ -226,7 +225,7 @@ def test_missing_files_say_where_they_were_looked_for(spec_file, tmp_path, monke
     [
         ("configs/demo/tai.yaml", "configs/demo/tai.yaml: no such file; did you mean configs/demo/tia.yaml?"),
         ("configs/demo/tia", "configs/demo/tia: no such file; did you mean configs/demo/tia.yaml?"),
-        ("thumos-s-769", "thumos-s-769: no such file, and no published row has this name"),
+        ("thumos-s-769", "thumos-s-769: no such file, and no published experiment has this name"),
         ("s-768", "could be activitynet/s_768x160_adapter, "),
         ("", "'': expected the name of a spec file"),
         ("nowhere/x.yaml", "nowhere/x.yaml: no such file in "),

@@ -13,13 +13,18 @@ from tiny_spec import TINY_SPEC
 from adatad.spec import load
 from adatad.spec.load import load_with_sources
 from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
-from adatad.training.class_names import ClassNamesError, match_for_resume, match_for_test
-from adatad.training.export import export
-from adatad.training.model_facts import CheckpointError, NewerVersionError, facts_of
+from adatad.training.export import export, find_checkpoint, own_spec, read_trained_file
+from adatad.training.model_facts import (
+    CheckpointError,
+    ClassNamesError,
+    NewerVersionError,
+    facts_of,
+    match_for_resume,
+    match_for_test,
+)
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
 from adatad.training.score import score_checkpoint
-from adatad.training.trained_file import find_checkpoint, own_spec, read_trained_file
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "optimizer.lr=1e-2", "evaluate.tious=[0.05]"]
 
@@ -76,11 +81,11 @@ def test_another_order_of_classes_gives_the_same_figures(run, capsys):
     assert "named by its own classes" in capsys.readouterr().err
 
 
-def test_a_renamed_class_is_refused_with_both_lists(run, run_here, tmp_path):
+def test_a_renamed_class_is_refused_with_both_lists(run, run_command, tmp_path):
     path, spec, _ = run
     annotations = copy_of_annotations(run, tmp_path, rename("blink", "wink"))
-    done = run_here(
-        "test.py", path, "--checkpoint", run_directory(spec).path, "--set", *QUICK, f"data.annotations={annotations}"
+    done = run_command(
+        "test", path, "--checkpoint", run_directory(spec).path, "--set", *QUICK, f"data.annotations={annotations}"
     )
     assert done.returncode == 2
     assert "doesn't know wink" in done.stderr
@@ -101,7 +106,7 @@ def test_a_class_without_instances_is_said_once(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("listed", "instances"), [(False, False), (True, True)])
-def test_a_file_of_test_videos_alone_is_enough(run, run_here, tmp_path, listed, instances):
+def test_a_file_of_test_videos_alone_is_enough(run, run_command, tmp_path, listed, instances):
     path, spec, result = run
     content = json.loads(Path(spec.data.annotations).read_text())
     videos = {name: entry for name, entry in content["database"].items() if entry["subset"] == "validation"}
@@ -110,8 +115,8 @@ def test_a_file_of_test_videos_alone_is_enough(run, run_here, tmp_path, listed, 
     (tmp_path / "t.json").write_text(json.dumps({"database": videos}))
     order = [f"data.classes=[{', '.join(classes(run))}]"] if listed else []
     settings = [*QUICK, *order, f"data.annotations={tmp_path / 't.json'}", "data.validation_subset=test"]
-    test = ("test.py", path, "--checkpoint", checkpoint_of(spec), "--set", *settings)
-    done = run_here(*test, "--detections", tmp_path / "new" / "d.json")
+    test = ("test", path, "--checkpoint", checkpoint_of(spec), "--set", *settings)
+    done = run_command(*test, "--detections", tmp_path / "new" / "d.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "new" / "d.json").read_text())["results"]
     assert found.keys() == videos.keys()
@@ -119,37 +124,37 @@ def test_a_file_of_test_videos_alone_is_enough(run, run_here, tmp_path, listed, 
     if instances:
         assert f"{100 * result['average_mAP']:.2f}" in done.stdout
     else:
-        done = run_here(*test)
+        done = run_command(*test)
         assert done.returncode == 2
         assert "no annotated instance" in done.stderr
 
 
-def test_a_test_needs_no_spec_and_takes_a_run_for_its_best_checkpoint(run, run_here):
+def test_a_test_needs_no_spec_and_takes_a_run_for_its_best_checkpoint(run, run_command):
     _, spec, result = run
-    done = run_here("test.py", "--checkpoint", run_directory(spec).path)
+    done = run_command("test", "--checkpoint", run_directory(spec).path)
     assert done.returncode == 0, done.stderr
     assert f"{100 * result['average_mAP']:.2f}" in done.stdout
     assert "its best checkpoint, step-00000003, is taken" in done.stderr
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_an_export_knows_its_classes_and_its_spec(run, run_here, tmp_path, merged):
+def test_an_export_knows_its_classes_and_its_spec(run, run_command, tmp_path, merged):
     _, spec, result = run
     file = tmp_path / "new" / "w.safetensors"
-    done = run_here("export.py", run_directory(spec).path, "--output", file, *(["--merged"] if merged else []))
+    done = run_command("export", run_directory(spec).path, "--output", file, *(["--merged"] if merged else []))
     assert done.returncode == 0, done.stderr
     there = read_trained_file(file)
     assert there.facts == facts_of(spec, classes(run))
     assert own_spec(file) == spec
     backwards = ", ".join(reversed(classes(run)))
-    done = run_here("test.py", "--checkpoint", file, "--set", f"data.classes=[{backwards}]")
+    done = run_command("test", "--checkpoint", file, "--set", f"data.classes=[{backwards}]")
     assert done.returncode == 0, done.stderr
     assert f"{100 * result['average_mAP']:.2f}" in done.stdout
 
 
-def test_an_exported_file_is_not_exported_again(run, run_here, tmp_path):
+def test_an_exported_file_is_not_exported_again(run, run_command, tmp_path):
     averages = checkpoint_of(run[1]) / "ema.safetensors"
-    done = run_here("export.py", averages, "--output", tmp_path / "x.safetensors")
+    done = run_command("export", averages, "--output", tmp_path / "x.safetensors")
     assert done.returncode == 2
     assert f"{averages}: is a file of weights, exported already" in done.stderr
 
@@ -162,12 +167,12 @@ def test_the_averages_of_a_checkpoint_can_be_used_alone(run, tmp_path):
     assert score_checkpoint(own_spec(file), file)["ap_per_class"] == result["ap_per_class"]
 
 
-def test_opentad_s_form_carries_the_names_too(run, run_here, tmp_path):
+def test_opentad_s_form_carries_the_names_too(run, run_command, tmp_path):
     _, spec, result = run
-    done = run_here("export.py", checkpoint_of(spec), "--output", tmp_path / "e.pth", "--opentad")
+    done = run_command("export", checkpoint_of(spec), "--output", tmp_path / "e.pth", "--opentad")
     assert done.returncode == 0, done.stderr
     assert read_trained_file(tmp_path / "e.pth").facts == facts_of(spec, classes(run))
-    done = run_here("test.py", "--checkpoint", tmp_path / "e.pth")
+    done = run_command("test", "--checkpoint", tmp_path / "e.pth")
     assert f"{100 * result['average_mAP']:.2f}" in done.stdout
 
 
@@ -278,23 +283,23 @@ def test_a_run_without_a_best_checkpoint_gives_its_newest_whole_one(run, tmp_pat
 
 
 @pytest.mark.parametrize("output", ["folder", "pipe", ""])
-def test_detections_that_cannot_be_written_are_refused_first(run, run_here, monkeypatch, tmp_path, output):
+def test_detections_that_cannot_be_written_are_refused_first(run, run_command, monkeypatch, tmp_path, output):
     path, spec, _ = run
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("adatad.training.score.detect", lambda *_, **__: pytest.fail("was evaluated"))
-    done = run_here("test.py", path, "--checkpoint", checkpoint_of(spec), "--detections", output)
+    done = run_command("test", path, "--checkpoint", checkpoint_of(spec), "--detections", output)
     assert done.returncode == 2
     annotations, state = spec.data.annotations, checkpoint_of(spec) / "state.json"
     for read in (annotations, state):
         before = Path(read).read_bytes()
-        done = run_here("test.py", path, "--checkpoint", checkpoint_of(spec), "--detections", read)
+        done = run_command("test", path, "--checkpoint", checkpoint_of(spec), "--detections", read)
         assert done.returncode == 2
         assert "is read by this test" in done.stderr
         assert Path(read).read_bytes() == before
     (tmp_path / "weights.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    done = run_here("test.py", path, "--checkpoint", checkpoint_of(spec), "--detections", "weights.safetensors")
+    done = run_command("test", path, "--checkpoint", checkpoint_of(spec), "--detections", "weights.safetensors")
     assert (done.returncode, "weights.safetensors: is there already and isn't JSON" in done.stderr) == (2, True)
     assert (tmp_path / "weights.safetensors").read_bytes().startswith(b"\x10")
 

@@ -24,9 +24,8 @@ from adatad.training.checkpoint import (
     why_broken,
     write_checkpoint,
 )
-from adatad.training.checkpoint_check import spec_problem
+from adatad.training.checkpoint_check import Progress, check_position, spec_problem
 from adatad.training.model_facts import FORMAT_VERSION, FrameRate, ModelFacts, NewerVersionError
-from adatad.training.saved_state import Progress, check_position
 
 HEAD = "detector.head.cls_head.bias"
 FACTS = ModelFacts(outputs=("a", "b"), classes=("a", "b"), class_agnostic=False, frame_rate=FrameRate(), window={},

@@ -9,8 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adatad.errors import UserError
 from adatad.memory.meta import gpu_like_meta
 from adatad.models.detector import build_model
-from adatad.models.losses import detection_losses
-from adatad.models.targets import Targets
+from adatad.models.losses import Targets, detection_losses
 from adatad.spec import SpecError, load
 from adatad.spec.schema import TrainSpec
 from adatad.training.determinism import deterministic_kernels, is_deterministic, run_arithmetic

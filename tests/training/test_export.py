@@ -29,17 +29,17 @@ def run(tiny_data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("options", [[], ["--merged"]])
-def test_an_exported_file_scores_as_its_checkpoint(run, run_here, tmp_path, options):
+def test_an_exported_file_scores_as_its_checkpoint(run, run_command, tmp_path, options):
     path, spec, checkpoint = run
     file = tmp_path / "weights.safetensors"
-    done = run_here("export.py", checkpoint, "--output", file, *options)
+    done = run_command("export", checkpoint, "--output", file, *options)
     assert done.returncode == 0, done.stderr
     found = {}
     for source in (checkpoint, file):
         score_checkpoint(spec, source, tmp_path / "found.json")
         found[source] = json.loads((tmp_path / "found.json").read_text())
     assert found[checkpoint] == found[file]
-    scored = run_here("test.py", path, "--checkpoint", file)
+    scored = run_command("test", path, "--checkpoint", file)
     assert scored.returncode == 0, scored.stderr
     with safe_open(file, "pt") as opened:
         assert opened.metadata()["content"] == ("merged" if options else "trained")

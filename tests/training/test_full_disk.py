@@ -12,13 +12,12 @@ import sys
 import pytest
 from rich.console import Console
 
-import adatad.training.room as room
+import adatad.training.run_directory as room
 from adatad.files import FileError
 from adatad.printing import lasting_output
 from adatad.report import page
 from adatad.spec import load
-from adatad.training.log import Dispensable, log_to
-from adatad.training.metrics import Metrics
+from adatad.training.monitor import Dispensable, Metrics, log_to
 from adatad.training.run import train_run
 from adatad.training.run_directory import RunDirectory
 

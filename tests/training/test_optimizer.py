@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from adatad.errors import UserError
-from adatad.models.detector import build_model
-from adatad.models.trained import freeze
-from adatad.parallel.engine import swapped
+from adatad.models.detector import build_model, freeze
+from adatad.parallel.base import swapped_tensors
 from adatad.spec.schema import (
     BackboneOptimizerSpec,
     BackboneSpec,
@@ -19,8 +18,7 @@ from adatad.spec.schema import (
     ParameterGroup,
 )
 from adatad.training.ema import Ema
-from adatad.training.optimizer import parameter_groups
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate, parameter_groups
 
 ADAPTERS = ParameterGroup(name="adapter", lr=2e-4, weight_decay=0.03)
 
@@ -116,7 +114,7 @@ def test_averages_follow_the_parameters():
     ema.update({"weight": weight})
     torch.testing.assert_close(ema.averages["weight"], start + 1 - 0.9**2)
     live = weight.clone()
-    with swapped({"weight": weight}, ema.averages):
+    with swapped_tensors({"weight": weight}, ema.averages):
         torch.testing.assert_close(weight, start + 1 - 0.9**2)
     assert torch.equal(weight, live)
 
@@ -125,7 +123,7 @@ def test_live_weights_come_back_after_an_error():
     weight = torch.randn(2, 2)
     ema, live = Ema({"weight": weight}, 0.5), weight.clone()
     ema.averages["weight"].add_(3)
-    with pytest.raises(RuntimeError), swapped({"weight": weight}, ema.averages):
+    with pytest.raises(RuntimeError), swapped_tensors({"weight": weight}, ema.averages):
         raise RuntimeError
     assert torch.equal(weight, live)
     torch.testing.assert_close(ema.averages["weight"], live + 3)

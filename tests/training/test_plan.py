@@ -8,9 +8,9 @@ import yaml
 
 import adatad.training.loop as loop
 import adatad.training.plan as plan_module
-from adatad.memory.labels import label, place_of
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine
+from adatad.memory.scopes import memory_scope, scope_path_of
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory
@@ -40,7 +40,7 @@ def fail_in_step(monkeypatch, steps: set[int]) -> list[str]:
         seen.append(parts.spec.memory.policy)
         if number in steps:
             steps.discard(number)
-            with label("backward"), label("blocks 0 to 1"):
+            with memory_scope("backward"), memory_scope("blocks 0 to 1"):
                 raise torch.OutOfMemoryError(FULL)
         return real(parts, batches, number)
 
@@ -49,10 +49,10 @@ def fail_in_step(monkeypatch, steps: set[int]) -> list[str]:
 
 
 def test_labels_tell_where_an_error_came_from():
-    with pytest.raises(ValueError, match="x") as caught, label("backward"), label("tile"):
+    with pytest.raises(ValueError, match="x") as caught, memory_scope("backward"), memory_scope("tile"):
         raise ValueError("x")
-    assert place_of(caught.value) == "backward > tile"
-    assert place_of(ValueError()) == ""
+    assert scope_path_of(caught.value) == "backward > tile"
+    assert scope_path_of(ValueError()) == ""
 
 
 def test_both_allocators_are_known():

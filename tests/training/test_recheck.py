@@ -8,10 +8,10 @@ import torch
 from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import SpecError, load
-from adatad.training import recheck
+from adatad.training import determinism
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
+from adatad.training.determinism import DataCorruptionError, Difference, bit_sum, explained, is_due, same_bits
 from adatad.training.loaders import training_loader
-from adatad.training.recheck import DataCorruptionError, Difference, bit_sum, explained, is_due, same_bits
 from adatad.training.resolve import resolve_run
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
@@ -86,7 +86,7 @@ def flip_gradient(parts):
 def test_one_flipped_bit_ends_the_run_before_its_step(tiny_spec, monkeypatch, policy):
     parts, batches = parts_of(tiny_spec, *POLICIES[policy])
     train_step(parts, batches(), 0)
-    weights = {name: tensor.clone() for name, tensor in parts.engine.masters().items()}
+    weights = {name: tensor.clone() for name, tensor in parts.engine.master_parameters().items()}
     same = batches()
     for plant, says in (
         (lambda: flip_activation(parts), "loss "),
@@ -101,7 +101,7 @@ def test_one_flipped_bit_ends_the_run_before_its_step(tiny_spec, monkeypatch, po
         assert "step 2 was computed twice and differs on rank 0, host " in str(error.value)
         assert "device cpu" in str(error.value)
         assert "\n" not in str(error.value)
-        assert all(torch.equal(weights[name], tensor) for name, tensor in parts.engine.masters().items())
+        assert all(torch.equal(weights[name], tensor) for name, tensor in parts.engine.master_parameters().items())
         parts.engine.clear_gradients()
 
 
@@ -138,14 +138,14 @@ def test_a_run_that_compares_ends_with_the_same_bits(shared_spec, engine, overri
         options = (*overrides, f"parallel.engine={engine}", f"train.recheck_every={every}")
         parts, batches = parts_of(shared_spec, *options)
         values = [train_step(parts, batches(), step)["gradient_norm"] for step in range(2)]
-        ends.append((values, {name: tensor.clone() for name, tensor in parts.engine.masters().items()}))
+        ends.append((values, {name: tensor.clone() for name, tensor in parts.engine.master_parameters().items()}))
     assert ends[0][0] == ends[1][0]
     assert all(same_bits(ends[0][1][name], tensor) for name, tensor in ends[1][1].items())
 
 
 def test_a_whole_run_stops_and_keeps_what_was_saved_before(tiny_spec, monkeypatch):
     spec = load(tiny_spec, ["train.recheck_every=2"])
-    real = recheck.compute_twice
+    real = determinism.compute_twice
 
     def compute_twice(parts, compute, batches, step):
         if step == 2:

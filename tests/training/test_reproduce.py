@@ -12,12 +12,20 @@ from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.models.detector import build_model
 from adatad.report.reproduction import compare_with_published, verdict_line, write_reproduction
 from adatad.spec import load
-from adatad.spec.published_files import DATA_SETS, PAGES, TRAINED, about_bytes, digest_start, how_made, where_data
-from adatad.spec.published_weights import PUBLISHED
-from adatad.spec.rows import all_rows, find_row
+from adatad.spec.experiments import (
+    DATA_SETS,
+    PAGES,
+    PUBLISHED,
+    TRAINED,
+    about_bytes,
+    all_experiments,
+    digest_start,
+    find_experiment,
+    how_made,
+    where_data,
+)
 from adatad.training import reproduce as kit
-from adatad.training.missing import missing
-from adatad.training.reproduce import MissingFilesError, reproduce
+from adatad.training.reproduce import MissingFilesError, missing, reproduce
 from adatad.training.resolve import annotations_for
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +33,11 @@ RESULT = {"average_mAP": 0.6853, "mAP": {"0.3": 0.8, "0.5": 0.7}}
 
 
 @pytest.fixture
-def command(run_here):
+def command(run_command):
     """The command in this process: its exit code, and what it printed."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        done = run_here("reproduce.py", *arguments)
+        done = run_command("reproduce", *arguments)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -70,7 +78,7 @@ def test_a_row_is_trained_then_goes_on_and_is_tested_once(tiny_spec, monkeypatch
     assert tested["mAP"] == result["mAP"]
     monkeypatch.setattr(kit, "score_checkpoint", lambda *_: pytest.fail("was tested before"))
     assert reproduce(spec, newest)[0]["mAP"] == tested["mAP"]
-    options = ["--test", str(newest), "--set", "schedule.end_epoch=2", "published={average_mAP: 99.0}"]
+    options = ["--checkpoint", str(newest), "--set", "schedule.end_epoch=2", "published={average_mAP: 99.0}"]
     code, out, _ = command(tiny_spec, *options)
     assert code == 1
     assert f"tiny: not reproduced: average mAP {100 * result['average_mAP']:.2f}, published 99.00" in out
@@ -81,14 +89,14 @@ def test_a_row_is_trained_then_goes_on_and_is_tested_once(tiny_spec, monkeypatch
 
 def test_a_whole_checkpoint_is_tested_without_its_pretrained_file(tiny_spec, command, tmp_path):
     nowhere, file = ("--set", "model.backbone.weights=nowhere.pth"), tmp_path / "epoch_59.pth"
-    code, out, _ = command(tiny_spec, "--check", "--test", file, *nowhere)
+    code, out, _ = command(tiny_spec, "--check", "--checkpoint", file, *nowhere)
     assert code == 2
     assert re.fullmatch(rf"checkpoint {file}\nweights nowhere\.pth \(about .*\)\n", out)
     spec = load(tiny_spec)
     model = build_model(spec.model, len(annotations_for(spec).classes))
     torch.save({"epoch": 59, "state_dict": opentad_state(model, 100)}, file)
-    assert command(tiny_spec, "--check", "--test", file, *nowhere) == (0, "tiny: everything is there\n", "")
-    code, out, error = command(tiny_spec, "--test", file, *nowhere)
+    assert command(tiny_spec, "--check", "--checkpoint", file, *nowhere) == (0, "tiny: everything is there\n", "")
+    code, out, error = command(tiny_spec, "--checkpoint", file, *nowhere)
     assert code == 0, error
     assert "no average mAP was published" in out
 
@@ -103,7 +111,7 @@ def test_what_is_missing_is_listed_with_its_place(tiny_spec, tiny_data, tmp_path
     with pytest.raises(MissingFilesError, match=r"tiny can't run yet; 1 things are missing:\n  8 of 8 videos"):
         reproduce(spec)
     assert not Path(spec.run.root).exists()
-    row = load(find_row("thumos-l-768").path, check_files=False)
+    row = load(find_experiment("thumos-l-768").path, check_files=False)
     lines = "\n".join(missing(row))
     for words in (
         "229dbb03",
@@ -116,7 +124,7 @@ def test_what_is_missing_is_listed_with_its_place(tiny_spec, tiny_data, tmp_path
     lines = missing(row, tmp_path / "epoch_59.pth")
     command = f"gdown 1yijRNA4zeoYnFtTk3N7NyCClihvXFAYK -O {tmp_path / 'epoch_59.pth'} (https://drive.google.com"
     assert f"epoch_59.pth; of OpenTAD, published: {command}" in lines[0]
-    named = "\n".join(missing(load(find_row("anet-g-internvideo2").path, check_files=False)))
+    named = "\n".join(missing(load(find_experiment("anet-g-internvideo2").path, check_files=False)))
     assert "classifier's scores data/activitynet-1.3/classifiers/anet_UMTv2" in named
 
 
@@ -132,17 +140,17 @@ def test_a_damaged_weight_file_is_seen_by_its_name(tiny_spec, tmp_path):
 
 
 def test_every_row_s_files_have_a_place():
-    for row in all_rows():
+    for row in all_experiments():
         spec = load(row.path, check_files=False)
         assert Path(spec.model.backbone.weights).name in PUBLISHED
         assert where_data(spec.data.videos)
         assert (ROOT / how_made(spec.data.annotations).split()[5]).is_file()
-    assert TRAINED.keys() <= {row.name for row in all_rows()}
+    assert TRAINED.keys() <= {row.name for row in all_experiments()}
     assert where_data("data/hacs-1.1.1/videos").endswith(DATA_SETS["hacs-1.1.1"])
     assert PAGES.keys() == DATA_SETS.keys()
     assert not where_data("elsewhere/videos") + how_made("elsewhere/a.json")
     assert digest_start("a/vit-base_20221013-860a3cd3.pth") == "860a3cd3"
-    giant = load(find_row("thumos-g-1536").path, check_files=False)
+    giant = load(find_experiment("thumos-g-1536").path, check_files=False)
     assert about_bytes(giant.model.backbone) == pytest.approx(4 * 1_011_610_752, rel=0.002)
 
 
@@ -154,13 +162,13 @@ def test_the_command_says_what_is_missing(tiny_spec, command):
     assert code == 2
     assert "thumos/s_768x160_adapter can't run yet; 4 things are missing:" in error
     code, _, error = command("thumos-q-768")
-    assert (code, "no published row" in error) == (2, True)
+    assert (code, "no published experiment" in error) == (2, True)
 
 
 def test_an_empty_file_is_no_checkpoint_and_no_weights(tiny_spec, command, tmp_path):
     for name in ("epoch.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(b"")
-        code, out, _ = command(tiny_spec, "--check", "--test", tmp_path / name)
+        code, out, _ = command(tiny_spec, "--check", "--checkpoint", tmp_path / name)
         assert (code, f"checkpoint {tmp_path / name}: not a readable weight file: it is empty" in out) == (2, True)
         lines = missing(load(tiny_spec, [f"model.backbone.weights={tmp_path / name}"], check_files=False))
         assert [line for line in lines if "it is empty" in line]

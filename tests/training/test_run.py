@@ -21,9 +21,9 @@ from adatad.errors import UserError
 from adatad.models.detector import TemporalActionDetector
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
-from adatad.training.metrics import memory_values
+from adatad.training.monitor import memory_values
 from adatad.training.resume import ResumeError, spec_changes
-from adatad.training.run import collapsed, train
+from adatad.training.run import train
 from adatad.training.run_directory import RunDirectoryError, run_directory, with_id
 from adatad.training.score import score_checkpoint
 from adatad.training.signals import EXIT_CODE_RESUME, StopRequest
@@ -82,7 +82,7 @@ def test_a_stopped_run_saves_leaves_with_75_and_resumes_exactly(tiny_spec, whole
     at_the_end = []
     with monkeypatch.context() as patch:
         signal_in_step(patch, step, number)
-        patch.setattr(loop, "leave_mark", lambda *_: at_the_end.append(signal.getsignal(signal.SIGINT)))
+        patch.setattr(loop, "write_marker", lambda *_: at_the_end.append(signal.getsignal(signal.SIGINT)))
         with pytest.raises(SystemExit) as left:
             train(spec)
     assert left.value.code == EXIT_CODE_RESUME
@@ -112,24 +112,24 @@ def test_a_run_stopped_amid_an_evaluation_leaves_at_once_and_resumes_exactly(
 
     real = TemporalActionDetector.forward
     monkeypatch.setattr(TemporalActionDetector, "forward", forward)
-    monkeypatch.setenv("ADATAD_LIFE", str(tmp_path / "life"))
+    monkeypatch.setenv("ADATAD_ATTEMPT", str(tmp_path / "attempt"))
     with pytest.raises(SystemExit) as stopped:
         train(load(tiny_spec))
     assert stopped.value.code == EXIT_CODE_RESUME
     assert len(windows) == 1
-    assert (tmp_path / "life.stopped").read_text() == "SIGUSR1 at step 3\n"
+    assert (tmp_path / "attempt.stopped").read_text() == "SIGUSR1 at step 3\n"
     monkeypatch.setattr(TemporalActionDetector, "forward", real)
     result = train(load(tiny_spec), resume="auto")
     assert_same(last_checkpoint(load(tiny_spec)), whole_run)
     assert result["epochs"] == 3
-    assert (tmp_path / "life.done").read_text() == f"step {LAST_STEP}\n"
+    assert (tmp_path / "attempt.done").read_text() == f"step {LAST_STEP}\n"
     metrics = [json.loads(line) for line in run_directory(load(tiny_spec)).metrics.read_text().splitlines()]
     assert [m["step"] for m in metrics if m["kind"] == "evaluation"] == [3, 6, 9]
 
 
 def test_a_signal_that_was_held_back_until_somebody_notes_it(monkeypatch, tmp_path):
     """In a batch job, which goes on to its first step all the same."""
-    monkeypatch.setenv("ADATAD_LIFE", str(tmp_path / "life"))
+    monkeypatch.setenv("ADATAD_ATTEMPT", str(tmp_path / "attempt"))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     stop = StopRequest()
     try:
@@ -229,11 +229,6 @@ def test_another_model_s_checkpoint_is_refused(tiny_spec, tmp_path):
     frozen = load(tiny_spec, ["train.seed=7"])
     with pytest.raises(Exception, match="other frozen weights"):
         score_checkpoint(frozen, checkpoint)
-
-
-def test_names_are_printed_without_their_numbers():
-    names = ["blocks.0.up.weight", "blocks.11.up.weight", "head.scales.3", "head.bias"]
-    assert collapsed(names) == ["blocks.*.up.weight (2)", "head.scales.* (1)", "head.bias (1)"]
 
 
 def test_a_changed_spec_is_said_when_resuming(tiny_spec):

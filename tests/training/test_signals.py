@@ -37,7 +37,7 @@ def test_before_training_a_process_alone_leaves_with_a_line(stop, number, code, 
     assert capfd.readouterr().err.count("nothing was to be saved") == 1
 
 
-@pytest.mark.parametrize("variable", ["RANK", "ADATAD_LIFE"])
+@pytest.mark.parametrize("variable", ["RANK", "ADATAD_ATTEMPT"])
 def test_a_rank_and_a_batch_job_only_note_it(variable, monkeypatch):
     monkeypatch.setenv(variable, "0")
     stop = StopRequest().install()

@@ -22,18 +22,17 @@ from adatad.data.dataset import Batch
 from adatad.dev.benchmarks.results import Result
 from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.dev.comm_counter import CommCounter
-from adatad.memory.exchange import PendingPlanes
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.planner import Machine as Device
 from adatad.memory.planner import Planner
+from adatad.memory.tiles import PendingPlanes
 from adatad.models.detector import build_model
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
-from adatad.parallel.mesh import Mesh, mesh_of
+from adatad.parallel.layout import Mesh, mesh_of
 from adatad.parallel.processes import Processes, start_processes
 from adatad.spec import Spec, load
-from adatad.spec.clip_share import clip_share, clips_of_window
-from adatad.spec.presets import resolve_backbone
+from adatad.spec.sizes import clip_share, clips_of_window, resolve_backbone
 from adatad.training.loaders import frames_here
 from adatad.training.metered import META, make_optimizer_state, meta_parts, random_batch, step_memory
 from adatad.training.resolve import resolve_model

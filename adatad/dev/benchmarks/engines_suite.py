@@ -12,9 +12,8 @@ from rich.table import Table
 
 from adatad.dev.benchmarks.results import Result
 from adatad.memory.meter import Peak
-from adatad.models.detector import build_model
-from adatad.models.trained import trained_names
-from adatad.parallel.partition import Held, gathered_bytes, held_bytes
+from adatad.models.detector import build_model, trained_names
+from adatad.parallel.layout import RankBytes, gathered_bytes, held_bytes
 from adatad.spec import Spec, load
 from adatad.training.metered import META, step_memory
 
@@ -94,7 +93,7 @@ def show(title: str, sizes: ModelBytes, peak: Peak) -> None:
 
 
 def bars(title: str, sizes: ModelBytes, peak: Peak) -> list[Result]:
-    held: dict[str, Held] = {e: held_bytes(e, 64, sizes.frozen, sizes.trained) for e in ("zero3", "fsdp")}
+    held: dict[str, RankBytes] = {e: held_bytes(e, 64, sizes.frozen, sizes.trained) for e in ("zero3", "fsdp")}
     if title.startswith("full"):
         # Of 24 GB a tenth and 1 GiB stay free.
         room = 0.9 * 24e9 / GIB - 1

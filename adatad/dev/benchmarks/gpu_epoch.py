@@ -1,4 +1,4 @@
-"""A real epoch: videos from the disk through loader and augmentation, by `tools/train.py`, on one GPU and on two."""
+"""A real epoch: videos from the disk through loader and augmentation, by `adatad train`, on one GPU and on two."""
 
 from __future__ import annotations
 

@@ -67,9 +67,7 @@ def output_of(*command: str) -> str:
 
 def command_line() -> str:
     """The command of this process, as it is typed in the checkout."""
-    script = Path(sys.argv[0])
-    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script
-    return shlex.join(["python", str(name), *sys.argv[1:]])
+    return shlex.join(["adatad", *sys.argv[1:]])
 
 
 def write_page(folder: Path, known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> Path:
@@ -91,7 +89,7 @@ def page(known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> s
         f"# Training steps on {known['device']}",
         f"```bash\n{command_line()}\n```",
         as_table(("", ""), [(name, value) for name, value in known.items()]),
-        "Steps of `tools/train.py`'s own code on random frames, medians; variants are interleaved. Peak: bytes that "
+        "Steps of `adatad train`'s own code on random frames, medians; variants are interleaved. Peak: bytes that "
         "tensors took at most; reserved: that the allocator held for them. Planned: by the formulas that "
         "`memory.policy: auto` goes by, told the rates above. The rate is that of the matrix product; useful FLOPs are "
         "those of a step that recomputes nothing.",

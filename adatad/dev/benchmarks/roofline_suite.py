@@ -21,7 +21,7 @@ from adatad.memory.flops import FlopCount
 from adatad.memory.planner import Machine, Planner
 from adatad.memory.scale import Scale
 from adatad.memory.units import Units
-from adatad.models.drop_path import Drops
+from adatad.models.keyed_dropout import Drops
 from adatad.spec import Spec
 
 PICO = 1e-12

@@ -32,15 +32,13 @@ from adatad.dev.parity.detection_differences import largest_differences
 from adatad.dev.parity.golden_cases import GoldenCase
 from adatad.dev.parity.translate import batch_of, classifier_of, metas_of, model_of, spec_of
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
-from adatad.models.detections import decode
-from adatad.models.detector import Predictions
-from adatad.models.losses import detection_losses
-from adatad.models.targets import Targets
+from adatad.models.actionformer import Predictions, decode
+from adatad.models.losses import Targets, detection_losses
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import MemorySpec, Spec
 from adatad.training.determinism import full_float32
+from adatad.training.optimizer import learning_rate
 from adatad.training.resolve import resolve_model
-from adatad.training.schedule import learning_rate
 from adatad.training.setup import TrainState, build_train_state
 from adatad.training.step import batch_targets, train_step
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, rows_of_cases
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate
 
 LOWEST_RATE = 1e-8
 """At the end of the reference's cosine, where a case doesn't say."""

@@ -13,7 +13,8 @@ from adatad.dev.parity.golden_cases import CaseError, GoldenCase
 from adatad.dev.parity.post_file import post_spec, window_meta_of
 from adatad.evaluation.classifiers import Classifier
 from adatad.evaluation.postprocess import WindowMeta
-from adatad.models.detector import ActionFormer, Predictions, build_model
+from adatad.models.actionformer import ActionFormer, Predictions
+from adatad.models.detector import build_model
 from adatad.spec.schema import (
     AdapterSpec,
     BackboneOptimizerSpec,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from adatad.command import say
 from adatad.dev.parity.comparison import NOT_COMPUTED, UNREADABLE, Comparison, described
 from adatad.dev.parity.data_files import NAMES, find_data_files, run_data_file
 from adatad.dev.parity.golden_cases import FILES, CaseError, find_cases, read_case
@@ -48,7 +48,7 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
         f"{sum(row.verdict == NOT_COMPUTED for row in rows)} not computed, {unreadable} unreadable"
     )
     for line in lines:
-        say(line)
+        print(shown(line), file=sys.stderr)
     return 2 if unreadable else int(over > 0)
 
 

@@ -148,23 +148,25 @@ def test_a_name_that_no_file_has_is_a_problem_of_its_video(name, tiny_data, tmp_
         (["--output", "check", "--workers", 0], "expected a whole number from 1, got '0'"),
     ],
 )
-def test_where_nothing_can_be_written_nothing_is_read(arguments, message, tiny_spec, run_here, tmp_path, monkeypatch):
+def test_where_nothing_can_be_written_nothing_is_read(
+    arguments, message, tiny_spec, run_command, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.txt").write_text("mine")
-    done = run_here("prepare_data/check.py", tiny_spec, *arguments)
+    done = run_command("data check", tiny_spec, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert (tmp_path / "there.txt").read_text() == "mine"
 
 
-def test_the_command(tiny_spec, run_here, tmp_path):
-    done = run_here("prepare_data/check.py", tiny_spec, "--output", tmp_path / "check", "--workers", 1)
+def test_the_command(tiny_spec, run_command, tmp_path):
+    done = run_command("data check", tiny_spec, "--output", tmp_path / "check", "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert "8 videos, 0 with problems, 0 blocked" in done.stdout
     assert (tmp_path / "check/blocked.txt").read_text() == ""
 
 
-def test_what_was_blocked_before_stays_on_the_list(broken, tiny_spec, run_here, tmp_path):
+def test_what_was_blocked_before_stays_on_the_list(broken, tiny_spec, run_command, tmp_path):
     spec, kinds = broken
     settings = [f"--set=data.{key}={getattr(spec.data, key)}" for key in ("annotations", "videos")]
     settings += [f"--set=data.classes={list(spec.data.classes)}", "--output", tmp_path / "check", "--workers", 1]
@@ -172,7 +174,7 @@ def test_what_was_blocked_before_stays_on_the_list(broken, tiny_spec, run_here, 
     listed.parent.mkdir()
     missing, cut, long = list(kinds)[:3]
     listed.write_text(f"{cut}\n")
-    done = run_here("prepare_data/check.py", tiny_spec, *settings, f"--set=data.blocked_videos={listed}")
+    done = run_command("data check", tiny_spec, *settings, f"--set=data.blocked_videos={listed}")
     assert read_names(listed) == {missing, cut, long}
     assert "1 blocked video not checked, kept on the list" in done.stdout
     assert "7 videos" in done.stdout

@@ -70,8 +70,8 @@ def spec_file(tmp_path):
     return path
 
 
-def test_the_command_prints_counts_classes_durations_and_warnings(run_tool, spec_file):
-    run = run_tool("data.py", "summary", spec_file, "--set", "data.blocked_videos=[blocked]")
+def test_the_command_prints_counts_classes_durations_and_warnings(run_command, spec_file):
+    run = run_command("data", "summary", spec_file, "--set", "data.blocked_videos=[blocked]")
     assert run.returncode == 0, run.stderr
     rows = {}
     for line in run.stdout.splitlines():
@@ -95,13 +95,13 @@ def test_the_command_prints_counts_classes_durations_and_warnings(run_tool, spec
     assert "validation: 1 videos without instances: bare" in warned
 
 
-def test_an_ascii_terminal_gets_all_of_it(run_tool, spec_file, tmp_path):
+def test_an_ascii_terminal_gets_all_of_it(run_process, spec_file, tmp_path):
     odd = video("training", (-3, -1, "日本"), (-1, 2, "run"), (4000, 5000, "run"))
     content = {**DATABASE, "k\u0442": odd}
     (tmp_path / "annotations.json").write_text(json.dumps({"database": content}))
     overrides = ["data.blocked_videos=[blocked,seen.mp4]"]
-    run = run_tool(
-        "data.py", "summary", spec_file, "--set", *overrides, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = run_process(
+        "data", "summary", spec_file, "--set", *overrides, env={**os.environ, "PYTHONIOENCODING": "ascii"}
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.isascii()
@@ -124,16 +124,16 @@ def test_an_ascii_terminal_gets_all_of_it(run_tool, spec_file, tmp_path):
         ("data.windows=3", "data.windows"),
     ],
 )
-def test_what_a_user_can_mend_leaves_with_2(run_tool, spec_file, override, message):
-    run = run_tool("data.py", "summary", spec_file, "--set", override)
+def test_what_a_user_can_mend_leaves_with_2(run_command, spec_file, override, message):
+    run = run_command("data", "summary", spec_file, "--set", override)
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_subsets_that_the_reference_takes_are_used(run_tool, spec_file):
+def test_subsets_that_the_reference_takes_are_used(run_command, spec_file):
     overrides = ["data.train_subset=a training b", "data.blocked_videos=[blocked]", "compat=reference"]
-    run = run_tool("data.py", "summary", spec_file, "--set", *overrides)
+    run = run_command("data", "summary", spec_file, "--set", *overrides)
     assert run.returncode == 0, run.stderr
     assert "not used: 1 videos of testing\n" in run.stdout
     assert "training: 1 videos whose frame / duration is more than 1% off the fps: odd\n" in run.stdout

@@ -344,9 +344,7 @@ def test_a_class_that_begins_with_a_bracket_comes_back(make, tmp_path):
 
 
 @pytest.mark.parametrize("columns", [["label"], ["=x"], ["label="], ["label=a", "label=b"]])
-def test_columns_of_another_form_are_refused(run_here, tmp_path, columns):
-    run = run_here(
-        "prepare_data/custom.py", "t.csv", "--videos", "v", "--output", tmp_path / "d", "--columns", *columns
-    )
+def test_columns_of_another_form_are_refused(run_command, tmp_path, columns):
+    run = run_command("data from-csv", "t.csv", "--videos", "v", "--output", tmp_path / "d", "--columns", *columns)
     assert run.returncode == 2
     assert "--columns: " in run.stderr

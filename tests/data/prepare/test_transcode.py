@@ -98,7 +98,7 @@ def test_videos_in_linked_folders_and_of_all_endings_are_found(tmp_path):
     assert [path.name for path in find_videos(tmp_path / "v").videos] == ["b.265", "c.divx", "a.MXF"]
 
 
-def test_copies_of_another_rate_or_size_are_refused(folder, tmp_path, run_here):
+def test_copies_of_another_rate_or_size_are_refused(folder, tmp_path, run_command):
     videos, copies = tmp_path / "v", tmp_path / "copies"
     videos.mkdir()
     for name in ("v0.mkv", "v1.mkv"):
@@ -106,7 +106,7 @@ def test_copies_of_another_rate_or_size_are_refused(folder, tmp_path, run_here):
     (videos / "notes.txt").write_text("mine")
 
     def transcode(*options):
-        return run_here("prepare_data/transcode.py", videos, copies, "--workers", 1, "--short-side", 48, *options)
+        return run_command("data transcode", videos, "--output", copies, "--workers", 1, "--short-side", 48, *options)
 
     first = transcode()
     assert first.returncode == 0, first.stderr

@@ -1,0 +1,115 @@
+"""How far a task is, on stderr: a bar on a terminal, lines with the time of day and the time left without one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+TIME_OF_DAY = "%H:%M:%S"
+LINE_SECONDS = 30.0
+"""Without a terminal: the least time between two lines of a task; a task that is done sooner says nothing."""
+_shown: Progress | None = None
+"""The bar on the terminal."""
+
+
+class Task:
+    """One bar. `update` is what functions that take long call."""
+
+    def __init__(self, what: str, show: Callable[[int, int | None, str], None]):
+        self.what, self._show, self.done = what, show, 0
+        self.total: int | None = None
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Show that `done` parts of `total` are done."""
+        self.done, self.total = done, self.total if total is None else total
+        self._show(done, self.total, note)
+
+    def advance(self) -> None:
+        """Show that one more part is done."""
+        self.update(self.done + 1)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Task]:
+    """Show how far a task is while the context lasts: below the bar that is shown already, if there is one.
+
+    what: the parts that are counted, as "videos checked". quiet: show nothing, as on all ranks but the first.
+    """
+    if quiet or sys.stderr is None:
+        yield Task(what, lambda done, total, note: None)
+        return
+    if _shown is None and not sys.stderr.isatty():
+        task = Task(what, Lines(what))
+        task.total = total
+        yield task
+        return
+    with nullcontext(_shown) if _shown else showing(new_bar()) as bar:
+        number = bar.add_task(what, total=total, note="")
+        task = Task(what, lambda done, total, note: bar.update(number, completed=done, total=total, note=note))
+        task.total = total
+        try:
+            yield task
+        finally:
+            bar.remove_task(number)
+
+
+@contextmanager
+def showing(bar: Progress) -> Iterator[Progress]:
+    """Show a bar; tasks that begin while the context lasts are shown in it, because a terminal holds one bar at a
+    time."""
+    global _shown
+    before = _shown
+    with bar:
+        _shown = None if bar.disable else bar
+        try:
+            yield bar
+        finally:
+            _shown = before
+
+
+def new_bar(console: Console | None = None) -> Progress:
+    """An unstarted bar, on stderr by default, whose tasks have a field `note`. It is disabled without a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    console = console or Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), Left(),
+        console=console, disable=not console.is_terminal, redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
+
+
+class Lines:
+    """Prints a line at most every LINE_SECONDS."""
+
+    def __init__(self, what: str, write: Callable[[str], None] | None = None):
+        self.what, self._write = what, write or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._began = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        now = time.monotonic()
+        if self._first is None:
+            # What was done before, by an earlier start, says nothing about speed.
+            self._first = max(done - 1, 0)
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        left = time_left(now - self._began, done - self._first, (total or 0) - done)
+        parts = [f"{time.strftime(TIME_OF_DAY)} {self.what} {done}" + (f"/{total}" if total else ""), note]
+        self._write("  ".join([part for part in parts if part] + ([f"left {left}"] if total else [])))
+
+
+def time_left(seconds: float, done: int, remaining: int) -> str:
+    """Time that the remaining parts will take, as 0:01:30, if the last `done` took `seconds`; - if that isn't known."""
+    return str(timedelta(seconds=round(seconds / done * remaining))) if done > 0 else "-"

@@ -1,0 +1,31 @@
+"""Files that come with the package: experiments (configs/) and DeepSpeed's settings (ds_configs/).
+
+In a checkout they lie beside the package, in an installation inside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+FOLDERS = ("configs", "ds_configs")
+
+
+def resource(name: str) -> Path:
+    """Path of a file or folder that comes with the package, such as configs/demo/tia.yaml."""
+    installed = PACKAGE / name
+    return installed if installed.exists() else PACKAGE.parent / name
+
+
+def here_or_resource(path: str) -> str:
+    """The path itself; that of the file which comes with the package where it names one, as configs/..., and the
+    current folder has no such file."""
+    is_ours = path.startswith(tuple(f"{folder}/" for folder in FOLDERS))
+    if is_ours and ".." not in path and not Path(path).exists() and resource(path).is_file():
+        return str(resource(path))
+    return path
+
+
+def checkout() -> Path | None:
+    """The folder of the project's files where the package is used from a checkout, else None."""
+    return PACKAGE.parent if (PACKAGE.parent / "setup.cfg").is_file() else None

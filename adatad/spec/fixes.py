@@ -1,0 +1,59 @@
+"""What the messages of checks propose: settings to paste, and numbers that fit."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from adatad.spec.document import Key
+
+PLAIN = re.compile(r"[a-z]+[0-9]?")
+
+
+@dataclass(frozen=True)
+class Fixable:
+    """What is wrong, and settings of which each fixes it, as `instead` takes them, the usual one first."""
+
+    text: str
+    ways: tuple[dict[str, object], ...]
+
+    def said(self, given: Iterable[Key]) -> str:
+        """With the first way that leaves the keys alone that the user has just given; the usual one if none does."""
+        given = [tuple(map(str, key)) for key in given]
+        free = [way for way in self.ways if not any(_touches(name, key) for name in way for key in given)]
+        return f"{self.text}; {instead(**(free or self.ways)[0])}"
+
+
+def fixed_by(text: str, *settings: dict[str, object]) -> Fixable:
+    return Fixable(text, settings)
+
+
+def _touches(name: str, key: tuple[str, ...]) -> bool:
+    """Return whether one of the two keys is the other, or inside it."""
+    parts = tuple(name.split("__"))
+    length = min(len(parts), len(key))
+    return parts[:length] == key[:length]
+
+
+def instead(**settings: object) -> str:
+    """Return what to write, to be pasted: `--set a.b=c`, of a__b=c."""
+    pairs = (f"{key.replace('__', '.')}={_written(value)}" for key, value in settings.items())
+    return "--set " + " ".join(pair.replace(" ", "") for pair in pairs)
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value)
+
+
+def multiple(value: int, step: int) -> int:
+    """Return the least multiple that is no smaller."""
+    return -(-value // step) * step
+
+
+def divisor(value: int, near: int) -> int:
+    """Return the divisor of `value` that is nearest to a number."""
+    low = [n for n in range(1, math.isqrt(value) + 1) if value % n == 0]
+    return min((*low, *(value // n for n in low)), key=lambda n: abs(n - near))
