@@ -20,10 +20,11 @@ MAX_PLANNER_ERROR = 0.1
 """Of the launches that the planner composes a step of, beside those that are counted in one: it takes all tiles for
 such with two neighbours, and here half of them have one."""
 
+# One of each kind, with all that moves in it; the others move a part of that.
 CHECKED = (
     "tile, everything on the host",
-    "full, tile, rows, halos, frames on the host",
-    "tile, accumulation",
+    pytest.param("full, tile, rows, halos, frames on the host", marks=pytest.mark.full),
+    pytest.param("tile, accumulation", marks=pytest.mark.full),
     "tile, two ranks",
     "augmentation",
     "evaluation",
