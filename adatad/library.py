@@ -32,11 +32,11 @@ from adatad.spec import Spec, load
 from adatad.spec.experiments import spec_path
 from adatad.training.choice import with_engine
 from adatad.training.determinism import run_arithmetic
+from adatad.training.export import find_checkpoint, holds_frozen_weights, own_spec, read_trained_file
 from adatad.training.plan import choose
 from adatad.training.resolve import ResolvedRun, resolve_model
 from adatad.training.score import load_for_scoring
 from adatad.training.setup import build_initial_model, prepare_model
-from adatad.training.trained_file import find_checkpoint, holds_frozen_weights, own_spec, read_trained_file
 from adatad.training.validation import window_meta
 
 CHUNK_FRAMES = 64

@@ -92,7 +92,7 @@ class LastingStream:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Keep a stdout or stderr that can't be written from ending the command, as long as the context lasts."""
+    """Let no error of writing to stdout or stderr end the command while the context lasts."""
     before = sys.stdout, sys.stderr
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         if stream is not None and not isinstance(stream, LastingStream):

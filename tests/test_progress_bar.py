@@ -7,7 +7,7 @@ from rich.console import Console
 
 from adatad import progress_bar
 from adatad.progress_bar import new_bar, progress, showing
-from adatad.training.progress import ProgressBar
+from adatad.training.monitor import ProgressBar
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def add_spec_arguments(
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """--engine, --deepspeed, and what DeepSpeed's launcher adds to a command."""
+    """Add --engine, --deepspeed, and what DeepSpeed's launcher adds to a command."""
     parser.add_argument("--engine", choices=get_args(EngineKind), help="how ranks share the work (parallel.engine)")
     parser.add_argument(
         "--deepspeed", metavar="FILE",
@@ -76,7 +76,7 @@ class _Device(argparse.Action):
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """--device, of commands that compute."""
+    """Add --device, for commands that compute."""
     parser.add_argument(
         "--device", choices=("cpu",), action=_Device,
         help="compute on the CPU, also where there is a GPU; without it a GPU that can't be used is an error",
@@ -84,7 +84,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def overrides_from(args: argparse.Namespace) -> Sequence[str]:
-    """The overrides that the arguments stand for. Raises DeepSpeedFileError if --deepspeed can't be read."""
+    """Return the overrides that the arguments stand for. Raises DeepSpeedFileError if --deepspeed can't be read."""
     overrides = [*args.overrides]
     engine, file = getattr(args, "engine", None), getattr(args, "deepspeed", None)
     if file is not None:
@@ -114,17 +114,17 @@ def _expanded(path: str, option: str) -> str:
         raise SpecError([f"{option} {cut(path)}: {error}"]) from error
 
 
-def spec_path(text: str) -> str:
-    """The spec file that a SPEC argument means, with a line on stderr where it is a name."""
+def spec_path(text: str, quiet: bool = False) -> str:
+    """Return the spec file that a SPEC argument means; a line on stderr says so where it is a name, unless quiet."""
     path, note = find_spec_path(text)
-    if note and os.environ.get("RANK", "0") == "0":
+    if note and not quiet and os.environ.get("RANK", "0") == "0":
         print(f"note: {note}", file=sys.stderr)
     return path
 
 
 def load_from_arguments(args: argparse.Namespace, check_files: bool = True) -> tuple[Spec, Document]:
-    """The spec that the arguments name, and where its values came from. Prints all that is wrong with it and leaves
-    with exit code 2."""
+    """Return the spec that the arguments name, and where its values came from. Prints all that is wrong with it, and
+    leaves with exit code 2 then."""
     try:
         overlays = [_expanded(overlay, "--overlay") for overlay in args.overlays]
         return load_with_sources(spec_path(args.spec), overrides_from(args), check_files, overlays)
@@ -135,5 +135,5 @@ def load_from_arguments(args: argparse.Namespace, check_files: bool = True) -> t
 
 
 def spec_from_arguments(args: argparse.Namespace, check_files: bool = True) -> Spec:
-    """The spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2."""
+    """Return the spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2."""
     return load_from_arguments(args, check_files)[0]

@@ -94,7 +94,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
 
 
 def say(text: str) -> None:
-    """An error on stderr, under the command's name. What could steer a terminal is written as an escape."""
+    """Print an error on stderr, under the command's name. What could steer a terminal is written as an escape."""
     if sys.stderr is None:
         return
     safe = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
@@ -106,14 +106,14 @@ def say(text: str) -> None:
 
 
 def path_arg(text: str) -> Path:
-    """An argparse type: a path. An empty one, of a shell's variable that isn't set, isn't taken for this folder."""
+    """Read an argparse value: a path. An empty one, as of a shell's unset variable, isn't taken for this folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
     return Path(text)
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """An argparse type: a whole number from `least` to `most`, or without an upper bound up to what counts 64 bits."""
+    """Return an argparse type: a whole number from `least` to `most`, or to the largest of 64 bits."""
     highest = 2**63 - 1 if most is None else most
 
     def read(text: str) -> int:
@@ -149,8 +149,8 @@ def take_over_process() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Of a command that was started without stdin, stdout or stderr (`>&-`): the next file that it opens would take
-    their numbers, and what libraries print would end in it."""
+    """Open standard streams that were closed at the start (`>&-`): the next file that is opened would take their
+    numbers, and what libraries print would end in it."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
@@ -172,7 +172,7 @@ def _note_interruption(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say_interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Ctrl-C before `run` was reached: while modules are imported, some of which make other errors of it."""
+    """Say one line at Ctrl-C while modules are imported, some of which make another error of it."""
     if not issubclass(kind, KeyboardInterrupt) and not (_interrupted and issubclass(kind, ImportError)):
         sys.__excepthook__(kind, error, traceback)
         return

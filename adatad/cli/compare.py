@@ -12,6 +12,7 @@ from adatad.printing import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad compare`."""
     parser.add_argument("runs", type=path_arg, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--group", metavar="KEY=VALUE", help="only of this group of instances (evaluate.groups_by)")
     parser.add_argument("--output", type=path_arg, required=True, metavar="FILE", help="PNG file to write")
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
+    """Run `adatad compare`; returns its exit code."""
     from adatad.progress_bar import progress
 
     with progress("runs compared"):

@@ -23,11 +23,13 @@ complete -o default -F _adatad adatad
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad completion`."""
     parser.add_argument("shell", choices=SHELLS)
     parser.set_defaults(action=completion)
 
 
 def completion(args: argparse.Namespace) -> int:
+    """Run `adatad completion`; returns its exit code."""
     print(script(args.shell), end="")
     return 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import socket
-from importlib.util import find_spec
 from pathlib import Path
 
 from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
@@ -32,6 +31,7 @@ Videos that the spec blocks already aren't looked at, and stay on the list. Exit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad data`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, text: str, **options: str) -> argparse.ArgumentParser:
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def print_summary(args: argparse.Namespace) -> int:
+    """Run `adatad data summary`; returns its exit code."""
     # Videos and weights needn't be there yet; what is read of the annotations is checked as it is read.
     spec = spec_from_arguments(args, check_files=False)
 
@@ -90,6 +91,7 @@ def print_summary(args: argparse.Namespace) -> int:
 
 
 def check_videos(args: argparse.Namespace) -> int:
+    """Run `adatad data check`; returns its exit code."""
     spec = spec_from_arguments(args, check_files=False)
     check_output_folder(args.output)
     for name in ("blocked.txt", "summary.html", "checked.jsonl"):
@@ -126,14 +128,12 @@ def check_videos(args: argparse.Namespace) -> int:
 
 
 def measure_loading(args: argparse.Namespace) -> int:
+    """Run `adatad data benchmark`; returns its exit code."""
     spec = spec_from_arguments(args)
     if spec.train.global_batch % args.ranks:
         raise UserError(f"train.global_batch {spec.train.global_batch} can't be divided by --ranks {args.ranks}")
 
-    if find_spec("adatad.dev") is None:
-        raise UserError("adatad data benchmark needs a checkout of the project: the installed package comes without")
-
-    from adatad.dev.benchmarks.data_suite import measure, show
+    from adatad.data.prepare.reading_speed import measure, show
 
     with progress("windows loaded"):
         speed = measure(spec, args.windows)
@@ -142,6 +142,7 @@ def measure_loading(args: argparse.Namespace) -> int:
 
 
 def stage_videos(args: argparse.Namespace) -> int:
+    """Run `adatad data stage`; returns its exit code."""
     spec = spec_from_arguments(args)
 
     from adatad.data.annotations import read_annotations
@@ -159,6 +160,7 @@ def stage_videos(args: argparse.Namespace) -> int:
 
 
 def make_demo(args: argparse.Namespace) -> int:
+    """Run `adatad data demo`; returns its exit code."""
     from adatad.data.prepare.demo import make_demo_with_progress
 
     annotations = make_demo_with_progress(

@@ -21,6 +21,7 @@ MAX_VIDEOS = 100_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad demo`."""
     parser.add_argument("--spec", default=DEFAULT, metavar="SPEC", help=f"{SPEC_HELP} (default %(default)s)")
     add_video_arguments(parser)
     parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", nargs="+", action="extend", default=[])
@@ -36,7 +37,8 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def demo(args: argparse.Namespace) -> int:
-    file = spec_path(args.spec)
+    """Run `adatad demo`; returns its exit code."""
+    file = spec_path(args.spec, quiet=args.spec == DEFAULT)
     # Where the spec's data lie; its files can be checked only when they are there.
     folder = Path(load(file, args.overrides, check_files=False).data.annotations).parent
 

@@ -68,6 +68,7 @@ MAX_CLIPS = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad dev`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, text: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -114,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(args: argparse.Namespace) -> int:
+    """Run `adatad dev benchmark`; returns its exit code."""
     if args.suite != "gpu" and (args.report or args.minutes is not None):
         raise UserError("--report and --minutes: only of the suite gpu")
     # Read when torch begins to allocate; a user's own settings stay.
@@ -133,6 +135,7 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 def verify_golden(args: argparse.Namespace) -> int:
+    """Run `adatad dev verify-golden`; returns its exit code."""
     if args.policy != "tile" and (args.tile_clips or args.segment_blocks or args.recompute != "once"):
         raise UserError("--tile-clips, --segment-blocks and --recompute belong to --policy tile")
 
@@ -146,6 +149,7 @@ def verify_golden(args: argparse.Namespace) -> int:
 
 
 def compare_runs(args: argparse.Namespace) -> int:
+    """Run `adatad dev same`; returns its exit code."""
     from adatad.dev.same import same
 
     comparison = same(args.run_a, args.run_b, args.within)
@@ -155,6 +159,7 @@ def compare_runs(args: argparse.Namespace) -> int:
 
 
 def model_zoo(args: argparse.Namespace) -> int:
+    """Run `adatad dev model-zoo`; returns its exit code."""
     # The page takes minutes.
     check_output(args.output)
 
@@ -166,6 +171,7 @@ def model_zoo(args: argparse.Namespace) -> int:
 
 
 def pretrain(args: argparse.Namespace) -> int:
+    """Run `adatad dev pretrain`; returns its exit code."""
     check_output(args.output)
 
     from adatad.dev.pretrain import pretrain as train_backbone

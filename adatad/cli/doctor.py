@@ -16,6 +16,7 @@ from adatad.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad doctor`."""
     add_spec_arguments(parser, optional=True)
     add_engine_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def doctor(args: argparse.Namespace) -> int:
+    """Run `adatad doctor`; returns its exit code."""
     from adatad.doctor.examine import doctor as examine
 
     overrides = overrides_from(args)

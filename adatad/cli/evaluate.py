@@ -28,6 +28,7 @@ MAX_TOP_K = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad evaluate`."""
     parser.add_argument("ground_truth", type=path_arg, metavar="GT", help='JSON file {"database": ...}, plain or .gz')
     parser.add_argument("detections", type=path_arg, metavar="DETECTIONS", help='JSON file {"results": ...}, the same')
     parser.add_argument("--subset", default="validation", help="subset that is scored (default %(default)s)")
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
+    """Run `adatad evaluate`; returns its exit code."""
     if not all(0 < tiou <= 1 for tiou in args.tiou):
         raise UserError("--tiou: thresholds lie above 0 and up to 1")
     if len({f"{tiou:g}" for tiou in args.tiou}) < len(args.tiou) or len(set(args.top_k)) < len(args.top_k):
@@ -76,6 +78,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def score(args: argparse.Namespace) -> MapResult | RecallResult:
+    """Return the result of the score that was asked for."""
     from adatad.evaluation.score_files import evaluate_epic_files, evaluate_files, evaluate_recall_files
 
     files = (args.ground_truth, args.detections, args.subset, args.tiou)
@@ -89,6 +92,7 @@ def score(args: argparse.Namespace) -> MapResult | RecallResult:
 
 
 def show(result: MapResult) -> None:
+    """Print AP by class and threshold."""
     from rich.table import Column, Table
 
     from adatad.files import shown
@@ -107,6 +111,7 @@ def show(result: MapResult) -> None:
 
 
 def show_recall(result: RecallResult) -> None:
+    """Print average recall by the number of proposals."""
     from rich.table import Table
 
     table = Table("proposals a video", "average recall")
@@ -119,4 +124,5 @@ def show_recall(result: RecallResult) -> None:
 
 
 def percent(values: list[float]) -> list[str]:
+    """Return shares as figures of two digits, in %."""
     return [f"{100 * value:.2f}" for value in values]

@@ -18,6 +18,7 @@ from adatad.files import FileError, check_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad export`."""
     parser.add_argument(
         "checkpoint", type=path_arg, metavar="CHECKPOINT", help="checkpoint directory, or a run (its best checkpoint)"
     )
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
+    """Run `adatad export`; returns its exit code."""
     if args.opentad and (args.merged or args.last):
         raise UserError("--opentad: holds averages, last parameters and frozen weights; leave --merged and --last out")
     if args.opentad == (args.output.suffix == ".safetensors"):
@@ -39,8 +41,7 @@ def export(args: argparse.Namespace) -> int:
 
     from adatad.training.checkpoint import read_checkpoint
     from adatad.training.export import export as export_weights
-    from adatad.training.export import export_opentad
-    from adatad.training.trained_file import find_checkpoint, own_spec
+    from adatad.training.export import export_opentad, find_checkpoint, own_spec
 
     path, lines = find_checkpoint(args.checkpoint)
     if path.is_dir() and path.resolve() in args.output.resolve().parents:

@@ -41,6 +41,7 @@ there, and refuses copies of another rate or size. --measure also reads windows 
 
 
 def add_from_csv_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad data from-csv`."""
     parser.description = FROM_CSV_TEXT
     parser.add_argument("table", type=path_arg, metavar="CSV", help="table of instances")
     parser.add_argument("--videos", type=path_arg, required=True, metavar="FOLDER", help="folder of the video files")
@@ -57,6 +58,7 @@ def add_from_csv_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_csv(args: argparse.Namespace) -> int:
+    """Run `adatad data from-csv`; returns its exit code."""
     if not 0 < args.validation_share < 1:
         raise UserError("--validation-share: lies between 0 and 1")
     pairs = [pair.partition("=") for pair in args.columns]
@@ -75,6 +77,7 @@ def from_csv(args: argparse.Namespace) -> int:
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad data convert`."""
     parser.description = CONVERT_TEXT
     parser.add_argument("name", choices=DATA_SETS, help="the data set")
     parser.add_argument(
@@ -90,6 +93,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(args: argparse.Namespace) -> int:
+    """Run `adatad data convert`; returns its exit code."""
     if args.scored is not None and args.name != "activitynet":
         raise UserError("--scored: belongs to activitynet")
     if (args.videos is None) == args.name.endswith("thumos"):
@@ -141,6 +145,7 @@ def read_official(name: str, source: Path, videos: Path | None) -> tuple[dict, l
 
 
 def add_transcode_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad data transcode`."""
     parser.description = TRANSCODE_TEXT
     pixels = whole_number(2)
     parser.add_argument("source", type=path_arg, metavar="VIDEOS", help="folder of videos")
@@ -156,6 +161,7 @@ def add_transcode_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def transcode(args: argparse.Namespace) -> int:
+    """Run `adatad data transcode`; returns its exit code."""
     if not args.source.is_dir() or args.output.resolve().is_relative_to(args.source.resolve()):
         raise UserError(f"VIDEOS: expected a folder of videos, and --output outside of it, got {args.source}")
     if args.fps is not None and args.measure:
@@ -163,9 +169,9 @@ def transcode(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from adatad.data.annotation_file import listed
     from adatad.data.prepare.check import usable_cores
     from adatad.data.prepare.transcode import check_copies, copy_path, find_videos, speed_up, transcode_all
+    from adatad.files import listed
 
     sources, repeated, disputed, others = find_videos(args.source)
     if not sources or disputed:

@@ -15,11 +15,13 @@ from adatad.printing import program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad report`."""
     parser.add_argument("run", type=path_arg, metavar="RUN", help="run directory")
     parser.set_defaults(action=report)
 
 
 def report(args: argparse.Namespace) -> int:
+    """Run `adatad report`; returns its exit code."""
     if not (args.run / "spec.yaml").is_file():
         raise UserError(f"{args.run}: is no run directory (it has no spec.yaml); expected runs/<spec name>/id<N>")
 

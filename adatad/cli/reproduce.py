@@ -21,6 +21,7 @@ from adatad.spec.experiments import find_experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad reproduce`."""
     add_spec_arguments(parser, "experiment (docs/model-zoo.md), words of its name, its name in OpenTAD, or a spec file")
     add_engine_arguments(parser)
     add_device_argument(parser)
@@ -30,9 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def reproduce(args: argparse.Namespace) -> int:
+    """Run `adatad reproduce`; returns its exit code."""
     without_weights = []
     if args.checkpoint is not None and args.checkpoint.exists():
-        from adatad.training.trained_file import find_checkpoint, holds_frozen_weights
+        from adatad.training.export import find_checkpoint, holds_frozen_weights
 
         args.checkpoint, lines = find_checkpoint(args.checkpoint)
         for line in lines:
@@ -44,7 +46,7 @@ def reproduce(args: argparse.Namespace) -> int:
     spec = load(path, [*overrides_from(args), *without_weights], check_files=False)
 
     from adatad.report.scores import print_scores, verdict_line
-    from adatad.training.missing import missing
+    from adatad.training.reproduce import missing
     from adatad.training.reproduce import reproduce as train_or_test
 
     if args.check:

@@ -27,6 +27,7 @@ BASE = re.compile(r"^base: *(\S+) *$", re.MULTILINE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad spec`."""
     add_spec_arguments(parser, optional=True)
     parser.add_argument("--copy", action="store_true", help="write the spec to the current folder instead")
     parser.add_argument("--output", type=path_arg, metavar="FILE", help="with --copy: the file to write")
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def spec(args: argparse.Namespace) -> int:
+    """Run `adatad spec`; returns its exit code."""
     if args.explain is not None:
         from adatad.spec import explain_key
 

@@ -16,7 +16,8 @@ WATCH_SECONDS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=path_arg, metavar="RUN", help="runs/<spec name>/id<N>")
+    """Add the arguments of `adatad status`."""
+    parser.add_argument("run", type=path_arg, metavar="RUN", help="runs/<spec name>/id<N>, or a folder of runs")
     parser.add_argument(
         "--watch", action="store_true", help="again and again, as long as a job of the run is in the queue"
     )
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(args: argparse.Namespace) -> int:
+    """Run `adatad status`; returns its exit code."""
     from adatad.cluster.status import report
 
     while True:

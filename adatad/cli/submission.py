@@ -21,6 +21,7 @@ from adatad.printing import program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad submission`."""
     parser.add_argument("form", choices=("activitynet", "epic", "ego4d"), help="whose form is written")
     parser.add_argument("detections", type=path_arg, metavar="DETECTIONS", help="file of adatad test; epic: of verbs")
     parser.add_argument("--output", type=path_arg, required=True, metavar="FILE", help="JSON file to write")
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def submission(args: argparse.Namespace) -> int:
+    """Run `adatad submission`; returns its exit code."""
     for_epic = (args.nouns, args.verb_classes, args.noun_classes)
     if any((option is None) == (args.form == "epic") for option in for_epic):
         raise UserError("--nouns, --verb-classes and --noun-classes belong to epic, which needs all three")

@@ -17,6 +17,7 @@ from adatad.resources import checkout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad submit`."""
     add_spec_arguments(parser)
     add_engine_arguments(parser)
     parser.add_argument("--nodes", type=whole_number(1, 100_000), default=1)
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def submit(args: argparse.Namespace) -> int:
+    """Run `adatad submit`; returns its exit code."""
     if checkout() is None:
         raise UserError("adatad submit needs a checkout of the project: jobs run the scripts in its slurm/")
     spec = spec_from_arguments(args)

@@ -26,6 +26,7 @@ from adatad.printing import print_table as show_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad sweep`."""
     parser.add_argument("list", type=path_arg, metavar="LIST", help="file with the settings of a run a line")
     add_spec_arguments(parser, with_id=False)
     add_engine_arguments(parser)
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep(args: argparse.Namespace) -> int:
+    """Run `adatad sweep`; returns its exit code."""
     from adatad.progress_bar import progress
     from adatad.training.local_sweep import plan_sweep, run_sweep
 

@@ -18,6 +18,7 @@ from adatad.files import FileError, check_output, read_start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad test`."""
     help_text = "YAML file of the experiment, or a name of it; left out: the spec that the checkpoint holds"
     add_spec_arguments(parser, help_text, optional=True, with_id=False)
     add_device_argument(parser)
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def test(args: argparse.Namespace) -> int:
+    """Run `adatad test`; returns its exit code."""
     if args.last and args.checkpoint.suffix == ".safetensors":
         raise UserError("--last: a file of adatad export holds one set of parameters; its header says which")
     if args.detections is not None:
@@ -43,7 +45,7 @@ def test(args: argparse.Namespace) -> int:
         _keep_what_is_no_json(args.detections)
 
     from adatad.parallel.processes import is_first_rank
-    from adatad.training.trained_file import find_checkpoint, holds_frozen_weights, own_spec
+    from adatad.training.export import find_checkpoint, holds_frozen_weights, own_spec
 
     checkpoint, lines = find_checkpoint(args.checkpoint)
     if is_first_rank():

@@ -23,6 +23,7 @@ def before_imports() -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad train`."""
     from adatad.cli.arguments import add_device_argument, add_engine_arguments, add_spec_arguments
 
     add_spec_arguments(parser)
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
+    """Run `adatad train`; returns its exit code."""
     from adatad.cli.arguments import spec_from_arguments
     from adatad.printing import lasting_output
 

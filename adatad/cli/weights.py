@@ -14,6 +14,7 @@ from adatad.progress_bar import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adatad weights`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = """Write a backbone file of VideoMAEv2 (or any that we read) in the form that OpenTAD's settings name, or as
 .safetensors in our own names. Training here needs no conversion: model.backbone.weights takes the original too."""
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_weights(args: argparse.Namespace) -> int:
+    """Run `adatad weights import`; returns its exit code."""
     if args.output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"--output: expected a name that ends in .pth or .safetensors, got {str(args.output)!r}")
 

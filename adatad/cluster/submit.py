@@ -16,7 +16,7 @@ from adatad.data.dataset import check_videos
 from adatad.files import FileError, reason, write_text
 from adatad.spec import Spec
 from adatad.spec.text import cut, forbidden_character
-from adatad.training.plan import check_fits
+from adatad.training.choice import check_some_engine_fits
 from adatad.training.resolve import annotations_for, check_batch, outputs_of
 from adatad.training.run_directory import run_directory
 
@@ -64,7 +64,7 @@ def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None)
     ranks = resources.nodes * resources.gpus
     check_batch(spec, ranks, annotations)
     if gpu_memory_gib is not None:
-        check_fits(spec, gpu_memory_gib, ranks, len(outputs_of(spec, annotations)))
+        check_some_engine_fits(spec, gpu_memory_gib, ranks, len(outputs_of(spec, annotations)))
 
 
 def find_slurm() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adatad.convert.layouts import MMACTION, Encoder, find_encoder
+from adatad.convert.layouts import MMACTION, Encoder, find_encoder, rename
 from adatad.convert.weight_file import (
     WeightsError,
     brief,
@@ -73,7 +73,10 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found.tensors[name])
-    return Loaded(found.title, len(wanted), _by_reason(found), positions)
+    ignored: dict[str, list[str]] = {}
+    for name, why in found.ignored.items():
+        ignored.setdefault(why, []).append(name)
+    return Loaded(found.title, len(wanted), ignored, positions)
 
 
 def check_parts(found: Encoder, expected: dict[str, torch.Size], path: object) -> None:
@@ -141,11 +144,6 @@ def _named(shapes: dict[str, torch.Size]) -> str:
     return f"{names[0] if names else 'a size without a name'} ({', '.join(f'{k} {v}' for k, v in sizes.items())})"
 
 
-def _by_reason(found: Encoder) -> dict[str, list[str]]:
-    reasons = dict.fromkeys(found.ignored.values())
-    return {reason: [name for name, why in found.ignored.items() if why == reason] for reason in reasons}
-
-
 IMAGE_PIXELS, CLIP_FRAMES = 224, 16
 """Clip size that the published backbones were trained on; it gives the size of the position table."""
 SMALLEST_PATCH = 4
@@ -173,7 +171,9 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     if output.suffix == ".safetensors":
         write_safetensors(output, ours)
     else:
-        named = {_mmaction_name(name): tensor for name, tensor in ours.items()}
+        renames = [(to, of) for of, to in MMACTION.renames]
+        named = {f"backbone.{rename(name, renames)}": tensor for name, tensor in ours.items()}
+        # OpenTAD keeps a table of positions beside the weights; head and norm are passed through under its names.
         named["backbone.pos_embed"] = _positions(found, sizes, source)
         named |= {f"backbone.{n}": t for n, t in file.items() if n.startswith("fc_norm.")}
         named |= {f"cls_head.fc_cls.{n.removeprefix('head.')}": t for n, t in file.items() if n.startswith("head.")}
@@ -184,12 +184,6 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
 
 def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{key} {value}" for key, value in sizes.items())
-
-
-def _mmaction_name(name: str) -> str:
-    for theirs, ours in MMACTION.renames:
-        name = name.replace(ours, theirs)
-    return f"backbone.{name}"
 
 
 def _positions(found: Encoder, sizes: dict[str, int], source: Path) -> torch.Tensor:

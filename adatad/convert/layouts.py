@@ -8,6 +8,7 @@ the encoder are translated to VideoBackbone's; what it has no use for is listed 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -79,7 +80,7 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
         if not name.startswith(prefix):
             found.ignored[name] = "outside the encoder"
             continue
-        ours = _renamed(name.removeprefix(prefix), layout)
+        ours = rename(name.removeprefix(prefix), layout.renames)
         reason = next((reason for pattern, reason in IGNORED if re.search(pattern, ours)), None)
         if reason:
             found.ignored[name] = reason
@@ -123,9 +124,10 @@ def _title(layout: Layout, prefix: str) -> str:
     return layout.title
 
 
-def _renamed(name: str, layout: Layout) -> str:
-    for theirs, ours in layout.renames:
-        name = name.replace(theirs, ours)
+def rename(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """Replace parts of a name, pair by pair."""
+    for old, new in pairs:
+        name = name.replace(old, new)
     return name
 
 

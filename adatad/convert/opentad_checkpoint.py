@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adatad.convert.backbone_weights import Loaded, take_positions
+from adatad.convert.layouts import rename
 from adatad.convert.weight_file import WeightFile, WeightsError, brief, check_values, name_few, read_weight_file
 from adatad.models.detector import TemporalActionDetector
 
@@ -124,7 +125,7 @@ def our_name(name: str) -> str:
     for theirs, ours in PREFIXES:
         if bare.startswith(theirs):
             inside = IN_BACKBONE if ours.startswith("backbone.") else IN_DETECTOR
-            result = _replace(ours + bare.removeprefix(theirs), inside)
+            result = rename(ours + bare.removeprefix(theirs), inside)
             return result.removesuffix(".scale") if theirs == "rpn_head.scale." else result
     raise KeyError(f"no parameter of an AdaTAD model is called {name!r}")
 
@@ -134,15 +135,9 @@ def opentad_name(name: str) -> str:
     for theirs, ours in PREFIXES:
         if name.startswith(ours):
             inside = IN_BACKBONE if ours.startswith("backbone.") else IN_DETECTOR
-            result = theirs + _replace(name.removeprefix(ours), [(to, of) for of, to in inside])
+            result = theirs + rename(name.removeprefix(ours), [(to, of) for of, to in inside])
             return f"module.{result}" + (".scale" if theirs == "rpn_head.scale." else "")
     raise KeyError(f"{name!r} is no parameter of an AdaTAD model")
-
-
-def _replace(name: str, pairs: Iterable[tuple[str, str]]) -> str:
-    for old, new in pairs:
-        name = name.replace(old, new)
-    return name
 
 
 def name_map(names: Iterable[str]) -> dict[str, str]:

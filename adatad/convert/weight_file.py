@@ -75,7 +75,8 @@ def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
     """
     path = Path(path)
     start = _start(path)
-    if path.suffix == ".safetensors" or _begins_as_safetensors(start):
+    # safetensors, whatever the file's name: a length of 8 bytes, then JSON.
+    if path.suffix == ".safetensors" or (start[8:9] == b"{" and not start.startswith(b"PK")):
         tensors, header = read_safetensors(path)
         return WeightFile(tensors, averaged=False, header=header)
     content = _unpickled(path, start)
@@ -178,8 +179,7 @@ def write_torch(path: str | Path, content: Any) -> None:
 
 def brief(name: object) -> str:
     """Return a name as it can be printed, cut if it is very long."""
-    text = shown(str(name)[: MAX_NAME_CHARACTERS + 1])
-    return text if len(text) <= MAX_NAME_CHARACTERS else f"{text[:MAX_NAME_CHARACTERS]}..."
+    return shown(str(name)[: MAX_NAME_CHARACTERS + 1], MAX_NAME_CHARACTERS)
 
 
 def name_few(names: list[str], between: str = ", ") -> str:
@@ -200,11 +200,6 @@ def _start(path: Path) -> bytes:
     if what:
         raise WeightsError(f"{path}: is {what}")
     return start
-
-
-def _begins_as_safetensors(start: bytes) -> bool:
-    """Return whether a file begins like safetensors, whatever its name: a length of 8 bytes, then JSON."""
-    return start[8:9] == b"{" and not start.startswith(b"PK")
 
 
 def _check_form(path: Path, name: str, tensor: Tensor) -> None:
@@ -261,6 +256,7 @@ def _parameters(content: Any, within: tuple[int, ...] = ()) -> dict[str, Tensor]
 
 def _unpickled(path: Path, start: bytes) -> Any:
     """Load what torch.save wrote, weights only: a file that would run code is refused."""
+    # torch.save writes a zip archive; others get a message of their own here, before torch's unclear one.
     if start.startswith(b"PK"):
         _check_zip(path)
     try:

@@ -153,6 +153,7 @@ def annotations_of(
     is then empty, and a file without training videos is fine.
     """
     classes = read_classes(spec, database, quirks.keep_ambiguous)
+    # A blocked video is never looked at, so that one bad entry can be blocked.
     blocked = read_names(spec.blocked_videos)
     train, train_report = (), LoadReport(spec.train_subset)
     if training:
@@ -171,7 +172,10 @@ def _warnings(
     blocked = read_names(spec.blocked_videos)
     absent = sorted(blocked - database.keys())
     if absent:
-        yield f"{len(absent)} blocked names aren't in the annotation file: {listed(_with_hint(absent, database))}"
+        known = {folded(_bare(name)): name for name in database}
+        meant = [known.get(folded(_bare(name))) for name in absent]
+        named = [f"{name} (is {other} meant?)" if other else name for name, other in zip(absent, meant, strict=True)]
+        yield f"{len(absent)} blocked names aren't in the annotation file: {listed(named)}"
     for group in _one_video(database):
         yield f"videos {listed(told_apart(group))} differ in case, blanks or an ending alone; are they one video?"
     wanted = *(names_of(spec.train_subset) if training else ()), *names_of(spec.validation_subset)
@@ -218,13 +222,6 @@ def _subset_meant(name: str) -> str:
     """Return the usual name (training, validation, test) of a subset, else its own words."""
     words = folded(name).removesuffix(" set").removesuffix(" split")
     return SUBSETS.get(words, words)
-
-
-def _with_hint(names: list[str], database: dict[str, dict[str, Any]]) -> list[str]:
-    """Return unknown names, each with the known one that may be meant."""
-    known = {folded(_bare(name)): name for name in database}
-    meant = [known.get(folded(_bare(name))) for name in names]
-    return [f"{name} (is {other} meant?)" if other else name for name, other in zip(names, meant, strict=True)]
 
 
 def _one_video(database: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -354,6 +351,7 @@ def _refuse(spec: DataSpec, name: str, entry: dict[str, Any], classes: ClassList
 
 def _count_ends(video: Video, report: LoadReport) -> None:
     starts, ends = video.segments_seconds.T
+    # Durations are rounded, so an instance must pass an end by more than the rounding to be counted.
     outside = (ends <= 0) | (starts >= video.duration_seconds + PAST_END_SECONDS)
     for counter, which in (
         (report.outside, outside),
@@ -372,6 +370,7 @@ def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[s
         reason, in_frames = _reason_to_drop(rules, start, end, number, length.duration_seconds), (0.0, 0.0)
         if reason is None:
             in_frames = tuple(_to_frames(length, second, rules.quirks.truncate_frames) for second in (start, end))
+            # Copies are compared after this: without classes two labels on one segment are one instance.
             number = 0 if rules.class_agnostic else number
             # Training compares instances as rounded to frames; everything else compares the annotations themselves.
             place = in_frames if rules.training and not rules.whole_videos else (start, end)

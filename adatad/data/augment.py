@@ -61,6 +61,7 @@ def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, draw_
         float(rng.uniform(max(1 - strength, 0.0), 1 + strength))
         for strength in (spec.brightness, spec.contrast, spec.saturation)
     )
+    # The order of draws is part of a run's identity: a new draw goes to the end.
     hue = float(rng.uniform(-spec.hue, spec.hue))
     order_rng = generator(seed, 0, 0, "color_jitter order of the run") if draw_once_per_run else rng
     return ColorJitter(brightness, contrast, saturation, hue, tuple(order_rng.permutation(4).tolist()))
@@ -135,6 +136,7 @@ class Operation(NamedTuple):
 def draw_operations(seed: int, epoch: int, sample: int, draw_once_per_run: bool) -> tuple[Operation, ...]:
     """Draw the operations of a sample. draw_once_per_run: all samples of a run get the same signs."""
     rng = generator(seed, epoch, sample, "rand_augment")
+    # In the order of the list, whatever order they were drawn in.
     chosen = sorted(rng.choice(len(KINDS), OPERATIONS_PER_SAMPLE, replace=False).tolist())
     sign_rng = generator(seed, 0, 0, "rand_augment signs of the run") if draw_once_per_run else rng
     signs = dict(zip(SIGNED_KINDS, sign_rng.choice((-1.0, 1.0), len(SIGNED_KINDS)).tolist(), strict=True))

@@ -37,7 +37,8 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambig
     keep_ambiguous: a list taken from the annotation file includes "Ambiguous", as the reference's does.
     """
     if isinstance(spec.classes, str):
-        classes = read_class_file(spec.classes, _labels(spec, database))
+        labels = {label_of(item.get(spec.label_key)) for item in _items(database)}
+        classes = read_class_file(spec.classes, labels)
     elif spec.classes is not None:
         classes = _named(tuple(spec.classes))
     else:
@@ -92,6 +93,7 @@ def _quoted(name: str, seen: str) -> str:
 
 def nearest(label: str | int, classes: ClassList) -> str:
     """Return a hint at the class that an unknown label may mean; empty if there is none."""
+    # First a name that differs in spelling alone; then a line that was read whole although it holds several fields.
     meant = next((name for name in classes.names if folded(name) == folded(str(label))), None)
     if meant is None:
         line = next((name for name in classes.names if str(label) in re.split(r"[,;|\t]", name)), None)
@@ -134,6 +136,7 @@ def _pairs(lines: list[str], labels: Container[str | int]) -> list[tuple[str, st
     if any(line in labels for line in lines):
         return None
     try:
+        # A class list published as CSV, such as EPIC's, with a header that names the columns.
         header, *rows = csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", skipinitialspace=True)
     except csv.Error:
         return None
@@ -166,12 +169,6 @@ def _json_list(path: str, lines: list[str]) -> tuple[str, ...] | None:
         what = "object" if isinstance(names, dict) else "list of something else than names"
         raise AnnotationError(f"{path}: is a JSON {what}; expected {FORMS}")
     return tuple(names)
-
-
-def _labels(spec: DataSpec, database: dict[str, dict[str, Any]]) -> frozenset[str | int]:
-    """Return the labels of all annotations of a file."""
-    labels = (label_of(item.get(spec.label_key)) for item in _items(database))
-    return frozenset(label for label in labels if label is not None)
 
 
 def _from_labels(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambiguous: bool) -> ClassList:

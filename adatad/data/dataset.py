@@ -176,15 +176,13 @@ class ValidationWindows(Dataset):
         with open_annotated(self.spec, place.video) as reader:
             timeline = timeline_for(self.spec, reader)
             window = evaluation_window(place, reader.frame_count, self.spec.window, timeline)
-            indices = self._shuffled(window.indices, number) if self.shuffle_clips else window.indices
+            indices = window.indices
+            if self.shuffle_clips:
+                rng, clips = generator(0, 0, number, "shuffle clips"), indices.reshape(-1, self.shuffle_clips)
+                indices = np.concatenate([clip[rng.permutation(self.shuffle_clips)] for clip in clips])
             frames = read_frames(reader, indices[self.here], lambda images: fit_frames(images, self.spec.size_pixels))
             said = self._said_times.notes(place.video, reader.timeline, reader.stamp)
         return _sample(frames, window, self.spec, key=0)._replace(times=said)
-
-    def _shuffled(self, indices: np.ndarray, number: int) -> np.ndarray:
-        rng = generator(0, 0, number, "shuffle clips")
-        clips = indices.reshape(-1, self.shuffle_clips)
-        return np.concatenate([clip[rng.permutation(self.shuffle_clips)] for clip in clips])
 
     def _nothing(self, place: WindowPlace, reason: str) -> Sample:
         """Return a window without a valid position, in place of one that can't be read."""
@@ -204,7 +202,7 @@ def video_path(spec: DataSpec, name: str) -> Path:
 
 def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
     """Raise VideoError, which lists all files of `videos` that are missing, unless the spec goes on without them; and
-    VideoNameError."""
+    UserError."""
     for video in videos:
         original_path(spec, video.name)
     if spec.on_error == "skip":
@@ -225,6 +223,7 @@ def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Vid
     without it.
     """
     said, looked, empty = [], 0, ""
+    # Every n-th video, so that all parts of a data set are sampled.
     for videos, most in ((train, MAX_PROBED_TRAINING), (validation, MAX_PROBED_VALIDATION)):
         for video in videos[:: -(-len(videos) // most) or 1]:
             try:
@@ -298,6 +297,7 @@ def read_frames(reader: VideoReader, indices: np.ndarray, transform: Callable[[n
     done = 0
     for images in reader.chunks(indices, CHUNK_FRAMES):
         part = transform(images)
+        # Allocated once the first chunk shows the size after the transform.
         if frames is None:
             frames = part.new_empty((len(part), len(indices), *part.shape[2:]))
         frames[:, done : done + part.shape[1]] = part

@@ -76,6 +76,7 @@ class VideoReader:
                 f"{self.path}: frame {indices.max() if indices.min() >= 0 else indices.min()} was asked for; "
                 f"it has frames 0 to {self.frame_count - 1}"
             )
+        # From numbers on the even scale to stored frames.
         if self._fps is not None:
             indices = self.timeline.frames_at(indices / self._fps)
         for start in range(0, len(indices), chunk_frames):
@@ -117,6 +118,7 @@ class VideoReader:
 
     def _try(self, numbers: np.ndarray) -> np.ndarray:
         """Raises VideoError or IndexMismatchError, after which no source is held."""
+        # The source is only kept after success: one that failed or hangs is in an unknown state.
         source, self._source = self._source, None
         if source is None:
             self._heart = heart = Heartbeat()
@@ -168,6 +170,7 @@ def open_video(
 
 def _find_index(path: Path, timeout_seconds: float) -> VideoIndex:
     """Read a file's index; once more if that hung."""
+    # A network file system may hang once and answer the second time.
     for last_try in (False, True):
         heart = Heartbeat()
         try:

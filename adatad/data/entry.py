@@ -134,6 +134,7 @@ def read_length(spec: DataSpec, entry: dict[str, Any]) -> Length:
         if not length.frames:
             raise AnnotationError(f"lasts {duration:g} s, less than a frame at {fps:g} frames a second")
         return length
+    # Windows of whole videos divide their duration: no rate is needed.
     if spec.window.kind == "resize":
         return Length(duration, 0.0, 0, counted=False)
     raise AnnotationError(
@@ -179,6 +180,7 @@ def label_of(value: Any) -> str | int | None:
 
 def number(value: Any) -> float | None:
     """Return a number, also from plain text (HACS writes durations so); None for anything else."""
+    # bool is a subclass of int, and float() also takes "nan", "1_000" and digits of other scripts.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value.strip()):
@@ -192,10 +194,10 @@ def number(value: Any) -> float | None:
 def brief(value: Any) -> str:
     """Return a value of a file for an error: on one line, not too long."""
     try:
-        text = shown(repr(value))
+        text = repr(value)
     except (RecursionError, ValueError):
         return f"{type(value).__name__} without end"
-    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
+    return shown(text, MAX_VALUE_CHARACTERS)
 
 
 def _given(entry: dict[str, Any], key: str) -> str:

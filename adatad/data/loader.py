@@ -103,6 +103,7 @@ class Loader:
             _ErrorsAsValues(dataset), batch_sampler=self._asked, num_workers=workers,
             collate_fn=partial(_completed, complete) if complete else _collate_unless_error,
             pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_stop_signals,
+            # The timeout makes torch return to us, to look at the processes; it isn't an error by itself.
             timeout=POLL_SECONDS if workers else 0, prefetch_factor=PREFETCH if workers else None,
         )  # fmt: skip
         self._iterator: Any = None
@@ -138,6 +139,7 @@ class Loader:
         if self._watch is None:
             return next(self._iterator)
         with self._watch:
+            # Errors first: a dead worker's batch never comes.
             while (error := self._watch.error()) is None:
                 received, batch = self._poll()
                 if received:
@@ -255,11 +257,12 @@ class LoaderWatch:
         """Return an error on a dead process, or None."""
         if self._verdict is not None:
             return LoaderError(self._verdict)
+        # `_workers` is private to torch; there is no public way to the processes.
         for number, worker in enumerate(self._iterator._workers):
             if worker.exitcode is not None:
-                fate, cure = fate_of(worker.exitcode)
+                fate, fix = fate_of(worker.exitcode)
                 return LoaderError(
-                    f"a loader process (pid {worker.pid}) {fate}; it was to read {self._videos_of(number)}. {cure}"
+                    f"a loader process (pid {worker.pid}) {fate}; it was to read {self._videos_of(number)}. {fix}"
                 )
         return None
 
@@ -285,10 +288,13 @@ class LoaderWatch:
         return None
 
     def _give_up(self, number: int, what: str) -> None:
-        workers = list(self._iterator._workers)
+        workers, left = list(self._iterator._workers), ""
+        with suppress(OSError):
+            facts = os.statvfs(SHARED_MEMORY)
+            left = f"{SHARED_MEMORY} has {facts.f_bavail * facts.f_frsize / 1e6:,.0f} MB free; "
         self._verdict = (
             f"the loader process {workers[number].pid} {what}; it was to read {self._videos_of(number)}. Look at that "
-            f"file and its disk; {_shared_memory_left()}data.workers=0 reads in the training process"
+            f"file and its disk; {left}data.workers=0 reads in the training process"
         )
         for worker in workers:
             worker.kill()
@@ -308,16 +314,16 @@ class LoaderWatch:
 
 def fate_of(exit_code: int) -> tuple[str, str]:
     """Return how a process ended, and what helps."""
-    cure = "Lower data.workers, or give the process more memory"
+    fix = "Lower data.workers, or give the process more memory"
     match exit_code:
         case -9:
-            return "was killed (SIGKILL), as the system does when memory runs out", cure
+            return "was killed (SIGKILL), as the system does when memory runs out", fix
         case -7:
             return f"was killed (SIGBUS), as when {SHARED_MEMORY} is full", SHARED_MEMORY_FIX
         case code if code < 0:
             with suppress(ValueError):
-                return f"was killed ({signal.Signals(-code).name})", cure
-    return f"left with exit code {exit_code}", cure
+                return f"was killed ({signal.Signals(-code).name})", fix
+    return f"left with exit code {exit_code}", fix
 
 
 def require_shared_memory(batch_bytes: int, batches_ahead: int, processes: int = 1) -> None:
@@ -342,10 +348,3 @@ def require_shared_memory(batch_bytes: int, batches_ahead: int, processes: int =
             f"{batch_bytes / 1e6:,.1f} MB there, up to {batches_ahead * processes} at a time: {needed / 1e6:,.1f} MB. "
             f"{SHARED_MEMORY_FIX[0].upper()}{SHARED_MEMORY_FIX[1:]}; fewer data.workers need less"
         )
-
-
-def _shared_memory_left() -> str:
-    with suppress(OSError):
-        facts = os.statvfs(SHARED_MEMORY)
-        return f"{SHARED_MEMORY} has {facts.f_bavail * facts.f_frsize / 1e6:,.0f} MB free; "
-    return ""

@@ -62,11 +62,13 @@ def _taps(source: int, target: int, part: slice, single_at_border: bool) -> tupl
     Past the border both positions are the border's. For columns OpenCV then gives one of them the whole weight; for
     rows it shares it among both, where truncating each product may make the value smaller by one.
     """
+    # As OpenCV computes it: the inverse of the inverse, in float64, then positions in float32.
     scale = 1.0 / (target / source)
     places = ((np.arange(target)[part] + 0.5) * scale - 0.5).astype(np.float32)
     first = np.floor(places).astype(np.int32)
     second_share = places - first.astype(np.float32)
     if single_at_border:
+        # Only OpenCV's horizontal pass treats the border so.
         second_share[(first < 0) | (first >= source - 1)] = 0
     two_places = (np.clip(place, 0, source - 1) for place in (first, first + 1))
     two_weights = (np.rint(share * WEIGHT_ONE).astype(np.int32) for share in (1 - second_share, second_share))

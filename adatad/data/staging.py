@@ -17,24 +17,15 @@ RESERVE_BYTES = 1 << 30
 """Bytes that must stay free on the disk."""
 
 
-class StagingError(UserError):
-    """Raised for videos that can't be copied; the message names the folder and what to do."""
-
-
-class VideoNameError(UserError):
-    """Raised for a video whose name can't be a file's below a folder; the message names the annotation file and the
-    video."""
-
-
 def original_path(spec: DataSpec, name: str) -> Path:
-    """Return the path of a video. Raises VideoNameError for a name that leads out of the folder of videos."""
+    """Return the path of a video. Raises UserError for a name that leads out of the folder of videos."""
     return Path(spec.videos) / _file_name(spec, name)
 
 
 def staged_path(spec: DataSpec, name: str) -> Path | None:
     """Return the path of a video's copy; None where the spec wants none. A copy that exists is complete.
 
-    Raises StagingError, and VideoNameError.
+    Raises UserError.
     """
     if spec.stage_to is None:
         return None
@@ -45,13 +36,13 @@ def _stage_folder(stage_to: str) -> Path:
     try:
         return Path(expand(stage_to))
     except PathError as error:
-        raise StagingError(f"data.stage_to {cut(stage_to)}: on this machine, {error}") from error
+        raise UserError(f"data.stage_to {cut(stage_to)}: on this machine, {error}") from error
 
 
 def _file_name(spec: DataSpec, name: str) -> str:
-    """Return the file name of a video, relative to a folder of videos. Raises VideoNameError."""
+    """Return the file name of a video, relative to a folder of videos. Raises UserError."""
     if problem := file_name_problem(spec.pattern, name):
-        raise VideoNameError(f"{cut(spec.annotations)}: video '{cut(name)}' {problem}")
+        raise UserError(f"{cut(spec.annotations)}: video '{cut(name)}' {problem}")
     return fill(spec.pattern, name)
 
 
@@ -59,7 +50,7 @@ def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = pri
     """Copy the videos that aren't there yet or have changed since.
 
     Other processes of this machine wait until all are there; an interrupted copy continues with the first missing
-    video. Videos without an original are left to `check_videos`. Raises StagingError if the disk has no room.
+    video. Videos without an original are left to `check_videos`. Raises UserError if the disk has no room.
     """
     if spec.stage_to is None:
         return
@@ -70,9 +61,13 @@ def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = pri
             todo = [(source, copy) for source, copy in pairs if source.is_file() and not _is_copy(copy, source)]
             _check_room(folder, sum(source.stat().st_size for source, _ in todo))
             for source, copy in todo:
-                _copy(source, copy)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                # Renamed when complete: an interrupted copy is never taken for a video.
+                unfinished = copy.with_name(f".{copy.name}.unfinished")
+                shutil.copy2(source, unfinished)
+                unfinished.replace(copy)
     except OSError as error:
-        raise StagingError(f"data.stage_to {folder}: {error}; name a folder that can be written to, or none") from error
+        raise UserError(f"data.stage_to {folder}: {error}; name a folder that can be written to, or none") from error
     say(f"{folder}: {len(todo)} videos copied, {len(pairs) - len(todo)} left as they are")
 
 
@@ -81,6 +76,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Let one process of this machine in at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
+        # flock is released by the system when its process dies, so that no stale lock remains.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -88,6 +84,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _is_copy(copy: Path, source: Path) -> bool:
     if not copy.is_file():
         return False
+    # copy2 keeps the time of change; whole seconds, as file systems round it differently.
     here, there = copy.stat(), source.stat()
     return here.st_size == there.st_size and int(here.st_mtime) == int(there.st_mtime)
 
@@ -95,14 +92,7 @@ def _is_copy(copy: Path, source: Path) -> bool:
 def _check_room(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed_bytes and free < needed_bytes + RESERVE_BYTES:
-        raise StagingError(
+        raise UserError(
             f"data.stage_to {folder}: {needed_bytes / 2**30:.1f} GiB of videos and {RESERVE_BYTES / 2**30:.0f} GiB to "
             f"spare don't fit into the {free / 2**30:.1f} GiB that are free; make room, or name another folder or none"
         )
-
-
-def _copy(source: Path, copy: Path) -> None:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = copy.with_name(f".{copy.name}.unfinished")
-    shutil.copy2(source, unfinished)
-    unfinished.replace(copy)

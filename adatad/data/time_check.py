@@ -79,6 +79,7 @@ def header_facts(path: Path) -> TimeFacts | None:
     with open_container(path) as container:
         stream = container.streams.best("video")
         tick, kind = float(stream.time_base or 0), container.format.name.split(",")[0]
+        # Same rule as in the index (`video_index`), from the header alone.
         start = 0.0 if kind in ZERO_START_CONTAINERS else (container.start_time or 0) / av.time_base
         first = max(float(stream.start_time or 0) * tick - start, 0.0)
         whole = (container.duration or 0) / av.time_base
@@ -100,6 +101,7 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     duration_seconds, fps: of the annotation; fps 0 where it gives none.
     """
     position = position_seconds(duration_seconds, fps, window)
+    # Up to one position of the grid a label stays where it was meant.
     most = position + ROUNDING_SECONDS + facts.slack_seconds
     meant = duration_seconds * fps
     if not facts.seconds:

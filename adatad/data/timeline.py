@@ -67,6 +67,7 @@ class Timeline:
         """
         if not self.has_times or self.is_even:
             return self.fps
+        # Never below the average rate, so that the scale has a number for nearly every frame.
         return max(self.fps, min(1 / self._usual_interval, MAX_USUAL_FPS))
 
     @property
@@ -146,6 +147,7 @@ def timeline_of(
     """
     seconds = np.asarray(times, np.float64)
     count, known = len(seconds), np.isfinite(seconds)
+    # With less than half of the times known, filling in would be guessing.
     if not count or known.sum() * 2 < count:
         return Timeline(count, unreliable_because="it tells no times of its frames")
     if not known.all():

@@ -79,6 +79,11 @@ class VideoIndex:
     timeline: Timeline
     stamp: tuple[int, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the index."""
+        return 1024 + self.pts.nbytes + self.key_pts.nbytes + self.timeline.seconds.nbytes
+
 
 class Packet(NamedTuple):
     """A packet. pts, ticks: time and duration in ticks of its stream; is_key: decoding can start at it."""
@@ -141,7 +146,7 @@ def read_index(path: Path, heart: Heartbeat) -> VideoIndex:
     if key not in _indices:
         _indices[key] = _read_index(path, heart)
     _indices.move_to_end(key)
-    while sum(map(_kept_bytes, _indices.values())) > CACHE_BYTES and len(_indices) > 1:
+    while len(_indices) > 1 and sum(index.nbytes for index in _indices.values()) > CACHE_BYTES:
         _indices.popitem(last=False)
     return _indices[key]
 
@@ -159,10 +164,6 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _kept_bytes(index: VideoIndex) -> int:
-    return 1024 + index.pts.nbytes + index.key_pts.nbytes + index.timeline.seconds.nbytes
-
-
 def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
     stamp = stamp_of(path)
     with open_container(path) as container:
@@ -171,6 +172,7 @@ def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
         _check_whole(path, container, stream, found)
         unreliable_because = _packets_unreliable_because(container, stream, found)
         tick = float(stream.time_base)
+        # Slow, but right for every file: count the frames that really come out of the decoder.
         if unreliable_because:
             times, last = _frame_times(path, heart)
             pts, key_pts = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -236,6 +238,7 @@ def _check_whole(
     """Raise VideoError for a file of which a good part is missing, if its header says how long it should be."""
     count, kind = len(found.packets), container.format.name
     # An edit list leaves frames out of an MP4's index, so the header's count is no measure there.
+    # A truncated file lists more frames in its header than it holds.
     listed = len(stream.index_entries) if "mov" in kind else stream.frames
     if count < MIN_PRESENT_SHARE * listed or (found.damaged and "mov" in kind and count < listed):
         raise VideoError(f"{path}: is cut off: it lists {listed} frames and holds about {count}; fetch it again")
@@ -257,10 +260,12 @@ def _packets_unreliable_because(
     times = [packet.pts for packet in packets]
     if codec not in INDEXED_CODECS.get(kind, ()):
         return f"{codec} in {kind} isn't counted by packets"
+    # A rule for each kind of file in which packets were seen not to match the decoded frames.
     if kind == "avi" and context.has_b_frames:
         return "an AVI file with B-frames shifts their times"
     if codec == "mpeg4" and any(packet.size_bytes < MIN_PACKET_BYTES for packet in packets):
         return "some of its packets may hold no frame"
+    # Interlaced streams may store each field as a packet of its own.
     if context.field_order not in PROGRESSIVE_ORDERS:
         return "it is interlaced"
     if None in times or len(set(times)) < len(times):
@@ -277,10 +282,12 @@ def _packets_unreliable_because(
 def _libraries_unreliable_because(stream: av.video.stream.VideoStream, found: Packets) -> str:
     """Return what decord and torchcodec are both known to get wrong in such a file; empty if nothing."""
     context = stream.codec_context
+    # Conversions to RGB agree between the libraries only for these formats with even sides.
     if context.pix_fmt not in ("yuv420p", "yuvj420p", "yuv444p"):
         return f"colours of {context.pix_fmt} differ between libraries"
     if context.width % 2 or context.height % 2:
         return "colours differ between libraries where a side is odd"
+    # The libraries don't apply an edit list as FFmpeg does, and number other frames.
     if not all(packet.is_shown for packet in found.packets):
         return "an edit list cuts frames away"
     return ""
@@ -293,6 +300,7 @@ def _decord_unreliable_because(
     codec = stream.codec_context.codec.canonical_name
     if codec not in ("h264", "hevc", "mpeg4", "mjpeg"):
         return f"decord isn't known to decode {codec}"
+    # It may decode another one than the best, which is ours.
     if len(container.streams.video) > 1:
         return "it has several video streams"
     if _has_leading_frames(found.packets):

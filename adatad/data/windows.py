@@ -104,6 +104,7 @@ def sliding_windows(video: Video, spec: WindowSpec, repeat_windows: bool = False
     for index in range(max(1, positions // step)):
         start, end = index * step, index * step + spec.size_grid
         starts.append(start if end <= positions else max(0, positions - spec.size_grid))
+        # An exact fit ends the loop here; the reference only stops past the end, and so repeats the last window.
         if end > positions or (end == positions and not repeat_windows):
             break
     if not repeat_windows and starts[-1] + spec.size_grid < positions:
@@ -167,6 +168,7 @@ def resized_window(video: Video, total_frames: int, spec: WindowSpec, timeline: 
     if timeline is None or timeline.follows(timeline.frame_count / video.duration_seconds):
         indices = resize_indices(total_frames, count)
     else:
+        # Parts of the annotated duration, not of the file's, so that positions and labels share one time.
         middles = (np.arange(count) + 0.5) / count * video.duration_seconds
         indices = timeline.frames_at(middles)
         valid = max(int((middles < timeline.duration_seconds).sum()) // spec.frames_per_position, 1)
@@ -232,5 +234,6 @@ def _visible_shares(segments: np.ndarray, start: float, end: float) -> tuple[np.
 
 def _pad(indices: np.ndarray, spec: WindowSpec) -> tuple[np.ndarray, int]:
     """Repeat the last frame up to a whole window; return the indices and the number of valid positions."""
+    # A position counts as valid only if all of its frames are real.
     missing = spec.size_grid * spec.frames_per_position - len(indices)
     return np.pad(indices, (0, missing), mode="edge"), len(indices) // spec.frames_per_position

@@ -216,17 +216,12 @@ def score_classes(
         ap_per_class=ap,
         num_ground_truth=sum(len(segments) for videos in instances.values() for segments in videos.values()),
         num_detections=found.count,
-        recall=_by_level_and_k(levels, top_k, mean_recalls) if top_k else {},
+        recall={t: dict(zip(top_k, row, strict=True)) for t, row in zip(levels, mean_recalls.tolist(), strict=True)}
+        if top_k
+        else {},
         recall_per_class=recalls if top_k else {},
         other_videos=other_videos,
     )
-
-
-def _by_level_and_k(
-    levels: Sequence[float], top_k: Sequence[int], recalls: np.ndarray
-) -> dict[float, dict[int, float]]:
-    rows = (dict(zip(top_k, row, strict=True)) for row in recalls.tolist())
-    return dict(zip(levels, rows, strict=True))
 
 
 def _by_number(by_video: dict[str, np.ndarray], numbers: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -278,42 +273,42 @@ def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float])
     Detections are numbered by descending score; in that order, each takes the best instance that is still free.
     """
     # Instances and detections are numbered once per level, so that one call matches all thresholds.
-    nobody = len(tious) * detections
-    holder = np.full(len(tious) * instances, nobody)
+    free = len(tious) * detections
+    holder = np.full(len(tious) * instances, free)
     levels = np.arange(len(tious))[:, None]
     for begin in range(0, detections, DETECTIONS_AT_A_TIME):
         some = slice(*np.searchsorted(pairs.detection, [begin, begin + DETECTIONS_AT_A_TIME]))
-        seats = levels * instances + pairs.instance[some]
+        places = levels * instances + pairs.instance[some]
         enough = pairs.overlap[some] >= np.asarray(tious, np.float64)[:, None]
-        level, pair = np.nonzero(enough & (holder[seats] == nobody))
-        _give_seats(holder, nobody, level * detections + pairs.detection[some][pair], seats[level, pair])
-    hits = np.zeros(nobody + 1, bool)
+        level, pair = np.nonzero(enough & (holder[places] == free))
+        _assign(holder, free, level * detections + pairs.detection[some][pair], places[level, pair])
+    hits = np.zeros(free + 1, bool)
     hits[holder] = True
-    return hits[:nobody].reshape(len(tious), detections)
+    return hits[:free].reshape(len(tious), detections)
 
 
-def _give_seats(holder: np.ndarray, nobody: int, asker: np.ndarray, seat: np.ndarray) -> None:
+def _assign(holder: np.ndarray, free: int, detection: np.ndarray, instance: np.ndarray) -> None:
     """Assign to each detection the best instance that no better detection takes; holder[instance] is set in place.
 
-    asker, seat: int64 [wishes], detection and instance of each pair, sorted by detection, best instance first; all
-    these instances are free before. This is deferred acceptance: all detections bid for their best instance at once,
-    the lowest number wins it (also from an earlier winner), and the losers bid for their next one until nobody is left.
+    detection, instance: int64 [pairs], sorted by detection, best instance first; all these instances are free before.
+    This is deferred acceptance: all detections bid for their best instance at once, the lowest number wins it (also
+    from an earlier winner), and the losers bid for their next one until none is left.
     As every instance prefers detections in the same order, the result equals matching them one by one, in a few rounds
     over whole arrays.
     """
-    next_wish = np.flatnonzero(np.diff(asker, prepend=-1))
-    end, numbers = np.append(next_wish[1:], len(asker)), asker[next_wish]
+    next_pair = np.flatnonzero(np.diff(detection, prepend=-1))
+    end, numbers = np.append(next_pair[1:], len(detection)), detection[next_pair]
     asking = np.arange(len(numbers))
     while len(asking):
-        wanted = seat[next_wish[asking]]
+        wanted = instance[next_pair[asking]]
         before = holder[wanted]
         np.minimum.at(holder, wanted, numbers[asking])
         now = holder[wanted]
         # Earlier winners that just lost their instance bid again, together with those who were turned away.
-        robbed = np.unique(before[(before != nobody) & (before != now)])
-        asking = np.concatenate([asking[now != numbers[asking]], np.searchsorted(numbers, robbed)])
-        next_wish[asking] += 1
-        asking = asking[next_wish[asking] < end[asking]]
+        displaced = np.unique(before[(before != free) & (before != now)])
+        asking = np.concatenate([asking[now != numbers[asking]], np.searchsorted(numbers, displaced)])
+        next_pair[asking] += 1
+        asking = asking[next_pair[asking] < end[asking]]
 
 
 def tiou(one: np.ndarray, other: np.ndarray) -> np.ndarray:

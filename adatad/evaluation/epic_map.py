@@ -45,6 +45,7 @@ def evaluate_epic(
         return ids[number] if misplaced else number
 
     found = gather(detections, ids, blocked_videos, class_of)
+    # From here on classes have names, as in the detections file.
     named = {_name(number, task, nouns): number for number in ids}
     return score_classes(
         {name: instances[number] for name, number in named.items()},

@@ -25,10 +25,6 @@ Item = dict[str, Any]
 """An annotation or a detection: "segment" in seconds, "label", and other keys."""
 
 
-class GroupError(UserError):
-    """Raised for an annotation without a group; the message names the video and the key."""
-
-
 def evaluate_groups(
     key: str,
     ground_truth: dict[str, Any],
@@ -39,20 +35,24 @@ def evaluate_groups(
 ) -> dict[str, MapResult]:
     """Score each group on its own: {"KEY=VALUE": result}, values as JSON writes them, in alphabetical order.
 
-    key: key of the annotations that divides them; the other arguments are those of `evaluate`. Raises GroupError.
+    key: key of the annotations that divides them; the other arguments are those of `evaluate`. Raises UserError.
     """
     videos = {name: entry for name, entry in ground_truth["database"].items() if entry.get("subset") == subset}
     instances = {name: entry.get("annotations", ()) for name, entry in videos.items()}
     groups = {name: [_group(name, item, key) for item in items] for name, items in instances.items()}
     results = {}
     for group in sorted({group for names in groups.values() for group in names}):
+        # Each group is scored as a file of its own: its instances, and detections without those of other groups.
         truth, left = {}, {}
         for name, entry in videos.items():
             pairs = list(zip(instances[name], groups[name], strict=True))
             own = [item for item, its_group in pairs if its_group == group]
             others = [item for item, its_group in pairs if its_group != group]
             truth[name] = {**entry, "annotations": own}
-            left[name] = _of_no_other(detections["results"].get(name, []), own, others, min(tious))
+            items, threshold = detections["results"].get(name, []), min(tious)
+            # What is about another group's instance alone is neither right nor wrong here.
+            kept = _reaches(items, own, threshold) | ~_reaches(items, others, threshold)
+            left[name] = [item for item, keep in zip(items, kept, strict=True) if keep]
         found = {"results": {**detections["results"], **left}}
         results[group] = evaluate({"database": truth}, found, subset, tious, **options)
     return results
@@ -60,19 +60,11 @@ def evaluate_groups(
 
 def _group(video: str, item: Item, key: str) -> str:
     if key not in item:
-        raise GroupError(
+        raise UserError(
             f"video {video!r}: the annotation {item!r} has no {key!r}, by which evaluate.groups_by divides the "
             "instances; give every annotation one, or set groups_by to null"
         )
     return f"{key}={json.dumps(item[key])}"
-
-
-def _of_no_other(
-    detections: Sequence[Item], own: Sequence[Item], others: Sequence[Item], threshold: float
-) -> list[Item]:
-    """Return the detections of a video except those that reach `threshold` with one of `others` and none of `own`."""
-    kept = _reaches(detections, own, threshold) | ~_reaches(detections, others, threshold)
-    return [item for item, keep in zip(detections, kept, strict=True) if keep]
 
 
 def _reaches(detections: Sequence[Item], instances: Sequence[Item], threshold: float) -> np.ndarray:

@@ -84,6 +84,7 @@ def hard_nms(segments: np.ndarray, scores: np.ndarray, iou_threshold: float, min
 
     segments: float32 [n, 2]; scores: float32 [n].
     """
+    # A threshold of 0 keeps zeros, as in the reference, although the test is ">".
     candidates = np.arange(len(scores)) if min_score <= 0 else np.flatnonzero(scores > np.float32(min_score))
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
     return order[_hard(*_columns(segments[order]), np.float32(iou_threshold))]
@@ -180,6 +181,7 @@ def _soft(
     count, place = len(scores), 0
     while place < min(count, limit):
         best = place + np.argmax(scores[place:count])
+        # A swap, as in the reference, not a removal: the order of the others decides ties later.
         _swap(starts, ends, scores, index, place, best)
         length = ends[place] - starts[place] + LENGTH_EPSILON
         position = place + 1

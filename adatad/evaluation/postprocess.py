@@ -116,6 +116,7 @@ def join_windows(
     """
     windows: dict[str, dict[Any, WindowDetections]] = {}
     for number, window in enumerate(found):
+        # Windows of one video that start alike are the same window, unless repeats are wanted.
         key = (window.start_frame, number if repeat_windows else 0)
         windows.setdefault(window.video, {}).setdefault(key, window)
     joined = {}
@@ -130,6 +131,7 @@ def suppress_rounded(detections: Sequence[Detection], spec: PostprocessSpec) -> 
     """Run NMS over the rounded detections of one video's windows, and round again."""
     if spec.nms is None:
         return list(detections)
+    # NMS runs on rounded numbers, as in the reference, whose processes exchange rounded detections.
     names = list(dict.fromkeys(item["label"] for item in detections))
     numbers = {name: number for number, name in enumerate(names)}
     segments, scores, labels = apply_nms(

@@ -218,13 +218,13 @@ def _read(path: Path, key: str, form: str) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get(key), dict):
         other = {"database": "results", "results": "database"}[key]
-        hint = f'; it has "{other}": are the two files in the wrong order?' if _has(content, other) else ""
+        hint = (
+            f'; it has "{other}": are the two files in the wrong order?'
+            if isinstance(content, dict) and other in content
+            else ""
+        )
         raise FileError(f"{path}: expected {form}{hint}")
     return content
-
-
-def _has(content: object, key: str) -> bool:
-    return isinstance(content, dict) and key in content
 
 
 def _problem(item: Any, labels: Labels, scores: Collection[str]) -> str | None:

@@ -153,6 +153,7 @@ def time_warnings(
                 late.append((video, start, end))
             if start < 0:
                 early.append((video, start, end))
+    # A detection may touch its video's end; only one that lies wholly outside is suspicious.
     lost = [
         (video, *item["segment"])
         for video, items in detections["results"].items()

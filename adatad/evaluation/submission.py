@@ -98,6 +98,7 @@ def _arrays(items: list[dict[str, Any]], ids: Mapping[str, int], video: str) -> 
 def _pairs(verb: tuple[np.ndarray, ...], noun: tuple[np.ndarray, ...]) -> list[dict[str, Any]]:
     """Return the best pairs of a video, best first."""
     a, b = verb[0][:, None], noun[0][None]
+    # All pairs of a video at once: [verbs, nouns].
     shared = (np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])).clip(0)
     whole = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
     first, second = np.nonzero(shared >= PAIR_OVERLAP * np.maximum(whole, 1e-9))
@@ -240,7 +241,14 @@ def write_submission(
     warnings, which don't prevent writing. Raises FileError with all problems.
     """
     with files_to_write([output], [path for path in (detections, nouns, *(ids or ())) if path is not None]):
-        content = _content(form, detections, nouns, ids, external)
+        results = read_detections(detections)
+        match form:
+            case "activitynet":
+                content = activitynet(results, external)
+            case "ego4d":
+                content = ego4d(results)
+            case "epic":
+                content = epic(results, read_detections(nouns), *(read_ids(path) for path in ids))
         wrong = problems(form, content, expected)
         if wrong:
             lines = "\n  " + listed(wrong, MAX_LISTED, "\n  ")
@@ -250,16 +258,3 @@ def write_submission(
     for line in repeated_detection_warnings({"results": results}):
         warn(line)
     return sum(map(len, results.values()))
-
-
-def _content(
-    form: Form, detections: Path, nouns: Path | None, ids: tuple[Path, Path] | None, external: str | None
-) -> dict[str, Any]:
-    results = read_detections(detections)
-    match form:
-        case "activitynet":
-            return activitynet(results, external)
-        case "ego4d":
-            return ego4d(results)
-        case "epic":
-            return epic(results, read_detections(nouns), *(read_ids(path) for path in ids))

@@ -31,7 +31,9 @@ def meta_autocast() -> MetaAutocast:
 
 def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> AbstractContextManager:
     """Return autocast to a 16-bit dtype; fp32 and fp64 mean none."""
+    # fp64 comes from tests, which compare policies without rounding in the way.
     low = dtype if dtype in (torch.bfloat16, torch.float16) else None
+    # torch.autocast knows no meta device.
     if device.type == "meta":
         return _meta_region(low)
     return torch.autocast(device.type, low, enabled=low is not None, cache_enabled=cache)

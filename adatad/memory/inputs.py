@@ -200,6 +200,7 @@ class FramesAhead:
         # Freed here, on the host; the second stream has just been told to wait until they were read.
         self._in_work = None
         with torch.cuda.stream(self._stream):
+            # Allocated under the second stream, which has memory of its own in PyTorch's allocator.
             frames = torch.empty(batch.frames.shape, dtype=batch.frames.dtype, device=self.device)
             frames.copy_(batch.frames, non_blocking=True)
             augment(frames, batch.augmentations, self.device)
@@ -241,6 +242,7 @@ class InputCopies:
 
     def _buffer(self, size: int) -> Tensor:
         """Pinned bytes, that many or more, until the next step."""
+        # Any that is large enough: sizes differ little from step to step.
         fitting = [buffer for buffer in self._free if len(buffer) >= size]
         if fitting:
             buffer = fitting[0]

@@ -56,6 +56,7 @@ class CopiesOnStreams:
     """Copies on CUDA streams of their own, one for each direction."""
 
     def __init__(self) -> None:
+        # The bus carries both directions at once.
         self._streams = {"out": torch.cuda.Stream(), "in": torch.cuda.Stream()}
 
     def start(self, to: Tensor, source: Tensor, after: torch.cuda.Event | None = None) -> torch.cuda.Event:
@@ -66,6 +67,7 @@ class CopiesOnStreams:
         with torch.cuda.stream(stream):
             if after is not None:
                 stream.wait_event(after)
+            # Both tensors live until `wait`, so the allocator needn't be told of this stream (record_stream).
             to.copy_(source, non_blocking=True)
             return stream.record_event()
 
@@ -284,6 +286,7 @@ def pieces(tensors: Sequence[Tensor], most_bytes: int | None = None) -> Iterator
     """Yield the tensors in order, at most `most_bytes` (None: `PIECE_BYTES`) together or one alone."""
     most_bytes = most_bytes or PIECE_BYTES
     piece, size = [], 0
+    # A tensor that is larger than a piece comes alone.
     for tensor in tensors:
         if piece and size + tensor.nbytes > most_bytes:
             yield piece

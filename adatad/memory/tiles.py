@@ -116,6 +116,7 @@ def default_tile_clips(clip_tokens: int, width: int, clips: int) -> int:
     # Whichever is larger: wide models are bound by memory, narrow ones by the host that launches their kernels.
     numbers, busy = 3_000_000 / (clip_tokens * width), BUSY_TOKENS_WIDTH2 / width**2 / clip_tokens
     tiles = -(-clips // max(1, round(max(numbers, busy))))
+    # As many clips in each as this number of tiles needs: without a short last tile, if that can be.
     return -(-clips // tiles)
 
 

@@ -159,6 +159,7 @@ class WaveState:
         self.adapters = weights.adapters
         self.trained = {index for index, block in self.blocks() if trained_outside_adapter(block)}
         starts = range(self._first_differentiated(), settings.last + 1, settings.segment_blocks) if self.keep else ()
+        # The last segment may be shorter.
         self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
         # Block by block, the tokens of all tiles wait beside the saved inputs. If these are smaller, in 8 bits, the
         # tokens get buffers of their own when they come.

@@ -47,6 +47,7 @@ class Adapter(nn.Module):
         self.dilation = dilation
         self.down = nn.Linear(width, hidden)
         if temporal:
+            # Modules for their weights and names; `depthwise_over_time` and F.linear compute with them.
             self.depthwise = nn.Conv1d(hidden, hidden, kernel, groups=hidden)
             self.pointwise = nn.Conv1d(hidden, hidden, 1)
         else:

@@ -89,6 +89,7 @@ class PlainExecutor:
     def run_block(self, backbone: VideoBackbone, index: int, tokens: Tensor, batch: int, drops: Drops | None) -> Tensor:
         """Call one block. drops: of all clips."""
         of_block = drops and drops.block(index, 0, len(tokens))
+        # By keyword: hooks of engines look through positional inputs for tensors.
         pad, recompute = self.halo_exchange.pad, self.recompute(index)
         return backbone.blocks[index](tokens, batch, of_block, pad=pad, recompute=recompute)
 
@@ -138,12 +139,14 @@ class VideoBackbone(nn.Module):
         # What a file will fill isn't drawn, but every later draw comes out as if it had been.
         with self._encoder():
             self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+        # Rising linearly from 0 at the first block, as in VideoMAE's own fine-tuning.
         self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
         self.blocks = nn.ModuleList(self._build_block(spec, sizes, index) for index in range(sizes.depth))
         if spec.mode == "side":
             self.side_adapters = nn.ModuleList(self._build_adapter(spec) for _ in self.adapter_blocks)
         table = sine_table(self.clip_tubelets * self.position_grid**2, sizes.width)
         self.register_buffer("position_table", table, persistent=False)
+        # Constants, and so no part of a checkpoint.
         for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1, 1), persistent=False)
 
@@ -197,6 +200,7 @@ class VideoBackbone(nn.Module):
         The patch convolution (stride = kernel) as one matrix product; rows and columns that don't fill a patch are
         dropped.
         """
+        # With patch 14 and 180 pixels 12 are left over; the convolution would leave them out too.
         n, patch, tubelet = len(clips), self.patch, self.tubelet
         rows, columns = clips.shape[-2] // patch, clips.shape[-1] // patch
         pixels = self.normalize(clips[..., : rows * patch, : columns * patch])
@@ -232,6 +236,7 @@ def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
 
 def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
     """Interpolate as one matrix product: equal but for rounding, and its backward is a product too."""
+    # Outside of autocast, which would make a 16-bit product of it.
     weights = interpolation_matrix(timeline.shape[-1], positions, timeline.dtype, timeline.device)
     kind = timeline.device.type
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():

@@ -38,6 +38,7 @@ class TemporalActionDetector(nn.Module):
 
         Features of padded positions aren't masked before the detector: its first convolution sees them.
         """
+        # Engines move tensors to the device, and HostKeys not.
         keys = keys.keys if isinstance(keys, HostKeys) else keys
         features = self.backbone(frames, mask.shape[-1], keys)
         # The detector draws on the device, where whole rows are multiplied anyway.
@@ -66,6 +67,7 @@ def trained_names(model: nn.Module, backbone: BackboneSpec, frozen: Sequence[str
 
 
 def _learns(name: str, mode: str) -> bool:
+    # The detector is trained in every mode.
     if not name.startswith("backbone.") or mode == "full":
         return True
     return mode != "frozen" and ("adapter." in name or ".side_adapters." in name)

@@ -21,6 +21,7 @@ class DrawsAside(TorchDispatchMode):
     """
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # Operators that don't draw, and meta tensors, which have no values, go their way.
         if torch.Tag.nondeterministic_seeded not in operator.tags or args[0].is_meta:
             return operator(*args, **(kwargs or {}))
         if operator is not uniform_ or args[0].device.type != "cpu":

@@ -50,6 +50,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_nlc: Tensor) -> Tensor:
+        # One product for all three; the keys' bias would cancel out in the softmax, and there is none.
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         return self.proj(attend(x_nlc, self.heads, self.qkv.weight, bias))
 

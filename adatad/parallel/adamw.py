@@ -82,6 +82,7 @@ class HostStateAdamW(PiecewiseAdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         super().step(closure)
+        # The copies to the host are queued, not done.
         self._copied_from.add(self.param_groups[0]["params"][0].device)
 
     def complete_copies(self) -> None:
@@ -91,6 +92,7 @@ class HostStateAdamW(PiecewiseAdamW):
 
     def _fetch(self, parameters: Sequence[Tensor]) -> None:
         for parameter in parameters:
+            # Before the first step there are none: torch makes them on the device, as zeros.
             for name, host in self._on_host.get(parameter, {}).items():
                 with memory_scope("optimizer state"):
                     self.state[parameter][name] = to_device(host, parameter.device)
@@ -137,11 +139,12 @@ class RoundedAdamW(PiecewiseAdamW):
     piece_bytes = 16 * 2**20
 
     def __init__(self, groups: list[dict[str, Any]], *, seed: int, on_host: bool = False, **options: Any):
-        """Allocate the moments. on_host: whether they wait in host memory."""
+        """Allocate all moments, zeros. on_host: whether they wait in host memory."""
         super().__init__(groups, **options)
         self.seed, self.on_host = seed, on_host
         self._pieces: dict[Tensor, MomentsPiece] = {}
         first = 0
+        # All at once, so that a memory that is too small shows now and not in the first step.
         for group in self.param_groups:
             for parameters in pieces(group["params"], self.piece_bytes):
                 numbers = sum(parameter.numel() for parameter in parameters)
@@ -167,6 +170,7 @@ class RoundedAdamW(PiecewiseAdamW):
         piece, device = self._pieces[parameters[0]], parameters[0].device
         with memory_scope("optimizer state"):
             moments = to_device(piece.moments, device) if self.on_host else piece.moments
+            # One fp32 copy of the piece, of which torch's `state` gets views: its update writes to them in place.
             self._exact = moments.float()
         for parameter, views in piece.views(self._exact):
             if parameter in self.state:
@@ -181,6 +185,7 @@ class RoundedAdamW(PiecewiseAdamW):
         del self._exact
         steps = [self.state[parameter]["step"] for parameter in parameters if parameter in self.state]
         if not steps:
+            # No gradient reached the piece: its moments are as they were.
             return
         with memory_scope("optimizer state"):
             out = torch.empty_like(exact, dtype=piece.moments.dtype) if self.on_host else piece.moments

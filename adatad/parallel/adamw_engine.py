@@ -52,6 +52,7 @@ class AdamWEngine:
 
     def moments(self) -> Moments:
         state = self.optimizer.state
+        # Copies to the host may still be on their way.
         if isinstance(self.optimizer, HostStateAdamW):
             self.optimizer.complete_copies()
         return {name: dict(state[parameter]) for name, parameter in self.named.items() if parameter in state}
@@ -67,6 +68,7 @@ class AdamWEngine:
                 self.optimizer.state[parameter] = {
                     key: tensor.to(place.get(key, parameter.device), copy=True) for key, tensor in moments[name].items()
                 }
+                # These keep moments elsewhere, or in bf16: what was loaded goes there now.
                 if isinstance(self.optimizer, PiecewiseAdamW):
                     self.optimizer.store([parameter])
 
@@ -74,6 +76,7 @@ class AdamWEngine:
         return self.scaler.state_dict()
 
     def load_scaler(self, state: dict[str, Any]) -> None:
+        # A run of another precision saved none.
         if state:
             self.scaler.load_state_dict(state)
 

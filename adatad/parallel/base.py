@@ -116,6 +116,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 @contextmanager
 def swapped_tensors(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> Iterator[None]:
     """Exchange the contents of tensors of equal names inside the context, also if it ends by an error."""
+    # In place: an engine's tensors are views of flat buffers, which a new tensor wouldn't be.
     _swap(tensors, values)
     try:
         yield

@@ -32,6 +32,7 @@ def build_engine(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, pro
 
             return ZeroEngine(model, groups, spec, processes)
         case "fairscale":
+            # Asked before the import, whose own errors mean something else.
             if find_spec("fairscale") is None:
                 raise UserError(
                     "engine fairscale needs the library fairscale: bash launch/setup.sh fairscale installs it"

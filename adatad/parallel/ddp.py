@@ -22,6 +22,7 @@ class DdpEngine(AdamWEngine):
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
         self.model = model.to(processes.device)
         if processes.world > 1:
+            # Gradients are views of the buckets: no second copy of them. Buffers never change.
             device_ids = [processes.device] if processes.device.type == "cuda" else None
             self.model = DistributedDataParallel(
                 self.model, device_ids=device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True
@@ -48,6 +49,7 @@ class DdpEngine(AdamWEngine):
             nn.utils.clip_grads_with_norm_(list(self.named.values()), max_norm, norm)
         joint_norm, *own = read_together(norm, losses)
         sums = self.processes.sum_floats(own)
+        # The norm is the same on all ranks, the losses' sums too: all step, or none.
         if all_finite(joint_norm, *sums):
             self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -26,6 +26,7 @@ def device_of(local_rank: int) -> torch.device:
 
     Raises DeviceError if there are fewer GPUs than ranks, or one that is there can't be used.
     """
+    # It hides every reason why it can't, a driver that is too old among them.
     if not torch.cuda.is_available():
         refuse_broken_gpus()
         return torch.device("cpu")
@@ -38,6 +39,7 @@ def device_of(local_rank: int) -> torch.device:
             + (mig if names_mig(visible) else "")
         )
     device = torch.device("cuda", local_rank)
+    # NCCL and torch's streams take the current device.
     try:
         torch.cuda.set_device(device)
     except RuntimeError as error:

@@ -127,7 +127,8 @@ class FairscaleEngine(AdamWEngine):
         sums = self.processes.sum_floats(own)
         if not math.isfinite(joint_norm):
             # The scaler looks at this rank's parts alone: show it everywhere what any rank has.
-            torch._foreach_mul_(gradients, torch.nan)
+            for gradient in gradients:
+                gradient.fill_(torch.nan)
         self.scaler.unscale_(self.optimizer)
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(list(self.named.values()), max_norm, norm)
@@ -308,9 +309,9 @@ class Unit(FullyShardedDataParallel):
         self.has_full_params = True
         return [(parameter.data, False) for parameter in self.params]
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         with self.environment():
-            return super().forward(*inputs)
+            return super().forward(*inputs, **keywords)
 
     def reshard(self, parameters: list[nn.Parameter] | None = None) -> None:
         """Free all but this rank's part of these (of all) parameters."""

@@ -31,7 +31,7 @@ WORKS_WITH = ">=2.13"
 """Versions of torch, as in setup.cfg."""
 PRIVATE_NAMES = {
     FSDPModule: ("_set_unshard_async_op",),
-    # One kernel for all tensors.
+    # One kernel for all tensors; other modules use such functions too.
     torch: ("_foreach_mul_", "_foreach_norm"),
 }
 """What is used of torch that it doesn't document."""
@@ -153,6 +153,7 @@ class FsdpWeights(WeightProvider):
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
+        # All gathers begin before the first is waited for; on every rank in the same order, as collectives must.
         for handle in [self.blocks[index].unshard(async_op=True) for index in blocks]:
             handle.wait()
         for index in following:
@@ -176,6 +177,7 @@ def shard_model(model: nn.Module, processes: Processes, cpu_offload: bool) -> No
         "offload_policy": CPUOffloadPolicy(pin_memory=on_gpu) if cpu_offload else OffloadPolicy(),
     }
     backbone: VideoBackbone = model.backbone
+    # Blocks first: the root's unit takes what no unit has yet.
     for block in backbone.blocks:
         fully_shard(block, **settings)
     fully_shard(model, **settings)

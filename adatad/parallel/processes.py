@@ -113,6 +113,7 @@ def launched_rank() -> LaunchedRank:
     """Read RANK, WORLD_SIZE and LOCAL_RANK; one process alone without them. Raises ProcessesError."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         _refuse_empty(name)
+    # One rank under torchrun counts as several: it may be restarted, and the job's store tells it what was before.
     alone = os.environ.get("WORLD_SIZE", "1") == "1" and os.environ.get("RANK", "0") == "0"
     if alone and "TORCHELASTIC_RESTART_COUNT" not in os.environ:
         return LaunchedRank(0, 1, _number("LOCAL_RANK", 0))
@@ -156,6 +157,7 @@ def meet(seconds: float) -> dist.Store:
         shared, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
     except (dist.DistError, RuntimeError, OSError) as error:
         text = str(error).strip() or repr(error)
+        # The first rank holds the store: its port is the one that may be taken.
         if "EADDRINUSE" in text or "address already in use" in text.lower():
             raise ProcessesError(
                 f"MASTER_PORT: {where} is in use by another program, or another run: take another port "
@@ -197,6 +199,7 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
         # What others still exchange with this rank must fail at once: the group goes down with the process.
         raise
     except SystemExit:
+        # A run that was asked to stop: all ranks leave, in good order.
         leave_group(monitor)
         raise
     leave_group(monitor)

@@ -74,9 +74,11 @@ class Monitor:
     def __init__(self, reporter: FailureReporter, hang_seconds: float):
         """hang_seconds: how long a rank waits for the others before it fails; it bounds the time between heartbeats."""
         self.reporter = reporter
-        # A store's client serves one thread at a time, and waits without limit for a server that is stopped.
+        # A client of its own for the threads: a store's client serves one thread at a time, and waits without limit for
+        # a server that is stopped.
         self.own = copy(reporter)
         self.own.store = reporter.store.clone()
+        # Shorter with a short limit, as tests have it: ranks must be found dead before the group's limit ends all.
         self.seconds = min(BEAT_SECONDS, hang_seconds / (1.5 * SILENT_LOOKS))
         self.file: TextIO | int = STDERR
         """Where stacks go."""

@@ -174,7 +174,7 @@ def _memory(spec: Spec) -> Iterator[Finding]:
 
 
 def _possible_under_tile(spec: Spec, name: str) -> bool:
-    """Whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
+    """Return whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
     mode, engine = spec.model.backbone.mode, spec.parallel.engine
     if name == "compile":
         return engine in ("auto", "ddp")
@@ -190,7 +190,7 @@ def _policy(memory: MemorySpec) -> str:
 
 
 def _asks_for_tile(memory: MemorySpec) -> bool:
-    """Whether policy auto can only become tile, by what is said beside it."""
+    """Return whether policy auto can only become tile, by what is said beside it."""
     defaults = MemorySpec()
     said = any(getattr(memory, name) != getattr(defaults, name) for name in TILE_ONLY)
     return said or memory.weight_dtype not in ("auto", "fp32")
@@ -206,7 +206,7 @@ def _reach(spec: Spec) -> Iterator[Problem]:
 
 
 def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
-    """What can't wait in host memory, under policy tile."""
+    """Yield what can't wait in host memory, under policy tile."""
     memory, mode, engine = spec.memory, spec.model.backbone.mode, spec.parallel.engine
     if memory.frames == "host" and policies[0] != "tile":
         text = f"host needs policy tile in the first range, which is {policies[0]}"
@@ -234,7 +234,7 @@ def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
 
 
 def _compile(spec: Spec) -> Iterator[Finding]:
-    """Where a tile's functions can't be compiled."""
+    """Yield where a tile's functions can't be compiled."""
     engine = spec.parallel.engine
     if spec.memory.compile and engine not in ("auto", "ddp"):
         text = f"true works with engine ddp, not {engine}"
@@ -242,7 +242,7 @@ def _compile(spec: Spec) -> Iterator[Finding]:
 
 
 def _frozen_dtype(spec: Spec) -> Iterator[Finding]:
-    """Where frozen weights can't wait in 8 bits, under policy tile."""
+    """Yield where frozen weights can't wait in 8 bits, under policy tile."""
     said, engine, key = spec.memory.frozen_dtype, spec.parallel.engine, ("memory", "frozen_dtype")
     off = {"memory__frozen_dtype": "auto"}
     if said == "auto":

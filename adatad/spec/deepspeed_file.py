@@ -70,7 +70,8 @@ class DeepSpeedFileError(UserError):
 
 
 def read_deepspeed_file(path: str | Path) -> dict[str, Any]:
-    """The file's sections. Raises DeepSpeedFileError if it isn't there or isn't a JSON object with a ZeRO stage."""
+    """Return the file's sections. Raises DeepSpeedFileError if it isn't there or isn't a JSON object with a ZeRO
+    stage."""
     if not os.path.lexists(path):
         raise DeepSpeedFileError(f"{cut(path)}: there is no such DeepSpeed file")
     try:
@@ -87,7 +88,7 @@ def read_deepspeed_file(path: str | Path) -> dict[str, Any]:
 
 
 def engine_of(path: str | Path) -> str:
-    """The value of `parallel.engine` that a file is for."""
+    """Return the value of `parallel.engine` that a file is for."""
     return f"zero{read_deepspeed_file(path)['zero_optimization']['stage']}"
 
 
@@ -115,7 +116,7 @@ BY_RANKS = "train_micro_batch_size_per_gpu"
 
 
 def deepspeed_problems(path: str | Path, spec: Spec) -> Iterator[str]:
-    """All that is wrong with a file beside a spec, as far as it doesn't hang on the number of ranks."""
+    """Yield all that is wrong with a file beside a spec, as far as it doesn't hang on the number of ranks."""
     try:
         sections = read_deepspeed_file(path)
     except DeepSpeedFileError as error:
@@ -127,7 +128,7 @@ def deepspeed_problems(path: str | Path, spec: Spec) -> Iterator[str]:
 
 
 def contradiction(sections: dict[str, Any], key: str, value: Any, origin: str) -> Iterator[str]:
-    """What is wrong with a key whose value is determined."""
+    """Yield what is wrong with a key whose value is determined."""
     if key in sections and sections[key] not in (value, "auto"):
         yield f"{key} is {short(sections[key])}, but {origin} makes it {value!r}; remove the key from the file"
 

@@ -74,7 +74,7 @@ class Document:
     """Spellings of earlier versions that were replaced: "memory.rows is memory.saved_inputs now"."""
 
     def source(self, key: Key) -> str | None:
-        """Where the value at `key`, or what it stands in, came from."""
+        """Return where the value at `key`, or what it stands in, came from."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.sources:
                 return self.sources[key[:length]]
@@ -165,13 +165,13 @@ _Loader.add_implicit_resolver(f"{TAG}float", FLOAT, list("-+.0123456789"))
 
 
 def parse_value(text: str) -> Any:
-    """A YAML value on one line, as in an override. Raises DocumentError, without saying where; SyntaxDocumentError if
-    it isn't YAML."""
+    """Return a YAML value on one line, as in an override. Raises DocumentError, without saying where;
+    SyntaxDocumentError if it isn't YAML."""
     return _Reader("", Document(), _Count()).read(text)
 
 
 def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None = None) -> Document:
-    """A file over its `base:` files. A list of bases merges in order; the file itself comes last. Raises
+    """Return a file over its `base:` files. A list of bases merges in order; the file itself comes last. Raises
     DocumentError."""
     count = count or _Count()
     count.files += 1
@@ -217,7 +217,7 @@ def near_file(path: Path) -> str:
 
 
 def holds(values: Any, part: str | int) -> bool:
-    """Whether plain values have something under a name or at a place of a list."""
+    """Return whether plain values have something under a name or at a place of a list."""
     if isinstance(values, dict):
         return part in values
     return isinstance(values, list) and isinstance(part, int) and part < len(values)
@@ -264,7 +264,7 @@ def _read_file(path: Path, count: _Count) -> Document:
 
 
 def _is_foreign(values: dict[str, Any]) -> bool:
-    """Whether a file is of another kind: what it holds must not reach a log as keys that a spec doesn't have."""
+    """Return whether a file is of another kind: what it holds must not reach a log as keys that a spec doesn't have."""
     known = values.keys() & {"base", *Spec.model_fields}
     return bool(values) and not known and (len(values) > 3 or not all(WORD.fullmatch(key) for key in values))
 
@@ -278,7 +278,7 @@ class _Reader:
     count: _Count
 
     def read(self, text: str) -> Any:
-        """The text's one value, None for an empty text. Raises DocumentError."""
+        """Return the text's one value, None for an empty text. Raises DocumentError."""
         try:
             # Making a loader looks at the characters already.
             loader = _Loader(text)

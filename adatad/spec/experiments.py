@@ -63,7 +63,8 @@ def all_experiments(folder: Path = CONFIGS) -> tuple[Experiment, ...]:
 
 
 def experiment_of_reference(path: str | Path) -> Experiment:
-    """The row that OpenTAD's configuration file at `path` stands for, wherever that lies. Raises ExperimentError."""
+    """Return the row that OpenTAD's configuration file at `path` stands for, wherever that lies. Raises
+    ExperimentError."""
     rows = {Path(row.reference).name: row for row in all_experiments()}
     stem = Path(path).stem
     if stem not in rows:
@@ -76,7 +77,7 @@ def experiment_of_reference(path: str | Path) -> Experiment:
 
 
 def find_experiment(text: str) -> Experiment:
-    """The row that a name means: ours, the reference's, a path to either, or some of its words (thumos-s-768).
+    """Return the row that a name means: ours, the reference's, a path to either, or some of its words (thumos-s-768).
 
     Without a mode, the adapters in the blocks are meant. Raises ExperimentError.
     """
@@ -104,9 +105,9 @@ def find_experiment(text: str) -> Experiment:
 
 
 def spec_path(text: str) -> tuple[str, str | None]:
-    """The spec file that a SPEC argument means, and a line to print where it isn't the file itself. A name is that of
-    a shipped spec (demo/tia), of a published row (thumos-s-768) or of the row's file in OpenTAD; one that isn't known
-    comes back as it is."""
+    """Return the spec file that a SPEC argument means, and a line to print where it isn't the file itself. A name is
+    that of a shipped spec (demo/tia), of a published row (thumos-s-768) or of the row's file in OpenTAD; one that isn't
+    known comes back as it is."""
     if not text or (os.path.lexists(text) and not text.endswith(".py")):
         return text, None
     if text.endswith((".yaml", ".yml")):
@@ -217,7 +218,7 @@ CONVERTER = "adatad weights import"
 
 
 def drive(file_id: str, output: str) -> str:
-    """How a file of Google Drive is fetched."""
+    """Return how a file of Google Drive is fetched."""
     return f"gdown {file_id} -O {shlex.quote(output)} (https://drive.google.com/file/d/{file_id}/view)"
 
 

@@ -74,7 +74,7 @@ def _lines(group: Sequence[tuple[Key, dict[str, Any]]], document: Document, path
 
 
 def place(error: dict[str, Any], values: Any) -> tuple[Key, Key | None]:
-    """The key that an error is about, and the key of the union that it is in, if in any.
+    """Return the key that an error is about, and the key of the union that it is in, if in any.
 
     pydantic puts the name of a union's branch into its path ("str", "tuple[int, ...]"), which is no part of the key.
     """
@@ -137,7 +137,7 @@ def _hint_of_key(key: Key) -> str:
 
 
 def leaves(key: Key, value: Any) -> Iterator[Key]:
-    """The keys of all single values at a key, some first ones of many, and of sections that OpenTAD has."""
+    """Yield the keys of all single values at a key, some first ones of many, and of sections that OpenTAD has."""
     if isinstance(value, dict) and value and len(key) < MAX_LEVELS and not renamed(key):
         for name, inner in list(value.items())[:MAX_UNKNOWN]:
             yield from leaves((*key, name), inner)
@@ -146,7 +146,7 @@ def leaves(key: Key, value: Any) -> Iterator[Key]:
 
 
 def meant(key: Key) -> list[str]:
-    """The keys that somebody may have meant who wrote `key`, which doesn't exist, most likely ones first: as
+    """Return the keys that somebody may have meant who wrote `key`, which doesn't exist, most likely ones first: as
     "optimizer.lr", or with a value where the word was for another kind of value, as "memory.policy=block"."""
     word, section = str(key[-1]), key[:-1]
     if len(word) > MAX_WORD:
@@ -190,7 +190,7 @@ def all_keys(section: Key = ()) -> tuple[str, ...]:
 
 
 def fields_at(key: Key) -> dict[str, Any]:
-    """The fields of the section at a key; none if there is no section."""
+    """Return the fields of the section at a key; none if there is no section."""
     section: Any = Spec
     for part in key:
         if isinstance(part, int):
@@ -202,7 +202,7 @@ def fields_at(key: Key) -> dict[str, Any]:
 
 
 def kinds_at(key: Key) -> set[Any]:
-    """What the value at a key can be: str, int, tuple, a section, ...; nothing for a key that doesn't exist."""
+    """Return what the value at a key can be: str, int, tuple, a section, ...; nothing for a key that doesn't exist."""
     kinds: set[Any] = {Spec}
     for part in key:
         inside: list[Any] = []
@@ -217,7 +217,7 @@ def kinds_at(key: Key) -> set[Any]:
 
 
 def _branches(annotation: Any) -> Iterator[Any]:
-    """The kinds of a union, and what Annotated says something about."""
+    """Yield the kinds of a union, and what Annotated says something about."""
     if typing.get_origin(annotation) is typing.Annotated:
         yield from _branches(typing.get_args(annotation)[0])
     elif _is_union(annotation):
@@ -232,7 +232,8 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section class inside an annotation such as tuple[ParameterGroup, ...] or BackboneOptimizerSpec | None."""
+    """Return the section class inside an annotation such as tuple[ParameterGroup, ...] or BackboneOptimizerSpec |
+    None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (Union, types.UnionType, tuple, typing.Annotated):
@@ -354,7 +355,8 @@ ROUNDS = 8
 
 
 def validate_partly(values: dict[str, Any]) -> tuple[Spec | None, set[Key]]:
-    """The spec that is left without its wrong keys and values, and the keys of which nobody knows what was meant."""
+    """Return the spec that is left without its wrong keys and values, and the keys of which nobody knows what was
+    meant."""
     values, invalid = copy.deepcopy(values), set()
     for _ in range(ROUNDS):
         try:
@@ -395,7 +397,7 @@ def _at(values: Any, key: Key) -> Any:
 
 
 def _meant(key: Key, value: Any) -> Iterator[Key]:
-    """The keys that somebody may have meant who wrote `key`, which doesn't exist, and what stands in it."""
+    """Yield the keys that somebody may have meant who wrote `key`, which doesn't exist, and what stands in it."""
     inner = [leaf for leaf in leaves(key, value) if leaf != key and renamed(leaf)]
     for leaf in inner:
         yield from map(_key_of, meant(leaf))

@@ -32,14 +32,14 @@ def fixed_by(text: str, *settings: dict[str, object]) -> Fixable:
 
 
 def _touches(name: str, key: tuple[str, ...]) -> bool:
-    """Whether one of the two keys is the other, or inside it."""
+    """Return whether one of the two keys is the other, or inside it."""
     parts = tuple(name.split("__"))
     length = min(len(parts), len(key))
     return parts[:length] == key[:length]
 
 
 def instead(**settings: object) -> str:
-    """What to write, to be pasted: `--set a.b=c`, of a__b=c."""
+    """Return what to write, to be pasted: `--set a.b=c`, of a__b=c."""
     pairs = (f"{key.replace('__', '.')}={_written(value)}" for key, value in settings.items())
     return "--set " + " ".join(pair.replace(" ", "") for pair in pairs)
 
@@ -49,11 +49,11 @@ def _written(value: object) -> str:
 
 
 def multiple(value: int, step: int) -> int:
-    """The least multiple that is no smaller."""
+    """Return the least multiple that is no smaller."""
     return -(-value // step) * step
 
 
 def divisor(value: int, near: int) -> int:
-    """The divisor of `value` that is nearest to a number."""
+    """Return the divisor of `value` that is nearest to a number."""
     low = [n for n in range(1, math.isqrt(value) + 1) if value % n == 0]
     return min((*low, *(value // n for n in low)), key=lambda n: abs(n - near))

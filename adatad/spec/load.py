@@ -55,8 +55,8 @@ class SpecError(UserError):
 def load(
     path: str | Path, overrides: Sequence[str] = (), check_files: bool = True, overlays: Sequence[str | Path] = ()
 ) -> Spec:
-    """The experiment in a YAML file, under overlay files and "a.b.0.c=value" overrides. Raises SpecError, which lists
-    all problems.
+    """Return the experiment in a YAML file, under overlay files and "a.b.0.c=value" overrides. Raises SpecError, which
+    lists all problems.
 
     check_files: whether annotation file, videos and weights must be there.
     """
@@ -66,7 +66,7 @@ def load(
 def load_with_sources(
     path: str | Path, overrides: Sequence[str] = (), check_files: bool = True, overlays: Sequence[str | Path] = ()
 ) -> tuple[Spec, Document]:
-    """The spec, and the document that knows where each value came from."""
+    """Return the spec, and the document that knows where each value came from."""
     if not str(path):
         raise SpecError(["'': expected the name of a spec file, such as configs/demo/tia.yaml"])
     path = Path(path)
@@ -103,7 +103,7 @@ def load_with_sources(
 
 
 def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
-    """The file with its base files, under the overlays. Raises SpecError."""
+    """Return the file with its base files, under the overlays. Raises SpecError."""
     if path.suffix == ".py":
         raise SpecError([_answer_to_reference(path)])
     if not os.path.lexists(path):
@@ -122,7 +122,7 @@ def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
 
 
 def _answer_to_reference(path: Path) -> str:
-    """What to say to someone who gives a configuration file of OpenTAD."""
+    """Return what to say to someone who gives a configuration file of OpenTAD."""
     try:
         row = experiment_of_reference(path)
     except ExperimentError as error:
@@ -199,8 +199,8 @@ def _override(document: Document, text: str) -> str | None:
 
 
 def _value_of(key: Key, text: str) -> Any:
-    """The value of an override: YAML, or the text itself where that isn't YAML, as {name}.mp4, or where a key that is
-    text would become a section, as {name}. Raises DocumentError."""
+    """Return the value of an override: YAML, or the text itself where that isn't YAML, as {name}.mp4, or where a key
+    that is text would become a section, as {name}. Raises DocumentError."""
     kinds = kinds_at(key)
     is_text = str in kinds and kinds <= {str, type(None)}
     text = text.strip()
@@ -229,7 +229,7 @@ def _quotes(name: str, text: str) -> str:
 
 
 def _override_key(text: str) -> Key:
-    """The key that an override sets, by its name of today."""
+    """Return the key that an override sets, by its name of today."""
     parts = text.partition("=")[0].split(".")
     key = tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
     return (*key[:-1], OLD_KEYS[key]) if key in OLD_KEYS else key
@@ -264,7 +264,7 @@ def contract_paths(values: dict[str, Any]) -> None:
 
 
 def _section(values: Any, key: Key) -> dict[str, Any] | None:
-    """The mapping that holds the last part of a key; None if there is no such value."""
+    """Return the mapping that holds the last part of a key; None if there is no such value."""
     for part in key[:-1]:
         if not holds(values, part):
             return None
@@ -278,8 +278,8 @@ UNDER_ROOT = ("annotations", "classes", "blocked_videos", "videos")
 
 
 def under_root(spec: Spec) -> Spec:
-    """The spec with the root in its paths and none left beside them: what reads a path needs to know no root, and a
-    spec saved so loads back to itself."""
+    """Return the spec with the root in its paths and none left beside them: what reads a path needs to know no root,
+    and a spec saved so loads back to itself."""
     root = spec.data.root
     if root is None:
         return spec
@@ -289,7 +289,7 @@ def under_root(spec: Spec) -> Spec:
 
 
 def _join(root: str, path: str) -> str:
-    """A file called ~ stays one."""
+    """Return a file called ~ stays one."""
     joined = str(Path(root) / path)
     return f"./{joined}" if joined.startswith("~") else joined
 
@@ -314,7 +314,7 @@ def to_yaml(spec: Spec) -> str:
 
 
 def renamed_yaml(text: str) -> str:
-    """A saved spec's text with today's names of keys and values; any other text as it is."""
+    """Return a saved spec's text with today's names of keys and values; any other text as it is."""
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
@@ -325,7 +325,7 @@ def renamed_yaml(text: str) -> str:
 
 
 def annotated(spec: Spec, document: Document) -> str:
-    """The same, with the file and line, "--set ..." or "default" beside every value."""
+    """Return the same, with the file and line, "--set ..." or "default" beside every value."""
     values = spec.model_dump(mode="json")
     contract_paths(values)
     lines = list(_lines(values, (), document, ""))
@@ -355,7 +355,7 @@ def _lines(values: dict[str, Any], at: Key, document: Document, indent: str) -> 
 
 
 def _sources(key: Key, document: Document) -> list[str]:
-    """Where a value came from; of a list, also where single items were set since."""
+    """Return where a value came from; of a list, also where single items were set since."""
     if not _is_in(document.values, key):
         return ["default"]
     first = document.source(key) or "default"

@@ -175,19 +175,19 @@ def _levels(spec: Spec) -> Iterator[Problem]:
 
 
 def _windows(detector: DetectorSpec) -> tuple[int, ...]:
-    """The attention window of each level."""
+    """Return the attention window of each level."""
     windows = detector.attention_window
     return windows if isinstance(windows, tuple) else (windows,) * (detector.branch_blocks + 1)
 
 
 def _level_steps(detector: DetectorSpec) -> list[int]:
-    """What `max_length` must be a multiple of, for each level: as in ActionFormer, every level must divide into whole
-    double half-windows."""
+    """Return what `max_length` must be a multiple of, for each level: as in ActionFormer, every level must divide into
+    whole double half-windows."""
     return [2**level * (2 * (window // 2) if window > 1 else 1) for level, window in enumerate(_windows(detector))]
 
 
 def _length_that_suits(spec: Spec) -> int:
-    """The least `max_length`, no smaller than it is, that suits all levels, and the position table."""
+    """Return the least `max_length`, no smaller than it is, that suits all levels, and the position table."""
     detector = spec.model.detector
     least = max(detector.max_length, spec.data.window.size_grid if detector.absolute_positions else 0)
     return multiple(least, math.lcm(*_level_steps(detector)))

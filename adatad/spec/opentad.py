@@ -194,7 +194,8 @@ FLAGS = {
 
 
 def renamed(key: tuple[str | int, ...]) -> Renamed | None:
-    """The entry of KEYS that a key of OpenTAD's means: by its whole name, else by a last word that tells enough."""
+    """Return the entry of KEYS that a key of OpenTAD's means: by its whole name, else by a last word that tells
+    enough."""
     words = [str(part) for part in key]
     for entry in KEYS:
         pattern = entry.there.split(".")

@@ -410,7 +410,8 @@ class ParallelSpec(Section):
 
     engine: EngineKind = "auto"
     """ddp: every rank holds all; zero1, zero2: AdamW's state (and gradients) of trained parameters are sharded; fsdp,
-    zero3, fairscale: all weights are sharded. auto is ddp."""
+    zero3, fairscale: all weights are sharded. auto: ddp where weights, gradients and AdamW's state fit the card beside
+    the memory plan, fsdp where they don't; the log says which, with the figures. On one process or CPUs: ddp."""
     deepspeed: str | None = None
     """zero1 to zero3: DeepSpeed's JSON file; null: ds_configs/<engine>.json."""
     clip: Size = 1

@@ -40,7 +40,7 @@ class BackboneSizes(NamedTuple):
 
 
 def resolve_backbone(spec: BackboneSpec) -> BackboneSizes:
-    """The preset's sizes, each replaced by the section's own where it gives one."""
+    """Return the preset's sizes, each replaced by the section's own where it gives one."""
     preset = PRESETS[spec.preset]
     width, depth, heads = spec.width or preset.width, spec.depth or preset.depth, spec.heads or preset.heads
     patch = spec.patch or preset.patch

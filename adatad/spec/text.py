@@ -29,17 +29,17 @@ _REPR.maxlevel = 3
 
 
 def short(value: object) -> str:
-    """The value as Python writes it, of bounded length and depth."""
+    """Return the value as Python writes it, of bounded length and depth."""
     return shown(_REPR.repr(value))
 
 
 def cut(text: object) -> str:
-    """A name or path for a message: printable, and not endless."""
+    """Return a name or path for a message: printable, and not endless."""
     return shown(text, 3 * MAX_SHOWN)
 
 
 def cut_key(name: str) -> str:
-    """The same of a key, which is a word."""
+    """Return the same of a key, which is a word."""
     return shown(name, MAX_SHOWN)
 
 
@@ -57,7 +57,7 @@ def forbidden_character(text: str) -> str | None:
 
 
 def path_problem(path: str) -> str | None:
-    """What keeps a text from being a path at all; None if it can be one."""
+    """Return what keeps a text from being a path at all; None if it can be one."""
     if not path:
         return "is empty; expected a path"
     if found := forbidden_character(path):
@@ -70,7 +70,8 @@ def path_problem(path: str) -> str | None:
 
 
 def name_problem(name: str) -> str | None:
-    """What keeps a text from being the name of a spec: it becomes a folder below run.root, and the name of a job."""
+    """Return what keeps a text from being the name of a spec: it becomes a folder below run.root, and the name of a
+    job."""
     if found := forbidden_character(name):
         return f"holds {found}; expected words, / and -"
     if not name.isprintable():
@@ -90,7 +91,7 @@ class PathError(ValueError):
 
 
 def expand(path: str) -> str:
-    """A path with `~`, `~user`, `$NAME` and `${NAME}` filled in; `$$` is a dollar sign. Raises PathError."""
+    """Return a path with `~`, `~user`, `$NAME` and `${NAME}` filled in; `$$` is a dollar sign. Raises PathError."""
     home = os.path.expanduser(path)
     if path.startswith("~") and home == path:
         user = path.partition("/")[0]
@@ -114,7 +115,7 @@ def _value(found: re.Match[str]) -> str:
 
 
 def as_written(path: str) -> str:
-    """The text that `expand` makes this path of."""
+    """Return the text that `expand` makes this path of."""
     path = path.replace("$", "$$")
     return f"./{path}" if path.startswith("~") else path
 
@@ -131,7 +132,7 @@ NAME = "{name}"
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """What is wrong with a pattern; None if a name can be filled in."""
+    """Return what is wrong with a pattern; None if a name can be filled in."""
     shown = repr(cut(pattern))
     if NAME not in pattern:
         return f"{shown} doesn't hold {NAME}, the video's name"
@@ -147,12 +148,13 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 def fill(pattern: str, name: str) -> str:
-    """The file name of a video, relative to data.videos."""
+    """Return the file name of a video, relative to data.videos."""
     return pattern.replace(NAME, name)
 
 
 def file_name_problem(pattern: str, name: str) -> str | None:
-    """Why a name can't be that of a file below the folder of videos, as the rest of a sentence; None if it can."""
+    """Return why a name can't be that of a file below the folder of videos, as the rest of a sentence; None if it
+    can."""
     if not name:
         return "has no name"
     file = fill(pattern, name)
@@ -162,6 +164,6 @@ def file_name_problem(pattern: str, name: str) -> str | None:
 
 
 def leaves_folder(path: str) -> bool:
-    """Whether a relative path could lead out of the folder that it is joined to."""
+    """Return whether a relative path could lead out of the folder that it is joined to."""
     pure = PurePosixPath(path)
     return pure.is_absolute() or ".." in pure.parts

@@ -1,11 +1,4 @@
-"""Checkpoints: a directory, written beside its final name and renamed when whole, so that none is ever half-made.
-
-    step-00000480/  parameters.safetensors  ema.safetensors  optimizer.safetensors  state.json  spec.yaml  manifest.json
-
-Where every rank writes its own part, the folder shards/ (`adatad.training.shards`) takes the place of the three files
-of tensors. The manifest holds size and SHA-256 of every file. Frozen weights aren't copied: their fingerprint stands in
-state.json. Names are the model's own parameter names, whatever engine trained them.
-"""
+"""Checkpoints: whole tensors, or each rank's own part; written in the background, complete or not there at all."""
 
 from __future__ import annotations
 
@@ -13,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,19 +16,24 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from adatad.convert.weight_file import OWN_META
 from adatad.memory.offload import PIECE_BYTES, pinned_rows
-from adatad.training import shards
 from adatad.training.checkpoint_check import (
     MANIFEST,
+    SHAPES,
+    SHARDS,
     SPEC,
     STATE,
     TENSOR_FILES,
+    by_kind,
+    by_name,
     check_files,
     check_names,
     check_tensor,
@@ -64,17 +63,12 @@ class Checkpoint:
     facts: ModelFacts | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, by kind and name."""
-        flat = {f"parameters/{name}": t for name, t in self.parameters.items()}
-        flat |= {f"ema/{name}": t for name, t in self.ema.items()}
-        return flat | {f"optimizer/{name}/{key}": t for name, ts in self.optimizer.items() for key, t in ts.items()}
+        """Return all tensors in one mapping."""
+        return by_name(self.parameters, self.ema, self.optimizer)
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Checkpoint:
-        """The same checkpoint with others in the place of its tensors."""
-        optimizer = {n: {key: tensors[f"optimizer/{n}/{key}"] for key in ts} for n, ts in self.optimizer.items()}
-        parameters = {name: tensors[f"parameters/{name}"] for name in self.parameters}
-        ema = {name: tensors[f"ema/{name}"] for name in self.ema}
-        return Checkpoint(parameters, ema, optimizer, json.loads(json.dumps(self.state)), self.spec_yaml, self.facts)
+        """Return the same checkpoint with others in the place of its tensors."""
+        return Checkpoint(*by_kind(tensors), json.loads(json.dumps(self.state)), self.spec_yaml, self.facts)
 
 
 ALIGNED_BYTES = 64
@@ -172,7 +166,7 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def replacing(path: Path, owner: Owner | None = None) -> Iterator[Path]:
     """A folder to write to, which becomes `path` when every file is whole and on the disk. Leaves nothing behind and
-    raises CheckpointError if the disk doesn't take it, TakenOver if the run isn't the owner's any more."""
+    raises CheckpointError if the disk doesn't take it, RunOwnershipLost if the run isn't the owner's any more."""
     unfinished = unfinished_path(path, owner)
     try:
         with naming(path):
@@ -210,8 +204,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, owner: Owner | None = N
 
 
 def _header(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """What a file of the checkpoint's parameters or averages says of itself, so that it can be used alone: one entry,
-    since safetensors writes several in any order, and the same checkpoint gives the same bytes."""
+    """Return what a file of the checkpoint's parameters or averages says of itself, so that it can be used alone: one
+    entry, since safetensors writes several in any order, and the same checkpoint gives the same bytes."""
     if checkpoint.facts is None:
         return None
     facts = checkpoint.facts.header(checkpoint.spec_yaml)
@@ -251,15 +245,19 @@ def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
     if is_sharded(path):
         check_names(path, describe_shards(path), state, facts)
         with _reading(path):
-            tensors = (shards.read_whole if whole else shards.describe)(path / shards.FOLDER)
-        checkpoint = _of_tensors(tensors, state, spec_yaml, facts)
+            tensors = (read_whole_shards if whole else meta_shards)(path / SHARDS)
+        parameters, ema, optimizer = by_kind(tensors)
+        for moments in optimizer.values():
+            # Shards have one step for all, in the state.
+            moments["step"] = torch.tensor(state["optimizer_step"])
+        checkpoint = Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
     else:
         checkpoint = _read_whole(path, state, spec_yaml, facts)
     steps = state["progress"]["step"]
-    for flat, tensor in checkpoint.tensors().items():
+    for full_name, tensor in checkpoint.tensors().items():
         if not tensor.is_meta:
-            kind, _, name = flat.partition("/")
-            check_tensor(path, shards.FOLDER if is_sharded(path) else TENSOR_FILES[kind], name, tensor, steps)
+            kind, _, name = full_name.partition("/")
+            check_tensor(path, SHARDS if is_sharded(path) else TENSOR_FILES[kind], name, tensor, steps)
     return checkpoint
 
 
@@ -268,12 +266,13 @@ def _read_whole(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelF
         kinds = {kind: load_file(path / file) for kind, file in TENSOR_FILES.items()}
     described = {f"{kind}/{name}": tuple(t.shape) for kind, tensors in kinds.items() for name, t in tensors.items()}
     check_names(path, described, state, facts)
-    optimizer: dict[str, dict[str, Tensor]] = {}
-    for flat, tensor in kinds["optimizer"].items():
-        name, key = flat.rsplit("/", 1)
-        # Moments may be bf16 in the file; which dtype they get next is for the run that goes on to say.
-        optimizer.setdefault(name, {})[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return Checkpoint(kinds["parameters"], kinds["ema"], optimizer, state, spec_yaml, facts)
+    named = {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+    parameters, ema, optimizer = by_kind(named)
+    for moments in optimizer.values():
+        for key, tensor in moments.items():
+            # Moments may be bf16 in the file; which dtype they get next is for the run that goes on to say.
+            moments[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
 
 
 @contextmanager
@@ -289,22 +288,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def is_sharded(path: Path) -> bool:
-    return (path / shards.FOLDER).is_dir()
-
-
-def _of_tensors(
-    tensors: dict[str, Tensor], state: dict[str, Any], spec_yaml: str, facts: ModelFacts | None
-) -> Checkpoint:
-    """Of tensors named as `Checkpoint.tensors` names them."""
-    kinds: dict[str, dict[str, Any]] = {"parameters": {}, "ema": {}, "optimizer": {}}
-    for flat, tensor in tensors.items():
-        kind, name = flat.split("/", 1)
-        if kind == "optimizer":
-            name, key = name.rsplit("/", 1)
-            kinds[kind].setdefault(name, {"step": torch.tensor(state["optimizer_step"])})[key] = tensor
-        else:
-            kinds[kind][name] = tensor
-    return Checkpoint(kinds["parameters"], kinds["ema"], kinds["optimizer"], state, spec_yaml, facts)
+    return (path / SHARDS).is_dir()
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
@@ -313,8 +297,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and a line for each newer one that was skipped. Raises NewerVersionError for one
-    that a newer version of the program wrote: going on from an older one would lose its work."""
+    """Return the newest whole checkpoint, and a line for each newer one that was skipped. Raises NewerVersionError for
+    one that a newer version of the program wrote: going on from an older one would lose its work."""
     skipped = []
     for path in reversed(all_checkpoints(folder)):
         reason = why_broken(path)
@@ -405,13 +389,13 @@ class CheckpointWriter:
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
         path, main = checkpoint_path(self.folder, step), dist.get_rank() == 0
-        folder = unfinished_path(path, self.owner) / shards.FOLDER
+        folder = unfinished_path(path, self.owner) / SHARDS
         if main:
             shutil.rmtree(folder.parent, ignore_errors=True)
             folder.mkdir(parents=True)
-            (folder / shards.SHAPES).write_text(json.dumps(shapes))
+            (folder / SHAPES).write_text(json.dumps(shapes))
         dist.barrier(self._group)
-        saving = shards.start_saving(folder, tensors, self._group)
+        saving = start_saving_shards(folder, tensors, self._group)
         state = json.loads(json.dumps(state))
         self._pending = self._thread.submit(self._finish, saving, path, state, spec_yaml, main)
 
@@ -438,3 +422,46 @@ class CheckpointWriter:
             self.wait()
         finally:
             self._thread.shutdown()
+
+
+def start_saving_shards(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> Future:
+    """Copy this rank's parts of DTensors to the host, then write them in the background. All ranks call it, with the
+    same names; `group` is used for nothing else."""
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _quiet():
+        return dcp.async_save(tensors, storage_writer=writer, process_group=group)
+
+
+def meta_shards(folder: Path) -> dict[str, Tensor]:
+    """Meta tensors of everything in a folder."""
+    shapes = json.loads((folder / SHAPES).read_text())
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {n: torch.empty(shapes[n], dtype=d.properties.dtype, device="meta") for n, d in stored.items()}
+
+
+def read_whole_shards(folder: Path) -> dict[str, Tensor]:
+    """Return all tensors of a folder, whole, on the host."""
+    described = meta_shards(folder)
+    tensors = {name: torch.empty(_sharded_shape(t), dtype=t.dtype) for name, t in described.items()}
+    with _quiet():
+        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    return {name: tensor.view(described[name].shape) for name, tensor in tensors.items()}
+
+
+def read_own_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill this rank's parts of DTensors, however many ranks wrote the folder. All ranks call it."""
+    with _quiet():
+        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+
+
+def _sharded_shape(tensor: Tensor) -> torch.Size:
+    return tensor.shape or torch.Size([1])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings about its own older names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield

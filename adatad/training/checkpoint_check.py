@@ -1,29 +1,38 @@
-"""Whether a checkpoint is what was written, and what it may be: files by manifest, then state, spec and tensors.
-
-Each problem is a CheckpointError of one line that names checkpoint, file and field. Nothing of a checkpoint is used
-before all of it has been looked at; that its checksums fit doesn't make it one.
-"""
+"""Whether a checkpoint is complete, and whether its state.json makes sense, before anything is made of it."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import safe_open
 from torch import Tensor
 
 from adatad.convert.weight_file import WeightsError, brief, read_header
 from adatad.files import MAX_SPEC_BYTES, FileError, read_json, read_text, shown
-from adatad.training.model_facts import CheckpointError, ModelFacts, NewerVersionError, check_outputs, cut
-from adatad.training.saved_state import EXTRA_STEPS, check_state
-from adatad.training.shards import FOLDER as SHARDS
-from adatad.training.shards import SHAPES
+from adatad.training.model_facts import (
+    FORMAT_VERSION,
+    CheckpointError,
+    ModelFacts,
+    NewerVersionError,
+    check_outputs,
+    check_version,
+    cut,
+    first_problem,
+    read_facts,
+)
 
+SHARDS = "shards"
+"""Of a checkpoint; it takes the place of the files that hold whole tensors."""
+SHAPES = "shapes.json"
+"""Beside the parts: the tensors' own shapes, since shards have a dimension where a number has none."""
 MANIFEST, STATE, SPEC = "manifest.json", "state.json", "spec.yaml"
 TENSOR_FILES = {kind: f"{kind}.safetensors" for kind in ("parameters", "ema", "optimizer")}
 """File of each kind of tensors, where one rank wrote them whole."""
@@ -36,9 +45,38 @@ MAX_NAME_LETTERS = 255
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def by_name(parameters: dict[str, Any], ema: dict[str, Any], optimizer: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a checkpoint's tensors in one mapping, as parameters/NAME, ema/NAME and optimizer/NAME/KEY: the names that
+    files of shards have. `by_kind` is the reverse."""
+    named = {f"parameters/{name}": tensor for name, tensor in parameters.items()}
+    named |= {f"ema/{name}": tensor for name, tensor in ema.items()}
+    return named | {f"optimizer/{name}/{key}": t for name, tensors in optimizer.items() for key, t in tensors.items()}
+
+
+def by_kind(named: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return parameters, averages and AdamW's tensors of a mapping that `by_name` has made."""
+    kinds: dict[str, dict[str, Any]] = {kind: {} for kind in TENSOR_FILES}
+    for name, tensor in named.items():
+        kind, parameter, key = split_name(name)
+        if key:
+            kinds[kind].setdefault(parameter, {})[key] = tensor
+        else:
+            kinds[kind][parameter] = tensor
+    return kinds["parameters"], kinds["ema"], kinds["optimizer"]
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """Return kind, parameter and AdamW's key ("" of other kinds) of a name that `by_name` gives."""
+    kind, _, parameter = name.partition("/")
+    if kind != "optimizer":
+        return kind, parameter, ""
+    parameter, _, key = parameter.rpartition("/")
+    return kind, parameter, key
+
+
 def why_broken(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if it is whole. Raises NewerVersionError if a newer version of the
-    program wrote it: such a one is no broken one."""
+    """Return what is wrong with a checkpoint, or None if it is whole. Raises NewerVersionError if a newer version of
+    the program wrote it: such a one is no broken one."""
     try:
         check_files(path)
         state, facts = read_state(path)
@@ -108,7 +146,7 @@ def sha256(file: Path) -> str:
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], ModelFacts | None]:
-    """The content of state.json, checked, and what it says of the model (None in files of before it did). Raises
+    """Return the content of state.json, checked, and what it says of the model (None in files of before it did). Raises
     CheckpointError."""
     try:
         state = read_json(path / STATE, MAX_STATE_BYTES)
@@ -118,7 +156,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], ModelFacts | None]:
 
 
 def read_spec_text(path: Path) -> str:
-    """The text of spec.yaml: YAML with sections; whether it is a spec for this program isn't looked at. Raises
+    """Return the text of spec.yaml: YAML with sections; whether it is a spec for this program isn't looked at. Raises
     CheckpointError."""
     try:
         text = read_text(path / SPEC, MAX_SPEC_BYTES)
@@ -133,8 +171,8 @@ def read_spec_text(path: Path) -> str:
 
 
 def spec_problem(text: str) -> str | None:
-    """Why a text can't be a saved spec, by its parts one after another: nothing is built, so that neither depth nor
-    aliases cost anything. Raises YAMLError."""
+    """Return why a text can't be a saved spec, by its parts one after another: nothing is built, so that neither depth
+    nor aliases cost anything. Raises YAMLError."""
     depth, aliases, kinds, at_key = 0, 0, [], True
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if len(kinds) < 3:
@@ -284,3 +322,143 @@ def _all_tensors(path: Path) -> Iterable[tuple[str, str, Tensor]]:
 
 def _without_path(error: Exception, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
+
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+MAX_NORMALIZER = 1e12
+"""Of a running mean of positives in a batch."""
+EXTRA_STEPS = 1
+"""By which an optimizer's count may pass the run's."""
+Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    # Not strict as a whole: that would refuse the mapping that JSON gives.
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    epoch: Count = 0
+    step_in_epoch: Count = 0
+    step: Count = 0
+    evaluated_epochs: Count = 0
+    """Epochs that were complete at the last evaluation."""
+    best_mAP: Annotated[float, Field(ge=-1, le=1, strict=True)] = -1.0  # noqa: N815, the field's name for it
+    untrained_mAP: Share | None = None  # noqa: N815
+    bad_steps: Count = 0
+    """Steps so far whose loss or gradients weren't finite, which changed nothing."""
+    bad_steps_in_a_row: Count = 0
+    seconds: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    """Training and evaluation so far."""
+
+
+NEEDED = ("epoch", "step_in_epoch", "step")
+"""Fields of `Progress` that no version may lack; the others have their defaults in older files."""
+
+
+class _Scaler(BaseModel):
+    """Of fp16's loss scale, as torch's GradScaler gives it."""
+
+    model_config = STRICT
+
+    scale: Annotated[float, Field(gt=0)]
+    growth_factor: Annotated[float, Field(gt=1)]
+    backoff_factor: Annotated[float, Field(gt=0, lt=1)]
+    growth_interval: Annotated[int, Field(ge=1, le=2**53)]
+    growth_tracker: Annotated[int, Field(ge=0, le=2**31 - 1, alias="_growth_tracker")]
+
+
+class _State(BaseModel):
+    model_config = STRICT
+
+    format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] | None = None
+    progress: Progress
+    normalizer: Annotated[float, Field(ge=0, le=MAX_NORMALIZER)]
+    scaler: dict[str, Any]
+    """{} without one, else as `_Scaler`."""
+    frozen_fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    optimizer_step: Annotated[float, Field(ge=0)] | None = None
+    """Of a checkpoint that ranks wrote in shards: elsewhere it is a tensor."""
+    tensors: dict[str, Count] | None = None
+    """How many there are of each kind: one that is missing whole, with all that belongs to it, would not be missed."""
+    model: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _progress_says_where(cls, content: Any) -> Any:
+        progress = content.get("progress") if isinstance(content, dict) else None
+        if isinstance(progress, dict) and (gone := [name for name in NEEDED if name not in progress]):
+            raise ValueError(f"progress.{gone[0]}: is missing")
+        return content
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> _State:
+        progress = self.progress
+        # Every epoch has a step at least.
+        if progress.epoch + progress.step_in_epoch > progress.step:
+            raise ValueError(
+                f"progress: epoch {progress.epoch} and step {progress.step_in_epoch} in it are more than all "
+                f"{progress.step} steps"
+            )
+        for name in ("bad_steps", "bad_steps_in_a_row"):
+            if getattr(progress, name) > progress.step:
+                raise ValueError(f"progress.{name}: {getattr(progress, name)} of {progress.step} steps")
+        if self.optimizer_step is not None and self.optimizer_step > progress.step + EXTRA_STEPS:
+            raise ValueError(f"optimizer_step: {self.optimizer_step:g}, and the run has done {progress.step} steps")
+        if progress.evaluated_epochs > progress.epoch:
+            raise ValueError(f"progress.evaluated_epochs: {progress.evaluated_epochs} of {progress.epoch} epochs")
+        gone = [name for name in ("model", "tensors") if getattr(self, name) is None]
+        if self.format_version is not None and gone:
+            raise ValueError(f"{gone[0]}: is missing")
+        return self
+
+
+def check_state(content: Any, where: object) -> ModelFacts | None:
+    """Return what a state says of its model, None in files of before it did. Raises CheckpointError, which names the
+    field, for a state that can't be one; NewerVersionError if a newer version of the program wrote it."""
+    if isinstance(content, dict):
+        progress = content.get("progress")
+        inside = {f"progress.{name}" for name in progress} if isinstance(progress, dict) else set()
+        known = {*_State.model_fields, *(f"progress.{field.name}" for field in fields(Progress))}
+        check_version({**dict.fromkeys(inside), **content}, known, where)
+    try:
+        state = _State.model_validate(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{where}: {first_problem(error)}") from error
+    try:
+        if state.scaler:
+            _Scaler.model_validate(state.scaler)
+    except ValidationError as error:
+        raise CheckpointError(f"{where}: scaler: {first_problem(error)}") from error
+    return read_facts(state.model, f"{where}: model") if state.model is not None else None
+
+
+def check_position(
+    progress: Progress, steps_per_epoch: int, where: object, most_an_epoch: int | None = None
+) -> list[str]:
+    """Return lines on a position that only other epochs than this run's lead to. Raises CheckpointError for one that
+    this run doesn't have, or that nothing can lead to.
+
+    most_an_epoch: steps of an epoch with batches of one video, where the data are those of before.
+    """
+    epoch, inside, step = progress.epoch, progress.step_in_epoch, progress.step
+    if inside >= steps_per_epoch and inside:
+        raise CheckpointError(
+            f"{where}: state.json: progress.step_in_epoch: stands at step {inside} of an epoch that "
+            f"has {steps_per_epoch} here; train with the videos and the train.global_batch of before, or start another "
+            "run"
+        )
+    if most_an_epoch is not None and step > epoch * most_an_epoch + inside:
+        raise CheckpointError(
+            f"{where}: state.json: progress.step: {step} steps, of which {epoch} epochs of {steps_per_epoch} and "
+            f"{inside} make {epoch * steps_per_epoch + inside}; with any train.global_batch they are "
+            f"{epoch * most_an_epoch + inside} at most"
+        )
+    if step == epoch * steps_per_epoch + inside:
+        return []
+    return [
+        f"{where}: stands at step {step}, and {epoch} epochs of {steps_per_epoch} steps and {inside} here make "
+        f"{epoch * steps_per_epoch + inside}: the videos or train.global_batch were others before"
+    ]

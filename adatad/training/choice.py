@@ -10,7 +10,7 @@ from adatad.memory.planner import Machine, Plan
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
 from adatad.spec.checks import memory_checks
-from adatad.training.plan import Choice, PlanError, choose, least_rank, planner_for
+from adatad.training.plan import Choice, PlanError, check_fits, choose, least_rank, planner_for
 from adatad.training.resolve import ResolvedRun, outputs_of, resolve_run
 
 
@@ -62,6 +62,18 @@ def engine_that_fits(ddp: Plan | None, fsdp: Plan | None, machine: Machine) -> t
         return "ddp", f"parallel.engine auto: ddp: a rank takes {need} of {room} by the planner's estimate"
     line = f"parallel.engine auto: fsdp: with ddp a rank would take {need} of {room}, with fsdp {fsdp.bytes / GIB:.1f}"
     return "fsdp", f"{line}, by the planner's estimate"
+
+
+def check_some_engine_fits(spec: Spec, gpu_memory_gib: float, ranks: int, num_classes: int) -> None:
+    """Raise PlanError if the spec, as it stands, would run out of GPUs of that size, under any engine that
+    `parallel.engine: auto` may become on them."""
+    try:
+        check_fits(spec, gpu_memory_gib, ranks, num_classes)
+    except PlanError:
+        sharded = with_engine(spec, "fsdp")
+        if spec.parallel.engine != "auto" or ranks == 1 or memory_checks(sharded):
+            raise
+        check_fits(sharded, gpu_memory_gib, ranks, num_classes)
 
 
 def with_engine(spec: Spec, engine: str) -> Spec:

@@ -1,27 +1,33 @@
-"""What a run fixes of torch's arithmetic: kernels that sum in one order, and products of float32 in float32.
-
-docs/decisions/deterministic-kernels.md says which kernels that are, with torch's source.
-"""
+"""What makes two runs equal: kernels that sum in one order, and steps that are computed twice and compared."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
+from torch import Tensor, nn
 
+from adatad.data.dataset import Batch
 from adatad.errors import UserError
+from adatad.parallel.processes import Processes
+from adatad.spec import Spec
 from adatad.spec.schema import TrainSpec
 from adatad.training.resolve import precision_on
+from adatad.training.setup import TrainState
 
 CUBLAS_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 """What torch asks for before a deterministic product on a GPU. It looks once, at a process's first such product."""
 
 
 def is_deterministic(train: TrainSpec, device: torch.device) -> bool:
-    """Whether a run's kernels sum in one order: what `train.deterministic` says; where it's null, on CPUs alone."""
+    """Return whether a run's kernels sum in one order: what `train.deterministic` says; where it's null, on CPUs
+    alone."""
     return device.type == "cpu" if train.deterministic is None else train.deterministic
 
 
@@ -71,3 +77,170 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+MAX_LISTED_RANKS = 4
+
+
+class DataCorruptionError(UserError):
+    """Two computations of one step differ; the message names rank, host, device and what differs."""
+
+
+class Difference(NamedTuple):
+    """What differs on one rank between two computations of a step."""
+
+    where: str
+    """Rank, host and device."""
+    own: bool
+    """Whether it does in what this rank computed alone, before gradients are exchanged."""
+    facts: str
+
+
+def is_due(state: TrainState, step: int) -> bool:
+    """At the first step after a start, on whatever machine that is, and at every n-th."""
+    every = state.spec.train.recheck_every
+    # A planner that counts a step without computing it has nothing to compare.
+    return bool(every) and state.processes.device.type != "meta" and (step % every == 0 or state.constant_sums is None)
+
+
+def compute_twice(
+    state: TrainState, compute: Callable[[list[Batch]], Tensor], micro_batches: list[Batch], step: int
+) -> Tensor:
+    """Losses and, in the engine, gradients of a step, by `compute`, which runs forward and backward passes of all
+    micro-batches; computed twice. Returns this rank's losses [n], the one that is differentiated last. Raises
+    DataCorruptionError on all ranks alike."""
+    engine, processes = state.engine, state.processes
+    # Augmentation may change frames in place.
+    again = [batch._replace(frames=batch.frames.clone()) for batch in micro_batches]
+    before = state.constant_sums or constant_sums(state)
+    # All kernels of a CPU sum in one order.
+    on_gpu = processes.device.type == "cuda"
+    with deterministic_kernels("train.recheck_every") if on_gpu else nullcontext():
+        with recorded_gradient_sums(state.model) as own_before:
+            losses = compute(micro_batches)
+        # In host memory: the device has room for one set of gradients.
+        gradients = {name: tensor.to("cpu", copy=True) for name, tensor in engine.gradients().items()}
+        engine.clear_gradients()
+        with recorded_gradient_sums(state.model) as own_after:
+            losses_again = compute(again)
+    constants = changed_constants(before, constant_sums(state))
+    changed = changed_losses(losses.tolist(), losses_again.tolist())
+    own = bool(constants or changed) or read(own_before) != read(own_after)
+    exchanged = changed_gradients(gradients, engine.gradients())
+    facts = ", ".join([*constants, *changed, *exchanged])
+    mine = Difference(whereabouts(processes), own, facts or "its own gradients") if own or facts else None
+    if processes.any(mine is not None):
+        found = [difference for difference in processes.gather(mine) if difference is not None]
+        raise DataCorruptionError(explained(found, step, state.spec))
+    state.constant_sums = before
+    return losses
+
+
+def changed_losses(one: list[float], other: list[float]) -> list[str]:
+    same = all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(one, other, strict=True))
+    return [] if same else [f"loss {one[-1]!r}, then {other[-1]!r}"]
+
+
+def changed_gradients(before: dict[str, Tensor], now: dict[str, Tensor]) -> list[str]:
+    """One line on gradients whose bits differ; the saved ones lie in host memory."""
+    both = [name for name in before if name in now]
+    changed = [name for name in before if name not in now] + [name for name in now if name not in before]
+    changed += [name for name in both if not same_bits(before[name].to(now[name].device), now[name])]
+    if not changed:
+        return []
+    sizes = [largest_difference(before[name], now[name].cpu()) for name in changed if name in both]
+    finite = [size for size in sizes if math.isfinite(size)]
+    by = f"by up to {max(finite):.3g}" if len(finite) == len(sizes) > 0 else "by more than any number"
+    names = f"{changed[0]} (the first of {len(changed)}, of {len(before)})" if len(changed) > 1 else changed[0]
+    return [f"the gradient of {names} {by}"]
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(bits(one), bits(other))
+
+
+def largest_difference(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape:
+        return math.inf
+    difference = (one.double() - other.double()).abs()
+    return float(difference.max()) if difference.numel() else 0.0
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Return the same memory as whole numbers: -0 isn't 0 there, and NaN is itself."""
+    return tensor.detach().contiguous().view(BITS[tensor.element_size()])
+
+
+def bit_sum(tensor: Tensor) -> Tensor:
+    """Return a sum that any single flipped bit changes, in any order of summation: int64 []."""
+    return bits(tensor).sum(dtype=torch.int64)
+
+
+@contextmanager
+def recorded_gradient_sums(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Bit sums of the gradients as this rank computes them, before any exchange, by parameter and micro-batch. Empty
+    where an engine puts other tensors in the parameters' place."""
+    sums: dict[str, list[Tensor]] = {}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    hooks = [
+        parameter.register_hook(lambda gradient, name=name: sums.setdefault(name, []).append(bit_sum(gradient)))
+        for name, parameter in trained
+    ]
+    try:
+        yield sums
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def read(sums: dict[str, list[Tensor]]) -> dict[str, list[int]]:
+    return {name: [int(value) for value in values] for name, values in sums.items()}
+
+
+def constant_sums(state: TrainState) -> dict[str, int]:
+    """Bit sums of all that training never changes, by name: frozen weights, where this rank holds them whole on its
+    device, and the model's tables."""
+    if state.spec.parallel.engine != "ddp":
+        return {}
+    constants = [(name, p) for name, p in state.model.named_parameters() if not p.requires_grad]
+    sums = [(name, bit_sum(tensor)) for name, tensor in (*constants, *state.model.named_buffers())]
+    return {name: int(value) for name, value in sums}
+
+
+def changed_constants(before: dict[str, int], now: dict[str, int]) -> list[str]:
+    changed = [name for name in before if before[name] != now[name]]
+    if not changed:
+        return []
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return [f"{changed[0]}{more}, which training never changes, isn't what it was"]
+
+
+def explained(found: list[Difference], step: int, spec: Spec) -> str:
+    """Return the whole message. Gradients are sums over ranks: those whose own part differs are to blame, if any
+    does."""
+    own = [difference for difference in found if difference.own]
+    blamed = own or found
+    listed = "; ".join(f"on {difference.where}: {difference.facts}" for difference in blamed[:MAX_LISTED_RANKS])
+    more = f"; and on {len(blamed) - MAX_LISTED_RANKS} more ranks" if len(blamed) > MAX_LISTED_RANKS else ""
+    several = len(found) > 1
+    if len(own) == 1 or not several:
+        advice = "take this GPU (or this machine's memory) out"
+    elif own:
+        advice = "ranks that share windows pass errors on: test each of these GPUs, and take the bad one out"
+    else:
+        advice = "no rank's own part tells which of them erred: test each GPU and their links, and take the bad one out"
+    every = spec.train.recheck_every
+    return (
+        f"silent data corruption: step {step} was computed twice and differs {listed}{more}. The step wasn't applied "
+        f"and nothing of it is saved; {advice}, and go on with --resume elsewhere. The last step that was compared "
+        f"before is {max(step - every, 0)} or later (train.recheck_every {every}): a checkpoint of then is safest"
+    )
+
+
+def whereabouts(processes: Processes) -> str:
+    device = str(processes.device)
+    if processes.device.type == "cuda":
+        facts = torch.cuda.get_device_properties(processes.device)
+        device += f" {facts.name} {getattr(facts, 'uuid', '')}".rstrip()
+    return f"rank {processes.rank}, host {socket.gethostname()}, device {device}"

@@ -1,15 +1,14 @@
-"""Trained weights as one plain safetensors file, for people who have no use for a checkpoint directory, or as a
-checkpoint of OpenTAD, for its tools.
-
-Names are the model's own. A file holds the trained tensors alone, or (merged) all of the model's parameters, so that it
-needs no backbone file beside it. The file's header says which, and of which checkpoint.
-"""
+"""Files of trained weights: written from a checkpoint, and read whatever wrote them."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from adatad.convert.backbone_weights import initial_weights
@@ -17,21 +16,33 @@ from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.convert.weight_file import (
     META,
     OWN_META,
+    WeightsError,
     brief,
     check_values,
+    read_header,
     read_safetensors,
+    read_weight_file,
     write_safetensors,
     write_torch,
 )
-from adatad.files import check_output
+from adatad.files import FileError, check_output, read_start
 from adatad.models.detector import TemporalActionDetector, build_model
 from adatad.models.vit import sine_table
-from adatad.spec import Spec
-from adatad.training.checkpoint import Checkpoint, CheckpointError, fingerprint
+from adatad.spec import Spec, SpecError, load
+from adatad.training.checkpoint import (
+    BEST,
+    Checkpoint,
+    all_checkpoints,
+    fingerprint,
+    newest_checkpoint,
+)
+from adatad.training.checkpoint_check import MANIFEST, SPEC, read_spec_text, read_state, spec_problem, why_broken
 from adatad.training.model_facts import (
     HEAD_BIAS,
     MERGED,
     TRAINED,
+    CheckpointError,
+    ModelFacts,
     check_outputs,
     cut,
     facts_in_header,
@@ -79,8 +90,8 @@ def _facts(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training, or if
-    they came with a position table of their own."""
+    """Return all parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training, or
+    if they came with a position table of their own."""
     model = whole_model(spec, checkpoint, tensors)
     table = model.backbone.position_table
     if not torch.allclose(table, sine_table(*table.shape[1:]), atol=1e-3):
@@ -92,8 +103,8 @@ def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dic
 
 
 def whole_model(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TemporalActionDetector:
-    """The model with its frozen weights and these trained tensors. Raises CheckpointError if the frozen weights aren't
-    those of the training."""
+    """Return the model with its frozen weights and these trained tensors. Raises CheckpointError if the frozen weights
+    aren't those of the training."""
     if not number_of_outputs({name: tensor.shape for name, tensor in tensors.items()}):
         raise CheckpointError(f"the checkpoint is of no detector: it trains no {HEAD_BIAS}")
     torch.manual_seed(spec.train.seed)
@@ -140,3 +151,99 @@ def load_exported(model: nn.Module, trained: list[str], path: Path) -> None:
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
     check_values(tensors, path)
     model.load_state_dict(tensors, strict=False)
+
+
+PROBLEMS_SHOWN = 5
+"""Of a spec that can't be used."""
+
+
+class TrainedFile(NamedTuple):
+    """What a checkpoint or a file of weights says of itself; None where it says nothing (older files, OpenTAD's)."""
+
+    facts: ModelFacts | None
+    spec_yaml: str | None
+
+
+def find_checkpoint(named: Path) -> tuple[Path, list[str]]:
+    """Return the checkpoint or file of weights that a path means, and lines on what was chosen: of a run, or of its
+    folder `checkpoints`, the best one, or the newest whole one where there is no best. Raises CheckpointError."""
+    try:
+        if not named.is_dir():
+            # Says what is wrong with it, if it is no file.
+            read_start(named)
+            return named, []
+        folder = named / "checkpoints" if (named / "checkpoints").is_dir() else named
+        holds_checkpoints = bool(all_checkpoints(folder)) or (folder / BEST).exists()
+    except FileError as error:
+        raise CheckpointError(f"{error}; expected a run, a checkpoint of it, or a file of weights") from error
+    except OSError as error:
+        raise CheckpointError(f"{named}: can't be read: {error.strerror}") from error
+    if (named / MANIFEST).exists() or not holds_checkpoints:
+        return named, []
+    lines = []
+    if (folder / BEST).is_dir():
+        reason = why_broken(folder / BEST)
+        if reason is None:
+            return folder / BEST, [f"{named}: its best checkpoint, {(folder / BEST).resolve().name}, is taken"]
+        lines.append(f"skipped {folder / BEST}: {reason}")
+    newest, skipped = newest_checkpoint(folder)
+    if newest is None:
+        raise CheckpointError(f"{named}: holds no whole checkpoint: {'; '.join([*lines, *skipped])}")
+    return newest, [*lines, *skipped, f"{named}: its newest whole checkpoint, {newest.name}, is taken"]
+
+
+def read_trained_file(path: Path) -> TrainedFile:
+    """Return what a checkpoint or a file says of itself. Raises CheckpointError or WeightsError for what is none."""
+    if path.is_dir():
+        if not (path / MANIFEST).exists():
+            raise CheckpointError(
+                f"{path}: is no checkpoint: it has no {MANIFEST}; name a folder such as checkpoints/best of a run, or "
+                "the run"
+            )
+        return TrainedFile(read_state(path)[1], read_spec_text(path))
+    header = _header(path)
+    facts = facts_in_header(header, path)
+    return TrainedFile(facts, header.get("spec"))
+
+
+def _header(path: Path) -> dict[str, str]:
+    return read_header(path)[1] if path.suffix == ".safetensors" else read_weight_file(path).header
+
+
+def holds_frozen_weights(path: Path) -> bool:
+    """Return whether a file of weights is whole, so that none of pretrained weights is needed beside it: a merged one,
+    or a checkpoint of OpenTAD."""
+    if path.suffix != ".safetensors":
+        return path.is_file()
+    try:
+        return _header(path).get("content") == MERGED
+    except WeightsError:
+        return False
+
+
+def own_spec(
+    path: Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = (), check_files: bool = True
+) -> Spec:
+    """Return the spec that weights were trained by, under overrides. Raises CheckpointError if the file holds none, or
+    one that this program doesn't know."""
+    text = read_trained_file(path).spec_yaml
+    if text is None:
+        raise CheckpointError(f"{path}: doesn't hold the spec that it was trained by; give SPEC")
+    where = path / SPEC if path.is_dir() else f"{path}: spec"
+    # The reader of specs takes files.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / SPEC
+        copy.write_text(text, encoding="utf-8")
+        try:
+            if problem := spec_problem(text):
+                raise CheckpointError(f"{where}: {problem}")
+            return load(copy, overrides, check_files, overlays)
+        except SpecError as error:
+            problems = [problem.replace(str(copy), str(where)) for problem in error.problems]
+            more = [f"and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
+            reason = "; ".join(problems[:PROBLEMS_SHOWN] + more)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = brief(str(error).splitlines()[0])
+    raise CheckpointError(
+        f"{where}: can't be used as a spec here: {reason}; set what is wrong with --set, or give SPEC"
+    )

@@ -25,22 +25,18 @@ from adatad.errors import UserError
 from adatad.parallel.watchdog import HangWatchdog
 from adatad.spec import Spec, to_yaml
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
-from adatad.training.checkpoint_check import TENSOR_FILES
-from adatad.training.data_wait import DataWait
+from adatad.training.checkpoint_check import TENSOR_FILES, Progress, split_name
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
-from adatad.training.log import Dispensable
 from adatad.training.markers import STOPPED, write_marker
-from adatad.training.metrics import Metrics, memory_values
 from adatad.training.model_facts import FORMAT_VERSION, facts_of
+from adatad.training.monitor import DataWait, Dispensable, Metrics, ProgressBar, memory_values
 from adatad.training.ownership import resume_arguments
-from adatad.training.progress import ProgressBar
 from adatad.training.resolve import ResolvedRun
 from adatad.training.run_directory import RunDirectory
-from adatad.training.saved_state import Progress
 from adatad.training.setup import TrainState
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
 from adatad.training.step import train_step
-from adatad.training.tensors import parameter_of, shard_tensors, whole_sizes, whole_tensors
+from adatad.training.tensors import shard_tensors, whole_sizes, whole_tensors
 from adatad.training.validation import Detections, detect, scores, warnings_of
 
 
@@ -168,7 +164,7 @@ class Training:
             self.logger.warning(slow)
 
     def asked_to_stop(self) -> bool:
-        """Whether any rank was; all ranks ask at the same moment."""
+        """Return whether any rank was; all ranks ask at the same moment."""
         return self.processes.any(self.stop.signal_name is not None)
 
     def leave(self) -> None:
@@ -190,7 +186,7 @@ class Training:
         raise Stopped(code)
 
     def how_to_go_on(self) -> str:
-        """The arguments that continue this run."""
+        """Return the arguments that continue this run."""
         return resume_arguments(self.directory.path)
 
     def what_is_saved(self) -> str:
@@ -291,14 +287,14 @@ class Training:
         if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(state)):
             moments = state.engine.moments()
             content["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
-            shapes = {name: list(state.shapes[parameter_of(name)]) for name in shards}
-            content["tensors"] = dict(Counter(name.partition("/")[0] for name in shapes))
+            shapes = {name: list(state.shapes[split_name(name)[1]]) for name in shards}
+            content["tensors"] = dict(Counter(split_name(name)[0] for name in shapes))
             self.writer.submit_shards(progress.step, shards, shapes, content, spec_yaml)
             return
         tensors = whole_tensors(state)
         if self.processes.is_main:
             checkpoint = Checkpoint(*tensors, content, spec_yaml, facts)
-            kinds = Counter(name.partition("/")[0] for name in checkpoint.tensors())
+            kinds = Counter(split_name(name)[0] for name in checkpoint.tensors())
             content["tensors"] = {kind: kinds[kind] for kind in TENSOR_FILES}
             self.writer.submit(progress.step, checkpoint)
 

@@ -1,10 +1,8 @@
-"""AdamW's parameter groups, in the reference's order: what learns at which rate, and what decays.
-
-Every trained parameter is in exactly one group. Groups carry the names of their parameters.
-"""
+"""AdamW's parameter groups, in the reference's order, and the schedule of their rates."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -86,3 +84,15 @@ def _group(name: str, names: list[str], trained: dict[str, nn.Parameter], lr: fl
         "name": name, "params": params, "parameter_names": list(names),
         "lr": lr, "base_lr": lr, "weight_decay": weight_decay,
     }  # fmt: skip
+
+
+def learning_rate(step: int, base: float, warmup_steps: int, total_steps: int, eta_min: float) -> float:
+    """Rate of the 0-based optimizer step `step` of a group with rate `base`.
+
+    The warm-up starts at 0, so that the first step changes nothing, and reaches `base` at its last step, number
+    warmup_steps - 1. The cosine ends at `eta_min`, the same for all groups.
+    """
+    if step < warmup_steps:
+        return base * step / max(warmup_steps - 1, 1)
+    done = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+    return eta_min + (base - eta_min) * 0.5 * (1 + math.cos(math.pi * done))

@@ -33,7 +33,7 @@ FACTS = re.compile(
 logger = logging.getLogger("adatad")
 
 
-class TakenOver(UserError):  # noqa: N818, what happened is the name
+class RunOwnershipLost(UserError):  # noqa: N818, what happened is the name
     """Another process has opened the run since; the message says which."""
 
 
@@ -46,8 +46,11 @@ class Owner:
     text: str
 
     def check(self) -> None:
-        """Raises TakenOver if the run was opened by another process since. A file that was emptied or deleted, alone or
-        with the run's whole folder, names nobody: it is written anew, so that what this process holds can be saved."""
+        """Raise RunOwnershipLost if the run was opened by another process since.
+
+        A file that was emptied or deleted, alone or with the run's whole folder, names nobody: it is written anew, so
+        that what this process holds can be saved.
+        """
         try:
             text = (self.folder / FILE).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -60,7 +63,7 @@ class Owner:
             logger.warning("%s was deleted or emptied while this run trains: written anew", self.folder / FILE)
             self.write()
         elif text.split()[0] != self.token:
-            raise TakenOver(
+            raise RunOwnershipLost(
                 f"{self.folder}: was opened by another process meanwhile ({text.strip()}); this one, {self.token}, "
                 "writes nothing more to it: let the other one finish"
             )
@@ -137,19 +140,19 @@ def last_opening(folder: Path) -> Opening | None:
 def new_owner(folder: Path) -> Owner:
     """This process as the owner of a run's folder; `write` makes it known.
 
-    Raises TakenOver in an attempt of a job that Slurm has started again already: a cut-off node may be slow to begin.
+    Raises RunOwnershipLost in an attempt of a job that Slurm has started again already: a cut-off node may be slow.
     """
     later = later_attempt()
     if later:
-        raise TakenOver(f"{folder}: attempt {later} of this job has begun since; this one leaves the run to it")
+        raise RunOwnershipLost(f"{folder}: attempt {later} of this job has begun since; this one leaves the run to it")
     token, pid = uuid.uuid4().hex[:12], os.getpid()
     text = f"{token} on {socket.gethostname()}, pid {pid}, {time.strftime('%F %T')}"
     return Owner(folder, token, f"{text}, by {this_command()}, start {start_of(pid) or 0}\n")
 
 
 def claim(folder: Path) -> Owner:
-    """Make this process the owner of a run's folder; whoever was it before may write no more. Raises TakenOver as
-    `new_owner`, FileError."""
+    """Make this process the owner of a run's folder; whoever was it before may write no more. Raises
+    RunOwnershipLost as `new_owner`, FileError."""
     owner = new_owner(folder)
     owner.write()
     return owner

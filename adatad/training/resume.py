@@ -1,20 +1,25 @@
-"""Resuming: which checkpoint is settled before the run's directory is made or changed, and must agree with the run."""
+"""Which run it is, from which checkpoint it goes on, and what must agree with that; before a directory is changed."""
 
 from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
 from rich.console import Console
 
 from adatad.errors import UserError
-from adatad.spec import to_yaml
+from adatad.parallel.processes import Processes
+from adatad.spec import Spec, to_yaml
 from adatad.spec.load import renamed_yaml
-from adatad.training import shards
 from adatad.training.checkpoint import (
+    SHARDS,
     Checkpoint,
     CheckpointError,
     all_checkpoints,
@@ -23,13 +28,20 @@ from adatad.training.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
-from adatad.training.checkpoint_check import MANIFEST
-from adatad.training.class_names import check_agnostic, match_for_resume
-from adatad.training.log import log_to, silent_logger
-from adatad.training.room import check_room, numbers_in
-from adatad.training.run_directory import RunDirectory, open_run
-from adatad.training.saved_state import Progress, check_position
-from adatad.training.settle import OPENED, on_main
+from adatad.training.checkpoint_check import MANIFEST, Progress, check_position
+from adatad.training.model_facts import check_agnostic, match_for_resume
+from adatad.training.monitor import log_to, silent_logger
+from adatad.training.run_directory import (
+    RunDirectory,
+    check_room,
+    ids_of,
+    names_its_id,
+    numbers_in,
+    open_run,
+    reserved,
+    run_directory,
+    with_id,
+)
 from adatad.training.setup import TrainState
 from adatad.training.tensors import load_shards, load_whole_tensors
 
@@ -43,7 +55,8 @@ class ResumeError(UserError):
 
 
 def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, list[str]]:
-    """The checkpoint that `resume` names, None for a fresh start; and a line for each broken one that auto skipped.
+    """Return the checkpoint that `resume` names, None for a fresh start; and a line for each broken one that auto
+    skipped.
 
     A directory holds one course of training: the newest checkpoint is kept and resumed from, so one that is named must
     be the newest, or start a run that has none. Raises ResumeError, also where
@@ -78,8 +91,8 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
 
 
 def go_on(run: RunDirectory, resume: str | None) -> str:
-    """What `--resume` means to an attempt that torchrun started after an earlier one of the same job had opened the
-    run: that one's checkpoints, if it came so far."""
+    """Return what `--resume` means to an attempt that torchrun started after an earlier one of the same job had opened
+    the run: that one's checkpoints, if it came so far."""
     return AUTO if resume is None or all_checkpoints(run.checkpoints) else resume
 
 
@@ -156,7 +169,7 @@ def _restore(state: TrainState, checkpoint: Checkpoint, path: Path, logger: logg
     for line in spec_changes(checkpoint.spec_yaml, to_yaml(state.run.saved_spec)):
         logger.warning("the spec has changed since %s: %s", path.name, line)
     if next(iter(checkpoint.parameters.values())).is_meta:
-        load_shards(state, path / shards.FOLDER, checkpoint.state["optimizer_step"])
+        load_shards(state, path / SHARDS, checkpoint.state["optimizer_step"])
     else:
         load_whole_tensors(state, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
     state.engine.load_scaler(checkpoint.state["scaler"])
@@ -191,3 +204,64 @@ def check_same_model(
         raise CheckpointError(f"{path}: trains other parameters than this spec ({len(lines)} differ):{listed}")
     if checkpoint.state["frozen_fingerprint"] != frozen_fingerprint:
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
+
+
+T = TypeVar("T")
+OPENED = "run opened"
+"""Noted for later attempts of a job that torchrun restarts."""
+SETTLED = "id of the run"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """spec: with the run's id. is_reserved: its directory was made for this process. notes: what is to be said."""
+
+    spec: Spec
+    is_reserved: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def settled(spec: Spec, processes: Processes, resume: str | None, overwrite: bool) -> Iterator[Settled]:
+    """Which run it becomes. A fresh one that the user gave no id takes the next free id, of which nothing is left if
+    the run isn't opened while the context lasts. Raises RunDirectoryError, FileError, on all ranks."""
+    earlier = processes.noted_text(SETTLED)
+    if earlier is not None:
+        # What an earlier attempt of this job has taken is this one's too.
+        yield Settled(with_id(spec, int(earlier)), is_reserved=True)
+        return
+    if resume is not None or overwrite or names_its_id(spec):
+        yield Settled(spec, notes=on_main(processes, lambda: _which_of_several(spec, resume)))
+        return
+    with ExitStack() as stack:
+        number = on_main(processes, lambda: stack.enter_context(reserved(spec)).run.id)
+        processes.note(SETTLED, str(number))
+        own, notes = with_id(spec, number), ()
+        if number != spec.run.id:
+            taken, here = run_directory(spec).path, run_directory(own).path
+            notes = (f"{taken} holds a run (--resume auto continues it, --overwrite deletes it): this one is {here}",)
+        yield Settled(own, True, notes)
+
+
+def _which_of_several(spec: Spec, resume: str | None) -> tuple[str, ...]:
+    """Return a line if `--resume auto` could mean several runs."""
+    others = [number for number in ids_of(spec) if number != spec.run.id]
+    if resume is None or names_its_id(spec) or not others:
+        return ()
+    names = ", ".join(f"id{number}" for number in others)
+    return (f"--resume continues {run_directory(spec).path}; there are {names} too, which --id would name",)
+
+
+def on_main(processes: Processes, action: Callable[[], T]) -> T:
+    """Return what the first rank's action returns, on every rank; what stops it stops every rank."""
+    result, error = None, None
+    if processes.is_main:
+        try:
+            result = action()
+        except Exception as caught:
+            error = caught
+    # Every rank must see the same, also while files change.
+    result, error = processes.gather((result, error))[0]
+    if error is not None:
+        raise error
+    return result

@@ -24,15 +24,13 @@ from adatad.spec import Spec, to_yaml
 from adatad.training.choice import resolve_choices
 from adatad.training.determinism import run_arithmetic
 from adatad.training.loaders import check_shared_memory
-from adatad.training.log import Dispensable
 from adatad.training.loop import Training
 from adatad.training.markers import ATTEMPT, DONE, write_marker
-from adatad.training.metrics import Metrics
+from adatad.training.monitor import Dispensable, Metrics
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.resolve import ResolvedRun, annotations_for, check_batch
-from adatad.training.resume import ResumeError, open_for_training
+from adatad.training.resume import ResumeError, on_main, open_for_training, settled
 from adatad.training.run_directory import RunDirectory, run_directory
-from adatad.training.settle import on_main, settled
 from adatad.training.setup import TrainState, initial_state
 from adatad.training.signals import DRAWING, Stopped, StopRequest, say
 from adatad.training.validation import Detections, check_classifier, scores

@@ -1,18 +1,21 @@
-"""The directory of a run: `<root>/<spec name>/id<N>/`, its files, and that none is overwritten by accident."""
+"""The directory of a run: its place, its files, that none is overwritten by accident, and that its disk has room."""
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import resource
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adatad.errors import UserError
-from adatad.files import check_output_folder, reason, shown, write_json, write_text
+from adatad.files import FileError, check_output_folder, reason, shown, write_json, write_text
 from adatad.spec import Spec
 from adatad.training.ownership import FILE as OWNER
 from adatad.training.ownership import Opening, Owner, claim, last_opening
@@ -74,12 +77,12 @@ def run_directory(spec: Spec) -> RunDirectory:
 
 
 def with_id(spec: Spec, number: int) -> Spec:
-    """The spec of another run of the same experiment."""
+    """Return the spec of another run of the same experiment."""
     return spec.model_copy(update={"run": spec.run.model_copy(update={"id": number})})
 
 
 def names_its_id(spec: Spec) -> bool:
-    """Whether the user has said which run this is, by --id or run.id; else it is the next one that is free."""
+    """Return whether the user has said which run this is, by --id or run.id; else it is the next one that is free."""
     return "id" in spec.run.model_fields_set
 
 
@@ -232,3 +235,50 @@ def _check_appendable(path: Path) -> None:
         raise RunDirectoryError(
             f"{path}: can't be written: {reason(error)}; free it, or give another --id or run.root"
         ) from error
+
+
+BYTES_PER_NUMBER = 16
+"""Of a trained parameter in a checkpoint: itself, its average and AdamW's two moments, in fp32."""
+LARGEST_FILE_BYTES = 8
+"""Of a trained parameter in a checkpoint's largest file, the optimizer's."""
+CHECKPOINTS = 2
+"""There is always a whole one while the next is written."""
+MIN_FREE_FILES = 64
+
+
+def check_room(run: Path, trained_numbers: int, resuming: bool) -> None:
+    """Raises FileError if the disk that `run` lies, or will lie, on can't take two checkpoints of so many trained
+    numbers: one, where a run that is resumed has the other already."""
+    there = next((folder for folder in (run, *run.parents) if folder.exists()), Path("."))
+    needed = trained_numbers * BYTES_PER_NUMBER * (1 if resuming else CHECKPOINTS)
+    try:
+        free = shutil.disk_usage(there).free
+        facts = os.statvfs(there)
+    except OSError as error:
+        raise FileError(f"{there}: can't be looked at: {reason(error)}; run.root names another place") from error
+    fix = "make room, or put runs elsewhere (run.root)"
+    if free < needed:
+        raise FileError(
+            f"{run}: {size(free)} are free there; checkpoints of this model need {size(needed)} at least: {fix}"
+        )
+    # Some file systems don't count files.
+    if facts.f_files and facts.f_favail < MIN_FREE_FILES:
+        raise FileError(f"{run}: {facts.f_favail} more files fit there (inodes); a run makes {MIN_FREE_FILES}: {fix}")
+    most, largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0], trained_numbers * LARGEST_FILE_BYTES
+    if most != resource.RLIM_INFINITY and most < largest:
+        raise FileError(
+            f"{run}: files of this process may have {size(most)} (ulimit -f); a checkpoint of this model has one of "
+            f"{size(largest)}: ulimit -f unlimited"
+        )
+
+
+def size(number_of_bytes: float) -> str:
+    """Return bytes as people write them: 64 MB."""
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    power = min(len(units) - 1, int(math.log(max(number_of_bytes, 1), 1000)))
+    return f"{number_of_bytes / 1000**power:.3g} {units[power]}"
+
+
+def numbers_in(shapes: Iterable[Iterable[int]]) -> int:
+    """Numbers that tensors of these shapes hold together."""
+    return sum(math.prod(shape) for shape in shapes)

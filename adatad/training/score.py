@@ -18,15 +18,13 @@ from adatad.parallel.processes import start_processes
 from adatad.spec import Spec
 from adatad.training.checkpoint import fingerprint, read_checkpoint
 from adatad.training.choice import resolve_choices
-from adatad.training.class_names import match_for_test
 from adatad.training.determinism import run_arithmetic
-from adatad.training.export import load_exported
+from adatad.training.export import load_exported, read_trained_file
 from adatad.training.loaders import validation_loader
+from adatad.training.model_facts import match_for_test
 from adatad.training.resolve import annotations_for, check_mesh
-from adatad.training.resume import check_same_model
-from adatad.training.settle import on_main
+from adatad.training.resume import check_same_model, on_main
 from adatad.training.setup import build_initial_model, own_clip_group, prepare_model, shapes_of
-from adatad.training.trained_file import read_trained_file
 from adatad.training.validation import Detections, check_classifier, detect, scores, warnings_of, write_detections
 
 

@@ -13,9 +13,9 @@ from adatad.memory.scopes import memory_scope
 from adatad.models.keyed_dropout import HostKeys
 from adatad.models.losses import Targets, detection_losses
 from adatad.parallel.base import all_finite
+from adatad.training.determinism import compute_twice, is_due
 from adatad.training.loaders import TargetMaker
-from adatad.training.recheck import compute_twice, is_due
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate
 from adatad.training.setup import TrainState
 
 LOSSES = ("cls_loss", "reg_loss", "cost")

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adatad.training.checkpoint_check import MOMENTS
+from adatad.training.checkpoint import read_own_shards
+from adatad.training.checkpoint_check import MOMENTS, by_kind, by_name
 from adatad.training.setup import TrainState
-from adatad.training.shards import read_parts
 
 
 def whole_tensors(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -26,7 +26,8 @@ def whole_tensors(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Tenso
 
 
 def whole_sizes(state: TrainState) -> list[int]:
-    """Bytes of each tensor of `whole_tensors`, after the first update; none where every rank writes its own part."""
+    """Return bytes of each tensor of `whole_tensors`, after the first update; none where every rank writes its own
+    part."""
     if state.spec.model.backbone.mode == "full" and state.engine.saves_shards:
         return []
     numbers = [state.shapes[name].numel() for name in state.trained]
@@ -34,38 +35,31 @@ def whole_sizes(state: TrainState) -> list[int]:
 
 
 def shard_tensors(state: TrainState) -> dict[str, Tensor] | None:
-    """The same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine has none.
-    The memory is that of the parts where these lie on the mesh's device. Before the first update the moments are
-    zeros."""
+    """Return the same as this rank's parts of DTensors, named as `Checkpoint.tensors` names them; None if the engine
+    has none. The memory is that of the parts where these lie on the mesh's device. Before the first update the moments
+    are zeros."""
     if not state.engine.saves_shards:
         return None
     engine, local = state.engine, state.engine.moments()
     masters = engine.master_parameters()
     shards = engine.as_dtensors(masters)
-    found = {f"parameters/{name}": t for name, t in shards.items()}
-    found |= {f"ema/{name}": t for name, t in engine.as_dtensors(state.ema.averages).items()}
+    optimizer: dict[str, dict[str, Tensor]] = {name: {} for name in masters}
     for key in MOMENTS:
         moments = {name: local[name][key] if name in local else torch.zeros_like(m) for name, m in masters.items()}
-        found |= {f"optimizer/{name}/{key}": t for name, t in engine.as_dtensors(moments).items()}
-    return found
-
-
-def parameter_of(name: str) -> str:
-    """Of a tensor's name in `Checkpoint.tensors`."""
-    kind, _, name = name.partition("/")
-    return name.rpartition("/")[0] if kind == "optimizer" else name
+        for name, tensor in engine.as_dtensors(moments).items():
+            optimizer[name][key] = tensor
+    return by_name(shards, engine.as_dtensors(state.ema.averages), optimizer)
 
 
 def load_shards(state: TrainState, folder: Path, optimizer_step: float) -> None:
     """Fill this rank's parts from a folder that ranks wrote, however many they were."""
     tensors = shard_tensors(state)
-    read_parts(folder, tensors)
+    read_own_shards(folder, tensors)
     # Of what waits in host memory beside a GPU, DTensors are copies.
-    local = {name: tensor.to_local() for name, tensor in tensors.items()}
-    names, step = list(state.engine.master_parameters()), torch.tensor(optimizer_step)
-    moments = {name: {"step": step, **{key: local[f"optimizer/{name}/{key}"] for key in MOMENTS}} for name in names}
-    state.engine.load({name: local[f"parameters/{name}"] for name in names}, moments)
-    state.ema.load({name: local[f"ema/{name}"] for name in names})
+    parameters, averages, moments = by_kind({name: tensor.to_local() for name, tensor in tensors.items()})
+    step = torch.tensor(optimizer_step)
+    state.engine.load(parameters, {name: {"step": step, **tensors} for name, tensors in moments.items()})
+    state.ema.load(averages)
 
 
 def load_whole_tensors(

@@ -92,7 +92,7 @@ def detect(
 def found_in(
     windows: list[Window], results: Results, run: ResolvedRun, classifier: Classifier | None
 ) -> Iterator[WindowDetections]:
-    """What results of `decode_all` mean in seconds of the windows' videos; waits until they are there."""
+    """Yield what results of `decode_all` mean in seconds of the windows' videos; waits until they are there."""
     for window, (segments_grid, scores) in zip(windows, only_valid(*results.wait()), strict=True):
         meta = window_meta(window, run.spec.data)
         sliding = meta.resize_grid is None
@@ -116,7 +116,7 @@ def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]
 
 
 def window_meta(window: Window, data: DataSpec) -> WindowMeta:
-    """What turns grid positions of a window into seconds of its video."""
+    """Return what turns grid positions of a window into seconds of its video."""
     video, spec = window.video, data.window
     match spec.kind:
         case "sliding":
@@ -167,8 +167,8 @@ def write_detections(path: Path, detections: Detections) -> None:
 
 
 def check_classifier(spec: Spec, annotations: Annotations) -> list[str]:
-    """Lines on classes that no detection will have. Raises ClassifierError, before hours are spent, if the external
-    classifier lacks a video that it must label, or knows none of the classes."""
+    """Return lines on classes that no detection will have. Raises ClassifierError, before hours are spent, if the
+    external classifier lacks a video that it must label, or knows none of the classes."""
     where, classes = spec.data.annotations, annotations.classes
     if spec.postprocess.classifier is None:
         outputs = outputs_of(spec, annotations)

@@ -29,7 +29,7 @@ def read(tmp_path):
         path = tmp_path / "annotations.json"
         path.write_text(database if isinstance(database, str) else json.dumps({"database": database}))
         spec = DataSpec(annotations=str(path), videos="videos", **settings)
-        return read_annotations(spec, Quirks.of("reference" if reference else "mended"), class_agnostic)
+        return read_annotations(spec, Quirks.of("reference" if reference else "fixed"), class_agnostic)
 
     return read
 

@@ -9,7 +9,8 @@ import pytest
 
 from adatad.data import staging
 from adatad.data.dataset import check_videos, video_path
-from adatad.data.staging import StagingError, VideoNameError, stage
+from adatad.data.staging import stage
+from adatad.errors import UserError
 from adatad.spec.schema import DataSpec
 
 
@@ -43,7 +44,7 @@ def test_an_interrupted_copy_is_taken_up_and_changed_videos_come_again(data, tmp
 
     with monkeypatch.context() as patched:
         patched.setattr(staging.shutil, "copy2", interrupted)
-        with pytest.raises(StagingError, match="the disk is gone"):
+        with pytest.raises(UserError, match="the disk is gone"):
             stage(data, ["a", "sub/b"], print)
     assert video_path(data, "sub/b") == tmp_path / "videos" / "sub" / "b.mp4"
     os.utime(tmp_path / "videos" / "a.mp4", (1, 1))
@@ -59,14 +60,14 @@ def test_an_interrupted_copy_is_taken_up_and_changed_videos_come_again(data, tmp
 def test_a_disk_without_room_is_refused_before_anything_is_copied(data, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda folder: usage(0, 0, staging.RESERVE_BYTES + 599))
-    with pytest.raises(StagingError, match=r"don't fit into the 1\.0 GiB that are free"):
+    with pytest.raises(UserError, match=r"don't fit into the 1\.0 GiB that are free"):
         stage(data, ["a", "sub/b"], print)
     assert not list((tmp_path / "disk").glob("*.mp4"))
 
 
 def test_a_folder_that_cannot_be_made_is_named(data, tmp_path):
     (tmp_path / "disk").write_text("a file")
-    with pytest.raises(StagingError, match=r"data\.stage_to .*/disk: "):
+    with pytest.raises(UserError, match=r"data\.stage_to .*/disk: "):
         stage(data, ["a"], print)
 
 
@@ -74,9 +75,7 @@ def test_a_variable_is_filled_in_or_missed(data, tmp_path, monkeypatch):
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "own"))
     stage(data.model_copy(update={"stage_to": "$NODE_DISK/x"}), ["a"], print)
     assert (tmp_path / "own" / "x" / "a.mp4").is_file()
-    with pytest.raises(
-        StagingError, match=r"data\.stage_to .*: on this machine, the variable \$NO_SUCH_DISK isn't set"
-    ):
+    with pytest.raises(UserError, match=r"data\.stage_to .*: on this machine, the variable \$NO_SUCH_DISK isn't set"):
         stage(data.model_copy(update={"stage_to": "$NO_SUCH_DISK/x"}), ["a"], print)
 
 
@@ -85,7 +84,7 @@ def test_a_variable_is_filled_in_or_missed(data, tmp_path, monkeypatch):
 )
 def test_a_name_that_leaves_the_folder_or_is_no_file_name_is_refused_with_its_file(data, name):
     for stage_to in (None, data.stage_to):
-        with pytest.raises(VideoNameError, match=r"^annotations\.json: video '.*' (leaves the folder|has |holds )"):
+        with pytest.raises(UserError, match=r"^annotations\.json: video '.*' (leaves the folder|has |holds )"):
             video_path(data.model_copy(update={"annotations": "annotations.json", "stage_to": stage_to}), name)
 
 
@@ -96,5 +95,5 @@ def test_names_with_braces_and_percent_signs_are_names(data, tmp_path):
 
 
 def test_a_bad_name_is_refused_before_training_also_where_videos_may_be_skipped(data):
-    with pytest.raises(VideoNameError, match=r"'\.\./v' leaves"):
+    with pytest.raises(UserError, match=r"'\.\./v' leaves"):
         check_videos(data.model_copy(update={"on_error": "skip"}), [SimpleNamespace(name="../v")])

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adatad.errors import UserError
 from adatad.evaluation.detection_map import evaluate
-from adatad.evaluation.groups import GroupError, evaluate_groups
+from adatad.evaluation.groups import evaluate_groups
 
 TIOUS = (0.3, 0.5, 0.7)
 SEEN, UNSEEN = "unseen=false", "unseen=true"
@@ -82,7 +83,7 @@ def test_names_tell_the_value(value, name):
 def test_an_annotation_without_the_key_is_named():
     content = copy.deepcopy(BOTH)
     del content["database"]["v"]["annotations"][1]["unseen"]
-    with pytest.raises(GroupError, match=r"video 'v': .*20.* has no 'unseen'"):
+    with pytest.raises(UserError, match=r"video 'v': .*20.* has no 'unseen'"):
         by_group(content, found())
 
 

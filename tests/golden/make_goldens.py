@@ -22,7 +22,7 @@ from adatad.dev.parity.translate import batch_of, build_case_model, metas_of, sp
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.models.actionformer import decode
 from adatad.models.losses import detection_losses
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate
 from adatad.training.setup import TrainState
 from adatad.training.step import batch_targets, train_step
 

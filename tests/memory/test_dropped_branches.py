@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from small_backbones import batch, build, error, gradients, under
 
-from adatad.memory import wave
+from adatad.memory import wave_state
 from adatad.models.keyed_dropout import BranchDrop, Drops
 
 TILE = {"policy": "tile", "tile_clips": 1, "segment_blocks": 3}
@@ -67,7 +67,9 @@ def test_ranks_share_sums_in_one_order_whatever_they_drop(monkeypatch):
     waved, orders = under(backbone, **TILE), set()
     for key in range(4):
         shared = []
-        monkeypatch.setattr(wave, "part_of_sum", lambda total, weight, shared=shared: shared.append(weight) or total)
+        monkeypatch.setattr(
+            wave_state, "part_of_sum", lambda total, weight, shared=shared: shared.append(weight) or total
+        )
         gradients(waved, frames, torch.tensor([key]))
         orders.add(tuple(map(id, shared)))
     assert len(orders) == 1

@@ -14,6 +14,24 @@ POLICIES = {
     "block": ["memory.policy=block"],
     "tile": ["memory.policy=tile", "memory.tile_clips=1", "memory.segment_blocks=2"],
 }
+RANGES = {
+    "ranges": [
+        "memory.policy=[{first: 0, last: 0, policy: block}, {first: 1, last: 2, policy: tile},"
+        "{first: 3, last: 3, policy: none}]",
+        "memory.tile_clips=1",
+        "memory.segment_blocks=1",
+    ]
+}
+"""Of a backbone of four blocks."""
+ALL_POLICIES = {**POLICIES, "selective": ["memory.policy=selective"], **RANGES}
+COMMON = [
+    "train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]",
+    "data.augment={crop_short_side_pixels: 40, flip: 0.5, rand_augment: true, color_jitter: {}}",
+]  # fmt: skip
+DEEP = [*COMMON, "model.backbone.depth=4", "train.seed=7"]
+"""With seed 42 a maximum in the detector's pooling is a tie but for rounding in the fourth step: either side of it has
+a gradient of its own."""
+MODES = ["adapter", "plain", "side", "frozen", "full"]
 STEPS = 8
 NOISE = ("attn.key.bias", "attn.key_norm.bias")
 """Parameters that softmax makes ineffective: their gradient is rounding noise, which AdamW turns into whole steps."""
@@ -49,6 +67,14 @@ def zero3_settings(folder: Path, live: int = 12000, reuse: int = 1000, prefetch:
     zero = {"stage": 3, "stage3_param_persistence_threshold": 0} | {f"stage3_{k}": v for k, v in limits.items()}
     (folder / "zero3.json").write_text(json.dumps({"zero_optimization": zero}))
     return ["parallel.engine=zero3", f"parallel.deepspeed={folder / 'zero3.json'}"]
+
+
+def mode(name: str) -> list[str]:
+    """Overrides of `rateless_spec` for a mode of the backbone; the side variant and a frozen one have no stochastic
+    depth."""
+    quiet = [] if name in ("adapter", "plain", "full") else ["model.backbone.drop_path=0"]
+    rate = [] if name == "frozen" else ["optimizer.backbone.lr=1e-3"]
+    return [*DEEP, f"model.backbone.mode={name}", *quiet, *rate]
 
 
 class Run:

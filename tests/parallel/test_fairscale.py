@@ -1,10 +1,10 @@
-"""fairscale's sharding beyond what all engines share: what is whole when, offloaded checkpoints, ranges, precision."""
+"""fairscale's sharding beyond what all engines share: what is whole when, offloaded checkpoints, precision."""
 
 import pytest
 import torch
 from faulty import NO_FAULT, run_all
 from ranks import run_ranks
-from steps import POLICIES, difference, train_steps
+from steps import POLICIES, Run, train_cases
 
 from adatad.spec import SpecError, load
 from adatad.training.checkpoint import read_checkpoint
@@ -13,52 +13,23 @@ from adatad.training.signals import EXIT_CODE_RESUME
 
 DEEP = ["model.backbone.depth=4", "train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]"]
 ENGINE = ["parallel.engine=fairscale"]
-CHECK_EVERY = {
-    "full": ["model.backbone.mode=full", "optimizer.backbone={lr: 1e-3}", *POLICIES["tile"]],
-    "side": ["model.backbone.mode=side", *POLICIES["tile"]],
-    "frozen": ["model.backbone.mode=frozen", "optimizer.backbone=null", *POLICIES["block"]],
-    "some blocks": ["model.backbone.adapter.blocks=[1,3]", *POLICIES["tile"]],
-    "ranges": ["memory.policy=[{first: 0, last: 1, policy: tile}, {first: 2, last: 3, policy: selective}]"],
-    "accumulation": ["train.accumulation=2", *POLICIES["tile"]],
-    "accumulation without tiles": ["train.accumulation=2", *POLICIES["block"]],
-    "offloaded checkpoints": ["parallel.checkpoint_offload=true", *POLICIES["block"]],
-}
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("case", CHECK_EVERY)
-def test_two_ranks_train_as_one(case, tiny_spec):
-    settings = [*DEEP, *CHECK_EVERY[case]]
-    alone = [s for s in settings if "checkpoint_offload" not in s and "accumulation" not in s]
-    alone += [] if case == "ranges" else ["memory.policy=none", "memory.tile_clips=null", "memory.segment_blocks=null"]
-    truth = run_ranks(1, train_steps, str(tiny_spec), alone, 4)[0]
-    ranks = run_ranks(2, train_steps, str(tiny_spec), settings + ENGINE, 4)
-    assert difference(ranks[0], truth) < 1e-5
-
-
-def test_one_rank(tiny_spec):
-    for policy in ("block", "tile"):
-        settings = [*DEEP, *POLICIES[policy]]
-        truth = run_ranks(1, train_steps, str(tiny_spec), settings, 4)[0]
-        assert difference(run_ranks(1, train_steps, str(tiny_spec), settings + ENGINE, 4)[0], truth) < 1e-5
-
-
 def test_bf16_keeps_and_gathers_frozen_weights_in_bf16(tiny_spec):
-    for policy in ("none", "tile"):
-        settings = [*DEEP, *POLICIES[policy], "train.precision=bf16"]
-        truth = run_ranks(1, train_steps, str(tiny_spec), settings, 4)[0]
-        ours = run_ranks(2, train_steps, str(tiny_spec), settings + ENGINE, 4)[0]
-        costs = [[value["cost"] for value in outcome.values] for outcome in (ours, truth)]
-        assert costs[0] == pytest.approx(costs[1], rel=2e-2)
+    cases = {policy: [*DEEP, *POLICIES[policy], "train.precision=bf16"] for policy in ("none", "tile")}
+    truths = run_ranks(1, train_cases, str(tiny_spec), cases, 4)[0]
+    ours = run_ranks(2, train_cases, str(tiny_spec), {name: [*o, *ENGINE] for name, o in cases.items()}, 4)[0]
+    for name, truth in truths.items():
+        costs = [[value["cost"] for value in outcome.values] for outcome in (ours[name], truth)]
+        assert costs[0] == pytest.approx(costs[1], rel=2e-2), name
 
 
 def test_offloaded_checkpoints_run_a_block_again_in_the_same_arithmetic(tiny_spec):
     settings = [*DEEP, *POLICIES["block"], *ENGINE, "train.precision=bf16"]
-    kept, offloaded = (
-        run_ranks(2, train_steps, str(tiny_spec), [*settings, f"parallel.checkpoint_offload={flag}"], 2)[0]
-        for flag in ("false", "true")
-    )
-    assert offloaded.values == kept.values
+    cases = {flag: [*settings, f"parallel.checkpoint_offload={flag}"] for flag in ("false", "true")}
+    outcomes = run_ranks(2, train_cases, str(tiny_spec), cases, 2)[0]
+    assert outcomes["true"].values == outcomes["false"].values
 
 
 def overflow_on_one_rank(spec_file: str, overrides: list[str]) -> tuple[float, float, bool]:
@@ -92,50 +63,55 @@ def test_loss_scales_of_all_ranks_stay_the_same(tiny_spec):
         assert (after, applied) == (before / 2, False)
 
 
-def frozen_shares(spec_file: str, overrides: list[str]) -> dict[str, float]:
-    """Largest share of the blocks' frozen bytes that was whole at any gather, and that after a step."""
-    from adatad.parallel.fairscale import Unit
+def frozen_shares(spec_file: str, cases: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+    """Largest share of the blocks' frozen bytes that was whole at any gather of each case, and that after a step."""
     from adatad.parallel.processes import start_processes
-    from adatad.spec import load
-    from adatad.training.loaders import training_loader
-    from adatad.training.resolve import resolve_run
-    from adatad.training.setup import initial_state
-    from adatad.training.step import train_step
 
-    spec = load(spec_file, overrides)
     with start_processes() as processes:
-        parts = initial_state(resolve_run(spec, processes), processes)
-        blocks = [p for unit in parts.engine.units[:-1] for p in unit.frozen]
-        everything = [p for unit in parts.engine.units for p in unit.params]
-        sizes = {id(p): p._orig_size.numel() for p in everything}
-
-        def whole(parameters: list) -> float:
-            there = [p for p in parameters if hasattr(p, "_full_param_padded")]
-            held = sum(sizes[id(p)] for p in there if p._full_param_padded.untyped_storage().size())
-            return held / sum(sizes[id(p)] for p in parameters)
-
-        peak = 0.0
-        gather = Unit._rebuild_full_params
-
-        def watched(unit, *args, **kwargs):
-            nonlocal peak
-            out = gather(unit, *args, **kwargs)
-            peak = max(peak, whole(blocks))
-            return out
-
-        Unit._rebuild_full_params = watched
-        batches = iter(training_loader(parts.run, (0, 0)))
-        train_step(parts, [next(batches) for _ in range(spec.train.accumulation)], 0)
-        return {"peak": peak, "after": whole(everything)}
+        return {name: frozen_share(Run(spec_file, overrides, processes)) for name, overrides in cases.items()}
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_at_most_two_blocks_are_whole_and_nothing_after_a_step(policy, accumulation, tiny_spec):
-    settings = [*DEEP, "model.backbone.depth=8", *POLICIES[policy], *ENGINE, f"train.accumulation={accumulation}"]
-    for shares in run_ranks(2, frozen_shares, str(tiny_spec), settings):
-        assert 0 < shares["peak"] <= 2 / 8 + 1e-9
-        assert shares["after"] == 0
+def frozen_share(run: Run) -> dict[str, float]:
+    from adatad.parallel.fairscale import Unit
+
+    units = run.parts.engine.units
+    blocks = [p for unit in units[:-1] for p in unit.frozen]
+    everything = [p for unit in units for p in unit.params]
+    sizes = {id(p): p._orig_size.numel() for p in everything}
+
+    def whole(parameters: list) -> float:
+        there = [p for p in parameters if hasattr(p, "_full_param_padded")]
+        held = sum(sizes[id(p)] for p in there if p._full_param_padded.untyped_storage().size())
+        return held / sum(sizes[id(p)] for p in parameters)
+
+    peak = 0.0
+    gather = Unit._rebuild_full_params
+
+    def watched(unit, *args, **kwargs):
+        nonlocal peak
+        out = gather(unit, *args, **kwargs)
+        peak = max(peak, whole(blocks))
+        return out
+
+    Unit._rebuild_full_params = watched
+    try:
+        run.train(1)
+    finally:
+        Unit._rebuild_full_params = gather
+    return {"peak": peak, "after": whole(everything)}
+
+
+def test_at_most_two_blocks_are_whole_and_nothing_after_a_step(tiny_spec):
+    cases = {
+        f"{policy}, accumulation {accumulation}": [
+            *DEEP, "model.backbone.depth=8", *POLICIES[policy], *ENGINE, f"train.accumulation={accumulation}"
+        ]
+        for policy in POLICIES for accumulation in (1, 2)
+    }  # fmt: skip
+    for ranks in run_ranks(2, frozen_shares, str(tiny_spec), cases):
+        for name, shares in ranks.items():
+            assert 0 < shares["peak"] <= 2 / 8 + 1e-9, name
+            assert shares["after"] == 0, name
 
 
 def test_offloaded_checkpoints_belong_to_policy_block(tiny_spec):

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from adatad.errors import UserError
 from adatad.parallel import fairscale, fsdp
 from adatad.parallel.base import require_names
-from adatad.parallel.deepspeed import library
+from adatad.parallel.deepspeed import internals
 from adatad.parallel.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -26,7 +26,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
     [
         pytest.param(FSDPModule, "_set_unshard_async_op", lambda: fsdp.FsdpEngine(nn.Linear(1, 1), [], None, ALONE),
                      "torch>=2.13", id="torch"),
-        pytest.param(partition_parameters, "ZeroParamStatus", lambda: library.start_deepspeed(ALONE),
+        pytest.param(partition_parameters, "ZeroParamStatus", lambda: internals.start_deepspeed(ALONE),
                      "deepspeed>=0.19.8,<0.20", id="deepspeed"),
         pytest.param(FullyShardedDataParallel, "_lazy_init",
                      lambda: fairscale.FairscaleEngine(nn.Linear(1, 1), [], None, ALONE),
@@ -44,7 +44,7 @@ def test_an_engine_names_the_library_its_version_and_what_it_lacks(owner, name, 
         start()
 
 
-@pytest.mark.parametrize("layout", [library.Partitions, library.ShardedPartitions])
+@pytest.mark.parametrize("layout", [internals.Partitions, internals.ShardedPartitions])
 def test_an_optimizer_of_deepspeed_without_a_private_attribute_is_refused(layout):
     with pytest.raises(UserError, match=rf"clip_grad.* of the optimizer of {layout.stages}"):
         layout(SimpleNamespace(), {}, 0)
@@ -58,7 +58,7 @@ def test_versions_in_messages_are_those_of_the_package():
     setup = ConfigParser()
     setup.read(Path(__file__).parents[2] / "setup.cfg")
     extras = setup["options.extras_require"]
-    assert extras["deepspeed"] == f"deepspeed{library.WORKS_WITH}"
+    assert extras["deepspeed"] == f"deepspeed{internals.WORKS_WITH}"
     assert extras["fairscale"] == f"fairscale{fairscale.WORKS_WITH}"
     assert f"torch{fsdp.WORKS_WITH}" in setup["options"]["install_requires"]
 

@@ -9,7 +9,7 @@ def steps_with_a_flip(spec_file: str, guilty: int) -> str:
     from steps import Run
 
     from adatad.parallel.processes import start_processes
-    from adatad.training.recheck import DataCorruptionError
+    from adatad.training.determinism import DataCorruptionError
 
     with start_processes() as processes:
         run = Run(spec_file, ["train.recheck_every=1", "parallel.engine=ddp"], processes)

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO beyond what every engine is tested for: modes, offload, gathered bytes, hand-overs, refusals."""
+"""DeepSpeed's ZeRO beyond what every engine is tested for: offload, gathered bytes, hand-overs, refusals."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,6 @@ from zero_ranks import hand_over, hold_averages, refuse_steps, watch_gathered
 
 pytestmark = pytest.mark.slow
 COMMON = ["train.global_batch=4", "schedule.epochs=8", "data.window.crop_ratio=[0.9,1.0]", "train.seed=7"]
-"""With seed 42 the side adapters have a gradient so near to zero that AdamW makes a step of its rounding."""
-MODES = {
-    "adapter": [],
-    "full": ["model.backbone.mode=full", "optimizer.backbone={lr: 0.001}"],
-    "frozen": ["model.backbone.mode=frozen", "optimizer.backbone=null"],
-    "side": ["model.backbone.mode=side"],
-}
 STEPS = 4
 
 
@@ -32,30 +25,12 @@ def sharded(tmp_path_factory) -> list[str]:
     return zero3_settings(tmp_path_factory.mktemp("deepspeed"), live=67000, reuse=9000, prefetch=9000)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_modes_under_stage_3_train_as_one_process_does(mode, shared_spec, sharded):
-    settings = [*COMMON, *MODES[mode]]
-    truth = run_ranks(1, train_steps, shared_spec, settings, STEPS)[0]
-    cases = {policy: [*settings, *sharded, *POLICIES[policy]] for policy in ("block", "tile")}
-    for policy, outcome in run_ranks(2, train_cases, shared_spec, cases, STEPS)[0].items():
-        assert difference(outcome, truth) < 1e-5, policy
-
-
-def test_micro_batches_and_offload_change_no_number(shared_spec, alone):
-    cases = {
-        f"{engine}, accumulated": [*COMMON, f"parallel.engine={engine}", "train.accumulation=2"]
-        for engine in ("zero1", "zero2", "zero3")
-    }
+def test_offload_changes_no_number(shared_spec, alone):
+    cases = {}
     for file in ("zero2_offload", "zero3_offload"):
         engine = [f"parallel.engine={file[:5]}", f"parallel.deepspeed=ds_configs/{file}.json"]
         cases[file] = [*COMMON, *engine, *POLICIES["tile"], "train.accumulation=2"]
     for name, outcome in run_ranks(2, train_cases, shared_spec, cases, STEPS)[0].items():
-        assert difference(outcome, alone) < 1e-5, name
-
-
-def test_one_rank_and_no_launcher(shared_spec, alone):
-    cases = {engine: [*COMMON, f"parallel.engine={engine}"] for engine in ("zero1", "zero2", "zero3")}
-    for name, outcome in run_ranks(1, train_cases, shared_spec, cases, STEPS)[0].items():
         assert difference(outcome, alone) < 1e-5, name
 
 

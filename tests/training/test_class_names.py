@@ -13,13 +13,18 @@ from tiny_spec import TINY_SPEC
 from adatad.spec import load
 from adatad.spec.load import load_with_sources
 from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
-from adatad.training.class_names import ClassNamesError, match_for_resume, match_for_test
-from adatad.training.export import export
-from adatad.training.model_facts import CheckpointError, NewerVersionError, facts_of
+from adatad.training.export import export, find_checkpoint, own_spec, read_trained_file
+from adatad.training.model_facts import (
+    CheckpointError,
+    ClassNamesError,
+    NewerVersionError,
+    facts_of,
+    match_for_resume,
+    match_for_test,
+)
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
 from adatad.training.score import score_checkpoint
-from adatad.training.trained_file import find_checkpoint, own_spec, read_trained_file
 
 QUICK = ["schedule.epochs=1", "schedule.warmup_epochs=0", "optimizer.lr=1e-2", "evaluate.tious=[0.05]"]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_spec import saved_state
@@ -24,9 +24,8 @@ from adatad.training.checkpoint import (
     why_broken,
     write_checkpoint,
 )
-from adatad.training.checkpoint_check import spec_problem
+from adatad.training.checkpoint_check import Progress, check_position, spec_problem
 from adatad.training.model_facts import FORMAT_VERSION, FrameRate, ModelFacts, NewerVersionError
-from adatad.training.saved_state import Progress, check_position
 
 HEAD = "detector.head.cls_head.bias"
 FACTS = ModelFacts(outputs=("a", "b"), classes=("a", "b"), class_agnostic=False, frame_rate=FrameRate(), window={},
@@ -316,7 +315,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60)
 @given(data=st.data(), value=JSON)
 def test_whatever_stands_in_a_state_it_is_read_or_refused(written, data, value):
     folder = written.parent / "fuzzed"

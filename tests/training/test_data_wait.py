@@ -2,7 +2,7 @@
 
 import pytest
 
-from adatad.training.data_wait import DataWait
+from adatad.training.monitor import DataWait
 
 
 def epoch(wait: DataWait, *steps: tuple[float, float]) -> str | None:

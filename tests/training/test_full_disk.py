@@ -12,13 +12,12 @@ import sys
 import pytest
 from rich.console import Console
 
-import adatad.training.room as room
+import adatad.training.run_directory as room
 from adatad.files import FileError
 from adatad.printing import lasting_output
 from adatad.report import page
 from adatad.spec import load
-from adatad.training.log import Dispensable, log_to
-from adatad.training.metrics import Metrics
+from adatad.training.monitor import Dispensable, Metrics, log_to
 from adatad.training.run import train_run
 from adatad.training.run_directory import RunDirectory
 
@@ -132,6 +131,7 @@ def test_a_run_that_is_refused_for_want_of_room_leaves_nothing(tiny_spec, monkey
     assert not os.path.exists(spec.run.root)
 
 
+@pytest.mark.pictures
 def test_training_that_is_done_is_not_failed_by_files_and_pages_about_it(tiny_spec, monkeypatch):
     """What is lost: the files. The scores are returned, and printed."""
 

@@ -18,8 +18,7 @@ from adatad.spec.schema import (
     ParameterGroup,
 )
 from adatad.training.ema import Ema
-from adatad.training.optimizer import parameter_groups
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate, parameter_groups
 
 ADAPTERS = ParameterGroup(name="adapter", lr=2e-4, weight_decay=0.03)
 

@@ -9,7 +9,7 @@ from tiny_spec import saved_state
 
 from adatad.spec import load
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, all_checkpoints, read_checkpoint
-from adatad.training.ownership import TakenOver, claim
+from adatad.training.ownership import RunOwnershipLost, claim
 from adatad.training.run_directory import open_run
 
 
@@ -28,7 +28,7 @@ def test_the_first_owner_writes_nothing_once_there_is_a_second(tmp_path):
     new.wait()
     for step in (5, 6):
         old.submit(step, checkpoint_of(9.0))
-        with pytest.raises(TakenOver, match="was opened by another process"):
+        with pytest.raises(RunOwnershipLost, match="was opened by another process"):
             old.wait()
     assert [path.name for path in all_checkpoints(folder)] == ["step-00000005"]
     assert read_checkpoint(folder / "step-00000005").parameters["w"].tolist() == [2.0] * 3
@@ -43,7 +43,7 @@ def test_opening_a_run_takes_it_over(tiny_spec):
     unfinished.mkdir()
     second = open_run(spec, resume=True, overwrite=False)
     second.owner.check()
-    with pytest.raises(TakenOver, match=rf"{first.owner.token}, writes nothing more"):
+    with pytest.raises(RunOwnershipLost, match=rf"{first.owner.token}, writes nothing more"):
         first.owner.check()
     assert not unfinished.exists()
 
@@ -58,7 +58,7 @@ def test_an_attempt_that_was_given_up_before_it_opened_the_run_leaves_it_to_the_
     monkeypatch.setenv("ADATAD_ATTEMPT", str(attempts / "7-001"))
     owner = claim(tmp_path)
     monkeypatch.setenv("ADATAD_ATTEMPT", str(attempts / "7-000"))
-    with pytest.raises(TakenOver, match="attempt 7-001 of this job has begun since"):
+    with pytest.raises(RunOwnershipLost, match="attempt 7-001 of this job has begun since"):
         claim(tmp_path)
     owner.check()
 
@@ -80,5 +80,5 @@ def test_a_run_whose_owner_file_is_lost_is_still_its_own_and_can_be_saved(tmp_pa
     assert (run / "owner.txt").read_text() == text
     assert caplog.text.count("owner.txt was deleted or emptied while this run trains") == 1
     claim(run)
-    with pytest.raises(TakenOver):
+    with pytest.raises(RunOwnershipLost):
         owner.check()

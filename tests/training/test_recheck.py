@@ -8,10 +8,10 @@ import torch
 from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import SpecError, load
-from adatad.training import recheck
+from adatad.training import determinism
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
+from adatad.training.determinism import DataCorruptionError, Difference, bit_sum, explained, is_due, same_bits
 from adatad.training.loaders import training_loader
-from adatad.training.recheck import DataCorruptionError, Difference, bit_sum, explained, is_due, same_bits
 from adatad.training.resolve import resolve_run
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
@@ -145,7 +145,7 @@ def test_a_run_that_compares_ends_with_the_same_bits(shared_spec, engine, overri
 
 def test_a_whole_run_stops_and_keeps_what_was_saved_before(tiny_spec, monkeypatch):
     spec = load(tiny_spec, ["train.recheck_every=2"])
-    real = recheck.compute_twice
+    real = determinism.compute_twice
 
     def compute_twice(parts, compute, batches, step):
         if step == 2:

@@ -25,8 +25,7 @@ from adatad.spec.experiments import (
     where_data,
 )
 from adatad.training import reproduce as kit
-from adatad.training.missing import missing
-from adatad.training.reproduce import MissingFilesError, reproduce
+from adatad.training.reproduce import MissingFilesError, missing, reproduce
 from adatad.training.resolve import annotations_for
 
 ROOT = Path(__file__).parents[2]

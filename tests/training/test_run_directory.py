@@ -11,6 +11,7 @@ from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
 from adatad.training.ownership import claim, last_opening
+from adatad.training.resume import settled
 from adatad.training.run_directory import (
     RunDirectory,
     RunDirectoryError,
@@ -21,7 +22,6 @@ from adatad.training.run_directory import (
     run_directory,
     with_id,
 )
-from adatad.training.settle import settled
 
 ALONE = Processes(0, 1, None)
 

@@ -32,7 +32,7 @@ def test_what_was_read_reaches_parts_that_wait_on_the_host(monkeypatch):
         for name, value in stored.items():
             into[name].there.fill_(value)
 
-    monkeypatch.setattr(tensors, "read_parts", read_parts)
+    monkeypatch.setattr(tensors, "read_own_shards", read_parts)
     ema = SimpleNamespace(averages=averages, load=taken.setdefault("averages", {}).update)
     tensors.load_shards(SimpleNamespace(engine=engine, ema=ema), None, optimizer_step=7.0)
     found = (taken["masters"]["w"], taken["averages"]["w"], *(taken["moments"]["w"][key] for key in tensors.MOMENTS))

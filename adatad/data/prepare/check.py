@@ -33,7 +33,7 @@ from adatad.data.time_check import (
     position_seconds,
     time_problems,
 )
-from adatad.data.video_index import Heartbeat, VideoIndex, read_index
+from adatad.data.video_index import Heartbeat, read_index
 from adatad.errors import UserError
 from adatad.files import check_output_folder, shown, write_text
 from adatad.spec.schema import DataSpec, Spec
@@ -86,6 +86,7 @@ def check_data_set(
         if name in known and known[name].stamp == _stamp(spec.data, name, entry, whole, labels)
     }
     progress(len(done), len(wanted))
+    # Processes, not threads: decoding holds the interpreter, and a crash in a library must not end the check.
     pool = ProcessPoolExecutor(workers, initializer=leave_interruptions_to_the_parent)
     with open(folder / JOURNAL, "a", encoding="utf-8") as journal, pool:
         check = partial(check_video, spec.data, whole=whole, labels=labels)
@@ -127,6 +128,7 @@ def _stamp(data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels
     except (OSError, ValueError, UserError):
         # OSError and ValueError also come for names that no file can have.
         return ""
+    # A digest, because a class list may be long and the stamp is written for every video.
     classes = hashlib.sha256(repr(sorted(map(repr, labels))).encode()).hexdigest()[:16]
     rules = f"{RULES_VERSION} {whole} {data.fps} {data.label_key} {data.time} {data.window} {classes}"
     return f"{facts.st_size} {facts.st_mtime_ns} {rules} {json.dumps(entry, sort_keys=True)}"
@@ -148,7 +150,11 @@ def check_video(
         return _checked(name, [missing, *wrong, *_out_of_range(data, entry, 0.0, length)])
     try:
         index = read_index(path, Heartbeat())
-        _decode(data, name, index, whole)
+        last = index.frame_count - 1
+        numbers = np.arange(last + 1) if whole else np.unique(np.linspace(0, last, SAMPLED_FRAMES).astype(np.int64))
+        with open_named(data, name) as reader:
+            for _ in reader.chunks(numbers, 64):
+                pass
     except VideoError as error:
         broken = ["undecodable", str(error)]
         return _checked(name, [broken, *wrong, *_out_of_range(data, entry, 0.0, length)], stamp=stamp)
@@ -174,15 +180,6 @@ def _blocks(problem: TimeProblem, duration_seconds: float, fps: float, data: Dat
     if problem.kind != "wrong length" and data.time != "count":
         return False
     return problem.off_seconds > max(LENGTH_TOLERANCE * duration_seconds, LENGTH_FRAMES / fps if fps else 0.0)
-
-
-def _decode(data: DataSpec, name: str, index: VideoIndex, whole: bool) -> None:
-    """Decode some frames, or all. Raises VideoError where one can't be decoded."""
-    last = index.frame_count - 1
-    numbers = np.arange(last + 1) if whole else np.unique(np.linspace(0, last, SAMPLED_FRAMES).astype(np.int64))
-    with open_named(data, name) as reader:
-        for _ in reader.chunks(numbers, 64):
-            pass
 
 
 def _length(data: DataSpec, entry: dict[str, Any]) -> tuple[float, float] | None:

@@ -38,10 +38,6 @@ DIM, BRIGHT = 0.45, 1.0
 Difficulty = Literal["easy", "hard"]
 
 
-class DemoError(UserError):
-    """Raised for a folder that the data set can't be written to; the message names it and says what to do."""
-
-
 @dataclass(frozen=True)
 class Action:
     """An action of one actor in frames [start, end). phase: in turns; rest, rest_size, rest_bright: phases of what the
@@ -79,6 +75,8 @@ def act(action: Action) -> State:
         action.amplitude * np.sin(2 * np.pi * action.rest),
     )
     state = State(frames)
+    # Every state starts at a random rest value that also occurs in the classes that move it, so that a single frame
+    # doesn't show the class.
     state.log_size += LOG_SIZE_SWING * np.sin(2 * np.pi * action.rest_size)
     state.alpha *= _brightness(np.sin(2 * np.pi * action.rest_bright))
     match action.label:
@@ -257,7 +255,7 @@ def make_demo(
     """Write the data set to `folder`; return its annotation file. A finished one with the same settings stays.
 
     It is made in a folder beside it and renamed when complete. progress: called with (videos done, videos in all).
-    Raises DemoError rather than replace anything but an empty folder or another built-in data set.
+    Raises UserError rather than replace anything but an empty folder or another built-in data set.
     """
     settings = {
         "train_videos": train_videos, "validation_videos": validation_videos, "seed": seed,
@@ -268,14 +266,15 @@ def make_demo(
         # A link to a folder elsewhere stays one.
         folder = folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise DemoError(f"{folder}: can't be written to: {reason(error)}; name another folder") from error
+        raise UserError(f"{folder}: can't be written to: {reason(error)}; name another folder") from error
     check_output_folder(folder.parent)
+    # Only an empty folder or another built-in data set may be replaced.
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         present = _read_settings(folder)
         if present == settings:
             return annotations
         if present is None or present.keys() != settings.keys():
-            raise DemoError(
+            raise UserError(
                 f"{folder}: holds something else than the built-in data set, which would replace it; "
                 "name another folder, or train on data of your own with adatad train"
             )
@@ -295,9 +294,9 @@ def make_demo(
             shutil.rmtree(folder)
         unfinished.rename(folder)
     except (OSError, av.FFmpegError) as error:
-        raise DemoError(f"{folder}: can't be written: {reason(error)}; make room, or name another folder") from error
+        raise UserError(f"{folder}: can't be written: {reason(error)}; make room, or name another folder") from error
     except BrokenProcessPool as error:
-        raise DemoError("a process that drew videos was killed, as the system does when memory runs out") from error
+        raise UserError("a process that drew videos was killed, as the system does when memory runs out") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return annotations

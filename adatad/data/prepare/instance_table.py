@@ -133,6 +133,7 @@ def _by_role(header: Sequence[str]) -> dict[str, list[Column]]:
     for role, (strong, weak) in NAMES.items():
         for names in (strong, weak):
             columns = [Column(place, name) for place, name in enumerate(header) if _key(name) in names]
+            # A column of times never plays another role.
             others = {column.place for other in found.values() for column in other}
             columns = [column for column in columns if column.place not in others]
             if columns:
@@ -145,11 +146,13 @@ def _time_column(place: int, name: str) -> tuple[str, Column] | None:
     """Return the role (start, end or duration) and unit of a column of times; None for another column."""
     words, unit = [], "seconds"
     for word in _words(CLOCK_FORMS.sub(" seconds ", name)):
+        # "starttime" and "tstart" are one word to the splitter.
         joined = JOINED.fullmatch(word)
         words += [part for part in (joined["t"], joined["end"], joined["rest"]) if part] if joined else [word]
     units = [UNITS[word] for word in words if word in UNITS]
     if units:
         unit = units[0]
+    # "start frame time" and the like: too unclear to guess.
     if len(set(units)) > 1:
         return None
     rest = [word for word in words if word not in UNITS and word not in TIME_WORDS]
@@ -279,7 +282,7 @@ def read_instances(path: Path, given: Mapping[str, str]) -> tuple[list[Instance]
     instances, wrong, times = [], list(table.problems), []
     for row in table.rows:
         try:
-            instance, read = _instance(row, columns, table)
+            instance, read = _instance(row, columns)
         except ValueError as error:
             wrong.append(f"line {row.line}: {error}")
             continue
@@ -289,7 +292,7 @@ def read_instances(path: Path, given: Mapping[str, str]) -> tuple[list[Instance]
     return instances, list(_notes(table, columns, times)), wrong
 
 
-def _instance(row: TableRow, columns: Mapping[str, Column], table: Table) -> tuple[Instance, list[Time]]:
+def _instance(row: TableRow, columns: Mapping[str, Column]) -> tuple[Instance, list[Time]]:
     """Read an instance and its times from a row. Raises ValueError with what is wrong."""
 
     def field(role: str) -> str:

@@ -36,10 +36,6 @@ MAX_LISTED = 10
 """Videos that an error names; the rest is counted."""
 
 
-class OfficialError(UserError):
-    """Raised for an official file that isn't as expected; the message names it and the line or key."""
-
-
 def activitynet(path: Path) -> tuple[Database, list[str]]:
     """Convert the JSON file of ActivityNet-1.3, or of HACS Segments, which has the same form with durations as text."""
     database: Database = {}
@@ -52,7 +48,7 @@ def activitynet(path: Path) -> tuple[Database, list[str]]:
             duration, subset = _finite(entry["duration"]), _text(entry["subset"])
             database[name] = {"subset": subset, "duration": duration, "annotations": items}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise OfficialError(
+            raise UserError(
                 f"{path}: video {shown(repr(name))}: expected subset, duration in seconds, annotations with segment "
                 f"and label ({error!r}); is it the official file?"
             ) from error
@@ -62,9 +58,10 @@ def activitynet(path: Path) -> tuple[Database, list[str]]:
 def not_scored(database: Database, scored: Path, subset: str = "validation") -> list[str]:
     """Return videos of a subset that BSN's list (video_info_new.csv, names with v_) lacks: as in all work since then,
     ActivityNet's validation is scored without them."""
+    # BSN's names carry YouTube's "v_" in front, ActivityNet's don't.
     known = {row["video"].removeprefix("v_") for _, row in _rows(scored, ("video", "subset"))}
     if known.isdisjoint(database):
-        raise OfficialError(f"{scored}: names none of the annotated videos; expected BSN's video_info_new.csv")
+        raise UserError(f"{scored}: names none of the annotated videos; expected BSN's video_info_new.csv")
     return [name for name, entry in database.items() if entry["subset"] == subset and name not in known]
 
 
@@ -76,7 +73,7 @@ def charades(folder: Path) -> tuple[Database, list[str]]:
             actions = [_of(where, _charades_action, text) for text in row["actions"].split(";") if text]
             length, name = _of(where, _finite, row["length"]), _of(where, _text, row["id"])
             if name in database:
-                raise OfficialError(f"{where}: video {name!r} appears twice")
+                raise UserError(f"{where}: video {name!r} appears twice")
             database[name] = {"subset": subset, "duration": length, "annotations": actions}
     database, _ = _finished(folder, database)
     return database, [f"c{number:03d}" for number in range(157)]
@@ -104,9 +101,9 @@ def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
         for where, row in _rows(folder / file, columns):
             numbers = {"verb": _of(where, int, row["verb_class"]), "noun": _of(where, int, row["noun_class"])}
             if numbers[task] not in names:
-                raise OfficialError(f"{where}: {task} class {numbers[task]} isn't one of {len(names)}")
+                raise UserError(f"{where}: {task} class {numbers[task]} isn't one of {len(names)}")
             if row["video_id"] not in facts:
-                raise OfficialError(f"{where}: video {row['video_id']} isn't in EPIC_100_video_info.csv")
+                raise UserError(f"{where}: video {row['video_id']} isn't in EPIC_100_video_info.csv")
             ends = [_of(where, _timestamp, row[key]) for key in ("start_timestamp", "stop_timestamp")]
             item = {"segment": ends, "label": names[numbers[task]], **numbers}
             found.setdefault(row["video_id"], []).append(item)
@@ -114,7 +111,7 @@ def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
     occurring = sorted({item[task] for items in found.values() for item in items})
     for where, row in _rows(folder / EPIC_TEST, ("video_id",)) if (folder / EPIC_TEST).is_file() else ():
         if row["video_id"] not in facts:
-            raise OfficialError(f"{where}: video {row['video_id']} isn't in EPIC_100_video_info.csv")
+            raise UserError(f"{where}: video {row['video_id']} isn't in EPIC_100_video_info.csv")
         found[row["video_id"]], subsets[row["video_id"]] = [], "test"
     database = {}
     for name, items in found.items():
@@ -154,7 +151,7 @@ def ego4d(folder: Path, say: Callable[[str], None] = print) -> tuple[Database, l
                     else:
                         database[name] = entry
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise OfficialError(f"{folder / file}: not a readable file of moments: {error!r}") from error
+            raise UserError(f"{folder / file}: not a readable file of moments: {error!r}") from error
     if without_labels or other_rates:
         rates = f"{EGO4D_RATES[0]} to {EGO4D_RATES[1]}"
         say(f"left out: {without_labels} clips without a label, {other_rates} of other than {rates} frames a second")
@@ -162,6 +159,7 @@ def ego4d(folder: Path, say: Callable[[str], None] = print) -> tuple[Database, l
 
 
 def _ego4d_clip(clip: dict[str, Any], subset: str) -> dict[str, Any]:
+    # Ego4D gives times in the long video; its clips are what is downloaded.
     start = max(_finite(clip["video_start_sec"]), 0.0)
     duration = round(_finite(clip["video_end_sec"]) - start, 4)
     frames = int(clip["video_end_frame"]) - max(int(clip["video_start_frame"]), 0)
@@ -188,7 +186,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
     found: dict[str, list[dict[str, Any]]] = {}
     files = sorted(folder.rglob("*.txt"))
     if not files:
-        raise OfficialError(f"{folder}: holds no text file; expected one a class")
+        raise UserError(f"{folder}: holds no text file; expected one a class")
     for file in files:
         label = file.stem.removesuffix("_val").removesuffix("_test")
         for number, line in enumerate(LINE_BREAKS.split(read_text(file)), 1):
@@ -198,7 +196,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
     found = {name: items for name, items in found.items() if name not in left_out}
     absent = [name for name in sorted(found) if not (videos / f"{name}.mp4").is_file()]
     if absent:
-        raise OfficialError(
+        raise UserError(
             f"{videos}: {len(absent)} of {len(found)} annotated videos aren't there as NAME.mp4: "
             f"{listed(absent, MAX_LISTED)}; they are needed, for only they tell how long they are"
         )
@@ -206,7 +204,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
     for name in sorted(found):
         subset = next((subset for start, subset in THUMOS_SUBSETS.items() if name.startswith(start)), None)
         if subset is None:
-            raise OfficialError(f"{folder}: video {name!r} begins with none of {', '.join(THUMOS_SUBSETS)}")
+            raise UserError(f"{folder}: video {name!r} begins with none of {', '.join(THUMOS_SUBSETS)}")
         try:
             index = read_index(videos / f"{name}.mp4", Heartbeat())
         except VideoError as error:
@@ -220,7 +218,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
                           "annotations": found[name]}  # fmt: skip
     if wrong:
         lines = listed(wrong, MAX_LISTED, "\n  ")
-        raise OfficialError(f"{videos}: {len(wrong)} of {len(found)} videos can't be used:\n  {lines}")
+        raise UserError(f"{videos}: {len(wrong)} of {len(found)} videos can't be used:\n  {lines}")
     return _finished(folder, database)
 
 
@@ -230,22 +228,23 @@ def _thumos_line(line: str) -> tuple[str, list[float]]:
 
 
 def _finished(path: Path, database: Database, say: Callable[[str], None] = print) -> tuple[Database, list[str]]:
-    """Return the database without exact copies of instances, and its classes. Raises OfficialError for what no spec
+    """Return the database without exact copies of instances, and its classes. Raises UserError for what no spec
     could read, and for no instance at all."""
     instances = sum(len(entry["annotations"]) for entry in database.values())
     if not instances:
-        raise OfficialError(f"{path}: {len(database)} videos and no instance could be read; is it the official file?")
+        raise UserError(f"{path}: {len(database)} videos and no instance could be read; is it the official file?")
     # A window of whole videos needs no frame rate: these files need not give one.
     spec = DataSpec(annotations=str(path), videos="", window=WindowSpec(kind="resize"))
-    labels = _labels(database)
+    # Sorted, as the reference sorts them.
+    labels = sorted({item["label"] for entry in database.values() for item in entry["annotations"]} - {AMBIGUOUS})
     for name, entry in database.items():
         wrong = [text for kind, text, _ in entry_problems(spec, name, entry, labels) if kind in REFUSED]
         ends = [end for item in entry["annotations"] for end in item["segment"]]
         if not all(map(math.isfinite, ends)):
             wrong.append("a segment without finite ends")
         if wrong:
-            raise OfficialError(f"{path}: video {shown(repr(name))}: {wrong[0]}")
-        entry["annotations"] = _once(entry["annotations"])
+            raise UserError(f"{path}: video {shown(repr(name))}: {wrong[0]}")
+        entry["annotations"] = list({json.dumps(item): item for item in entry["annotations"]}.values())
     copies = instances - sum(len(entry["annotations"]) for entry in database.values())
     if copies:
         say(f"left out: {copies} exact copies of instances")
@@ -254,6 +253,7 @@ def _finished(path: Path, database: Database, say: Callable[[str], None] = print
 
 def write(files: dict[Path, str]) -> None:
     """Write texts by path. Files appear only when all of them are complete. Raises FileError."""
+    # All files are written before the first is renamed.
     with ExitStack() as stack:
         for path, text in files.items():
             stack.enter_context(atomic_write(path)).write_text(text, encoding="utf-8")
@@ -265,11 +265,11 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, s
     absent = [name for name in columns if name not in table.header]
     if absent:
         there = table.header_shown()
-        raise OfficialError(f"{path}: has no column {absent[0]} in its header {there}; is it the official file?")
+        raise UserError(f"{path}: has no column {absent[0]} in its header {there}; is it the official file?")
     if table.problems:
-        raise OfficialError(f"{path}, {table.problems[0]}")
+        raise UserError(f"{path}, {table.problems[0]}")
     if not table.rows:
-        raise OfficialError(f"{path}: holds no rows; is it the official file?")
+        raise UserError(f"{path}: holds no rows; is it the official file?")
     for row in table.rows:
         yield f"{path}, line {row.line}", dict(zip(table.header, row.fields, strict=True))
 
@@ -294,14 +294,4 @@ def _of(where: str, read: Any, text: str) -> Any:
     try:
         return read(text)
     except (TypeError, ValueError, OverflowError) as error:
-        raise OfficialError(f"{where}: can't read {brief(text)}") from error
-
-
-def _labels(database: Database) -> list[str]:
-    """Return the labels sorted, as the reference sorts them, without "Ambiguous"."""
-    return sorted({item["label"] for entry in database.values() for item in entry["annotations"]} - {AMBIGUOUS})
-
-
-def _once(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return items without exact copies."""
-    return list({json.dumps(item): item for item in items}.values())
+        raise UserError(f"{where}: can't read {brief(text)}") from error

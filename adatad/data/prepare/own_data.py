@@ -141,7 +141,10 @@ def _data_set(
         notes.append(f"{counted(len(unused), 'video')} of {videos} not in the table: {listed(unused)}")
     if wrong:
         # Subsets are looked at all the same: their problems are told with the others.
-        wrong += _disputed(_said(instances, lambda instance: shown(instance.video)))
+        said: dict[str, set[str]] = defaultdict(set)
+        for instance in instances:
+            said[shown(instance.video)].add(instance.subset)
+        wrong += _disputed(said)
         return nothing
     subsets, problems = _subsets(by_file, validation_share, notes)
     if problems:
@@ -196,6 +199,7 @@ def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[li
     placed, wrong = [], []
     for row in rows:
         start, end = row.start, row.end
+        # A rate of the table's own: frame k is at k / fps, whatever the file's frames are.
         if _counts_otherwise(row, index):
             start, end = start / row.fps, end / row.fps
         elif row.unit == "frames":
@@ -225,14 +229,6 @@ def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) 
     kept = frozenset(first.values())
     by_file[file] = [row for row in by_file[file] if row.line in kept]
     return lines
-
-
-def _said(instances: list[Instance], of: Callable[[Instance], str]) -> dict[str, set[str]]:
-    """Return the subsets that the rows of each video give."""
-    said: dict[str, set[str]] = defaultdict(set)
-    for instance in instances:
-        said[of(instance)].add(instance.subset)
-    return said
 
 
 def _disputed(said: dict[str, set[str]]) -> list[str]:
@@ -343,6 +339,8 @@ def _spec(output: Path, videos: Path, data: DataSet) -> str:
     """Return a spec to begin with: VideoMAE-S with adapters, and windows that suit the videos and their instances."""
     facts = list(data.facts.values())
     instances = [row for rows in data.instances.values() for row in rows]
+    # Choices for a first run, each from the data: stride so that short instances get a few positions, the window so
+    # that the longest video fits if it can.
     rate = float(np.median([known.frames / known.seconds for known in facts]))
     short = float(np.quantile([row.end - row.start for row in instances], 0.05))
     stride = int(np.clip(short * rate / POSITIONS_OF_SHORT, 1, 4))
@@ -383,6 +381,7 @@ def split(classes: Mapping[str, frozenset[str]], validation_share: float) -> dic
     training; then validation is filled up to its share in the same way. Videos are tried in the order of their names'
     digests: the choice is always the same, and mostly stays when videos are added.
     """
+    # A digest's order is random but the same on every machine, and a new video doesn't move the others.
     order = sorted(classes, key=lambda video: hashlib.sha256(video.encode()).digest())
     left = Counter(label for labels in classes.values() for label in labels)
     validation: set[str] = set()

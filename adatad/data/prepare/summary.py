@@ -71,7 +71,8 @@ def print_summary(spec: Spec, console: Console) -> None:
         console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
     for role, read, report in roles:
         for warned in warnings(spec.data, database, read, report, quirks):
-            console.print(f"warning: {role}: {_sentence(warned)}", style="yellow", soft_wrap=True)
+            sentence = f"{warned.by_video.total()} {warned.what}: {listed(list(warned.by_video))}"
+            console.print(f"warning: {role}: {sentence}", style="yellow", soft_wrap=True)
 
 
 def instance_seconds(videos: Iterable[Video]) -> np.ndarray:
@@ -146,10 +147,6 @@ def _wrong_rates(
             difference = float(entry["frame"]) / float(entry["duration"]) - float(fps)
             if abs(difference) > RATE_TOLERANCE * float(fps):
                 yield name
-
-
-def _sentence(warned: DataWarning) -> str:
-    return f"{warned.by_video.total()} {warned.what}: {listed(list(warned.by_video))}"
 
 
 def _counts(reports: dict[str, LoadReport]) -> Table:

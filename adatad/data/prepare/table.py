@@ -87,6 +87,7 @@ def read_table(path: Path, recognize: Callable[[list[str]], int]) -> Table:
     rows, problems = [], []
     for row in reader:
         fields = _stripped(row.fields)
+        # A line of delimiters alone, as spreadsheets write below a table.
         if not fields:
             continue
         if len(fields) > len(header) or len(row.fields) < len(header):
@@ -107,18 +108,14 @@ def _table_text(path: Path) -> str:
         )
         if what:
             raise TableError(f"{path}: is {what}")
-        text = _decoded(path, content)
+        try:
+            text = content.decode("utf-16" if content.startswith(UTF16_STARTS) else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise TableError(f"{path}: line {line} is no text in UTF-8; {SAVE_AS_CSV}") from error
     if "\0" in text:
         raise TableError(f"{path}: is a binary file, or text of another encoding than UTF-8; {SAVE_AS_CSV}")
     return text
-
-
-def _decoded(path: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-16" if content.startswith(UTF16_STARTS) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise TableError(f"{path}: line {line} is no text in UTF-8; {SAVE_AS_CSV}") from error
 
 
 def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tuple[int, str, bool]:
@@ -140,6 +137,7 @@ def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tup
     # In a tie an uncommented line wins, then the delimiter that gives more columns.
     candidates = [(first, False), *((number, True) for number in comments)]
     best, found = (0, 0, 0), (first, told or ",", False)
+    # Every candidate line with every delimiter; the one of which the caller knows most columns is the header.
     for number, commented in candidates:
         for delimiter in (told,) if told else DELIMITERS:
             header = _header_names(lines, number, delimiter, commented)

@@ -70,6 +70,7 @@ def find_videos(folder: Path) -> FolderContent:
             by_name[file.path.stem].append(file.path)
         else:
             others.append(file.path)
+    # Two different videos of one name would overwrite each other's copy.
     disputed = [
         stem
         for stem, (first, *rest) in by_name.items()
@@ -209,6 +210,7 @@ def transcode(source: Path, output: Path, short_side_pixels: int, key_frames: in
     # crf 18 is visually lossless; fixed key frame intervals and no B-frames make every frame quickly reachable.
     options = {"crf": "18", "g": str(key_frames), "keyint_min": str(key_frames), "sc_threshold": "0", "bf": "0"}
     try:
+        # PyAV always: copies must not depend on which libraries are installed.
         with open_video(source, "pyav", fps=None) as reader, av.open(str(unfinished), "w", format="mp4") as container:
             shown = _frames_of_copy(read_index(source, Heartbeat()), fps)
             _encode(container, reader, shown, short_side_pixels, options)
@@ -249,6 +251,7 @@ def _encode(
 ) -> None:
     """Encode these frames of a video as H.264."""
     stream = container.add_stream("libx264", rate=shown.rate, options=options)
+    # One thread an encoder: videos are encoded side by side.
     stream.codec_context.thread_count = 1
     stream.pix_fmt = "yuv420p"
     ticks: np.ndarray | None = None
@@ -343,6 +346,7 @@ def speed_up(pairs: list[tuple[Path, Path]]) -> float:
     median over the first pairs (original, copy), both read in turn."""
     ratios = []
     for source, copy in pairs[:MEASURED_VIDEOS]:
+        # The better of two reads: the first may wait for the disk.
         seconds = [min(_read_seconds(path) for _ in range(2)) for path in (source, copy)]
         ratios.append(seconds[0] / seconds[1])
     return median(ratios)

@@ -66,7 +66,7 @@ class Folder:
                 found = self._called(key, fold)
                 # "b/k0.mp4" must not find a/k0.mp4: folders in the table may lie above this folder, but not elsewhere.
                 if start or exactly_here or "/" in key:
-                    whole = [file for file in found if fold(key) in (fold(p) for p in _whole(file))]
+                    whole = [file for file in found if fold(key) in (fold(p) for p in _full_names(file))]
                     found = whole or ([] if start or exactly_here else found)
                 if len(found) == 1:
                     return found[0]
@@ -111,6 +111,7 @@ def files_below(folder: Path) -> list[VideoFile]:
 
     found, seen = [], set()
     for where, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        # A link to a parent folder would be walked for ever.
         real = os.path.realpath(where)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in NOT_VIDEOS and real not in seen)
         if real in seen:
@@ -140,7 +141,8 @@ def _ends_so(path: str, key: str, fold: Callable[[str], str]) -> bool:
     return f"/{fold(_composed(path))}".endswith(f"/{fold(key)}")
 
 
-def _whole(file: VideoFile) -> tuple[str, str]:
+def _full_names(file: VideoFile) -> tuple[str, str]:
+    """Return the path with and without its ending."""
     path = _composed(file.relative)
     return path, path.removesuffix(_composed(file.path.suffix))
 

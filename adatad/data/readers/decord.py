@@ -32,6 +32,7 @@ class DecordFrames:
         index = self._index
         if len(self._reader) != index.frame_count:
             raise IndexMismatchError(f"decord counts {len(self._reader)} frames, its packets {index.frame_count}")
+        # decord seeks by its own list of key frames: a wrong one gives wrong frames without an error.
         keys = np.searchsorted(index.pts, index.key_pts)
         if not np.array_equal(self._reader.get_key_indices(), keys):
             raise IndexMismatchError("decord finds other key frames than its packets show")

@@ -57,6 +57,7 @@ class PyavFrames:
         return np.rot90(image, self._frame.rotation // 90 % 4)
 
     def _should_seek(self, number: int) -> bool:
+        # Decoders only go forward. The frame that was decoded last can be asked for again.
         if number < self._number:
             return True
         if self._sequential or number - self._number < SEEK_SAVES_FRAMES:
@@ -76,6 +77,8 @@ class PyavFrames:
             self._open()
             return
         nearest = self._key_before(number)
+        # Seeking goes to the container's own index, which may know fewer key frames than the packets show: try the one
+        # before, and at last the start, until decoding begins at or before the frame.
         for key in dict.fromkeys((nearest, max(nearest - 1, 0), 0)):
             self._container.seek(int(self._index.key_pts[key]), stream=self._stream, backward=True)
             self._begin()
@@ -112,6 +115,7 @@ class PyavFrames:
     def _number_of(self, frame: av.VideoFrame) -> int:
         if self._sequential:
             return self._number + 1
+        # By time, not by counting: after a seek the first frame may be another one than was expected.
         place = int(np.searchsorted(self._index.pts, frame.pts)) if frame.pts is not None else -1
         if place < 0 or place >= self._index.frame_count or self._index.pts[place] != frame.pts:
             raise IndexMismatchError(f"a frame of time {frame.pts} comes that no packet announces")
@@ -119,6 +123,8 @@ class PyavFrames:
 
     def _accept_short_end(self, number: int) -> None:
         """Let the last frame stand in for a few missing ones. Raises VideoError if more are missing."""
+        # Some files announce a last packet or two that give no frame: one repeated frame is better
+        # than an unusable video.
         missing = self._index.frame_count - self._number - 1
         if self._frame is None or missing > TAIL_FRAMES:
             raise VideoError(

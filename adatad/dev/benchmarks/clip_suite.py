@@ -240,7 +240,7 @@ class StepSizes(NamedTuple):
 def sizes_of(spec: Spec) -> StepSizes:
     """Return the work and bytes of a step, by the planner."""
     whole, backbone = planner(spec), spec.model.backbone
-    detector = whole.outer(whole.units(1), spec.memory).flops
+    detector = whole.costs(1).outer.run.flops
     sizes = resolve_backbone(backbone)
     plane = (spec.data.size_pixels // sizes.patch) ** 2 * int(sizes.width * backbone.adapter.ratio) * 2
     tubelets = clips_of_window(spec.data, backbone.clip_frames) * backbone.clip_frames // backbone.tubelet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -88,7 +89,7 @@ CASES = (
 
 def spec_of(case: GpuCase, variant: Variant) -> Spec:
     """Return the spec of a case and variant, with one window a step."""
-    overrides = f"{case.overrides} {variant.overrides} train.global_batch=1".split()
+    overrides = shlex.split(f"{case.overrides} {variant.overrides} train.global_batch=1")
     return load(f"configs/thumos/{case.config}.yaml", overrides, check_files=False)
 
 
@@ -100,6 +101,6 @@ def on_cards(case: GpuCase, planner: Planner) -> GpuCase:
         card = replace(planner.machine, memory_bytes=size * GIB)
         plan = next((plan for plan in plans if plan.fits(card)), None)
         if plan is not None and card.memory_bytes < planner.machine.memory_bytes:
-            settings = " ".join(plan.settings(planner.spec))
+            settings = shlex.join(plan.settings(planner.spec))
             chosen.append(Variant(f"{size} GB: {plan.describe()}", settings, cap_gib=size))
     return GpuCase(f"{case.name}, on smaller cards", case.config, case.overrides, tuple(chosen))

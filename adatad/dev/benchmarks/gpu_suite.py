@@ -35,7 +35,6 @@ from adatad.dev.benchmarks.results import ROOT, Result, Sheet, show_sheet
 from adatad.errors import UserError
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
-from adatad.memory.scale import Scale
 from adatad.training.host_memory import available_bytes
 
 BUDGET_SECONDS = 480.0
@@ -59,7 +58,6 @@ class Suite:
     device: torch.device
     rate: float
     machine: Machine
-    scale: Scale = field(default_factory=Scale)
     measured: dict[GpuCase, dict[Variant, StepMeasurement]] = field(default_factory=dict)
     _planners: dict[tuple[str, ...], Planner] = field(default_factory=dict)
 
@@ -83,7 +81,7 @@ class Suite:
         spec = spec_of(case, variant)
         key = case.config, case.overrides, spec.memory.weight_dtype
         if key not in self._planners:
-            self._planners[key] = Planner(spec, self.machine, torch.bfloat16, CLASSES, scale=self.scale)
+            self._planners[key] = Planner(spec, self.machine, torch.bfloat16, CLASSES)
         return self._planners[key]
 
     def useful_flops(self, case: GpuCase) -> int:

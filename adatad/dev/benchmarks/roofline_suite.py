@@ -1,6 +1,6 @@
 """Predicted time of a step of g on a data centre's GPU, by a roofline; nothing is measured.
 
-The pieces of a step are our own code, run once each on the meta device at their real sizes (`adatad.memory.units`). A
+The pieces of a step are our own code, run once each on the meta device at their real sizes (`adatad.memory.costs`). A
 kernel takes the time of its FLOPs or of its bytes at the card's rates, whichever is longer, and at least that of the
 shortest kernel; a piece takes the time of its kernels or of their launches, whichever is longer.
 """
@@ -15,12 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from adatad.dev.benchmarks.gpu_cases import CASES, CLASSES, REFERENCE, TILE, GpuCase, spec_of
 from adatad.dev.benchmarks.results import Result, Sheet, show_sheet
+from adatad.memory.costs import CostProbe, Run
 from adatad.memory.flops import FlopCount
+from adatad.memory.peak_model import step_of
 from adatad.memory.planner import Machine, Planner
-from adatad.memory.scale import Scale
-from adatad.memory.units import Units
-from adatad.models.keyed_dropout import Drops
 from adatad.spec import Spec
+from adatad.spec.schema import MemorySpec
 
 PICO = 1e-12
 """Seconds of a picosecond, the unit in which time is counted: FLOPs, in whose place it is, are integers."""
@@ -80,42 +80,36 @@ class Prediction(NamedTuple):
 def predict(spec: Spec, card: Card = H100) -> Prediction:
     """Predict forward, backward and losses of a window, without the optimizer's update, equal under all policies."""
     # A machine without limit: the plan is given, only its costs are wanted.
-    planner = Planner(spec, Machine(1e15), torch.bfloat16, CLASSES, scale=Scale(RooflineCount(card)))
-    units, memory = planner.units(spec.train.accumulation), planner.resolved(spec.memory)
-    outer = planner.outer(units, memory)
-    runs = [*planner.step(units, memory, "ddp").work.runs, (outer.flops, outer.kernels, 1)]
-    device = sum(PICO * picoseconds * times for picoseconds, _, times in runs)
-    seconds = sum(max(PICO * ps, kernels * card.launch_seconds) * times for ps, kernels, times in runs)
-    whole = Prediction(device, sum(kernels * times for _, kernels, times in runs), seconds)
-    return whole if memory.policy != "tile" else whole.without(*never_computed(units, memory.tile_clips, card))
+    memory = Planner(spec, Machine(1e15), torch.bfloat16, CLASSES).resolved(spec.memory)
+    costs = probe(spec, card)
+    # The counter has picoseconds where others have FLOPs.
+    runs = step_of(costs, memory, "ddp", 1, spec.train.accumulation).runs
+    device = sum(PICO * run.flops * times for run, times in runs)
+    seconds = sum(max(PICO * run.flops, run.kernels * card.launch_seconds) * times for run, times in runs)
+    whole = Prediction(device, round(sum(run.kernels * times for run, times in runs)), seconds)
+    return whole if memory.policy != "tile" else whole.without(*never_computed(costs, memory))
 
 
-class UnitsWithoutBranches(Units):
-    """Units in which all clips drop all branches."""
-
-    def _drops(self, clips: int) -> Drops | None:
-        drops = super()._drops(clips)
-        if drops is not None:
-            drops.kept = [[False] * clips for _ in drops.kept]
-        return drops
+def probe(spec: Spec, card: Card) -> CostProbe:
+    """Return the costs of a spec's parts in picoseconds of a card."""
+    windows = spec.train.global_batch // spec.train.accumulation
+    return CostProbe(spec, windows, torch.bfloat16, CLASSES, RooflineCount(card))
 
 
-def never_computed(units: Units, clips: int, card: Card) -> tuple[float, int]:
+def never_computed(costs: CostProbe, memory: MemorySpec) -> tuple[float, int]:
     """Return the expected seconds and kernels of branches that all clips of a tile drop; a count of full tiles has
-    them."""
-    spec, tiles = units.spec, units.windows * -(-units.clips // clips)
-    bare = UnitsWithoutBranches(spec, units.windows, units.arithmetic, CLASSES, Scale(RooflineCount(card)))
-    # The difference between a tile with all branches and one with none, times the chance of the latter.
-    picoseconds, kernels = 0.0, 0.0
-    for index, kind in enumerate(units.kinds):
-        rate = spec.model.backbone.drop_path * index / max(len(units.kinds) - 1, 1)
-        for sign, block in ((1, units.tile(clips, kind, hold=True)), (-1, bare.tile(clips, kind, hold=True))):
-            # Forward, recomputation, backward; below the first adapter, and through its block, there is no backward.
-            again = {"below": (), "first": (block.run,)}.get(kind, (block.graph, block.low))
-            for cost in (block.run, *again):
-                picoseconds += sign * rate**clips * tiles * cost.flops
-                kernels += sign * rate**clips * tiles * cost.kernels
-    return PICO * picoseconds, round(kernels)
+    them. Both branches of a block have one rate, and without them only its adapter computes."""
+    clips, spec = memory.tile_clips, costs.spec
+    tiled = MemorySpec(policy="tile", tile_clips=clips, segment_blocks=1)
+    one, two = (costs.measure(depth, (0,), tiled, 1, clips) for depth in (1, 2))
+    forward, whole = two.forward - one.forward, two.forward + two.backward - one.forward - one.backward
+    tiles, total = costs.windows * -(-costs.clips // clips), Run()
+    for index in range(costs.depth):
+        rate = spec.model.backbone.drop_path * index / max(costs.depth - 1, 1)
+        # Nothing is differentiated below the first adapter, nor through its block.
+        times = {-1: forward, 0: forward * 2, 1: whole}[(index > costs.first_trained) - (index < costs.first_trained)]
+        total += times * (rate**clips * tiles)
+    return PICO * total.flops, round(total.kernels)
 
 
 def run(cases: tuple[GpuCase, ...] = (CASES[0], CASES[2])) -> list[Result]:

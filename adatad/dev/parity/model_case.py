@@ -37,8 +37,8 @@ from adatad.models.losses import Targets, detection_losses
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import MemorySpec, Spec
 from adatad.training.determinism import full_float32
+from adatad.training.optimizer import learning_rate
 from adatad.training.resolve import resolve_model
-from adatad.training.schedule import learning_rate
 from adatad.training.setup import TrainState, build_train_state
 from adatad.training.step import batch_targets, train_step
 

@@ -31,7 +31,7 @@ from adatad.dev.parity.transforms_file import run_transforms
 from adatad.dev.parity.windows_file import run_windows
 from adatad.files import shown
 from adatad.spec.schema import MemorySpec
-from adatad.training.schedule import learning_rate
+from adatad.training.optimizer import learning_rate
 
 LOWEST_RATE = 1e-8
 """The end of the reference's cosine for cases that don't name one."""

@@ -46,6 +46,7 @@ def deepspeed_config(spec: Spec, world: int, on_cpu: bool) -> dict[str, Any]:
         raise DeepSpeedFileError(f"{path}: {problem}")
     zero = dict(sections["zero_optimization"])
     if zero["stage"] == 3:
+        # It replaces torch's linear layer for the whole process.
         zero["memory_efficient_linear"] = False
     for section in ("offload_optimizer", "offload_param"):
         if on_cpu and section in zero:

@@ -21,7 +21,7 @@ from adatad.memory.arithmetic import autocast, autocast_dtype, no_autocast
 from adatad.parallel.adamw import MOMENTS, HostStateAdamW, make_adamw
 from adatad.parallel.base import all_finite, peak_memory_bytes, read_together, swapped_tensors
 from adatad.parallel.deepspeed.config import deepspeed_config
-from adatad.parallel.deepspeed.library import Partitions, ShardedPartitions, start_deepspeed
+from adatad.parallel.deepspeed.internals import Partitions, ShardedPartitions, start_deepspeed
 from adatad.parallel.deepspeed.zero3 import gather_for_waves, mark_units, reduce_by_parameter
 from adatad.parallel.processes import Processes
 from adatad.spec.schema import Spec
@@ -45,6 +45,7 @@ class ZeroEngine:
             if parameter.dim() == 0:
                 # DeepSpeed's broadcast of initial weights fails on these. One value with a dimension broadcasts alike.
                 parameter.data = parameter.data.view(1)
+        # Before `initialize` for what its hooks must find, after it for what it has set up in another way.
         if self.sharded:
             mark_units(model)
         # torch's fused kernel, unless DeepSpeed moves the parameters to the host.
@@ -102,6 +103,7 @@ class ZeroEngine:
         with swapped_tensors(self.master_parameters(), values):
             self.partitions.update_model()
             yield
+        # The values are back in the flat tensors; the model still has the others.
         self.partitions.update_model()
 
     def moments(self) -> dict[str, dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from adatad.memory.weights import WeightProvider
 from adatad.models.backbone import VideoBackbone
 from adatad.models.sequence import SequenceAttention
 from adatad.models.vit import Block
-from adatad.parallel.deepspeed.library import require_private_names
+from adatad.parallel.deepspeed.internals import require_private_names
 
 
 def mark_units(model: nn.Module) -> None:

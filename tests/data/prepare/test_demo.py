@@ -20,7 +20,6 @@ from adatad.data.prepare.demo import (
     FPS,
     HARD_CLASSES,
     Action,
-    DemoError,
     act,
     actor,
     actor_state,
@@ -33,6 +32,7 @@ from adatad.data.prepare.demo import (
 )
 from adatad.data.prepare.synthetic import WEAK, Sprite, background, render
 from adatad.data.rng import generator
+from adatad.errors import UserError
 from adatad.spec.schema import DataSpec
 
 STATES = ("x", "y", "log_size", "angle", "alpha")
@@ -287,7 +287,7 @@ def test_folders_that_hold_anything_else_are_left_alone(tmp_path, files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     before = content(tmp_path)
-    with pytest.raises(DemoError, match="name another folder") as caught:
+    with pytest.raises(UserError, match="name another folder") as caught:
         make_demo(folder, 1, 1)
     assert str(folder) in str(caught.value)
     assert content(tmp_path) == before
@@ -295,6 +295,6 @@ def test_folders_that_hold_anything_else_are_left_alone(tmp_path, files):
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(DemoError, match="mine: holds something else"):
+    with pytest.raises(UserError, match="mine: holds something else"):
         make_demo(tmp_path / "mine", 1, 1)
     assert (tmp_path / "mine").read_text() == "mine"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adatad.data.prepare.demo import write_video
-from adatad.data.prepare.official import OfficialError, activitynet, charades, ego4d, epic, not_scored, thumos
+from adatad.data.prepare.official import activitynet, charades, ego4d, epic, not_scored, thumos
 from adatad.errors import UserError
 from adatad.files import FileError
 
@@ -129,10 +129,10 @@ def test_thumos_files_and_videos(tmp_path):
     )
     assert [a["label"] for a in entry["annotations"]] == ["Ambiguous", "Diving"]
     (tmp_path / "text/Diving_val.txt").write_text("".join(f"video_validation_{n:07d} 0.1 0.9\n" for n in range(14)))
-    with pytest.raises(OfficialError, match=r"videos: 13 of 15 annotated .*: video_validation_0000000, .* and 3 more;"):
+    with pytest.raises(UserError, match=r"videos: 13 of 15 annotated .*: video_validation_0000000, .* and 3 more;"):
         thumos(tmp_path / "text", tmp_path / "videos")
     (tmp_path / "text/Diving_val.txt").write_text("video_validation_0000001 soon 0.9\n")
-    with pytest.raises(OfficialError, match=r"Diving_val\.txt, line 1: can't read"):
+    with pytest.raises(UserError, match=r"Diving_val\.txt, line 1: can't read"):
         thumos(tmp_path / "text", tmp_path / "videos")
     with pytest.raises(FileError, match=r"Charades_v1_train\.csv: can't be read: No such file"):
         charades(tmp_path)
@@ -157,12 +157,12 @@ def test_a_video_that_does_not_tell_its_length_gets_none_of_zero(tmp_path):
     (tmp_path / "text/Diving_val.txt").write_text("video_validation_0000001 0.1 0.9\n")
     try:
         seconds, said = thumos(tmp_path / "text", tmp_path / "videos")[0]["video_validation_0000001"]["duration"], ""
-    except OfficialError as error:
+    except UserError as error:
         seconds, said = 3.0, str(error)
     assert seconds == pytest.approx(3.0, abs=0.2)
     assert not said or "video_validation_0000001.mp4: doesn't tell how long it lasts" in said
     (tmp_path / "text/Diving_val.txt").write_text("video_validation_0000002 0.1 0.9\n")
-    with pytest.raises(OfficialError, match=r"1 of 1 videos can't be used:\n  .*_0000002\.mp4: can't be opened"):
+    with pytest.raises(UserError, match=r"1 of 1 videos can't be used:\n  .*_0000002\.mp4: can't be opened"):
         thumos(tmp_path / "text", tmp_path / "videos")
 
 
@@ -198,7 +198,7 @@ def test_charades_rows_that_no_spec_could_read(tmp_path, values, message):
     row = {"id": "A", "actions": "c001 1.0 2.0", "length": "10"}
     table(tmp_path / "Charades_v1_train.csv", [{**row, **values}])
     table(tmp_path / "Charades_v1_test.csv", [{**row, "id": "B", "actions": ""}])
-    with pytest.raises(OfficialError, match=message):
+    with pytest.raises(UserError, match=message):
         charades(tmp_path)
 
 
@@ -231,17 +231,17 @@ def test_ego4d_values_that_no_spec_could_read(tmp_path, values):
     videos = [{"video_uid": "v1", "split": "train", "clips": [{**clip, "annotations": [{"labels": labels}]}]}]
     for file in ("moments_train.json", "moments_val.json", "moments_test_unannotated.json"):
         (tmp_path / file).write_text(json.dumps({"videos": videos if "train" in file else []}))
-    with pytest.raises(OfficialError):
+    with pytest.raises(UserError):
         ego4d(tmp_path)
 
 
 def test_nothing_at_all_is_an_error(tmp_path):
     for file in ("moments_train.json", "moments_val.json", "moments_test_unannotated.json"):
         (tmp_path / file).write_text('{"videos": []}')
-    with pytest.raises(OfficialError, match="0 videos and no instance could be read"):
+    with pytest.raises(UserError, match="0 videos and no instance could be read"):
         ego4d(tmp_path)
     (tmp_path / "a.json").write_text('{"database": {}}')
-    with pytest.raises(OfficialError, match="0 videos and no instance could be read"):
+    with pytest.raises(UserError, match="0 videos and no instance could be read"):
         activitynet(tmp_path / "a.json")
 
 
@@ -295,7 +295,7 @@ def test_activitynet_and_hacs_keep_what_specs_read(tmp_path):
 )
 def test_what_is_not_activitynet_s_form_is_named(changes, tmp_path):
     (tmp_path / "segments.json").write_text(json.dumps(published(**changes)))
-    with pytest.raises(OfficialError, match=r"segments\.json: video '--0edUL8zmA': expected subset, duration in"):
+    with pytest.raises(UserError, match=r"segments\.json: video '--0edUL8zmA': expected subset, duration in"):
         activitynet(tmp_path / "segments.json")
 
 
@@ -305,7 +305,7 @@ def test_what_is_not_activitynet_s_form_is_named(changes, tmp_path):
 )
 def test_segments_that_no_spec_could_read_are_not_written(segment, message, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(published(annotations=[{"label": "a", "segment": segment}])))
-    with pytest.raises(OfficialError, match=message):
+    with pytest.raises(UserError, match=message):
         activitynet(tmp_path / "a.json")
 
 
@@ -313,7 +313,7 @@ def test_videos_that_bsn_s_list_lacks_are_not_scored(tmp_path):
     database = {name: {"subset": "validation"} for name in "abc"} | {"d": {"subset": "training"}}
     table(tmp_path / "info.csv", [{"video": f"v_{name}", "subset": "validation"} for name in "ac"])
     assert not_scored(database, tmp_path / "info.csv") == ["b"]
-    with pytest.raises(OfficialError, match=r"info\.csv: names none of the annotated videos"):
+    with pytest.raises(UserError, match=r"info\.csv: names none of the annotated videos"):
         not_scored({"x": {"subset": "validation"}}, tmp_path / "info.csv")
 
 

@@ -120,6 +120,7 @@ class Partitions:
     def slice_of(self, parameter: nn.Parameter) -> FlatSlice:
         """Return where this rank's fp32 part of a parameter lies; it may be empty."""
         flats, mapping = self.optimizer.single_partition_of_fp32_groups, parameter._hp_mapping
+        # Parameters of which this rank has no value at all.
         if mapping is None:
             return FlatSlice(flats[0], 0, 0)
         address = mapping.get_hp_fragment_address()

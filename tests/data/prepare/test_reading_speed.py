@@ -2,7 +2,7 @@
 
 import pytest
 
-from adatad.dev.benchmarks.data_suite import DataSpeed, measure
+from adatad.data.prepare.reading_speed import DataSpeed, measure
 from adatad.spec import load
 
 
