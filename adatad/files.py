@@ -84,6 +84,7 @@ def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:
     what = what_it_is(content)
     if what:
         raise FileError(f"{path}: is {what}")
+    # "utf-8-sig" takes a byte order mark off, which editors on Windows write.
     encoding = "utf-16" if content.startswith(UTF16_STARTS) else "utf-8-sig"
     try:
         return content.decode(encoding)
@@ -132,6 +133,7 @@ class KeyStandsTwiceError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
+        # json keeps the last of duplicates silently.
         seen: set[str] = set()
         raise KeyStandsTwiceError(*next(pair for pair in pairs if pair[0] in seen or seen.add(pair[0])))
     return content
@@ -139,7 +141,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def what_it_is(content: bytes) -> str | None:
     """Return what a download left in the place of a file, and what to do; None if it is none of the known cases."""
-    start = content[:200].lstrip().lower()
+    start = content[:200].lstrip().lower()  # HTML may begin with blanks, and in either case
     if start.startswith(POINTER_START):
         size = re.search(rb"size (\d+)", content[:400])
         would_be = f" (its size would be {int(size[1]) / 1e6:.1f} MB)" if size and len(size[1]) < 20 else ""
@@ -151,6 +153,7 @@ def what_it_is(content: bytes) -> str | None:
 
 def _unpacked(path: str | Path, content: bytes, limit_bytes: int) -> bytes:
     """Unpack all members of a gzip'd file. Raises FileError if it is damaged or unpacks to more than `limit_bytes`."""
+    # zlib instead of gzip: it stops at a limit, so that a small file can't fill the memory.
     parts, left, size = [], content, 0
     while left.startswith(GZIP_START):
         inflate = zlib.decompressobj(wbits=31)
@@ -212,6 +215,7 @@ def _mode(path: Path) -> int | None:
 def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iterator[None]:
     """Check the outputs of a block before it begins, also that none is an input. If the block fails, remove the folders
     that were made for them. Raises FileError."""
+    # Listed before any is made.
     made = [folder for path in outputs for folder in path.parents if not folder.exists()]
     try:
         for path in outputs:
@@ -220,6 +224,7 @@ def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iter
                 raise FileError(f"{path}: is read here, and would be written over; name another place to write to")
         yield
     except BaseException:
+        # Deepest first; one that got other files meanwhile stays.
         for folder in sorted(set(made), key=lambda folder: len(folder.parts), reverse=True):
             with suppress(OSError):
                 folder.rmdir()
@@ -245,6 +250,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     is replaced. Raises FileError for errors of the disk; other errors pass.
     """
     target = _through_links(check_output(path))
+    # In the same folder: a rename across disks isn't atomic. The suffix stays, by which libraries choose a format.
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished{target.suffix}")
     try:
         yield unfinished

@@ -34,7 +34,7 @@ def program() -> str:
 
 def print_table(table: Table, file: IO[str] | None = None) -> None:
     """Print a table whose cells are data: without markup, and without cutting cells on a narrow terminal."""
-    from rich.console import Console
+    from rich.console import Console  # takes long, and errors are printed without it
 
     console = Console(markup=False, emoji=False, highlight=False, file=file)
     # rich cuts cells to the terminal's width; wider lines that the terminal wraps keep all of them.

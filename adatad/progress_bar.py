@@ -46,6 +46,7 @@ def progress(what: str, total: int | None = None, quiet: bool = False) -> Iterat
     if quiet or sys.stderr is None:
         yield Task(what, lambda done, total, note: None)
         return
+    # Without a terminal, unless a bar for a console of the caller's is shown.
     if _shown is None and not sys.stderr.isatty():
         task = Task(what, Lines(what))
         task.total = total
@@ -76,6 +77,7 @@ def showing(bar: Progress) -> Iterator[Progress]:
 
 def new_bar(console: Console | None = None) -> Progress:
     """Return an unstarted bar, on stderr by default, whose tasks have a field `note`; disabled without a terminal."""
+    # Imported here: commands that finish at once don't wait for rich.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Left

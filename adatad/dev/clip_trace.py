@@ -20,12 +20,12 @@ from adatad.parallel.clip import ClipGroup, FakeClipGroup, pad_from_ranks
 class Event(NamedTuple):
     """One event of a trace.
 
-    work, detector: `amount` by the clock of the trace; trade: `amount` bytes are sent to the neighbour on `side`;
-    arrive: a wait for the oldest planes from `side` not yet waited for; gather: all ranks wait for each other, and
+    work, detector: `amount` by the clock of the trace; send: `amount` bytes are sent to the neighbour on `side`;
+    receive: a wait for the oldest planes from `side` not yet waited for; gather: all ranks wait for each other, and
     `amount` bytes of each go to all.
     """
 
-    kind: Literal["work", "detector", "trade", "arrive", "gather"]
+    kind: Literal["work", "detector", "send", "receive", "gather"]
     amount: float = 0.0
     side: int = LEFT
 
@@ -62,7 +62,7 @@ class TracedGroup:
     def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
         """Record sending to every side, and later the wait for each arrival."""
         self.work_done()
-        self.events += [Event("trade", own.numel() * own.element_size(), side) for side, own in planes.items()]
+        self.events += [Event("send", own.numel() * own.element_size(), side) for side, own in planes.items()]
         arrivals = self.group.exchange_sides(planes)
         # Sending isn't work: the clock starts again behind it.
         self._last = self.clock()
@@ -70,7 +70,7 @@ class TracedGroup:
 
     def _arrived(self, side: int, arrival: PendingPlanes) -> Tensor:
         self.work_done()
-        self.events.append(Event("arrive", side=side))
+        self.events.append(Event("receive", side=side))
         planes = arrival()
         self._last = self.clock()
         return planes
@@ -154,7 +154,7 @@ class _Rank:
             if kind in ("work", "detector"):
                 # Compute is slowed down by a slow rank, communication isn't.
                 self.now += amount / self.machine.work * self.machine.slow.get(self.number, 1.0)
-            elif kind == "trade":
+            elif kind == "send":
                 # Sends overlap compute: the sender's time doesn't move.
                 self.sent[side].append(self.now + self.machine.latency_seconds + amount / self.machine.link)
             else:

@@ -70,6 +70,7 @@ def check_videos(spec: Spec, subset: str, names: list[str]) -> Iterator[Finding]
         text = f"{len(missing)} of {len(names)} {subset} videos aren't in {spec.data.videos}: {listed}{more}"
         fix = "fetch them, fix data.videos or data.pattern, or go on without them: --set data.on_error=skip"
         yield Finding("data", WARNING if spec.data.on_error == "skip" else PROBLEM, text, fix)
+    # Opening reads a header; reading all of them is `adatad data check`.
     opened = 0
     for path in [path for name, path in paths.items() if name not in missing][:MAX_OPENED]:
         try:
@@ -114,6 +115,7 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("weights", PROBLEM, first_lines(error), "fetch it again; docs/weights.md has what is read")
         return
+    # By the tensors' shapes: file names may be wrong.
     have, want = sizes_of({name: t.shape for name, t in found.tensors.items()}), resolve_backbone(spec.model.backbone)
     wanted = {"width": want.width, "depth": want.depth, "patch": want.patch}
     differing = [f"{name} {have[name]}, the spec's {size}" for name, size in wanted.items() if have[name] != size]
@@ -141,6 +143,7 @@ def check_digest(spec: Spec) -> Iterator[Finding]:
     import hashlib
 
     with path.open("rb") as file:
+        # Seconds for weights of gigabytes, against hours of training from wrong ones.
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest.startswith(expected):
         yield Finding("weights", OK, f"SHA-256 {digest[:16]}... is the published one")
@@ -175,7 +178,7 @@ def check_run(spec: Spec) -> Iterator[Finding]:
         )
     if newest is None:
         text = f"none of the {len(there)} checkpoints in {run.checkpoints} is whole"
-        yield Finding("run", PROBLEM, text, "train anew under another number: --id N")
+        yield Finding("run", PROBLEM, text, "start again under another number: --id N")
     else:
         yield Finding("run", OK, f"newest whole checkpoint: {newest}; --resume auto goes on from it")
 
@@ -186,7 +189,8 @@ def check_owner(text: str, folder: str, host: str | None = None) -> Iterator[Fin
     if not found:
         yield Finding("run", WARNING, f"{folder}/owner.txt names no process: {shown(text.strip()[:80])!r}", "delete it")
     elif found["host"] != (host or socket.gethostname()):
-        text = f"{folder} was opened last on {shown(found['host'])}: whether that process lives can't be seen from here"
+        where = shown(found["host"])
+        text = f"{folder} was opened last on {where}: whether that process still runs can't be seen from here"
         yield Finding("run", OK, text)
     elif is_alive(int(found["pid"])):
         text = f"{folder} is in use by process {found['pid']} of this machine"

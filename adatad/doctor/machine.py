@@ -161,7 +161,7 @@ def check_place(where: Place, needed_bytes: float = LEAST_DISK_GIB * GIB, writte
 def check_shared_memory(free_bytes: int | None, needed_bytes: float, workers: int) -> Iterator[Finding]:
     """Check that /dev/shm holds what loader processes hand over. free_bytes: None if there is no /dev/shm."""
     if workers == 0:
-        return
+        return  # the training process loads by itself
     if free_bytes is None:
         fix = "mount it, or --set data.workers=0"
         yield Finding("shared memory", PROBLEM, "/dev/shm isn't there, and loader processes need it", fix)
@@ -201,6 +201,7 @@ def check_limits(soft: Mapping[str, int], pins_memory: bool) -> Iterator[Finding
         ("f", 4 * GIB // 1024, "KiB in one file, and checkpoints may be larger", "ulimit -f unlimited"),
         ("l", 64 * 1024, "KiB of locked memory, and pinned host memory may not be had", "ulimit -l unlimited"),
     ):
+        # Locked memory matters only where memory is pinned.
         if letter not in soft or soft[letter] < 0 or (letter == "l" and not pins_memory):
             continue
         # getrlimit counts bytes, ulimit KiB.
@@ -239,6 +240,7 @@ def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Ite
         value = environment.get(name)
         if value and not (value.isdigit() and int(value) >= least):
             yield Finding("environment", PROBLEM, f"{name}={value!r} is no number from {least}", f"unset {name}")
+    # OpenMP takes a list, one number for each level of nesting; the first counts here.
     threads = environment.get("OMP_NUM_THREADS")
     if threads is not None and not (threads.replace(",", "").isdigit() and int(threads.split(",")[0]) >= 1):
         yield Finding("environment", WARNING, f"OMP_NUM_THREADS={threads!r} is no number", "unset OMP_NUM_THREADS")
@@ -252,8 +254,9 @@ def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Ite
         text = f"LD_PRELOAD={environment['LD_PRELOAD']}: foreign code in every process"
         yield Finding("environment", WARNING, text, "unset LD_PRELOAD if you don't need it")
     if environment.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0"):
-        text = "CUDA_LAUNCH_BLOCKING is set: nothing runs beside anything on a GPU"
+        text = "CUDA_LAUNCH_BLOCKING is set: the host waits for every kernel"
         yield Finding("environment", WARNING, text, "unset CUDA_LAUNCH_BLOCKING")
+    # Its new name, and the old one, which torch still reads.
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         pairs = [pair for pair in environment.get(name, "").split(",") if pair]
         if any(":" not in pair for pair in pairs):

@@ -56,6 +56,7 @@ def finish(process: subprocess.Popen[str], limit_seconds: float) -> dict[str, An
         process.kill()
         out, _ = process.communicate()
         return {"failed": f"gave no answer in {limit_seconds:g} s{_culprit(out)}"}
+    # Libraries may print too: only the last line is the answer.
     lines = out.strip().splitlines()
     if process.returncode:
         last = (err.strip().splitlines() or ["nothing was said"])[-1]
@@ -108,6 +109,7 @@ def probe_torch() -> dict[str, Any]:
         from adatad.parallel.devices import cuda_failure, first_line
 
         try:
+            # Initializing CUDA is what crashes or hangs with a broken driver.
             facts["cuda_error"] = cuda_failure()
             facts["arch_list"] = torch.cuda.get_arch_list()
             for index in range(torch.cuda.device_count()):
@@ -179,7 +181,9 @@ def write_clip(path: Path) -> list[int]:
     import av
     import numpy as np
 
+    # Different in every frame, so that a wrong frame is noticed.
     levels = [40 + 7 * number for number in range(24)]
+    # Builds of FFmpeg without GPL parts have no x264.
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=24)

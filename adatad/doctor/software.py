@@ -59,7 +59,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3], prefix: str = 
     """Check Python's version."""
     text = ".".join(map(str, version))
     if version < (3, 11):
-        fix = f"make the environment anew with PYTHON=python3.11 {SETUP}"
+        fix = f"make a new environment with PYTHON=python3.11 {SETUP}"
         yield Finding(TOPIC, PROBLEM, f"Python {text} is older than 3.11", fix)
     else:
         yield Finding(TOPIC, OK, f"Python {text} in {prefix}")
@@ -73,6 +73,7 @@ def check_versions(have: Mapping[str, str], pins: Mapping[str, str]) -> Iterator
         elif numbers(have[name]) < numbers(least):
             text = f"{name} {have[name]} is older than {least}"
             yield Finding(TOPIC, PROBLEM, text, f"pip install -c constraints.txt '{name}>={least}'")
+    # torchvision's version follows torch's: `check_pairs`.
     for name, least in OPTIONAL.items():
         if name in have and numbers(have[name]) < numbers(least) and name != "torchvision":
             fix = f"pip install -c constraints.txt '{name}>={least}'"
@@ -107,13 +108,13 @@ def check_pairs(have: Mapping[str, str]) -> Iterator[Finding]:
 def check_torch(facts: Mapping[str, Any], driver: str | None, gpus_there: bool) -> Iterator[Finding]:
     """Check torch's build against the driver. facts: of its probe; gpus_there: whether nvidia-smi lists a GPU."""
     if "failed" in facts:
-        yield Finding(TOPIC, PROBLEM, f"torch {facts['failed']}", f"install anew: rm -r .venv && {SETUP}")
+        yield Finding(TOPIC, PROBLEM, f"torch {facts['failed']}", f"install again: rm -r .venv && {SETUP}")
         return
     for name, error in facts.get("errors", {}).items():
-        yield Finding(TOPIC, PROBLEM, f"{name} can't be imported: {error}", f"install anew: rm -r .venv && {SETUP}")
+        yield Finding(TOPIC, PROBLEM, f"{name} can't be imported: {error}", f"install again: rm -r .venv && {SETUP}")
     if "version" not in facts:
         return
-    build = facts["cuda_build"]
+    build = facts["cuda_build"]  # None: for CPUs
     if build is None:
         if gpus_there:
             fix = f"ADATAD_TORCH_INDEX=INDEX {SETUP}, with the wheel index of a CUDA build that the driver takes"
@@ -135,19 +136,19 @@ def check_torch(facts: Mapping[str, Any], driver: str | None, gpus_there: bool) 
 def check_libraries(facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Check that libraries can be imported. facts: of their probe."""
     if "failed" in facts:
-        yield Finding(TOPIC, PROBLEM, f"a library {facts['failed']}", f"install anew: rm -r .venv && {SETUP}")
+        yield Finding(TOPIC, PROBLEM, f"a library {facts['failed']}", f"install again: rm -r .venv && {SETUP}")
     for name, error in facts.get("errors", {}).items():
-        yield Finding(TOPIC, PROBLEM, f"{name} can't be imported: {error}", f"install anew: rm -r .venv && {SETUP}")
+        yield Finding(TOPIC, PROBLEM, f"{name} can't be imported: {error}", f"install again: rm -r .venv && {SETUP}")
 
 
 def check_decoders(facts: Mapping[str, Any], have: Mapping[str, str], decoder: str = "decord") -> Iterator[Finding]:
     """Check the decoders. facts: of their probe; decoder: data.decoder of the spec."""
     if "failed" in facts:
-        yield Finding("decoders", PROBLEM, f"decoding {facts['failed']}", f"install anew: rm -r .venv && {SETUP}")
+        yield Finding("decoders", PROBLEM, f"decoding {facts['failed']}", f"install again: rm -r .venv && {SETUP}")
         return
     for name, error in facts.get("errors", {}).items():
         level = PROBLEM if name in ("av", "pyav", decoder) else WARNING
-        fix = "set data.decoder to pyav" if name not in ("av", "pyav") else f"install anew: rm -r .venv && {SETUP}"
+        fix = "set data.decoder to pyav" if name not in ("av", "pyav") else f"install again: rm -r .venv && {SETUP}"
         yield Finding("decoders", level, f"{name} doesn't decode a test clip: {error}", fix)
     if decoder not in ("pyav", *have) and decoder not in facts.get("errors", {}):
         fix = f"pip install -c constraints.txt {decoder}, or --set data.decoder=pyav"
@@ -168,6 +169,7 @@ def check_copies(path: list[str], package: Path, tools: Path, pythonpath: str = 
     found = dict.fromkeys(place.parent for place in places if place.is_file())
     for other in [place for place in found if place not in (package.resolve(), beside)]:
         text = f"another adatad lies at {other}, where other programs may import it instead of {package}"
+        # The fix depends on how that copy got onto the path.
         listed = [str(Path(entry).resolve()) for entry in pythonpath.split(":") if entry]
         fix = (
             "unset PYTHONPATH" if str(other.parent) in listed else "pip uninstall adatad, then pip install --editable ."

@@ -31,12 +31,14 @@ def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> Ta
     table = Table("run", "average mAP, %", "untrained, %", "minutes")
     # A run that is given twice would be drawn over itself.
     names = _names(dict.fromkeys(runs))
+    # Before reading, so that a picture that can't be written is known at once; and never over an input.
     with files_to_write([picture], [run / file for run in names for file in ("metrics.jsonl", "result.json")]):
         read = {run: _read(run) for run in names}
     for run, (evaluations, result) in read.items():
         name, untrained = names[run], result["untrained_average_mAP"]
         if group is not None:
             evaluations, result = [_of_group(line, group, run) for line in evaluations], _of_group(result, group, run)
+            # result.json has that of all instances alone; the first evaluation may be before training.
             untrained = evaluations[0]["average_mAP"] if evaluations[0]["step"] == 0 else None
         series[name] = ([line["step"] for line in evaluations], [100 * line["average_mAP"] for line in evaluations])
         table.add_row(

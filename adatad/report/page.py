@@ -148,6 +148,7 @@ def class_rows(result: dict[str, Any], classes: Sequence[str] = ()) -> list[dict
         }
         for label in names
     ]
+    # Classes without instances last: they have no average to sort by.
     return sorted(rows, key=lambda row: (row["average"] is None, -(row["average"] or 0.0))) if scored else []
 
 
@@ -196,7 +197,7 @@ def curve(
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0)  # all of these are positive, and a cut axis exaggerates
     axes.legend(fontsize=7, frameon=False)
     return figure
 
@@ -239,6 +240,7 @@ def _timelines(
 
     def draw(name: str, figure: Figure) -> None:
         png = to_png(figure)
+        # The page holds the first ones; all are written as files.
         if len(embedded) < MAX_TIMELINES:
             embedded.append({"name": name, "url": _as_url(png)})
         if folder is not None:

@@ -60,6 +60,7 @@ def picture_text(name: str) -> str:
 
 def class_style(classes: Sequence[str], label: str) -> tuple[str, str]:
     """Return colour and hatching of a class, by its position in the class list."""
+    # A class that isn't in the list, as of an older run, gets the look after the last.
     number = classes.index(label) if label in classes else len(classes)
     return COLOURS[number % len(COLOURS)], HATCHES[number // len(COLOURS) % len(HATCHES)]
 
@@ -203,6 +204,7 @@ def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_secon
         axes.text(duration_seconds / 2, 0.5, "no pictures: unreadable video", ha="center", fontsize=8, color="0.5")
     width = duration_seconds / max(len(thumbnails), 1)
     for seconds, image in thumbnails:
+        # In data coordinates: each stands at its seconds, with a gap to the next.
         axes.imshow(image, extent=(seconds - 0.48 * width, seconds + 0.48 * width, 0, 1), aspect="auto")
 
 

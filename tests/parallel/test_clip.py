@@ -274,8 +274,8 @@ def test_shares_and_tiles_cover_all_clips_evenly(clips, ranks, data):
 
 
 def test_a_replay_waits_for_what_is_sent():
-    left = [Event("work", 10), Event("trade", 0, 1), Event("arrive", side=1), Event("gather", 0), Event("work", 5)]
-    right = [Event("trade", 0, 0), Event("work", 2), Event("arrive", side=0), Event("gather", 0)]
+    left = [Event("work", 10), Event("send", 0, 1), Event("receive", side=1), Event("gather", 0), Event("work", 5)]
+    right = [Event("send", 0, 0), Event("work", 2), Event("receive", side=0), Event("gather", 0)]
     done = replay([left, right], ReplayMachine(work=1, link=1, latency_seconds=1))
     # The right one waits from 2 to 11 for planes, and from 12, when both have met, to the end.
     assert done.seconds == 17
@@ -283,4 +283,4 @@ def test_a_replay_waits_for_what_is_sent():
     slow = replay([left, right], ReplayMachine(work=1, link=1, latency_seconds=1, slow={0: 2}))
     assert slow.seconds == 32
     with pytest.raises(RuntimeError, match="wait for each other"):
-        replay([[Event("arrive", side=1)], [Event("arrive", side=0)]], ReplayMachine(1, 1, 1))
+        replay([[Event("receive", side=1)], [Event("receive", side=0)]], ReplayMachine(1, 1, 1))

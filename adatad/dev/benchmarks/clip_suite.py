@@ -62,11 +62,12 @@ def spec_of(clip: int, *overrides: str) -> Spec:
     return load(SPEC, [*TILE, f"parallel.clip={clip}", "train.global_batch=1", *overrides], check_files=False)
 
 
-# On the wire
+# Communicated bytes, counted
 
 
 def wire() -> list[Result]:
     """Count the bytes that an inner rank of four sends in a step, through torch's fake process group."""
+    # Without stochastic depth, which would leave out branches and their halos by chance.
     spec = spec_of(4, NOTHING_DROPPED)
     dist.init_process_group("fake", rank=1, world_size=4, store=dist.HashStore())
     try:
@@ -74,7 +75,7 @@ def wire() -> list[Result]:
         group = GroupInHostMemory(mesh, clips_of_window(spec.data, spec.model.backbone.clip_frames), dist.group.WORLD)
         with gpu_like_meta():
             parts = meta_parts(spec, group=group)
-            make_optimizer_state(parts)
+            make_optimizer_state(parts)  # before counting: the first step would make it
             with CommCounter() as counter:
                 train_step(parts, [random_batch(spec, 1, 20, META)], step=1)
     finally:
@@ -201,6 +202,7 @@ class OneWay(FakeClipGroup):
 
 def trace(spec: Spec, group: FakeClipGroup, device: torch.device, windows: int = 1) -> tuple[Event, ...]:
     """Trace a step of one rank, by floating-point operations. windows: of the micro-batch."""
+    # One process: the group stands for the other ranks.
     model = build_model(spec.model, num_classes=20)
     processes = Processes(0, 1, device)
     parts = build_train_state(resolve_model(spec, processes, 20), processes, model)
@@ -223,8 +225,9 @@ def trace(spec: Spec, group: FakeClipGroup, device: torch.device, windows: int =
 def enlarged(events: tuple[Event, ...], share: float) -> tuple[Event, ...]:
     """Return a miniature's trace with g's work (a share of the backbone's, all of the detector's) and g's bytes."""
     large = sizes_of(spec_of(1))
+    # All backbone events of a miniature scale alike, since all its lengths are small in proportion.
     scale = large.backbone * share / sum(event.amount for event in events if event.kind == "work")
-    amounts = {"trade": large.plane, "arrive": 0.0, "gather": large.features * share, "detector": large.detector}
+    amounts = {"send": large.plane, "receive": 0.0, "gather": large.features * share, "detector": large.detector}
     return tuple(e._replace(amount=amounts.get(e.kind, e.amount * scale)) for e in events)
 
 
@@ -239,13 +242,14 @@ class StepSizes(NamedTuple):
 
 def sizes_of(spec: Spec) -> StepSizes:
     """Return the work and bytes of a step, by the planner."""
-    whole, backbone = planner(spec), spec.model.backbone
-    detector = whole.costs(1).outer.run.flops
+    planned, backbone = planner(spec), spec.model.backbone
+    # What is outside of the backbone, forward and backward.
+    detector = planned.costs(1).outer.run.flops
     sizes = resolve_backbone(backbone)
     plane = (spec.data.size_pixels // sizes.patch) ** 2 * int(sizes.width * backbone.adapter.ratio) * 2
     tubelets = clips_of_window(spec.data, backbone.clip_frames) * backbone.clip_frames // backbone.tubelet
     # Planes are 16-bit, features fp32.
-    return StepSizes(whole.own().flops - detector, detector, plane, 4 * tubelets * sizes.width)
+    return StepSizes(planned.own().flops - detector, detector, plane, 4 * tubelets * sizes.width)
 
 
 def idle() -> list[Result]:
@@ -332,7 +336,7 @@ def traced_step(parts: TrainState, batch: Batch, traced: TracedGroup, step: int)
     return list(traced.events), time.perf_counter() - start
 
 
-# On paper
+# Scaling, simulated
 
 MESHES = [(2, 1), (1, 2), (8, 1), (1, 8), (2, 4), (16, 1), (2, 8), (1, 16), (64, 1), (8, 8), (2, 32), (1, 64), (256, 1),
           (32, 8), (4, 64)]  # fmt: skip
@@ -341,6 +345,7 @@ MESHES = [(2, 1), (1, 2), (8, 1), (1, 8), (2, 4), (16, 1), (2, 8), (1, 16), (64,
 
 def scaling() -> list[Result]:
     """Print the windows a second of n GPUs against n times those of one."""
+    # One window a group and step: data parallelism multiplies windows, clip parallelism divides the time of one.
     alone, rows = step_seconds(1, 1), []
     for data, clip in MESHES:
         even, uneven = step_seconds(data, clip), step_seconds(data, clip, SLOW)
@@ -348,7 +353,7 @@ def scaling() -> list[Result]:
         rows.append((str(data * clip), f"{data} x {clip}", f"{even:.3f}", f"{uneven:.3f}", *shares))
     for name, link in (("NVLink", INSIDE), ("PCIe", PCIE), ("the network", BETWEEN)):
         seconds = replay(traces_of(NODE), ReplayMachine(WORK, link, LATENCY_SECONDS)).seconds
-        print(f"a window over {NODE} GPUs that trade over {name}: {seconds:.3f} s, without the sum of gradients")
+        print(f"a window over {NODE} GPUs connected by {name}: {seconds:.3f} s, without the sum of gradients")
     columns = "GPUs", "data x clip", "step, s", "one slow, s", "efficiency, %", "one slow, %"
     show_sheet(Sheet(f"scaling on paper; one GPU alone: {alone:.2f} s a window", columns, rows))
     return []

@@ -81,8 +81,8 @@ def gathered(engine: str, ranks: int, sizes: ModelBytes) -> float:
     """Return the bytes gathered from other ranks in backward: of sharded weights two segments of blocks (one in use,
     one prefetched), the root, and the trained weights that the wave needs unsharded, unless FSDP gathers them by
     block."""
-    whole = 0 if engine == "fsdp" and sizes.full else sizes.trained_in_blocks
-    return gathered_bytes(engine, ranks, sizes.trained, 2 * SEGMENT * sizes.block + sizes.root + whole)
+    unsharded = 0 if engine == "fsdp" and sizes.full else sizes.trained_in_blocks
+    return gathered_bytes(engine, ranks, sizes.trained, 2 * SEGMENT * sizes.block + sizes.root + unsharded)
 
 
 def show(title: str, sizes: ModelBytes, peak: Peak) -> None:

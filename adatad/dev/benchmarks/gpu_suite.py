@@ -213,24 +213,19 @@ def describe(device: torch.device) -> str:
 def facts(device: torch.device, rates: tuple[float, float], machine: Machine) -> dict[str, str]:
     """Return the facts that figures depend on. rates: FLOP/s of a large product before and after the suite."""
     has_gpu = device.type == "cuda"
+    # nvidia-smi may number GPUs otherwise than torch, but all have one driver.
+    drivers = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
     changed = " and changes that aren't committed" if output_of("git", "status", "--porcelain") else ""
     return {
         "device": torch.cuda.get_device_name(device) if has_gpu else "CPU",
         "memory": f"{machine.memory_bytes / GIB:.1f} GiB" if has_gpu else UNKNOWN,
-        "driver": driver(device) if has_gpu else "none",
+        "driver": (drivers[0].strip() if drivers else UNKNOWN) if has_gpu else "none",
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
         "commit": (output_of("git", "rev-parse", "--short", "HEAD") or UNKNOWN) + changed,
         "date": datetime.date.today().isoformat(),
         "16-bit matrix product": " before, ".join(f"{rate / 1e12:.1f} TFLOP/s" for rate in rates) + " after",
         "host to device": f"{machine.pcie_gbps:.1f} GB/s",
     }
-
-
-def driver(device: torch.device) -> str:
-    """Return the driver's version, by nvidia-smi."""
-    # nvidia-smi may number GPUs otherwise than torch, but all have one driver.
-    lines = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
-    return lines[0].strip() if lines else UNKNOWN
 
 
 def output_of(*command: str) -> str:
@@ -240,11 +235,6 @@ def output_of(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def command_line() -> str:
-    """Return the command of this process, as it is typed in the checkout."""
-    return shlex.join(["adatad", *sys.argv[1:]])
 
 
 def write_page(folder: Path, known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> Path:
@@ -265,7 +255,8 @@ def page(known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> s
     met = sum(result.passed for result in results)
     parts = [
         f"# Training steps on {known['device']}",
-        f"```bash\n{command_line()}\n```",
+        # As it is typed in the checkout.
+        f"```bash\n{shlex.join(['adatad', *sys.argv[1:]])}\n```",
         as_table(("", ""), [(name, value) for name, value in known.items()]),
         "Steps of `adatad train`'s own code on random frames, medians; variants are interleaved. Peak: bytes that "
         "tensors took at most; reserved: that the allocator held for them. Planned: by the formulas that "

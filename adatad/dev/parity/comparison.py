@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
     @property
     def passed(self) -> bool:
         """True if the error is within the tolerance, or nothing was to be computed."""
-        # Not `error > tolerance`, which NaN would pass.
+        # Not `not error > tolerance`, which NaN would pass.
         return self.verdict == NOT_COMPUTED or self.error <= self.tolerance
 
 
@@ -92,6 +92,7 @@ def rows_of_cases(
         try:
             rows += compare(case)
         except Exception as error:  # a damaged case can raise anything
+            # A case that isn't even an object has no name.
             own = case.get("name") if isinstance(case, dict) else None
             rows.append(unreadable(str(own or f"{name} {number}".strip()), error))
     return rows
@@ -107,7 +108,7 @@ def of_largest(ours: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference as a share of the largest expected value; infinity if shapes differ."""
     if ours.shape != expected.shape:
         return float("inf")
-    if not expected.size:
+    if not expected.size:  # max() of nothing would raise
         return 0.0
     # In float64: the difference of two float32 arrays would be rounded itself.
     difference = float(np.abs(ours.astype(np.float64) - expected).max())

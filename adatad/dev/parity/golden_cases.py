@@ -59,7 +59,7 @@ def files_named(folder: Path, names: tuple[str, ...]) -> list[Path]:
     for count, (parent, folders, files) in enumerate(os.walk(folder)):
         if count >= MAX_FOLDERS:
             raise CaseError(f"{folder}: holds more than {MAX_FOLDERS:,} folders; name the folder of the cases alone")
-        folders.sort()
+        folders.sort()  # os.walk goes through them in this order
         found += [Path(parent, name) for name in names if name in files]
     return sorted(found)
 
@@ -97,6 +97,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an .npz file. Raises CaseError."""
     try:
+        # A pickle could run code; golden files have none.
         file = np.load(path, allow_pickle=False)
         arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else None
     # numpy, zipfile and three kinds of compression each raise errors of their own for a damaged file.

@@ -96,6 +96,7 @@ def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, An
     ours = {"average_mAP": result.average_mAP}
     ours |= {f"mAP@{tiou}": value for tiou, value in result.mAP.items()}
     ours |= {f"recall@{tiou}@{k}": value for tiou, by_k in result.recall.items() for k, value in by_k.items()}
+    # [tIoU, class] as in the reference; ours are lists by class.
     shape = len(result.mAP), len(result.ap_per_class)
     # reshape: without classes the array would have one dimension.
     per_class = np.array(list(result.ap_per_class.values()), np.float64).T.reshape(shape)

@@ -138,6 +138,7 @@ def first_steps(checks: Checks, parts: TrainState) -> Targets:
     case, expected = checks.case, checks.case.expected
     batch, model = batch_of(case), parts.model
     model.train()
+    # Hooks see what modules return; under some policies blocks aren't called as modules, and see nothing.
     with recorded(model) as seen:
         predictions = model(batch.frames, batch.mask)
     compare_inside_the_backbone(checks, parts, seen)
@@ -175,9 +176,9 @@ def compare_inside_the_backbone(checks: Checks, parts: TrainState, seen: dict[st
     """Compare the activations of blocks and of the side output."""
     if parts.spec.memory.policy == "tile":
         for name in INSIDE_THE_BACKBONE:
-            checks.leave_out(f"train/{name}", "under policy tile it is never whole")
+            checks.leave_out(f"train/{name}", "under policy tile it exists only tile by tile")
         return
-    backbone, idle = parts.model.backbone, range(0)
+    backbone, idle = parts.model.backbone, range(0)  # a detector alone has no backbone
     if backbone is not None and backbone.mode == "side":
         idle = range(max(backbone.adapter_blocks) + 1, len(backbone.blocks))
     never_made = [f"train/block/{index}" for index in idle]
@@ -265,6 +266,7 @@ def compare_gradients(checks: Checks, model: nn.Module) -> None:
         for key, array in case.arrays.items()
         if key.startswith("gradient/") and key.removeprefix("gradient/") not in noise
     }
+    # Ours against theirs by our names; a parameter without gradient here is an infinite error.
     got = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     differences = {name: norm(got[name] - array) if name in got else float("inf") for name, array in wanted.items()}
     checks.add("gradients, joint", norm(np.array(list(differences.values()))) / joint, "gradient")
@@ -277,7 +279,7 @@ def compare_gradients(checks: Checks, model: nn.Module) -> None:
         expected["requires_gradient_but_never_gets_one"]
     )
     checks.add("what gets a gradient", mismatch(set(got), {our_name(name) for name in with_gradient}), "exact")
-    model.zero_grad()
+    model.zero_grad()  # the trajectory starts without
 
 
 @torch.no_grad()
@@ -368,12 +370,13 @@ def trajectory(checks: Checks, parts: TrainState) -> None:
     """Run the recorded training steps on one batch, by the trainer's own step, and compare."""
     case, expected = checks.case, checks.case.expected
     batch, schedule = batch_of(case), parts.spec.schedule
+    # Changes are compared, not weights: a step changes a weight by less than its tolerance would be.
     before = {name: p.detach().clone().numpy() for name, p in parts.model.named_parameters()}
     kept = our_groups(case, parts)
     parts.model.train()
     losses, norms, rates, normalizers = [], [], [], []
     for step, wanted in enumerate(expected["trajectory"]):
-        values = train_step(parts, [batch], step)
+        values = train_step(parts, [batch], step)  # the values that metrics.jsonl logs
         losses += [relative(values[name], wanted["losses"][name]) for name in LOSSES]
         norms.append(relative(values["gradient_norm"], wanted["gradient_norm"]))
         rates += compare_rates(list(values["lr"].values()), [wanted["group_lrs"][index] for index in kept])

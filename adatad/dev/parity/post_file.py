@@ -106,6 +106,7 @@ def _scores(values: list[float]) -> np.ndarray:
 def _sorted(found: Detections) -> Detections:
     """Sort detections by score, then by label and segment."""
     segments, scores, labels = found
+    # lexsort's last key is the first criterion.
     order = np.lexsort((segments[:, 1], segments[:, 0], labels, -scores))
     return segments[order], scores[order], labels[order]
 
@@ -113,6 +114,7 @@ def _sorted(found: Detections) -> Detections:
 def _zeros_sorted(found: Detections) -> Detections:
     """Keep the order of detections with a score, and put those of score 0 behind them by label and segment."""
     segments, scores, labels = found
+    # Only segments whose scores decayed to 0 have an arbitrary order in the reference.
     some = scores != 0
     rest = _sorted((segments[~some], scores[~some], labels[~some]))
     return tuple(np.concatenate([mine[some], other]) for mine, other in zip(found, rest, strict=True))
@@ -209,6 +211,7 @@ def classifier_of(facts: dict[str, Any] | None) -> Iterator[Classifier | None]:
         yield None
         return
     known = {key: facts[key] for key in ("kind", "topk", "apply_softmax", "pseudo_label") if facts.get(key) is not None}
+    # Through a file, so that reading one is covered too.
     with tempfile.TemporaryDirectory() as folder:
         match facts["kind"]:
             case "pseudo":

@@ -40,6 +40,7 @@ def run_transforms(content: dict[str, Any], folder: Path) -> list[Comparison]:
 
 def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
     name, op = case["name"], case["op"]
+    # Frames are arrays of their own: "name.in0", "name.out0", ...
     images, expected = (
         np.stack([arrays[f"{name}.{end}{number}"] for number in range(case["frames"])]) for end in ("in", "out")
     )
@@ -108,6 +109,7 @@ def _operation(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[
 def operation_of(case: dict[str, Any]) -> Operation:
     """Return the operation of a case in our own terms."""
     name, params = case["name"], case["params"]
+    # "rotate_neg" is a rotation by a negative angle, which the parameters tell.
     for end in VARIANTS:
         name = name.removesuffix(end)
     match name, params:

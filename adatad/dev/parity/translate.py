@@ -79,6 +79,7 @@ def _backbone(facts: dict[str, Any]) -> BackboneSpec:
         kernel=backbone["adapter_kernel"],
         dilation=backbone["adapter_dilation"],
     )
+    # Called alike in cases and in our spec.
     same = ("width", "depth", "heads", "patch", "mlp_ratio", "position_grid", "tubelet", "clip_frames")
     return BackboneSpec(**{name: backbone[name] for name in same}, mode=facts["kind"], adapter=adapter, drop_path=0.0)
 
@@ -111,6 +112,7 @@ def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
             backbone = BackboneOptimizerSpec(custom=(group,))
         case "full":
             backbone = BackboneOptimizerSpec(lr=facts["backbone_lr"], weight_decay=facts["backbone_weight_decay"])
+    # Cases list it always; the reference reads it in this kind alone.
     layer_decay = facts["layer_decay"] if facts["kind"] == "layer_decay" else None
     return OptimizerSpec(
         lr=facts["detector_lr"], weight_decay=facts["weight_decay"], backbone=backbone, layer_decay=layer_decay
@@ -160,6 +162,7 @@ def classifier_of(case: GoldenCase) -> Classifier | None:
     facts = case.facts["external_classifier"]
     if facts is None:
         return None
+    # The reference's fusions are those of its classifiers, by which ours are called.
     if facts["fusion"] == "constant":
         return Classifier(ClassifierSpec(kind="pseudo", pseudo_label=facts["label"]), (), None)
     kind = "standard" if facts["fusion"] == "sqrt" else "cuhk"

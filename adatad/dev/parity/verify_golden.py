@@ -54,10 +54,10 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
     for case in (*models, *files):
         try:
             rows += run_data_file(case) if case in files else run_case(read_case(case), memory)
-        except Exception as error:  # Whatever a file's content leads to; the others are compared all the same.
+        except Exception as error:  # a damaged file can raise anything; the others are compared all the same
             text = described(error)
             lines.append(text if str(case) in text else f"{case}: can't be run: {text}")
-    # Names and messages may hold what would be markup.
+    # Names and messages of cases may look like rich's markup.
     console = Console(markup=False, emoji=False)
     if rows:
         console.print(table(rows, failures_only))

@@ -95,6 +95,7 @@ def _data_spec(case: dict[str, Any]) -> DataSpec:
 def _run_case(case: dict[str, Any]) -> Iterator[Comparison]:
     spec, settings = _data_spec(case), case["settings"]
     agnostic = settings.get("class_agnostic", False)
+    # With the reference's quirks: the cases are what it made of these data sets.
     data = annotations_of(case["annotations"]["database"], spec, Quirks.of("reference"), class_agnostic=agnostic)
     testing = settings.get("test_mode", False)
     videos = data.validation if testing else data.train
@@ -179,13 +180,13 @@ def _random_windows(
     tries = case["settings"].get("max_trials", MAX_TRIES)
     for sample in case["samples"]:
         crop, frames, draws = sample["crop"], case["decoder_frames"][sample["video"]], sample["draws"]
-        whole = len(draws) == sample["num_draws"]
+        all_listed = len(draws) == sample["num_draws"]
         short = crop["sampled_frames"] <= spec.size_grid * spec.frames_per_position
         # A short video's length is drawn too. Where not all tries are listed, the last one's start is all that counts.
         length = [crop["length"]] if short and spec.crop_ratio is not None else []
-        draw = _Fed([value for *_, value in draws] if whole and draws else [*length, crop["start"]])
+        draw = _Fed([value for *_, value in draws] if all_listed and draws else [*length, crop["start"]])
         windows.append(random_window(videos[sample["video"]], frames, spec, draw, tries))
-        if whole:
+        if all_listed:
             errors.append(mismatch(draw.drawn, draws))
         elif crop["tries"] == tries:
             # All tries failed: at least their number must be the reference's.
@@ -200,6 +201,7 @@ def _window_rows(name: str, ours: list[Window], expected: list[dict[str, Any]], 
     yield _row(name, f"{len(expected)} windows", float(count))
     frames = largest(mismatch(o.indices.tolist(), _frames(t["frame_inds"])) for o, t in pairs)
     yield _row(name, "frames", frames + largest(mismatch(len(o.indices), t["clip_len"]) for o, t in pairs))
+    # A mask is its valid positions, then padding: two numbers tell it.
     masks = [((o.valid_grid, spec.window.size_grid), (t["valid"], t["mask_len"])) for o, t in pairs]
     yield _row(name, "masks", largest(mismatch(*pair) for pair in masks))
     yield _row(name, "meta", largest(_meta_error(window_meta(o, spec), t["meta"], spec) for o, t in pairs))
@@ -226,6 +228,7 @@ def _frames(indices: dict[str, list]) -> list[int]:
 def _meta_error(ours: WindowMeta, theirs: dict[str, Any], spec: DataSpec) -> float:
     """Return 0 if two windows lie in the same place, else 1; cases don't tell the start of a random one."""
     expected = window_meta_of(theirs)
+    # What cases don't list can't be compared, and is taken as equal.
     start = expected.start_frame if "window_start_frame" in theirs or "resize_length" in theirs else ours.start_frame
     same = (ours.duration_seconds, ours.fps, ours.stride_frames, ours.start_frame, ours.resize_grid) == (
         expected.duration_seconds, expected.fps, expected.stride_frames, start, expected.resize_grid,
