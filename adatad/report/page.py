@@ -19,7 +19,7 @@ from adatad.errors import UserError
 from adatad.evaluation.score_files import read_detections
 from adatad.files import check_output, check_output_folder, reason, shown, write_bytes, write_text
 from adatad.progress_bar import progress
-from adatad.report.run_files import Metrics, by_step, is_there, read_metrics, read_result, read_words
+from adatad.report.run_files import MetricLines, by_step, is_there, read_metrics, read_result, read_words
 from adatad.report.timelines import COLOURS, class_style, names_are_text, picture_text, to_png, validation_timelines
 from adatad.spec import Spec, to_yaml
 from adatad.spec.resolve import Quirks
@@ -66,14 +66,14 @@ def write_report(run_directory: Path, spec: Spec, say: Say | None = None) -> Pat
         if say:
             say(line)
 
-    def read_steps() -> Metrics:
+    def read_steps() -> MetricLines:
         metrics = read_metrics(run_directory / "metrics.jsonl", TRAIN_KEYS, EVALUATION_KEYS)
         if line := metrics.note(run_directory / "metrics.jsonl"):
             note(line)
         return metrics
 
     # Every part on its own: a damaged file or a name that can't be drawn costs that part alone.
-    metrics = _attempt(note, "metrics.jsonl", read_steps, Metrics([], [], 0))
+    metrics = _attempt(note, "metrics.jsonl", read_steps, MetricLines([], [], 0))
     result = _attempt(note, "result.json", lambda: _if_there(run_directory / "result.json", read_result), {})
     found = _attempt(note, "detections.json", lambda: _if_there(run_directory / "detections.json", read_detections), {})
     trained = _attempt(note, "trained.txt", lambda: read_words(run_directory / "trained.txt"), [])

@@ -27,7 +27,7 @@ NESTED = ("lr", "mAP")
 Record = dict[str, Any]
 
 
-class Metrics(NamedTuple):
+class MetricLines(NamedTuple):
     """Usable lines of metrics.jsonl in their order, and how many of the others there were."""
 
     train: list[Record]
@@ -42,14 +42,14 @@ class Metrics(NamedTuple):
 
 def read_metrics(
     path: Path, train_keys: Collection[str], evaluation_keys: Collection[str] = ("average_mAP",)
-) -> Metrics:
+) -> MetricLines:
     """Read the lines of a metrics file that may still be written; none if there is no file. Raises FileError.
 
     train_keys, evaluation_keys: what a line of that kind must have besides "step": numbers, or under `NESTED` numbers
     by name. A last line without an end is still being written, or was cut off by a kill, and isn't counted.
     """
     if not is_there(path):
-        return Metrics([], [], 0)
+        return MetricLines([], [], 0)
     keys = {"train": train_keys, "evaluation": evaluation_keys}
     by_kind: dict[str, list[Record]] = {kind: [] for kind in keys}
     left_out = 0
@@ -65,7 +65,7 @@ def read_metrics(
                 by_kind[kind].append(record)
             else:
                 left_out += 1
-    return Metrics(by_kind["train"], by_kind["evaluation"], left_out)
+    return MetricLines(by_kind["train"], by_kind["evaluation"], left_out)
 
 
 def _record(line: str) -> Record | None:

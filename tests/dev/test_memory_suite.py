@@ -3,7 +3,7 @@
 import pytest
 
 from adatad.dev.benchmarks.memory_suite import MEMORY_CASES, count
-from adatad.dev.benchmarks.results import Result, verdict
+from adatad.dev.benchmarks.tables import Result, verdict
 
 QUICK_NAMES = ("L ", "B ", "S ", "g side")
 QUICK = [case for case in MEMORY_CASES if case.name.startswith(QUICK_NAMES) or case.name == "g 1536 x 224, hold"]

@@ -10,7 +10,7 @@ import pytest
 
 from adatad.dev.benchmarks import launches_suite
 from adatad.dev.benchmarks.launches_suite import counted_step, pretended_results
-from adatad.dev.benchmarks.results import verdict
+from adatad.dev.benchmarks.tables import verdict
 from adatad.dev.pretended.cases import CASES, CONFIG, TILE, TINY, PretendedCase, case_of, run_case
 from adatad.dev.pretended.operators import DeviceMismatchError
 from adatad.dev.pretended.streams import Counts

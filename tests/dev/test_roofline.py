@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from adatad.dev.benchmarks import gpu_cases
-from adatad.dev.benchmarks.roofline_suite import PICO, Card, Prediction, RooflineCount, never_computed, predict, probe
+from adatad.dev.benchmarks.roofline_suite import (
+    PICO,
+    CardRates,
+    Prediction,
+    RooflineCount,
+    never_computed,
+    predict,
+    probe,
+)
 
-CARD = Card(rate=1e12, bandwidth=1e9, shortest_seconds=1e-6, launch_seconds=5e-6)
+CARD = CardRates(rate=1e12, bandwidth=1e9, shortest_seconds=1e-6, launch_seconds=5e-6)
 TINY = (
     "data.window.size_grid=64 data.size_pixels=32 model.detector.width=32 model.detector.max_length=64"
     " model.backbone.depth=4 model.backbone.width=96 model.backbone.heads=2"

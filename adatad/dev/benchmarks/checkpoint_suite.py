@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 from adatad.training.checkpoint import Checkpoint, CheckpointWriter, write_checkpoint
 
 ROUNDS = 5

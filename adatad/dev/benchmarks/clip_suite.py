@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from adatad.data.dataset import Batch
-from adatad.dev.benchmarks.results import Result, Sheet, show_sheet
+from adatad.dev.benchmarks.tables import Result, Sheet, show_sheet
 from adatad.dev.clip_trace import Event, ReplayMachine, TracedGroup, replay
 from adatad.dev.comm_counter import CommCounter
 from adatad.memory.flops import FlopCount

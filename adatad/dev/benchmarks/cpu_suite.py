@@ -18,7 +18,7 @@ from ctypes import CDLL
 from pathlib import Path
 from typing import NamedTuple
 
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 
 CONFIG = "configs/thumos/s_768x160_adapter.yaml"
 OVERRIDES = "data.window.size_grid=128 model.detector.max_length=128 train.precision=fp32 train.global_batch=1"

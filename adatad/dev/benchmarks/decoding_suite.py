@@ -20,7 +20,7 @@ import psutil
 from adatad.data import video_index
 from adatad.data.decode import Backend, VideoReader, missing_library, open_video
 from adatad.data.video_index import Heartbeat, read_index
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 
 WINDOW_FRAMES, STRIDE_FRAMES = 96, 4
 REPEATS = 3

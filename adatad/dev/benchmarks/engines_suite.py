@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from adatad.dev.benchmarks.results import Result, Sheet, show_sheet
+from adatad.dev.benchmarks.tables import Result, Sheet, show_sheet
 from adatad.memory.meter import Peak
 from adatad.models.detector import build_model, trained_names
 from adatad.parallel.layout import RankBytes, gathered_bytes, held_bytes

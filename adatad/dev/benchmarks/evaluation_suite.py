@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 from adatad.evaluation.detection_map import evaluate
 from adatad.evaluation.nms import apply_nms
 from adatad.spec.schema import NmsSpec

@@ -23,7 +23,7 @@ from torch import nn
 from adatad.data.prepare.demo import make_demo
 from adatad.dev.benchmarks.cpu_suite import peak_resident, resident_floor
 from adatad.dev.benchmarks.gpu_cases import CLASSES, GpuCase, Variant, spec_of
-from adatad.dev.benchmarks.results import ROOT, Sheet
+from adatad.dev.benchmarks.tables import ROOT, Sheet
 from adatad.memory.offload import GIB, HostMemoryError
 from adatad.models.detector import build_model
 from adatad.parallel.processes import Processes

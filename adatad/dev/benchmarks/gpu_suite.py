@@ -31,7 +31,7 @@ from adatad.dev.benchmarks.gpu_cases import (
     spec_of,
 )
 from adatad.dev.benchmarks.gpu_measures import StepMeasurement, epochs, link_rate, matrix_rate, measure
-from adatad.dev.benchmarks.results import ROOT, Result, Sheet, show_sheet
+from adatad.dev.benchmarks.tables import ROOT, Result, Sheet, show_sheet
 from adatad.errors import UserError
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 from adatad.dev.pretended.cases import CASES, PretendedCase, run_case
 from adatad.dev.pretended.operators import DeviceMismatchError
 from adatad.dev.pretended.streams import Counts

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from adatad.dev.benchmarks.gpu_cases import CASES, CLASSES, REFERENCE, TILE, GpuCase, spec_of
-from adatad.dev.benchmarks.results import Result, Sheet, show_sheet
+from adatad.dev.benchmarks.tables import Result, Sheet, show_sheet
 from adatad.memory.costs import CostProbe, Run
 from adatad.memory.flops import FlopCount
 from adatad.memory.peak_model import step_of
@@ -29,7 +29,7 @@ BAR = 0.90
 """Largest time of `tile` over the reference's recipe, for g on 1,536 frames of 224 pixels."""
 
 
-class Card(NamedTuple):
+class CardRates(NamedTuple):
     """FLOP/s of 16-bit products, bytes/s of its memory, seconds of the shortest kernel, seconds to launch one."""
 
     rate: float
@@ -38,7 +38,7 @@ class Card(NamedTuple):
     launch_seconds: float
 
 
-H100 = Card(rate=400e12, bandwidth=2.4e12, shortest_seconds=1.5e-6, launch_seconds=5e-6)
+H100 = CardRates(rate=400e12, bandwidth=2.4e12, shortest_seconds=1.5e-6, launch_seconds=5e-6)
 """Rates of an H100's order of magnitude, as blocks of a transformer reach them."""
 
 
@@ -46,7 +46,7 @@ class RooflineCount(FlopCount):
     """Counter of the picoseconds that kernels take on a card, in the place of FLOPs: code that sums up FLOPs of pieces
     then sums up time."""
 
-    def __init__(self, card: Card):
+    def __init__(self, card: CardRates):
         super().__init__()
         self.card = card
 
@@ -77,7 +77,7 @@ class Prediction(NamedTuple):
         return Prediction(self.device_seconds - device_seconds, self.kernels - kernels, self.seconds - device_seconds)
 
 
-def predict(spec: Spec, card: Card = H100) -> Prediction:
+def predict(spec: Spec, card: CardRates = H100) -> Prediction:
     """Predict forward, backward and losses of a window, without the optimizer's update, equal under all policies."""
     # A machine without limit: the plan is given, only its costs are wanted.
     memory = Planner(spec, Machine(1e15), torch.bfloat16, CLASSES).resolved(spec.memory)
@@ -90,7 +90,7 @@ def predict(spec: Spec, card: Card = H100) -> Prediction:
     return whole if memory.policy != "tile" else whole.without(*never_computed(costs, memory))
 
 
-def probe(spec: Spec, card: Card) -> CostProbe:
+def probe(spec: Spec, card: CardRates) -> CostProbe:
     """Return the costs of a spec's parts in picoseconds of a card."""
     windows = spec.train.global_batch // spec.train.accumulation
     return CostProbe(spec, windows, torch.bfloat16, CLASSES, RooflineCount(card))

@@ -10,7 +10,7 @@ import copy
 
 import torch
 
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 from adatad.memory.policy import apply_policy
 from adatad.models.backbone import VideoBackbone
 from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
