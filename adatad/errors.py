@@ -1,4 +1,4 @@
-"""Errors that a user can fix, as opposed to defects of the program."""
+"""The error that a user can fix, as opposed to a defect of the program."""
 
 
 class UserError(Exception):
