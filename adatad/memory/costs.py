@@ -92,7 +92,7 @@ class TileCost:
 
 
 @dataclass(frozen=True)
-class BlockWeights:
+class WeightBytes:
     """Bytes of a block's weights; adapter: of its adapter in fp32."""
 
     frozen: int
@@ -143,7 +143,7 @@ class CostProbe:
 
     # Weights
 
-    def weights(self, memory: MemorySpec) -> tuple[BlockWeights, BlockWeights, BlockWeights, nn.Module]:
+    def weights(self, memory: MemorySpec) -> tuple[WeightBytes, WeightBytes, WeightBytes, nn.Module]:
         """Weights of a block with an adapter (mode full: of any), of one without, of all that is outside of the blocks;
         and a model with one block of each to look at."""
         key = "weights", memory.frozen_dtype, memory.weight_dtype, memory.policy == "tile"
@@ -154,8 +154,8 @@ class CostProbe:
             listed, bare = (_bytes_of(block) for block in model.backbone.blocks)
             whole = _bytes_of(model)
             beside = len(self.adapters) - 1 if self.mode == "side" else 0
-            side = _bytes_of(model.backbone.side_adapters) if beside else BlockWeights(0, 0)
-            rest = BlockWeights(
+            side = _bytes_of(model.backbone.side_adapters) if beside else WeightBytes(0, 0)
+            rest = WeightBytes(
                 whole.frozen - listed.frozen - bare.frozen,
                 whole.trained - listed.trained - bare.trained + beside * side.trained,
             )
@@ -377,6 +377,6 @@ class CostProbe:
             return OuterCost(peak, left, timeline.nbytes, self._counted() - before)
 
 
-def _bytes_of(module: nn.Module) -> BlockWeights:
+def _bytes_of(module: nn.Module) -> WeightBytes:
     sizes = {trained: sum(p.nbytes for p in module.parameters() if p.requires_grad == trained) for trained in (0, 1)}
-    return BlockWeights(sizes[False], sizes[True])
+    return WeightBytes(sizes[False], sizes[True])
