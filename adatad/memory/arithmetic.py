@@ -26,6 +26,7 @@ _meta_regions = [MetaAutocast(None)]
 
 
 def meta_autocast() -> MetaAutocast:
+    """Return the innermost autocast region of meta tensors."""
     return _meta_regions[-1]
 
 
@@ -60,6 +61,7 @@ def has_bf16() -> bool:
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a region without autocast, also inside one with it."""
     return autocast(device, torch.float32)
 
 

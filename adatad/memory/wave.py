@@ -30,8 +30,8 @@ Planes = Tensor | PendingPlanes | None
 class Wave(WaveState):
     """One forward and one backward of one micro-batch through a range of blocks."""
 
-    spent = False
-    """The backward has been: what was saved for it is gone."""
+    backward_done = False
+    """What was saved for a backward is gone."""
 
     def forward(self, stream: TileStream) -> TileStream:
         """Send tiles of tokens (the wave's own from now on) through all blocks, as one stream.
@@ -44,7 +44,7 @@ class Wave(WaveState):
             # The input of a segment is saved before its first block changes it in place.
             if index in starts:
                 stream = self._save_inputs(stream, index)
-            stream = self._through_block(stream, index)
+            stream = self._forward_block(stream, index)
             if self.settings.block_by_block:
                 following = range(index + 1, min(index + 2, self.settings.last + 1))
                 # The block's weights are there only while all tiles are drawn through it.
@@ -68,7 +68,7 @@ class Wave(WaveState):
             del x_nlc
         return _from_store(waiting, tiles)
 
-    def _through_block(self, stream: TileStream, index: int) -> TileStream:
+    def _forward_block(self, stream: TileStream, index: int) -> TileStream:
         """Send every tile through one block, in place. An adapter that sees its neighbours is one tile late."""
         adapter = self.adapters.get(index)
         waiting: list[tuple[Tile, Tensor, Tensor, list[Planes]]] = []
@@ -104,6 +104,7 @@ class Wave(WaveState):
                 with memory_scope("halos"):
                     beside[side] = beside[side]()
                 if self.keep:
+                    # Backward reads them again; asking the rank a second time would cost one more exchange.
                     self.from_ranks[index, tile.window, side] = beside[side]
         with memory_scope("tile"):
             add_adapter_(x_nlc, z, *beside, self.adapters[index])
@@ -127,9 +128,9 @@ class Wave(WaveState):
 
     def backward(self, gradient_of: GradientOf) -> dict[Tile, Tensor]:
         """Sum up all weight gradients, in `weights`; return the gradient of the input, by tile, if it is wanted."""
-        if self.spent:
+        if self.backward_done:
             raise RuntimeError("the wave went back through this forward pass before; its saved inputs are gone")
-        self.spent = True
+        self.backward_done = True
         above: Gradients = OutputGradients(gradient_of)
         # From the last segment to the first; `above` are the gradients that the segment behind has left.
         for number, (start, stop) in reversed(list(enumerate(self.segments))):

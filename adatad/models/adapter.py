@@ -57,6 +57,7 @@ class Adapter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Initialise all weights; `up` with zeros."""
         trunc_normal_(self.down.weight, std=0.02)
         nn.init.zeros_(self.down.bias)
         if self.depthwise is not None:
