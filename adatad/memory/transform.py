@@ -118,6 +118,7 @@ class BlockWeights:
 
 
 def _cast(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a parameter in a dtype, as a tensor of its own to differentiate by."""
     # No copy where none is needed: autograd.grad differentiates by the parameter itself as well.
     if parameter.dtype == dtype:
         return parameter

@@ -53,6 +53,7 @@ class Wave(WaveState):
         return stream
 
     def _save_inputs(self, stream: TileStream, index: int) -> TileStream:
+        """Save every tile on its way into the block that begins a segment."""
         for tile, x_nlc in stream:
             self.saved_inputs.save_copy((index, tile), x_nlc)
             yield tile, x_nlc
@@ -82,7 +83,11 @@ class Wave(WaveState):
                 yield tile, x_nlc
                 continue
             ends = self._save_halo(index, tile, z)
-            beside = self._exchange(tile, ends)
+            # Planes of other ranks are asked for now, and waited for when the adapter runs, one tile later.
+            sides = [] if ends is None else self.borders(tile.index, len(self.tiles[tile.window]))
+            beside: list[Planes] = [
+                self.halo_exchange.exchange(side, ends[side]) if side in sides else None for side in (LEFT, RIGHT)
+            ]
             if tile.index and ends is not None:
                 # Not a window's first tile: it and the waiting one are neighbours, and know each other now.
                 beside[self.behind], waiting[0][3][self.ahead] = last_planes, ends[self.behind]
@@ -99,6 +104,7 @@ class Wave(WaveState):
     def _add_adapter(
         self, index: int, tile: Tile, x_nlc: Tensor, z: Tensor, beside: list[Planes]
     ) -> tuple[Tile, Tensor]:
+        """Add the adapter to a tile whose neighbours' planes are known, or on their way, which is waited for."""
         for side in (LEFT, RIGHT):
             if callable(beside[side]):
                 with memory_scope("halos"):
@@ -109,11 +115,6 @@ class Wave(WaveState):
         with memory_scope("tile"):
             add_adapter_(x_nlc, z, *beside, self.adapters[index])
         return tile, x_nlc
-
-    def _exchange(self, tile: Tile, ends: Tensor | None) -> list[Planes]:
-        """Ask other ranks for the planes left and right of a tile, which are on their way from now on."""
-        sides = [] if ends is None else self.borders(tile.index, len(self.tiles[tile.window]))
-        return [self.halo_exchange.exchange(side, ends[side]) if side in sides else None for side in (LEFT, RIGHT)]
 
     def _save_halo(self, index: int, tile: Tile, z: Tensor) -> Tensor | None:
         """Return the ends of a tile's z, saved if a backward follows; None where the adapter sees no neighbour."""

@@ -162,7 +162,10 @@ class WaveState:
         self.transform = Transform(backbone, settings.dtype, batch.drops, settings.branch_type)
         self.adapters = weights.adapters
         self.trained = {index for index, block in self.blocks() if trained_outside_adapter(block)}
-        starts = range(self._first_differentiated(), settings.last + 1, settings.segment_blocks) if self.keep else ()
+        # From the first block with anything to differentiate on; those before it run without a graph, and save nothing.
+        differentiated = self.trained | self.adapters.keys()
+        first = settings.first if self.input_gradient else min(differentiated, default=settings.last + 1)
+        starts = range(first, settings.last + 1, settings.segment_blocks) if self.keep else ()
         # The last segment may be shorter.
         self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
         # Block by block, the tokens of all tiles wait beside the saved inputs. If these are smaller, in 8 bits, the
@@ -198,12 +201,6 @@ class WaveState:
         """Yield the blocks of the range, with their numbers."""
         settings = self.settings
         return ((index, self.backbone.blocks[index]) for index in range(settings.first, settings.last + 1))
-
-    def _first_differentiated(self) -> int:
-        """Return the first block with anything to differentiate; those before it run without a graph."""
-        if self.input_gradient:
-            return self.settings.first
-        return next(index for index, _ in self.blocks() if index in self.trained or index in self.adapters)
 
     def differentiates(self, index: int) -> bool:
         """Return whether a block's frozen part needs a backward: for its own weights, or for what is below it."""
