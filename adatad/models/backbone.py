@@ -211,8 +211,8 @@ class VideoBackbone(nn.Module):
         n, patch, tubelet = len(clips), self.patch, self.tubelet
         rows, columns = clips.shape[-2] // patch, clips.shape[-1] // patch
         pixels = self.normalize(clips[..., : rows * patch, : columns * patch])
-        # Axes: clip, color, tubelet, frame in it, row, pixel row in it, column, pixel column in it. The permutation puts
-        # what is inside a patch last, in the order of the convolution's weights: color, frame, pixel row, pixel column.
+        # Axes: clip, color, tubelet, frame in it, row, pixel row in it, column, pixel column in it. What is inside a
+        # patch goes last, in the order of the convolution's weights: color, frame, pixel row, pixel column.
         patches = pixels.reshape(n, 3, self.clip_tubelets, tubelet, rows, patch, columns, patch)
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(n, self.clip_tubelets * rows * columns, -1)
         weight = self.patch_embed.weight.flatten(1)

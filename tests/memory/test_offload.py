@@ -274,7 +274,8 @@ def test_memory_that_cannot_be_pinned_is_said_plainly(monkeypatch):
         raise RuntimeError("cudaHostAlloc failed")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    with pytest.raises(HostMemoryError, match=r"pinned host memory for saved inputs can't be had .*memory\.saved_inputs"):
+    said = r"pinned host memory for saved inputs can't be had .*memory\.saved_inputs"
+    with pytest.raises(HostMemoryError, match=said):
         HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved inputs")
 
 

@@ -29,18 +29,20 @@ class DataSpeed:
 
     @property
     def window_seconds(self) -> float:
+        """Seconds of one process for a window."""
         return self.decode_seconds + self.transform_seconds
 
     @property
     def limit(self) -> str:
         """The slowest part: decode, transform, or loader where handing over costs more than both."""
+        # What the processes together would need if handing over cost nothing.
         ideal = self.window_seconds / max(self.workers, 1)
         if self.loader_seconds > 2 * ideal:
             return "loader"
         return "decode" if self.decode_seconds >= self.transform_seconds else "transform"
 
     def workers_for(self, step_seconds: float, windows: int) -> int:
-        """Loader processes that have the `windows` of a step ready in time."""
+        """Return the number of loader processes that have the `windows` of a step ready in time."""
         return max(1, math.ceil(windows * self.window_seconds / step_seconds))
 
 
@@ -50,18 +52,21 @@ def measure(spec: Spec, windows: int) -> DataSpeed:
     check_videos(spec.data, annotations.train)
     dataset = TrainingWindows(annotations.train, spec.data, spec.train.seed, Quirks.of(spec.compat))
     numbers = [int(number) for number in epoch_order(spec.train.seed, 0, len(dataset.videos))[:windows]]
+    # The first visit reads each file's packets into the index that later ones find in the cache.
     samples = [dataset[0, number] for number in numbers]
     decode = whole = 0.0
     for number, sample in zip(numbers, samples, strict=True):
         decode += timed(lambda window=sample.window: decode_alone(spec, window))
         whole += timed(lambda number=number: dataset[0, number])
     count = len(numbers)
+    # Twice the list: its second half is measured.
     loader = timed_loader(Loader(dataset, [[(0, number)] for number in numbers * 2], spec.data.workers))
+    # Both are measured, the rest of a window is their difference; noise must not make it negative.
     return DataSpeed(count, decode / count, max(whole - decode, 0.0) / count, loader, spec.data.workers)
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds; the better of two, the other may have been disturbed."""
+    """Return the seconds of an action, the better of two: the other may have been disturbed."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
@@ -71,14 +76,15 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def decode_alone(spec: Spec, window: Window) -> None:
-    """A window's frames at full size, a few at a time, each forgotten at once."""
+    """Decode a window's frames at full size, a few at a time, each forgotten at once."""
     with open_named(spec.data, window.video.name) as reader:
         for _ in reader.chunks(window.indices, CHUNK_FRAMES):
             pass
 
 
 def timed_loader(loader: Loader) -> float:
-    """Seconds from one batch to the next in the second half: in the first, its processes start and look at files."""
+    """Return the seconds from one batch to the next, in the second half."""
+    # In the first half processes start, and look at files for the first time.
     half = len(loader) // 2
     batches = iter(loader)
     for _ in range(half):
@@ -89,7 +95,7 @@ def timed_loader(loader: Loader) -> float:
 
 
 def show(spec: Spec, speed: DataSpeed, world: int, step_seconds: float | None) -> None:
-    """A table, what limits, and the number of loader processes for a step time. world: ranks of the run."""
+    """Print a table, what limits, and the number of loader processes for a step time. world: ranks of the run."""
     from rich.console import Console
     from rich.table import Table
 
