@@ -37,6 +37,7 @@ def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> Ab
     # torch.autocast knows no meta device.
     if device.type == "meta":
         return _meta_region(low)
+    # Disabled, not left out: a region without autocast may lie inside one with it.
     return torch.autocast(device.type, low, enabled=low is not None, cache_enabled=cache)
 
 

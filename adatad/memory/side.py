@@ -86,6 +86,7 @@ class SideExecutor(PlainExecutor):
                     yield from self.forward_block(transform, index, stream)
                     transform.release(range(index, index + 1))
             return
+        # Tile by tile, all blocks run on one before the next is made.
         for item in self.stream.tiles_of(frames, tiles):
             for index in blocks:
                 yield from self.forward_block(transform, index, [item])

@@ -83,6 +83,7 @@ def keep_factors(keys: Tensor, rate: float, names: Sequence[str], dtype: torch.d
 
 def clip_keys(keys: Tensor, clips: range) -> Tensor:
     """Return keys of some clips of each sample, by their numbers in its window: int64 [batch] -> [batch x clips]."""
+    # By its number in the window, wherever the clip lies in a batch: a rank that has some of the clips draws the same.
     return mix(keys[:, None], torch.arange(clips.start, clips.stop, device=keys.device)).flatten()
 
 

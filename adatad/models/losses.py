@@ -91,6 +91,7 @@ class RunningNormalizer:
 
     def update(self, positives: int) -> float:
         """Take in a step's count; return the value that the same step's losses are divided by."""
+        # At least 1: steps without a positive point must not bring the divisor to 0.
         self.value = self.momentum * self.value + (1 - self.momentum) * max(positives, 1)
         return self.value
 

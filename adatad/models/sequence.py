@@ -79,6 +79,7 @@ class SequenceAttention(nn.Module):
         # One convolution for all three: of each channel it makes three, next to each other.
         weight = torch.stack([unit.conv.weight for unit in units], dim=1).flatten(0, 1)
         joint = F.conv1d(x_bct, weight, stride=self.stride, padding=1, groups=x_bct.shape[1])
+        # Masked as `ConvUnit` masks its result, whose weights are used here without calling it.
         query, key, value = (joint * short_mask[:, None]).unflatten(1, (-1, 3)).unbind(2)
         q_bhtd = self._split(self.query(self.query_norm(query)))
         k_bhtd = self._split(self.key(self.key_norm(key)))
@@ -112,6 +113,7 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, reach: int
     length, chunk = q.shape[2], max(reach, 32)
     short = -length % chunk
     q_chunks = F.pad(q, (0, 0, 0, short)).unflatten(2, (-1, chunk))
+    # Each chunk of queries with the keys that its first and last position reach.
     k_chunks, v_chunks = (_overlapping(x_bhtd, chunk, reach, short) for x_bhtd in (k, v))
     bias = _window_bias(mask, chunk, reach, short).to(q.dtype)
     # Chunks as samples of a batch: fused kernels take four axes.

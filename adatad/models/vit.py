@@ -143,6 +143,7 @@ class Block(nn.Module):
             # Inside the module, so that the hooks of engines run once and not again in backward.
             return recompute(self.forward, x_nlc, batch, drops, pad=pad)
         x_nlc = self.transform(x_nlc, drops)
+        # Not in place: the adapter's own backward needs its input as it was.
         return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch, pad=pad)
 
     def transform(self, x_nlc: Tensor, drops: BlockDrops | None = None) -> Tensor:
