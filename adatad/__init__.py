@@ -26,6 +26,7 @@ _MODULES = {"Spec": "adatad.spec", "UserError": "adatad.errors"}
 
 
 def __getattr__(name: str) -> Any:
+    # Called for names that the module doesn't have yet (PEP 562).
     if name not in __all__:
         raise AttributeError(f"module 'adatad' has no attribute {name!r}")
     from importlib import import_module

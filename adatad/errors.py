@@ -1,4 +1,4 @@
-"""What a user can mend, as opposed to a defect of the program."""
+"""The error that a user can fix, as opposed to a defect of the program."""
 
 
 class UserError(Exception):

@@ -1,8 +1,8 @@
-"""The door for files: all that is read or written whole goes through here, with bounds and with errors in a line.
+"""Reading and writing of whole files, within bounds, with errors of one line.
 
-Reading: only regular files, up to a size (of what a gzip'd file unpacks to, too), as text in UTF-8 or UTF-16, as JSON
-without a key that stands twice and not nested without end. Writing: a file appears under its name only when it is whole
-and on the disk; what can't be written is said before the work begins where `check_output` is called first.
+Reading: regular files up to a size (also of what a gzip'd file unpacks to), as text in UTF-8 or UTF-16, as JSON without
+duplicate keys. Writing: a file appears under its name only when it is complete and on the disk; `check_output`, called
+before long work, finds what can't be written.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any, BinaryIO
 from adatad.errors import UserError
 
 MAX_BYTES = 1 << 30
-"""Of a file that is read whole: ten times the largest detections file of a public data set."""
+"""Limit of a file that is read whole: ten times the largest detections file of a public data set."""
 MAX_SPEC_BYTES = 4 << 20
-"""Of a file that a person writes: a spec, a class list, a DeepSpeed file."""
+"""Limit of a file that a person writes: a spec, a class list, a DeepSpeed file."""
 GZIP_START = b"\x1f\x8b"
 UTF16_STARTS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 WHOLE = r"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 HALF = r"u[dD][89a-fA-F][0-9a-fA-F]{2}"
 ESCAPE = re.compile(rf"\\(?:{WHOLE}|(?P<half>{HALF})|.)", re.DOTALL)
-"""An escape of JSON, found one after the other, so that an escaped backslash doesn't begin another. half: a surrogate
-without the other one; a name that holds it can be neither printed nor saved."""
+"""An escape of JSON. `.` takes an escaped backslash, so that it doesn't begin another escape. half: a lone surrogate; a
+name that holds one can be neither printed nor saved."""
 POINTER_START = b"version https://git-lfs"
 PAGE_STARTS = (b"<!doctype html", b"<html")
 
@@ -41,7 +41,7 @@ class FileError(UserError):
 
 
 def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES) -> bytes:
-    """The content of a regular file of at most `limit_bytes`. Raises FileError."""
+    """Read a regular file of at most `limit_bytes`. Raises FileError."""
     with _regular_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit_bytes:
@@ -54,16 +54,16 @@ def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES) -> bytes:
 
 
 def read_start(path: str | Path, count: int = 512) -> bytes:
-    """The first bytes of a regular file of any size, which tell what it is. Raises FileError."""
+    """Read the first bytes of a regular file of any size. Raises FileError."""
     with _regular_file(path) as file:
         return file.read(count)
 
 
 @contextmanager
 def _regular_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file that is open for reading; raises FileError for what is none, and for what goes wrong while it is open."""
+    """Open a regular file for reading. Raises FileError for anything else, and for errors while it is open."""
     try:
-        # Without waiting: opening a FIFO would until somebody writes into it.
+        # O_NONBLOCK: opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
@@ -76,14 +76,15 @@ def _regular_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:
-    """A text file, plain or gzip'd (told by its first bytes, whatever it is called), in UTF-8, with or without a byte
-    order mark, or in UTF-16 with one. Raises FileError."""
+    """Read a text file, plain or gzip'd (by its first bytes, not its name), in UTF-8 with or without a byte order mark,
+    or in UTF-16 with one. Raises FileError."""
     content = read_bytes(path, limit_bytes)
     if content.startswith(GZIP_START):
         content = _unpacked(path, content, limit_bytes)
     what = what_it_is(content)
     if what:
         raise FileError(f"{path}: is {what}")
+    # "utf-8-sig" takes a byte order mark off, which editors on Windows write.
     encoding = "utf-16" if content.startswith(UTF16_STARTS) else "utf-8-sig"
     try:
         return content.decode(encoding)
@@ -93,15 +94,17 @@ def read_text(path: str | Path, limit_bytes: int = MAX_BYTES) -> str:
 
 
 def read_json(path: str | Path, limit_bytes: int = MAX_BYTES) -> Any:
-    """The content of a JSON file, plain or gzip'd. Raises FileError, also for a key that stands twice in an object."""
+    """Read a JSON file, plain or gzip'd. Raises FileError, also for a duplicate key in an object."""
     return parse_json(read_text(path, limit_bytes), path)
 
 
 def parse_json(text: str, where: str | Path) -> Any:
-    """The value of a JSON text. `where` names it in errors. Raises FileError."""
+    """Return the value of a JSON text. `where` names it in errors. Raises FileError."""
     if not text.strip():
         raise FileError(f"{where}: is not readable as JSON: it is empty")
-    half = _half_of_a_character(text)
+    # The plain search first: finding all escapes of a large detections file would take seconds.
+    escapes = ESCAPE.finditer(text) if "\\ud" in text or "\\uD" in text else ()
+    half = next((found for found in escapes if found["half"]), None)
     if half:
         line = text.count("\n", 0, half.start()) + 1
         raise FileError(f"{where}: line {line}: {half[0]} is half of a character; write the name in plain UTF-8")
@@ -115,14 +118,8 @@ def parse_json(text: str, where: str | Path) -> Any:
         raise FileError(f"{where}: is not readable as JSON: {error}") from error
 
 
-def _half_of_a_character(text: str) -> re.Match[str] | None:
-    if "\\ud" not in text and "\\uD" not in text:
-        return None
-    return next((found for found in ESCAPE.finditer(text) if found["half"]), None)
-
-
 class StandsTwiceError(FileError):
-    """A file in which an object has a key twice: which of the two was meant, nobody knows. value: the second one's."""
+    """A file in which an object has a duplicate key, so that the meaning is ambiguous. value: the second one's."""
 
     def __init__(self, where: str | Path, key: str, value: Any):
         super().__init__(f"{where}: {shown(repr(key))} stands twice in one object; keep one of the two")
@@ -130,20 +127,21 @@ class StandsTwiceError(FileError):
 
 
 class KeyStandsTwiceError(ValueError):
-    """The same while it is read; (key, the second value)."""
+    """A duplicate key, raised within the JSON parser; arguments: the key, its second value."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
+        # json keeps the last of duplicates silently.
         seen: set[str] = set()
         raise KeyStandsTwiceError(*next(pair for pair in pairs if pair[0] in seen or seen.add(pair[0])))
     return content
 
 
 def what_it_is(content: bytes) -> str | None:
-    """What stands in the place of a file that was never fetched, and what to do; None if it is none of these."""
-    start = content[:200].lstrip().lower()
+    """Return what a download left in the place of a file, and what to do; None if it is none of the known cases."""
+    start = content[:200].lstrip().lower()  # HTML may begin with blanks, and in either case
     if start.startswith(POINTER_START):
         size = re.search(rb"size (\d+)", content[:400])
         would_be = f" (its size would be {int(size[1]) / 1e6:.1f} MB)" if size and len(size[1]) < 20 else ""
@@ -154,7 +152,8 @@ def what_it_is(content: bytes) -> str | None:
 
 
 def _unpacked(path: str | Path, content: bytes, limit_bytes: int) -> bytes:
-    """All members of a gzip'd file. Raises FileError for what is damaged or unpacks to more than `limit_bytes`."""
+    """Unpack all members of a gzip'd file. Raises FileError if it is damaged or unpacks to more than `limit_bytes`."""
+    # zlib instead of gzip: it stops at a limit, so that a small file can't fill the memory.
     parts, left, size = [], content, 0
     while left.startswith(GZIP_START):
         inflate = zlib.decompressobj(wbits=31)
@@ -173,8 +172,7 @@ def _unpacked(path: str | Path, content: bytes, limit_bytes: int) -> bytes:
 
 
 def check_output(path: str | Path) -> Path:
-    """Make sure, before the work begins, that a file can be written to `path`: its folder is made if it isn't there,
-    and what is there is a file. Raises FileError."""
+    """Check, before work begins, that a file can be written to `path`; make its folder. Raises FileError."""
     target = Path(path)
     try:
         if not str(path) or not target.name or "\0" in str(path):
@@ -184,13 +182,13 @@ def check_output(path: str | Path) -> Path:
             raise FileError(f"{path}: is no regular file, but {_kind(mode)}; name another")
         _check_folder(_through_links(target).parent)
     except (OSError, ValueError, RuntimeError) as error:
-        # Of a link to itself Python 3.11 makes a RuntimeError.
+        # For a link to itself Python 3.11 raises a RuntimeError.
         raise FileError(f"{path}: can't be written: {reason(error)}; name a file in a folder of yours") from error
     return target
 
 
 def check_output_folder(path: str | Path) -> Path:
-    """The same of a folder that files will be written into: it is made if it isn't there."""
+    """Check, before work begins, that files can be written into a folder; make it. Raises FileError."""
     folder = Path(path)
     try:
         if not str(path):
@@ -205,8 +203,8 @@ def check_output_folder(path: str | Path) -> Path:
 
 
 def _mode(path: Path) -> int | None:
-    """What is there, behind links; None for nothing, also where a link leads to nothing. Raises OSError for a link that
-    leads back to itself."""
+    """Return the mode of what is there, links followed; None for nothing and for a broken link. Raises OSError for a
+    link to itself."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -215,8 +213,9 @@ def _mode(path: Path) -> int | None:
 
 @contextmanager
 def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iterator[None]:
-    """A block that works on `inputs` and then writes `outputs`: before it begins all of them are checked, also that
-    none is an input. If the block fails, folders that were made for them are removed again. Raises FileError."""
+    """Check the outputs of a block before it begins, also that none is an input. If the block fails, remove the folders
+    that were made for them. Raises FileError."""
+    # Listed before any is made.
     made = [folder for path in outputs for folder in path.parents if not folder.exists()]
     try:
         for path in outputs:
@@ -225,6 +224,7 @@ def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iter
                 raise FileError(f"{path}: is read here, and would be written over; name another place to write to")
         yield
     except BaseException:
+        # Deepest first; one that got other files meanwhile stays.
         for folder in sorted(set(made), key=lambda folder: len(folder.parts), reverse=True):
             with suppress(OSError):
                 folder.rmdir()
@@ -233,7 +233,7 @@ def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iter
 
 def _check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    # Rights alone don't tell: root may write anywhere, but on no disk that is mounted read-only.
+    # A test by writing: rights alone don't tell, since root has all, also on a disk mounted read-only.
     probe = folder / f".adatad-{os.getpid()}.unfinished"
     try:
         probe.touch()
@@ -243,16 +243,18 @@ def _check_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A name to write to beside `path`, which becomes `path` when the block is left and the file is on the disk. If
-    anything goes wrong nothing is left behind, and what was at `path` stays as it was. Raises FileError for what the
-    disk doesn't take; other errors pass.
+    """Yield a name beside `path` to write to, which is renamed to `path` when the block ends and the file is on the
+    disk.
 
-    A link is followed: the file that it points to is replaced.
+    If anything fails, nothing is left behind and `path` stays as it was. A link is followed: the file that it points to
+    is replaced. Raises FileError for errors of the disk; other errors pass.
     """
     target = _through_links(check_output(path))
+    # In the same folder: a rename across disks isn't atomic. The suffix stays, by which libraries choose a format.
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished{target.suffix}")
     try:
         yield unfinished
+        # Before the rename: after a crash, some file systems would show the new name with an empty file.
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(target)
@@ -265,30 +267,32 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8 that appears only when whole. Raises FileError."""
+    """Write a text file in UTF-8, atomically. Raises FileError."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file that appears only when whole. Raises FileError."""
+    """Write a file atomically. Raises FileError."""
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
-    """Write a JSON file that appears only when whole. Raises FileError."""
+    """Write a JSON file atomically. Raises FileError."""
     write_text(path, json.dumps(content, indent=indent))
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line and without the path, which its reader knows: "No space left on device"."""
+    """Return the first line of an error, without the path, which messages name anyway: "No space left on device"."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
 def shown(text: object, most: int | None = None) -> str:
-    """A name as it can be printed anywhere: control characters, which a terminal would obey, and halves of characters
-    are written as escapes. most: characters, after which it is cut."""
+    """Return a name as it can be printed anywhere: control characters and lone surrogates as escapes.
+
+    most: characters, after which it is cut.
+    """
     safe = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in str(text)
     )
@@ -302,7 +306,8 @@ def listed(names: Sequence[object], most: int = 5, between: str = ", ") -> str:
 
 
 def _through_links(path: Path) -> Path:
-    """The file that a link points to, also through several; `path` itself if it is none. Raises OSError for a loop."""
+    """Return the file that a link points to, also through several; other paths as they are. Raises OSError for a
+    loop."""
     if not path.is_symlink():
         return path
     target = Path(os.path.realpath(path))

@@ -1,5 +1,7 @@
-"""What a command prints: under which name, tables, and what becomes of it when nobody can read it any more (a closed
-pipe, a terminal that has gone, a full disk behind stdout): printing is given up then, not the command's work.
+"""Output of commands: the program's name in errors, tables, and streams that outlast their readers.
+
+When stdout or stderr can't be written any more (a closed pipe, a terminal that has gone, a full disk), printing is
+given up, and the command goes on.
 """
 
 from __future__ import annotations
@@ -20,33 +22,35 @@ _program: str | None = None
 
 
 def name_program(name: str) -> None:
-    """Make `name`, such as "adatad train", what errors of this process begin with."""
+    """Set the name, such as "adatad train", that errors of this process begin with."""
     global _program
     _program = name
 
 
 def program() -> str:
-    """The name of the running command; the script's where none was named."""
+    """Return the name of the running command; the script's if none was set."""
     return _program or sys.argv[0]
 
 
 def print_table(table: Table, file: IO[str] | None = None) -> None:
-    """Print a table whose cells are data: no markup, and nothing is cut, however narrow the terminal is."""
-    from rich.console import Console
+    """Print a table whose cells are data: without markup, and without cutting cells on a narrow terminal."""
+    from rich.console import Console  # takes long, and errors are printed without it
 
     console = Console(markup=False, emoji=False, highlight=False, file=file)
+    # rich cuts cells to the terminal's width; wider lines that the terminal wraps keep all of them.
     needed = console.measure(table, options=console.options.update(width=1_000)).minimum
     console.width = max(console.width, needed)
     console.print(table)
 
 
 class LastingStream:
-    """A text stream that drops what its own stream doesn't take any more."""
+    """A text stream that drops its text once the stream below fails."""
 
     def __init__(self, stream: Any, name: str):
         self._stream, self._name, self._lost = stream, name, False
 
     def write(self, text: str) -> int:
+        """Write text, or drop it."""
         if not self._lost:
             try:
                 return self._stream.write(text)
@@ -55,6 +59,7 @@ class LastingStream:
         return len(text)
 
     def flush(self) -> None:
+        """Flush the stream below, if it still works."""
         if not self._lost:
             try:
                 self._stream.flush()
@@ -62,10 +67,12 @@ class LastingStream:
                 self._give_up(error)
 
     def writelines(self, lines: Any) -> None:
+        """Write lines one by one."""
         for line in lines:
             self.write(line)
 
     def isatty(self) -> bool:
+        """Return whether this is a terminal that still works."""
         with suppress(OSError, ValueError):
             return not self._lost and self._stream.isatty()
         return False
@@ -76,7 +83,7 @@ class LastingStream:
     def _give_up(self, error: Exception) -> None:
         self._lost = True
         with suppress(OSError, ValueError):
-            # What stands in its buffer would fail again when the command leaves.
+            # Python would flush the buffer again at exit, and fail: let that go to /dev/null.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         _untold.append(f"{self._name} can't be written any more ({why}): nothing is printed there from now on")
@@ -100,8 +107,9 @@ def lasting_output() -> Iterator[None]:
 
 
 def tell_log() -> None:
-    """Say in the run's log file, if there is one by now, what can't be said on the terminal."""
+    """Write into the run's log file, if there is one by now, what couldn't be said on the terminal."""
     files = [handler for handler in logging.getLogger(LOGGER).handlers if isinstance(handler, logging.FileHandler)]
+    # Straight to the files' handlers: the logger's others print on the stream that failed.
     while files and _untold:
         record = logging.LogRecord(LOGGER, logging.WARNING, __file__, 0, _untold.pop(0), None, None)
         for handler in files:

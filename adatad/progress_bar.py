@@ -1,4 +1,4 @@
-"""How far a task is, on stderr: a bar on a terminal, lines with the time of day and the time left without one."""
+"""Progress of tasks on stderr: a bar on a terminal; otherwise lines with the time of day and the time left."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 TIME_OF_DAY = "%H:%M:%S"
 LINE_SECONDS = 30.0
-"""Without a terminal: the least time between two lines of a task; a task that is done sooner says nothing."""
+"""Least time between two lines of a task without a terminal; a shorter task prints nothing."""
 _shown: Progress | None = None
-"""The bar on the terminal."""
+"""The bar on the terminal, to which later tasks are added: a terminal holds one bar at a time."""
 
 
 class Task:
-    """One bar. `update` is what functions that take long call."""
+    """One bar, which functions that take long are given to call `update`."""
 
     def __init__(self, what: str, show: Callable[[int, int | None, str], None]):
         self.what, self._show, self.done = what, show, 0
@@ -39,13 +39,14 @@ class Task:
 
 @contextmanager
 def progress(what: str, total: int | None = None, quiet: bool = False) -> Iterator[Task]:
-    """Show how far a task is while the context lasts: below the bar that is shown already, if there is one.
+    """Show the progress of a task while the context lasts, below the bar that is shown already, if there is one.
 
-    what: the parts that are counted, as "videos checked". quiet: show nothing, as on all ranks but the first.
+    what: the parts that are counted, such as "videos checked". quiet: show nothing, as on all ranks but the first.
     """
     if quiet or sys.stderr is None:
         yield Task(what, lambda done, total, note: None)
         return
+    # Without a terminal, unless a bar for a console of the caller's is shown.
     if _shown is None and not sys.stderr.isatty():
         task = Task(what, Lines(what))
         task.total = total
@@ -63,8 +64,7 @@ def progress(what: str, total: int | None = None, quiet: bool = False) -> Iterat
 
 @contextmanager
 def showing(bar: Progress) -> Iterator[Progress]:
-    """Show a bar; tasks that begin while the context lasts are shown in it, because a terminal holds one bar at a
-    time."""
+    """Show a bar, which tasks that begin while the context lasts are added to."""
     global _shown
     before = _shown
     with bar:
@@ -76,7 +76,8 @@ def showing(bar: Progress) -> Iterator[Progress]:
 
 
 def new_bar(console: Console | None = None) -> Progress:
-    """An unstarted bar, on stderr by default, whose tasks have a field `note`. It is disabled without a terminal."""
+    """Return an unstarted bar, on stderr by default, whose tasks have a field `note`; disabled without a terminal."""
+    # Imported here: commands that finish at once don't wait for rich.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Left
@@ -90,7 +91,7 @@ def new_bar(console: Console | None = None) -> Progress:
 
 
 class Lines:
-    """Prints a line at most every LINE_SECONDS."""
+    """Progress as lines, one at most every LINE_SECONDS."""
 
     def __init__(self, what: str, write: Callable[[str], None] | None = None):
         self.what, self._write = what, write or (lambda line: print(line, file=sys.stderr, flush=True))
@@ -100,7 +101,7 @@ class Lines:
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
         now = time.monotonic()
         if self._first is None:
-            # What was done before, by an earlier start, says nothing about speed.
+            # Parts that an earlier, resumed run did say nothing about the speed of this one.
             self._first = max(done - 1, 0)
         if now - self._last < LINE_SECONDS:
             return
@@ -111,5 +112,5 @@ class Lines:
 
 
 def time_left(seconds: float, done: int, remaining: int) -> str:
-    """Time that the remaining parts will take, as 0:01:30, if the last `done` took `seconds`; - if that isn't known."""
+    """Return the time that the remaining parts take if `done` took `seconds`, as 0:01:30; "-" if unknown."""
     return str(timedelta(seconds=round(seconds / done * remaining))) if done > 0 else "-"

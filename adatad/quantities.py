@@ -1,4 +1,4 @@
-"""argparse types for numbers with units: sizes of memory, rates, time limits of Slurm."""
+"""Types for argparse: numbers within bounds, sizes of memory with units, time limits of Slurm."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TIME_LIMIT = re.compile(
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
-    """An argparse type: a number from `least` to `most`."""
+    """Return an argparse type: a number from `least` to `most`."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            value = math.nan
+            value = math.nan  # fails the comparison below, as "nan" itself does
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(
                 f"expected a number from {least:g} to {most:g}, got {shown(text, MAX_SHOWN)!r}"
@@ -37,8 +37,8 @@ def number(least: float, most: float) -> Callable[[str], float]:
 
 
 def gib(text: str) -> float:
-    """An argparse type: memory in GiB, from "24", "24GB", "24 GiB" or "24576MB". Sizes of GPUs are sold as GB and are
-    GiB."""
+    """Read memory in GiB from "24", "24GB", "24 GiB" or "24576MB"; an argparse type."""
+    # GB counts as GiB: the memory of GPUs is sold in GB, and is GiB.
     form = re.fullmatch(r"([0-9.]{1,12}(?:e[0-9]{1,2})?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
     try:
         value = float(form[1]) * UNITS[form[2].lower()]
@@ -50,7 +50,7 @@ def gib(text: str) -> float:
 
 
 def time_limit(text: str) -> str:
-    """An argparse type: a time limit as sbatch takes it."""
+    """Check a time limit for sbatch; an argparse type."""
     if not TIME_LIMIT.fullmatch(text):
         raise argparse.ArgumentTypeError(
             "expected minutes, hours:minutes:seconds or days-hours, such as 24:00:00 or 2-12, "

@@ -12,14 +12,14 @@ FOLDERS = ("configs", "ds_configs")
 
 
 def resource(name: str) -> Path:
-    """Path of a file or folder that comes with the package, such as configs/demo/tia.yaml."""
+    """Return the path of a file or folder that comes with the package, such as configs/demo/tia.yaml."""
     installed = PACKAGE / name
     return installed if installed.exists() else PACKAGE.parent / name
 
 
 def here_or_resource(path: str) -> str:
-    """The path itself; that of the file which comes with the package where it names one, as configs/..., and the
-    current folder has no such file."""
+    """Return the path; if the current folder has no such file, that of the file of this name in the package."""
+    # ".." would lead out of the shipped folders.
     is_ours = path.startswith(tuple(f"{folder}/" for folder in FOLDERS))
     if is_ours and ".." not in path and not Path(path).exists() and resource(path).is_file():
         return str(resource(path))
@@ -27,5 +27,5 @@ def here_or_resource(path: str) -> str:
 
 
 def checkout() -> Path | None:
-    """The folder of the project's files where the package is used from a checkout, else None."""
+    """Return the folder of the checkout that the package runs from; None in an installation."""
     return PACKAGE.parent if (PACKAGE.parent / "setup.cfg").is_file() else None

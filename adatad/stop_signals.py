@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop. Imports nothing heavy."""
+"""The signals that ask a run to stop. Imports nothing heavy, as processes of a pool start with it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ STOP_SIGNALS = (
     signal.SIGALRM,
     signal.SIGXCPU,
 )
-"""What systems, launchers, terminals and limits send to a process that is to end; a person presses Ctrl-C (SIGINT)."""
+"""Signals with which systems, launchers, terminals and resource limits ask a process to end; Ctrl-C sends SIGINT."""
 
 
 def leave_interruptions_to_the_parent() -> None:
-    """For processes of a pool: a terminal's Ctrl-C reaches them too, and each would print a traceback."""
+    """Ignore SIGINT in a process of a pool: Ctrl-C reaches it too, and each process would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

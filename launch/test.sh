@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sets everything up and runs the tests; arguments go to pytest. ADATAD_SHARED: folder of the reference's goldens.
+# Sets everything up and runs the tests; arguments go to pytest. --full: also those that are left out for their time.
+# ADATAD_SHARED: folder of the reference's goldens.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/setup.sh dev
 # Two test processes of one thread each share a small machine better than one of two threads. Slow tests stand side by
 # side in a folder: worksteal lets a process that has none left take some of the other's.
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
-exec .venv/bin/python -m pytest --numprocesses "${ADATAD_TEST_PROCESSES:-2}" --dist worksteal "$@"
+exec .venv/bin/python -m pytest --numprocesses "${ADATAD_TEST_PROCESSES:-2}" --dist worksteal --durations 60 "$@"

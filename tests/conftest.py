@@ -9,15 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pictures
 import pytest
 from hypothesis import settings
 from tiny_spec import TINY_SPEC
 
 from adatad.stop_signals import STOP_SIGNALS
 
-# A busy machine is no failure.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# A busy machine is no failure. Without --full the examples are few and the same every time.
+settings.register_profile("short", max_examples=25, derandomize=True, deadline=None)
+settings.register_profile("full", max_examples=250, deadline=None)
 
 # One thread a process, whatever the machine: results must not depend on it, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -110,3 +111,19 @@ def shared_folder() -> Path:
     if folder is None:
         pytest.skip("ADATAD_SHARED, the folder of the reference's goldens, isn't set")
     return Path(folder)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("full" if config.getoption("--full") else "short")
+
+
+@pytest.hookimpl(specname="pytest_collection_modifyitems")
+def pytest_begin_with_slow_tests(items: list[pytest.Item]) -> None:
+    # What begins last should be short: then the processes that share the tests end together.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Before the fixtures of a module, which may be runs as well.
+    pictures.draw(item.get_closest_marker("pictures") is not None)

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import pictures
+
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["adatad.training.setup", "adatad.training.loop", "deepspeed", "fairscale"])
+# Each would take a part of a second in every rank.
+CONTEXT.set_forkserver_preload(["adatad.training.run", "deepspeed", "fairscale", "hypothesis", "pytest"])
 
 
 def run_ranks(world: int, target: Callable[..., Any], *args: Any, timeout_seconds: float = 180) -> list[Any]:
@@ -59,6 +62,7 @@ def _rank(environment: dict[str, str], pipe: Connection, target: Callable[..., A
     import torch
 
     torch.set_num_threads(1)
+    pictures.draw(False)
     try:
         pipe.send((None, target(*args)))
     except BaseException:

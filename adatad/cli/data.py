@@ -101,7 +101,7 @@ def check_videos(args: argparse.Namespace) -> int:
 
     from adatad.data.annotation_file import read_names
     from adatad.data.prepare.check import check_data_set, usable_cores, write_block_list
-    from adatad.report.data_check import write_data_check
+    from adatad.report.page import write_data_check
 
     # Before the list is written, which may be the same file.
     kept = sorted(read_names(spec.data.blocked_videos))

@@ -43,7 +43,7 @@ def demo(args: argparse.Namespace) -> int:
     folder = Path(load(file, args.overrides, check_files=False).data.annotations).parent
 
     from adatad.data.prepare.demo import make_demo_with_progress
-    from adatad.report.summary import print_summary
+    from adatad.report.scores import print_summary
     from adatad.training.run import train_run
     from adatad.training.run_directory import next_of_command
 

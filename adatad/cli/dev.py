@@ -122,7 +122,7 @@ def benchmark(args: argparse.Namespace) -> int:
     if args.suite == "gpu" and not os.environ.keys() & {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"}:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
-    from adatad.dev.benchmarks.results import show, verdict
+    from adatad.dev.benchmarks.tables import show, verdict
 
     module, title = SUITES[args.suite]
     run = importlib.import_module(module).run

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def doctor(args: argparse.Namespace) -> int:
     """Run `adatad doctor`; returns its exit code."""
-    from adatad.doctor.report import doctor as examine
+    from adatad.doctor.examine import doctor as examine
 
     overrides = overrides_from(args)
     if args.spec is None and (overrides or args.overlays):

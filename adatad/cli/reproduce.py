@@ -45,8 +45,7 @@ def reproduce(args: argparse.Namespace) -> int:
     path = path if path.suffix == ".yaml" and path.is_file() else find_experiment(args.spec).path
     spec = load(path, [*overrides_from(args), *without_weights], check_files=False)
 
-    from adatad.report.reproduction import verdict_line
-    from adatad.report.summary import print_scores
+    from adatad.report.scores import print_scores, verdict_line
     from adatad.training.reproduce import missing
     from adatad.training.reproduce import reproduce as train_or_test
 

@@ -59,7 +59,7 @@ def test(args: argparse.Namespace) -> int:
     if args.detections is not None:
         _keep_inputs(args.detections, Path(spec.data.annotations), checkpoint)
 
-    from adatad.report.summary import print_scores
+    from adatad.report.scores import print_scores
     from adatad.training.score import detect_and_score
     from adatad.training.validation import write_detections
 

@@ -42,7 +42,7 @@ def train(args: argparse.Namespace) -> int:
     spec = spec_from_arguments(args)
 
     from adatad.parallel.processes import is_first_rank
-    from adatad.report.summary import print_summary
+    from adatad.report.scores import print_summary
     from adatad.training.run import train_run
 
     _stop.importing = False

@@ -212,7 +212,7 @@ def _leave_when_the_parent_says_so() -> None:
 
 
 class LoaderError(UserError):
-    """Raised for a loader process that died or doesn't answer; the message names it, its videos and the remedy."""
+    """Raised for a loader process that died or doesn't answer; the message names it, its videos and what to do."""
 
 
 class PendingAddresses:

@@ -1,1 +1,1 @@
-"""Tools for work on this software, in the checkout alone: nothing here is needed to train, and no wheel has it."""
+"""Tools for developers, in the checkout only: nothing here is needed to train, and wheels leave it out."""

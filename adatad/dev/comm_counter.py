@@ -1,4 +1,4 @@
-"""Bytes that this process hands to collectives, counted as they are called: by torch, an engine, or ourselves."""
+"""Counter of the bytes that this process hands to collectives, whoever calls them: torch, an engine, or we."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SUMMED, COLLECTED, SCATTERED, ONE_TO_ALL, TO_ONE = "all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce"
 TO_NEIGHBOUR = "send"
 
+# c10d names an operator for each overload and for coalesced calls; an unknown one isn't counted.
 KINDS = {
     "allreduce_": SUMMED,
     "allreduce_coalesced_": SUMMED,
@@ -37,14 +38,14 @@ KINDS = {
 """Operators of the namespaces c10d (what process groups run) and _c10d_functional (what DTensor calls)."""
 
 SHARES = {SUMMED: 2, COLLECTED: 1, SCATTERED: 1, ONE_TO_ALL: 1, TO_ONE: 1}
-"""How often a rank sends the whole tensor's bytes, less its own share of them, in ring algorithms."""
+"""Times that a rank sends a tensor's bytes, less its own share of them, in ring algorithms."""
 
 
 class CommCounter(TorchDispatchMode):
-    """`with CommCounter() as wire:` counts the collectives inside, those of backward and of C++ reducers too.
+    """Counts the collectives inside of `with CommCounter() as counter:`, those of backward and of C++ reducers too.
 
-    `bytes_of` has, by kind, the bytes of the whole tensors concerned: what is summed, the collected result, what is
-    summed and scattered, what is sent. Counting slows everything down: it is for tests and tables.
+    bytes_of: by kind, the bytes of full tensors: the tensor that is reduced, the result of a gather, the input of a
+    scatter, the tensor that is sent. Counting is slow, for tests and tables.
     """
 
     def __init__(self) -> None:
@@ -54,23 +55,21 @@ class CommCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator: Any, types: tuple, arguments: tuple = (), keywords: dict | None = None):
         if any(issubclass(kind, DTensor) for kind in types):
-            # It comes back as the collectives and local operators that it is made of.
+            # DTensor runs it then, as collectives and local operators, which come here one by one.
             return NotImplemented
         result = operator(*arguments, **(keywords or {}))
         if operator.namespace in ("c10d", "_c10d_functional"):
-            self._count(operator.overloadpacket.__name__, arguments, result)
+            kind = KINDS.get(operator.overloadpacket.__name__)
+            if kind is not None:
+                # The larger side of a gather is its result, that of a scatter its input.
+                sides = (_tensors((side,)) for side in (*arguments, result))
+                self.bytes_of[kind] += max(sum(tensor.nbytes for tensor in side) for side in sides)
+                self.calls[kind] += 1
         return result
 
-    def _count(self, name: str, arguments: tuple, result: Any) -> None:
-        kind = KINDS.get(name)
-        if kind is None:
-            return
-        # The larger side of a gather is its result, that of a scatter its input.
-        self.bytes_of[kind] += max(_bytes(_tensors((side,))) for side in (*arguments, result))
-        self.calls[kind] += 1
-
     def sent_bytes(self, world: int) -> int:
-        """What a rank sends for them by ring algorithms."""
+        """Return the bytes that a rank sends by ring algorithms. world: number of ranks."""
+        # A rank keeps 1 / world of every tensor; planes for a neighbour are sent in full.
         collectives = sum(SHARES[kind] * size for kind, size in self.bytes_of.items() if kind in SHARES)
         return round(collectives * (world - 1) / world) + self.bytes_of[TO_NEIGHBOUR]
 
@@ -83,7 +82,3 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
         elif isinstance(value, (list, tuple)):
             found.extend(_tensors(value))
     return found
-
-
-def _bytes(tensors: list[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -23,7 +23,7 @@ published with one.
 ```bash
 adatad reproduce thumos-s-768 --check                # what is missing, and where it is published
 adatad reproduce thumos-s-768                        # train the row and compare; start it again to go on
-torchrun --nproc-per-node 2 tools/reproduce.py thumos-s-768   # on two GPUs, as published
+torchrun --nproc-per-node 2 -m adatad reproduce thumos-s-768  # on two GPUs, as published
 adatad reproduce thumos-s-768 --checkpoint CHECKPOINT # test a checkpoint instead, and compare
 adatad train configs/thumos/s_768x160_adapter.yaml   # the same without the comparison
 ```

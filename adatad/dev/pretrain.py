@@ -1,7 +1,7 @@
-"""Pretraining of the demo's tiny backbone: where a sprite is and how it moves, regressed from generated clips.
+"""Pretraining of the demo's tiny backbone: it regresses position and motion of a sprite from generated clips.
 
-The small sibling of what real backbones are, which were fine-tuned on Kinetics before they are frozen. No video, seed
-or label of the built-in data set is used.
+This stands for the pretraining on Kinetics of real backbones, which are frozen afterwards. No video, seed or label of
+the built-in data set is used.
 """
 
 from __future__ import annotations
@@ -30,24 +30,26 @@ from adatad.stop_signals import leave_interruptions_to_the_parent
 FRAMES = 16
 TARGETS = ("x", "y", "velocity_x", "velocity_y", "growth", "brightness")
 BATCH = 64
-"""Clips of a step; there must be as many, since none is seen twice in one."""
+"""Clips of a step, drawn without replacement: there must be at least as many."""
 PURPOSE = "pretraining"
-"""Of the random draws: keeps them apart from the detection videos'."""
+"""Purpose of the random draws, which keeps them apart from the detection videos'."""
 
 
 def draw_clip(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """One clip and what its actor does: uint8 [FRAMES, SIZE, SIZE, 3], float32 [tubelets, len(TARGETS)]."""
+    """Draw a clip uint8 [FRAMES, SIZE, SIZE, 3] and its sprite's targets float32 [tubelets, len(TARGETS)]."""
     draw = generator(seed, 0, number, PURPOSE)
     x, y = (draw.uniform(16, 48) + draw.uniform(-0.8, 0.8) * np.arange(FRAMES) + _swing(draw, 0.7) for _ in range(2))
     log_size = draw.uniform(-0.4, 0.4) + slow_drift(draw, FRAMES, 0.1)
     if draw.uniform() < 0.5:
         log_size = log_size + np.log1p(draw.uniform(0.2, 0.55)) * _wave(draw, 6, 16)
+    # Brightness pulses or is constant; tanh makes a pulse nearly a switch.
     wave = _wave(draw, 6, 12) if draw.uniform() < 0.35 else np.full(FRAMES, draw.uniform(-1, 1))
     bright = np.tanh(4 * wave)
     alpha = (BRIGHT + DIM) / 2 + (BRIGHT - DIM) / 2 * bright
     angle = draw.uniform(0, 2 * np.pi) + slow_drift(draw, FRAMES, 1.5)
     sprites = [Sprite(**sprite_look(draw, WEAK), x=x, y=y, log_size=log_size, angle=angle, alpha=alpha)]
     sprites += [distractor(draw, WEAK, FRAMES) for _ in range(draw.integers(0, 3))]
+    # The sprite may be in front of distractors or behind them.
     order = draw.permutation(len(sprites))
     clip = render(background(draw, WEAK), [sprites[index] for index in order], draw)
     half = SIZE / 2
@@ -60,7 +62,7 @@ def draw_clip(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _swing(draw: np.random.Generator, chance: float) -> np.ndarray:
-    """With some chance a sine of 4 to 14 pixels and a period of 6 to 16 frames, otherwise rest."""
+    """Draw, by chance, a sine of 4 to 14 pixels and a period of 6 to 16 frames, or rest."""
     return draw.uniform(4, 14) * _wave(draw, 6, 16) if draw.uniform() < chance else np.zeros(FRAMES)
 
 
@@ -69,7 +71,7 @@ def _wave(draw: np.random.Generator, shortest: float, longest: float) -> np.ndar
 
 
 def draw_clips(seed: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Clips uint8 [count, 3, FRAMES, SIZE, SIZE] and targets [count, tubelets, len(TARGETS)], drawn by all cores."""
+    """Draw clips uint8 [count, 3, FRAMES, SIZE, SIZE] and targets [count, tubelets, len(TARGETS)] on all cores."""
     with ProcessPoolExecutor(os.cpu_count(), initializer=leave_interruptions_to_the_parent) as pool:
         drawn = list(pool.map(partial(draw_clip, seed), range(first, first + count), chunksize=64))
     clips = torch.stack([torch.from_numpy(clip) for clip, _ in drawn]).permute(0, 4, 1, 2, 3).contiguous()
@@ -77,7 +79,7 @@ def draw_clips(seed: int, first: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def augment(clips: Tensor, targets: Tensor, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Flips, transposition and time reversal of a whole batch, targets with it."""
+    """Flip, transpose and reverse a batch in time by chance, and its targets with it."""
     targets = targets.clone()
     x, y, velocity_x, velocity_y, growth = range(5)
     flip_x, flip_y, transpose, reverse = draw.uniform(size=4) < 0.5
@@ -86,16 +88,18 @@ def augment(clips: Tensor, targets: Tensor, draw: np.random.Generator) -> tuple[
     if flip_y:
         clips, targets[..., [y, velocity_y]] = clips.flip(3), -targets[..., [y, velocity_y]]
     if transpose:
+        # x and y change places, brightness (5) stays.
         clips = clips.transpose(3, 4)
         targets = targets[..., [y, x, velocity_y, velocity_x, growth, 5]]
     if reverse:
+        # Backwards in time, motion and growth change their sign.
         clips, targets = clips.flip(2), targets.flip(1)
         targets[..., [velocity_x, velocity_y, growth]] *= -1
     return clips, targets
 
 
 class MotionRegressor(nn.Module):
-    """The backbone without adapters, and one linear layer on its spatial mean at each tubelet."""
+    """The backbone without adapters, with one linear layer on its spatial mean at each tubelet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,6 +107,7 @@ class MotionRegressor(nn.Module):
         self.head = nn.Linear(self.backbone.width, len(TARGETS))
 
     def forward(self, clips: Tensor) -> Tensor:
+        """Return the targets [batch, tubelets, len(TARGETS)] of clips [batch, 3, FRAMES, SIZE, SIZE]."""
         features = self.backbone(clips, self.backbone.clip_tubelets)
         return self.head(features.transpose(1, 2))
 
@@ -115,7 +120,7 @@ def pretrain(
     batch: int = BATCH,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, float]:
-    """Train, write the backbone in 16 bits, return the explained variance of each target on 512 unseen clips.
+    """Train, write the backbone in 16 bits, and return the explained variance of each target on 512 unseen clips.
 
     progress: called with (step, steps, loss).
     """
@@ -126,6 +131,7 @@ def pretrain(
     draw = generator(seed, 0, 0, "pretraining batches")
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 1e-3 * _rate(step, steps)
+        # Clips are drawn once and augmented: drawing takes longer than a step.
         chosen = torch.from_numpy(draw.choice(clips, batch, replace=False))
         seen, wanted = augment(images[chosen], targets[chosen], draw)
         loss = F.smooth_l1_loss(model(seen), wanted)
@@ -134,6 +140,7 @@ def pretrain(
         optimizer.step()
         if progress:
             progress(step + 1, steps, float(loss.detach()))
+    # Numbers behind those of training: unseen clips.
     explained = explained_variance(model, *draw_clips(seed, clips, 512))
     facts = {"clips": clips, "steps": steps, "seed": seed, "batch": batch, **explained}
     weights = {name: parameter.detach().half() for name, parameter in model.backbone.named_parameters()}
@@ -143,14 +150,14 @@ def pretrain(
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the full rate: 50 steps of warm-up, constant, cosine to 0 from 30 % on."""
+    """Return the share of the full rate: 50 steps of warm-up, constant, from 30 % on a cosine to 0."""
     done = max(0.0, (step / steps - 0.3) / 0.7)
     return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @torch.no_grad()
 def explained_variance(model: nn.Module, clips: Tensor, targets: Tensor) -> dict[str, float]:
-    """1 - residual variance / variance, by target."""
+    """Return 1 - residual variance / variance, by target."""
     predicted = torch.cat([model(part) for part in clips.split(64)])
     residual = ((predicted - targets) ** 2).mean((0, 1)) / targets.var((0, 1))
     return {name: 1 - float(value) for name, value in zip(TARGETS, residual, strict=True)}

@@ -35,7 +35,7 @@ class NotComparableError(UserError):
 
 
 @dataclass(frozen=True)
-class Difference:
+class TensorDifference:
     """One name whose values differ.
 
     values: how many differ; absolute: the largest |a - b|; relative: that, as a share of the largest magnitude under
@@ -50,23 +50,23 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Part:
+class RunPart:
     """One kind of values of both runs. values: compared numbers and texts; differences: in the order of the runs."""
 
     name: str
     values: int
-    differences: tuple[Difference, ...]
+    differences: tuple[TensorDifference, ...]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """The outcome for two runs. within: relative difference that is accepted; 0 accepts equal bits alone."""
 
     run_a: Path
     run_b: Path
     step: int
     within: float
-    parts: tuple[Part, ...]
+    parts: tuple[RunPart, ...]
 
     @property
     def is_identical(self) -> bool:
@@ -102,10 +102,10 @@ class Comparison:
         yield "equal: every bit" if self.is_identical else close
 
 
-def same(run_a: Path, run_b: Path, within: float = 0.0) -> Comparison:
+def same(run_a: Path, run_b: Path, within: float = 0.0) -> RunComparison:
     """Compare two runs at their newest checkpoints.
 
-    within: relative difference that counts as equal (see `Difference`). Tensors go by parameter name, so that runs of
+    within: relative difference that counts as equal (see `TensorDifference`). Tensors go by parameter name, so that runs of
     different engines, with whole or sharded checkpoints, can be compared; AdamW's moments that were saved in bf16 are
     compared as float32. Raises UserError for a folder that is no run, a run without a checkpoint or with a broken one,
     and runs whose newest checkpoints stand at different steps.
@@ -118,7 +118,7 @@ def same(run_a: Path, run_b: Path, within: float = 0.0) -> Comparison:
             f"{run_a} has its newest checkpoint at step {step_a}, {run_b} at step {step_b}; train both to the same step"
         )
     parts = (_compare_part(name, parts_a[name], parts_b[name]) for name in parts_a)
-    return Comparison(run_a, run_b, step_a, within, tuple(parts))
+    return RunComparison(run_a, run_b, step_a, within, tuple(parts))
 
 
 def _read_run(folder: Path) -> tuple[int, dict[str, Values]]:
@@ -172,7 +172,7 @@ def _scalars(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _scalars(f"{prefix}{key}/" if nested else f"{prefix}{key}", inner)
 
 
-def _compare_part(name: str, a: Values, b: Values) -> Part:
+def _compare_part(name: str, a: Values, b: Values) -> RunPart:
     differences, count = [], 0
     # Names of A in their order, then those that only B has: the first difference is the first in time.
     for key in dict.fromkeys((*a, *b)):
@@ -180,17 +180,17 @@ def _compare_part(name: str, a: Values, b: Values) -> Part:
         count += size
         if key not in a or key not in b:
             text = f"is only in {'A' if key in a else 'B'}"
-            differences.append(Difference(key, size, math.inf, math.inf, text))
+            differences.append(TensorDifference(key, size, math.inf, math.inf, text))
         else:
             compare = _tensor_difference if isinstance(a[key], Tensor) else _scalar_difference
             differences += compare(key, a[key], b[key])
-    return Part(name, count, tuple(differences))
+    return RunPart(name, count, tuple(differences))
 
 
-def _tensor_difference(name: str, a: Tensor, b: Tensor) -> list[Difference]:
+def _tensor_difference(name: str, a: Tensor, b: Tensor) -> list[TensorDifference]:
     if a.dtype != b.dtype or a.shape != b.shape:
         text = f"{a.dtype} {list(a.shape)} in A, {b.dtype} {list(b.shape)} in B"
-        return [Difference(name, max(a.numel(), b.numel()), math.inf, math.inf, text)]
+        return [TensorDifference(name, max(a.numel(), b.numel()), math.inf, math.inf, text)]
     # Bytes, not values: NaN equals itself here, and 0.0 is not -0.0.
     bytes_a, bytes_b = (t.contiguous().reshape(-1, 1).view(torch.uint8) for t in (a, b))
     unequal = (bytes_a != bytes_b).any(dim=1)
@@ -202,17 +202,17 @@ def _tensor_difference(name: str, a: Tensor, b: Tensor) -> list[Difference]:
     absolute = float(distance.nan_to_num(nan=math.inf).max())
     relative = _share(absolute, float(torch.stack([flat_a.abs().max(), flat_b.abs().max()]).max()))
     text = f"{count:,} of {a.numel():,} values, by at most {absolute:.3g} ({relative:.3g} of the largest)"
-    return [Difference(name, count, absolute, relative, text)]
+    return [TensorDifference(name, count, absolute, relative, text)]
 
 
-def _scalar_difference(name: str, a: Any, b: Any) -> list[Difference]:
+def _scalar_difference(name: str, a: Any, b: Any) -> list[TensorDifference]:
     if type(a) is type(b) and (struct.pack("d", a) == struct.pack("d", b) if isinstance(a, float) else a == b):
         return []
     absolute = relative = math.inf
     if all(isinstance(value, (int, float)) and math.isfinite(value) for value in (a, b)):
         absolute = abs(a - b)
         relative = _share(absolute, max(abs(a), abs(b)))
-    return [Difference(name, 1, absolute, relative, f"{a!r} in A, {b!r} in B")]
+    return [TensorDifference(name, 1, absolute, relative, f"{a!r} in A, {b!r} in B")]
 
 
 def _share(absolute: float, largest: float) -> float:

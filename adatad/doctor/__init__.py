@@ -1,1 +1,1 @@
-"""What is wrong with this machine, this installation or an experiment before it runs, and how to fix it."""
+"""Checks of this machine, this installation and an experiment before it runs, each problem with its fix."""

@@ -1,4 +1,4 @@
-"""An experiment before it runs: its files, weights, run directory, and whether it fits."""
+"""Checks of an experiment before it runs: its files, weights, run directory, and whether it fits the GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adatad.doctor.findings import OK, PROBLEM, WARNING, Finding
-from adatad.doctor.machine import GIB, Place, check_place, check_shared_memory, place, shared_memory_free
+from adatad.doctor.machine import GIB, check_place, check_shared_memory, place, shared_memory_free
 from adatad.errors import UserError
 from adatad.files import reason, shown, what_it_is
 from adatad.parallel.visible_gpus import BF16_CAPABILITY
@@ -21,16 +21,19 @@ from adatad.spec.sizes import resolve_backbone
 
 MAX_NAMED = 5
 MAX_OPENED = 4
-"""Videos that are opened, of each subset."""
-BYTES_OF_STATE = 4 * 4
-"""Of a trained parameter in a checkpoint: itself, its average and AdamW's two moments, in fp32."""
+"""Videos of each subset that are opened."""
+STATE_BYTES = 4 * 4
+"""Bytes of a trained parameter in a checkpoint: itself, its average and AdamW's two moments, in fp32."""
+# Runs write "... on HOST, pid N".
 OWNER = re.compile(r"on (?P<host>\S+), pid (?P<pid>\d+)")
 
 
 def check_annotations(spec: Spec) -> Iterator[Finding]:
-    """The annotation file and classes; then the videos that it names."""
+    """Check the annotation file and its classes, then the videos that it names."""
+    # A missing file is reported with the spec's other missing files.
     if not Path(spec.data.annotations).is_file():
         return
+    # Imported here, and below: modules that need torch, which may not start.
     from adatad.data.annotations import read_annotations
 
     try:
@@ -55,7 +58,7 @@ SUBSET = {"training": "train_subset", "validation": "validation_subset"}
 
 
 def check_videos(spec: Spec, subset: str, names: list[str]) -> Iterator[Finding]:
-    """How many of a subset's videos are there, and whether the first ones open."""
+    """Check that a subset's videos are there, and that the first ones open."""
     from adatad.data.dataset import video_path
     from adatad.data.video_index import VideoError, open_container
 
@@ -67,6 +70,7 @@ def check_videos(spec: Spec, subset: str, names: list[str]) -> Iterator[Finding]
         text = f"{len(missing)} of {len(names)} {subset} videos aren't in {spec.data.videos}: {listed}{more}"
         fix = "fetch them, fix data.videos or data.pattern, or go on without them: --set data.on_error=skip"
         yield Finding("data", WARNING if spec.data.on_error == "skip" else PROBLEM, text, fix)
+    # Opening reads a header; reading all of them is `adatad data check`.
     opened = 0
     for path in [path for name, path in paths.items() if name not in missing][:MAX_OPENED]:
         try:
@@ -80,7 +84,7 @@ def check_videos(spec: Spec, subset: str, names: list[str]) -> Iterator[Finding]
 
 
 def check_weights(spec: Spec) -> Iterator[Finding]:
-    """The file of pretrained weights: there, whole, of a known layout, of the backbone's size."""
+    """Check the file of pretrained weights: complete, of a known layout, of the backbone's size, and finite."""
     weights = spec.model.backbone.weights
     if weights == RANDOM:
         yield Finding("weights", OK, "random, as model.backbone.weights asks for")
@@ -90,19 +94,16 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
         yield Finding("weights", PROBLEM, "model.backbone.weights names no pretrained weights", fix)
         return
     path = Path(weights)
+    # Reported here and not with the spec's missing files: the fix says where it is published.
     if not path.is_file():
         fix = (where_published(weights) or "; fetch it, or fix the path").removeprefix("; ")
         yield Finding("weights", PROBLEM, f"model.backbone.weights: there is no file {shown(weights)}", fix)
         return
     with path.open("rb") as file:
-        start = file.read(400)
+        start = file.read(400)  # a pointer of Git LFS, or a page of HTML, shows at once
     if instead := what_it_is(start):
         yield Finding("weights", PROBLEM, f"{weights} is {instead}", "git lfs pull, or fetch it again by hand")
         return
-    yield from _check_content(spec, path)
-
-
-def _check_content(spec: Spec, path: Path) -> Iterator[Finding]:
     import torch
 
     from adatad.convert.backbone_weights import sizes_of
@@ -114,6 +115,7 @@ def _check_content(spec: Spec, path: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("weights", PROBLEM, first_lines(error), "fetch it again; docs/weights.md has what is read")
         return
+    # By the tensors' shapes: file names may be wrong.
     have, want = sizes_of({name: t.shape for name, t in found.tensors.items()}), resolve_backbone(spec.model.backbone)
     wanted = {"width": want.width, "depth": want.depth, "patch": want.patch}
     differing = [f"{name} {have[name]}, the spec's {size}" for name, size in wanted.items() if have[name] != size]
@@ -121,6 +123,7 @@ def _check_content(spec: Spec, path: Path) -> Iterator[Finding]:
         text = f"{path} ({found.title}) is of another size: {'; '.join(differing)}"
         yield Finding("weights", PROBLEM, text, "fix model.backbone.preset, or name the weights of this preset")
         return
+    # A half-copied file may have the right size and hold garbage.
     bad = [n for n, t in found.tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if bad:
         text = f"{path}: {len(bad)} tensors hold NaN or infinity, first {bad[0]}"
@@ -130,7 +133,7 @@ def _check_content(spec: Spec, path: Path) -> Iterator[Finding]:
 
 
 def check_digest(spec: Spec) -> Iterator[Finding]:
-    """The SHA-256 of a published file whose name, or our list, tells how it begins."""
+    """Check the SHA-256 of a published file whose name, or our list, tells how the digest begins."""
     from adatad.spec.experiments import digest_start
 
     path = Path(spec.model.backbone.weights or "")
@@ -140,6 +143,7 @@ def check_digest(spec: Spec) -> Iterator[Finding]:
     import hashlib
 
     with path.open("rb") as file:
+        # Seconds for weights of gigabytes, against hours of training from wrong ones.
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest.startswith(expected):
         yield Finding("weights", OK, f"SHA-256 {digest[:16]}... is the published one")
@@ -149,7 +153,7 @@ def check_digest(spec: Spec) -> Iterator[Finding]:
 
 
 def check_run(spec: Spec) -> Iterator[Finding]:
-    """The run's directory: whose it is, and its newest whole checkpoint."""
+    """Check the run's directory: who uses it, and its newest intact checkpoint."""
     from adatad.training.checkpoint import all_checkpoints, newest_checkpoint
     from adatad.training.run_directory import run_directory
 
@@ -174,18 +178,19 @@ def check_run(spec: Spec) -> Iterator[Finding]:
         )
     if newest is None:
         text = f"none of the {len(there)} checkpoints in {run.checkpoints} is whole"
-        yield Finding("run", PROBLEM, text, "train anew under another number: --id N")
+        yield Finding("run", PROBLEM, text, "start again under another number: --id N")
     else:
         yield Finding("run", OK, f"newest whole checkpoint: {newest}; --resume auto goes on from it")
 
 
 def check_owner(text: str, folder: str, host: str | None = None) -> Iterator[Finding]:
-    """text: of owner.txt; host: this machine's name."""
+    """Check whether another process uses a run. text: content of owner.txt; host: this machine's name."""
     found = OWNER.search(text)
     if not found:
         yield Finding("run", WARNING, f"{folder}/owner.txt names no process: {shown(text.strip()[:80])!r}", "delete it")
     elif found["host"] != (host or socket.gethostname()):
-        text = f"{folder} was opened last on {shown(found['host'])}: whether that process lives can't be seen from here"
+        where = shown(found["host"])
+        text = f"{folder} was opened last on {where}: whether that process still runs can't be seen from here"
         yield Finding("run", OK, text)
     elif is_alive(int(found["pid"])):
         text = f"{folder} is in use by process {found['pid']} of this machine"
@@ -195,65 +200,66 @@ def check_owner(text: str, folder: str, host: str | None = None) -> Iterator[Fin
 
 
 def is_alive(pid: int) -> bool:
+    """Return whether a Python process of this number runs on this machine."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # only asks
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        return True  # alive, of another user
     command = Path(f"/proc/{pid}/cmdline")
-    # A number that another program got since is nobody of ours.
+    # The number may have been given to another program since.
     return not command.is_file() or "python" in command.read_text(errors="replace")
 
 
 def window_bytes(spec: Spec) -> int:
-    """uint8 frames of one window, as loader processes hand them over."""
+    """Return the bytes of a window's uint8 frames, as loader processes hand them over."""
     window = spec.data.window
     return 3 * window.size_grid * window.frames_per_position * spec.data.size_pixels**2
 
 
 def windows_waiting(spec: Spec) -> int:
-    """Windows that loader processes keep ready: two batches each, of one rank that has the whole global batch."""
+    """Return how many windows loader processes keep ready: two batches each, if one rank has the global batch."""
     return 2 * spec.data.workers * max(1, spec.train.global_batch // spec.train.accumulation)
 
 
 def check_places(spec: Spec) -> Iterator[Finding]:
+    """Check shared memory, and the disks that the run writes to and reads from."""
     yield from check_shared_memory(shared_memory_free(), window_bytes(spec) * windows_waiting(spec), spec.data.workers)
     yield from check_place(place("runs", spec.run.root), checkpoint_bytes(spec))
     if Path(spec.data.videos).is_dir():
         yield from check_place(place("videos", spec.data.videos), written=False)
     if spec.data.stage_to:
-        yield from check_staging(spec, place("staged videos", spec.data.stage_to))
-
-
-def check_staging(spec: Spec, where: Place) -> Iterator[Finding]:
-    sizes = [entry.stat().st_size for entry in os.scandir(spec.data.videos) if entry.is_file()]
-    yield from check_place(where, sum(sizes))
+        sizes = [entry.stat().st_size for entry in os.scandir(spec.data.videos) if entry.is_file()]
+        yield from check_place(place("staged videos", spec.data.stage_to), sum(sizes))
 
 
 def checkpoint_bytes(spec: Spec) -> float:
-    """About what all checkpoints of a run take, and a half-written one beside them."""
-    return BYTES_OF_STATE * trained_parameters(spec) * (spec.train.keep_checkpoints + 2) + GIB / 4
+    """Return about how many bytes the checkpoints of a run take, with a half-written one beside them."""
+    return STATE_BYTES * trained_parameters(spec) * (spec.train.keep_checkpoints + 2) + GIB / 4
 
 
 def trained_parameters(spec: Spec) -> int:
+    """Return the number of trained parameters, counted on the meta device."""
     import torch
 
     from adatad.models.detector import build_model, freeze
 
     with torch.device("meta"):
-        model = build_model(spec.model, 20)
+        model = build_model(spec.model, 20)  # the number of classes hardly matters here
     names = set(freeze(model, spec.model.backbone, spec.model.freeze))
     return sum(parameter.numel() for name, parameter in model.named_parameters() if name in names)
 
 
 def check_fit(spec: Spec, gpus: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Whether a step fits the smallest GPU's free memory, by the planner's estimate."""
+    """Check that a step fits the smallest GPU's free memory, by the planner's estimate."""
     if not gpus:
         return
     from adatad.training.plan import PlanError, check_fits
 
+    # A step has to fit the fullest GPU: all ranks do the same.
     free = min(gpu["free"] for gpu in gpus) / GIB
+    # More ranks than windows a step, times the ranks of a window, would have nothing to do.
     clip = max(1, spec.parallel.clip)
     ranks = max(clip, min(len(gpus), spec.train.global_batch * clip // spec.train.accumulation))
     try:
@@ -265,7 +271,7 @@ def check_fit(spec: Spec, gpus: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def check_precision(spec: Spec, gpus: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Whether the GPUs compute in the spec's precision themselves: training refuses what torch would emulate."""
+    """Check that the GPUs have the spec's precision in hardware: training refuses what torch would emulate."""
     old = sorted({gpu["name"] for gpu in gpus if tuple(gpu["capability"]) < BF16_CAPABILITY})
     if spec.train.precision == "bf16" and old:
         least = ".".join(map(str, BF16_CAPABILITY))
@@ -274,6 +280,7 @@ def check_precision(spec: Spec, gpus: list[dict[str, Any]]) -> Iterator[Finding]
 
 
 def first_lines(error: BaseException, most: int = 3) -> str:
+    """Return the first lines of an error as one line, and how many more there are."""
     lines = str(error).strip().splitlines() or [reason(error)]
     return "; ".join(line.strip() for line in lines[:most]) + (
         f"; and {len(lines) - most} more" if len(lines) > most else ""

@@ -1,4 +1,7 @@
-"""The machine around a run: cores, memory, disks, limits, environment, network, clock."""
+"""Checks of the machine: cores, memory, disks, limits, environment, network, clock.
+
+Functions that look at the machine are apart from those that judge, which tests call with facts of other machines.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ LEAST_DISK_GIB, LEAST_MEMORY_GIB, LEAST_FILES = 2.0, 2.0, 1024
 LEAST_INODES = 1000
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "9p", "afs")
 FIXES = {"temporary files": "export TMPDIR=FOLDER", "staged videos": "--set data.stage_to=FOLDER"}
-"""Where else to write, by purpose."""
+"""Ways to name another folder, by its purpose."""
 CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 
 
 class Place(NamedTuple):
-    """A folder, or where it would be made: what its disk has. inodes: -1 where there is no such count."""
+    """A folder, there or to be made, and what its disk has. inodes: -1 if the file system doesn't count them."""
 
     purpose: str
     path: str
@@ -39,17 +42,18 @@ class Place(NamedTuple):
 
 
 def cores() -> tuple[int, float | None]:
-    """Cores that this process may run on, and the share of them that a cgroup grants (None: all)."""
+    """Return the cores that this process may run on, and how many of them a cgroup grants (None: all)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = (_read(CGROUP / "cpu.max") or "max").split()
     if quota[0] == "max" or len(quota) < 2:
+        # cgroup v1 has the quota in two files.
         old = _read(CGROUP / "cpu/cpu.cfs_quota_us"), _read(CGROUP / "cpu/cpu.cfs_period_us")
         quota = [old[0], old[1]] if old[0] and old[1] and int(old[0]) > 0 else ["max", "1"]
     return allowed, None if quota[0] == "max" else int(quota[0]) / int(quota[1])
 
 
 def memory_bytes() -> dict[str, int]:
-    """total, available, swap; and limit, a cgroup's, if there is one."""
+    """Return the bytes of "total", "available" and "swap" memory, and the "limit" of a cgroup if it has one."""
     lines = (line.split() for line in (_read(Path("/proc/meminfo")) or "").splitlines())
     found = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) >= 2}
     facts = {
@@ -59,7 +63,7 @@ def memory_bytes() -> dict[str, int]:
     }
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         text = _read(CGROUP / name)
-        # Without a limit the old kind of cgroup says about 2^63.
+        # cgroup v1 says about 2^63 if there is no limit.
         if text and text.isdigit() and int(text) < 1 << 60:
             facts["limit"] = int(text)
     return facts
@@ -73,12 +77,13 @@ def _read(path: Path) -> str | None:
 
 
 def check_cores(allowed: int, quota: float | None, workers: int | None, threads: str | None) -> Iterator[Finding]:
-    """workers: data.workers of the spec; threads: OMP_NUM_THREADS."""
+    """Check that cores suffice. workers: data.workers of the spec; threads: OMP_NUM_THREADS."""
     usable = min(allowed, quota) if quota else allowed
     text = f"{allowed} cores" + (f", of which a cgroup grants {quota:g}" if quota and quota < allowed else "")
     if workers is not None and workers > max(usable, 1):
         fix = f"--set data.workers={max(int(usable), 1)}"
         yield Finding("CPU", WARNING, f"data.workers {workers} for each rank are more than the {text}", fix)
+    # torch counts the cores of the machine, not those that a cgroup grants.
     elif quota and quota < 0.75 * allowed and threads is None:
         fix = f"export OMP_NUM_THREADS={max(int(quota), 1)}"
         yield Finding(
@@ -89,6 +94,7 @@ def check_cores(allowed: int, quota: float | None, workers: int | None, threads:
 
 
 def check_memory(facts: Mapping[str, int]) -> Iterator[Finding]:
+    """Check that host memory suffices to start. facts: of `memory_bytes`."""
     if not facts["total"]:
         yield Finding("memory", WARNING, "memory could not be checked: the system has no /proc/meminfo")
         return
@@ -105,23 +111,27 @@ def check_memory(facts: Mapping[str, int]) -> Iterator[Finding]:
 
 
 def place(purpose: str, path: str) -> Place:
-    """What is at a path, or at the nearest folder above it that there is."""
+    """Return the facts of a path's disk, by the nearest folder above it that exists."""
     there = Path(path).absolute()
     while not there.exists() and there != there.parent:
         there = there.parent
     facts = os.statvfs(there)
     read_only = bool(facts.f_flag & os.ST_RDONLY)
+    # btrfs and others have no fixed number of inodes, and report 0.
     inodes = facts.f_favail if facts.f_files else -1
+    # root passes os.access also on a read-only mount.
     writable = not read_only and os.access(there, os.W_OK)
     return Place(purpose, str(path), facts.f_bavail * facts.f_frsize, inodes, writable, file_system_of(there))
 
 
 def file_system_of(path: Path) -> str:
-    """Kind of the file system that a path lies on: the longest mount point above it."""
+    """Return the kind of file system that a path lies on, by the longest mount point above it."""
     best, kind = "", ""
     for line in (_read(Path("/proc/self/mountinfo")) or "").splitlines():
         before, _, after = line.partition(" - ")
+        # mountinfo: the fifth word is the mount point, with spaces escaped; the kind follows " - ".
         mount = before.split()[4].replace("\\040", " ")
+        # Not by prefix alone: /data isn't above /database.
         inside = mount == "/" or str(path) == mount or str(path).startswith(mount + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split()[0]
@@ -129,7 +139,7 @@ def file_system_of(path: Path) -> str:
 
 
 def check_place(where: Place, needed_bytes: float = LEAST_DISK_GIB * GIB, written: bool = True) -> Iterator[Finding]:
-    """written: whether a run writes there."""
+    """Check a folder's disk for room, rights and speed. written: whether a run writes there."""
     name = f"{where.purpose} {where.path}"
     if written and not where.writable:
         fix = FIXES.get(where.purpose, "name a folder of yours: --set run.root=FOLDER")
@@ -149,15 +159,16 @@ def check_place(where: Place, needed_bytes: float = LEAST_DISK_GIB * GIB, writte
 
 
 def check_shared_memory(free_bytes: int | None, needed_bytes: float, workers: int) -> Iterator[Finding]:
-    """free_bytes: of /dev/shm, None where there is none; needed_bytes: of what loader processes hand over."""
+    """Check that /dev/shm holds what loader processes hand over. free_bytes: None if there is no /dev/shm."""
     if workers == 0:
-        return
+        return  # the training process loads by itself
     if free_bytes is None:
         fix = "mount it, or --set data.workers=0"
         yield Finding("shared memory", PROBLEM, "/dev/shm isn't there, and loader processes need it", fix)
     elif free_bytes < needed_bytes:
         text = f"/dev/shm has {free_bytes / 2**20:.0f} MiB free; the windows of {workers} loader processes take "
         text += f"{needed_bytes / 2**20:.0f}, and loading would stand still"
+        # Twice what is needed, rounded up to GiB.
         size = max(1, -(-int(2 * needed_bytes) // GIB))
         fix = f"start the container with --shm-size={size}g, or --set data.workers=0"
         yield Finding("shared memory", PROBLEM, text, fix)
@@ -166,11 +177,12 @@ def check_shared_memory(free_bytes: int | None, needed_bytes: float, workers: in
 
 
 def shared_memory_free() -> int | None:
+    """Return the free bytes of /dev/shm; None if there is none."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
 
 
 def limits() -> dict[str, int]:
-    """Soft limits by ulimit's letter; -1: none."""
+    """Return the soft limits by ulimit's letter; -1: unlimited."""
     names = {"n": "RLIMIT_NOFILE", "v": "RLIMIT_AS", "l": "RLIMIT_MEMLOCK", "u": "RLIMIT_NPROC", "f": "RLIMIT_FSIZE"}
     return {
         letter: resource.getrlimit(getattr(resource, name))[0]
@@ -180,7 +192,7 @@ def limits() -> dict[str, int]:
 
 
 def check_limits(soft: Mapping[str, int], pins_memory: bool) -> Iterator[Finding]:
-    """pins_memory: whether the spec keeps anything in host memory beside a GPU."""
+    """Check soft limits. pins_memory: whether the spec keeps tensors in pinned host memory."""
     found = False
     for letter, least, text, fix in (
         ("n", LEAST_FILES, "open files", "ulimit -n 4096"),
@@ -189,8 +201,10 @@ def check_limits(soft: Mapping[str, int], pins_memory: bool) -> Iterator[Finding
         ("f", 4 * GIB // 1024, "KiB in one file, and checkpoints may be larger", "ulimit -f unlimited"),
         ("l", 64 * 1024, "KiB of locked memory, and pinned host memory may not be had", "ulimit -l unlimited"),
     ):
+        # Locked memory matters only where memory is pinned.
         if letter not in soft or soft[letter] < 0 or (letter == "l" and not pins_memory):
             continue
+        # getrlimit counts bytes, ulimit KiB.
         value = soft[letter] // 1024 if letter in "vfl" else soft[letter]
         if value < least:
             found = True
@@ -202,6 +216,7 @@ def check_limits(soft: Mapping[str, int], pins_memory: bool) -> Iterator[Finding
 
 
 def check_locale(stdout: str, file_system: str) -> Iterator[Finding]:
+    """Check that names beyond ASCII can be read and printed."""
     if file_system.lower().replace("-", "") != "utf8":
         text = f"file names are read as {file_system}: names of videos beyond ASCII aren't found"
         yield Finding("locale", PROBLEM, text, "export LC_ALL=C.UTF-8")
@@ -214,7 +229,8 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Iterator[Finding]:
-    """Variables that bite."""
+    """Check environment variables for values that break or slow down training."""
+    # Some of a launcher's variables, left over in a shell, make torch wait for ranks that never come.
     there = [name for name in LAUNCHER if name in environment]
     if there and any(not environment.get(name) for name in LAUNCHER):
         missing = [name for name in LAUNCHER if not environment.get(name)]
@@ -224,6 +240,7 @@ def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Ite
         value = environment.get(name)
         if value and not (value.isdigit() and int(value) >= least):
             yield Finding("environment", PROBLEM, f"{name}={value!r} is no number from {least}", f"unset {name}")
+    # OpenMP takes a list, one number for each level of nesting; the first counts here.
     threads = environment.get("OMP_NUM_THREADS")
     if threads is not None and not (threads.replace(",", "").isdigit() and int(threads.split(",")[0]) >= 1):
         yield Finding("environment", WARNING, f"OMP_NUM_THREADS={threads!r} is no number", "unset OMP_NUM_THREADS")
@@ -237,8 +254,9 @@ def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Ite
         text = f"LD_PRELOAD={environment['LD_PRELOAD']}: foreign code in every process"
         yield Finding("environment", WARNING, text, "unset LD_PRELOAD if you don't need it")
     if environment.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0"):
-        text = "CUDA_LAUNCH_BLOCKING is set: nothing runs beside anything on a GPU"
+        text = "CUDA_LAUNCH_BLOCKING is set: the host waits for every kernel"
         yield Finding("environment", WARNING, text, "unset CUDA_LAUNCH_BLOCKING")
+    # Its new name, and the old one, which torch still reads.
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         pairs = [pair for pair in environment.get(name, "").split(",") if pair]
         if any(":" not in pair for pair in pairs):
@@ -247,7 +265,7 @@ def check_environment(environment: Mapping[str, str], allowed_cores: int) -> Ite
 
 
 def resolves(name: str, limit_seconds: float = 2.0) -> bool | None:
-    """Whether a host name has an address; None if nobody answers in time."""
+    """Return whether a host name has an address; None if there is no answer in time."""
     answer: list[bool] = []
 
     def ask() -> None:
@@ -256,6 +274,7 @@ def resolves(name: str, limit_seconds: float = 2.0) -> bool | None:
         except OSError:
             answer.append(False)
 
+    # getaddrinfo takes no time limit, and a broken resolver may hang for minutes.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(limit_seconds)
@@ -265,7 +284,7 @@ def resolves(name: str, limit_seconds: float = 2.0) -> bool | None:
 def check_network(
     host: str, found: bool | None, interfaces: list[str], environment: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """interfaces: names of those there are."""
+    """Check that ranks can find one another. found: whether the host name has an address, None if unknown."""
     if not found:
         how = "isn't answered for in time" if found is None else "has no address"
         text = f"this machine's own name, {host}, {how}: several ranks can't find one another by it"
@@ -273,6 +292,7 @@ def check_network(
             "network", WARNING, text, f"add '127.0.0.1 {host}' to /etc/hosts, or export GLOO_SOCKET_IFNAME=lo"
         )
     for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+        # NCCL's syntax: "^eth" excludes, "=eth0" is exact, others are prefixes.
         wanted = [part.lstrip("^=") for part in environment.get(name, "").split(",") if part]
         excluded = environment.get(name, "").startswith("^")
         gone = [part for part in wanted if not any(there.startswith(part) for there in interfaces)]
@@ -284,12 +304,14 @@ def check_network(
 
 
 def interface_names() -> list[str]:
+    """Return the names of the network interfaces."""
     return [name for _, name in socket.if_nameindex()]
 
 
 def check_clock(now: float, newest_source: float, file_clock: float | None) -> Iterator[Finding]:
-    """Seconds since 1970: the clock, the newest file of this program, and the time that a file just written got."""
+    """Check the clock. All in seconds since 1970: now, this program's newest file, and a file that was just written."""
     fix = "set the clock (timedatectl set-ntp true)"
+    # A day of grace: archives don't keep time zones.
     if now < newest_source - 86400:
         text = f"the clock says {time.strftime('%F %T', time.localtime(now))}, earlier than this program was written"
         yield Finding("clock", PROBLEM, text, fix)
@@ -299,6 +321,7 @@ def check_clock(now: float, newest_source: float, file_clock: float | None) -> I
 
 
 def file_clock() -> float:
+    """Return the time that the disk gives a file written now, in seconds since 1970."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"now")
         file.flush()
@@ -306,8 +329,10 @@ def file_clock() -> float:
 
 
 def newest_source() -> float:
+    """Return the time of this program's newest file, in seconds since 1970."""
     return max(path.stat().st_mtime for path in Path(__file__).resolve().parents[1].glob("*.py"))
 
 
 def encodings() -> tuple[str, str]:
+    """Return the encodings of stdout and of file names."""
     return getattr(sys.stdout, "encoding", None) or "ascii", sys.getfilesystemencoding()

@@ -1,8 +1,10 @@
-"""Facts that only importing a library tells, gathered in a process of its own: a broken one may crash or hang.
+"""Probes: facts that only importing a library tells, gathered in a separate process, since a broken library may crash
+or hang.
 
     python -m adatad.doctor.probe torch|libraries|decoders
 
-Prints one JSON object on its last line; before each risky act the act's name, so that a crash has a culprit.
+A probe prints a JSON object on its last line, and before each risky step that step's name, so that a crash can be
+attributed.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ LIBRARIES = (
     "matplotlib",
     "tensorboard",
 )
-"""Imported names of what every run needs beside torch and the decoders."""
+"""Import names of the libraries that every run needs, beside torch and the decoders."""
 
 
 def start(name: str) -> subprocess.Popen[str]:
-    """Begin a probe beside other work. `finish` ends it."""
+    """Start a probe in the background; `finish` waits for it."""
     command = [sys.executable, "-m", "adatad.doctor.probe", name]
-    # Not through the user's launcher variables: a probe is no rank.
+    # A probe is no rank: with a launcher's variables, libraries would wait for other ranks.
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
@@ -47,13 +49,14 @@ def start(name: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], limit_seconds: float) -> dict[str, Any]:
-    """What a probe found; {"failed": why} if it crashed, hung or printed nothing that can be read."""
+    """Return what a probe found; {"failed": why} if it crashed, hung or printed no JSON."""
     try:
         out, err = process.communicate(timeout=limit_seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         out, _ = process.communicate()
         return {"failed": f"gave no answer in {limit_seconds:g} s{_culprit(out)}"}
+    # Libraries may print too: only the last line is the answer.
     lines = out.strip().splitlines()
     if process.returncode:
         last = (err.strip().splitlines() or ["nothing was said"])[-1]
@@ -66,16 +69,18 @@ def finish(process: subprocess.Popen[str], limit_seconds: float) -> dict[str, An
 
 
 def _culprit(out: str) -> str:
+    """Return " while STEP" of the last step that a probe announced."""
     acts = [line.removeprefix(ABOUT) for line in out.splitlines() if line.startswith(ABOUT)]
     return f" while {acts[-1]}" if acts else ""
 
 
 def about(act: str) -> None:
+    """Announce a risky step, for `finish` to name if it crashes."""
     print(f"{ABOUT}{act}", flush=True)
 
 
 def attempt_import(name: str) -> str | None:
-    """Why a library can't be imported; None if it can."""
+    """Return why a library can't be imported; None if it can."""
     about(f"importing {name}")
     try:
         importlib.import_module(name)
@@ -85,11 +90,12 @@ def attempt_import(name: str) -> str | None:
 
 
 def probe_libraries() -> dict[str, Any]:
+    """Return the errors of importing each library."""
     return {"errors": {name: error for name in LIBRARIES if (error := attempt_import(name))}}
 
 
 def probe_torch() -> dict[str, Any]:
-    """torch's build, and the GPUs as it sees them; then that timm's layers load beside it."""
+    """Return torch's build and the GPUs that it sees; check that timm's layers load beside it."""
     if error := attempt_import("torch"):
         return {"errors": {"torch": error}}
     import torch
@@ -103,6 +109,7 @@ def probe_torch() -> dict[str, Any]:
         from adatad.parallel.devices import cuda_failure, first_line
 
         try:
+            # Initializing CUDA is what crashes or hangs with a broken driver.
             facts["cuda_error"] = cuda_failure()
             facts["arch_list"] = torch.cuda.get_arch_list()
             for index in range(torch.cuda.device_count()):
@@ -124,7 +131,7 @@ def probe_torch() -> dict[str, Any]:
 
 
 def probe_decoders() -> dict[str, Any]:
-    """Whether each decoder that is installed gives the frames of a clip that was just written."""
+    """Check that each installed decoder gives the frames of a clip that was just written."""
     if error := attempt_import("av"):
         return {"errors": {"av": error}}
     import numpy as np
@@ -157,6 +164,7 @@ def probe_decoders() -> dict[str, Any]:
                 frames = source.read(np.arange(len(levels)))
                 source.close()
                 worst = float(np.abs(frames.mean((1, 2, 3)) - levels).max())
+                # H.264 and the conversion of colors round grey levels by less than 6.
                 if frames.shape != (len(levels), 64, 64, 3) or worst > 6:
                     facts["errors"][name] = (
                         f"decodes other pictures than were written (grey levels differ by {worst:.0f})"
@@ -169,11 +177,13 @@ def probe_decoders() -> dict[str, Any]:
 
 
 def write_clip(path: Path) -> list[int]:
-    """24 grey pictures of 64 x 64 in H.264, or MPEG-4 where there is no encoder of that; returns their grey levels."""
+    """Write 24 grey frames of 64 x 64 in H.264, or MPEG-4 without such an encoder; return their grey levels."""
     import av
     import numpy as np
 
+    # Different in every frame, so that a wrong frame is noticed.
     levels = [40 + 7 * number for number in range(24)]
+    # Builds of FFmpeg without GPL parts have no x264.
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=24)
@@ -193,5 +203,5 @@ if __name__ == "__main__":
     started = time.monotonic()
     found = PROBES[sys.argv[1]]()
     print(json.dumps({**found, "seconds": round(time.monotonic() - started, 1)}), flush=True)
-    # Libraries that are taken down badly would spoil an answer that was given.
+    # Without the libraries' own shutdown: a crash there would discard a good answer.
     os._exit(0)

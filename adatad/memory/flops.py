@@ -26,6 +26,11 @@ class FlopCount(TorchDispatchMode):
         self.total = 0
         self.kernels = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # See `Meter`.
+        return False
+
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = operator(*args, **(kwargs or {}))
         count = flop_registry.get(operator.overloadpacket)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
@@ -96,8 +96,8 @@ class MetaResults:
     Most meta kernels are Python and take 100 us; a step of a large model calls the same few a million times.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[tuple, Any] = {}
+    _known: ClassVar[dict[tuple, Any]] = {}
+    """By operator and arguments, of the whole process: results depend on nothing else."""
 
     def __call__(self, operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if operator in IN_PLACE and args[0].is_meta:

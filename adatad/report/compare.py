@@ -1,4 +1,4 @@
-"""Several runs side by side: mAP over the steps of training, and a table of where they ended."""
+"""Comparison of runs: curves of mAP over the steps of training, and a table of the final values."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ class CompareError(UserError):
 
 
 def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> Table:
-    """Draw the mAP curves of finished runs into a PNG file, and return a table of where they ended.
+    """Draw the mAP curves of finished runs into a PNG file, and return a table of their final values.
 
-    group: a name from their "groups", whose mAP is meant then; None for that of all instances. Raises CompareError.
+    group: a name from their "groups" whose mAP is compared; None for that of all instances. Raises CompareError.
     """
     series: dict[str, tuple[list[int], list[float]]] = {}
     table = Table("run", "average mAP, %", "untrained, %", "minutes")
-    # One that is given twice would be drawn over itself.
+    # A run that is given twice would be drawn over itself.
     names = _names(dict.fromkeys(runs))
+    # Before reading, so that a picture that can't be written is known at once; and never over an input.
     with files_to_write([picture], [run / file for run in names for file in ("metrics.jsonl", "result.json")]):
         read = {run: _read(run) for run in names}
     for run, (evaluations, result) in read.items():
         name, untrained = names[run], result["untrained_average_mAP"]
         if group is not None:
             evaluations, result = [_of_group(line, group, run) for line in evaluations], _of_group(result, group, run)
+            # result.json has that of all instances alone; the first evaluation may be before training.
             untrained = evaluations[0]["average_mAP"] if evaluations[0]["step"] == 0 else None
         series[name] = ([line["step"] for line in evaluations], [100 * line["average_mAP"] for line in evaluations])
         table.add_row(
@@ -49,7 +51,7 @@ def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> Ta
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:
-    """A short name for each run: its last two folders, or the whole path where two would be called alike."""
+    """Return a short name for each run: its last two folders, or the path as given if two names would be equal."""
     absolute = {run: Path(os.path.abspath(run)) for run in runs}
     short = {run: f"{path.parent.name}/{path.name}" for run, path in absolute.items()}
     names = list(short.values())
@@ -57,7 +59,7 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def _read(run: Path) -> tuple[list[Record], Record]:
-    """Evaluations by step and the result of a run; what is left out of its metrics is said on stderr."""
+    """Read the evaluations by step and the result of a run; report on stderr which lines of metrics are left out."""
     if not run.is_dir():
         raise CompareError(f"{run}: is no run directory; expected runs/<spec name>/id<N>")
     try:
@@ -73,7 +75,7 @@ def _read(run: Path) -> tuple[list[Record], Record]:
 
 
 def _of_group(values: dict[str, Any], group: str, run: Path) -> dict[str, Any]:
-    """An evaluation with the figures of one group in the place of those of all instances."""
+    """Return an evaluation with one group's figures in the place of those of all instances."""
     groups = values.get("groups")
     groups = groups if isinstance(groups, dict) else {}
     if not isinstance(groups.get(group), dict) or not is_number(groups[group].get("average_mAP")):

@@ -1,139 +1,237 @@
-"""The table of plans that `adatad plan` prints."""
+"""What `plan` prints: the best plan in five lines, or a table of all plans; and what would make a spec fit."""
 
 from __future__ import annotations
 
-import argparse
+import shlex
 import sys
+import textwrap
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from adatad.data.annotations import read_annotations
+from adatad.data.windows import evaluation_windows
+from adatad.errors import UserError
 from adatad.memory.arithmetic import autocast_dtype
+from adatad.memory.cards import CARDS, UNKNOWN, Card
 from adatad.memory.offload import GIB
-from adatad.memory.planner import Machine, Plan, Planner
-from adatad.memory.remedies import remedies, shortfall
+from adatad.memory.planner import EFFICIENCY, Machine, Plan, Planner
+from adatad.memory.suggestions import shortfall, suggestions
 from adatad.spec import Spec
+from adatad.spec.resolve import Quirks, end_epoch, steps_per_epoch
 
-GROUPS = {
-    "weights": ("frozen weights", "trained weights", "buffers", "adapter casts", "weight casts", "gathered"),
-    "AdamW, average": ("optimizer state", "moving average", "update"),
-    "frames": ("frames", "frames ahead"),
-    "kept": ("saved activations", "saved inputs", "halos", "saved gradients", "offload buffers"),
-    "held": ("held graphs", "window"),
-    "in work": ("tile",),
-    "detector": ("detector", "features", "gradients"),
-}
-"""Columns of the table, and the categories that each adds up."""
 META = torch.device("meta")
+LIFE_SIGN_SECONDS = 5.0
+"""Between lines on stderr that say that planning goes on."""
+MAX_COUNTED_LAUNCHES = 20_000
+"""Of a step that is counted without being asked: two seconds."""
+LINE_COLUMNS = 80
 
 
-def print_plans(spec: Spec, args: argparse.Namespace) -> int:
-    """Prints the table, the fastest that fits, and its settings; returns the exit code. args: of `adatad plan`."""
+@dataclass(frozen=True)
+class Target:
+    """What a plan is made for. card: by what name it goes, and whether its rates are known."""
+
+    machine: Machine
+    title: str
+    assumed: bool
+
+    @property
+    def sizes(self) -> str:
+        return f"{self.machine.usable_bytes / GIB:.1f} GiB usable of {self.title}"
+
+
+def target_of(
+    gpu: str | None = None,
+    gpu_memory_gib: float | None = None,
+    host_memory_gib: float | None = None,
+    gpus: int = 1,
+    tflops: float | None = None,
+    pcie_gbps: float | None = None,
+) -> Target:
+    """Make out the machine: a card by its name, or this machine's; every figure that is given takes the place of the
+    card's. host_memory_gib: of all ranks. Raises UserError where no size of memory is known."""
+    card, here = CARDS.get(gpu or ""), torch.cuda.is_available()
+    if gpu and card is None:
+        raise UserError(f"--gpu {gpu}: expected one of {', '.join(CARDS)}")
+    if card is None and here and gpu_memory_gib is None:
+        card = _card_here()
+    if card is None and gpu_memory_gib is None:
+        raise UserError("no GPU is here: name one with --gpu (such as rtx4090), or give --gpu-memory (such as 24GB)")
+    assumed = card is None and tflops is None
+    card = card or UNKNOWN
+    memory = gpu_memory_gib or card.memory_gib
+    host = None if host_memory_gib is None else host_memory_gib * GIB / gpus
+    machine = Machine(
+        memory * GIB, host, tflops or card.tflops, pcie_gbps or card.pcie_gbps, gpus,
+        launch_seconds=card.launch_seconds,
+    )  # fmt: skip
+    return Target(machine, f"{card.title} ({memory:g} GB)" if card is UNKNOWN else card.title, assumed)
+
+
+def _card_here() -> Card:
+    """This machine's first GPU; rates are those of the card of that name, if it is known."""
+    properties = torch.cuda.get_device_properties(0)
+    plain = properties.name.lower().replace(" ", "")
+    known = [card for name, card in CARDS.items() if name.partition("-")[0] in plain]
+    memory = properties.total_memory / GIB
+    rates = min(known, key=lambda card: abs(card.memory_gib - memory), default=UNKNOWN)
+    return rates._replace(title=properties.name, memory_gib=memory)
+
+
+def write_plans(spec: Spec, target: Target, num_classes: int = 20, table: bool = False, count: bool = False) -> bool:
+    """Print the best plan, or the table of all, and return whether one fits. count: count the printed plan's memory for
+    real, however long that takes. Raises UserError where the GPUs can't share the batch."""
+    gpus = target.machine.ranks
+    check_shares(spec, gpus)
+    engines = ("ddp", "fsdp") if gpus > 1 else ("ddp",)
+    planner = Planner(spec, target.machine, autocast_dtype(spec.train.precision, META), num_classes, engines)
+    with life_signs("planning"):
+        plans = planner.plans()
+        best = planner.best(plans)
+        if table:
+            print_table(planner, plans, best)
+        if best is None:
+            print(f"nothing fits: {shortfall(planner, plans)}")
+            for found in suggestions(planner, plans):
+                host = f" and {found.plan.host_bytes / GIB:.1f} on the host" if found.plan.host_bytes else ""
+                print(f"it would fit with {found.what}: {found.plan.bytes / GIB:.2f} GiB{host}")
+                print(textwrap.indent(flags(found.settings), "  "))
+            return False
+        counted = None
+        if gpus == 1 and (count or best.launches <= MAX_COUNTED_LAUNCHES):
+            # Takes seconds to load, with all of training.
+            from adatad.training.plan import count as count_step
+
+            counted = count_step(spec, best, gpus, num_classes).bytes
+        for line in lines_of(planner, best, target, counted):
+            print(line)
+    return True
+
+
+def check_shares(spec: Spec, gpus: int) -> None:
+    """Raises UserError if a global batch can't be shared out to so many GPUs."""
     train, clip = spec.train, spec.parallel.clip
-    if args.gpus % clip:
-        print(f"parallel.clip {clip} doesn't divide {args.gpus} GPUs (--gpus)", file=sys.stderr)
-        return 2
-    if train.global_batch * clip % (args.gpus * train.accumulation):
+    if gpus % clip:
+        raise UserError(f"parallel.clip {clip} doesn't divide {gpus} GPUs (--gpus)")
+    if train.global_batch * clip % (gpus * train.accumulation):
         shared = f" / parallel.clip {clip}" if clip > 1 else ""
-        print(f"train.global_batch {train.global_batch} can't be divided by {args.gpus} GPUs{shared} x "
-              f"train.accumulation {train.accumulation}", file=sys.stderr)  # fmt: skip
-        return 2
-    host = None if args.host_memory is None else args.host_memory * GIB / args.gpus
-    machine = Machine(args.gpu_memory * GIB, host, args.tflops, args.pcie, args.gpus)
-    engines = ("ddp", "fsdp") if args.gpus > 1 else ("ddp",)
-    planner = Planner(spec, machine, autocast_dtype(spec.train.precision, META), args.classes, engines)
-    plans = planner.plans()
-    best, own = planner.best(plans), planner.own()
-    console = Console(width=max(Console().width, 150), markup=False, emoji=False)
-    console.print(table_of(planner, plans, best, own))
-    print("GiB of one rank at the fullest moment. s a step: estimated, not measured. + fits, * is the spec's own.")
-    if best is None:
-        say_misfit(planner, plans)
-    else:
-        print(f"fastest that fits: {best.describe()}{engine_of(best, planner)}: {best.bytes / GIB:.2f} of "
-              f"{machine.usable_bytes / GIB:.2f} GiB, about {best.seconds:.1f} s a step")  # fmt: skip
-        print(f"--set {' '.join(best.settings(spec))}")
-    if args.count:
-        print_counts(spec, planner, {"fastest": best, "own": own}, args.classes)
-    return 0 if best else 2
-
-
-def table_of(planner: Planner, plans: list[Plan], best: Plan | None, own: Plan | None) -> Table:
-    machine = planner.machine
-    title = f"{planner.spec.name}: {machine.usable_bytes / GIB:.2f} GiB usable on each of {machine.ranks} GPU"
-    table = Table(title=f"{title}{'s' * (machine.ranks > 1)}, windows of a micro-batch: "
-                  f"{planner.units(planner.spec.train.accumulation).windows}", title_justify="left")  # fmt: skip
-    table.add_column("")
-    table.add_column("plan", overflow="fold")
-    for name in ("GiB", *GROUPS, "host GiB", "TFLOP", "s a step"):
-        table.add_column(name, justify="right")
-    for plan in shown(planner, plans, best, own):
-        marks = "+" * plan.fits(machine) + "*" * (plan == own)
-        sizes = [sum(plan.categories.get(name, 0) for name in names) for names in GROUPS.values()]
-        figures = [f"{size / GIB:.2f}" for size in (plan.bytes, *sizes, plan.host_bytes)]
-        style = "green" if plan == best else None if plan.fits(machine) else "dim"
-        row = [marks, plan.describe() + engine_of(plan, planner), *figures, f"{plan.flops / 1e12:.4g}"]
-        table.add_row(*row, f"{plan.seconds:.3g}", style=style)
-    return table
-
-
-def engine_of(plan: Plan, planner: Planner) -> str:
-    return f", {plan.engine}" if planner.machine.ranks > 1 else ""
-
-
-def shown(planner: Planner, plans: list[Plan], best: Plan | None, own: Plan | None) -> list[Plan]:
-    """Of every engine, policy and placement the fastest that fits, or else the smallest; in their order."""
-    groups: dict[tuple, list[Plan]] = {}
-    for plan in plans:
-        key = plan.engine, plan.memory.policy, plan.memory.recompute, plan.away
-        groups.setdefault(key, []).append(plan)
-    chosen = [planner.best(group) or planner.smallest(group) for group in groups.values()]
-    chosen = [plan for plan in chosen if not any(_beats(other, plan) for other in chosen)]
-    chosen += [plan for plan in (best, own) if plan is not None]
-    return sorted(_distinct(chosen), key=lambda plan: plan.order)
-
-
-def _beats(one: Plan, other: Plan) -> bool:
-    """In every way, of the same engine and policy."""
-    alike = one != other and one.engine == other.engine and one.memory.policy == other.memory.policy
-    pairs = ((one.bytes, other.bytes), (one.host_bytes, other.host_bytes), (one.seconds, other.seconds))
-    return alike and all(mine <= theirs for mine, theirs in pairs)
-
-
-def _distinct(plans: Iterable[Plan]) -> list[Plan]:
-    distinct: list[Plan] = []
-    for plan in plans:
-        if plan not in distinct:
-            distinct.append(plan)
-    return distinct
-
-
-def say_misfit(planner: Planner, plans: list[Plan]) -> None:
-    print(f"nothing fits: {shortfall(planner, plans)}")
-    for cure in remedies(planner, plans):
-        host = f" and {cure.plan.host_bytes / GIB:.1f} on the host" if cure.plan.host_bytes else ""
-        print(
-            f"it would fit with {cure.what}: {cure.plan.bytes / GIB:.2f} GiB{host}\n  --set {' '.join(cure.settings)}"
+        raise UserError(
+            f"train.global_batch {train.global_batch} can't be divided by {gpus} GPUs{shared} x "
+            f"train.accumulation {train.accumulation}"
         )
 
 
-def print_counts(spec: Spec, planner: Planner, plans: dict[str, Plan | None], classes: int) -> None:
-    """What the meter counts of a whole step beside the formulas, for one process."""
-    # Takes seconds to load, with all of training.
-    from adatad.training.plan import count
+def lines_of(planner: Planner, plan: Plan, target: Target, counted: int | None) -> Iterator[str]:
+    """The five lines. counted: bytes on the device, if they were counted."""
+    machine = target.machine
+    engine = f", {plan.engine}" if machine.ranks > 1 else ""
+    yield _wrapped(f"plan    {plan.describe()}{engine}")
+    size, how = (plan.bytes, "estimated within 5 %") if counted is None else (counted, "counted")
+    yield _wrapped(f"device  {size / GIB:.2f} GiB ({how}) of {target.sizes}")
+    room = "" if machine.host_bytes is None else f" of {machine.host_bytes / GIB:.1f}"
+    yield f"host    {plan.host_bytes / GIB:.2f} GiB{room} for each rank" if plan.host_bytes else "host    nothing"
+    yield _wrapped(f"time    {hours_of(planner, plan, target)}")
+    yield flags(plan.settings(planner.spec))
 
-    alone = Planner(spec, Machine(planner.machine.memory_bytes), planner.arithmetic, classes)
-    ranks = planner.machine.ranks
-    for name, plan in plans.items():
-        if plan is None:
-            continue
-        started = time.monotonic()
-        train = spec.train.model_copy(update={"global_batch": spec.train.global_batch * spec.parallel.clip // ranks})
-        one = Planner(spec.model_copy(update={"train": train}), alone.machine, planner.arithmetic, classes)
-        formula = one.plan(plan.memory, "ddp", plan.accumulation).bytes
-        counted = count(spec, plan, ranks, classes)
-        print(f"{name}: one process by formulas {formula / GIB:.3f} GiB, counted {counted.bytes / GIB:.3f} GiB "
-              f"({formula / counted.bytes - 1:+.2%}) in {time.monotonic() - started:.0f} s")  # fmt: skip
+
+def hours_of(planner: Planner, plan: Plan, target: Target) -> str:
+    """Estimate a run: its steps and evaluations, without reading the videos."""
+    spec, machine = planner.spec, target.machine
+    rate = f"at {EFFICIENCY:g} of {machine.tflops:g} TFLOP/s{', assumed (--gpu)' if target.assumed else ''}"
+    step = f"{plan.seconds:.3g} s a step {rate}"
+    try:
+        found = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic)
+    except (UserError, OSError):
+        return f"{step}; without the annotations no hours"
+    end = end_epoch(spec)
+    steps = end * steps_per_epoch(spec, len(found.train))
+    train = spec.train
+    rounds = sum(
+        epoch >= train.evaluate_from_epoch and ((epoch + 1) % train.evaluate_every_epochs == 0 or epoch + 1 == end)
+        for epoch in range(end)
+    )
+    windows = sum(len(evaluation_windows(video, spec.data.window)) for video in found.validation)
+    evaluation = rounds * windows * planner.forward_seconds() / max(1, machine.ranks // spec.parallel.clip)
+    hours = (steps * plan.seconds + evaluation) / 3600
+    return f"{hours:.3g} h: {steps:,} x {plan.seconds:.3g} s + {rounds} evaluations, {rate}"
+
+
+def flags(settings: list[str]) -> str:
+    """`--set` and settings to paste into a shell, on lines that go on where one would be too long."""
+    lines = ["--set"]
+    for word in map(shlex.quote, settings):
+        if len(lines[-1]) + len(word) + 3 > LINE_COLUMNS and lines[-1] != "--set":
+            lines[-1] += " \\"
+            lines.append(f"  {word}")
+        else:
+            lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, LINE_COLUMNS, subsequent_indent=" " * 8)
+
+
+@contextmanager
+def life_signs(what: str) -> Iterator[None]:
+    """Say on stderr every few seconds that work goes on."""
+    done, began = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not done.wait(LIFE_SIGN_SECONDS):
+            print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+# The table
+
+
+def print_table(planner: Planner, plans: list[Plan], best: Plan | None) -> None:
+    """Of every engine, policy and placement the fastest that fits, or else the smallest, as wide as the terminal."""
+    own, machine = planner.own(), planner.machine
+    table = Table(title=f"{planner.spec.name}: GiB of one rank at its fullest", title_justify="left")
+    table.add_column("")
+    table.add_column("plan", overflow="fold")
+    for name in ("device", "host", "TFLOP", "s a step"):
+        table.add_column(name, justify="right")
+    for plan in shown(planner, plans, best, own):
+        marks = "+" * plan.fits(machine) + "*" * (plan == own)
+        engine = f", {plan.engine}" if machine.ranks > 1 else ""
+        figures = f"{plan.bytes / GIB:.2f}", f"{plan.host_bytes / GIB:.2f}", f"{plan.flops / 1e12:.4g}"
+        style = "green" if plan == best else None if plan.fits(machine) else "dim"
+        table.add_row(marks, plan.describe() + engine, *figures, f"{plan.seconds:.3g}", style=style)
+    Console(markup=False, emoji=False).print(table)
+    print("+ fits, * is the spec's own. Times are estimates.")
+
+
+def shown(planner: Planner, plans: list[Plan], best: Plan | None, own: Plan | None) -> list[Plan]:
+    """The plans of the table, in their order."""
+    groups: dict[tuple, list[Plan]] = {}
+    for plan in plans:
+        policy = plan.memory.policy if isinstance(plan.memory.policy, str) else "ranges"
+        groups.setdefault((plan.engine, policy, plan.memory.recompute, plan.away), []).append(plan)
+    chosen = [planner.best(group) or planner.smallest(group) for group in groups.values()]
+    chosen = [plan for plan in chosen if not any(_beats(other, plan) for other in chosen)]
+    chosen += [plan for plan in (best, own) if plan is not None and plan not in chosen]
+    return sorted(chosen, key=lambda plan: plan.order)
+
+
+def _beats(one: Plan, other: Plan) -> bool:
+    """Whether a plan of the same engine and policy is better in every way."""
+    alike = one != other and one.engine == other.engine and one.memory.policy == other.memory.policy
+    pairs = ((one.bytes, other.bytes), (one.host_bytes, other.host_bytes), (one.seconds, other.seconds))
+    return alike and all(mine <= theirs for mine, theirs in pairs)

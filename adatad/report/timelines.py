@@ -1,4 +1,4 @@
-"""Timelines of videos: what is annotated above, what was detected below, thumbnails along the time axis."""
+"""Timelines of videos: annotated segments above, detections below, thumbnails along the time axis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from adatad.data.annotations import Annotations, Video, read_annotations
+from adatad.data.annotations import Annotations, read_annotations
 from adatad.data.dataset import video_path
 from adatad.data.decode import open_video
 from adatad.files import shown
@@ -32,16 +32,16 @@ Thumbnail = tuple[float, np.ndarray]
 
 THUMBNAILS = 14
 MAX_DETECTIONS = 40
-"""Of a video, the best by score."""
+"""Detections of a video that are drawn, the best by score."""
 LEAST_SHARE = 0.25
 """Detections below this share of the video's best score aren't drawn, but counted."""
 MAX_LANES = 40
-"""Rows of annotated segments; what overlaps more is counted."""
+"""Rows of annotated segments; segments beyond them are only counted."""
 LEAST_STRENGTH = 0.12
-"""Of the colour of a detection with score 0; one with score 1 has the whole colour, in every video."""
+"""Share of the colour that a detection with score 0 has; one with score 1 has all of it, in every video."""
 LEGEND_SCORES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_CHARACTERS = 80
-"""Of a name in a picture."""
+"""Characters of a name in a picture."""
 # Paul Tol's "bright" and "muted" schemes: told apart also by readers who don't see all colours.
 COLOURS = (
     "#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377",
@@ -49,27 +49,29 @@ COLOURS = (
 )  # fmt: skip
 HATCHES = ("", "//", "xx", "..")
 names_are_text = matplotlib.rc_context({"text.parse_math": False, "text.usetex": False})
-"""Decorates what draws names of classes, videos and groups: "costs $5 or $6" is no formula."""
+"""Decorator for functions that draw names: matplotlib would read "costs $5 or $6" as a formula."""
 
 
 def picture_text(name: str) -> str:
-    """A name as it stands in a picture: without control characters, and cut if it is too long for any picture."""
+    """Return a name as it is drawn: without control characters, cut to MAX_CHARACTERS."""
     text = shown(name)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "\u2026"
 
 
 def class_style(classes: Sequence[str], label: str) -> tuple[str, str]:
-    """Colour and hatching of a class, by its place in the class list."""
+    """Return colour and hatching of a class, by its position in the class list."""
+    # A class that isn't in the list, as of an older run, gets the look after the last.
     number = classes.index(label) if label in classes else len(classes)
     return COLOURS[number % len(COLOURS)], HATCHES[number // len(COLOURS) % len(HATCHES)]
 
 
 def pack_lanes(segments: Sequence[Sequence[float]], gap_seconds: float = 0.0) -> list[int]:
-    """A lane for each segment, so that none overlap in a lane: first come, lowest lane."""
+    """Return a lane for each segment so that none overlap in a lane: by start, each in the lowest free lane."""
     ends: list[float] = []
     lanes = [0] * len(segments)
     for index in sorted(range(len(segments)), key=lambda i: segments[i][0]):
         start, end = segments[index]
+        # The lowest lane that has ended by now; with this order, lanes are as few as can be.
         lane = next((lane for lane, last in enumerate(ends) if last + gap_seconds <= start), len(ends))
         if lane == len(ends):
             ends.append(end)
@@ -79,14 +81,14 @@ def pack_lanes(segments: Sequence[Sequence[float]], gap_seconds: float = 0.0) ->
 
 
 def shown_detections(detections: Sequence[Detection]) -> list[Detection]:
-    """The detections that a timeline draws: the best ones, as far as they come near the best of all."""
+    """Return the detections that a timeline draws: the best ones, down to a share of the best score."""
     best = sorted(detections, key=lambda item: -item["score"])[:MAX_DETECTIONS]
     # Scores below 0 are no probabilities, and have no share.
     return [item for item in best if best[0]["score"] <= 0 or item["score"] >= LEAST_SHARE * best[0]["score"]]
 
 
 def strength(score: float) -> float:
-    """How much of its class's colour a detection has: by its score alone, so that pictures can be compared."""
+    """Return the share of its class's colour that a detection has, by its score alone: pictures stay comparable."""
     return LEAST_STRENGTH + (1 - LEAST_STRENGTH) * min(max(score, 0.0), 1.0)
 
 
@@ -99,8 +101,10 @@ def draw_timeline(
     thumbnails: Sequence[Thumbnail],
     classes: Sequence[str],
 ) -> Figure:
-    """One video: rows of annotated segments, rows of detections (fainter where the score is low, with a legend of the
-    scale), thumbnails below. What isn't drawn is counted in the title."""
+    """Draw one video: rows of annotated segments, rows of detections (the lower the score, the fainter), thumbnails.
+
+    The title counts what isn't drawn.
+    """
     best = shown_detections(detections)
     lanes_above, lanes_below = (pack_lanes([item["segment"] for item in items]) for items in (truth, best))
     annotated = [item for item, lane in zip(truth, lanes_above, strict=True) if lane < MAX_LANES]
@@ -108,10 +112,12 @@ def draw_timeline(
     rows_above, rows_below = max(lanes_above, default=0) + 1, max(lanes_below, default=0) + 1
     height = 1.0 + 0.3 * (rows_above + rows_below) + 0.75
     figure = Figure(figsize=(11, height), dpi=100, layout="constrained")
+    # Without pyplot, which keeps figures and looks for a display.
     FigureCanvasAgg(figure)
     bars, strip = figure.subplots(2, 1, sharex=True, height_ratios=[rows_above + rows_below + 0.6, 2.2])
     _draw_rows(bars, annotated, lanes_above, 0.0, classes, faint=False)
     _draw_rows(bars, best, lanes_below, rows_above + 0.6, classes, faint=True)
+    # Downwards: annotations above detections.
     bars.set_ylim(rows_above + rows_below + 0.6, 0)
     bars.set_yticks([rows_above / 2, rows_above + 0.6 + rows_below / 2], ["annotated", "detected"])
     bars.axhline(rows_above + 0.3, color="0.8", linewidth=0.8)
@@ -125,6 +131,7 @@ def draw_timeline(
         axes.tick_params(length=0, labelsize=8)
     strip.set_xlabel("seconds", fontsize=8)
     title = [f"{picture_text(name)}   {duration_seconds:.1f} s", *_not_drawn(truth, annotated, detections, best)]
+    # Drawn up to the video's end; that there is more hints at a wrong duration or frame rate.
     outside = sum(item["segment"][1] < 0 or item["segment"][0] > duration_seconds for item in (*annotated, *best))
     title += [f"{outside} segments outside of the video"] if outside else []
     bars.set_title("   ".join(title), fontsize=9, loc="left")
@@ -146,7 +153,7 @@ def _not_drawn(
 
 
 def _draw_scale(axes: Axes) -> None:
-    """A legend of what the strength of a colour means, above the right end of the axes."""
+    """Draw the legend of scores above the right end of the axes."""
     grey = to_rgb("0.2")
     patches = [Rectangle((0, 0), 1, 1, facecolor=_mixed(grey, strength(score))) for score in LEGEND_SCORES]
     labels = [f"score {score:g}" if score == LEGEND_SCORES[0] else f"{score:g}" for score in LEGEND_SCORES]
@@ -157,18 +164,19 @@ def _draw_scale(axes: Axes) -> None:
 
 
 def _mixed(colour: Sequence[float], share: float) -> tuple[float, ...]:
-    """A colour mixed with white rather than transparent: text on it stays readable."""
+    """Return a colour mixed with white: transparency would make text on it unreadable."""
     return tuple(1 - share * (1 - channel) for channel in colour)
 
 
 class BarLabel(Text):
-    """A label on a bar, left out if the bar is too short for it: how long it is shows only when it is drawn."""
+    """A label on a bar, left out if the bar is too short: a text's width is known only when it is drawn."""
 
     def __init__(self, bar: Rectangle, *place_and_text: object, **looks: object):
         super().__init__(*place_and_text, **looks)
         self._bar = bar
 
     def draw(self, renderer: RendererBase) -> None:
+        """Draw the label if it fits."""
         if self.get_window_extent(renderer).x1 <= self._bar.get_window_extent(renderer).x1:
             super().draw(renderer)
 
@@ -183,6 +191,7 @@ def _draw_rows(
         bar = Rectangle((start, top + lane + 0.06), end - start, 0.88, facecolor=face, hatch=hatch, edgecolor="w")
         axes.add_patch(bar)
         text = (f"{item['score']:.2f} " if faint else "") + picture_text(item["label"])
+        # Luma (BT.601): dark text on bright bars.
         bright = 0.3 * face[0] + 0.59 * face[1] + 0.11 * face[2] > 0.55
         colour = "black" if bright else "white"
         axes.add_artist(BarLabel(bar, start + 0.1, top + lane + 0.52, text, fontsize=7, va="center", color=colour))
@@ -195,27 +204,31 @@ def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_secon
         axes.text(duration_seconds / 2, 0.5, "no pictures: unreadable video", ha="center", fontsize=8, color="0.5")
     width = duration_seconds / max(len(thumbnails), 1)
     for seconds, image in thumbnails:
+        # In data coordinates: each stands at its seconds, with a gap to the next.
         axes.imshow(image, extent=(seconds - 0.48 * width, seconds + 0.48 * width, 0, 1), aspect="auto")
 
 
 def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Thumbnail]:
-    """Pictures from the middle of equal parts of a video; none if it can't be read, which the picture says. frames: 0
-    for those of the file."""
+    """Read pictures from the middle of equal parts of a video; none if it can't be read.
+
+    frames: of the video by its annotation; 0 to take the file's own number.
+    """
     seconds = (np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * duration_seconds
     try:
-        # At the annotation's rate, so that pictures are of the seconds that they stand at.
+        # At the annotation's rate, so that pictures show the seconds at which they are drawn.
         with open_video(path, fps=frames / duration_seconds) as reader:
             frames = frames or reader.frame_count
             last = min(frames, reader.frame_count) - 1
+            # A file may have fewer frames than its annotation says.
             indices = np.minimum((seconds / duration_seconds * frames).astype(int), last)
             return list(zip(seconds.tolist(), reader.frames(indices), strict=True))
     except Exception:
-        # Whatever a broken video makes its reader do: a result's pictures are drawn after all work is done.
+        # A broken video can make a reader raise anything, and no picture may cost the result of a run.
         return []
 
 
 def to_image(figure: Figure) -> np.ndarray:
-    """uint8 [height, width, 3]."""
+    """Render a figure as uint8 [height, width, 3]."""
     canvas = FigureCanvasAgg(figure)
     with _without_warnings():
         canvas.draw()
@@ -223,6 +236,7 @@ def to_image(figure: Figure) -> np.ndarray:
 
 
 def to_png(figure: Figure) -> bytes:
+    """Render a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     with _without_warnings():
         figure.savefig(buffer, format="png")
@@ -231,8 +245,7 @@ def to_png(figure: Figure) -> bytes:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """A letter that the font lacks is drawn as a box, and a long name leaves less room: neither is worth a line for
-    each picture."""
+    """Silence warnings about letters that the font lacks and about little room: one for each picture would be many."""
     with warnings.catch_warnings(action="ignore"):
         yield
 
@@ -243,21 +256,19 @@ def validation_timelines(
     limit: int | None = None,
     annotations: Annotations | None = None,
 ) -> Iterator[tuple[str, Figure]]:
-    """(name, timeline) of the validation videos, in the order of the annotation file. annotations: the spec's, if they
-    have been read already."""
+    """Yield (name, timeline) of the validation videos, in the order of the annotation file.
+
+    annotations: the spec's, if they have been read already.
+    """
     annotations = annotations or read_annotations(spec.data, Quirks.of(spec.compat))
     for video in annotations.validation[:limit]:
         thumbnails = read_thumbnails(video_path(spec.data, video.name), video.duration_seconds, video.frames)
         found = detections.get(video.name, [])
-        truth = _truth(video, annotations)
+        truth = [
+            {"segment": segment.tolist(), "label": annotations.classes[label]}
+            for segment, label in zip(video.segments_seconds, video.labels, strict=True)
+        ]
         yield (
             video.name,
             draw_timeline(video.name, video.duration_seconds, truth, found, thumbnails, annotations.classes),
         )
-
-
-def _truth(video: Video, annotations: Annotations) -> list[Detection]:
-    return [
-        {"segment": segment.tolist(), "label": annotations.classes[label]}
-        for segment, label in zip(video.segments_seconds, video.labels, strict=True)
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,15 +19,15 @@ from adatad.spec import Spec
 from adatad.training.plan import planner_for, this_rank
 from adatad.training.run_directory import RunDirectory
 
-SHOWN = 5
-"""Categories that are named."""
+MAX_CATEGORIES = 5
+"""Kinds of memory that the message names."""
 
 
 class OutOfMemoryError(UserError):
     """Memory ran out in training; the message says in what, what took most, and what to set."""
 
 
-SAID_BY_OTHERS = (
+ALLOCATION_MESSAGES = (
     "DefaultCPUAllocator", "CUDA error: out of memory", "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
 )  # fmt: skip
@@ -35,7 +36,7 @@ RuntimeError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_BY_OTHERS)
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION_MESSAGES)
     return said or isinstance(error, torch.OutOfMemoryError)
 
 
@@ -68,7 +69,7 @@ def explain(error: BaseException, spec: Spec, processes: Processes, num_classes:
     if scope_path_of(error):
         lines.append(f"  in: {scope_path_of(error)}")
     if own is not None:
-        largest = [f"{name} {size / GIB:.2f}" for name, size in list(own.categories.items())[:SHOWN]]
+        largest = [f"{name} {size / GIB:.2f}" for name, size in list(own.categories.items())[:MAX_CATEGORIES]]
         lines.append(f"  by the planner's estimate the step takes {own.bytes / GIB:.2f} GiB at its fullest moment "
                      f"({own.moment}): {', '.join(largest)}")  # fmt: skip
     if own is None and plans:
@@ -79,7 +80,7 @@ def explain(error: BaseException, spec: Spec, processes: Processes, num_classes:
     else:
         host = f" and {smaller.host_bytes / GIB:.2f} on the host" if smaller.host_bytes else ""
         lines.append(f"  smaller: {smaller.describe()}, {smaller.bytes / GIB:.2f} GiB{host}; set")
-        lines.append(f"    --set {' '.join(smaller.settings(spec))}")
+        lines.append(f"    {shlex.join(['--set', *smaller.settings(spec)])}")
     lines.append(f"  details: {write_details(error, own, processes, run)}")
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.meter import Peak
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
-from adatad.memory.remedies import remedies, shortfall
+from adatad.memory.suggestions import shortfall, suggestions
 from adatad.parallel.devices import check_card
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
@@ -88,7 +89,7 @@ def check_fits(spec: Spec, gpu_memory_gib: float, ranks: int, num_classes: int) 
         raise PlanError(
             f"{own.describe()} takes {own.bytes / GIB:.1f} GiB, more than the {machine.usable_bytes / GIB:.1f} "
             f"that are usable of {gpu_memory_gib:g}; {best.describe()} takes {best.bytes / GIB:.1f}: "
-            f"--set {' '.join(best.settings(spec))}"
+            f"{shlex.join(['--set', *best.settings(spec)])}"
         )
 
 
@@ -103,13 +104,14 @@ def say(planner: Planner, plans: list[Plan], taken: Plan) -> str:
     line = f"memory.policy auto: {taken.describe()}: {room}{host} by the planner's estimate"
     fastest = min(plans, key=lambda plan: plan.order)
     if fastest.memory.policy != taken.memory.policy:
-        line += f"; {fastest.memory.policy} would need {fastest.bytes / GIB:.1f}"
+        line += f"; {fastest.describe()} would need {fastest.bytes / GIB:.1f}"
     return line
 
 
 def explain_misfit(planner: Planner, plans: list[Plan]) -> str:
     lines = [f"nothing fits: {shortfall(planner, plans)}"]
-    lines += [f"  it would fit with {cure.what}: --set {' '.join(cure.settings)}" for cure in remedies(planner, plans)]
+    for found in suggestions(planner, plans):
+        lines.append(f"  it would fit with {found.what}: {shlex.join(['--set', *found.settings])}")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from adatad.errors import UserError
 from adatad.evaluation.score_files import read_detections
 from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import Processes, is_first_rank
-from adatad.report.reproduction import Reproduction, write_reproduction
+from adatad.report.scores import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.spec.experiments import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
 from adatad.training.checkpoint_check import why_broken

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
 from test_documents import commands
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.pictures
 def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, run_command, tmp_path, monkeypatch):
     database = json.loads((tiny_data / "annotations.json").read_text())["database"]
     with open(tmp_path / "labels.csv", "w", newline="") as file:

@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+import torch
 
 SPEC = "configs/thumos/s_768x160_adapter.yaml"
 SMALL = [
@@ -25,29 +26,45 @@ def plan(monkeypatch, run_command):
     return run
 
 
-def test_what_fits_is_named_with_settings_to_paste(plan):
+def lines_of(printed: str) -> list[str]:
+    """Without the signs of life on stderr."""
+    return [line for line in printed.splitlines() if not line.startswith("planning: ")]
+
+
+def test_five_lines_say_the_plan_its_memory_its_time_and_what_to_paste(plan):
     # Where launches take longer than arithmetic does, another policy may be the fastest.
     large = [setting for setting in SMALL if "pixels" not in setting]
-    code, printed = plan("--gpu-memory", 24, "--gpus", 2, "--count", "--set", *large, "memory.policy=block")
+    code, printed = plan("--gpu", "rtx4090", "--set", *large, "memory.policy=block")
     assert code == 0, printed
-    assert "fastest that fits: none, ddp" in printed
-    assert "\n--set memory.policy=none\n" in printed
+    lines = lines_of(printed)
+    assert [line.split()[0] for line in lines] == ["plan", "device", "host", "time", "--set"]
+    assert max(map(len, lines)) <= 80, lines
+    assert "GiB (counted) of 20.6 GiB usable of RTX 4090" in lines[1]
+    assert "at 0.6 of 165 TFLOP/s" in lines[3]
+    assert lines[4] == "--set memory.policy=none"
+
+
+def test_the_table_shows_other_plans_and_the_spec_s_own(plan):
+    code, printed = plan("--gpu-memory", 24, "--gpus", 2, "--all", "--set", *SMALL, "memory.policy=block")
+    assert code == 0, printed
     assert "tile, " in printed
-    assert "own: one process by formulas" in printed
+    assert "+*" in printed
+    assert "assumed (--gpu)" in printed
+    assert max(map(len, lines_of(printed))) <= 80
 
 
 def test_more_gpus_than_windows_are_planned_where_they_share_them(plan):
     asked = ["parallel.clip=4", "memory.policy=block"]
-    code, printed = plan("--gpu-memory", 24, "--gpus", 8, "--count", "--set", *SMALL, *asked)
+    code, printed = plan("--gpu-memory", 24, "--gpus", 8, "--set", *SMALL, *asked)
     assert code == 0, printed
-    assert "own: one process by formulas" in printed
     code, printed = plan("--gpu-memory", 24, "--gpus", 2, "--set", *SMALL, *asked)
-    assert (code, printed) == (2, "parallel.clip 4 doesn't divide 2 GPUs (--gpus)\n")
+    assert code == 2
+    assert "parallel.clip 4 doesn't divide 2 GPUs (--gpus)" in printed
 
 
-def test_nothing_fits_is_exit_code_2_with_by_how_much(plan):
+def test_nothing_fits_is_exit_code_1_with_by_how_much(plan):
     code, printed = plan("--gpu-memory", 1.12, "--host-memory", 8, "--set", *SMALL, "train.global_batch=1")
-    assert code == 2, printed
+    assert code == 1, printed
     assert "nothing fits: the smallest plan (tile, " in printed
 
 
@@ -55,6 +72,13 @@ def test_a_batch_that_the_gpus_can_t_share_is_refused(plan):
     code, printed = plan("--gpu-memory", 24, "--gpus", 3)
     assert code == 2
     assert "train.global_batch 2 can't be divided by 3 GPUs" in printed
+
+
+def test_without_a_gpu_a_card_or_a_size_has_to_be_given(plan, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, printed = plan("--set", *SMALL)
+    assert code == 2
+    assert "--gpu" in printed
 
 
 @pytest.mark.parametrize(

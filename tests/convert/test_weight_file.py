@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_backbone_files import Bomb, backbone, original
@@ -268,7 +268,6 @@ def small_files(tmp_path_factory):
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@settings(max_examples=60)
 @given(
     name=st.sampled_from(["zip.pth", "old.pth", "w.safetensors"]),
     places=st.lists(st.integers(0, 1 << 20), max_size=4),

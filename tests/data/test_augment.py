@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
@@ -35,7 +35,6 @@ from adatad.spec.schema import AugmentSpec, ColorJitterSpec
 
 ALL = AugmentSpec(flip=0.5, rand_augment=True, color_jitter=ColorJitterSpec())
 CPU = torch.device("cpu")
-few = settings(max_examples=30, deadline=None)
 
 PILLOW = {
     "invert": ImageOps.invert,
@@ -58,7 +57,6 @@ def random_frames(frames: int, height: int, width: int, low: int = 0, high: int 
 # ---- operations
 
 
-@few
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 255), st.integers(1, 256), st.integers(0, 9))
 @pytest.mark.parametrize("kind", PILLOW)
 def test_operations_on_colors_are_those_of_pillow(kind, height, width, low, span, seed):
@@ -135,7 +133,6 @@ def test_hue_is_turned_as_by_opencv():
     assert few_columns == [*turned[:3], [230, 17, 195], turned[4]]
 
 
-@few
 @given(st.integers(0, 100), st.permutations(range(4)))
 def test_jitter_that_changes_nothing(seed, order):
     frames = random_frames(1, 6, 7, seed=seed)
@@ -153,7 +150,6 @@ def test_the_order_of_jitter_counts():
 # ---- draws
 
 
-@few
 @given(st.integers(0, 2**31), st.integers(0, 100), st.integers(0, 10**6), st.booleans())
 def test_an_augmentation_depends_on_its_address_alone(seed, epoch, sample, reference):
     one = draw_augmentation(ALL, seed, epoch, sample, reference)

@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.data.dataset import CHUNK_FRAMES, fit_frames, read_frames
@@ -20,7 +20,6 @@ class Numbered:
         return numbers.astype(np.uint8)[:, None, None, None] * np.ones((1, 6, 8, 3), np.uint8)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 249), min_size=1, max_size=70))
 def test_chunks_follow_one_another(indices):
     sizes = []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.data.resize import (
@@ -23,7 +23,6 @@ from adatad.data.resize import (
 from adatad.data.rng import generator
 
 sides = st.integers(1, 70)
-few = settings(max_examples=40, deadline=None)
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -46,7 +45,6 @@ def test_values_are_those_of_opencv():
         assert resize(images, 2, 3)[channel, 0].tolist() == [[27, 57, 88], [165, 195, 69]]
 
 
-@few
 @given(sides, sides, sides, sides)
 def test_resized_images_are_bilinear_between_centres_of_pixels(height, width, new_height, new_width):
     images = noise(2, height, width, 3)
@@ -56,7 +54,6 @@ def test_resized_images_are_bilinear_between_centres_of_pixels(height, width, ne
     assert np.abs(ours - exact.numpy()).max() < 1.2
 
 
-@few
 @given(sides, sides, sides, sides, st.data())
 def test_a_part_is_that_part_of_the_whole(height, width, new_height, new_width, data):
     images = noise(2, height, width, 3)
@@ -67,7 +64,6 @@ def test_a_part_is_that_part_of_the_whole(height, width, new_height, new_width, 
     assert (part == whole[:, :, top:bottom, left:right]).all()
 
 
-@few
 @given(sides, sides)
 def test_images_of_the_right_size_are_not_touched(height, width):
     images = noise(2, height, width, 3)
@@ -83,7 +79,6 @@ def test_strides_of_the_input_do_not_matter():
 # ---- the part that is seen
 
 
-@few
 @given(sides, sides, st.integers(1, 60))
 def test_the_centre_of_a_frame(height, width, size):
     new_height, new_width = short_side_size(height, width, size)
@@ -104,7 +99,6 @@ def test_a_centre_larger_than_the_image_is_what_there_is_of_it():
     assert center_box(30, 20, 40) == Box(0, 0, 20, 30)
 
 
-@few
 @given(sides, sides, st.integers(0, 1000))
 def test_a_random_part_lies_inside(height, width, seed):
     box = draw_area_box(height, width, np.random.default_rng(seed))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.data.annotations import Video
@@ -119,7 +119,6 @@ def test_a_scale_of_a_changing_rate_is_that_of_most_frames():
     assert timeline(np.cumsum([0.0, *[0.001] * 50, 3.0])).usual_fps == 120
 
 
-@settings(max_examples=40)
 @given(
     st.integers(2, 2000), st.sampled_from([8.0, 23.976, 25.0, 29.97, 30.0, 59.94]), st.integers(2, 64),
     st.sampled_from([(1, 1), (4, 1), (4, 2), (16, 4)]), st.integers(0, 99),

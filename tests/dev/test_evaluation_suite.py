@@ -1,8 +1,8 @@
 """The evaluation suite: the reference's check values on the smallest of its inputs, and small ones of its own."""
 
 from adatad.dev.benchmarks import evaluation_suite as evaluation
-from adatad.dev.benchmarks.results import verdict
-from adatad.dev.benchmarks.scored_data import map_input
+from adatad.dev.benchmarks.evaluation_suite import map_input
+from adatad.dev.benchmarks.tables import verdict
 
 SMALL = evaluation.MapCase("small", (5, 30, 600, 3, (30.0, 400.0), 1), (0.3, 0.7), (0.0, 0.0), 1e9, 1e9)
 

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from adatad.dev.benchmarks import gpu_cases, gpu_epoch, gpu_report, gpu_step, gpu_suite
+from adatad.dev.benchmarks import gpu_cases, gpu_measures, gpu_suite
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.offload import GIB, HostMemoryError
@@ -32,14 +32,14 @@ FULL = {
 
 
 def test_a_page_has_every_variant_and_memory_that_ran_out_in_any_way_is_survived(monkeypatch, capsys, tmp_path):
-    build = gpu_step.build_step
+    build = gpu_measures.build_step
 
     def some_do_not_fit(spec, variant, device):
         if variant.name in FULL and variant.cap_gib is None:
             raise FULL[variant.name]
         return build(spec, variant, device)
 
-    monkeypatch.setattr(gpu_step, "build_step", some_do_not_fit)
+    monkeypatch.setattr(gpu_measures, "build_step", some_do_not_fit)
     monkeypatch.setattr(gpu_cases, "CARDS_GIB", (8,))
     results = gpu_suite.run((TINY,), CPU, rounds=1, report=tmp_path / "new", with_epochs=False)
     page = (tmp_path / "new" / "gpu-cpu.md").read_text()
@@ -70,9 +70,9 @@ def test_an_error_that_is_not_of_memory_ends_the_suite(monkeypatch):
     def broken(*_):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(gpu_step, "build_step", broken)
+    monkeypatch.setattr(gpu_measures, "build_step", broken)
     with pytest.raises(RuntimeError, match="planted"):
-        gpu_step.measure(TINY, TINY.variants[0], CPU, gpu_step.StepMeasurement())
+        gpu_measures.measure(TINY, TINY.variants[0], CPU, gpu_measures.StepMeasurement())
 
 
 def test_nothing_is_begun_when_time_is_up_and_every_case_comes_once_before_any_twice(monkeypatch):
@@ -116,7 +116,7 @@ def test_the_cap_of_a_card_leaves_room_for_the_context_and_is_lifted_again(monke
     total = type("Properties", (), {"total_memory": 80 * GIB})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: fractions.append(share))
-    with gpu_step.capped(8, torch.device("cuda", 0)):
+    with gpu_measures.capped(8, torch.device("cuda", 0)):
         pass
     assert fractions == [7 / 80, 1.0]
 
@@ -124,20 +124,20 @@ def test_the_cap_of_a_card_leaves_room_for_the_context_and_is_lifted_again(monke
 def test_an_epoch_is_figured_without_its_first_steps():
     slow = {"kind": "train", "step_seconds": 9.0, "data_wait_seconds": 9.0, "memory_bytes": GIB}
     step = {**slow, "step_seconds": 2.0, "data_wait_seconds": 0.5}
-    lines = [slow] * gpu_epoch.WARM_UP_STEPS + [{"kind": "evaluation"}] + [step] * 4
-    assert gpu_epoch.figures(lines) == ("2.000", "25%", "1.00", "7")
+    lines = [slow] * gpu_measures.WARM_UP_STEPS + [{"kind": "evaluation"}] + [step] * 4
+    assert gpu_measures.figures(lines) == ("2.000", "25%", "1.00", "7")
 
 
 def test_an_epoch_that_fails_or_takes_too_long_is_said_so(tmp_path):
-    wrong = gpu_epoch.epoch(tmp_path / "nothing", 1, 300, ())
+    wrong = gpu_measures.epoch(tmp_path / "nothing", 1, 300, ())
     assert wrong[0].startswith("failed: ")
     assert "data.videos" in wrong[0]
-    assert gpu_epoch.run_for(["sleep", "1000"], 0.1)[0] is None
+    assert gpu_measures.run_for(["sleep", "1000"], 0.1)[0] is None
 
 
 @pytest.mark.slow
 def test_a_real_epoch_of_the_built_in_data(tmp_path):
-    sheet = gpu_epoch.epochs(CPU, 600, ("data.augment={rand_augment: true}",), videos=(6, 2))
+    sheet = gpu_measures.epochs(CPU, 600, ("data.augment={rand_augment: true}",), videos=(6, 2))
     name, seconds, _, peak, steps = sheet.rows[0]
     assert (name, steps) == ("one process", "3")
     assert float(seconds) > 0
@@ -145,7 +145,7 @@ def test_a_real_epoch_of_the_built_in_data(tmp_path):
 
 
 def test_the_name_of_a_page_is_that_of_the_card():
-    assert gpu_report.slug("NVIDIA GeForce RTX 3090 (24 GB)") == "nvidia-geforce-rtx-3090-24-gb"
+    assert gpu_suite.slug("NVIDIA GeForce RTX 3090 (24 GB)") == "nvidia-geforce-rtx-3090-24-gb"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -153,7 +153,7 @@ def test_the_name_of_a_page_is_that_of_the_card():
 def test_the_count_agrees_with_the_allocator(policy):
     variant = gpu_cases.Variant("", policy)
     case = gpu_cases.GpuCase("", "l_768x160_adapter", "", (variant,))
-    measured = gpu_step.StepMeasurement()
-    gpu_step.measure(case, variant, torch.device("cuda"), measured)
+    measured = gpu_measures.StepMeasurement()
+    gpu_measures.measure(case, variant, torch.device("cuda"), measured)
     spec = load("configs/thumos/l_768x160_adapter.yaml", policy.split(), check_files=False)
     assert step_memory(spec, windows=1).bytes == pytest.approx(measured.peak_bytes, rel=0.08)

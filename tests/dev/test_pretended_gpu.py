@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from adatad.data.augment import ColorJitter, jitter_colors
-from adatad.dev.pretended_gpu import GPU, pretended_gpu
-from adatad.dev.pretended_tensors import DeviceMismatchError, OnGpu
+from adatad.dev.pretended.cuda import GPU, pretended_gpu
+from adatad.dev.pretended.operators import DeviceMismatchError, OnGpu
 from adatad.memory.arithmetic import autocast
 from adatad.memory.offload import CopiesOnStreams, HostMemory, HostStore
 

@@ -4,11 +4,17 @@ import pytest
 import torch
 
 from adatad.dev.benchmarks import gpu_cases
-from adatad.dev.benchmarks.roofline_suite import PICO, Card, Prediction, RooflineCount, never_computed, predict
-from adatad.memory.planner import Machine, Planner
-from adatad.memory.scale import Scale
+from adatad.dev.benchmarks.roofline_suite import (
+    PICO,
+    CardRates,
+    Prediction,
+    RooflineCount,
+    never_computed,
+    predict,
+    probe,
+)
 
-CARD = Card(rate=1e12, bandwidth=1e9, shortest_seconds=1e-6, launch_seconds=5e-6)
+CARD = CardRates(rate=1e12, bandwidth=1e9, shortest_seconds=1e-6, launch_seconds=5e-6)
 TINY = (
     "data.window.size_grid=64 data.size_pixels=32 model.detector.width=32 model.detector.max_length=64"
     " model.backbone.depth=4 model.backbone.width=96 model.backbone.heads=2"
@@ -40,8 +46,7 @@ def test_a_kernel_takes_its_flops_or_its_bytes_or_the_shortest_time():
 def test_branches_that_whole_tiles_drop_are_taken_off_by_their_rates():
     def saved(drop_path, clips):
         spec = spec_of(drop_path, clips)
-        planner = Planner(spec, Machine(1e15), torch.bfloat16, scale=Scale(RooflineCount(CARD)))
-        return never_computed(planner.units(1), clips, CARD)
+        return never_computed(probe(spec, CARD), spec.memory)
 
     assert saved(0.0, 1) == (0.0, 0)
     once, twice = saved(0.2, 1), saved(0.4, 1)

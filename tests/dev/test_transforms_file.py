@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from adatad.dev.parity.data_files import run_data_file
 from adatad.dev.parity.golden_cases import CaseError
+from adatad.dev.parity.verify_golden import run_data_file
 
 
 def test_transforms_of_the_reference(shared_folder):

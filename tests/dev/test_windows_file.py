@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from adatad.dev.parity.data_files import run_data_file
-from adatad.dev.parity.windows_file import run
+from adatad.dev.parity.verify_golden import run_data_file
+from adatad.dev.parity.windows_file import run_windows
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def content(shared_folder) -> dict:
 
 
 def failures(content, folder) -> list[str]:
-    return [f"{row.case}: {row.quantity}" for row in run(content, folder) if not row.passed]
+    return [f"{row.case}: {row.quantity}" for row in run_windows(content) if not row.passed]
 
 
 def test_all_windows_are_the_reference_s(shared_folder):
@@ -43,7 +43,7 @@ def more(number: float) -> float:
         ("sliding", {"test_mode": True}, ("windows", 3, "meta", "window_start_frame"), "meta"),
         ("sliding", {"test_mode": True}, ("windows", 3, "meta", "fps"), "meta"),
         ("sliding", {"test_mode": True}, ("windows", 0, "pred_seconds", 0, 0), "seconds"),
-        ("sliding", {"test_mode": True}, ("mended_windows", 0, 3), "mended windows"),
+        ("sliding", {"test_mode": True}, ("mended_windows", 0, 3), "fixed windows"),
         ("sliding", {"test_mode": True}, ("windows", 0, "frame_inds", "runs", 0, 1), "frames"),
         ("sliding", {"test_mode": False}, ("windows", 1, "gt_segments", 0, 0), "segments"),
         ("sliding", {"test_mode": False}, ("settings", "ioa_thresh"), "places"),
@@ -76,5 +76,5 @@ def test_seconds_and_classes_are_compared(content, tmp_path):
     changed["seconds_cases"][1]["seconds"][0][1] += 1
     changed["class_map"]["classes"].reverse()
     assert failures(changed, tmp_path) == [
-        "windows/seconds_cases: seconds", "windows/class_map: classes", "windows/class_map: mended classes",
+        "windows/seconds_cases: seconds", "windows/class_map: classes", "windows/class_map: fixed classes",
     ]  # fmt: skip

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from adatad.doctor import gpus, machine, probe, software
+from adatad.doctor import machine, probe, software
 from adatad.doctor.examine import examine
 from adatad.doctor.experiment import check_owner
-from adatad.doctor.findings import OK, PROBLEM, WARNING, Finding, guarded
-from adatad.doctor.report import lines
+from adatad.doctor.findings import OK, PROBLEM, WARNING, Finding, guarded, lines
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
 GOOD = {name: "99.0" for name in software.NEEDED} | {"torch": "2.13.0", "torchvision": "0.28.0"}
 TORCH = {"version": "2.13.0", "cuda_build": "13.0", "nccl": "2.27.5", "cuda_error": None, "errors": {}}
-CARD = dict(zip(gpus.QUERY, ("NVIDIA X", "580.1", "81920", "0", "0", "Disabled", "0"), strict=True))
+CARD = dict(zip(software.QUERY, ("NVIDIA X", "580.1", "81920", "0", "0", "Disabled", "0"), strict=True))
 SEEN = {"name": "NVIDIA X", "capability": [9, 0], "free": 70 * GIB, "total": 80 * GIB}
 PLACE = machine.Place("runs", "runs", 100 * GIB, 10**6, True, "ext4")
 WIDE = {"n": 65536, "u": -1, "v": -1, "l": -1, "f": -1}
@@ -29,7 +28,7 @@ def torch_with(**changes):
 
 
 def smi_with(**changes):
-    return gpus.Smi([{**CARD, **changes}])
+    return software.Smi([{**CARD, **changes}])
 
 
 BAD = [
@@ -70,16 +69,18 @@ BAD = [
     (software.check_decoders, ({"failed": "gave no answer in 60 s while decoding with decord"}, {}), PROBLEM,
      "while decoding with decord", ".venv"),
     # GPUs
-    (gpus.check_gpus, (gpus.Smi([], "nvidia-smi gives no answer in 4 s"), {}, None), PROBLEM, "no answer", "restart"),
-    (gpus.check_gpus, (smi_with(), torch_with(gpus=[]), ""), PROBLEM, "hides all 1 GPUs", "unset CUDA_VISIBLE_DEVICES"),
-    (gpus.check_gpus, (smi_with(**{"memory.used": "40960"}), torch_with(), None), WARNING,
+    (software.check_gpus, (software.Smi([], "nvidia-smi gives no answer in 4 s"), {}, None), PROBLEM,
+     "no answer", "restart"),
+    (software.check_gpus, (smi_with(), torch_with(gpus=[]), ""), PROBLEM,
+     "hides all 1 GPUs", "unset CUDA_VISIBLE_DEVICES"),
+    (software.check_gpus, (smi_with(**{"memory.used": "40960"}), torch_with(), None), WARNING,
      "40.0 of 80.0 GiB are in use",
      "CUDA_VISIBLE_DEVICES"),
-    (gpus.check_gpus, (smi_with(**{"ecc.errors.uncorrected.volatile.total": "3"}), torch_with(), None), PROBLEM,
+    (software.check_gpus, (smi_with(**{"ecc.errors.uncorrected.volatile.total": "3"}), torch_with(), None), PROBLEM,
      "3 memory errors", "take this GPU out"),
-    (gpus.check_gpus, (smi_with(**{"mig.mode.current": "Enabled"}), torch_with(), None), WARNING,
+    (software.check_gpus, (smi_with(**{"mig.mode.current": "Enabled"}), torch_with(), None), WARNING,
      "MIG", "administrator"),
-    (gpus.check_gpus, (smi_with(), torch_with(arch_list=["sm_75", "sm_80"]), None), PROBLEM,
+    (software.check_gpus, (smi_with(), torch_with(arch_list=["sm_75", "sm_80"]), None), PROBLEM,
      "capability 9.0", "build of"),
     # the machine
     (machine.check_cores, (2, None, 8, None), WARNING, "data.workers 8", "data.workers=2"),
@@ -137,9 +138,9 @@ FINE = [
     (software.check_torch, (torch_with(cuda_build=None), None, False)),
     (software.check_libraries, ({"errors": {}},)),
     (software.check_decoders, ({"errors": {}, "worked": ["pyav", "decord"]}, {"decord": "0.6.0"})),
-    (gpus.check_gpus, (smi_with(**{"ecc.errors.uncorrected.volatile.total": "[N/A]"}), torch_with(), None)),
-    (gpus.check_gpus, (smi_with(), torch_with(arch_list=["sm_80", "compute_80"]), "0")),
-    (gpus.check_gpus, (gpus.Smi([], "there is no nvidia-smi"), {"gpus": []}, None)),
+    (software.check_gpus, (smi_with(**{"ecc.errors.uncorrected.volatile.total": "[N/A]"}), torch_with(), None)),
+    (software.check_gpus, (smi_with(), torch_with(arch_list=["sm_80", "compute_80"]), "0")),
+    (software.check_gpus, (software.Smi([], "there is no nvidia-smi"), {"gpus": []}, None)),
     (machine.check_cores, (8, 4.0, 4, "4")),
     (machine.check_memory, ({"total": 64 * GIB, "available": 60 * GIB, "swap": 0},)),
     (machine.check_place, (PLACE._replace(inodes=-1),)),
@@ -212,11 +213,11 @@ def test_facts_of_this_machine_can_be_read(tmp_path):
 
 
 def test_answers_of_nvidia_smi_are_read():
-    found = gpus.parse_smi("NVIDIA A100, 535.54.03, 40960, 12, [N/A], Enabled, 0\n\nnonsense\n")
+    found = software.parse_smi("NVIDIA A100, 535.54.03, 40960, 12, [N/A], Enabled, 0\n\nnonsense\n")
     assert found.driver == "535.54.03"
     assert len(found.gpus) == 1
-    assert gpus.split_arch("90a") == (9, 0)
-    assert gpus.split_arch("120") == (12, 0)
+    assert software.split_arch("90a") == (9, 0)
+    assert software.split_arch("120") == (12, 0)
 
 
 class Ended:

@@ -227,7 +227,7 @@ def test_the_probes_of_a_real_machine(run_command):
 
 
 def test_a_folder_is_no_spec(tmp_path):
-    from adatad.doctor.report import doctor
+    from adatad.doctor.examine import doctor
 
     with pytest.raises(FileError, match="is no regular file"):
         doctor(str(tmp_path), [], [])

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.evaluation import detection_map
@@ -109,7 +109,6 @@ def plain_recall(instances, detections, threshold, k):
     return found / len(instances)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.lists(segments, min_size=1, max_size=12), guesses)
 def test_against_a_plain_second_way(instances, guesses):
     wanted, made = {"u": [], "v": [], "w": []}, {"w": [], "x": [], "u": [], "v": []}

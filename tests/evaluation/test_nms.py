@@ -5,7 +5,7 @@ import math
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.evaluation.nms import METHODS, apply_nms, compiled, hard_nms, soft_nms, vote
@@ -66,7 +66,6 @@ def plain_soft_nms(segments, scores, sigma, min_score, limit, method, iou_thresh
     return [entry[3] for entry in left[:place]], [entry[2] for entry in left[:place]]
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     rows, st.sampled_from(METHODS), st.sampled_from([0.3, 0.5, 2.0]), st.sampled_from([0.0, 0.01, 0.2]),
     st.sampled_from([0, 3, 1000]), st.sampled_from([0.0, 0.4]), st.sampled_from([(0.0, 0.0), (0.2, 0.01)]),
@@ -108,7 +107,6 @@ def double(x):
     return 2 * x
 
 
-@settings(deadline=None)
 @given(rows, st.sampled_from([0.2, 0.5]))
 def test_hard_nms_keeps_no_two_that_overlap_and_drops_none_for_nothing(items, threshold):
     segments, scores, _ = arrays(items)
@@ -121,7 +119,6 @@ def test_hard_nms_keeps_no_two_that_overlap_and_drops_none_for_nothing(items, th
         assert any(tiou(segments[k], segments[dropped]) >= threshold - 1e-5 for k in blockers)
 
 
-@settings(deadline=None)
 @given(rows)
 def test_classes_are_treated_alone_and_limits_hold(items):
     segments, scores, labels = arrays(items)

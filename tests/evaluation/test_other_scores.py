@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.evaluation.epic_map import evaluate_epic
@@ -81,7 +81,6 @@ def test_no_proposals_find_nothing():
     assert result.auc == 0.0
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000))
 def test_recall_rises_with_proposals_and_falls_with_the_tiou(seed):
     draw = np.random.default_rng(seed)

@@ -37,7 +37,6 @@ def test_a_frozen_backbone_gives_its_timeline_without_a_graph(policy):
     assert not timeline.requires_grad
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_the_wave_is_exact_for_any_shape(data):
     draw = data.draw
@@ -60,7 +59,7 @@ def test_the_wave_is_exact_for_any_shape(data):
     assert error(gradients(waved, frames, keys), gradients(backbone, frames, keys)) < 1e-10
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     cuts=st.sets(st.integers(1, 3)),
     policies=st.lists(st.sampled_from(["none", "selective", "block", "tile"]), min_size=4, max_size=4),

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_backbones import batch, build, error, gradients, under
 
@@ -166,7 +166,6 @@ def test_gradients_on_a_gpu_are_those_of_no_offload_with_slow_streams(monkeypatc
         assert error(ours, gradients(backbone, frames.to(gpu), keys)) < 1e-10
 
 
-@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_placement_is_exact_for_any_shape(data):
     draw = data.draw
@@ -274,8 +273,9 @@ def test_memory_that_cannot_be_pinned_is_said_plainly(monkeypatch):
         raise RuntimeError("cudaHostAlloc failed")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    said = r"pinned host memory for saved inputs can't be had .*memory\.saved_inputs"
-    with pytest.raises(HostMemoryError, match=said):
+    with pytest.raises(
+        HostMemoryError, match=r"pinned host memory for saved inputs can't be had .*memory\.saved_inputs"
+    ):
         HostMemory(CPU, copies=CopiesAtOnce()).reserve(1, 8, "saved inputs")
 
 

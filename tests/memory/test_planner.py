@@ -1,4 +1,4 @@
-"""The planner's formulas agree with the count of whole steps, and its choices with what fits."""
+"""The planner's figures agree with the count of whole steps, and its choices with what fits."""
 
 import random
 import re
@@ -7,19 +7,20 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.flops import FlopCount
 from adatad.memory.meta import gpu_like_meta
 from adatad.memory.offload import GIB
-from adatad.memory.planner import ALIKE, Machine, Plan, Planner
-from adatad.memory.remedies import remedies, shortfall
-from adatad.memory.scale import META
+from adatad.memory.planner import TIE_FACTOR, Machine, Plan, Planner
+from adatad.memory.suggestions import shortfall, suggestions
 from adatad.spec import load
 from adatad.spec.load import SpecError
 from adatad.training.metered import meta_parts, random_batch, step_memory
 from adatad.training.step import train_step
 
+META = torch.device("meta")
 CONFIG = "configs/thumos/s_768x160_adapter.yaml"
 SHALLOW = ["model.detector.branch_blocks=1", "model.detector.regression_ranges=[[0, 4], [4, 10000]]"]
 SMALL = [
@@ -27,7 +28,8 @@ SMALL = [
     "model.backbone.width=96", "model.backbone.heads=3", "model.backbone.depth=4", "train.global_batch=2",
     "model.detector.stem_blocks=0", *SHALLOW,
 ]  # fmt: skip
-SEEDS = (1, 9, 20, 44, 52, 67, 68, 81, 103, 106)
+SEEDS = (3, 11, 13, 18)
+"""Of those specs that are counted in a short run."""
 WITHIN = 0.05
 
 
@@ -40,50 +42,56 @@ def planner(spec, gib: float = 1000.0, **machine) -> Planner:
 
 
 def random_settings(seed: int) -> list[str]:
-    """Any mode, size, window, policy and placement."""
+    """Any size, mode, window, policy, placement, engine and accumulation, with few enough tiles to be counted."""
     draw = random.Random(seed)
     mode = draw.choice(["adapter", "adapter", "adapter", "plain", "side", "full", "frozen"])
-    heads, depth, patch = draw.choice([2, 4, 6]), draw.randint(2, 12), draw.choice([8, 14, 16])
-    window, length = 16 * draw.randint(1, 24), draw.choice([256, 512, 768])
+    preset, depth = draw.choice([("small", 12), ("base", 12), ("large", 24), ("giant", 40)])
+    grid = 16 * draw.choice([4, 6, 7, 10, 12])
     lines = [
-        f"model.backbone.mode={mode}", f"model.backbone.width={heads * draw.choice([16, 32, 64])}",
-        f"model.backbone.heads={heads}", f"model.backbone.depth={depth}", f"model.backbone.patch={patch}",
-        f"model.backbone.mlp_ratio={draw.choice([2.0, 4.0])}", f"data.size_pixels={patch * draw.randint(2, 8)}",
-        f"data.window.size_grid={window}", f"model.detector.max_length={length}",
-        f"model.backbone.drop_path={draw.choice([0.0, 0.1]) if mode != 'side' else 0.0}",
-        f"model.detector.width={draw.choice([16, 64, 256])}", f"train.global_batch={draw.choice([1, 1, 2, 3])}",
-        f"model.detector.attention_window={draw.choice([-1, -1, 8])}",
+        f"model.backbone.mode={mode}", f"model.backbone.preset={preset}", f"data.window.size_grid={grid}",
+        f"data.size_pixels={draw.choice([112, 160, 224])}", "model.detector.max_length=256",
+        f"model.detector.width={draw.choice([64, 256, 512])}", f"model.detector.stem_blocks={draw.choice([0, 1])}",
         f"train.precision={draw.choice(['auto', 'auto', 'auto', 'fp32'])}",
+        f"model.backbone.drop_path={draw.choice([0.0, 0.1]) if mode != 'side' else 0.0}", *SHALLOW,
     ]  # fmt: skip
-    lines += [f"model.detector.stem_blocks={draw.choice([0, 1])}", *SHALLOW]
+    batch = draw.choice([1, 2, 2])
+    lines += [f"train.global_batch={batch}", f"train.accumulation={draw.choice([1, batch])}"]
+    lines.append(f"parallel.engine={draw.choice(['auto', 'ddp'])}")
     if mode in ("adapter", "plain", "side"):
-        blocks = draw.choice(["all", sorted(draw.sample(range(depth), draw.randint(1, depth)))])
+        half = list(range(depth // 2, depth))
+        blocks = draw.choice(["all", half, sorted(draw.sample(range(depth), draw.randint(1, depth)))])
         lines += [f"model.backbone.adapter.blocks={blocks}", f"model.backbone.adapter.kernel={draw.choice([3, 5])}"]
     lines += {"frozen": ["optimizer.backbone=null"], "full": ["optimizer.backbone.lr=1e-5"]}.get(mode, [])
-    return lines + random_memory(draw, mode)
+    return lines + random_memory(draw, mode, depth)
 
 
-def random_memory(draw: random.Random, mode: str) -> list[str]:
-    policy = draw.choice(["none", "block", "tile", "tile"] + ["selective"] * (mode != "side"))
-    places = ["optimizer_state", "moving_average"]
-    lines = [f"memory.policy={policy}"]
-    if policy == "tile":
+def random_memory(draw: random.Random, mode: str, depth: int) -> list[str]:
+    policy = draw.choice(["none", "block", "tile", "tile"] + ["selective", "ranges"] * (mode != "side"))
+    lines, places = [f"memory.policy={policy}"], ["optimizer_state", "moving_average"]
+    if policy == "ranges":
+        cut, above = draw.randrange(1, depth - 1), draw.choice(["none", "selective", "block"])
+        below = draw.choice(["tile", "block"])
+        spans = f"{{first: 0, last: {cut}, policy: {below}}}, {{first: {cut + 1}, last: {depth - 1}, policy: {above}}}"
+        lines, policy = [f"memory.policy=[{spans}]"], "tile ranges" if below == "tile" else "ranges"
+    if policy.startswith("tile"):
         places += ["frames"] + ["saved_inputs", "halos"] * (mode != "side")
-        lines += [f"memory.tile_clips={draw.randint(1, 6)}", f"memory.segment_blocks={draw.randint(1, 8)}"]
+        lines += [f"memory.tile_clips={draw.randint(1, 4)}", f"memory.segment_blocks={draw.randint(1, 8)}"]
         lines.append(f"memory.recompute={draw.choice(['once', 'twice'])}")
+    if policy == "tile":
         lines += ["memory.frozen_weights=stream"] * (mode != "full" and draw.random() < 0.3)
         lines.append(f"memory.order={draw.choice(['auto', 'auto', 'blocks'])}")
-        lines.append("memory.compile=true")
+        lines.append(
+            f"memory.frozen_dtype={draw.choice(['auto', 'auto', 'fp8', 'int8']) if mode != 'full' else 'auto'}"
+        )
+        lines.append(f"memory.saved_input_dtype={draw.choice(['auto', 'auto', 'fp8']) if mode != 'side' else 'auto'}")
     lines += [f"memory.{place}=host" for place in places if draw.random() < 0.3]
-    lines.append(f"memory.moment_dtype={draw.choice(['fp32', 'bf16'])}")
-    if policy == "tile":
-        lines.append(f"memory.frozen_dtype={draw.choice(['auto', 'fp8', 'int8']) if mode != 'full' else 'auto'}")
-        lines.append(f"memory.saved_input_dtype={draw.choice(['auto', 'fp8']) if mode != 'side' else 'auto'}")
-    return lines
+    return [*lines, f"memory.moment_dtype={draw.choice(['fp32', 'bf16'])}"]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_formulas_and_the_meter_agree(seed):
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=() if seed in SEEDS else pytest.mark.full) for seed in range(20)]
+)
+def test_the_plan_and_the_meter_agree(seed):
     spec = load(CONFIG, random_settings(seed), check_files=False)
     plan, counted = planner(spec).own(), step_memory(spec)
     assert plan.bytes == pytest.approx(counted.bytes, rel=WITHIN), (plan.categories, counted.by_label)
@@ -91,7 +99,7 @@ def test_formulas_and_the_meter_agree(seed):
 
 @pytest.mark.parametrize("policy", ["none", "block", "tile"])
 @pytest.mark.parametrize("clip", [2, 3])
-def test_formulas_and_the_meter_agree_on_shared_windows(policy, clip):
+def test_the_plan_and_the_meter_agree_on_shared_windows(policy, clip):
     tile = ["memory.tile_clips=1", "memory.segment_blocks=2"] if policy == "tile" else []
     spec = small("data.window.size_grid=240", "model.detector.max_length=240", f"memory.policy={policy}", *tile,
                  f"parallel.clip={clip}")  # fmt: skip
@@ -105,7 +113,7 @@ def test_formulas_and_the_meter_agree_on_shared_windows(policy, clip):
     ["policy=selective", "policy=tile memory.segment_blocks=3 memory.tile_clips=5 memory.recompute=twice"],
 )
 def test_executed_flops_are_those_of_a_step(memory):
-    spec = small(*f"memory.{memory} model.backbone.adapter.blocks=[1,3]".split())
+    spec = small(*f"memory.{memory} model.backbone.adapter.blocks=[1,2,3]".split())
     windows = spec.train.global_batch
     with gpu_like_meta(), FlopCount() as flops:
         train_step(meta_parts(spec), [random_batch(spec, windows, 20, META)], step=1)
@@ -127,7 +135,7 @@ def test_more_memory_never_gives_a_slower_plan(plans):
         best = some.best(all_plans)
         seconds.append(best.seconds if best else float("inf"))
     assert seconds[0] > seconds[-1]
-    assert all(later <= earlier * ALIKE for earlier, later in pairwise(seconds))
+    assert all(later <= earlier * TIE_FACTOR for earlier, later in pairwise(seconds))
 
 
 def test_a_roomy_device_keeps_everything_and_moves_nothing(plans):
@@ -176,9 +184,19 @@ def test_every_engine_has_plans_of_its_own(engine):
     assert planner(spec, ranks=2).smallest(found).bytes < planner(small("memory.policy=none"), ranks=2).own().bytes
 
 
-def test_ranges_of_policies_have_no_plan_of_their_own():
-    ranges = "[{first: 0, last: 1, policy: block}, {first: 2, last: 3, policy: tile}]"
-    assert planner(small(f"memory.policy={ranges}")).own() is None
+def test_a_roomy_card_recomputes_less_in_the_last_blocks():
+    some = planner(small("memory.policy=auto"))
+    uniform = {plan.memory.policy: plan for plan in some.plans(coarse=True) if not plan.away}
+    # A little less than none takes.
+    some.machine = Machine((uniform["none"].bytes + GIB - 2**20) / 0.9)
+    found = [plan for plan in some.plans() if not isinstance(plan.memory.policy, str)]
+    assert found
+    for plan in found:
+        assert plan.fits(some.machine)
+        assert plan.flops < uniform["block"].flops
+        last = plan.memory.policy[-1]
+        assert last.policy in ("none", "selective")
+        assert small(*plan.settings(some.spec)).memory == plan.memory
 
 
 def test_a_misfit_says_by_how_much_and_what_would_fit():
@@ -193,13 +211,13 @@ def test_a_misfit_says_by_how_much_and_what_would_fit():
     assert "more than the" in said
     wanted = float(said.rpartition("a device of ")[2])
     assert wanted == pytest.approx((some.smallest(found).bytes + GIB) / 0.9 / GIB, abs=0.05)
-    cures = {cure.what.split(" ")[0]: cure for cure in remedies(some, found)}
-    assert {"the", "one", "windows", "frames"} == cures.keys()
-    for cure in cures.values():
-        assert cure.plan.fits(some.machine)
-    cure = cures["windows"]
-    again = Planner(small(*asked, *cure.settings), some.machine, some.arithmetic).own()
-    assert again.bytes == pytest.approx(cure.plan.bytes, rel=0.01)
+    changes = {change.what.split(" ")[0]: change for change in suggestions(some, found)}
+    assert {"the", "one", "windows", "frames"} == changes.keys()
+    for change in changes.values():
+        assert change.plan.fits(some.machine)
+    change = changes["windows"]
+    again = Planner(small(*asked, *change.settings), some.machine, some.arithmetic).own()
+    assert again.bytes == pytest.approx(change.plan.bytes, rel=0.01)
 
 
 def test_host_memory_that_is_missing_is_named():
@@ -210,7 +228,7 @@ def test_host_memory_that_is_missing_is_named():
     some.machine = tight
     assert on_host.host_bytes > tight.host_bytes
     assert some.best(found) is None
-    assert any("host memory" in cure.what for cure in remedies(some, found))
+    assert any("host memory" in change.what for change in suggestions(some, found))
 
 
 def test_a_bound_that_is_too_low_is_named_and_taken_away():
@@ -220,9 +238,9 @@ def test_a_bound_that_is_too_low_is_named_and_taken_away():
     placed = [plan for plan in found if not plan.fits_host(some.machine)]
     some.machine = Machine((min(plan.bytes for plan in placed) + GIB + 2**10) / 0.9)
     assert some.best(found) is None
-    cure = next(cure for cure in remedies(some, found) if "host memory" in cure.what)
-    assert small(*asked, *cure.settings).memory.host_limit_gib is None
-    assert cure.plan.fits(some.machine)
+    change = next(change for change in suggestions(some, found) if "host memory" in change.what)
+    assert small(*asked, *change.settings).memory.host_limit_gib is None
+    assert change.plan.fits(some.machine)
     tight = [plan for plan in placed if plan.bytes <= some.machine.usable_bytes]
     assert "memory.host_limit_gib allows 1e-06" in shortfall(some, tight)
 
@@ -234,7 +252,7 @@ def test_the_specs_for_small_cards_fit_and_say_what_they_take(gib):
     own = some.own()
     assert own.fits(some.machine)
     said = [float(x) for x in re.findall(r"\d+\.\d+", path.read_text().partition("word:")[2].partition("base:")[0])]
-    assert said[:2] == pytest.approx([own.bytes / GIB, some.machine.usable_bytes / GIB], abs=0.01)
+    assert said[:2] == pytest.approx([own.bytes / GIB, some.machine.usable_bytes / GIB], abs=0.02)
     assert said[2:] == pytest.approx([own.host_bytes / GIB] if own.host_bytes else [], abs=0.1)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.models.adapter import Adapter, depthwise_over_time
@@ -11,7 +11,6 @@ from adatad.models.adapter import Adapter, depthwise_over_time
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 3), st.integers(1, 4))
 
 
-@settings(deadline=None, max_examples=60)
 @given(shapes, st.sampled_from([1, 3, 5]), st.integers(1, 3), st.integers(0, 2**31))
 def test_shifted_sums_are_a_depthwise_convolution(shape, kernel, dilation, seed):
     batch, tubelets, positions, hidden = shape

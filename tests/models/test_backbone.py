@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.models.backbone import VideoBackbone, interpolation_matrix, resize_by_product, resize_timeline
@@ -144,7 +144,6 @@ def test_published_parameter_counts(preset, mode, blocks, ratio, vit, adapters):
     assert counts == {True: adapters, False: vit}
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 1000))
 def test_the_product_that_resizes_on_gpus_is_the_interpolation(tubelets, positions, seed):
     draw = torch.Generator().manual_seed(seed)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from adatad.memory.units import Units
+from adatad.memory.costs import CostProbe
 from adatad.models.actionformer import ActionFormer, Head, Predictions, decode, padded_length
 from adatad.models.losses import (
     RunningNormalizer,
@@ -52,7 +52,6 @@ def test_masks_and_points_need_no_forward_pass():
     assert predictions.points[1][3].tolist() == [6.0, 4.0, 8.0, 2.0]
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=3), st.lists(st.integers(0, 9), min_size=3, max_size=3))
 def test_the_head_over_joined_levels_is_the_head_over_each(lengths, valid):
     torch.manual_seed(sum(lengths))
@@ -79,7 +78,7 @@ def test_the_head_over_joined_levels_is_the_head_over_each(lengths, valid):
 @pytest.mark.parametrize("config", ["s_768x160_adapter", "g_768x160_adapter"])
 def test_a_step_of_the_detector_is_at_most_1200_launches(config):
     spec = load(f"configs/thumos/{config}.yaml", check_files=False)
-    assert Units(spec, spec.train.global_batch, torch.bfloat16, 20).outer.kernels <= 1200
+    assert CostProbe(spec, spec.train.global_batch, torch.bfloat16, 20).outer.run.kernels <= 1200
 
 
 def test_short_features_are_padded_and_long_ones_too():
@@ -160,7 +159,6 @@ def overlap(predicted, wanted):
 distances = st.tuples(*[st.integers(1, 40).map(lambda n: n / 4)] * 4)
 
 
-@settings(deadline=None)
 @given(distances)
 def test_distance_losses_are_their_definitions(values):
     predicted, wanted = torch.tensor([values[:2]]), torch.tensor([values[2:]])

@@ -1,7 +1,7 @@
 """Attention over time against dense forms, over random shapes and masks; conv units and their masks."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.models.sequence import ConvUnit, SequenceBlock, global_attention, windowed_attention
@@ -17,7 +17,6 @@ def dense_windowed(q, k, v, mask, reach):
     return scores.softmax(-1) @ v * mask[:, None, :, None]
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 90), st.integers(2, 12), st.integers(0, 90), st.integers(0, 1000))
 def test_windowed_attention_is_the_dense_form(length, reach, valid, seed):
     draw = torch.Generator().manual_seed(seed)

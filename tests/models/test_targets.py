@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.models.actionformer import ActionFormer
@@ -48,7 +48,6 @@ quarters = st.integers(0, 128).map(lambda n: n / 4)
 items = st.lists(st.tuples(quarters, st.integers(1, 80).map(lambda n: n / 4), st.integers(0, CLASSES - 1)), max_size=5)
 
 
-@settings(deadline=None)
 @given(items, st.sampled_from(["radius", "none"]), st.booleans(), st.booleans())
 def test_targets_are_their_definition(items, sampling, similar, offset):
     spec = SPEC.model_copy(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pictures
 import torch
 from ranks import CONTEXT, free_port
 
@@ -86,6 +87,7 @@ def run_rank(environment: dict[str, str], log: Path, fault: tuple[str, int, int]
     os.dup2(file, 1)
     os.dup2(file, 2)
     torch.set_num_threads(1)
+    pictures.draw(False)
     plant(*fault)
     sys.exit(command()(arguments))
 

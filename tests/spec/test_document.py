@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adatad.spec import SpecError, document, load
@@ -258,7 +258,6 @@ PIECES = [
 ]
 
 
-@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, len(DEMO)), st.integers(0, 30), st.sampled_from(PIECES)), max_size=4))
 def test_a_damaged_spec_is_read_or_refused(changes):
     text = DEMO

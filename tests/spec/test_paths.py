@@ -88,7 +88,6 @@ def test_base_files_are_found_by_home_and_variables(spec_file, tmp_path, monkeyp
         assert load(spec_file, check_files=False).train.seed == 7
 
 
-@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_what_is_written_is_what_is_read(path):
     assert expand(as_written(path)) in (path, f"./{path}")

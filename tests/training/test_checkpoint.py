@@ -165,7 +165,7 @@ def test_copies_for_a_checkpoint_lie_in_memory_that_was_reserved_and_do_not_over
 def test_a_run_whose_ranks_write_their_own_parts_reserves_nothing(monkeypatch):
     monkeypatch.setattr(checkpoint, "pinned_rows", lambda *arguments: pytest.fail("memory was taken"))
     spec = load("configs/demo/tia.yaml", ["model.backbone.mode=full", "optimizer.backbone.lr=1e-5"], check_files=False)
-    parts = SimpleNamespace(spec=spec, engine=SimpleNamespace(shards=dict))
+    parts = SimpleNamespace(spec=spec, engine=SimpleNamespace(saves_shards=True))
     HostCopies().reserve(whole_sizes(parts), torch.device("cpu"))
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_spec import saved_state
@@ -315,7 +315,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60)
 @given(data=st.data(), value=JSON)
 def test_whatever_stands_in_a_state_it_is_read_or_refused(written, data, value):
     folder = written.parent / "fuzzed"

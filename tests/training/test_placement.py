@@ -24,7 +24,8 @@ def end_of(spec) -> Checkpoint:
 
 
 def test_everything_on_the_host_trains_resumes_and_scores_as_on_the_device(tiny_spec, monkeypatch):
-    plain, placed = load(tiny_spec, [*TILE, "run.id=1"]), load(tiny_spec, [*TILE, *HOST, "run.id=2"])
+    usual = [*TILE, "train.evaluate_every_epochs=3"]
+    plain, placed = load(tiny_spec, [*usual, "run.id=1"]), load(tiny_spec, [*usual, *HOST, "run.id=2"])
     expected_result = train(plain)
     expected = end_of(plain)
     real = loop.train_step

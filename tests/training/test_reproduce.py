@@ -10,7 +10,7 @@ import torch
 
 from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.models.detector import build_model
-from adatad.report.reproduction import compare_with_published, verdict_line, write_reproduction
+from adatad.report.scores import compare_with_published, verdict_line, write_reproduction
 from adatad.spec import load
 from adatad.spec.experiments import (
     DATA_SETS,

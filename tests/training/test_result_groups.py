@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adatad.errors import UserError
-from adatad.report.summary import print_summary
+from adatad.report.scores import print_summary
 from adatad.spec import load
 from adatad.training.checkpoint import BEST
 from adatad.training.run import train
@@ -26,6 +26,7 @@ def divided(tiny_data, tmp_path):
     return f"data.annotations={path}"
 
 
+@pytest.mark.pictures
 def test_groups_stand_in_everything_that_a_run_leaves(tiny_spec, divided, capsys):
     settings = [divided, "evaluate.groups_by=odd", "schedule.epochs=1", "schedule.warmup_epochs=0"]
     spec = load(tiny_spec, settings)

@@ -139,6 +139,7 @@ def test_a_signal_that_was_held_back_until_somebody_notes_it(monkeypatch, tmp_pa
         stop.restore()
 
 
+@pytest.mark.pictures
 def test_what_a_run_leaves(tiny_spec):
     spec = load(tiny_spec, ["train.evaluate_untrained=true", "train.keep_checkpoints=1"])
     result = train(spec)
@@ -268,10 +269,10 @@ def test_a_signal_to_the_whole_process_group_stops_a_run_in_good_order(tiny_spec
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_exactly(tiny_data):
+def test_a_killed_run_resumes_exactly(tiny_data, pytestconfig):
     """At random moments: in start-up, training, saving, evaluating, or in the report (tests/kill_night.py)."""
     seed = os.environ.get("ADATAD_TEST_SEED", str(time.time_ns() % 10**6))
-    kills = os.environ.get("ADATAD_TEST_KILLS", "3")
+    kills = os.environ.get("ADATAD_TEST_KILLS", "10" if pytestconfig.getoption("--full") else "2")
     command = [sys.executable, "tests/kill_night.py", "--kills", kills, "--seed", seed, "--data", str(tiny_data)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"seed {seed}:\n{done.stdout}{done.stderr}"

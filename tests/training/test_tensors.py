@@ -21,9 +21,10 @@ def test_what_was_read_reaches_parts_that_wait_on_the_host(monkeypatch):
     masters, averages = {"w": torch.zeros(3)}, {"w": torch.zeros(3)}
     taken = {}
     engine = SimpleNamespace(
-        masters=lambda: masters,
+        master_parameters=lambda: masters,
         moments=dict,
-        shards=lambda parts: {name: Elsewhere(part) for name, part in parts.items()},
+        saves_shards=True,
+        as_dtensors=lambda parts: {name: Elsewhere(part) for name, part in parts.items()},
         load=lambda masters, moments: taken.update(masters=masters, moments=moments),
     )
     stored = {"parameters/w": 1.0, "ema/w": 2.0, "optimizer/w/exp_avg": 3.0, "optimizer/w/exp_avg_sq": 4.0}

@@ -1,4 +1,4 @@
-"""How fast an experiment's windows can be loaded, what limits that, and how many loader processes it needs."""
+"""Speed of loading an experiment's windows, what limits it, and how many loader processes are needed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from adatad.spec.resolve import Quirks
 
 @dataclass(frozen=True)
 class DataSpeed:
-    """Mean seconds for one training window: of decoding, and of all that makes frames small, in one process; and of the
-    loader as the spec sets it, from one batch to the next. All from the second visit of a video on."""
+    """Mean seconds for one training window: decoding, and transforms, in one process; and the loader with the spec's
+    processes, from one batch to the next. All are measured from a video's second visit on."""
 
     windows: int
     decode_seconds: float
@@ -29,44 +29,44 @@ class DataSpeed:
 
     @property
     def window_seconds(self) -> float:
-        """Seconds of one process for a window."""
+        """Seconds of a window in one process."""
         return self.decode_seconds + self.transform_seconds
 
     @property
     def limit(self) -> str:
-        """The slowest part: decode, transform, or loader where handing over costs more than both."""
-        # What the processes together would need if handing over cost nothing.
+        """The slowest part: decode, transform, or loader if handing over costs more than both."""
         ideal = self.window_seconds / max(self.workers, 1)
+        # A factor of two, for noise.
         if self.loader_seconds > 2 * ideal:
             return "loader"
         return "decode" if self.decode_seconds >= self.transform_seconds else "transform"
 
     def workers_for(self, step_seconds: float, windows: int) -> int:
-        """Return the number of loader processes that have the `windows` of a step ready in time."""
+        """Return how many loader processes have the `windows` of a step ready in time."""
         return max(1, math.ceil(windows * self.window_seconds / step_seconds))
 
 
 def measure(spec: Spec, windows: int) -> DataSpeed:
-    """Load the first `windows` of the first epoch in three ways. Raises what reading them raises."""
+    """Load the first `windows` of the first epoch in three ways. Raises the errors of reading them."""
     annotations = read_annotations(spec.data, Quirks.of(spec.compat))
     check_videos(spec.data, annotations.train)
     dataset = TrainingWindows(annotations.train, spec.data, spec.train.seed, Quirks.of(spec.compat))
     numbers = [int(number) for number in epoch_order(spec.train.seed, 0, len(dataset.videos))[:windows]]
-    # The first visit reads each file's packets into the index that later ones find in the cache.
     samples = [dataset[0, number] for number in numbers]
+    # Above, every video was visited once: its index is built, and the disk's cache is warm.
     decode = whole = 0.0
     for number, sample in zip(numbers, samples, strict=True):
         decode += timed(lambda window=sample.window: decode_alone(spec, window))
         whole += timed(lambda number=number: dataset[0, number])
     count = len(numbers)
-    # Twice the list: its second half is measured.
+    # Twice as many batches: the first half isn't timed.
     loader = timed_loader(Loader(dataset, [[(0, number)] for number in numbers * 2], spec.data.workers))
-    # Both are measured, the rest of a window is their difference; noise must not make it negative.
+    # A window's rest is a difference of two measured times: noise must not make it negative.
     return DataSpeed(count, decode / count, max(whole - decode, 0.0) / count, loader, spec.data.workers)
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Return the seconds of an action, the better of two: the other may have been disturbed."""
+    """Return the wall seconds of a call, the better of two."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
@@ -76,15 +76,15 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def decode_alone(spec: Spec, window: Window) -> None:
-    """Decode a window's frames at full size, a few at a time, each forgotten at once."""
+    """Decode a window's frames at full size, a few at a time, and drop them."""
     with open_named(spec.data, window.video.name) as reader:
         for _ in reader.chunks(window.indices, CHUNK_FRAMES):
             pass
 
 
 def timed_loader(loader: Loader) -> float:
-    """Return the seconds from one batch to the next, in the second half."""
-    # In the first half processes start, and look at files for the first time.
+    """Return the seconds from one batch to the next in the second half; in the first, processes start and index
+    files."""
     half = len(loader) // 2
     batches = iter(loader)
     for _ in range(half):
@@ -95,7 +95,7 @@ def timed_loader(loader: Loader) -> float:
 
 
 def show(spec: Spec, speed: DataSpeed, world: int, step_seconds: float | None) -> None:
-    """Print a table, what limits, and the number of loader processes for a step time. world: ranks of the run."""
+    """Print a table, the limit, and the number of loader processes for a step time. world: ranks of the run."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,5 +1,4 @@
-"""What a frame costs through each library, what finding it by its time costs, and whether opening videos over and over
-takes memory.
+"""Cost of a frame through each decoding library, cost of finding frames by time, and growth of memory over openings.
 
 The videos are made here: a texture that moves, with key frames 60 or 250 frames apart.
 """
@@ -21,18 +20,20 @@ import psutil
 from adatad.data import video_index
 from adatad.data.decode import Backend, VideoReader, missing_library, open_video
 from adatad.data.video_index import Heartbeat, read_index
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 
 WINDOW_FRAMES, STRIDE_FRAMES = 96, 4
 REPEATS = 3
 TIMED_REPEATS, MAX_TIME_RATIO = 60, 1.03
-"""Windows that are read in either way, and what finding their frames by time may cost at a constant rate."""
+"""Windows that are read in either way, and the allowed ratio of finding frames by time to counting them."""
 OPENS, OPENS_BEFORE = 2000, 200
 MAX_GROWTH_BYTES = 16 << 10
-"""For each time a video is opened, from the 200th on."""
+"""Bytes for each opening of a video, from the 200th on."""
 
 
 class VideoSize(NamedTuple):
+    """Size of a made-up video; key_gap: frames from one key frame to the next."""
+
     width: int
     height: int
     frames: int
@@ -40,6 +41,7 @@ class VideoSize(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Name in tables."""
         return f"{self.width}x{self.height}, a key frame every {self.key_gap}"
 
 
@@ -53,30 +55,32 @@ SHORT = (
 
 
 def run() -> list[Result]:
+    """Measure every library that is installed; several minutes."""
     results: list[Result] = []
-    ways: list[Backend] = ["decord", "pyav", "torchcodec"]
-    ways = [way for way in ways if not missing_library(way)]
+    backends: list[Backend] = [name for name in ("decord", "pyav", "torchcodec") if not missing_library(name)]
     with TemporaryDirectory() as folder:
         for video in (*LONG, *SHORT):
             path = write_video(Path(folder) / "video.mp4", video)
-            long_ways = [*ways, "pyav_sequential"] if video in LONG else ways
+            compared = [*backends, "pyav_sequential"] if video in LONG else backends
             results += [
-                Result(f"{video.name}: {way}", milliseconds, note="CPU ms a frame")
-                for way, milliseconds in frame_costs(path, long_ways).items()
+                Result(f"{video.name}: {backend}", milliseconds, note="CPU ms a frame")
+                for backend, milliseconds in frame_costs(path, compared).items()
             ]
         path = write_video(Path(folder) / "small.mp4", SHORT[0])
         note = "CPU time over counted frames, constant rate"
         results.append(Result("frames by their time", time_ratio(path), MAX_TIME_RATIO, note=note))
-        for way in ways:
+        for backend in backends:
             # In a process of its own: memory given back by what ran before would hide the growth.
             with get_context("spawn").Pool(1) as pool:
-                growth = pool.apply(growth_bytes, (path, way)) / 1024
+                growth = pool.apply(growth_bytes, (path, backend)) / 1024
             note = f"KiB an opening, {OPENS} openings"
-            results.append(Result(f"growth of memory: {way}", growth, MAX_GROWTH_BYTES / 1024, note=note))
+            results.append(Result(f"growth of memory: {backend}", growth, MAX_GROWTH_BYTES / 1024, note=note))
     return results
 
 
 def write_video(path: Path, video: VideoSize) -> Path:
+    """Write a moving texture, with key frames where `video` wants them."""
+    # Blocks of 8 x 8 in random colours: flat pictures would be decoded faster than real ones.
     blocks = np.random.default_rng(0).integers(0, 256, (video.height // 4 + 2, video.width // 4 + 2, 3), np.uint8)
     texture = blocks.repeat(8, 0).repeat(8, 1)
     options = {"crf": "26", "preset": "veryfast", "x264-params": f"bframes=3:keyint={video.key_gap}"}
@@ -92,27 +96,30 @@ def write_video(path: Path, video: VideoSize) -> Path:
     return path
 
 
-def frame_costs(path: Path, ways: list[Backend]) -> dict[Backend, float]:
-    """CPU milliseconds for each frame of a window from the middle, opening included; medians of interleaved runs."""
+def frame_costs(path: Path, backends: list[Backend]) -> dict[Backend, float]:
+    """Return the CPU milliseconds for each frame of a window from the middle, opening included; medians of interleaved
+    runs."""
     index = read_index(path, Heartbeat())
+    # From the middle, where seeking costs most.
     numbers = index.frame_count // 2 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
-    times: dict[Backend, list[float]] = {way: [] for way in ways}
+    times: dict[Backend, list[float]] = {backend: [] for backend in backends}
     for _ in range(REPEATS):
-        for way in ways:
+        # Interleaved, so that a busy machine slows down all of them.
+        for backend in backends:
             started = time.process_time()
-            _read(path, way, numbers)
-            times[way].append((time.process_time() - started) / WINDOW_FRAMES * 1e3)
-    return {way: median(found) for way, found in times.items()}
+            _read(path, backend, numbers)
+            times[backend].append((time.process_time() - started) / WINDOW_FRAMES * 1e3)
+    return {backend: median(found) for backend, found in times.items()}
 
 
 def time_ratio(path: Path) -> float:
-    """CPU time of a window whose frames are found by their times, over that of one whose frames are counted: medians of
-    many windows, read in turn. What the process keeps of the file is thrown away before each."""
+    """Return the CPU time of a window whose frames are found by time, over that of one whose frames are counted;
+    medians of many windows, read in turn."""
     numbers = 100 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
     times: dict[float | None, list[float]] = {None: [], 30.0: []}
     for _ in range(TIMED_REPEATS):
         for fps, found in times.items():
-            video_index._indices.clear()
+            video_index._indices.clear()  # the process's cache: each window reads the file anew
             started = time.process_time()
             with open_video(path, "pyav", fps=fps) as reader:
                 for _ in reader.chunks(numbers, 16):
@@ -121,21 +128,22 @@ def time_ratio(path: Path) -> float:
     return median(times[30.0]) / median(times[None])
 
 
-def growth_bytes(path: Path, way: Backend) -> float:
-    """Resident memory that each opening adds."""
+def growth_bytes(path: Path, backend: Backend) -> float:
+    """Return the resident bytes that each opening adds."""
     process, numbers = psutil.Process(), np.arange(0, 40, 8)
     for _ in range(OPENS_BEFORE):
-        _read(path, way, numbers)
+        _read(path, backend, numbers)
+    # The first openings fill caches of libraries.
     gc.collect()
     before = process.memory_info().rss
     for _ in range(OPENS):
-        _read(path, way, numbers)
+        _read(path, backend, numbers)
     gc.collect()
     return (process.memory_info().rss - before) / OPENS
 
 
-def _read(path: Path, way: Backend, numbers: np.ndarray) -> None:
-    reader = VideoReader(read_index(path, Heartbeat()), way, timeout_seconds=600.0)
+def _read(path: Path, backend: Backend, numbers: np.ndarray) -> None:
+    reader = VideoReader(read_index(path, Heartbeat()), backend, timeout_seconds=600.0)
     for _ in reader.chunks(numbers, 16):
         pass
     reader.close()

@@ -1,7 +1,8 @@
-"""What the suite for a GPU runs: models and windows, ways to train them, and cards that a large one stands in for."""
+"""Cases of the GPU suite: models and windows, ways to train them, and smaller cards that a large one stands in for."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ CLASSES = 20
 
 
 class Variant(NamedTuple):
-    """One way to run a case. averages_all: a moving average of all weights beside the step, frozen ones too; cap_gib:
-    of the card that the device stands in for, None: all that it has."""
+    """One way to run a case. averages_all: with a moving average of all weights, frozen ones too; cap_gib: memory of
+    the card that the device stands in for, None: all that it has."""
 
     name: str
     overrides: str
@@ -23,7 +24,7 @@ class Variant(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A step that others measured, on a card of theirs."""
+    """A step that others measured on their card."""
 
     name: str
     seconds: float
@@ -44,13 +45,13 @@ class GpuCase(NamedTuple):
 REFERENCE = "reference's recipe"
 TILE = "tile, hold"
 ON_HOST = "tile, hold, on the host"
-"""Rows, halos and frames."""
+"""Variant with saved inputs, halos and frames on the host."""
 
 
 def variants(tile: str) -> tuple[Variant, ...]:
-    """Every policy. tile: settings of policy tile. The reference checkpoints blocks, with fp32 weights and residuals
-    under autocast; it averages all weights."""
+    """Return variants of every policy. tile: settings of policy tile."""
     return (
+        # The reference checkpoints blocks, with fp32 weights and residuals under autocast, and averages all weights.
         Variant(REFERENCE, "memory.policy=block memory.weight_dtype=fp32", averages_all=True),
         Variant(TILE, f"memory.policy=tile {tile}"),
         Variant("block", "memory.policy=block"),
@@ -62,7 +63,7 @@ def variants(tile: str) -> tuple[Variant, ...]:
 
 
 def tile_sizes(blocks: int, sizes: tuple[int, ...]) -> tuple[Variant, ...]:
-    """Tiles of several numbers of clips, in segments of so many blocks."""
+    """Return variants with tiles of several numbers of clips, in segments of `blocks` blocks."""
     settings = f"memory.policy=tile memory.segment_blocks={blocks}"
     return tuple(Variant(f"tile, hold, {clips} clips", f"{settings} memory.tile_clips={clips}") for clips in sizes)
 
@@ -71,7 +72,7 @@ OTHERS = (
     Published("AdaTAD", 5.35, "13.30 GB", "published by others, on an RTX 3090"),
     Published("SV-TAD", 3.01, "9.23 GB", "published by others, on an RTX 3090"),
 )
-"""VideoMAE-L, 768 frames of 224 pixels, one window."""
+"""Published steps of VideoMAE-L on one window of 768 frames of 224 pixels."""
 CARDS_GIB = (8, 24, 80)
 CASES = (
     GpuCase("g 1536 x 224", "g_1536x224_adapter", "",
@@ -83,22 +84,23 @@ CASES = (
          variants("memory.tile_clips=2 memory.segment_blocks=4")),
     GpuCase("L 768 x 160", "l_768x160_adapter", "", variants("memory.tile_clips=3 memory.segment_blocks=4")),
 )  # fmt: skip
-"""What matters most first: a slow card reaches no more."""
+"""Cases by importance: a slow card reaches only the first ones."""
 
 
 def spec_of(case: GpuCase, variant: Variant) -> Spec:
-    overrides = f"{case.overrides} {variant.overrides} train.global_batch=1".split()
+    """Return the spec of a case and variant, with one window a step."""
+    overrides = shlex.split(f"{case.overrides} {variant.overrides} train.global_batch=1")
     return load(f"configs/thumos/{case.config}.yaml", overrides, check_files=False)
 
 
 def on_cards(case: GpuCase, planner: Planner) -> GpuCase:
-    """A case under the plans that `memory.policy: auto` takes on smaller cards in the place of the planner's; a card
-    that is no smaller, or holds no plan, is left out. planner: of the case under `auto`."""
+    """Return a case under the plans that `memory.policy: auto` takes on smaller cards than the planner's; cards that
+    are not smaller, or hold no plan, are left out. planner: of the case under `auto`."""
     chosen, plans = [], planner.plans()
     for size in CARDS_GIB:
         card = replace(planner.machine, memory_bytes=size * GIB)
         plan = next((plan for plan in plans if plan.fits(card)), None)
         if plan is not None and card.memory_bytes < planner.machine.memory_bytes:
-            settings = " ".join(plan.settings(planner.spec))
+            settings = shlex.join(plan.settings(planner.spec))
             chosen.append(Variant(f"{size} GB: {plan.describe()}", settings, cap_gib=size))
     return GpuCase(f"{case.name}, on smaller cards", case.config, case.overrides, tuple(chosen))

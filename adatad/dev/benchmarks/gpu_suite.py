@@ -1,20 +1,23 @@
-"""Step time and peak memory of real training steps under every policy, beside the reference's recipe, on one GPU.
+"""Step time and peak memory of real training steps on one GPU, under every policy and by the reference's recipe.
 
 Variants are interleaved in one process and compared by medians; one that doesn't fit, or that the time didn't reach, is
 reported as such. FLOPs are the planner's, counted on the meta device: executed ones have recomputation in them (and, of
 g in tiles of one clip, 5 % that stochastic depth leaves out), useful ones are those of a step that recomputes nothing.
-`--report` makes a page of it all.
+`--report` writes a page for docs/benchmarks: everybody with another card can add theirs.
 """
 
 from __future__ import annotations
 
+import datetime
+import re
+import shlex
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from adatad.dev.benchmarks.gpu_cases import (
     CASES,
@@ -27,22 +30,20 @@ from adatad.dev.benchmarks.gpu_cases import (
     on_cards,
     spec_of,
 )
-from adatad.dev.benchmarks.gpu_epoch import epochs
-from adatad.dev.benchmarks.gpu_report import Sheet, describe, facts, write_page
-from adatad.dev.benchmarks.gpu_step import StepMeasurement, link_rate, matrix_rate, measure
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.gpu_measures import StepMeasurement, epochs, link_rate, matrix_rate, measure
+from adatad.dev.benchmarks.tables import ROOT, Result, Sheet, show_sheet
 from adatad.errors import UserError
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Plan, Planner
-from adatad.memory.scale import Scale
 from adatad.training.host_memory import available_bytes
 
 BUDGET_SECONDS = 480.0
-"""After this nothing more is begun."""
+"""Time after which no measurement is begun."""
 EPOCH_SHARE = 0.25
-"""Of that, for real epochs, which come last."""
+"""Share of the time for real epochs, which come last."""
 ROUNDS = 3
 AUTO, NONE = Variant("auto", "memory.policy=auto"), Variant("none", "memory.policy=none")
+UNKNOWN = "unknown"
 OUT_OF_MEMORY, NOT_REACHED = "out of memory", "not reached in time"
 COLUMNS = (
     "", "s a step", "of the reference's", "peak GiB", "reserved GiB", "planned GiB", "planned s", "TFLOP/s",
@@ -52,17 +53,16 @@ COLUMNS = (
 
 @dataclass
 class Suite:
-    """What is measured, and on what. rate: FLOP/s of a large product; machine: what the planner is told."""
+    """All measurements on a device. rate: FLOP/s of a large matrix product; machine: the device for the planner."""
 
     device: torch.device
     rate: float
     machine: Machine
-    scale: Scale = field(default_factory=Scale)
     measured: dict[GpuCase, dict[Variant, StepMeasurement]] = field(default_factory=dict)
     _planners: dict[tuple[str, ...], Planner] = field(default_factory=dict)
 
     def measure(self, cases: tuple[GpuCase, ...], rounds: int, until: float) -> None:
-        """A round of all cases, then the next, as long as there is time: every case once before any twice."""
+        """Measure all cases in rounds, as long as there is time: every case once before any twice."""
         self.measured = {case: {variant: StepMeasurement() for variant in case.variants} for case in cases}
         for _ in range(rounds):
             for case, variants in self.measured.items():
@@ -71,20 +71,21 @@ class Suite:
                         measure(case, variant, self.device, so_far)
 
     def plan(self, case: GpuCase, variant: Variant) -> Plan:
-        """What the planner says of a variant, told the rates that this device and its link have."""
+        """Plan a variant, with the measured rates of this device and its link."""
         planner, memory = self.planner(case, variant), spec_of(case, variant).memory
         return planner.plan(planner.resolved(memory), "ddp")
 
     def planner(self, case: GpuCase, variant: Variant) -> Planner:
-        """One for all variants of a case whose weights have one dtype: most of its work is the same for them."""
+        """Return the planner of a variant, shared by those of the case with the same dtype of weights: it caches
+        costs."""
         spec = spec_of(case, variant)
         key = case.config, case.overrides, spec.memory.weight_dtype
         if key not in self._planners:
-            self._planners[key] = Planner(spec, self.machine, torch.bfloat16, CLASSES, scale=self.scale)
+            self._planners[key] = Planner(spec, self.machine, torch.bfloat16, CLASSES)
         return self._planners[key]
 
     def useful_flops(self, case: GpuCase) -> int:
-        """FLOPs of a step that keeps every activation."""
+        """Return the FLOPs of a step that recomputes nothing."""
         return self.plan(case, NONE).flops
 
 
@@ -96,7 +97,7 @@ def run(
     report: Path | None = None,
     with_epochs: bool = True,
 ) -> list[Result]:
-    """Prints the tables of all figures; returns those that have a bar.
+    """Print the tables of all figures; return those that have a bar.
 
     seconds: to spend, roughly; report: a folder that gets a page gpu-NAME.md. Raises UserError without a GPU.
     """
@@ -105,6 +106,7 @@ def run(
             raise UserError("the suite gpu needs a CUDA device, and torch sees none on this machine")
         device = torch.device("cuda", 0)
     deadline = time.monotonic() + seconds
+    # First, on a device that nothing has warmed up or filled; once more at the end, to see whether it throttled.
     rate = matrix_rate(device)
     suite = Suite(device, rate, machine_of(device, rate))
     print(f"{describe(device)}; matrix product: {rate / 1e12:.1f} TFLOP/s")
@@ -117,7 +119,7 @@ def run(
         sheets.append(epochs(device, max(for_epochs, deadline - time.monotonic())))
     results = [result for case in suite.measured for result in (*bars(suite, case), *planner_bars(suite, case))]
     for sheet in sheets:
-        show(sheet)
+        show_sheet(sheet)
     rates = rate, matrix_rate(device)
     print(f"matrix product at the end: {rates[1] / 1e12:.1f} TFLOP/s")
     if report is not None:
@@ -126,13 +128,13 @@ def run(
 
 
 def machine_of(device: torch.device, rate: float) -> Machine:
-    """What this device and its link can do, in the planner's terms."""
+    """Return this device and its link in the planner's terms."""
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 1000 * GIB
     return Machine(memory, available_bytes(), rate / 1e12, link_rate(device) / 1e9)
 
 
 def sheet_of(suite: Suite, case: GpuCase) -> Sheet:
-    """All figures of a case; what others published last."""
+    """Return the table of a case; steps published by others come last."""
     measured = suite.measured[case]
     useful = suite.useful_flops(case)
     reference = next((m.median for variant, m in measured.items() if variant.name == REFERENCE and m.is_timed), None)
@@ -144,7 +146,9 @@ def sheet_of(suite: Suite, case: GpuCase) -> Sheet:
 
 
 def row_of(suite: Suite, case: GpuCase, variant: Variant, useful: int, reference: float | None) -> tuple[str, ...]:
+    """Return the cells of a variant's row."""
     m, plan = suite.measured[case][variant], suite.plan(case, variant)
+    # Planned figures stand also beside variants that didn't fit: they say why.
     planned = f"{plan.bytes / GIB:.2f}", f"{plan.seconds:.3f}"
     if not m.is_timed:
         reason = NOT_REACHED if m.fits else OUT_OF_MEMORY
@@ -158,15 +162,8 @@ def row_of(suite: Suite, case: GpuCase, variant: Variant, useful: int, reference
     )  # fmt: skip
 
 
-def show(sheet: Sheet) -> None:
-    table = Table(*sheet.columns, title=sheet.title, title_justify="left")
-    for row in sheet.rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
-
-
 def bars(suite: Suite, case: GpuCase) -> list[Result]:
-    """Times as ratios to the reference's recipe; for g also the part of the device's rate that isn't used."""
+    """Return times as ratios to the reference's recipe; for g also the share of the device's rate that isn't used."""
     measured = suite.measured[case]
     times = {variant.name: m.median for variant, m in measured.items() if m.is_timed}
     is_giant, results = case.name.startswith("g "), []
@@ -191,9 +188,10 @@ def bars(suite: Suite, case: GpuCase) -> list[Result]:
 
 
 def planner_bars(suite: Suite, case: GpuCase) -> list[Result]:
-    """How far the planner's memory and time are off, on a GPU."""
+    """Return the relative errors of the planner's memory and time, on a GPU."""
     results = []
     for variant, m in suite.measured[case].items():
+        # The planner doesn't know of an average of all weights, which no run of ours keeps.
         if suite.device.type != "cuda" or not m.is_timed or variant.averages_all:
             continue
         plan = suite.plan(case, variant)
@@ -203,3 +201,77 @@ def planner_bars(suite: Suite, case: GpuCase) -> list[Result]:
             Result(f"{name} time is", abs(plan.seconds / m.median - 1), 0.2),
         ]
     return results
+
+
+def describe(device: torch.device) -> str:
+    """Return the device and versions in one line."""
+    if device.type != "cuda":
+        return f"CPU, torch {torch.__version__}"
+    return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+
+
+def facts(device: torch.device, rates: tuple[float, float], machine: Machine) -> dict[str, str]:
+    """Return the facts that figures depend on. rates: FLOP/s of a large product before and after the suite."""
+    has_gpu = device.type == "cuda"
+    # nvidia-smi may number GPUs otherwise than torch, but all have one driver.
+    drivers = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
+    changed = " and changes that aren't committed" if output_of("git", "status", "--porcelain") else ""
+    return {
+        "device": torch.cuda.get_device_name(device) if has_gpu else "CPU",
+        "memory": f"{machine.memory_bytes / GIB:.1f} GiB" if has_gpu else UNKNOWN,
+        "driver": (drivers[0].strip() if drivers else UNKNOWN) if has_gpu else "none",
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}",
+        "commit": (output_of("git", "rev-parse", "--short", "HEAD") or UNKNOWN) + changed,
+        "date": datetime.date.today().isoformat(),
+        "16-bit matrix product": " before, ".join(f"{rate / 1e12:.1f} TFLOP/s" for rate in rates) + " after",
+        "host to device": f"{machine.pcie_gbps:.1f} GB/s",
+    }
+
+
+def output_of(*command: str) -> str:
+    """Return a program's output; "" if there is no such program, or if it fails."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def write_page(folder: Path, known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> Path:
+    """Write gpu-NAME.md, replacing an older page of such a card; return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"gpu-{slug(known['device'])}.md"
+    path.write_text(page(known, sheets, results), encoding="utf-8")
+    return path
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def page(known: dict[str, str], sheets: list[Sheet], results: list[Result]) -> str:
+    """Return the page in Markdown."""
+    met = sum(result.passed for result in results)
+    parts = [
+        f"# Training steps on {known['device']}",
+        # As it is typed in the checkout.
+        f"```bash\n{shlex.join(['adatad', *sys.argv[1:]])}\n```",
+        as_table(("", ""), [(name, value) for name, value in known.items()]),
+        "Steps of `adatad train`'s own code on random frames, medians; variants are interleaved. Peak: bytes that "
+        "tensors took at most; reserved: that the allocator held for them. Planned: by the formulas that "
+        "`memory.policy: auto` goes by, told the rates above. The rate is that of the matrix product; useful FLOPs are "
+        "those of a step that recomputes nothing.",
+    ]
+    for sheet in sheets:
+        parts += [f"## {sheet.title}", as_table(sheet.columns, sheet.rows)]
+    rows = [(r.name, f"{r.value:.2f}", "" if r.bar is None else f"{r.bar:.2f}", "yes" if r.passed else "**no**")
+            for r in results]  # fmt: skip
+    parts += [f"## Bars: {met} of {len(results)} met", as_table(("", "measured", "at most", "met"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

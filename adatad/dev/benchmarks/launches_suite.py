@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, counted without one: host waits, launches, races and pinned memory.
+"""Host waits, launches, races and pinned memory of a training step, counted without a GPU.
 
 Small models run on the pretended GPU (docs/pretended-gpu.md), in every mode, policy and placement. Launches of the
 models that people train are composed from the operators of their pieces on meta tensors, at their real sizes.
@@ -11,33 +11,32 @@ from typing import NamedTuple
 
 import torch
 
-from adatad.dev.benchmarks.results import Result
-from adatad.dev.pretended_cases import CASES, PretendedCase, run_case
-from adatad.dev.pretended_streams import Counts
-from adatad.dev.pretended_tensors import DeviceMismatchError
+from adatad.dev.benchmarks.tables import Result
+from adatad.dev.pretended.cases import CASES, PretendedCase, run_case
+from adatad.dev.pretended.operators import DeviceMismatchError
+from adatad.dev.pretended.streams import Counts
 from adatad.memory.offload import GIB
 from adatad.memory.planner import EFFICIENCY, Machine, Planner
-from adatad.memory.scale import Scale
 from adatad.spec import Spec, load
 
 PRODUCTS_TFLOPS = 400.0
-"""That large 16-bit products reach on an H100-class card; not measured."""
+"""Assumed speed of large 16-bit products on an H100-class card."""
 SHORT, LONG = "tile", "tile, long window"
-"""Cases that differ by the clips of a window alone."""
+"""Cases that differ only in the clips of a window."""
 FAULTS = {
     "unpinned": "unpinned copies", "pinnings": "memory pinned in a step", "races": "races",
     "freed": "memory freed under another stream",
 }  # fmt: skip
 MAX_DETECTOR_LAUNCHES = 1200
 MAX_TILE_TIME = 1.15
-"""Predicted time of policy tile over that of block."""
-STEPS = {"g_1536x224_adapter": 250_000, "g_768x160_adapter": 112_000}
-"""Launches of a step of one window under policy tile, at most."""
+"""Largest predicted time of policy tile, over that of block."""
+STEPS = {"g_1536x224_adapter": 251_000, "g_768x160_adapter": 112_000}
+"""Most launches of a step of one window under policy tile, by spec."""
 COMPARED = ("s_768x160_adapter", "b_768x160_adapter", "l_768x160_adapter", "h_768x160_adapter")
 
 
 class StepCounts(NamedTuple):
-    """A step of one window: launches in all and of what is outside of the backbone; predicted seconds."""
+    """A step of one window: all launches, those outside of the backbone, and predicted seconds."""
 
     launches: int
     detector: int
@@ -45,11 +44,12 @@ class StepCounts(NamedTuple):
 
 
 def run() -> list[Result]:
+    """Run all cases, and count the models that people train; two minutes."""
     return [*pretended_results(), *model_results()]
 
 
 def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Result]:
-    """Yield each case's host waits with its launches, then what it must have none of."""
+    """Yield each case's host waits with its launches, then its faults, of which there must be none."""
     counted: dict[str, Counts] = {}
     for case in cases:
         try:
@@ -65,6 +65,7 @@ def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Resu
         for name, faults in case.faults(counts).items():
             if faults:
                 yield Result(f"{case.name}: {FAULTS[name]}", faults.total(), 0, note=faults.most_common(1)[0][0])
+    # A wait inside of a loop over tiles or clips shows as a difference between two lengths of window.
     if SHORT in counted and LONG in counted:
         more = counted[LONG].waits.total() - counted[SHORT].waits.total()
         yield Result("host waits that twice the clips add", more, 0, note="none in a loop over tiles")
@@ -78,14 +79,13 @@ def pretended_results(cases: tuple[PretendedCase, ...] = CASES) -> Iterator[Resu
 
 
 def model_results() -> Iterator[Result]:
-    """Yield launches of steps of one window, and what `tile` takes beside `block`."""
-    scale = Scale()
+    """Yield launches of steps of one window, and the predicted time of `tile` over `block`."""
     for config, bar in STEPS.items():
-        step = step_of(config, "tile", scale)
+        step = step_of(config, "tile")
         yield Result(f"{config}, tile: launches", step.launches, bar, note=f"{step.seconds:.2f} s predicted")
         yield Result(f"{config}: launches of the detector", step.detector, MAX_DETECTOR_LAUNCHES)
     for config in COMPARED:
-        tile, block = (step_of(config, policy, scale) for policy in ("tile", "block"))
+        tile, block = (step_of(config, policy) for policy in ("tile", "block"))
         note = (
             f"{1e3 * tile.seconds:.0f} and {1e3 * block.seconds:.0f} ms, {tile.launches} and {block.launches} launches"
         )
@@ -94,16 +94,14 @@ def model_results() -> Iterator[Result]:
         )
 
 
-def step_of(config: str, policy: str, scale: Scale) -> StepCounts:
-    """Count a step of one window of a spec in configs/thumos. scale: that may have weighed for other specs."""
+def step_of(config: str, policy: str) -> StepCounts:
+    """Count a step of one window of a spec in configs/thumos."""
     overrides = ["train.global_batch=1", f"memory.policy={policy}"]
-    return counted_step(load(f"configs/thumos/{config}.yaml", overrides, check_files=False), scale)
+    return counted_step(load(f"configs/thumos/{config}.yaml", overrides, check_files=False))
 
 
-def counted_step(spec: Spec, scale: Scale) -> StepCounts:
-    """Compose a step of its pieces; what happens once in a step (augmentation, the optimizer) isn't in it."""
-    planner = Planner(spec, Machine(80 * GIB, tflops=PRODUCTS_TFLOPS / EFFICIENCY), torch.bfloat16, scale=scale)
-    memory, units = planner.resolved(spec.memory), planner.units(spec.train.accumulation)
-    work, outer = planner.step(units, memory, "ddp").work, planner.outer(units, memory)
-    backbone = sum(kernels * times for _, kernels, times in work.runs)
-    return StepCounts(backbone + outer.kernels, outer.kernels, planner.plan(memory, "ddp").seconds)
+def counted_step(spec: Spec) -> StepCounts:
+    """Compose a step from its pieces, without what happens once in a step (augmentation, the optimizer)."""
+    planner = Planner(spec, Machine(80 * GIB, tflops=PRODUCTS_TFLOPS / EFFICIENCY), torch.bfloat16)
+    plan = planner.own()
+    return StepCounts(plan.launches, planner.costs(plan.accumulation).outer.run.kernels, plan.seconds)

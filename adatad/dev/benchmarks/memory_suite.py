@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from adatad.dev.benchmarks.results import Result
+from adatad.dev.benchmarks.tables import Result
 from adatad.spec import load
 from adatad.training.metered import step_memory
 
 GIB = 2**30
+# Longer windows than any spec's, to see how memory grows.
 STRETCHED = "data.window.size_grid={grid} model.detector.max_length={grid}"
 
 
 class MemoryCase(NamedTuple):
-    """reference_gib: what the reference takes, by count, with its checkpointing of blocks and its average of all
-    weights (docs/memory.md)."""
+    """A model, window and policy. reference_gib: the reference's count, with its checkpointing of blocks and its
+    average of all weights (docs/memory.md)."""
 
     name: str
     config: str
@@ -25,6 +26,7 @@ class MemoryCase(NamedTuple):
 
 
 def tile(clips: int, blocks: int, recompute: str = "once") -> str:
+    """Return overrides for policy tile."""
     return f"memory.policy=tile memory.tile_clips={clips} memory.segment_blocks={blocks} memory.recompute={recompute}"
 
 
@@ -76,17 +78,17 @@ GROWTH = {
     "k 10, hold": (tile(1, 10), 2.0, 33.0),
     "k 5, hold, rows, halos, frames on the host": (f"{tile(1, 5)} {WAITING} {FRAMES}", 0.1, 33.0),
 }
-"""Overrides, bar and reference of what another 1,536 frames take."""
+"""Overrides, bar and reference of the GiB that another 1,536 frames take, by name."""
 
 
 def run() -> list[Result]:
-    """Every row, then what another 1,536 frames take. A quarter of an hour."""
+    """Count every case, then the growth with another 1,536 frames. A quarter of an hour."""
     results = []
-    for row in MEMORY_CASES:
+    for case in MEMORY_CASES:
         started = time.monotonic()
-        peak, where = count(row)
+        peak, where = count(case)
         note = f"{where}; counted in {time.monotonic() - started:.0f} s"
-        results.append(Result(row.name, peak, row.bar_gib, row.reference_gib, note))
+        results.append(Result(case.name, peak, case.bar_gib, case.reference_gib, note))
     for note, (overrides, bar_gib, reference_gib) in GROWTH.items():
         short, long = (
             count(MemoryCase("", "g_1536x224_adapter", f"{overrides} {stretched}"))[0]
@@ -96,8 +98,9 @@ def run() -> list[Result]:
     return results
 
 
-def count(row: MemoryCase) -> tuple[float, str]:
-    """GiB of one training step of one window, and where its peak was."""
-    spec = load(f"configs/thumos/{row.config}.yaml", row.overrides.split(), check_files=False)
+def count(case: MemoryCase) -> tuple[float, str]:
+    """Return the GiB of a training step of one window, and where its peak was."""
+    spec = load(f"configs/thumos/{case.config}.yaml", case.overrides.split(), check_files=False)
     peak = step_memory(spec, windows=1)
+    # The last part of the place is the same for all.
     return peak.bytes / GIB, peak.place.removesuffix(" > tile")

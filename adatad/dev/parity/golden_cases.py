@@ -18,10 +18,8 @@ from adatad.errors import UserError
 from adatad.files import read_json, reason
 
 FILES = ("case.json", "weights.npz", "inputs.npz", "expected.npz", "expected.json")
-
-
 MAX_FOLDERS = 20_000
-"""Under a folder of cases; more are those of a whole disk."""
+"""Folders that a folder of cases may hold; more are those of a whole disk."""
 
 
 class CaseError(UserError):
@@ -30,7 +28,7 @@ class CaseError(UserError):
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """facts: case.json; expected: expected.json; arrays by name from the three npz files."""
+    """One case of the model. facts: case.json; expected: expected.json; arrays by name from the three npz files."""
 
     folder: Path
     facts: dict[str, Any]
@@ -41,32 +39,33 @@ class GoldenCase:
 
     @property
     def name(self) -> str:
+        """The case's name in case.json."""
         return self.facts["name"]
 
     def samples(self, prefix: str) -> list[Tensor]:
-        """Inputs called prefix/0, prefix/1, ... as tensors."""
+        """Return the inputs called prefix/0, prefix/1, ... as tensors."""
         return [torch.from_numpy(self.inputs[f"{prefix}/{index}"]) for index in range(self.facts["input"]["batch"])]
 
 
 def find_cases(folder: Path) -> list[Path]:
-    """Folders, at any depth, that hold a case.json; none where there is no folder."""
+    """Return the folders, at any depth, that hold a case.json; none if there is no such folder."""
     return [path.parent for path in files_named(folder, ("case.json",))]
 
 
 def files_named(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """Files of these names at any depth under a folder, in order. Links to folders aren't followed. Raises CaseError
-    for a folder with so many in it that it can't be one of cases."""
+    """Return the files of these names at any depth under a folder, sorted. Links to folders aren't followed. Raises
+    CaseError for a folder that holds more than MAX_FOLDERS."""
     found = []
     for count, (parent, folders, files) in enumerate(os.walk(folder)):
         if count >= MAX_FOLDERS:
             raise CaseError(f"{folder}: holds more than {MAX_FOLDERS:,} folders; name the folder of the cases alone")
-        folders.sort()
+        folders.sort()  # os.walk goes through them in this order
         found += [Path(parent, name) for name in names if name in files]
     return sorted(found)
 
 
 def read_case(folder: Path) -> GoldenCase:
-    """Raises CaseError, or FileError of adatad.files, which name the file."""
+    """Read all files of a case. Raises CaseError or FileError, which name the file."""
     for name in FILES:
         if not (folder / name).is_file():
             raise CaseError(f"{folder / name}: missing; a case is a folder with {', '.join(FILES)}")
@@ -74,25 +73,21 @@ def read_case(folder: Path) -> GoldenCase:
     if not isinstance(facts.get("name"), str):
         raise CaseError(f"{folder / 'case.json'}: expected the case's name under 'name'")
     weights, inputs, arrays = (read_arrays(folder / name) for name in ("weights.npz", "inputs.npz", "expected.npz"))
-    _check_shapes(folder / "inputs.npz", facts, inputs)
-    return GoldenCase(folder, facts, expected, weights, inputs, arrays)
-
-
-def _check_shapes(path: Path, facts: dict[str, Any], inputs: dict[str, np.ndarray]) -> None:
-    """Inputs of another shape than case.json says could broadcast, and give other numbers instead of an error."""
-    size = facts.get("input")
+    path, size = folder / "inputs.npz", facts.get("input")
     if not isinstance(size, dict) or not all(isinstance(size.get(name), int) for name in ("batch", "window")):
-        raise CaseError(f"{path.with_name('case.json')}: expected 'batch' and 'window' under 'input'")
+        raise CaseError(f"{folder / 'case.json'}: expected 'batch' and 'window' under 'input'")
+    # Inputs of another shape than case.json says could broadcast, and give other numbers instead of an error.
     masks = inputs.get("masks")
     if masks is None or masks.shape != (size["batch"], size["window"]):
         got = "none" if masks is None else list(masks.shape)
         raise CaseError(
             f"{path}: masks: expected the shape [{size['batch']}, {size['window']}] of case.json, got {got}"
         )
+    return GoldenCase(folder, facts, expected, weights, inputs, arrays)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises CaseError or FileError."""
+    """Read a JSON file that holds an object. Raises CaseError or FileError."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise CaseError(f"{path}: expected a JSON object, got {type(content).__name__}")
@@ -100,8 +95,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file. Raises CaseError."""
+    """Read all arrays of an .npz file. Raises CaseError."""
     try:
+        # A pickle could run code; golden files have none.
         file = np.load(path, allow_pickle=False)
         arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else None
     # numpy, zipfile and three kinds of compression each raise errors of their own for a damaged file.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from adatad.evaluation.epic_map import evaluate_epic
 from adatad.evaluation.proposal_recall import evaluate_recall
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """map.json. Equal scores are decided by a stable order, which cases with ties have figures for."""
+def run_map(content: dict[str, Any]) -> list[Comparison]:
+    """Return the comparisons of a map.json. We order equal scores stably; cases with ties have figures for that."""
     cases = *content.get("cases", ()), *content.get("tie_cases", ())
     return rows_of_cases(cases, _map_rows, "map case")
 
@@ -31,6 +30,7 @@ def _map_rows(case: dict[str, Any]) -> Iterator[Comparison]:
     yield _exact(case["name"], "map: instances", result.num_ground_truth, expected["num_gt"])
     yield _exact(case["name"], "map: detections", result.num_detections, expected["num_pred"])
     if top_k:
+        # Ours are by class; the reference has [tIoU, k, class].
         shape = len(case["tious"]), len(top_k), len(result.recall_per_class)
         per_class = np.array(list(result.recall_per_class.values())).reshape(shape[2], *shape[:2]).transpose(1, 2, 0)
         error = _difference(per_class, np.array(expected["recall_per_class"], np.float64).reshape(shape))
@@ -38,18 +38,19 @@ def _map_rows(case: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _with_stable_ties(case: dict[str, Any]) -> dict[str, Any]:
-    """What is expected of a case, with the figures of our order where scores are equal."""
+    """Return what a case expects, with the figures of our order of equal scores."""
     expected = case["expected"]
     if "tie_orders" not in case:
         return expected
+    # The reference's order of equal scores depends on its sorting algorithm: cases list figures for several orders.
     stable = case["tie_orders"]["later_first"]
     by_tiou = {f"mAP@{tiou}": value for tiou, value in zip(case["tious"], stable["mAP"], strict=True)}
     metrics = {**expected["metrics"], "average_mAP": stable["average_mAP"], **by_tiou}
     return {**expected, "metrics": metrics, "ap_per_class": stable["ap_per_class"]}
 
 
-def run_epic(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """map_epic.json: the mended way, and the reference's with its quirk."""
+def run_epic_map(content: dict[str, Any]) -> list[Comparison]:
+    """Return the comparisons of a map_epic.json, with the reference's quirk and with it fixed."""
     return rows_of_cases(content.get("cases", ()), _epic_rows, "EPIC case")
 
 
@@ -60,15 +61,17 @@ def _epic_rows(case: dict[str, Any]) -> Iterator[Comparison]:
             case["ground_truth"], case["detections"], case["subset"], case["tious"], task, nouns,
             case.get("blocked_videos") or (), reference,
         )  # fmt: skip
+        # Cases without "mended" aren't touched by the quirk.
         expected = case["expected"] if reference else case.get("mended", case["expected"])
+        # An action's number is verb * nouns + noun; ours are named "verb,noun".
         names = [f"{number // nouns},{number % nouns}" if task == "action" else str(number)
                  for number in expected["classes"]]  # fmt: skip
-        what = "epic, reference" if reference else "epic, mended"
+        what = "epic, reference" if reference else "epic, fixed"
         yield from _result_rows(case["name"], what, result, {**expected, "classes": names})
 
 
-def run_recall(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """recall.json."""
+def run_recall(content: dict[str, Any]) -> list[Comparison]:
+    """Return the comparisons of a recall.json."""
     return rows_of_cases(content.get("cases", ()), _recall_rows, "recall case")
 
 
@@ -89,11 +92,13 @@ def _recall_rows(case: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, Any]) -> list[Comparison]:
-    """The metrics under the reference's names, the classes and their AP."""
+    """Return the rows of the metrics under the reference's names, of the classes, and of their AP."""
     ours = {"average_mAP": result.average_mAP}
     ours |= {f"mAP@{tiou}": value for tiou, value in result.mAP.items()}
     ours |= {f"recall@{tiou}@{k}": value for tiou, by_k in result.recall.items() for k, value in by_k.items()}
+    # [tIoU, class] as in the reference; ours are lists by class.
     shape = len(result.mAP), len(result.ap_per_class)
+    # reshape: without classes the array would have one dimension.
     per_class = np.array(list(result.ap_per_class.values()), np.float64).T.reshape(shape)
     return [
         Comparison(case, f"{what}: metrics", _of_metrics(ours, expected["metrics"]), TOLERANCES["map"]),
@@ -103,6 +108,7 @@ def _result_rows(case: str, what: str, result: MapResult, expected: dict[str, An
 
 
 def _of_metrics(ours: dict[str, float], expected: dict[str, float]) -> float:
+    # A metric that is missing, or too many, is an error of any size.
     if ours.keys() != expected.keys():
         return float("inf")
     return largest(abs(ours[name] - value) for name, value in expected.items())

@@ -1,4 +1,4 @@
-"""transforms.json with the arrays beside it: resizing, cutting, flipping, recoloring and normalising frames."""
+"""Golden transforms of frames: transforms.json with its arrays; resizing, cropping, flips, colors, normalization."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from adatad.spec.schema import BackboneSpec
 RESIZES = ("resize_short_side", "resize_exact_wh", "short_side_then_center_crop")
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 VARIANTS = ("_neg", "_lowcontrast")
-"""Ends of names that tell another input or sign, not another operation."""
+"""Suffixes of names that tell another input or sign, not another operation."""
 
 
-def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
-    """Every comparison. Raises CaseError where the arrays are missing or an operation isn't one that there is."""
+def run_transforms(content: dict[str, Any], folder: Path) -> list[Comparison]:
+    """Return every comparison of a transforms.json. Raises CaseError for missing arrays and unknown operations."""
     arrays = read_arrays(folder / "transforms.npz")
     return [
         *rows_of_cases(content.get("cases", ()), partial(_transform, arrays=arrays), "transform"),
@@ -40,6 +40,7 @@ def run(content: dict[str, Any], folder: Path) -> list[Comparison]:
 
 def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
     name, op = case["name"], case["op"]
+    # Frames are arrays of their own: "name.in0", "name.out0", ...
     images, expected = (
         np.stack([arrays[f"{name}.{end}{number}"] for number in range(case["frames"])]) for end in ("in", "out")
     )
@@ -48,13 +49,14 @@ def _transform(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[
     ours = transformed(images, case).permute(1, 2, 3, 0).numpy()
     errors = difference(ours, expected)
     if op == "color_jitter":
+        # Hue turns in steps: a few values may land on the next one.
         yield _row(name, "share of values off", float((errors > 2).mean()), "recolored_share")
     else:
         yield _row(name, op, largest(errors.ravel()), "level" if op in RESIZES else "exact")
 
 
 def our_box(case: dict[str, Any]) -> Box | None:
-    """The part that we cut out in the middle, where the case does."""
+    """Return the box that we crop from the middle, if the case's operation does that."""
     height, width = case["in_hw"]
     match case["op"]:
         case "center_crop":
@@ -65,12 +67,14 @@ def our_box(case: dict[str, Any]) -> Box | None:
 
 
 def transformed(images: np.ndarray, case: dict[str, Any]) -> Tensor:
-    """uint8 [n, h, w, 3] -> uint8 [3, n, height, width], by the functions that the loader and the training loop use."""
+    """Transform uint8 [n, h, w, 3] into uint8 [3, n, height, width] by the functions of the loader and the training
+    loop."""
     height, width = images.shape[1:3]
     match case["op"]:
         case "resize_short_side":
             return torch.from_numpy(resize(images, *short_side_size(height, width, case["size"])))
         case "resize_exact_wh":
+            # The case has (width, height), we have (height, width).
             return torch.from_numpy(resize(images, *reversed(case["size"])))
         case "center_crop" | "random_area_crop":
             return torch.from_numpy(resize(images, height, width, our_box(case) or Box(*case["box"])))
@@ -86,6 +90,7 @@ def transformed(images: np.ndarray, case: dict[str, Any]) -> Tensor:
 
 
 def changed(images: np.ndarray, augmentation: Augmentation) -> Tensor:
+    """Augment uint8 [n, h, w, 3] into uint8 [3, n, h, w]."""
     frames = torch.from_numpy(images.transpose(3, 0, 1, 2).copy())
     return augment(frames[None], [augmentation], frames.device)[0]
 
@@ -95,14 +100,16 @@ def _operation(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[
     ours = changed(arrays[case["input"]][None], Augmentation(False, (operation,), None))[:, 0].permute(1, 2, 0)
     errors = difference(ours.numpy(), arrays[case["output"]])
     if operation.kind in GEOMETRIC:
+        # Warps interpolate in their own way; the mean tells a wrong direction or centre.
         yield _row(f"augment {case['name']}", "mean level", float(errors.mean()), "warped_level")
     else:
         yield _row(f"augment {case['name']}", "level", largest(errors.ravel()), "exact")
 
 
 def operation_of(case: dict[str, Any]) -> Operation:
-    """The operation in our own terms."""
+    """Return the operation of a case in our own terms."""
     name, params = case["name"], case["params"]
+    # "rotate_neg" is a rotation by a negative angle, which the parameters tell.
     for end in VARIANTS:
         name = name.removesuffix(end)
     match name, params:
@@ -146,7 +153,7 @@ def _crop_box(case: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _normalize(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
-    backbone = VideoBackbone(BackboneSpec(preset="tiny"))
+    backbone = VideoBackbone(BackboneSpec(preset="tiny"))  # any: all normalize alike
     clip = torch.from_numpy(arrays[case["input"]]).permute(2, 0, 1)[None, :, None]
     errors = difference(backbone.normalize(clip)[0, :, 0].numpy(), arrays[case["output"]])
     yield _row("normalize", "values", largest(errors.ravel()), "normalized")

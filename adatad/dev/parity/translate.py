@@ -1,4 +1,4 @@
-"""A golden case in the project's own terms: its spec, and its model with the reference's weights."""
+"""Translation of a golden case into our own terms: its spec, its model with the reference's weights, its batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from adatad.spec.schema import (
 
 
 class FeatureDetector(nn.Module):
-    """A detector alone, called like the whole model."""
+    """A detector alone, called like a model with a backbone."""
 
     backbone = None
 
@@ -42,10 +42,12 @@ class FeatureDetector(nn.Module):
         self.detector = detector
 
     def forward(self, features: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
+        """Return the detector's predictions of features [batch, channels, time]."""
         return self.detector(features, mask, keys)
 
 
 def spec_of(case: GoldenCase) -> Spec:
+    """Return the case's spec, with the reference's quirks."""
     facts = case.facts
     return Spec(
         name=case.name,
@@ -68,6 +70,7 @@ def _backbone(facts: dict[str, Any]) -> BackboneSpec:
     backbone = facts["backbone"]
     if backbone is None:
         return BackboneSpec(mode="frozen")
+    # Not a setting of ours: another value would compare two different models.
     if backbone["norm_eps"] != 1e-6:
         raise CaseError(f"case {facts['name']}: backbone.norm_eps {backbone['norm_eps']} isn't 1e-6, the model's own")
     adapter = AdapterSpec(
@@ -76,6 +79,7 @@ def _backbone(facts: dict[str, Any]) -> BackboneSpec:
         kernel=backbone["adapter_kernel"],
         dilation=backbone["adapter_dilation"],
     )
+    # Called alike in cases and in our spec.
     same = ("width", "depth", "heads", "patch", "mlp_ratio", "position_grid", "tubelet", "clip_frames")
     return BackboneSpec(**{name: backbone[name] for name in same}, mode=facts["kind"], adapter=adapter, drop_path=0.0)
 
@@ -108,6 +112,7 @@ def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
             backbone = BackboneOptimizerSpec(custom=(group,))
         case "full":
             backbone = BackboneOptimizerSpec(lr=facts["backbone_lr"], weight_decay=facts["backbone_weight_decay"])
+    # Cases list it always; the reference reads it in this kind alone.
     layer_decay = facts["layer_decay"] if facts["kind"] == "layer_decay" else None
     return OptimizerSpec(
         lr=facts["detector_lr"], weight_decay=facts["weight_decay"], backbone=backbone, layer_decay=layer_decay
@@ -115,7 +120,7 @@ def _optimizer(facts: dict[str, Any]) -> OptimizerSpec:
 
 
 def build_case_model(case: GoldenCase, spec: Spec) -> nn.Module:
-    """The case's model with weights of its own."""
+    """Return the case's model with random weights."""
     facts = case.facts["detector"]
     if case.facts["backbone"] is not None:
         return build_model(spec.model, facts["classes"])
@@ -125,7 +130,7 @@ def build_case_model(case: GoldenCase, spec: Spec) -> nn.Module:
 
 
 def model_of(case: GoldenCase, spec: Spec) -> nn.Module:
-    """The model with the case's weights; entries without a place and parameters without an entry are errors."""
+    """Return the model with the case's weights. Raises CaseError for entries and parameters without a partner."""
     model = build_case_model(case, spec)
     try:
         names = name_map(case.weights)
@@ -136,24 +141,28 @@ def model_of(case: GoldenCase, spec: Spec) -> nn.Module:
 
 
 def batch_of(case: GoldenCase) -> Batch:
-    """The training batch; for a detector alone, features stand in place of frames."""
+    """Return the training batch; for a detector alone, features take the place of frames."""
     inputs = case.inputs
+    # The reference has an axis of crops, of which there is one.
     frames = torch.from_numpy(inputs["frames"][:, 0] if "frames" in inputs else inputs["features"])
     mask = torch.from_numpy(inputs["masks"])
     labels = [label.long() for label in case.samples("gt_labels")]
+    # Keys of random draws, of which a case has none.
     keys = torch.zeros(len(mask), dtype=torch.int64)
     return Batch(frames, mask, keys, case.samples("gt_segments"), labels, windows=[], augmentations=[None] * len(mask))
 
 
 def metas_of(case: GoldenCase) -> list[WindowMeta]:
+    """Return where the case's samples lie."""
     return [window_meta_of(facts) for facts in case.facts["metas"]]
 
 
 def classifier_of(case: GoldenCase) -> Classifier | None:
-    """The case's external classifier."""
+    """Return the case's external classifier, if it has one."""
     facts = case.facts["external_classifier"]
     if facts is None:
         return None
+    # The reference's fusions are those of its classifiers, by which ours are called.
     if facts["fusion"] == "constant":
         return Classifier(ClassifierSpec(kind="pseudo", pseudo_label=facts["label"]), (), None)
     kind = "standard" if facts["fusion"] == "sqrt" else "cuhk"

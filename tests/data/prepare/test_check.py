@@ -11,7 +11,7 @@ from adatad.data.annotation_file import read_names
 from adatad.data.prepare import check as check_module
 from adatad.data.prepare.check import check_data_set, read_journal, write_block_list
 from adatad.errors import UserError
-from adatad.report.data_check import write_data_check
+from adatad.report.page import write_data_check
 from adatad.spec import load
 from adatad.spec.schema import DataSpec
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from adatad.data.prepare.instance_table import Instance, read_instances
 from adatad.errors import UserError
 
-FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 HEADERS = [
     (["video", "start", "end", "label"], "seconds"),
     (["File Name", "Start (s)", "Stop (s)", "Behavior"], "seconds"),
@@ -21,7 +21,7 @@ labels = st.text("abc,;|'\"# []{}\u00e9\u65e5-", min_size=1, max_size=8).map(str
 rows = st.lists(st.tuples(labels, st.integers(0, 90), st.integers(1, 9), labels), min_size=1, max_size=6)
 
 
-@FEW
+@ONE_FOLDER
 @given(
     rows=rows, header=st.sampled_from(HEADERS), delimiter=st.sampled_from(",;\t|"), comma=st.booleans(),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), end=st.sampled_from(["\n", "\r\n", "\n\n"]),
@@ -48,7 +48,7 @@ def test_every_dialect_comes_back(tmp_path, rows, header, delimiter, comma, enco
     assert [row._replace(line=0, unit="") for row in instances] == expected
 
 
-@FEW
+@ONE_FOLDER
 @given(
     lines=st.lists(
         st.text(st.sampled_from("k0,;\t|\"'#:.-+eE159 \r\x00\x1b\u2028\ufeffnaif"), max_size=24), max_size=6

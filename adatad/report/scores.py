@@ -1,4 +1,4 @@
-"""Published figures against those obtained: what differs by how much, and whether that is accepted."""
+"""Scores of a run: printed at its end, and compared with published ones."""
 
 from __future__ import annotations
 
@@ -6,12 +6,54 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adatad.files import write_text
+from rich.table import Table
+
+from adatad.files import shown, write_text
+from adatad.printing import print_table
 from adatad.spec import Spec
 
 BAND = 0.5
 """Points of average mAP by which a repeated training may differ from the published figure."""
 AVERAGE = "average_mAP"
+
+
+def print_scores(spec: Spec, result: dict[str, Any]) -> None:
+    """Print mAP, average and by tIoU, with published values beside it, and the mAP before training."""
+    if not result["ap_per_class"]:
+        subset = spec.data.validation_subset
+        print(f"{shown(spec.name)}: {shown(spec.data.annotations)} has no instances in {subset!r}: nothing was scored")
+        return
+    untrained, published = result.get("untrained_average_mAP"), spec.published or {}
+    table = Table("mAP", "%", *(["published"] if published else []), title=shown(spec.name))
+
+    def add(what: str, value: float, name: str, **options: str) -> None:
+        # An empty cell for tIoUs that weren't published.
+        theirs = [f"{published[name]:.2f}" if name in published else ""] if published else []
+        table.add_row(what, f"{100 * value:.2f}", *theirs, **options)
+
+    add("average", result["average_mAP"], "average_mAP", style="bold")
+    for tiou, value in result["mAP"].items():
+        add(f"tIoU {tiou}", value, tiou)
+    for tiou, by_k in result.get("recall", {}).items():
+        for k, value in by_k.items():
+            table.add_row(f"recall@{k}x, tIoU {tiou}", f"{100 * value:.2f}")
+    for name, group in result.get("groups", {}).items():
+        table.add_row(f"average, {shown(name)} ({group['instances']} instances)", f"{100 * group['average_mAP']:.2f}")
+    if untrained is not None:
+        table.add_row("untrained, average", f"{100 * untrained:.2f}")
+    print_table(table)
+
+
+def print_summary(spec: Spec, result: dict[str, Any], run_directory: Path) -> None:
+    """Print the scores, and where the run's files are."""
+    print_scores(spec, result)
+    for what, name in (
+        ("report", "report.html"),
+        ("timelines", "timelines"),
+        ("detections", "detections.json"),
+        ("TensorBoard", "tensorboard"),
+    ):
+        print(f"{what:12} {shown(run_directory / name)}")
 
 
 class Figure(NamedTuple):
@@ -23,22 +65,24 @@ class Figure(NamedTuple):
 
     @property
     def difference(self) -> float:
+        """Points by which the obtained figure is higher."""
         return self.obtained - self.published
 
 
 class Reproduction(NamedTuple):
-    """verdict: within, above, below (the band, by average mAP), or unpublished."""
+    """Figures, published and obtained. verdict: within, above or below the band, by average mAP; or unpublished."""
 
     figures: tuple[Figure, ...]
     verdict: str
 
     @property
     def accepted(self) -> bool:
+        """False if the average mAP is below the band."""
         return self.verdict != "below"
 
 
 def compare_with_published(spec: Spec, result: dict[str, Any]) -> Reproduction:
-    """result: average_mAP and mAP by tIoU, in 0..1, as result.json has them."""
+    """Compare a result with the spec's published figures. result: content of result.json, mAP in 0..1."""
     obtained = {AVERAGE: result["average_mAP"], **result["mAP"]}
     published = spec.published or {}
     names = [name for name in (AVERAGE, *result["mAP"]) if name in published]
@@ -51,6 +95,7 @@ def compare_with_published(spec: Spec, result: dict[str, Any]) -> Reproduction:
 
 
 def verdict_line(spec: Spec, reproduction: Reproduction) -> str:
+    """Return the verdict as a sentence."""
     if reproduction.verdict == "unpublished":
         return f"{spec.name}: no average mAP was published to compare with"
     average = reproduction.figures[0]
@@ -62,7 +107,7 @@ def verdict_line(spec: Spec, reproduction: Reproduction) -> str:
 
 
 def write_reproduction(folder: Path, spec: Spec, result: dict[str, Any], how: str) -> Reproduction:
-    """reproduction.json and reproduction.md in the folder. how: where the figures come from, a line."""
+    """Write reproduction.json and reproduction.md into a folder. how: a line that says where the figures come from."""
     reproduction = compare_with_published(spec, result)
     content = {
         "spec": spec.name,

@@ -1,4 +1,4 @@
-"""A CUDA device that isn't there, to train on: finds where the host waits, what races, and what mixes devices.
+"""The pretended GPU in the place of torch.cuda: training on it finds host waits, races, and mixed devices.
 
 Tensors "on" it are meta tensors whose `device` is cuda:0; everything on the CPU is real. No GPU is needed, nor a CUDA
 build of torch (docs/pretended-gpu.md).
@@ -25,18 +25,18 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from adatad.dev.pretended_streams import PretendedEvent, PretendedStream, on_timeline
-from adatad.dev.pretended_tensors import GPU, OnGpu, PretendedGpu, activated
+from adatad.dev.pretended.operators import GPU, OnGpu, PretendedGpu, activated
+from adatad.dev.pretended.streams import PretendedEvent, PretendedStream, on_timeline
 from adatad.memory import arithmetic
 from adatad.memory.meta import gpu_like_meta
 
 MEMORY_BYTES = 2**37
-"""Of the pretended device."""
+"""Memory of the pretended device."""
 
 
 @contextmanager
 def pretended_gpu() -> Iterator[PretendedGpu]:
-    """Have torch find a GPU until the context is left, however that is. No tensor of it may be used afterwards.
+    """Have torch find a GPU while the context lasts. None of its tensors may be used afterwards.
 
     Raises RuntimeError inside of another one.
     """
@@ -47,33 +47,50 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
 
 @contextmanager
 def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
-    """Put the pretended GPU in the place of torch.cuda, of pinned memory, of autocast and of attention's kernels."""
+    """Replace torch.cuda, torch.accelerator, pinned memory, autocast and attention's kernels.
+
+    Private names of torch are replaced too, since its C++ can't run on tensors without a device. All are restored when
+    the context is left, also by an error.
+    """
     with ExitStack() as stack:
+        # First in, last out: after all patches are undone.
         stack.callback(_forget_tables)
-        for module, stubs in ((torch.cuda, _cuda(gpu)), (torch.accelerator, _accelerator(gpu))):
+        cuda = _cuda(gpu)
+        accelerator = {
+            "is_available": lambda: True,
+            "current_accelerator": lambda check_available=False: GPU,
+            "current_device_index": cuda["current_device"],
+            **{name: cuda[name] for name in ("device_count", "current_stream", "synchronize")},
+        }
+        for module, stubs in ((torch.cuda, cuda), (torch.accelerator, accelerator)):
             for name, stub in stubs.items():
                 stack.enter_context(patch.object(module, name, stub))
-        stack.enter_context(patch.object(Tensor, "pin_memory", lambda x, device=None: _pinned(gpu, x)))
+        stack.enter_context(
+            patch.object(Tensor, "pin_memory", lambda x, device=None: x if gpu.is_pinned(x) else gpu.pin(x.clone()))
+        )
         stack.enter_context(patch.object(Tensor, "is_pinned", lambda x, device=None: gpu.is_pinned(x)))
+        # Sharded weights are freed by resizing their storage to 0.
         resize = torch.UntypedStorage.resize_
         stack.enter_context(
             patch.object(torch.UntypedStorage, "resize_", lambda x, size: (gpu.timeline.resize(x), resize(x, size))[1])
         )
-        # Optimizers and norms take one kernel for many tensors where they know the tensors' type and device.
+        # Optimizers and norms take one kernel for many tensors if they know the tensors' type and device.
         for module in map(import_module, ("torch.utils._foreach_utils", "torch.optim.optimizer")):
             types = [*module._foreach_supported_types, OnGpu]
             stack.enter_context(patch.object(module, "_foreach_supported_types", types))
+        # The C++ behind foreach operators sees the meta device; Python asks for tensors on a GPU.
         group = torch._C._group_tensors_by_device_and_dtype
         stack.enter_context(patch.object(torch._C, "_group_tensors_by_device_and_dtype", partial(_grouped, group)))
         stack.enter_context(patch.object(torch, "autocast", _autocast_for(torch.autocast)))
+        # Read when torch.amp.GradScaler is built.
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
-        # The function itself runs: no compiler knows these tensors.
+        # Without compilation: no compiler knows these tensors.
         stack.enter_context(patch("adatad.memory.compiled.compiled", lambda function: function))
         stack.enter_context(gpu_like_meta(lambda x: isinstance(x, OnGpu)))
         # torch.tensor(..., device="cuda") makes a tensor on the CPU and moves it, where the mode sees it.
         stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         torch._C._set_only_lift_cpu_tensors(True)
-        # Parameters stay the objects that they are on the way to the device, as they do on a GPU.
+        # Module.to() swaps the content of parameters instead of replacing them, as it does for a GPU.
         stack.callback(
             torch.__future__.set_swap_module_params_on_conversion,
             torch.__future__.get_swap_module_params_on_conversion(),
@@ -83,7 +100,7 @@ def _as_if_cuda(gpu: PretendedGpu) -> Iterator[None]:
 
 
 def _forget_tables() -> None:
-    """Clear what functions of the package remember: tables made on the pretended device must not outlive it."""
+    """Clear the caches of the package's functions: tables on the pretended device must not outlive it."""
     for name, module in list(sys.modules.items()):
         if name.startswith("adatad."):
             for value in vars(module).values():
@@ -91,25 +108,13 @@ def _forget_tables() -> None:
                     value.cache_clear()
 
 
-def _accelerator(gpu: PretendedGpu) -> dict[str, Any]:
-    """Return what takes the place of names of torch.accelerator, which loaders and optimizers ask."""
-    cuda = _cuda(gpu)
-    return {
-        "is_available": lambda: True,
-        "current_accelerator": lambda check_available=False: GPU,
-        "current_device_index": cuda["current_device"],
-        "device_count": cuda["device_count"],
-        "current_stream": cuda["current_stream"],
-        "synchronize": cuda["synchronize"],
-    }
-
-
 def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
-    """Return what takes the place of names of torch.cuda."""
+    """Return the replacements of names of torch.cuda."""
     timeline = gpu.timeline
     return {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
+        # Without a CUDA build, initialization raises.
         "is_bf16_supported": lambda *_, **__: True,
         "_lazy_init": lambda: None,
         "init": lambda: None,
@@ -125,7 +130,9 @@ def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
         "current_device": lambda: 0,
         "device_count": lambda: 1,
         "get_device_name": lambda device=None: "pretended GPU",
+        # Of an H100, so that no code path for older cards is taken.
         "get_device_capability": lambda device=None: (9, 0),
+        # Meta tensors take no memory: there is nothing to measure.
         "memory_allocated": lambda device=None: 0,
         "max_memory_allocated": lambda device=None: 0,
         "memory_reserved": lambda device=None: 0,
@@ -136,17 +143,15 @@ def _cuda(gpu: PretendedGpu) -> dict[str, Any]:
     }
 
 
-def _pinned(gpu: PretendedGpu, x: Tensor) -> Tensor:
-    return x if gpu.is_pinned(x) else gpu.pin(x.clone())
-
-
 def _grouped(group: Callable, *args: Any) -> dict[tuple[torch.device, Any], Any]:
-    """Return tensors by device and dtype, as torch does; here meta tensors are only those of the pretended device."""
+    """Group tensors by device and dtype, as torch does; all meta tensors here are the pretended device's."""
     found = group(*args)
     return {(GPU if device.type == "meta" else device, dtype): tensors for (device, dtype), tensors in found.items()}
 
 
 def _autocast_for(real: Any) -> Any:
+    """Return torch.autocast, but for "cuda" with the casts that the planner counts with."""
+
     def autocast(
         device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **options: Any
     ) -> AbstractContextManager:
