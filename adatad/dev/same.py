@@ -105,8 +105,8 @@ class RunComparison:
 def same(run_a: Path, run_b: Path, within: float = 0.0) -> RunComparison:
     """Compare two runs at their newest checkpoints.
 
-    within: relative difference that counts as equal (see `TensorDifference`). Tensors go by parameter name, so that runs of
-    different engines, with whole or sharded checkpoints, can be compared; AdamW's moments that were saved in bf16 are
+    within: relative difference that counts as equal (see `TensorDifference`). Tensors go by parameter name, so that runs
+    of different engines, with whole or sharded checkpoints, can be compared; AdamW's moments that were saved in bf16 are
     compared as float32. Raises UserError for a folder that is no run, a run without a checkpoint or with a broken one,
     and runs whose newest checkpoints stand at different steps.
     """
