@@ -24,7 +24,7 @@ from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
 from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
 from adatad.memory.arithmetic import autocast
-from adatad.memory.inputs import placed
+from adatad.memory.inputs import place_frames
 from adatad.models.actionformer import decode
 from adatad.parallel.devices import device_of
 from adatad.parallel.processes import Processes
@@ -91,7 +91,7 @@ class Detector:
                 small = torch.cat([fit_frames(part, data.size_pixels) for part in parts], dim=1)
                 mask = torch.arange(data.window.size_grid) < window.valid_grid
                 with autocast(self.device, self._run.arithmetic):
-                    batch = placed(small[None], self.spec.memory, self.device)
+                    batch = place_frames(small[None], self.spec.memory, self.device)
                     predictions = self.module(batch, mask[None].to(self.device))
                 ((segments_grid, scores),) = decode(predictions)
                 detections = window_detections(

@@ -95,12 +95,14 @@ def read_text(path: str | Path) -> str:
 
 def folded(name: str) -> str:
     """Return a name without case, spaces, punctuation, invisible characters and plural endings."""
+    # Cf: invisible characters, such as a zero-width space that was copied with a name.
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     words = re.split(r"[\W_]+", visible.casefold())
     return " ".join(_singular(word) for word in words if word) or visible.strip()
 
 
 def _singular(word: str) -> str:
+    """Return an English word without its plural ending, roughly: names are only compared by it, never shown."""
     if len(word) <= 3 or word.endswith("ss") or word.isdecimal():
         return word
     if word.endswith("ies"):

@@ -294,14 +294,17 @@ class _Rules:
 
     @property
     def subset(self) -> str | tuple[str, ...]:
+        """The subset's name, or its names, in the spec."""
         return self.spec.train_subset if self.training else self.spec.validation_subset
 
     @property
     def whole_videos(self) -> bool:
+        """True if a window is a whole video, resized."""
         return self.spec.window.kind == "resize"
 
     @property
     def filter_short(self) -> bool:
+        """True if instances too short to train on are left out."""
         wanted = self.spec.filter_short
         return self.training and (wanted if wanted is not None else self.whole_videos or not self.quirks.keep_empty)
 
@@ -320,6 +323,7 @@ def _read_subset(
         key = "data.train_subset" if rules.training else "data.validation_subset"
         wanted = " or ".join(map(repr, names_of(rules.subset)))
         raise AnnotationError(f"{spec.annotations}: no video of subset {wanted}; the file has {there}; set {key}")
+    # All entries before the first is read: an unusable one ends the run at once.
     for name, entry in entries.items():
         if name not in blocked:
             _refuse(spec, name, entry, rules.classes)
@@ -331,6 +335,7 @@ def _read_subset(
         video = _read_video(rules, name, entry, report.dropped)
         if not len(video.labels):
             report.without_instances.append(name)
+        # Left out of training alone: in evaluation every detection in such a video counts as wrong.
         if len(video.labels) or not rules.training:
             videos.append(video)
         _count_ends(video, report)
@@ -350,6 +355,7 @@ def _refuse(spec: DataSpec, name: str, entry: dict[str, Any], classes: ClassList
 
 
 def _count_ends(video: Video, report: LoadReport) -> None:
+    """Count the instances of a video that reach beyond it, or lie outside it, in its subset's report."""
     starts, ends = video.segments_seconds.T
     # Durations are rounded, so an instance must pass an end by more than the rounding to be counted.
     outside = (ends <= 0) | (starts >= video.duration_seconds + PAST_END_SECONDS)
@@ -364,6 +370,7 @@ def _count_ends(video: Video, report: LoadReport) -> None:
 def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[str, Counter[str]]) -> Video:
     """Return a video with the instances that are kept; the others are counted in `dropped`."""
     length = read_length(rules.spec, entry)
+    # By what makes two instances copies of each other; the first one stays.
     kept: dict[tuple[float, float, int], tuple[float, float, float, float]] = {}
     for item in entry.get("annotations") or ():
         start, end, number = _read_instance(rules, item)
@@ -401,6 +408,7 @@ def _reason_to_drop(rules: _Rules, start: float, end: float, number: int | None,
         return AMBIGUOUS
     if not (math.isfinite(start) and math.isfinite(end)):
         return "without finite ends"
+    # The reference has no rule beyond these: it keeps segments without length, and those outside.
     if rules.quirks.keep_empty:
         return None
     if end <= start:

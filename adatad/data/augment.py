@@ -27,7 +27,7 @@ WORK_BYTES = 30
 
 
 class Augmentation(NamedTuple):
-    """Change of all frames of a sample, in this order."""
+    """Changes of all frames of a sample, in this order."""
 
     flip: bool
     operations: tuple[Operation, ...]
@@ -77,6 +77,7 @@ def augment(frames: Tensor, augmentations: Sequence[Augmentation | None], device
         if augmentation is not None and augmentation.changes:
             channels, _, height, width = sample.shape
             for chunk in sample.split(max(CHUNK_VALUES // (channels * height * width), 1), dim=1):
+                # Frames in host memory visit the GPU a chunk at a time.
                 if chunk.device.type == device.type:
                     chunk.copy_(augment_chunk(chunk, augmentation))
                 else:
@@ -184,7 +185,9 @@ def apply_operation(frames: Tensor, operation: Operation) -> Tensor:
 
 
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+"""Shares of red, green and blue, as the reference's color jitter has them; Pillow's are in `image_ops.grey`."""
 HUE_STEPS = 180
+"""Hues of a color circle, each two degrees wide."""
 FRACTION_BITS = 12
 """Fraction bits of the integers with which OpenCV divides on the way to hue and saturation."""
 VECTOR_COLUMNS = 32
@@ -206,6 +209,7 @@ class ColorJitter(NamedTuple):
 
 def jitter_colors(frames: Tensor, jitter: ColorJitter) -> Tensor:
     """Change brightness, contrast, saturation and hue in the order of `jitter`: uint8 [3, n, h, w] -> the same."""
+    # Not cut to 0..255 between the steps: a bright pixel keeps what a later step may bring back.
     colors = frames.float()
     for step in jitter.order:
         match step:
@@ -244,6 +248,7 @@ def to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     value = torch.maximum(torch.maximum(red, green), blue)
     span = value - torch.minimum(torch.minimum(red, green), blue)
     by_value, by_span = _reciprocals(frames.device)
+    # By tables of reciprocals, as OpenCV divides: a real division differs in some last bits.
     saturation = _fixed_point(span * by_value[value])
     # Hue is counted in spans, six to the circle: green lies two spans from red, blue four.
     turned = torch.where(value == green, blue - red + 2 * span, red - green + 4 * span)
@@ -252,6 +257,7 @@ def to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fixed_point(product: Tensor) -> Tensor:
+    """Round a fixed-point product to an integer, as OpenCV does."""
     return (product + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
 
 

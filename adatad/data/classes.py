@@ -54,10 +54,12 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambig
 
 
 def _named(names: tuple[str, ...]) -> ClassList:
+    """Return the classes of annotations that use names."""
     return ClassList(names, {name: number for number, name in enumerate(names)})
 
 
 def _check_names(source: str, names: tuple[str, ...]) -> None:
+    """Raise AnnotationError for names that are empty, come twice, or can't be shown on a line."""
     for name in names:
         if not is_visible(name):
             raise AnnotationError(f"{source}: a class has an empty name; give it one")
@@ -120,6 +122,7 @@ def read_class_file(path: str, labels: Container[str | int] = ()) -> ClassList:
     if pairs is None:
         return _named(tuple(lines))
     classes = _named(tuple(name for _, name in pairs))
+    # Ids may have gaps and any order: the model's output is the place in the list.
     ids = {int(key): number for number, (key, _) in enumerate(pairs)}
     if len(ids) < len(pairs):
         twice, _ = Counter(int(key) for key, _ in pairs).most_common(1)[0]
@@ -145,6 +148,7 @@ def _pairs(lines: list[str], labels: Container[str | int]) -> list[tuple[str, st
     if rows and None not in places:
         rows = [[row[place].strip() for place in places if place < len(row)] for row in rows]
         return [(key, name) for key, name in rows] if all(_is_pair(row) for row in rows) else None
+    # None: any run of spaces.
     for delimiter in (",", None):
         rows = [[field.strip() for field in line.split(delimiter, 1)] for line in lines]
         if all(_is_pair(row) for row in rows):
@@ -161,6 +165,7 @@ def _json_list(path: str, lines: list[str]) -> tuple[str, ...] | None:
     AnnotationError for JSON of another form."""
     try:
         names = json.loads("\n".join(lines)) if lines[0].startswith(("[", "{")) else None
+    # No JSON after all: class names may begin with a bracket.
     except (ValueError, RecursionError):
         return None
     if names is None:
@@ -172,6 +177,7 @@ def _json_list(path: str, lines: list[str]) -> tuple[str, ...] | None:
 
 
 def _from_labels(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambiguous: bool) -> ClassList:
+    """Return the classes that occur, of all subsets: sorted names, or ids in their order. Raises AnnotationError."""
     values = [item[spec.label_key] for item in _items(database) if spec.label_key in item]
     labels = {label for label in map(label_of, values) if label is not None}
     if not labels:
@@ -200,6 +206,7 @@ def _from_labels(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambig
 
 
 def _items(database: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the annotations of all videos that have the form of one; others are refused when they are read."""
     for entry in database.values():
         items = entry.get("annotations")
         yield from (item for item in items if isinstance(item, dict)) if isinstance(items, list) else ()

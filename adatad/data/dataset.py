@@ -39,6 +39,7 @@ SKIPPABLE_ERRORS = (VideoError, WindowError)
 CHUNK_FRAMES = 16
 """Frames that are held at full size at once."""
 ALL_FRAMES = slice(None)
+"""The part of a window's frames that a process reads, where no others share the window."""
 MAX_PROBED_TRAINING, MAX_PROBED_VALIDATION, MAX_LISTED_TIMES = 32, 256, 3
 """Videos whose headers are read before a run, and those that a message names. Reading takes two milliseconds each, and
 finds evaluation windows that would be empty, which otherwise end a run after hours."""
@@ -97,7 +98,7 @@ class TrainingWindows(Dataset):
     ):
         self.videos, self.spec, self.seed, self.quirks, self.here = videos, spec, seed, quirks, here
         self._broken: dict[int, Skipped] = {}
-        self._said_times = TimeNotes(spec)
+        self._time_notes = TimeNotes(spec)
 
     def leave_out(self, skipped: Iterable[Skipped]) -> None:
         """Replace these videos, which another process couldn't read."""
@@ -130,18 +131,20 @@ class TrainingWindows(Dataset):
     def sample(self, epoch: int, number: int) -> Sample:
         """Load the window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
+        # Every draw is of (seed, epoch, number): the sample is the same in any process and at any time.
         with open_annotated(self.spec, video) as reader:
             rng = generator(self.seed, epoch, number, "window")
             window = training_window(video, reader.frame_count, self.spec.window, rng, timeline_for(self.spec, reader))
 
             def cut(images: np.ndarray) -> Tensor:
+                """Crop and resize; the generator begins anew for each chunk, so that all get the same part."""
                 return training_geometry(*images.shape[1:3], self.spec, self.seed, epoch, number).apply(images)
 
             frames = read_frames(reader, window.indices[self.here], cut)
-            said = self._said_times.notes(video, reader.timeline, reader.stamp)
+            said = self._time_notes.notes(video, reader.timeline, reader.stamp)
         augment, key = self.spec.augment, model_key(self.seed, epoch, number)
         augmentation = augment and draw_augmentation(augment, self.seed, epoch, number, self.quirks.draw_once_per_run)
-        return _sample(frames, window, self.spec, key)._replace(augmentation=augmentation, times=said)
+        return _make_sample(frames, window, self.spec, key)._replace(augmentation=augmentation, times=said)
 
 
 class ValidationWindows(Dataset):
@@ -153,7 +156,7 @@ class ValidationWindows(Dataset):
 
     def __init__(self, places: list[WindowPlace], spec: DataSpec, shuffle_clips: int = 0, here: slice = ALL_FRAMES):
         self.places, self.spec, self.shuffle_clips, self.here = places, spec, shuffle_clips, here
-        self._said_times = TimeNotes(spec)
+        self._time_notes = TimeNotes(spec)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -164,7 +167,7 @@ class ValidationWindows(Dataset):
         except SKIPPABLE_ERRORS as error:
             if self.spec.on_error == "raise":
                 raise
-            return self._nothing(self.places[number], str(error))
+            return self._empty_sample(self.places[number], str(error))
 
     def video_of(self, number: int) -> str:
         """Return the name of the video of a window."""
@@ -178,20 +181,21 @@ class ValidationWindows(Dataset):
             window = evaluation_window(place, reader.frame_count, self.spec.window, timeline)
             indices = window.indices
             if self.shuffle_clips:
+                # Epoch 0 always: the same order at every evaluation.
                 rng, clips = generator(0, 0, number, "shuffle clips"), indices.reshape(-1, self.shuffle_clips)
                 indices = np.concatenate([clip[rng.permutation(self.shuffle_clips)] for clip in clips])
             frames = read_frames(reader, indices[self.here], lambda images: fit_frames(images, self.spec.size_pixels))
-            said = self._said_times.notes(place.video, reader.timeline, reader.stamp)
-        return _sample(frames, window, self.spec, key=0)._replace(times=said)
+            said = self._time_notes.notes(place.video, reader.timeline, reader.stamp)
+        return _make_sample(frames, window, self.spec, key=0)._replace(times=said)
 
-    def _nothing(self, place: WindowPlace, reason: str) -> Sample:
+    def _empty_sample(self, place: WindowPlace, reason: str) -> Sample:
         """Return a window without a valid position, in place of one that can't be read."""
         spec = self.spec.window
         frames = np.zeros(spec.size_grid * spec.frames_per_position, np.int64)[self.here]
         nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
         window = Window(place.video, place.start_grid * spec.stride_frames, frames, 0, *nothing)
         black = torch.zeros((3, len(frames), self.spec.size_pixels, self.spec.size_pixels), dtype=torch.uint8)
-        return _sample(black, window, self.spec, key=0)._replace(skipped=(Skipped(place.video.name, reason),))
+        return _make_sample(black, window, self.spec, key=0)._replace(skipped=(Skipped(place.video.name, reason),))
 
 
 def video_path(spec: DataSpec, name: str) -> Path:
@@ -203,6 +207,7 @@ def video_path(spec: DataSpec, name: str) -> Path:
 def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
     """Raise VideoError, which lists all files of `videos` that are missing, unless the spec goes on without them; and
     UserError."""
+    # Raises for a name that leads out of the folder, also where missing files are skipped.
     for video in videos:
         original_path(spec, video.name)
     if spec.on_error == "skip":
@@ -248,12 +253,14 @@ def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Vid
 
 def _empty_window(spec: DataSpec, video: Video, facts: TimeFacts) -> str:
     """Return what is wrong with a video of which a window would be empty, by its file's header; empty if nothing."""
+    # Windows of whole videos begin at 0, so that none is empty.
     if spec.window.kind != "sliding":
         return ""
     if spec.time == "count":
         frames, slack = facts.frames, 0.0
     else:
         frames, slack = round(facts.seconds * video.fps), facts.slack_seconds * video.fps
+    # If the last window isn't empty none is.
     last = evaluation_windows(video, spec.window)[-1]
     is_empty = frames and last.start_grid * spec.window.stride_frames >= frames + slack
     return empty_window(last, frames, spec.window) if is_empty else ""
@@ -305,7 +312,8 @@ def read_frames(reader: VideoReader, indices: np.ndarray, transform: Callable[[n
     return frames
 
 
-def _sample(frames: Tensor, window: Window, spec: DataSpec, key: int) -> Sample:
+def _make_sample(frames: Tensor, window: Window, spec: DataSpec, key: int) -> Sample:
+    # Positions are valid from the first on: padding is always at a window's end.
     mask = torch.arange(spec.window.size_grid) < window.valid_grid
     segments, labels = torch.from_numpy(window.segments_grid), torch.from_numpy(window.labels)
     return Sample(frames, mask, segments, labels, key, window)
@@ -341,6 +349,7 @@ class SkippedVideos:
             if video not in self.reasons:
                 self.reasons[video] = reason
                 self._say(f"left out, video {len(self.reasons)} of at most {self.limit}: {reason}")
+        # Behind the loop: the log has all reasons before the run ends.
         if len(self.reasons) > self.limit:
             names = ", ".join(self.reasons)
             raise VideoError(

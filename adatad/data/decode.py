@@ -31,12 +31,12 @@ T = TypeVar("T")
 DECORD_MAX_PIXELS = 640 * 360
 """Largest frame for decord: above, it is up to four times slower than PyAV and holds much more
 (docs/decisions/decoders.md)."""
-CHANGED = (
+CHANGED_WHILE_READ = (
     "has changed while it was read: frames may be of another video, or at another time than its annotations mean; "
     "leave videos as they are while a run reads them, and start it again"
 )
 MAX_NUMBERS = 1 << 26
-"""Most numbers of an even scale: two weeks at 50 a second."""
+"""Most numbers of an even scale, two weeks at 50 a second: more come from a wrong rate, and would fill the memory."""
 PIECE_FRAMES = 16
 """Frames that `VideoReader.frames` decodes at a time."""
 
@@ -58,6 +58,7 @@ class VideoReader:
                 "a second; fix its duration, frame or fps in the annotation file, or data.fps"
             )
         self._index, self._timeout_seconds = index, timeout_seconds
+        # Opened by the first read, so that a fallback is chosen in one place.
         self._retried = False
         self._source: FrameSource | None = None
         self._heart = Heartbeat()
@@ -105,19 +106,19 @@ class VideoReader:
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         """Read, and once more with another backend if that fails."""
         try:
-            return self._try(numbers)
+            return self._read_once(numbers)
         except (VideoError, IndexMismatchError) as error:
             if self._retried:
                 raise _as_video_error(self.path, error) from error
             self._retried, self.backend = True, _fallback_backend(self._index, self.backend, error)
             _log_once(str(self.path), f"{_as_video_error(self.path, error)}; trying again with {self.backend}")
         try:
-            return self._try(numbers)
+            return self._read_once(numbers)
         except IndexMismatchError as error:
             raise _as_video_error(self.path, error) from error
 
-    def _try(self, numbers: np.ndarray) -> np.ndarray:
-        """Raises VideoError or IndexMismatchError, after which no source is held."""
+    def _read_once(self, numbers: np.ndarray) -> np.ndarray:
+        """Read with the present backend. Raises VideoError or IndexMismatchError, after which no source is held."""
         # The source is only kept after success: one that failed or hangs is in an unknown state.
         source, self._source = self._source, None
         if source is None:
@@ -164,8 +165,9 @@ def open_video(
         yield reader
     finally:
         reader.close()
+        # Looked at when done: a file that is replaced meanwhile is read half old, half new, and no library says so.
         if stamp_of(path) != index.stamp:
-            _log_once(f"{path} {index.stamp}", f"{path}: {CHANGED}")
+            _log_once(f"{path} {index.stamp}", f"{path}: {CHANGED_WHILE_READ}")
 
 
 def _find_index(path: Path, timeout_seconds: float) -> VideoIndex:
@@ -184,6 +186,7 @@ def _find_index(path: Path, timeout_seconds: float) -> VideoIndex:
 
 def _choose_backend(index: VideoIndex, decoder: Decoder) -> tuple[Backend, str]:
     """Return the backend for a file, and why it isn't the spec's decoder; the reason is empty where it is."""
+    # The order matters: a file's own faults go before the spec's choice, and the slow way before the wrong one.
     missing = missing_library(decoder)
     if missing:
         _log_once(decoder, f"data.decoder {decoder} can't be used here ({missing}); videos are read with pyav")
@@ -216,6 +219,7 @@ def missing_library(decoder: Decoder) -> str:
 
 
 def _open_source(index: VideoIndex, backend: Backend, heart: Heartbeat) -> FrameSource:
+    # Imported where they are chosen: each of these libraries may be absent.
     match backend:
         case "decord":
             from adatad.data.readers.decord import DecordFrames
@@ -251,14 +255,17 @@ def _wait(function: Callable[[], T], heart: Heartbeat, seconds: float, what: str
     outcome: queue.SimpleQueue = queue.SimpleQueue()
 
     def run() -> None:
+        """Hand over the result, or the error."""
         try:
             outcome.put((function(), None))
+        # All of them: an error that stays in the thread would look like a hang.
         except BaseException as error:
             outcome.put((None, error))
 
     # A daemon: a thread that hangs in a library must not keep the process from ending.
     threading.Thread(target=run, daemon=True).start()
     while True:
+        # Slow isn't stuck: the time begins anew whenever something was done in it.
         beats = heart.beats
         try:
             result, error = outcome.get(timeout=seconds)
@@ -275,7 +282,7 @@ def _wait(function: Callable[[], T], heart: Heartbeat, seconds: float, what: str
 
 
 def _log_once(key: str, line: str) -> None:
-    """Log one line about each thing for the life of the process."""
+    """Log a line, but only one for each `key` in this process: windows of one video are read in every epoch."""
     if key not in _logged:
         _logged.add(key)
         logger.warning("%s", line)

@@ -67,6 +67,7 @@ def entry_problems(spec: DataSpec, name: str, entry: dict[str, Any], labels: Con
         read_length(spec, entry)
     except AnnotationError as error:
         problems.append(EntryProblem(UNREADABLE, str(error)))
+    # Everything that is wrong, not the first alone: a file is then repaired in one go.
     items = entry.get("annotations")
     if not isinstance(items, (list, type(None))):
         return [*problems, EntryProblem(UNREADABLE, f"expected a list of annotations, got {brief(items)}")]
@@ -195,6 +196,7 @@ def brief(value: Any) -> str:
     """Return a value of a file for an error: on one line, not too long."""
     try:
         text = repr(value)
+    # Nested without end, or an integer of thousands of digits, which Python refuses to print.
     except (RecursionError, ValueError):
         return f"{type(value).__name__} without end"
     return shown(text, MAX_VALUE_CHARACTERS)

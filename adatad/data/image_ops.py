@@ -63,6 +63,7 @@ def smooth(frames: Tensor) -> Tensor:
     result = frames.clone()
     if min(frames.shape[2:]) < 3:
         return result
+    # Integers: sums of nine values don't fit in 8 bits, and floats would have to round as Pillow does.
     wide = frames.to(torch.int32)
     columns = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
     sums = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:] + 4 * wide[:, :, 1:-1, 1:-1]
@@ -84,6 +85,7 @@ def autocontrast(frames: Tensor) -> Tensor:
 def equalize(frames: Tensor) -> Tensor:
     """Spread each channel's values so that all are about equally frequent; a channel of a single value stays."""
     counts = histogram(frames)
+    # ImageOps.equalize: the step leaves out the highest value, and half a step is added to round.
     values = torch.arange(256, device=frames.device)
     highest = frames.amax((2, 3)).long()[..., None]
     step = (counts.sum(-1, keepdim=True) - counts.gather(-1, highest)) // 255
@@ -109,11 +111,13 @@ def _look_up(frames: Tensor, table: Tensor) -> Tensor:
 
 def _away_from(base: Tensor, frames: Tensor, factor: float) -> Tensor:
     """Return base + factor x (frames - base), computed in float32, clipped to uint8."""
+    # int16: a difference of two bytes has a sign.
     mixed = (frames.to(torch.int16) - base).float().mul_(factor).add_(base)
     return mixed.clamp_(0, 255).to(torch.uint8)
 
 
 HIDDEN_LEVEL = 128
+"""Grey of a square that is cut out."""
 
 
 def shear_x(frames: Tensor, degrees: float) -> Tensor:
@@ -154,6 +158,7 @@ def _warp(frames: Tensor, source: tuple[tuple[float, float, float], tuple[float,
         if value:
             # fill_ passes a kernel argument; a tensor of the matrix would be a copy that the host waits for.
             place.fill_(value)
+    # One grid for all frames and channels, which are planes of one image here.
     grid = F.affine_grid(theta, (1, 1, height, width), align_corners=False)
     planes = frames.float().reshape(1, channels * count, height, width)
     moved = F.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

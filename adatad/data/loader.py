@@ -34,12 +34,14 @@ signal_handling._SIGCHLD_handler_set = True
 PREFETCH = 2
 """Batches that each loader process reads ahead."""
 POLL_SECONDS = 1
+"""Seconds from one look at the loader processes to the next."""
 STOPPED_SECONDS = 10
 """A loader process that is stopped for this long won't go on by itself."""
 IDLE_SECONDS = 250.0
 """A loader process that is waited for and used no CPU for this long counts as stuck."""
 SHARED_MEMORY = "/dev/shm"
 MAX_NAMED = 3
+"""Videos that an error names."""
 STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 SHARED_MEMORY_FIX = "give the container more (docker run --shm-size=4g or --ipc=host), or set data.workers=0"
 
@@ -74,9 +76,11 @@ class EpochBatches:
         first_epoch, first_step = self.start
         for epoch in range(first_epoch, self.epochs):
             order = epoch_order(self.seed, epoch, self.count)
+            # A resumed run begins amid its first epoch, in that epoch's own order.
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
                 first = step * self.share.global_batch + self.share.rank * self.share.micro_batch
                 for micro in range(self.share.accumulation):
+                    # Ranks lie inside a micro-batch: the first one is spread over all ranks, then the second one.
                     begin = first + micro * self.share.micro_batch * self.share.world
                     yield [(epoch, int(number)) for number in order[begin : begin + self.share.micro_batch]]
 
@@ -98,9 +102,9 @@ class Loader:
         complete: Callable[[Batch], Batch] | None = None,
     ):
         self.dataset, self.batches, self._idle_seconds = dataset, batches, idle_seconds
-        self._asked = Asked(batches)
+        self._addresses = PendingAddresses(batches)
         self._loader = DataLoader(
-            _ErrorsAsValues(dataset), batch_sampler=self._asked, num_workers=workers,
+            _ErrorsAsValues(dataset), batch_sampler=self._addresses, num_workers=workers,
             collate_fn=partial(_completed, complete) if complete else _collate_unless_error,
             pin_memory=torch.cuda.is_available(), worker_init_fn=_ignore_stop_signals,
             # The timeout makes torch return to us, to look at the processes; it isn't an error by itself.
@@ -117,14 +121,15 @@ class Loader:
         self._iterator = iter(self._loader)
         if self._loader.num_workers:
             video_of = getattr(self.dataset, "video_of", str)
-            self._watch = LoaderWatch(self._iterator, self._asked, video_of, self._idle_seconds)
+            self._watch = LoaderWatch(self._iterator, self._addresses, video_of, self._idle_seconds)
         try:
             while True:
                 try:
                     batch = self._next()
                 except StopIteration:
                     return
-                self._asked.pending.popleft()
+                self._addresses.pending.popleft()
+                # As a value until here; the traceback is this process's own.
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
@@ -210,14 +215,15 @@ class LoaderError(UserError):
     """Raised for a loader process that died or doesn't answer; the message names it, its videos and what to do."""
 
 
-class Asked:
-    """Addresses of batches; `pending` has those that were handed out and haven't come back as batches."""
+class PendingAddresses:
+    """Addresses of batches as torch's loader takes them; `pending` has those that haven't come back as batches yet."""
 
     def __init__(self, batches: Any):
         self.batches = batches
         self.pending: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
+        # Anew: batches of an iteration that was given up never come.
         self.pending = pending = deque()
         for addresses in self.batches:
             pending.append(addresses)
@@ -234,8 +240,9 @@ class LoaderWatch:
     also inside torch, where there is no time limit. video_of: returns the name of the video at an address.
     """
 
-    def __init__(self, iterator: Any, asked: Asked, video_of: Callable[[Any], str], idle_seconds: float):
-        self._iterator, self._asked, self._video_of, self._idle_seconds = iterator, asked, video_of, idle_seconds
+    def __init__(self, iterator: Any, addresses: PendingAddresses, video_of: Callable[[Any], str], idle_seconds: float):
+        self._iterator, self._addresses = iterator, addresses
+        self._video_of, self._idle_seconds = video_of, idle_seconds
         self._verdict: str | None = None
         self._waits, self._waiting = 0, False
         self._ended = threading.Event()
@@ -249,6 +256,7 @@ class LoaderWatch:
         self._waiting = False
 
     def close(self) -> None:
+        """End the thread at its next look."""
         self._ended.set()
         # An error's traceback may keep this object alive, and with it torch's iterator, whose end ends the processes.
         self._iterator = None
@@ -267,6 +275,7 @@ class LoaderWatch:
         return None
 
     def _look(self) -> None:
+        """Look at the processes every POLL_SECONDS, until one has to be given up."""
         idle, seen, stopped = 0, None, 0
         while not self._ended.wait(POLL_SECONDS):
             with suppress(AttributeError, KeyError, IndexError, psutil.Error):
@@ -288,6 +297,7 @@ class LoaderWatch:
         return None
 
     def _give_up(self, number: int, what: str) -> None:
+        """Write down what is wrong with a process, then kill them all, which ends the wait for a batch."""
         workers, left = list(self._iterator._workers), ""
         with suppress(OSError):
             facts = os.statvfs(SHARED_MEMORY)
@@ -303,9 +313,11 @@ class LoaderWatch:
 
     def _videos_of(self, number: int) -> str:
         """Return the videos of the first batch that a process still owes."""
-        iterator, pending = self._iterator, self._asked.pending
+        iterator, pending = self._iterator, self._addresses.pending
         addresses: Any = []
         with suppress(AttributeError, KeyError, IndexError, RuntimeError):
+            # Batches are numbered in the order they were handed out, `_rcvd_idx` is the next one to come: its addresses
+            # are the first pending ones.
             owed = [index for index, facts in sorted(iterator._task_info.items()) if facts == (number,)]
             addresses = pending[owed[0] - iterator._rcvd_idx]
         names = [self._video_of(address) for address in addresses]

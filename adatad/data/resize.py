@@ -33,10 +33,12 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> int:
+        """Width in pixels."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
+        """Height in pixels."""
         return self.bottom - self.top
 
 
@@ -46,6 +48,7 @@ def resize(images: np.ndarray, height: int, width: int, box: Box | None = None) 
     images: uint8 [n, h, w, 3], of any strides -> uint8 [3, n, box.height, box.width], a plane for each color.
     """
     box = box or Box(0, 0, width, height)
+    # Nothing to weigh: the part alone is copied, to the same values.
     if images.shape[1:3] == (height, width):
         part = images[:, box.top : box.bottom, box.left : box.right]
         return np.ascontiguousarray(part.transpose(3, 0, 1, 2))
@@ -79,6 +82,7 @@ def _taps(source: int, target: int, part: slice, single_at_border: bool) -> tupl
 def _resize(images, rows, columns, out):
     """Resize all frames. A row of the result needs two source rows, resized across; those of the row before are
     kept."""
+    # Plain loops: numba compiles them to machine code, and needs no memory for intermediate images.
     upper, lower, upper_weight, lower_weight = rows
     held = np.full(2, -1)
     wide = np.empty((2, 3, len(columns[0])), np.int16)
@@ -113,6 +117,7 @@ def _resize_across(row, columns, wide):
 
 @njit(nogil=True, cache=True)
 def _mix_rows(upper, lower, upper_weight, lower_weight, out):
+    """Write the weighted mean of two rows of `_resize_across` to `out`, uint8 [columns]."""
     for x in range(len(out)):
         # Each product is truncated by itself, and the sum is rounded: this order decides the last bit.
         value = ((upper_weight * np.int32(upper[x])) >> 16) + ((lower_weight * np.int32(lower[x])) >> 16)
@@ -137,6 +142,7 @@ class Geometry(NamedTuple):
 
     def apply(self, images: np.ndarray) -> Tensor:
         """Apply to images: uint8 [n, h, w, 3] -> uint8 [3, n, size_pixels, size_pixels]."""
+        # Twice, as the reference does: once through would round once, and give other values.
         cut = resize(images, self.height, self.width, self.box)
         return torch.from_numpy(resize(cut.transpose(1, 2, 3, 0), self.size_pixels, self.size_pixels))
 
@@ -174,6 +180,7 @@ def center_box(height: int, width: int, size_pixels: int) -> Box:
 
 def draw_area_box(height: int, width: int, rng: np.random.Generator) -> Box:
     """Draw a random part of an image: its size the first of ten candidates that fits in, its place anywhere."""
+    # All candidates are drawn at once, whichever fits: its place is then drawn from the same state.
     aspects = np.exp(rng.uniform(*np.log(ASPECTS), CANDIDATES))
     area_fractions = rng.uniform(*AREA_FRACTIONS, CANDIDATES)
     size = first_fitting(height, width, aspects, area_fractions)

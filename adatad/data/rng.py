@@ -19,6 +19,7 @@ def generator(seed: int, epoch: int, sample: int, purpose: str) -> np.random.Gen
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order in which an epoch visits `count` samples: int64 [count]."""
+    # A draw of its own: no sample's generator has this purpose.
     return generator(seed, epoch, 0, "order").permutation(count)
 
 

@@ -57,6 +57,7 @@ def stage(spec: DataSpec, names: Iterable[str], say: Callable[[str], None] = pri
     pairs = [(original_path(spec, name), staged_path(spec, name)) for name in names]
     folder = _stage_folder(spec.stage_to)
     try:
+        # Inside the lock, also the look at what is there: another process may have copied it meanwhile.
         with _alone(folder):
             todo = [(source, copy) for source, copy in pairs if source.is_file() and not _is_copy(copy, source)]
             _check_room(folder, sum(source.stat().st_size for source, _ in todo))
@@ -91,6 +92,7 @@ def _is_copy(copy: Path, source: Path) -> bool:
 
 def _check_room(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
+    # Nothing to copy is fine on a full disk.
     if needed_bytes and free < needed_bytes + RESERVE_BYTES:
         raise UserError(
             f"data.stage_to {folder}: {needed_bytes / 2**30:.1f} GiB of videos and {RESERVE_BYTES / 2**30:.0f} GiB to "

@@ -105,6 +105,7 @@ def time_problems(facts: TimeFacts, duration_seconds: float, fps: float, window:
     most = position + ROUNDING_SECONDS + facts.slack_seconds
     meant = duration_seconds * fps
     if not facts.seconds:
+        # Without times only counts can be compared.
         found = [TimeProblem("no times", f"{facts.unreliable_because}; its frames are counted; transcode it", 0.0)]
         if fps and abs(facts.frames - meant) / fps > most:
             detail = f"has {facts.frames} frames, annotations mean {meant:.9g}"
@@ -159,6 +160,7 @@ class TimeNotes:
 
     def notes(self, video: Video, timeline: Timeline, stamp: tuple[int, ...]) -> tuple[TimeNote, ...]:
         """Return notes on a video that is read now. stamp: of its file (`stamp_of`)."""
+        # Called where a video is read, in a loader process: notes travel with the sample, to be logged once.
         before = self._seen.get(video.name)
         if before == stamp:
             return ()
@@ -180,6 +182,7 @@ class TimeLog:
         self._unsaid = 0
 
     def add(self, notes: Iterable[TimeNote]) -> None:
+        """Log the notes that are new."""
         for note in notes:
             if note in self._known:
                 continue
@@ -193,8 +196,10 @@ class TimeLog:
     def share(self, gather: Callable[[list[TimeNote]], list[list[TimeNote]]]) -> None:
         """Add what other ranks have found since; called on all ranks at once. gather: collects an object of every
         rank."""
+        # Only what is new goes round: a run has many epochs, and few notes.
         new, self._new = self._new, []
         self.add(note for part in gather(new) for note in part)
+        # What came from other ranks needn't go back to them.
         self._new = []
         if self._unsaid:
             self._say(f"{self._unsaid} more notes on times of videos; {CHECK}")

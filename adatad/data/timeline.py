@@ -46,6 +46,7 @@ class Timeline:
 
     @property
     def has_times(self) -> bool:
+        """True if the file gives times that can be used."""
         return len(self.seconds) > 0 and self.duration_seconds > 0
 
     @property
@@ -118,6 +119,7 @@ class Timeline:
         pause would be. Before any frame has come it is the first, after the end the last.
         """
         last = self.frame_count - 1
+        # The last frame that has come by then, as a player shows it.
         shown = np.clip(np.searchsorted(self.seconds, seconds, side="right") - 1, 0, last)
         following = np.minimum(shown + 1, last)
         ahead = self.seconds[following] - seconds
@@ -158,6 +160,7 @@ def timeline_of(
     # A clock that starts later than the first picture, or hours before it, can't be the video's.
     start = first if start_seconds is None or not 0 <= first - start_seconds <= JUMP_SECONDS else start_seconds
     seconds = seconds - start
+    # The usual step is a median: pauses and bursts don't move it.
     steps = np.diff(seconds)
     usual = usual_step(steps)
     if count > 1 and not usual:
@@ -165,6 +168,7 @@ def timeline_of(
     # How long the last frame stays: what the file says if that is plausible (not longer than any other frame), the
     # average interval where frames come evenly, else the last positive interval.
     stays = last_frame_seconds if 0 < last_frame_seconds <= max(float(steps.max(initial=0.0)), usual) else 0.0
+    # A single frame, as of a still picture: there is no other one to compare its duration with.
     if count == 1:
         stays = min(max(last_frame_seconds, 0.0), JUMP_SECONDS)
     span = float(seconds[-1] - seconds[0])
@@ -193,6 +197,7 @@ def _in_order(seconds: np.ndarray) -> tuple[np.ndarray, str]:
     """
     order = np.argsort(seconds, kind="stable")
     unreliable_because = ""
+    # Only small disorder is sorted. Sorting times that start again would mix two parts of the video.
     if np.abs(order - np.arange(len(order))).max(initial=0) <= REORDERED_FRAMES:
         seconds = seconds[order]
     steps = np.diff(seconds)

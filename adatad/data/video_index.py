@@ -32,6 +32,7 @@ MIN_PACKET_BYTES = 24
 MIN_PRESENT_SHARE = 0.9
 """A file that holds a smaller share of the frames in its header is truncated."""
 MISSING_SECONDS = 1.0
+"""Seconds that may be missing besides that share."""
 ZERO_START_CONTAINERS = ("mov", "matroska", "flv", "asf", "ogg")
 """Containers whose clock is 0 at the start of the video, whenever its first picture comes. Broadcast streams start at
 any time, and AVI files shift the times of B-frames."""
@@ -40,6 +41,7 @@ CLOCK_SECONDS = 1e-3
 PROGRESSIVE_ORDERS = (0, 1)
 """Field orders (unknown, progressive) under which a packet isn't half a frame."""
 CACHE_BYTES = 32 << 20
+"""Most memory of indices that a process keeps; the last one stays in any case."""
 
 
 class VideoError(UserError):
@@ -121,6 +123,7 @@ def open_container(path: Path) -> av.container.InputContainer:
         # Old AVI files hold metadata that isn't UTF-8, on which PyAV would raise.
         container = av.open(str(path), metadata_errors="ignore")
     except (OSError, av.FFmpegError) as error:
+        # Plain words for common mistakes, such as an error page saved as a video.
         if what := what_it_is(read_start(path)):
             raise VideoError(f"{path}: can't be opened as a video: it is {what}") from error
         raise VideoError(
@@ -165,6 +168,7 @@ def stamp_of(path: Path) -> tuple[int, ...]:
 
 
 def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
+    # Before the file is opened: a change while it is read then shows as another stamp.
     stamp = stamp_of(path)
     with open_container(path) as container:
         stream = container.streams.best("video")
@@ -177,6 +181,7 @@ def _read_index(path: Path, heart: Heartbeat) -> VideoIndex:
             times, last = _frame_times(path, heart)
             pts, key_pts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         else:
+            # Packets come in decoding order, frames are shown by their times.
             shown = [packet for packet in found.packets if packet.is_shown]
             pts = np.sort(np.array([packet.pts for packet in shown], np.int64))
             key_pts = np.sort(np.array([packet.pts for packet in found.packets if packet.is_key], np.int64))
@@ -209,6 +214,7 @@ def _read_packets(
     found = Packets()
     # Matroska's header gives the length of the file, not of each stream, so truncation shows only by reading them all.
     read = list(container.streams) if "matroska" in container.format.name else [stream]
+    # FFmpeg drops the packets of other streams before Python sees them.
     for other in container.streams:
         if other not in read:
             other.discard = Discard.all
@@ -227,6 +233,7 @@ def _read_packets(
                     Packet(packet.pts, packet.duration or 0, packet.size, packet.is_keyframe, not packet.is_discard)
                 )
                 found.damaged |= packet.is_corrupt
+    # What came before the damage may still be useful; who uses the packets decides.
     except av.FFmpegError:
         found.damaged = True
     return found

@@ -140,6 +140,7 @@ def sliding_window(place: WindowPlace, total_frames: int, spec: WindowSpec) -> W
     """
     per_position = spec.frames_per_position
     first, last = place.start_grid * per_position, (place.start_grid + place.length_grid) * per_position
+    # By the frames that are there, whatever the annotation counts: a shorter file gives padding.
     indices = frame_list(total_frames, spec)[first:last]
     if not len(indices):
         raise WindowError(empty_window(place, total_frames, spec))
@@ -200,6 +201,7 @@ def random_window(
     per_position, stride = np.float32(spec.frames_per_position), np.float32(spec.stride_frames)
     segments = (video.segments_frames - spec.offset_frames).astype(np.float32) / stride * per_position
     length = _random_length(len(listed), spec, rng)
+    # A video that fits in whole has all its instances, uncut, and takes no further draw.
     start, kept = 0, np.arange(len(segments))
     if length < len(listed):
         for _ in range(max_tries):
@@ -221,6 +223,7 @@ def _random_length(available: int, spec: WindowSpec, rng: np.random.Generator) -
         return wanted
     if spec.crop_ratio is None:
         return available
+    # At least one frame, and no empty range for a video of few.
     low, high = (round(ratio * available) for ratio in spec.crop_ratio)
     return int(rng.integers(max(low, 1), max(min(high, available), max(low, 1)) + 1))
 

@@ -7,8 +7,11 @@ With x the tokens behind the block's frozen part, z = GELU(x D + d) and w the K 
 Only v sees other tiles: `reach` = dilation (K - 1) / 2 planes of z to each side (a plane: one tubelet, all positions).
 Going back, z's gradient needs as many planes of v's gradient from each side.
 
-Shapes: planes [t, positions, hidden]; tokens [tile clips, l, width]. Arithmetic is in the dtype of the casts; gradients
-of weights are returned in fp32 (fp64 if the casts are).
+Names: gy, gu, gz, gv, gx are the gradients of y, u, z, v, x; gp that of the value before the activation.
+
+Shapes: n clips of a tile, l tokens of a clip, c width; t planes of a tile, p positions of a plane, h hidden width; m
+all tokens of a tile (n x l = t x p). Arithmetic is in the dtype of the casts; gradients of weights are returned in fp32
+(fp64 if the casts are).
 """
 
 from __future__ import annotations
@@ -74,45 +77,48 @@ def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtyp
     )
 
 
-def squeeze(tokens: Tensor, weights: AdapterWeights, planes: int) -> tuple[Tensor, Tensor]:
-    """Return z and the value before its GELU: [planes, positions, hidden] and [tokens, hidden]."""
-    before = F.linear(tokens.flatten(0, 1).to(weights.down.dtype), weights.down, weights.down_bias)
-    return F.gelu(before).view(planes, -1, before.shape[-1]), before
+def squeeze(x_nlc: Tensor, weights: AdapterWeights, planes: int) -> tuple[Tensor, Tensor]:
+    """Return z [t, p, h], of so many planes, and the value before its GELU [m, h]."""
+    before_mh = F.linear(x_nlc.flatten(0, 1).to(weights.down.dtype), weights.down, weights.down_bias)
+    return F.gelu(before_mh).view(planes, -1, before_mh.shape[-1]), before_mh
 
 
-def with_neighbours(own: Tensor, left: Tensor | None, right: Tensor | None, reach: int) -> Tensor:
+def with_neighbours(own_tph: Tensor, left: Tensor | None, right: Tensor | None, reach: int) -> Tensor:
     """Return planes between `reach` planes of the neighbours to each side, zeros where there is none."""
     if not reach:
-        return own
+        return own_tph
     # A window begins and ends with zeros, as the convolution over whole windows pads it.
-    beside = [own.new_zeros(reach, *own.shape[1:]) if planes is None else planes for planes in (left, right)]
-    return torch.cat([beside[0], own, beside[1]])
+    beside = [own_tph.new_zeros(reach, *own_tph.shape[1:]) if planes is None else planes for planes in (left, right)]
+    return torch.cat([beside[0], own_tph, beside[1]])
 
 
-def convolve(padded: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
+def convolve(padded_tph: Tensor, weights: AdapterWeights, planes: int) -> Tensor:
     """Return v of `planes` planes, from z with its neighbours."""
     # Tap by tap on shifted planes, as in `depthwise_over_time`.
-    mixed = torch.addcmul(weights.taps_bias, padded[:planes], weights.taps[:, 0])
+    v_tph = torch.addcmul(weights.taps_bias, padded_tph[:planes], weights.taps[:, 0])
     for tap in range(1, weights.taps.shape[1]):
         first = tap * weights.dilation
-        mixed.addcmul_(padded[first : first + planes], weights.taps[:, tap])
-    return mixed
+        v_tph.addcmul_(padded_tph[first : first + planes], weights.taps[:, tap])
+    return v_tph
 
 
-def mix_(z: Tensor, padded: Tensor | None, weights: AdapterWeights) -> Tensor:
-    """Return u, in z's memory. padded: z with its neighbours, None without a convolution."""
-    if padded is not None:
+def mix_(z_tph: Tensor, padded_tph: Tensor | None, weights: AdapterWeights) -> Tensor:
+    """Return u, in z's memory. padded_tph: z with its neighbours, None without a convolution."""
+    if padded_tph is not None:
         # The product is made first, so z may be overwritten although the convolution reads it.
-        z.add_(F.linear(convolve(padded, weights, len(z)), weights.pointwise, weights.pointwise_bias))
-    return z
+        v_tph = convolve(padded_tph, weights, len(z_tph))
+        z_tph.add_(F.linear(v_tph, weights.pointwise, weights.pointwise_bias))
+    return z_tph
 
 
-def add_adapter_(tokens: Tensor, z: Tensor, left: Tensor | None, right: Tensor | None, weights: AdapterWeights) -> None:
+def add_adapter_(
+    x_nlc: Tensor, z_tph: Tensor, left: Tensor | None, right: Tensor | None, weights: AdapterWeights
+) -> None:
     """Add gamma (u U + c) to the tokens in place; z is used up."""
-    padded = None if weights.taps is None else with_neighbours(z, left, right, weights.reach)
-    u = mix_(z, padded, weights).view(-1, z.shape[-1])
-    del padded
-    tokens.view(-1, tokens.shape[-1]).add_(F.linear(u, weights.up, weights.up_bias))
+    padded_tph = None if weights.taps is None else with_neighbours(z_tph, left, right, weights.reach)
+    u_mh = mix_(z_tph, padded_tph, weights).view(-1, z_tph.shape[-1])
+    del padded_tph
+    x_nlc.view(-1, x_nlc.shape[-1]).add_(F.linear(u_mh, weights.up, weights.up_bias))
 
 
 def planes_at(end: int, planes: Tensor, reach: int) -> Tensor:
@@ -120,9 +126,9 @@ def planes_at(end: int, planes: Tensor, reach: int) -> Tensor:
     return planes[:reach] if end == 0 else planes[len(planes) - reach :]
 
 
-def through_up_and_pointwise(gradient: Tensor, weights: AdapterWeights) -> Tensor:
-    """Return v's gradient from y's: [planes, positions, width] -> [planes, positions, hidden]."""
-    return gradient.to(weights.up.dtype) @ weights.up @ weights.pointwise
+def through_up_and_pointwise(gy_tpc: Tensor, weights: AdapterWeights) -> Tensor:
+    """Return v's gradient from y's, of some planes: [t, p, c] -> [t, p, h]."""
+    return gy_tpc.to(weights.up.dtype) @ weights.up @ weights.pointwise
 
 
 @dataclass
@@ -136,8 +142,8 @@ class Borders:
 
 
 def adapter_backward(
-    tokens: Tensor,
-    gradient: Tensor,
+    x_nlc: Tensor,
+    gy_nlc: Tensor,
     borders: Borders,
     weights: AdapterWeights,
     planes: int,
@@ -147,72 +153,74 @@ def adapter_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Differentiate the adapter on one tile, and hand each weight's part of the gradient to `add`.
 
-    tokens: x behind the frozen part; gradient: of y. Returns x's gradient (None unless `pass_on`) and the planes of v's
-    gradient at one end, which the next tile needs. Tensors are let go as soon as they have been used: this is where a
-    step's memory is at its peak.
+    x_nlc: tokens behind the frozen part; gy_nlc: gradient of the block's output. Returns x's gradient (None unless
+    `pass_on`) and the planes of v's gradient at one end, which the next tile needs. Tensors are let go as soon as they
+    have been used: this is where a step's memory is at its peak.
     """
-    width = tokens.shape[-1]
+    width = x_nlc.shape[-1]
     low = weights.down.dtype
     # Computed again from the tokens, as in forward; nothing of it was kept.
-    x, gy = tokens.view(-1, width).to(low), gradient.reshape(-1, width).to(low)
-    z, before = squeeze(tokens, weights, planes)
-    padded = None if weights.taps is None else with_neighbours(z, borders.z_left, borders.z_right, weights.reach)
-    v = None if padded is None else convolve(padded, weights, planes)
-    # z stays as it is: with a reach of 0 `padded` is z itself, and is needed below.
-    u = z if v is None else F.linear(v, weights.pointwise, weights.pointwise_bias).add_(z)
-    _add_up(u.view(-1, u.shape[-1]), gy, weights, add)
-    del u, z
+    x_mc, gy_mc = x_nlc.view(-1, width).to(low), gy_nlc.reshape(-1, width).to(low)
+    z_tph, before_mh = squeeze(x_nlc, weights, planes)
+    has_time = weights.taps is not None
+    padded_tph = with_neighbours(z_tph, borders.z_left, borders.z_right, weights.reach) if has_time else None
+    v_tph = convolve(padded_tph, weights, planes) if has_time else None
+    # z stays as it is: with a reach of 0 `padded_tph` is z itself, and is needed below.
+    u = F.linear(v_tph, weights.pointwise, weights.pointwise_bias).add_(z_tph) if has_time else z_tph
+    _add_up(u.view(-1, u.shape[-1]), gy_mc, weights, add)
+    del u, z_tph
     # Through up: u's gradient, which is z's but for what comes through the convolution.
-    gz = gy @ weights.up
+    gz_mh = gy_mc @ weights.up
     gv_end = None
-    if padded is not None:
-        gz, gv = _through_convolution(gz, v, padded, borders, weights, planes, add)
+    if has_time:
+        gz_mh, gv_tph = _through_convolution(gz_mh, v_tph, padded_tph, borders, weights, planes, add)
         # A copy, so that v's whole gradient can be freed here.
-        gv_end = planes_at(end, gv, weights.reach).clone()
-        del gv
-    del padded, v
+        gv_end = planes_at(end, gv_tph, weights.reach).clone()
+        del gv_tph
+    del padded_tph, v_tph
     # A private operator of PyTorch: what autograd calls for F.gelu.
-    gp = torch.ops.aten.gelu_backward(gz, before)
-    del gz, before
-    add("down.weight", product(gp.t(), x, weights.exact))
-    add("down.bias", gp.sum(0, dtype=weights.exact))
+    gp_mh = torch.ops.aten.gelu_backward(gz_mh, before_mh)
+    del gz_mh, before_mh
+    add("down.weight", product(gp_mh.t(), x_mc, weights.exact))
+    add("down.bias", gp_mh.sum(0, dtype=weights.exact))
     if not pass_on:
         return None, gv_end
     # y's gradient itself (the residual) and what comes through the bottleneck, in one product.
-    gx = torch.addmm(gy, gp, weights.down).view_as(tokens)
-    return gx.to(tokens.dtype), gv_end
+    gx_mc = torch.addmm(gy_mc, gp_mh, weights.down)
+    return gx_mc.view_as(x_nlc).to(x_nlc.dtype), gv_end
 
 
-def _add_up(u: Tensor, gy: Tensor, weights: AdapterWeights, add: Add) -> None:
+def _add_up(u_mh: Tensor, gy_mc: Tensor, weights: AdapterWeights, add: Add) -> None:
     """Add the gradients of up and gamma, from one product: gamma's is <u U + c, gy> = <U, gy^T u> + <c, sum gy>."""
     exact, masters = weights.exact, weights.masters
     # The sums over tokens are in fp32: hundreds of thousands of 16-bit products are added up here.
-    outer, total = product(gy.t(), u, exact), gy.sum(0, dtype=exact)
-    add("gamma", (outer * masters["up.weight"]).sum().view(1) + (total * masters["up.bias"]).sum())
-    add("up.weight", outer.mul_(masters["gamma"]))
-    add("up.bias", total.mul_(masters["gamma"]))
+    outer_ch, total_c = product(gy_mc.t(), u_mh, exact), gy_mc.sum(0, dtype=exact)
+    # gamma first: `mul_` below overwrites both.
+    add("gamma", (outer_ch * masters["up.weight"]).sum().view(1) + (total_c * masters["up.bias"]).sum())
+    add("up.weight", outer_ch.mul_(masters["gamma"]))
+    add("up.bias", total_c.mul_(masters["gamma"]))
 
 
 def _through_convolution(
-    gu: Tensor, v: Tensor, padded: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add
+    gu_mh: Tensor, v_tph: Tensor, padded_tph: Tensor, borders: Borders, weights: AdapterWeights, planes: int, add: Add
 ) -> tuple[Tensor, Tensor]:
-    """Return z's gradient, in the memory of u's, and v's."""
-    hidden, exact, reach, dilation = v.shape[-1], weights.exact, weights.reach, weights.dilation
-    add("pointwise.weight", product(gu.t(), v.view(-1, hidden), exact)[..., None])
-    add("pointwise.bias", gu.sum(0, dtype=exact))
-    gv = (gu @ weights.pointwise).view(planes, -1, hidden)
-    add("depthwise.bias", gv.sum((0, 1), dtype=exact))
+    """Return z's gradient [m, h], in the memory of u's, and v's [t, p, h]."""
+    hidden, exact, reach, dilation = v_tph.shape[-1], weights.exact, weights.reach, weights.dilation
+    add("pointwise.weight", product(gu_mh.t(), v_tph.view(-1, hidden), exact)[..., None])
+    add("pointwise.bias", gu_mh.sum(0, dtype=exact))
+    gv_tph = (gu_mh @ weights.pointwise).view(planes, -1, hidden)
+    add("depthwise.bias", gv_tph.sum((0, 1), dtype=exact))
     taps = weights.taps.shape[1]
     # Tap k saw z at k dilation - reach planes from its own: one shifted product for each tap.
-    shifted = (padded[tap * dilation : tap * dilation + planes] for tap in range(taps))
-    add("depthwise.weight", torch.stack([(gv * z).sum((0, 1), dtype=exact) for z in shifted], 1)[:, None])
+    shifted = (padded_tph[tap * dilation : tap * dilation + planes] for tap in range(taps))
+    add("depthwise.weight", torch.stack([(gv_tph * z_tph).sum((0, 1), dtype=exact) for z_tph in shifted], 1)[:, None])
     # A plane of z went into v through tap k at the plane k x dilation - reach to its left: back, the taps are mirrored.
-    gv_padded = with_neighbours(gv, borders.gv_left, borders.gv_right, reach)
-    gz = gu.view(planes, -1, hidden)
+    gv_padded_tph = with_neighbours(gv_tph, borders.gv_left, borders.gv_right, reach)
+    gz_tph = gu_mh.view(planes, -1, hidden)
     for tap in range(taps):
         first = (taps - 1 - tap) * dilation
-        gz.addcmul_(gv_padded[first : first + planes], weights.taps[:, tap])
-    return gz.view(-1, hidden), gv
+        gz_tph.addcmul_(gv_padded_tph[first : first + planes], weights.taps[:, tap])
+    return gz_tph.view(-1, hidden), gv_tph
 
 
 def product(a: Tensor, b: Tensor, exact: torch.dtype) -> Tensor:

@@ -26,6 +26,7 @@ _meta_regions = [MetaAutocast(None)]
 
 
 def meta_autocast() -> MetaAutocast:
+    """Return the innermost autocast region of meta tensors."""
     return _meta_regions[-1]
 
 
@@ -36,6 +37,7 @@ def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> Ab
     # torch.autocast knows no meta device.
     if device.type == "meta":
         return _meta_region(low)
+    # Disabled, not left out: a region without autocast may lie inside one with it.
     return torch.autocast(device.type, low, enabled=low is not None, cache_enabled=cache)
 
 
@@ -60,6 +62,7 @@ def has_bf16() -> bool:
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a region without autocast, also inside one with it."""
     return autocast(device, torch.float32)
 
 

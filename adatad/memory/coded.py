@@ -74,18 +74,23 @@ class EightBitStore:
         self._shapes: dict[Hashable, torch.Size] = {}
 
     def save(self, key: Hashable, tensor: Tensor) -> None:
+        """Encode a tensor and keep the codes; the tensor itself isn't held."""
         codes, scale = encode(tensor, "fp8")
         self._shapes[key] = tensor.shape
+        # Codes and scales in one piece: one buffer and one copy for each key.
         with memory_scope(self._name):
             packed = torch.cat([codes.flatten(), scale.view(torch.uint8).flatten()])
         self._store.save(key, packed)
 
+    # Codes are a copy already.
     save_copy = save
 
     def prefetch(self, key: Hashable) -> None:
+        """Begin to bring the codes back."""
         self._store.prefetch(key)
 
     def pop(self, key: Hashable) -> Tensor:
+        """Take a tensor out, decoded."""
         shape, packed = self._shapes.pop(key), self._store.pop(key)
         codes, scale = packed.split([shape.numel(), packed.numel() - shape.numel()])
         return decode(codes.view(shape), scale.view(torch.bfloat16).view(*shape[:-1], 1), self._dtype)

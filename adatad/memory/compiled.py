@@ -3,6 +3,8 @@
 Weights are arguments, never constants of what is compiled; shapes are fixed. What differs is compiled once each: the
 branch, in place or with a graph, the tile's clips (the last tile of a window may have fewer), whether stochastic depth
 is on. Which branches are dropped is known on the host, so none of this depends on draws (docs/decisions/compile.md).
+
+Shapes: n clips of a tile, l tokens of a clip, c width.
 """
 
 from __future__ import annotations
@@ -33,13 +35,14 @@ class CompileError(UserError):
 
 
 Factors = Tensor | None
-"""Of stochastic depth, [n, 1, 1]; None: off."""
+"""Factors of stochastic depth, [n, 1, 1]; None: off."""
 
 
 class CompiledBranch(CastBranch):
     """A branch whose sum with the tokens is compiled; on the meta device, where memory is counted, it isn't."""
 
     def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
+        """Return the sum of tokens and branch, from one compiled function."""
         # Memory is counted with PyTorch's own kernels; compiled code needs no more than they do.
         if x_nlc.is_meta:
             return super().add(x_nlc, drop, in_place)
@@ -54,18 +57,22 @@ class CompiledBranch(CastBranch):
 
 
 def add_attention_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+    """Add attention to the tokens in their own memory, without a graph."""
     residual(x_nlc, attention(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=True)
 
 
 def add_mlp_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+    """Add the MLP to the tokens in their own memory, without a graph."""
     residual(x_nlc, mlp(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=True)
 
 
 def add_attention(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+    """Return the tokens plus attention, with a graph where gradients are on."""
     return residual(x_nlc, attention(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=False)
 
 
 def add_mlp(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+    """Return the tokens plus the MLP, with a graph where gradients are on."""
     return residual(x_nlc, mlp(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=False)
 
 

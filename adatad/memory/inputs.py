@@ -25,8 +25,9 @@ from adatad.memory.tiles import Tile
 from adatad.spec.schema import MemorySpec, Spec
 
 ROOMY_POLICIES = ("none", "selective")
+"""Policies that keep activations of whole windows: one more micro-batch of frames is little beside these."""
 ALIGNMENT = 16
-"""In bytes: every tensor in a buffer begins at a multiple of it, where views of any dtype are possible."""
+"""Bytes: every tensor in a buffer begins at a multiple of it, where views of any dtype are possible."""
 
 
 class HostFrames:
@@ -45,7 +46,7 @@ class HostFrames:
         return len(self.frames)
 
 
-def placed(frames: Tensor, memory: MemorySpec, device: torch.device) -> Tensor | HostFrames:
+def place_frames(frames: Tensor, memory: MemorySpec, device: torch.device) -> Tensor | HostFrames:
     """Return a batch's frames where the spec wants them."""
     return HostFrames(frames, device) if memory.frames == "host" else frames.to(device, non_blocking=True)
 
@@ -65,12 +66,14 @@ def tile_frames(
     coming = [_start_copies(frames, tile, clip_frames, copies) for tile in tiles[:1]]
     for number, tile in enumerate(tiles):
         clips, tickets = coming.pop()
+        # Begun before the wait for this tile's own copies: the bus works while the tile is computed.
         coming += [
             _start_copies(frames, following, clip_frames, copies) for following in tiles[number + 1 : number + 2]
         ]
         for ticket in tickets:
             copies.wait(ticket)
         yield tile, clips
+        # Else this name would hold the tile's frames while the next ones are waited for.
         del clips
 
 
@@ -85,7 +88,8 @@ def _start_copies(source: HostFrames, tile: Tile, clip_frames: int, copies: Copi
 
 
 def _span(frames: Tensor | HostFrames, tile: Tile, clip_frames: int) -> tuple[int, int]:
-    """First frame of a tile in its window, and the one after its last."""
+    """Return the first frame of a tile in its window, and the one after its last."""
+    # Tiles count clips over all windows of the batch, frames begin at 0 in each window.
     first = tile.start * clip_frames - tile.window * frames.shape[2]
     return first, first + (tile.stop - tile.start) * clip_frames
 
@@ -113,7 +117,10 @@ class _Coming(NamedTuple):
 
 
 class FramesAhead:
-    """Gives a step its micro-batches' frames. As an iterator: the batches that `follow` was given.
+    """The frames of a step's micro-batches; those of the next one ahead of time, where a spec has room for that.
+
+    A step calls `take` before each forward pass and `forward_queued` behind it, and at its end `prefetch_next_step`. As
+    an iterator: the batches that `wrap_batches` was given.
 
     Frames lie in the second stream's memory, where the next ones take the place of those that a forward pass has read.
     Either stream waits for the other's event: the computing one before it reads new frames, the second one before it
@@ -124,19 +131,22 @@ class FramesAhead:
         self.spec, self.device = spec, device
         self.active = device.type == "cuda" and looks_ahead(spec, spec.memory)
         self.waited_seconds = 0.0
-        """Spent in `look` waiting for batches, since this was last set to 0."""
+        """Seconds that `prefetch_next_step` has waited for batches, since this was last set to 0."""
         self._batches: Iterator[Batch] = iter(())
         self._found: list[Batch] = []
+        """The next step's first batch, at most one, if it was asked for before its step."""
         self._error: Exception | None = None
         self._stream = torch.cuda.Stream() if self.active else None
         self._coming: _Coming | None = None
         self._in_work: Tensor | None = None
+        """Frames that were taken; held until the second stream knows of the event below."""
         self._read: torch.cuda.Event | None = None
+        """Event after which nothing reads the frames that were taken."""
 
     # Batches
 
-    def follow(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Return the same batches, of which `look` may ask for one earlier."""
+    def wrap_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Return the same batches, of which `prefetch_next_step` may ask for one earlier."""
         if not self.active:
             return batches
         self._batches = batches
@@ -153,7 +163,7 @@ class FramesAhead:
             raise error
         return next(self._batches)
 
-    def look(self) -> None:
+    def prefetch_next_step(self) -> None:
         """Begin with the next step's first frames; called when all of a step's passes are queued.
 
         An error of the loader is raised by the next step, which it belongs to.
@@ -179,7 +189,7 @@ class FramesAhead:
         # Batches that came another way (evaluation, the first of a run) are placed and augmented here and now.
         coming = self._coming
         if coming is None or coming.batch is not batch:
-            frames = placed(batch.frames, self.spec.memory, self.device)
+            frames = place_frames(batch.frames, self.spec.memory, self.device)
             augment(frames.frames if isinstance(frames, HostFrames) else frames, batch.augmentations, self.device)
             return frames
         torch.cuda.current_stream().wait_event(coming.ready)
@@ -195,12 +205,14 @@ class FramesAhead:
             self._start(following)
 
     def _start(self, batch: Batch) -> None:
+        """Queue copy and augmentation of a batch's frames on the second stream."""
         # The memory of frames that were read goes back to the second stream, which comes after that from here on.
         self._stream.wait_event(self._read)
         # Freed here, on the host; the second stream has just been told to wait until they were read.
         self._in_work = None
         with torch.cuda.stream(self._stream):
-            # Allocated under the second stream, which has memory of its own in PyTorch's allocator.
+            # Allocated under the second stream, which has memory of its own in PyTorch's allocator: neither stream can
+            # be given what the other still reads.
             frames = torch.empty(batch.frames.shape, dtype=batch.frames.dtype, device=self.device)
             frames.copy_(batch.frames, non_blocking=True)
             augment(frames, batch.augmentations, self.device)
@@ -241,7 +253,7 @@ class InputCopies:
         self._free, self._used = self._free + self._used, []
 
     def _buffer(self, size: int) -> Tensor:
-        """Pinned bytes, that many or more, until the next step."""
+        """Return pinned bytes, that many or more, until the next step."""
         # Any that is large enough: sizes differ little from step to step.
         fitting = [buffer for buffer in self._free if len(buffer) >= size]
         if fitting:
@@ -254,5 +266,5 @@ class InputCopies:
 
 
 def _view(buffer: Tensor, start: int, like: Tensor) -> Tensor:
-    """A view of a buffer's bytes as a tensor of another's shape and dtype."""
+    """Return a view of a buffer's bytes as a tensor of another's shape and dtype."""
     return buffer[start : start + like.nbytes].view(like.dtype).view(like.shape)

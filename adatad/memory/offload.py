@@ -19,7 +19,7 @@ from adatad.memory.scopes import memory_scope
 
 GIB = 2**30
 PIECE_BYTES = 64 * 2**20
-"""Bytes of tensors that are updated together: their state is on the device meanwhile."""
+"""Bytes of tensors that an optimizer updates together: their state is on the device meanwhile."""
 STAGING_BUFFERS = 2
 """Buffers on the device that copies to the host start from: one fills while the other is on its way."""
 
@@ -45,11 +45,12 @@ class CopiesAtOnce:
     """Copies where the device is the host, or where nothing exists at all (meta)."""
 
     def start(self, to: Tensor, source: Tensor, after: Any = None) -> None:
+        """Copy at once; there is no ticket."""
         if not to.is_meta and not source.is_meta:
             to.copy_(source)
 
     def wait(self, ticket: None) -> None:
-        pass
+        """Do nothing: the copy is complete."""
 
 
 class CopiesOnStreams:
@@ -60,6 +61,7 @@ class CopiesOnStreams:
         self._streams = {"out": torch.cuda.Stream(), "in": torch.cuda.Stream()}
 
     def start(self, to: Tensor, source: Tensor, after: torch.cuda.Event | None = None) -> torch.cuda.Event:
+        """Queue a copy on the stream of its direction; the ticket is its event."""
         # Read before the side stream becomes the current one: copies wait for what computed their source.
         computing = torch.cuda.current_stream()
         stream = self._streams["out" if source.is_cuda else "in"]
@@ -72,6 +74,7 @@ class CopiesOnStreams:
             return stream.record_event()
 
     def wait(self, ticket: torch.cuda.Event | None) -> None:
+        """Let the current stream wait for a copy; the host goes on."""
         if ticket is not None:
             torch.cuda.current_stream().wait_event(ticket)
 
@@ -105,10 +108,10 @@ class HostMemory:
     limit_bytes: int | None = None
     copies: Copies = None
     bytes: int = 0
-    """Of all buffers."""
+    """Bytes of all host buffers made so far; they are never freed, but used again in every step."""
     _free: dict[int, list[PinnedBuffer]] = field(default_factory=dict)
     _staging: dict[int, list[PinnedBuffer]] = field(default_factory=dict)
-    """On the device, by size."""
+    """Buffers on the device, by size, the one used longest ago first."""
 
     def __post_init__(self) -> None:
         self.copies = self.copies or copies_for(self.device)
@@ -194,7 +197,7 @@ def pinned(shape: torch.Size, dtype: torch.dtype, device: torch.device, what: st
 
 
 class ActivationStore(Protocol):
-    """Where tensors of one kind wait, by key, until they are taken back."""
+    """A place for tensors of one kind, by key, from forward to backward."""
 
     def save(self, key: Hashable, tensor: Tensor) -> None:
         """Keep a tensor, which is the store's from now on."""
@@ -217,16 +220,19 @@ class DeviceStore:
         self._there: dict[Hashable, Tensor] = {}
 
     def save(self, key: Hashable, tensor: Tensor) -> None:
+        """Keep the tensor itself."""
         self._there[key] = tensor
 
     def save_copy(self, key: Hashable, tensor: Tensor) -> None:
+        """Keep a copy, which is counted under the store's name."""
         with memory_scope(self.name):
             self._there[key] = tensor.clone()
 
     def prefetch(self, key: Hashable) -> None:
-        pass
+        """Do nothing: it is there."""
 
     def pop(self, key: Hashable) -> Tensor:
+        """Take a tensor out."""
         return self._there.pop(key)
 
 
@@ -240,15 +246,18 @@ class HostStore:
         """On their way back to the device, with the tickets of their copies."""
 
     def save(self, key: Hashable, tensor: Tensor) -> None:
+        """Begin to copy a tensor to a host buffer; it isn't held here."""
         # A no-op where buffers were reserved; gradients between segments may be the first to need one more.
         self.memory.reserve(1, self.buffer_bytes, self.name)
         buffer = self.memory.take_buffer(self.buffer_bytes)
         self.memory.copy_out(buffer, tensor)
         self._there[key] = buffer, tensor.shape, tensor.dtype
 
+    # The tensor is copied to a staging buffer at once, so the caller may change it after either.
     save_copy = save
 
     def prefetch(self, key: Hashable) -> None:
+        """Begin to copy a tensor back to the device, into memory of its own."""
         if key not in self._there or key in self._coming:
             return
         buffer, shape, dtype = self._there[key]
@@ -259,6 +268,7 @@ class HostStore:
         self._coming[key] = tensor, buffer.ticket
 
     def pop(self, key: Hashable) -> Tensor:
+        """Take a tensor out; what is computed with it waits for its copy."""
         self.prefetch(key)
         tensor, ticket = self._coming.pop(key)
         self.memory.copies.wait(ticket)

@@ -1,4 +1,4 @@
-"""From the spec's memory policy to a backbone's executor.
+"""Memory policies: how the spec's `memory.policy` becomes a backbone's executor.
 
 none: everything autograd wants. selective: of every block its input, the attention's output and the MLP's value before
 its activation; the rest is computed again in backward. block: of every block its input. tile: the wave
@@ -31,11 +31,12 @@ from adatad.spec.sizes import clips_of_window
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 
-KEPT = {
+SAVED = {
     "none": "autograd keeps what it wants",
     "selective": "kept are each block's input, its attention and what goes into the MLP's activation",
     "block": "kept is each block's input",
 }
+"""What is saved for backward under each policy but tile, in words for the log."""
 
 # Private names of PyTorch: one operator for each kernel that scaled_dot_product_attention may choose.
 ATTENTION = (
@@ -51,42 +52,46 @@ class CheckpointedExecutor(PlainExecutor):
     """Calls blocks as modules, each under its policy: none, selective or block (mode side: so are its adapters)."""
 
     policies: tuple[str, ...]
-    """By block."""
+    """The policy of each block."""
     fc1_shape: tuple[int, int]
     """[out, in] of the MLP's first matrix. Taken before any engine shards it."""
 
     def recompute(self, index: int) -> Recompute | None:
+        """Return torch's checkpoint for the block's policy; None where autograd keeps everything."""
         if self.policies[index] == "none" or not torch.is_grad_enabled():
             return None
         # Nothing in the model draws from a generator, so there is no random state to put back.
         # The variant without re-entry: it works where no input needs a gradient, as with the first trained block.
-        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        checkpointed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         if self.policies[index] == "selective":
-            return partial(again, context_fn=partial(create_selective_checkpoint_contexts, self.keeps()))
-        return again
+            return partial(
+                checkpointed, context_fn=partial(create_selective_checkpoint_contexts, self.selective_rule())
+            )
+        return checkpointed
 
-    def keeps(self) -> Callable[..., CheckpointPolicy]:
+    def selective_rule(self) -> Callable[..., CheckpointPolicy]:
         """Return selective checkpointing's rule: which operators' results stay."""
         rows, columns = self.fc1_shape
 
-        def keep(_: Any, operator: Any, *inputs: Any, **__: Any) -> CheckpointPolicy:
+        def rule(_: Any, operator: Any, *inputs: Any, **__: Any) -> CheckpointPolicy:
+            """Save the attention's output and the MLP's value before its activation."""
             # The MLP's first product is told from the others by the shape of its (transposed) matrix.
             into_mlp = operator is torch.ops.aten.addmm.default and tuple(inputs[2].shape) == (columns, rows)
             saved = into_mlp or operator in ATTENTION
             return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
 
-        return keep
+        return rule
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """One line for each range of blocks."""
+        """Return a line for each range of blocks."""
         lines, first = [], 0
         for policy, blocks in groupby(self.policies):
             last = first + len(list(blocks)) - 1
-            if policy in KEPT:
-                lines.append(f"blocks {first} to {last}: {policy}; {KEPT[policy]}")
+            if policy in SAVED:
+                lines.append(f"blocks {first} to {last}: {policy}; {SAVED[policy]}")
             first = last + 1
         return lines
 
@@ -116,6 +121,7 @@ class TiledExecutor(CheckpointedExecutor):
         return tokens if self.policies[-1] == "tile" else backbone.join(tokens, batch)
 
     def lines(self) -> list[str]:
+        """Return a line for each range of blocks, waves last."""
         return [*super().lines(), *map(str, self.passes)]
 
 
@@ -199,7 +205,7 @@ def _wave_pass(
 
 
 def policy_ranges(memory: MemorySpec, depth: int) -> list[tuple[int, int, str]]:
-    """(first block, last block, policy) of consecutive ranges that cover the backbone."""
+    """Return (first block, last block, policy) of consecutive ranges that cover the backbone."""
     if memory.policy == "auto":
         raise ValueError("memory.policy auto: the planner's choice must take its place first")
     if isinstance(memory.policy, str):
@@ -216,7 +222,7 @@ def wave_settings(
     first: int,
     last: int,
 ) -> WaveSettings:
-    """The spec's settings, with the best tile and segment for this backbone and window where it leaves them open."""
+    """Return the settings of a wave: the spec's; where it leaves tile and segment open, the best for this window."""
     positions = (data.size_pixels // backbone.patch) ** 2
     # Where clips are shared unevenly, those of the rank with most.
     clips = -(-clips_of_window(data, backbone.clip_frames) // clip_ranks)
@@ -244,8 +250,8 @@ def wave_settings(
 
 
 def cast_frozen_(backbone: VideoBackbone, first: int, last: int, dtype: torch.dtype, norms: bool = True) -> None:
-    """Frozen weights of a range of blocks, and of the patch embedding before the first, to `dtype`; trained ones keep
-    theirs."""
+    """Cast frozen weights of a range of blocks, and of the patch embedding before the first; trained ones keep their
+    dtype."""
     modules: list[nn.Module] = list(backbone.blocks[first : last + 1])
     if first == 0:
         modules.append(backbone.patch_embed)

@@ -7,6 +7,9 @@ Tile t at block i comes right after tile t + 1 at block i + 1, so at every momen
     block i             t0    t1    t2
 
 Before its first block going back, each tile runs forward through the segment once more, from its saved input.
+
+Names: t counts the tiles of a window in the order of the wave; z, v as in `adatad.memory.adapter_tile`, gv the gradient
+of v. Shapes: n clips of a tile, l tokens of a clip, c width.
 """
 
 from __future__ import annotations
@@ -35,9 +38,11 @@ from adatad.memory.wave_state import GradientOf, WaveState
 class Gradients(Protocol):
     """Gradients of the tokens above a segment, by tile."""
 
-    def prefetch(self, tile: Tile) -> None: ...
+    def prefetch(self, tile: Tile) -> None:
+        """Say that `pop` will come soon."""
 
-    def pop(self, tile: Tile) -> Tensor: ...
+    def pop(self, tile: Tile) -> Tensor:
+        """Take a tile's gradient [n, l, c] out."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +52,24 @@ class OutputGradients:
     gradient_of: GradientOf
 
     def prefetch(self, tile: Tile) -> None:
-        pass
+        """Do nothing: nothing has to be copied."""
 
     def pop(self, tile: Tile) -> Tensor:
+        """Make a tile's gradient."""
         return self.gradient_of(tile)
 
 
 @dataclass
 class TileState:
-    """What waits for one tile's way back through the segment."""
+    """One tile between its recomputation and its way back through the segment."""
 
     starts: dict[int, Tensor | Graph] = field(default_factory=dict)
-    """By block, what its backward starts from; see `recompute_block`."""
+    """What the backward of each block starts from; see `recompute_block`."""
     gradient: Tensor | None = None
-    """Behind the block that comes next for this tile."""
+    """The gradient behind the block that comes next for this tile."""
 
     def pop_gradient(self) -> Tensor:
+        """Take the gradient out."""
         # Handed on without a reference left behind: the gradient is freed as soon as the block has used it.
         gradient, self.gradient = self.gradient, None
         return gradient
@@ -73,15 +80,15 @@ class BlockState:
     """Planes at the borders of the tiles that the wave is at, of one block whose adapter sees its neighbours."""
 
     z_ends: dict[int, Tensor] = field(default_factory=dict)
-    """By t: first and last planes of z, [2, reach, positions, hidden]."""
+    """First and last planes of z, by t: [2, reach, positions, hidden]."""
     gv_behind: Tensor | None = None
     """v's gradient of the tile that was here before, at the planes next to the one that comes."""
     gv_pending: dict[int, PendingPlanes] = field(default_factory=dict)
-    """By side: v's gradient at the planes of the rank there."""
+    """v's gradient at the planes of another rank, by side, on its way."""
 
 
 class SegmentWave:
-    """The wave through blocks `start` to `stop` - 1 of one window. `t` counts its tiles."""
+    """The wave back through blocks `start` to `stop` - 1 of one window."""
 
     def __init__(
         self,
@@ -97,10 +104,11 @@ class SegmentWave:
         self.above, self.below = above, below
         self.tile_states = [TileState() for _ in tiles]
         self.block_states = {index: BlockState() for index in range(start, stop)}
-        self.looking = [i for i in range(start, stop) if i in wave.adapters and wave.adapters[i].reach]
-        """Blocks whose adapters see neighbours."""
+        self.blocks_with_halos = [i for i in range(start, stop) if i in wave.adapters and wave.adapters[i].reach]
+        """Blocks whose adapters see planes of the neighbouring tiles."""
 
     def run(self) -> None:
+        """Add the weights' gradients to `wave.weights`, and hand the input's to `below`."""
         depth = self.stop - self.start
         self.fetch(0)
         # In each step every block takes one tile, the one above first; the wave enters at the top and leaves below.
@@ -117,9 +125,9 @@ class SegmentWave:
     def fetch(self, t: int) -> None:
         """Take the halos of tile t out of their store, and begin to copy back what the next one will need."""
         # A tile's neighbours need its halos too, so these are here one tile earlier than its saved input.
-        for index in self.looking if t < len(self.tiles) else ():
+        for index in self.blocks_with_halos if t < len(self.tiles) else ():
             self.block_states[index].z_ends[t] = self.wave.halos.pop(self._halo_key(index, t))
-        for index in self.looking if t + 1 < len(self.tiles) else ():
+        for index in self.blocks_with_halos if t + 1 < len(self.tiles) else ():
             self.wave.halos.prefetch(self._halo_key(index, t + 1))
         if t < len(self.tiles):
             self.wave.saved_inputs.prefetch((self.start, self.tiles[t]))
@@ -198,7 +206,7 @@ class SegmentWave:
     def receive_gradient(self, index: int, t: int, gradient: Tensor) -> None:
         """Note a tile's gradient behind a block; what other ranks need of it is sent at once."""
         self.tile_states[t].gradient = gradient
-        if index in self.looking:
+        if index in self.blocks_with_halos:
             for side in self.wave.borders(t, len(self.tiles)):
                 planes = self.gv_at(index, side, gradient)
                 self.block_states[index].gv_pending[side] = self.wave.halo_exchange.exchange(side, planes)
@@ -214,23 +222,28 @@ class SegmentWave:
         """Return the gradient of a block's input from that of its output; None where nobody wants it."""
         wave, tile = self.wave, self.tiles[t]
         start, adapter = self.tile_states[t].starts.pop(index), wave.adapters.get(index)
-        flows = wave.differentiates(index)
-        if flows and isinstance(start, Tensor):
+        differentiates = wave.differentiates(index)
+        if differentiates and isinstance(start, Tensor):
             # Only an input was put down: now is its turn to get a graph.
             start = wave.transform.graph(index, tile, start)
-        behind = start[1].detach() if flows else start
+        # The adapter's input is the output of the frozen part.
+        x_nlc = start[1].detach() if differentiates else start
         if adapter is not None:
-            gradient = self.through_adapter(index, t, behind, gradient, flows)
-        if not flows:
+            gradient = self.through_adapter(index, t, x_nlc, gradient, differentiates)
+        if not differentiates:
             return None
         # It shares its memory with the graph's output, which autograd frees on its way.
-        del behind
+        del x_nlc
         return self.through_transform(index, start, gradient)
 
-    def through_adapter(self, index: int, t: int, behind: Tensor, gradient: Tensor, flows: bool) -> Tensor | None:
-        """Differentiate an adapter on one tile, with what its neighbours contribute. behind: the adapter's input."""
+    def through_adapter(self, index: int, t: int, x_nlc: Tensor, gradient: Tensor, pass_on: bool) -> Tensor | None:
+        """Differentiate an adapter on one tile, with what its neighbours contribute.
+
+        x_nlc: the adapter's input; pass_on: whether its gradient is wanted, None is returned otherwise.
+        """
         wave, adapter, state = self.wave, self.wave.adapters[index], self.block_states[index]
         gv: list[Tensor | None] = [None, None]
+        # Left by the tile that was here before; taken out, so that it is freed with this tile.
         gv[wave.behind], state.gv_behind = state.gv_behind, None
         if adapter.reach and t + 1 < len(self.tiles):
             # The next tile has come down to this block already: that is what the skew is for.
@@ -242,10 +255,12 @@ class SegmentWave:
         state.z_ends.pop(t - 1, None)
 
         def add(name: str, part: Tensor) -> None:
+            """Add a part of a weight's gradient to the sum over tiles."""
             wave.weights.add(f"blocks.{index}.adapter.{name}", part)
 
         planes, end = wave.planes(self.tiles[t]), wave.ahead
-        gradient, gv_end = adapter_backward(behind, gradient, borders, adapter, planes, add, flows, end)
+        gradient, gv_end = adapter_backward(x_nlc, gradient, borders, adapter, planes, add, pass_on, end)
+        # The next tile asks for it; after a window's last tile nobody does.
         if gv_end is not None and t + 1 < len(self.tiles):
             state.gv_behind = gv_end
         return gradient

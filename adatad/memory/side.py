@@ -4,6 +4,8 @@ Its output is the last listed block's tokens plus, of every adapter, gamma (U (z
 over space; and the mean over space commutes with all that follows the activation z = GELU(x D + d). So the first stream
 keeps z's mean over space alone, [tubelets, hidden] of each adapter, and everything behind it is ordinary autograd on
 that. The second stream computes the tokens again, for the gradients of D and d.
+
+Shapes: b windows, n clips of a tile, l tokens of a clip, c width; each adapter has a hidden width of its own.
 """
 
 from __future__ import annotations
@@ -50,17 +52,21 @@ class SideExecutor(PlainExecutor):
 
     @property
     def stream(self) -> WavePass:
+        """The only pass."""
         return self.passes[0]
 
     @property
     def backbone(self) -> VideoBackbone:
+        """The backbone of that pass."""
         return self.stream.backbone
 
     @property
     def settings(self) -> WaveSettings:
+        """The settings of that pass."""
         return self.stream.settings
 
     def weight_modules(self) -> list[nn.Module]:
+        """Return the module of the adapters' first layers; the other ones are called as modules."""
         return [self.squeezing]
 
     def __str__(self) -> str:
@@ -77,14 +83,15 @@ class SideExecutor(PlainExecutor):
             stream = list(self.stream.tiles_of(frames, tiles))
             for index in blocks:
                 with self.stream.provider.materialized(blocks[index : index + 1], blocks[index + 1 : index + 2]):
-                    yield from self.through_block(transform, index, stream)
+                    yield from self.forward_block(transform, index, stream)
                     transform.release(range(index, index + 1))
             return
+        # Tile by tile, all blocks run on one before the next is made.
         for item in self.stream.tiles_of(frames, tiles):
             for index in blocks:
-                yield from self.through_block(transform, index, [item])
+                yield from self.forward_block(transform, index, [item])
 
-    def through_block(
+    def forward_block(
         self, transform: Transform, index: int, stream: list[tuple[Tile, Tensor]]
     ) -> Iterator[tuple[int, Tile, Tensor]]:
         """Run tiles through one block, in place; yield those that an adapter reads, with its number."""
@@ -105,6 +112,7 @@ class _SideFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, side: SideExecutor, frames: Tensor, *weights: Tensor):
+        """Stream the tiles through once; keep the frames alone."""
         # Frames are all that is kept for backward: tokens are computed again from them.
         ctx.side, ctx.frames = side, frames
         low = side.settings.dtype
@@ -128,6 +136,7 @@ class _SideFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, _, *gradients: Tensor):
+        """Stream the tiles through again, for the gradients of all D and d."""
         side, frames, tubelets = ctx.side, ctx.frames, ctx.side.backbone.clip_tubelets
         low, positions = side.settings.dtype, side.stream.positions(frames)
         exact = torch.promote_types(low, torch.float32)

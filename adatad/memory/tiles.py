@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from adatad.models.backbone import Surroundings, WholeWindows
+from adatad.models.backbone import WholeWindows, WindowPart
 
 
 class Tile(NamedTuple):
@@ -31,7 +31,7 @@ class Tile(NamedTuple):
 def cut_tiles(windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
     """Cut every window of `clips` clips into tiles; the last tile of a window may be shorter than `tile_clips`."""
     spans = [(first, min(first + tile_clips, clips)) for first in range(0, clips, tile_clips)]
-    return _of_windows(windows, clips, spans)
+    return _repeat_spans(windows, clips, spans)
 
 
 def cut_evenly(windows: int, clips: int, count: int, backwards: bool) -> list[list[Tile]]:
@@ -39,10 +39,11 @@ def cut_evenly(windows: int, clips: int, count: int, backwards: bool) -> list[li
     # All ranks of a group must have as many tiles, so that their exchanges pair up; sizes may differ.
     edges = [number * clips // count for number in range(count + 1)]
     spans = list(pairwise(edges))
-    return _of_windows(windows, clips, spans[::-1] if backwards else spans)
+    return _repeat_spans(windows, clips, spans[::-1] if backwards else spans)
 
 
-def _of_windows(windows: int, clips: int, spans: list[tuple[int, int]]) -> list[list[Tile]]:
+def _repeat_spans(windows: int, clips: int, spans: list[tuple[int, int]]) -> list[list[Tile]]:
+    """Return the same spans of clips as tiles of every window."""
     return [
         [
             Tile(window, index, window * clips + first, window * clips + last)
@@ -59,7 +60,7 @@ PendingPlanes = Callable[[], Tensor]
 """Planes that are on their way: a call waits for them and returns them."""
 
 
-class HaloExchange(Surroundings, Protocol):
+class HaloExchange(WindowPart, Protocol):
     """The ranks that have the clips beside this rank's."""
 
     backwards: bool
@@ -88,15 +89,19 @@ class NoExchange(WholeWindows):
     backwards = False
 
     def has_neighbour(self, side: int) -> bool:
+        """Return False: nothing lies beside a whole window."""
         return False
 
     def tiles(self, windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
+        """Return the tiles of `cut_tiles`."""
         return cut_tiles(windows, clips, tile_clips)
 
     def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
+        """Refuse: no rank is there."""
         raise NotImplementedError("nobody is beside a whole window")
 
     def largest(self, value: Tensor) -> Tensor:
+        """Return the value itself: no other rank has a part of the window."""
         return value
 
 
@@ -125,9 +130,12 @@ def default_segment_blocks(span: int, clips: int, tile_clips: int, mlp_ratio: fl
 
     span: blocks from the first trained one to the last; clips: of all windows of a micro-batch.
     """
+    # A held graph keeps about seven tensors as large as the tokens, and the MLP's value before its activation; without
+    # held graphs only the input waits.
     held = 7 + mlp_ratio if hold else 1
 
     def clips_held(k: int) -> float:
+        """Return the peak memory with segments of k blocks, in clips of tokens."""
         saved = -(-span // k) * clips
         # The wave holds a triangle: k - 1 graphs of the tile that entered last, one fewer of the one before, and so on.
         window = (k - 1) * (k + 2) / 2 * held + k + 1

@@ -29,14 +29,14 @@ BranchFunction = Callable[[Tensor, BranchWeights, int], Tensor]
 
 
 def attention(x_nlc: Tensor, weights: BranchWeights, heads: int) -> Tensor:
-    """What attention adds to the tokens."""
+    """Return attention's part of the residual sum: [n, l, c] -> [n, l, c]."""
     norm, norm_bias, qkv, qkv_bias, last, last_bias = weights
     normed = F.layer_norm(x_nlc, x_nlc.shape[-1:], norm, norm_bias, NORM_EPS)
     return F.linear(attend(normed, heads, qkv, qkv_bias), last, last_bias)
 
 
 def mlp(x_nlc: Tensor, weights: BranchWeights, heads: int) -> Tensor:
-    """What the MLP adds to the tokens."""
+    """Return the MLP's part of the residual sum: [n, l, c] -> [n, l, c]. heads: unused."""
     norm, norm_bias, first, first_bias, last, last_bias = weights
     normed = F.layer_norm(x_nlc, x_nlc.shape[-1:], norm, norm_bias, NORM_EPS)
     return F.linear(F.gelu(F.linear(normed, first, first_bias)), last, last_bias)
@@ -102,8 +102,7 @@ class BlockWeights:
                     used[name] = p if name.startswith("norm") else _cast(p, dtype)
         used[QKV_BIAS] = joined.requires_grad_(q_bias.requires_grad or v_bias.requires_grad)
         self.learning = {name: tensor for name, tensor in used.items() if tensor.requires_grad}
-        """What to differentiate by, under the names of the block's parameters, and `QKV_BIAS`."""
-
+        """Tensors to differentiate by, under the names of the block's parameters, and `QKV_BIAS`."""
         self.branches: list[tuple[BranchFunction, BranchWeights]] = [
             (function, tuple(used[name] for name in names)) for function, names in BRANCHES
         ]
@@ -119,6 +118,8 @@ class BlockWeights:
 
 
 def _cast(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a parameter in a dtype, as a tensor of its own to differentiate by."""
+    # No copy where none is needed: autograd.grad differentiates by the parameter itself as well.
     if parameter.dtype == dtype:
         return parameter
     return parameter.detach().to(dtype).requires_grad_(parameter.requires_grad)

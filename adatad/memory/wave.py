@@ -30,8 +30,8 @@ Planes = Tensor | PendingPlanes | None
 class Wave(WaveState):
     """One forward and one backward of one micro-batch through a range of blocks."""
 
-    spent = False
-    """The backward has been: what was saved for it is gone."""
+    backward_done = False
+    """What was saved for a backward is gone."""
 
     def forward(self, stream: TileStream) -> TileStream:
         """Send tiles of tokens (the wave's own from now on) through all blocks, as one stream.
@@ -44,7 +44,7 @@ class Wave(WaveState):
             # The input of a segment is saved before its first block changes it in place.
             if index in starts:
                 stream = self._save_inputs(stream, index)
-            stream = self._through_block(stream, index)
+            stream = self._forward_block(stream, index)
             if self.settings.block_by_block:
                 following = range(index + 1, min(index + 2, self.settings.last + 1))
                 # The block's weights are there only while all tiles are drawn through it.
@@ -53,6 +53,7 @@ class Wave(WaveState):
         return stream
 
     def _save_inputs(self, stream: TileStream, index: int) -> TileStream:
+        """Save every tile on its way into the block that begins a segment."""
         for tile, x_nlc in stream:
             self.saved_inputs.save_copy((index, tile), x_nlc)
             yield tile, x_nlc
@@ -68,7 +69,7 @@ class Wave(WaveState):
             del x_nlc
         return _from_store(waiting, tiles)
 
-    def _through_block(self, stream: TileStream, index: int) -> TileStream:
+    def _forward_block(self, stream: TileStream, index: int) -> TileStream:
         """Send every tile through one block, in place. An adapter that sees its neighbours is one tile late."""
         adapter = self.adapters.get(index)
         waiting: list[tuple[Tile, Tensor, Tensor, list[Planes]]] = []
@@ -82,7 +83,11 @@ class Wave(WaveState):
                 yield tile, x_nlc
                 continue
             ends = self._save_halo(index, tile, z)
-            beside = self._exchange(tile, ends)
+            # Planes of other ranks are asked for now, and waited for when the adapter runs, one tile later.
+            sides = [] if ends is None else self.borders(tile.index, len(self.tiles[tile.window]))
+            beside: list[Planes] = [
+                self.halo_exchange.exchange(side, ends[side]) if side in sides else None for side in (LEFT, RIGHT)
+            ]
             if tile.index and ends is not None:
                 # Not a window's first tile: it and the waiting one are neighbours, and know each other now.
                 beside[self.behind], waiting[0][3][self.ahead] = last_planes, ends[self.behind]
@@ -99,20 +104,17 @@ class Wave(WaveState):
     def _add_adapter(
         self, index: int, tile: Tile, x_nlc: Tensor, z: Tensor, beside: list[Planes]
     ) -> tuple[Tile, Tensor]:
+        """Add the adapter to a tile whose neighbours' planes are known, or on their way, which is waited for."""
         for side in (LEFT, RIGHT):
             if callable(beside[side]):
                 with memory_scope("halos"):
                     beside[side] = beside[side]()
                 if self.keep:
+                    # Backward reads them again; asking the rank a second time would cost one more exchange.
                     self.from_ranks[index, tile.window, side] = beside[side]
         with memory_scope("tile"):
             add_adapter_(x_nlc, z, *beside, self.adapters[index])
         return tile, x_nlc
-
-    def _exchange(self, tile: Tile, ends: Tensor | None) -> list[Planes]:
-        """Ask other ranks for the planes left and right of a tile, which are on their way from now on."""
-        sides = [] if ends is None else self.borders(tile.index, len(self.tiles[tile.window]))
-        return [self.halo_exchange.exchange(side, ends[side]) if side in sides else None for side in (LEFT, RIGHT)]
 
     def _save_halo(self, index: int, tile: Tile, z: Tensor) -> Tensor | None:
         """Return the ends of a tile's z, saved if a backward follows; None where the adapter sees no neighbour."""
@@ -127,9 +129,9 @@ class Wave(WaveState):
 
     def backward(self, gradient_of: GradientOf) -> dict[Tile, Tensor]:
         """Sum up all weight gradients, in `weights`; return the gradient of the input, by tile, if it is wanted."""
-        if self.spent:
+        if self.backward_done:
             raise RuntimeError("the wave went back through this forward pass before; its saved inputs are gone")
-        self.spent = True
+        self.backward_done = True
         above: Gradients = OutputGradients(gradient_of)
         # From the last segment to the first; `above` are the gradients that the segment behind has left.
         for number, (start, stop) in reversed(list(enumerate(self.segments))):

@@ -1,4 +1,7 @@
-"""A range of blocks as one function that autograd knows: how frames go into a wave, and how means come out."""
+"""A range of blocks as one function that autograd knows: how frames go into a wave, and how means come out.
+
+Shapes: b windows, n clips of a tile (of all windows in tensors that aren't tiles), l tokens of a clip, c width.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class WavePass:
     settings: WaveSettings
     trained_weights: TrainedWeights
     pooled: bool
-    """Whether the range has the last block."""
+    """The range has the last block, and so gives means over space instead of tokens."""
     provider: WeightProvider = field(default_factory=ResidentWeights)
     halo_exchange: HaloExchange = field(default_factory=NoExchange)
     host_limit_bytes: int | None = None
@@ -85,7 +88,7 @@ class WavePass:
         return self._host
 
     def positions(self, source: Tensor | HostFrames) -> int:
-        """Spatial positions of a tubelet."""
+        """Return the spatial positions of a tubelet."""
         if source.dtype != torch.uint8:
             return source.shape[1] // self.backbone.clip_tubelets
         return (source.shape[-2] // self.backbone.patch) * (source.shape[-1] // self.backbone.patch)
@@ -119,7 +122,7 @@ class WavePass:
         return tile_frames(frames, tiles, self.backbone.clip_frames, self.host(frames.device).copies)
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Tokens of a tile's frames: [n, l, c]."""
+        """Return the tokens of a tile's frames: [n, l, c]."""
         return self.backbone.embed(self.backbone.cut_clips(frames))
 
     def pool(self, stream: TileStream, wave: Wave, device: torch.device) -> Tensor:
@@ -165,10 +168,11 @@ def _in_order(stream: TileStream) -> Tensor:
 
 
 class _WaveFunction(torch.autograd.Function):
-    """What autograd sees of a wave: a function of frames or tokens, and of all trained weights of its blocks."""
+    """A wave as autograd sees it: a function of frames or tokens, and of all trained weights of its blocks."""
 
     @staticmethod
     def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, drops: Drops | None, *weights):
+        """Run a wave that saves what its backward needs."""
         with no_autocast(source.device):
             # Inside autocast's region, but out of its reach: tiles have dtypes of their own.
             ctx.wave = wave_pass.wave(source, windows, clips, drops, weights, keep=True)
@@ -181,6 +185,7 @@ class _WaveFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
+        """Run the wave back; return the gradients of the source and of all weights."""
         wave, wave_pass = ctx.wave, ctx.wave_pass
         with no_autocast(gradient.device):
             half = torch.float16 in (wave_pass.settings.dtype, wave_pass.settings.residual)

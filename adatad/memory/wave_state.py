@@ -1,4 +1,4 @@
-"""What a wave holds between its forward and its backward: tiles, cast weights, saved inputs and halos.
+"""The state of a wave between its forward and its backward: tiles, cast weights, saved inputs and halos.
 
 Shapes (here and in the other files of the wave): n clips of a tile, l tokens of a clip, c width; planes (one tubelet,
 all positions) of z are [planes, positions, hidden].
@@ -26,6 +26,8 @@ from adatad.models.vit import Block
 
 TileStream = Iterator[tuple[Tile, Tensor]]
 """Tiles with their tokens [n, l, c], one by one."""
+GradientOf = Callable[[Tile], Tensor]
+"""Makes a tile's gradient of the wave's output [n, l, c], in the residual dtype."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class WaveSettings:
     block_by_block: bool
     """Run every block over all tiles before the next (for weights that come one block at a time)."""
     dtype: torch.dtype
-    """Of arithmetic."""
+    """Dtype of arithmetic."""
     residual: torch.dtype
-    """Of the tokens between blocks, and so of saved inputs."""
+    """Dtype of the tokens between blocks, and so of saved inputs."""
     saved_on_host: bool = False
     """Saved inputs, and gradients between segments, wait in host memory."""
     saved_in_8_bits: bool = False
@@ -56,12 +58,14 @@ class WaveSettings:
 
     @property
     def branch_type(self) -> type[CastBranch]:
+        """Class that executes branches."""
         return CompiledBranch if self.compiled else CastBranch
 
 
 @dataclass(frozen=True)
 class WaveContext:
-    """What waves through a range of blocks have in common, from step to step."""
+    """The part of a wave that stays from step to step: model, settings, and where weights, planes and saved inputs come
+    from."""
 
     backbone: VideoBackbone
     settings: WaveSettings
@@ -76,7 +80,7 @@ class WaveBatch:
 
     windows: int
     clips: int
-    """In each window, of those that this rank has."""
+    """Clips of each window that this rank has."""
     positions: int
     """Spatial positions of a tubelet."""
     drops: Drops | None
@@ -158,18 +162,21 @@ class WaveState:
         self.transform = Transform(backbone, settings.dtype, batch.drops, settings.branch_type)
         self.adapters = weights.adapters
         self.trained = {index for index, block in self.blocks() if trained_outside_adapter(block)}
-        starts = range(self._first_differentiated(), settings.last + 1, settings.segment_blocks) if self.keep else ()
+        # From the first block with anything to differentiate on; those before it run without a graph, and save nothing.
+        differentiated = self.trained | self.adapters.keys()
+        first = settings.first if self.input_gradient else min(differentiated, default=settings.last + 1)
+        starts = range(first, settings.last + 1, settings.segment_blocks) if self.keep else ()
         # The last segment may be shorter.
         self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
         # Block by block, the tokens of all tiles wait beside the saved inputs. If these are smaller, in 8 bits, the
         # tokens get buffers of their own when they come.
         waiting = int(settings.block_by_block and not settings.saved_in_8_bits)
         self.saved_inputs = self.token_store("saved inputs", len(starts) + waiting, settings.saved_in_8_bits)
-        """By (start of a segment, tile)."""
+        """Inputs of segments, by (start of the segment, tile)."""
         self.halos = self._halo_store()
-        """By (block, window, index of a tile): first and last planes of its z, [2, reach, positions, hidden]."""
+        """First and last planes of a tile's z, by (block, window, index of the tile): [2, reach, positions, hidden]."""
         self.from_ranks: dict[tuple[int, int, int], Tensor] = {}
-        """By (block, window, side): planes of z from the rank there, kept for backward."""
+        """Planes of z from another rank, by (block, window, side), kept for backward."""
 
     def token_store(self, name: str, per_tile: int, in_8_bits: bool = False) -> ActivationStore:
         """Return a store for tokens of tiles. Gradients between segments take the buffers of inputs that are done."""
@@ -184,22 +191,16 @@ class WaveState:
         return EightBitStore(activation_store(name, host, coded_bytes(tokens, width), count), settings.residual, name)
 
     def _halo_store(self) -> ActivationStore:
-        looking = [adapter for adapter in self.adapters.values() if adapter.reach] if self.keep else []
-        widest = max((adapter.reach * adapter.down.shape[0] for adapter in looking), default=0)
+        with_halos = [adapter for adapter in self.adapters.values() if adapter.reach] if self.keep else []
+        widest = max((adapter.reach * adapter.down.shape[0] for adapter in with_halos), default=0)
         buffer_bytes = 2 * widest * self.positions * self.settings.dtype.itemsize
         host = self.host if self.settings.halos_on_host else None
-        return activation_store("halos", host, buffer_bytes, len(looking) * sum(map(len, self.tiles)))
+        return activation_store("halos", host, buffer_bytes, len(with_halos) * sum(map(len, self.tiles)))
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """Yield the blocks of the range, with their numbers."""
         settings = self.settings
         return ((index, self.backbone.blocks[index]) for index in range(settings.first, settings.last + 1))
-
-    def _first_differentiated(self) -> int:
-        """The first block with anything to differentiate; those before it run without a graph."""
-        if self.input_gradient:
-            return self.settings.first
-        return next(index for index, _ in self.blocks() if index in self.trained or index in self.adapters)
 
     def differentiates(self, index: int) -> bool:
         """Return whether a block's frozen part needs a backward: for its own weights, or for what is below it."""
@@ -213,7 +214,3 @@ class WaveState:
     def planes(self, tile: Tile) -> int:
         """Return the number of planes (tubelets) of a tile."""
         return (tile.stop - tile.start) * self.backbone.clip_tubelets
-
-
-GradientOf = Callable[[Tile], Tensor]
-"""Makes a tile's gradient of the wave's output [n, l, c], in the residual dtype."""

@@ -1,4 +1,4 @@
-"""Where the wave's weights come from: who provides the frozen ones of a block, and what autograd sees of trained ones.
+"""Sources of the wave's weights: who provides the frozen ones of a block, and what autograd sees of trained ones.
 
 Trained parameters may be sharded by torch (DTensor); one that isn't goes through all of this as it is.
 """
@@ -18,7 +18,7 @@ from adatad.memory.offload import Copies, copies_for, pinned_rows
 from adatad.memory.scopes import memory_scope
 
 ALIGNMENT_BYTES = 256
-"""Where a weight may begin in its block's memory."""
+"""Bytes: a weight begins at a multiple of it in its block's memory."""
 
 
 def gathered(parameter: Tensor) -> Tensor:
@@ -97,6 +97,7 @@ class TrainedWeights(nn.Module):
         return [self._owner[0].get_parameter(name) for name in self.names]
 
     def forward(self) -> tuple[Tensor, ...]:
+        """Return the trained parameters in the order of `names`."""
         pairs = zip(self.names, self.parameters_used(), strict=True)
         return tuple(
             part_of(parameter) if name in self.only_parts else gathered(parameter) for name, parameter in pairs
@@ -121,6 +122,7 @@ class ResidentWeights(WeightProvider):
     """All weights are on this rank's device all the time."""
 
     def materialized(self, blocks: range, following: range) -> AbstractContextManager[None]:
+        """Return a context that does nothing."""
         return nullcontext()
 
 
@@ -151,12 +153,13 @@ class PackedBlock:
         self.empty()
 
     def empty(self) -> None:
+        """Leave no values in the module, whose weights are somewhere else."""
         for parameter in self.parameters:
             # The parameter stays the same object, so that names, hooks and optimizers still find it.
             parameter.data = parameter.data.new_empty(0)
 
     def views(self, memory: Tensor) -> list[Tensor]:
-        """The weights in a copy of the block's memory."""
+        """Return the weights in a copy of the block's memory."""
         pieces = zip(self.parameters, self.shapes, self.offsets, strict=True)
         return [
             memory[offset : offset + shape.numel() * parameter.itemsize].view(parameter.dtype).view(shape)
@@ -186,9 +189,10 @@ class StreamedBlocks(WeightProvider):
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
+        """Bring these blocks' weights to the device, and begin with the `following` ones; drop them at the end."""
         # Wanted all at once, so that their copies follow one another without a gap.
         for index in blocks:
-            self._want(index)
+            self._fetch(index)
         try:
             for index in blocks:
                 memory, ticket = self._coming.pop(index)
@@ -201,13 +205,14 @@ class StreamedBlocks(WeightProvider):
                 del memory
             # Runs beside what is computed inside of the context.
             for index in following:
-                self._want(index)
+                self._fetch(index)
             yield
         finally:
             for index in blocks:
                 self._packed[index].empty()
 
-    def _want(self, index: int) -> None:
+    def _fetch(self, index: int) -> None:
+        """Begin to copy a block's weights to the device, unless they are on their way."""
         if index in self._coming:
             return
         packed, device = self._packed[index], self._home.device

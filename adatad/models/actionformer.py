@@ -53,7 +53,10 @@ class ActionFormer(nn.Module):
         self._points: dict[tuple[int, torch.device | None], list[Tensor]] = {}
 
     def forward(self, features_bct: Tensor, mask: Tensor, keys: Tensor | None = None) -> Predictions:
-        """features_bct: [b, c, window]; mask: bool [b, window]; keys: int64 [b], or None to drop nothing."""
+        """Predict at every point of every level.
+
+        features_bct: [b, c, window]; mask: bool [b, window]; keys: int64 [b], or None to drop nothing.
+        """
         # Windows shorter than max_length are padded to it, also in evaluation, as in training.
         length = padded_length(features_bct.shape[-1], self.spec)
         if length > features_bct.shape[-1]:
@@ -63,13 +66,13 @@ class ActionFormer(nn.Module):
         return Predictions(logits, offsets, masks, self.points(mask.shape[-1], features_bct.device))
 
     def level_masks(self, mask: Tensor) -> list[Tensor]:
-        """Masks of the levels for a window's mask [b, window], without a forward pass."""
+        """Return the masks of the levels for a window's mask [b, window], without a forward pass."""
         return level_masks(mask, self.spec)
 
     def points(self, window: int, device: torch.device | None = None) -> list[Tensor]:
-        """Points of every level for a window of that many positions: float32 [t, 4] each. Made once for each length."""
+        """Return the points of every level for a window of so many positions: float32 [t, 4] each."""
         if (window, device) not in self._points:
-            # Training has one length; each longer window in evaluation adds its own.
+            # Made once for each length: training has one, each longer window in evaluation adds its own.
             self._points[window, device] = level_points(window, self.spec, device)
         return self._points[window, device]
 
@@ -149,12 +152,13 @@ class Projection(nn.Module):
         return SequenceBlock(spec.width, spec.heads, stride, window, *rest)
 
     def reset_biases(self) -> None:
+        """Set all biases of convolutions to zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def forward(self, x_bct: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """x_bct: [b, in, t], mask: bool [b, t]; returns the levels [b, c, t / 2^l] and their masks."""
+        """Return the levels [b, c, t / 2^l] and their masks. x_bct: [b, in, t]; mask: bool [b, t]."""
         x_bct = self.drop_input(x_bct, keys)
         if self.proj is not None:
             streams = x_bct.split(self.in_widths, dim=1)
@@ -163,7 +167,7 @@ class Projection(nn.Module):
             x_bct, mask = unit(x_bct, mask)
         if self.positions is not None:
             x_bct = x_bct + self._positions(x_bct.shape[-1]) * mask[:, None]
-        kept = iter(self._kept(keys, x_bct.dtype))
+        kept = iter(self._draw_keep_factors(keys, x_bct.dtype))
         for block in self.stem:
             x_bct, mask = block(x_bct, mask, keys, next(kept))
         levels, masks = [x_bct], [mask]
@@ -173,16 +177,17 @@ class Projection(nn.Module):
             masks.append(mask)
         return levels, masks
 
-    def _kept(self, keys: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
-        """What each block, in order, multiplies its two residual branches by: [2, b]; drawn for all in one go."""
+    def _draw_keep_factors(self, keys: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
+        """Return the factors of each block's two residual branches, [2, b], in the order of blocks."""
         blocks = [*self.stem, *self.branch]
         if keys is None or not self.drop_path or not blocks:
             return [None] * len(blocks)
+        # All in one go: block by block, small kernels would keep a GPU waiting for the host.
         names = [name for block in blocks for name in block.branch_names]
         return keep_factors(keys, self.drop_path, names, dtype).unflatten(0, (-1, 2)).unbind()
 
     def _positions(self, length: int) -> Tensor:
-        """The table cut to a length; in evaluation stretched to one that is longer."""
+        """Return the table cut to a length; in evaluation stretched to one that is longer."""
         longest = self.positions.shape[-1]
         # The reference stretches the table even where it fits exactly, which changes nothing then.
         if not self.training and length >= longest:
@@ -200,6 +205,7 @@ class IdentityNeck(nn.Module):
         self.norms = nn.ModuleList(ChannelNorm(width, eps=1e-6) for _ in range(levels))
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """Return the levels, each normed. masks: unused, as `FpnNeck` has them."""
         return [norm(level) for norm, level in zip(self.norms, levels, strict=True)]
 
 
@@ -212,8 +218,10 @@ class FpnNeck(nn.Module):
         self.fpn_convs = nn.ModuleList(ConvUnit(width, width, 3, norm=norm) for _ in range(levels))
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """Return levels [b, c, t_l] of the same shapes."""
         # Under autocast convolutions give 16 bits; sums over levels stay in the dtype of the levels.
         merged = [conv(x, mask)[0].to(x.dtype) for conv, x, mask in zip(self.lateral_convs, levels, masks, strict=True)]
+        # From the coarsest level down, so that each has all coarser ones in it.
         for index in range(len(merged) - 1, 0, -1):
             finer = merged[index - 1]
             merged[index - 1] = finer + F.interpolate(merged[index], size=finer.shape[-1], mode="nearest")
@@ -250,21 +258,21 @@ class Head(nn.Module):
         self.scales = nn.ParameterList(torch.tensor(1.0) for _ in range(spec.branch_blocks + 1))
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """levels: [b, c, t_l]; returns logits [b, classes, t_l] and offsets [b, 2, t_l], in strides, not masked."""
+        """Return logits [b, classes, t_l] and offsets [b, 2, t_l], in strides, not masked. levels: [b, c, t_l]."""
         lengths = [level.shape[-1] for level in levels]
         # One after another in time: a level a launch would keep a GPU waiting for the host.
-        x, mask = join_levels(levels), join_levels([mask[:, None] for mask in masks])[:, 0]
-        logits = self.cls_head(_tower(self.cls_convs, x, mask))
+        x_bct, mask = join_levels(levels), join_levels([mask[:, None] for mask in masks])[:, 0]
+        logits = self.cls_head(_tower(self.cls_convs, x_bct, mask))
         # One factor a level, laid out like the joined sequence.
         scales = [scale.expand(length + GAP) for scale, length in zip(self.scales, lengths, strict=True)]
-        offsets = F.relu(self.reg_head(_tower(self.reg_convs, x, mask)) * torch.cat(scales))
+        offsets = F.relu(self.reg_head(_tower(self.reg_convs, x_bct, mask)) * torch.cat(scales))
         return split_levels(logits, lengths), split_levels(offsets, lengths)
 
 
-def _tower(units: nn.ModuleList, x: Tensor, mask: Tensor) -> Tensor:
+def _tower(units: nn.ModuleList, x_bct: Tensor, mask: Tensor) -> Tensor:
     for unit in units:
-        x, mask = unit(x, mask)
-    return x
+        x_bct, mask = unit(x_bct, mask)
+    return x_bct
 
 
 def join_levels(levels: list[Tensor]) -> Tensor:

@@ -57,6 +57,7 @@ class Adapter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Initialise all weights; `up` with zeros."""
         trunc_normal_(self.down.weight, std=0.02)
         nn.init.zeros_(self.down.bias)
         if self.depthwise is not None:
@@ -90,6 +91,7 @@ class Adapter(nn.Module):
         """Return everything behind the activation, [n, l, c]."""
         if self.depthwise is not None:
             z_nlh = z_nlh + self.mix_time(z_nlh, batch, pad)
+        # One learned number for the whole adapter; waves fold it into `up` (`adatad.memory.adapter_tile`).
         return self.gamma * self.up(z_nlh)
 
     def mix_time(self, z_nlh: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:

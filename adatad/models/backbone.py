@@ -1,6 +1,7 @@
 """The video backbone: clips of a window through a ViT, with or without temporal adapters, to features over time.
 
-Shapes: b windows, n clips of all windows (clips of one window next to each other), l tokens of a clip, c width.
+Shapes: b windows, n clips of all windows (clips of one window next to each other), l tokens of a clip, c width;
+t tubelets of a window or, in planes, of a clip, p positions of a tubelet.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from adatad.models.vit import Block, resize_positions, sine_table
 from adatad.spec.schema import BackboneSpec
 from adatad.spec.sizes import BackboneSizes, resolve_backbone
 
+# ImageNet's statistics, of pixels from 0 to 255, RGB, with which VideoMAE was pretrained.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
-class Surroundings(Protocol):
-    """The part of a halo exchange that every executor uses: where its clips are, and what lies beside them."""
+class WindowPart(Protocol):
+    """The clips that this process has of each window: where they begin, and what lies beside them.
+
+    A whole window, or one rank's share of it: `adatad.memory.tiles.HaloExchange` is this and more.
+    """
 
     first_clip: int
     """The number, in its window, of the first clip that this process has."""
@@ -42,6 +47,7 @@ class WholeWindows:
     first_clip = 0
 
     def pad(self, window: Tensor, reach: int) -> Tensor:
+        """Return a window between planes of zeros."""
         return pad_with_zeros(window, reach)
 
 
@@ -55,7 +61,7 @@ class PlainExecutor:
     Executors don't change: `with_weights` and `with_exchange` return others, to be put in `VideoBackbone.executor`.
     """
 
-    halo_exchange: Surroundings = WHOLE_WINDOWS
+    halo_exchange: WindowPart = WHOLE_WINDOWS
     passes: Sequence[Any] = ()
     """Waves (`adatad.memory.wave_pass`), which run ranges of blocks without calling them as modules."""
 
@@ -63,7 +69,7 @@ class PlainExecutor:
         """Return what `VideoBackbone.timeline` is documented to return."""
         batch, clips = len(frames), backbone.cut_clips(frames)
         if backbone.mode == "side":
-            return backbone.join(self.run_beside(backbone, clips, batch), batch)
+            return backbone.join(self.run_side_adapters(backbone, clips, batch), batch)
         # Mode frozen: no graph, although the detector behind is trained.
         with torch.set_grad_enabled(torch.is_grad_enabled() and backbone.mode != "frozen"):
             tokens = backbone.embed(clips)
@@ -72,8 +78,8 @@ class PlainExecutor:
                 tokens = self.run_block(backbone, index, tokens, batch, drops)
         return backbone.join(tokens, batch)
 
-    def run_beside(self, backbone: VideoBackbone, clips: Tensor, batch: int) -> Tensor:
-        """Mode side: add what adapters beside the blocks make of the blocks' outputs to the last of these."""
+    def run_side_adapters(self, backbone: VideoBackbone, clips: Tensor, batch: int) -> Tensor:
+        """Return the tokens of mode side: the last listed block's, plus each adapter's part of its own block's."""
         listed = []
         with torch.no_grad():
             tokens = backbone.embed(clips)
@@ -94,7 +100,7 @@ class PlainExecutor:
         return backbone.blocks[index](tokens, batch, of_block, pad=pad, recompute=recompute)
 
     def recompute(self, index: int) -> Recompute | None:
-        """Return how a block is computed again in backward, or None. Mode side: how the adapters beside it are."""
+        """Return how a block is computed again in backward, or None; in mode side how the adapters are."""
         return None
 
     def with_weights(self, provider: Any) -> Self:
@@ -104,7 +110,7 @@ class PlainExecutor:
         """
         return replace(self, passes=[replace(wave_pass, provider=provider) for wave_pass in self.passes])
 
-    def with_exchange(self, halo_exchange: Surroundings) -> Self:
+    def with_exchange(self, halo_exchange: WindowPart) -> Self:
         """Return an executor for those clips of a window that one of several ranks has."""
         passes = [replace(wave_pass, halo_exchange=halo_exchange) for wave_pass in self.passes]
         return replace(self, halo_exchange=halo_exchange, passes=passes)
@@ -132,12 +138,13 @@ class VideoBackbone(nn.Module):
         self.tubelet, self.clip_frames = spec.tubelet, spec.clip_frames
         self.clip_tubelets = spec.clip_frames // spec.tubelet
         self.position_grid = sizes.position_grid
+        # An object and no method: one policy is put in place of another without touching the model.
         self.executor = PlainExecutor()
         """How the blocks are run; `adatad.memory.policy` and `adatad.parallel` put others here."""
         self.adapter_blocks = adapter_blocks(spec, sizes.depth)
-        self._encoder = nullcontext if drawn else DrawsAside
         # What a file will fill isn't drawn, but every later draw comes out as if it had been.
-        with self._encoder():
+        self._encoder_context = nullcontext if drawn else DrawsAside
+        with self._encoder_context():
             self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
         # Rising linearly from 0 at the first block, as in VideoMAE's own fine-tuning.
         self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
@@ -159,7 +166,7 @@ class VideoBackbone(nn.Module):
     def _build_block(self, spec: BackboneSpec, sizes: BackboneSizes, index: int) -> Block:
         inside = spec.mode in ("adapter", "plain") and index in self.adapter_blocks
         adapter = self._build_adapter(spec) if inside else None
-        with self._encoder():
+        with self._encoder_context():
             return Block(sizes.width, sizes.heads, sizes.mlp_width, adapter)
 
     def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
@@ -204,6 +211,8 @@ class VideoBackbone(nn.Module):
         n, patch, tubelet = len(clips), self.patch, self.tubelet
         rows, columns = clips.shape[-2] // patch, clips.shape[-1] // patch
         pixels = self.normalize(clips[..., : rows * patch, : columns * patch])
+        # Axes: clip, color, tubelet, frame in it, row, pixel row in it, column, pixel column in it. What is inside a
+        # patch goes last, in the order of the convolution's weights: color, frame, pixel row, pixel column.
         patches = pixels.reshape(n, 3, self.clip_tubelets, tubelet, rows, patch, columns, patch)
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(n, self.clip_tubelets * rows * columns, -1)
         weight = self.patch_embed.weight.flatten(1)
@@ -217,9 +226,9 @@ class VideoBackbone(nn.Module):
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Average over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
-        planes = tokens.unflatten(1, (self.clip_tubelets, -1))
+        planes_ntpc = tokens.unflatten(1, (self.clip_tubelets, -1))
         # In fp32 also of 16-bit tokens: a mean of hundreds of positions would lose digits.
-        return planes.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
+        return planes_ntpc.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
     def join(self, tokens: Tensor, batch: int) -> Tensor:
         """Return the timeline of the last block's tokens: [n, l, c] -> [b, tubelets, c]."""

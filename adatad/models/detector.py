@@ -40,6 +40,7 @@ class TemporalActionDetector(nn.Module):
         """
         # Engines move tensors to the device, and HostKeys not.
         keys = keys.keys if isinstance(keys, HostKeys) else keys
+        # Keys still in host memory: the backbone decides there what to drop.
         features = self.backbone(frames, mask.shape[-1], keys)
         # The detector draws on the device, where whole rows are multiplied anyway.
         keys = None if keys is None else keys.to(features.device, non_blocking=True)

@@ -21,7 +21,7 @@ _MASK_31 = (1 << 31) - 1
 
 
 def _signed(value: int) -> int:
-    """An unsigned 64-bit constant as the int64 that torch can hold."""
+    """Return an unsigned 64-bit constant as the int64 that torch can hold."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -83,6 +83,7 @@ def keep_factors(keys: Tensor, rate: float, names: Sequence[str], dtype: torch.d
 
 def clip_keys(keys: Tensor, clips: range) -> Tensor:
     """Return keys of some clips of each sample, by their numbers in its window: int64 [batch] -> [batch x clips]."""
+    # By its number in the window, wherever the clip lies in a batch: a rank that has some of the clips draws the same.
     return mix(keys[:, None], torch.arange(clips.start, clips.stop, device=keys.device)).flatten()
 
 
@@ -110,7 +111,7 @@ class Dropout(nn.Module):
         self.rate, self.name, self.axes = rate, name, axes
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """x: [rows, ...] of `axes` or more axes; keys: int64 [rows], or None."""
+        """Return x with dropped entries zero. x: [rows, ...] of `axes` or more axes; keys: int64 [rows], or None."""
         if keys is None or self.rate == 0.0:
             return x
         # A key for every entry of the further axes, from that of its row and its number.
@@ -120,6 +121,7 @@ class Dropout(nn.Module):
         return x * keep.view(*keep.shape, *[1] * (x.dim() - self.axes))
 
     def extra_repr(self) -> str:
+        """Return what `print` shows of the module."""
         return f"rate={self.rate:g}, axes={self.axes}"
 
 
@@ -135,7 +137,7 @@ class Drops:
         self.names, self.rates, self.keys, self.clips = names, rates, keys, clips
         # On the host, which has the keys: no branch is launched only to be multiplied by zero.
         self.kept: list[list[bool]] = self._is_kept(keys).tolist()
-        """By branch and clip, those of a window next to each other."""
+        """True where a branch is kept, by branch and clip, those of a window next to each other."""
         self._factors: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def block(self, index: int, start: int, stop: int) -> BlockDrops:
@@ -153,7 +155,7 @@ class Drops:
         return self._factors[place][branch]
 
     def _is_kept(self, keys: Tensor) -> Tensor:
-        """bool [branches, clips], where the keys are."""
+        """Return which branches are kept, bool [branches, clips], on the device of the keys."""
         table = uniforms(clip_keys(keys, self.clips), self.names)
         # A difference has the sign that a comparison finds, and this takes the rates as numbers of the host.
         torch._foreach_sub_(list(table), self.rates)
@@ -171,11 +173,12 @@ class BranchDrop:
 
     @property
     def kept(self) -> list[bool]:
+        """True for each clip that keeps the branch."""
         return self.drops.kept[self.branch][self.start : self.stop]
 
     @property
     def drops_all(self) -> bool:
-        """Whether the branch adds nothing to any of these clips."""
+        """True if the branch adds nothing to any of these clips."""
         return not any(self.kept)
 
     def factors(self, like: Tensor) -> Tensor:
@@ -206,5 +209,6 @@ BlockDrops = tuple[BranchDrop, BranchDrop]
 
 @cache
 def scale_of_kept(rate: float, dtype: torch.dtype) -> float:
-    """1 / (1 - rate) as a number of `dtype`."""
+    """Return 1 / (1 - rate) as a number of `dtype`."""
+    # By a tensor of that dtype, so that the host's number and a table on the device are equal to the last bit.
     return float(torch.ones((), dtype=dtype) / (1.0 - rate))

@@ -17,7 +17,7 @@ from adatad.spec.schema import DetectorSpec
 
 
 class Targets(NamedTuple):
-    """What all points p of all levels should predict.
+    """Targets of all points p of all levels.
 
     classes: float32 [b, p, classes], 0 or 1; offsets: float32 [b, p, 2] in strides, of any value where there is no
     class; positive, valid: bool [b, p].
@@ -56,6 +56,7 @@ def _assign_sample(
 ) -> tuple[Tensor, Tensor]:
     if not len(segments):
         return points.new_zeros(len(points), num_classes), points.new_zeros(len(points), 2)
+    # Points against segments, [p, n] from here on.
     position, low, high, stride = (column[:, None] for column in points.unbind(1))
     start, end = segments[None, :, 0], segments[None, :, 1]
     distances = torch.stack([position - start, end - position], dim=2)
@@ -66,14 +67,15 @@ def _assign_sample(
     lengths = torch.where(fits, end - start, torch.inf)
     shortest, chosen = lengths.min(1)
     offsets = distances[torch.arange(len(points), device=points.device), chosen] / stride
-    # Instances of (nearly) the same length may be several classes at once.
+    # Instances of (nearly) the same length may be several classes at once; the reference has the same tolerance.
     alike = fits & (lengths <= shortest[:, None] + 1e-3) if spec.similar_segments_only else fits
     one_hot = F.one_hot(labels, num_classes).to(points.dtype)
     return (alike.to(points.dtype) @ one_hot).clamp(max=1), offsets
 
 
 def _inside(position: Tensor, start: Tensor, end: Tensor, stride: Tensor, spec: DetectorSpec) -> Tensor:
-    """Strictly inside the segment, or inside its middle `center_radius` strides to each side: bool [p, n]."""
+    """Return which points lie inside which segments, or inside their middle `center_radius` strides to each side: bool
+    [p, n]."""
     if spec.center_sampling == "radius":
         centre, reach = (start + end) / 2, spec.center_radius * stride
         start, end = torch.maximum(centre - reach, start), torch.minimum(centre + reach, end)
@@ -89,6 +91,7 @@ class RunningNormalizer:
 
     def update(self, positives: int) -> float:
         """Take in a step's count; return the value that the same step's losses are divided by."""
+        # At least 1: steps without a positive point must not bring the divisor to 0.
         self.value = self.momentum * self.value + (1 - self.momentum) * max(positives, 1)
         return self.value
 
@@ -142,7 +145,7 @@ def giou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _overlap(predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths of intersection, union and hull of segments that share an inner point."""
+    """Return lengths of intersection, union and hull of segments that share an inner point."""
     intersection = torch.minimum(predicted, wanted).sum(-1)
     union = predicted.sum(-1) + wanted.sum(-1) - intersection
     return intersection, union, torch.maximum(predicted, wanted).sum(-1)

@@ -19,6 +19,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of [b, c, t]."""
 
     def forward(self, x_bct: Tensor) -> Tensor:
+        """Return the normed channels, of the same shape."""
         return super().forward(x_bct.transpose(1, 2)).transpose(1, 2)
 
 
@@ -72,24 +73,26 @@ class SequenceAttention(nn.Module):
         self.proj = nn.Conv1d(width, width, 1)
 
     def forward(self, x_bct: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the result [b, c, t / stride] and its mask."""
         short_mask = mask[:, :: self.stride]
         units = self.query_conv, self.key_conv, self.value_conv
-        # One convolution for all three: of each channel it makes three.
+        # One convolution for all three: of each channel it makes three, next to each other.
         weight = torch.stack([unit.conv.weight for unit in units], dim=1).flatten(0, 1)
         joint = F.conv1d(x_bct, weight, stride=self.stride, padding=1, groups=x_bct.shape[1])
+        # Masked as `ConvUnit` masks its result, whose weights are used here without calling it.
         query, key, value = (joint * short_mask[:, None]).unflatten(1, (-1, 3)).unbind(2)
-        q = self._split(self.query(self.query_norm(query)))
-        k = self._split(self.key(self.key_norm(key)))
-        v = self._split(self.value(self.value_norm(value)))
-        mixed = (
-            global_attention(q, k, v, short_mask) if self.window < 0 else
-            windowed_attention(q, k, v, short_mask, self.window // 2)
+        q_bhtd = self._split(self.query(self.query_norm(query)))
+        k_bhtd = self._split(self.key(self.key_norm(key)))
+        v_bhtd = self._split(self.value(self.value_norm(value)))
+        mixed_bhtd = (
+            global_attention(q_bhtd, k_bhtd, v_bhtd, short_mask) if self.window < 0 else
+            windowed_attention(q_bhtd, k_bhtd, v_bhtd, short_mask, self.window // 2)
         )  # fmt: skip
-        out = self.proj(mixed.transpose(2, 3).flatten(1, 2))
-        return out * short_mask[:, None], short_mask
+        out_bct = self.proj(mixed_bhtd.transpose(2, 3).flatten(1, 2))
+        return out_bct * short_mask[:, None], short_mask
 
     def _split(self, x_bct: Tensor) -> Tensor:
-        """[b, c, t] -> [b, h, t, d]."""
+        """Split channels into heads: [b, c, t] -> [b, h, t, d]."""
         return x_bct.unflatten(1, (self.heads, -1)).transpose(2, 3)
 
 
@@ -110,6 +113,7 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, reach: int
     length, chunk = q.shape[2], max(reach, 32)
     short = -length % chunk
     q_chunks = F.pad(q, (0, 0, 0, short)).unflatten(2, (-1, chunk))
+    # Each chunk of queries with the keys that its first and last position reach.
     k_chunks, v_chunks = (_overlapping(x_bhtd, chunk, reach, short) for x_bhtd in (k, v))
     bias = _window_bias(mask, chunk, reach, short).to(q.dtype)
     # Chunks as samples of a batch: fused kernels take four axes.
@@ -120,7 +124,7 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, reach: int
 
 
 def _overlapping(x_bhtd: Tensor, chunk: int, reach: int, short: int) -> Tensor:
-    """Each chunk with `reach` positions to both sides: [b, h, t, d] -> [b, h, chunks, chunk + 2 reach, d]."""
+    """Return each chunk with `reach` positions to both sides: [b, h, t, d] -> [b, h, chunks, chunk + 2 reach, d]."""
     padded = F.pad(x_bhtd, (0, 0, reach, reach + short))
     return padded.unfold(2, chunk + 2 * reach, chunk).transpose(3, 4)
 

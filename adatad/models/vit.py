@@ -1,6 +1,7 @@
 """The parts of VideoMAE's vision transformer: position table, attention and block.
 
-Shapes: n clips (of all windows of a batch), l tokens of a clip (time, then row, then column), c width.
+Shapes: n clips (of all windows of a batch), l tokens of a clip (time, then row, then column), c width; h heads,
+d channels of a head.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NORM_EPS = 1e-6
 
 
 def sine_table(positions: int, width: int) -> Tensor:
-    """Fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
+    """Return fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
     channel = torch.arange(width)
     # In double precision, like the table that the pretrained weights were made with.
     rate = 10000.0 ** ((channel - channel % 2).double() / width)
@@ -50,29 +51,29 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_nlc: Tensor) -> Tensor:
+        """Return attention's part of the residual sum, of the same shape."""
         # One product for all three; the keys' bias would cancel out in the softmax, and there is none.
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         return self.proj(attend(x_nlc, self.heads, self.qkv.weight, bias))
 
 
 def attend(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """Attention before its last projection: [n, l, c] -> [n, l, c].
+    """Return attention before its last projection: [n, l, c] -> [n, l, c].
 
     weight, bias: of queries, keys and values, [3 c, c] and [3 c].
     """
     n, l, c = x_nlc.shape
-    # Going back, the three gradients are joined by one copy.
-    # Three views of one product.
+    # Three views of one product; going back, their gradients are joined by one copy.
     parts = F.linear(x_nlc, weight, bias).split(c, -1)
-    q, k, v = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, l, c)
+    q_nhld, k_nhld, v_nhld = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
+    return F.scaled_dot_product_attention(q_nhld, k_nhld, v_nhld).transpose(1, 2).reshape(n, l, c)
 
 
 class Branch(Protocol):
     """One of a block's two residual branches, as an executor computes it."""
 
     learns: bool
-    """Whether it must be computed even where all clips drop it: an engine waits for a gradient (of zero)."""
+    """True if it must be computed even where all clips drop it: an engine waits for a gradient (of zero)."""
 
     def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
         """Return the `residual` of the tokens and this branch."""
@@ -104,10 +105,12 @@ class ModuleBranch:
 
     @property
     def learns(self) -> bool:
+        """True where one of its parameters gets a gradient."""
         modules = (self.norm, self.layer)
         return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())
 
     def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
+        """Return the `residual` of the tokens and this branch, with its graph."""
         return residual(x_nlc, self.layer(self.norm(x_nlc)), drop and drop.scale, in_place)
 
 
@@ -140,6 +143,7 @@ class Block(nn.Module):
             # Inside the module, so that the hooks of engines run once and not again in backward.
             return recompute(self.forward, x_nlc, batch, drops, pad=pad)
         x_nlc = self.transform(x_nlc, drops)
+        # Not in place: the adapter's own backward needs its input as it was.
         return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch, pad=pad)
 
     def transform(self, x_nlc: Tensor, drops: BlockDrops | None = None) -> Tensor:

@@ -114,7 +114,8 @@ class Training:
             )
         loader = training_loader(self.run, start)
         may_differ = state.clip_group is not None and self.spec.data.on_error == "skip"
-        batches = state.frames.follow(sync_skipped_videos(loader, state.clip_group) if may_differ else iter(loader))
+        found = sync_skipped_videos(loader, state.clip_group) if may_differ else iter(loader)
+        batches = state.frames.wrap_batches(found)
         bar = ProgressBar(self.console, self.run.steps_per_epoch, self.run.end_epoch, progress.step)
         with self.stacks or nullcontext(), bar:
             while progress.epoch < self.run.end_epoch:

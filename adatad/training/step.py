@@ -67,7 +67,7 @@ def forward_and_backward(
         # Not read before the step's end: the host goes on to the next micro-batch while the device computes.
         own = torch.stack([losses[name].detach() for name in LOSSES]).double()
         sums = own if sums is None else sums + own
-    state.frames.look()
+    state.frames.prefetch_next_step()
     return sums
 
 

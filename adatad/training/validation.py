@@ -21,7 +21,7 @@ from adatad.evaluation.postprocess import WindowDetections, WindowMeta, join_win
 from adatad.evaluation.score_warnings import score_warnings
 from adatad.files import write_json
 from adatad.memory.arithmetic import autocast
-from adatad.memory.inputs import placed
+from adatad.memory.inputs import place_frames
 from adatad.memory.results import ResultCopies, Results
 from adatad.models.actionformer import decode_all, only_valid
 from adatad.parallel.processes import Processes
@@ -61,7 +61,7 @@ def detect(
     copies = copies or ResultCopies(processes.device)
     before: tuple[list[Window], Results] | None = None
     for batch, counts in in_step(loader, processes):
-        frames = placed(batch.frames, spec.memory, processes.device)
+        frames = place_frames(batch.frames, spec.memory, processes.device)
         mask = batch.mask.to(processes.device, non_blocking=True)
         with autocast(processes.device, run.arithmetic):
             predictions = model(frames, mask)

@@ -103,7 +103,7 @@ def batches(spec, count: int):
 
 def test_frames_ahead_are_those_of_their_batch_with_the_same_bits(ahead):
     wanted = [augment(batch.frames, batch.augmentations, CPU) for batch in batches(ahead.spec, 6)]
-    following, found = ahead.follow(batches(ahead.spec, 6)), []
+    following, found = ahead.wrap_batches(batches(ahead.spec, 6)), []
     for _ in range(3):
         # A step of two micro-batches.
         first, second = next(following), next(following)
@@ -111,7 +111,7 @@ def test_frames_ahead_are_those_of_their_batch_with_the_same_bits(ahead):
             # The next frames take the place of these.
             found.append(ahead.take(batch).clone())
             ahead.forward_queued(then)
-        ahead.look()
+        ahead.prefetch_next_step()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, wanted, strict=True))
     with pytest.raises(StopIteration):
         next(following)
@@ -126,10 +126,10 @@ def test_an_error_of_the_loader_belongs_to_the_next_step(ahead):
         yield from batches(ahead.spec, 1)
         raise OSError("a video")
 
-    following = ahead.follow(failing())
+    following = ahead.wrap_batches(failing())
     ahead.take(next(following))
     ahead.forward_queued()
-    ahead.look()
+    ahead.prefetch_next_step()
     assert ahead.waited_seconds > 0
     with pytest.raises(OSError, match="a video"):
         next(following)

@@ -103,6 +103,7 @@ def check_data_set(
                 ) from error
             done[found.video] = found
             journal.write(json.dumps(found) + "\n")
+            # Each line at once: what is in the file is what an interrupted check needn't do again.
             journal.flush()
             progress(len(done), len(wanted))
     return [done[name] for name in wanted]
@@ -138,6 +139,7 @@ def check_video(
     data: DataSpec, name: str, entry: dict[str, Any], whole: bool, labels: frozenset[str | int]
 ) -> CheckReport:
     """Check a video and its annotations. labels: valid labels."""
+    # What is wrong with the annotation, first: it shows without the video.
     length = _length(data, entry)
     wrong = [[problem.kind, problem.text] for problem in entry_problems(data, name, entry, labels)]
     try:
@@ -153,6 +155,7 @@ def check_video(
         last = index.frame_count - 1
         numbers = np.arange(last + 1) if whole else np.unique(np.linspace(0, last, SAMPLED_FRAMES).astype(np.int64))
         with open_named(data, name) as reader:
+            # Decoded and forgotten: an error is all that is looked for.
             for _ in reader.chunks(numbers, 64):
                 pass
     except VideoError as error:
@@ -177,6 +180,7 @@ def _checked(
 def _blocks(problem: TimeProblem, duration_seconds: float, fps: float, data: DataSpec) -> bool:
     """Return whether a problem is a reason not to use a video: by its length it is another one, or it lost a part; or
     labels lie on wrong frames."""
+    # By presentation time labels find their frames, whatever the rate; only a missing part is lost.
     if problem.kind != "wrong length" and data.time != "count":
         return False
     return problem.off_seconds > max(LENGTH_TOLERANCE * duration_seconds, LENGTH_FRAMES / fps if fps else 0.0)
@@ -200,6 +204,7 @@ def _out_of_range(
     seconds: length of the video, 0 if unknown; length: of its annotation; first: time of its first picture.
     """
     items = entry.get("annotations")
+    # The video's own length if it could be read, else the annotation's.
     lasts = seconds or (length[0] if length else math.inf)
     late = ROUNDING_SECONDS + (position_seconds(*length, data.window) if length else 0.0)
     for item in items if isinstance(items, list) else ():

@@ -131,6 +131,7 @@ def actor_state(actions: list[Action], frames: int) -> State:
         values = np.full(frames, np.nan)
         for action in actions:
             values[action.start : action.end] = getattr(act(action), name)
+        # Between actions the state moves evenly: a jump would show where an action begins.
         known = np.flatnonzero(~np.isnan(values))
         if len(known):
             setattr(whole, name, np.interp(np.arange(frames), known, values[known]))
@@ -160,6 +161,7 @@ def distractor(rng: np.random.Generator, look: Look, frames: int) -> Sprite:
     places = []
     for step in (np.cos(heading), np.sin(heading)):
         path = rng.uniform(0, SIZE) + np.cumsum(speed * step) + slow_drift(rng, frames, 6.0)
+        # A path without borders, folded back into the frame: it bounces.
         places.append(SIZE - abs(path % (2 * SIZE) - SIZE))
     size = np.log(rng.uniform(0.5, 0.9)) + slow_drift(rng, frames, 0.15)
     angle = slow_drift(rng, frames, 2.0) + rng.uniform(0, 2 * np.pi)
@@ -208,6 +210,7 @@ def classes_of(difficulty: Difficulty) -> tuple[str, ...]:
 
 
 def _in_turn(rng: np.random.Generator, classes: tuple[str, ...]) -> Iterator[str]:
+    """Yield classes without end, all of them once before any comes again."""
     while True:
         yield from rng.permutation(classes).tolist()
 
@@ -215,6 +218,7 @@ def _in_turn(rng: np.random.Generator, classes: tuple[str, ...]) -> Iterator[str
 def draw_video(plan: VideoPlan) -> np.ndarray:
     """Draw a video: uint8 [frames, SIZE, SIZE, 3]."""
     rng = generator(plan.seed, 0, plan.number, "drawing")
+    # The order of draws is part of the data set: a new draw goes to the end.
     hard = plan.difficulty == "hard"
     look = STRONG if hard else WEAK
     scene = moving_background(rng, look, plan.frames) if hard else background(rng, look)
@@ -284,6 +288,7 @@ def make_demo(
         (unfinished / "videos").mkdir(parents=True)
         plans = plan_videos(train_videos, validation_videos, seed, difficulty)
         with ProcessPoolExecutor(min(2, os.cpu_count() or 1), initializer=leave_interruptions_to_the_parent) as pool:
+            # In order; each video has its own generator, so that processes change nothing.
             for done, _ in enumerate(pool.map(partial(_make_video, unfinished / "videos"), plans), 1):
                 if progress:
                     progress(done, len(plans))
@@ -312,6 +317,7 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _make_video(folder: Path, plan: VideoPlan) -> None:
+    # At module level, since processes of a pool get functions by name.
     write_video(folder / f"{plan.name}.mp4", draw_video(plan))
 
 

@@ -94,6 +94,7 @@ def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> d
         raise TableError(f"{where} has the column {shown(twice)!r} twice; keep one of the two")
     chosen = {role: _named(role, name, header, where) for role, name in given.items()}
     taken = {column.place for column in chosen.values()}
+    # Named columns are settled; what is left is guessed role by role.
     for role, columns in _by_role(header).items():
         left = [column for column in columns if column.place not in taken]
         # Only frames need a rate; beside times a column named so may be anything.
@@ -110,6 +111,7 @@ def columns_of(header: Sequence[str], given: Mapping[str, str], where: str) -> d
                 f"{where}: {names} can each be the {role}; say which it is: --columns {role}={_quoted(left[0].name)}"
             )
         chosen[role] = left[0]
+    # An end says where an instance ends; a duration beside it may be the video's.
     if "end" in chosen:
         chosen.pop("duration", None)
     if "start" in chosen and chosen["start"].unit != "frames":
@@ -131,6 +133,7 @@ def _by_role(header: Sequence[str]) -> dict[str, list[Column]]:
         if timed:
             found.setdefault(timed[0], []).append(timed[1])
     for role, (strong, weak) in NAMES.items():
+        # Weak names only where no strong one is there: "name" may be anything beside "video" and "label".
         for names in (strong, weak):
             columns = [Column(place, name) for place, name in enumerate(header) if _key(name) in names]
             # A column of times never plays another role.
@@ -287,6 +290,7 @@ def read_instances(path: Path, given: Mapping[str, str]) -> tuple[list[Instance]
             wrong.append(f"line {row.line}: {error}")
             continue
         instances.append(instance)
+        # Collected over all rows: whether "3.200" is 3.2 or 3200 shows only in the others.
         times += [(row.line, time) for time in read]
     wrong += _decimal_problems(times, table)
     return instances, list(_notes(table, columns, times)), wrong
@@ -296,6 +300,7 @@ def _instance(row: TableRow, columns: Mapping[str, Column]) -> tuple[Instance, l
     """Read an instance and its times from a row. Raises ValueError with what is wrong."""
 
     def field(role: str) -> str:
+        """Return the row's field of a role; empty where the table has no such column."""
         return row.fields[columns[role].place] if role in columns else ""
 
     # NFC: accents as one character, so that one class typed in two ways stays one.
@@ -308,6 +313,7 @@ def _instance(row: TableRow, columns: Mapping[str, Column]) -> tuple[Instance, l
             raise ValueError(f"the {what} {brief(text)} holds a line break, a tab or another control character")
     if subset and subset not in SUBSETS:
         raise ValueError(f"subset is training or validation, got {brief(field('subset'))}")
+    # The column that tells where an instance ends.
     last = "end" if "end" in columns else "duration"
     times = []
     for role in ("start", last):

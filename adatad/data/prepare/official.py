@@ -80,6 +80,7 @@ def charades(folder: Path) -> tuple[Database, list[str]]:
 
 
 def _charades_action(text: str) -> dict[str, Any]:
+    """Read an action, "c092 11.90 21.20": class, start and end in seconds."""
     label, start, end = text.split()
     return {"segment": [_finite(start), _finite(end)], "label": label}
 
@@ -90,6 +91,7 @@ def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
     Classes are lines of number, tab and name, of those that occur: of 300 nouns the models know 293. Test videos are
     included, without instances, if their file is there.
     """
+    # Classes and facts first: rows are checked against both.
     names = {_of(where, int, row["id"]): _of(where, _text, row["key"]) for where, row in
              _rows(folder / f"EPIC_100_{task}_classes.csv", ("id", "key"))}  # fmt: skip
     facts = {row["video_id"]: (where, row) for where, row in
@@ -108,6 +110,7 @@ def epic(folder: Path, task: str) -> tuple[Database, list[str]]:
             item = {"segment": ends, "label": names[numbers[task]], **numbers}
             found.setdefault(row["video_id"], []).append(item)
             subsets[row["video_id"]] = subset
+    # Of training and validation; test videos have no labels.
     occurring = sorted({item[task] for items in found.values() for item in items})
     for where, row in _rows(folder / EPIC_TEST, ("video_id",)) if (folder / EPIC_TEST).is_file() else ():
         if row["video_id"] not in facts:
@@ -159,6 +162,7 @@ def ego4d(folder: Path, say: Callable[[str], None] = print) -> tuple[Database, l
 
 
 def _ego4d_clip(clip: dict[str, Any], subset: str) -> dict[str, Any]:
+    """Return a clip's entry in the annotation file, its times counted from its own start."""
     # Ego4D gives times in the long video; its clips are what is downloaded.
     start = max(_finite(clip["video_start_sec"]), 0.0)
     duration = round(_finite(clip["video_end_sec"]) - start, 4)
@@ -194,6 +198,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
                 name, ends = _of(f"{file}, line {number}", _thumos_line, line)
                 found.setdefault(name, []).append({"segment": ends, "label": label})
     found = {name: items for name, items in found.items() if name not in left_out}
+    # Before any file is opened: hundreds of them take minutes.
     absent = [name for name in sorted(found) if not (videos / f"{name}.mp4").is_file()]
     if absent:
         raise UserError(
@@ -223,6 +228,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
 
 
 def _thumos_line(line: str) -> tuple[str, list[float]]:
+    """Read a line: video, start and end in seconds."""
     name, start, end = line.split()
     return name, [_finite(start), _finite(end)]
 
@@ -244,6 +250,7 @@ def _finished(path: Path, database: Database, say: Callable[[str], None] = print
             wrong.append("a segment without finite ends")
         if wrong:
             raise UserError(f"{path}: video {shown(repr(name))}: {wrong[0]}")
+        # By their text: copies are equal in every key, and the first one stays.
         entry["annotations"] = list({json.dumps(item): item for item in entry["annotations"]}.values())
     copies = instances - sum(len(entry["annotations"]) for entry in database.values())
     if copies:
@@ -291,6 +298,7 @@ def _text(value: Any) -> str:
 
 
 def _of(where: str, read: Any, text: str) -> Any:
+    """Read a field; raises UserError that names its place."""
     try:
         return read(text)
     except (TypeError, ValueError, OverflowError) as error:

@@ -82,6 +82,7 @@ def make_annotations(
         data = _data_set(instances, videos, validation_share, notes, wrong)
         database = {data.names[file]: _entry(data, file) for file in sorted(data.instances)}
         classes = sorted({row.label for rows in data.instances.values() for row in rows})
+        # By the rules of training, so that no run refuses later what was written here.
         if not wrong:
             wrong += _as_read(database, classes, data.pattern, notes)
         if wrong:
@@ -114,6 +115,7 @@ def _data_set(
     by_file: dict[VideoFile, list[Instance]] = {}
     facts: dict[VideoFile, VideoInfo] = {}
     rows_of: dict[VideoFile, list[Instance]] = {file: [] for file in sorted(set(files.values()))}
+    # Names without a file are among the problems already.
     for instance in instances:
         if instance.video in files:
             rows_of[files[instance.video]].append(instance)
@@ -195,6 +197,7 @@ def _video_info(index: VideoIndex) -> VideoInfo:
 def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[list[Instance], list[str]]:
     """Return a video's rows with times in its seconds, and what is wrong with the others."""
     name = shown(index.path.name)
+    # One more than frames: an instance may end where the video does.
     times = [*index.timeline.seconds, seconds] if any(row.unit == "frames" for row in rows) else []
     placed, wrong = [], []
     for row in rows:
@@ -224,6 +227,7 @@ def _counts_otherwise(row: Instance, index: VideoIndex) -> bool:
 
 def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) -> list[str]:
     """Keep one of equal instances of a video; return the lines of the others."""
+    # Backwards, so that of equal rows the first one's line is what stays.
     first = {(row.start, row.end, row.label): row.line for row in reversed(by_file[file])}
     lines = [str(row.line) for row in by_file[file] if row.line not in first.values()]
     kept = frozenset(first.values())
@@ -301,6 +305,7 @@ def _as_read(database: dict[str, dict], classes: list[str], pattern: str, notes:
 
 
 def _write(files: dict[Path, str], data: DataSet, output: Path, videos: Path, say: Callable[[str], None]) -> None:
+    """Write the files, and a spec unless there is one."""
     spec_path = output / FILES[2]
     # The user may have changed the spec since it was written.
     if spec_path.exists():
@@ -314,6 +319,7 @@ def _write(files: dict[Path, str], data: DataSet, output: Path, videos: Path, sa
 
 
 def _entry(data: DataSet, file: VideoFile) -> dict:
+    """Return a video's entry in the annotation file."""
     annotations = [{"segment": [row.start, row.end], "label": row.label} for row in data.instances[file]]
     facts = data.facts[file]
     return {
@@ -325,6 +331,7 @@ def _stale(spec_path: Path, pattern: str, videos: Path) -> Iterator[str]:
     """Yield warnings on an older spec that contradicts these annotations."""
     try:
         content = yaml.safe_load(read_text(spec_path))
+    # A spec that can't be read is the user's to repair; training will say what is wrong.
     except (UserError, yaml.YAMLError, ValueError, RecursionError):
         return
     section = content.get("data") if isinstance(content, dict) else None
@@ -347,6 +354,7 @@ def _spec(output: Path, videos: Path, data: DataSet) -> str:
     longest = max(known.frames for known in facts) / stride
     size = next((size for size in WINDOWS_GRID if size >= longest), WINDOWS_GRID[-1])
     window = {"size_grid": size, "frames_per_position": 1, "stride_frames": stride, "overlap": 0.5}
+    # A multiple of the model's patch, and no video is enlarged.
     pixels = min(160, *(known.short_side_pixels // 16 * 16 for known in facts))
     content = {
         # resolve(): the output may be given as ".".
@@ -387,12 +395,15 @@ def split(classes: Mapping[str, frozenset[str]], validation_share: float) -> dic
     validation: set[str] = set()
 
     def can_go(video: str) -> bool:
+        """Return whether training keeps each of the video's classes without it."""
         return video not in validation and all(left[label] > 1 for label in classes[video])
 
     def take(video: str) -> None:
+        """Move a video to validation."""
         validation.add(video)
         left.subtract(classes[video])
 
+    # The rarest class first: it has the least choice of videos.
     for label, count in sorted(left.items(), key=lambda item: (item[1], item[0])):
         if count > 1 and not any(label in classes[video] for video in validation):
             video = next((video for video in order if label in classes[video] and can_go(video)), None)

@@ -61,6 +61,7 @@ def measure(spec: Spec, windows: int) -> DataSpeed:
     count = len(numbers)
     # Twice as many batches: the first half isn't timed.
     loader = timed_loader(Loader(dataset, [[(0, number)] for number in numbers * 2], spec.data.workers))
+    # A window's rest is a difference of two measured times: noise must not make it negative.
     return DataSpeed(count, decode / count, max(whole - decode, 0.0) / count, loader, spec.data.workers)
 
 

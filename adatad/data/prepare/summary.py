@@ -76,7 +76,8 @@ def print_summary(spec: Spec, console: Console) -> None:
 
 
 def instance_seconds(videos: Iterable[Video]) -> np.ndarray:
-    """Durations of all instances: float64 [n]."""
+    """Return the durations of all instances: float64 [n]."""
+    # A first empty part, since there may be no video.
     return np.concatenate([np.zeros(0), *(np.diff(video.segments_seconds, axis=1)[:, 0] for video in videos)])
 
 
@@ -106,16 +107,19 @@ def warnings(
 
 
 def _count(videos: Iterable[Video], of_video: Any) -> Counter[str]:
+    """Count by video what `of_video` counts in one; videos without any are left out."""
     counts = {video.name: int(of_video(video)) for video in videos}
     return Counter({name: count for name, count in counts.items() if count})
 
 
 def _with_two_labels(video: Video) -> int:
+    """Count the segments of a video that carry several labels."""
     pairs = {(*segment, label) for segment, label in zip(video.segments_seconds.tolist(), video.labels, strict=True)}
     return sum(labels > 1 for labels in Counter(pair[:2] for pair in pairs).values())
 
 
 def _short(video: Video, spec: DataSpec) -> int:
+    """Count the instances shorter than one position of the window."""
     window = spec.window
     if window.kind == "resize":
         position = video.duration_seconds / window.size_grid
@@ -125,6 +129,7 @@ def _short(video: Video, spec: DataSpec) -> int:
 
 
 def _long(video: Video, spec: DataSpec) -> int:
+    """Count the instances longer than a window."""
     if spec.window.kind == "resize":
         return 0
     window = spec.window.size_grid * spec.window.stride_frames / video.fps
@@ -170,7 +175,7 @@ def _counts(reports: dict[str, LoadReport]) -> Table:
 
 
 def _classes(annotations: Annotations) -> Table:
-    """Instances of each class in both subsets."""
+    """Return a table of the instances of each class in both subsets."""
     table = Table(
         Column("class", no_wrap=True), Column("training", justify="right"), Column("validation", justify="right")
     )
@@ -187,13 +192,14 @@ def _classes(annotations: Annotations) -> Table:
 
 
 def _histogram(title: str, seconds: dict[str, np.ndarray], bar: str) -> Table:
-    """Counts by duration, one column of numbers and one of bars for each subset."""
+    """Return a table of counts by duration, one column of numbers and one of bars for each subset."""
     table = Table(Column(title, no_wrap=True))
     counts = {}
     for role, values in seconds.items():
         table.add_column(role, justify="right")
         table.add_column("")
         counts[role] = np.histogram(values, EDGES_SECONDS)[0]
+    # Rows from the shortest to the longest duration that occurs; all subsets share them.
     used = np.flatnonzero(sum(counts.values()))
     for row in range(used[0], used[-1] + 1) if len(used) else ():
         low, high = EDGES_SECONDS[row : row + 2]

@@ -71,6 +71,7 @@ def background(rng: np.random.Generator, look: Look, size: int = SIZE) -> np.nda
 def _stretch(grid: np.ndarray, size: int) -> np.ndarray:
     """Enlarge a grid of corners to size x size, bilinearly."""
     places = np.linspace(0, len(grid) - 1, size)
+    # The last place lies on the last corner, which has no right neighbour.
     low = np.minimum(places.astype(int), len(grid) - 2)
     part = (places - low).astype(np.float32)
     rows = grid[low] * (1 - part)[:, None, None] + grid[low + 1] * part[:, None, None]
@@ -89,6 +90,7 @@ def render(image: np.ndarray, sprites: list[Sprite], rng: np.random.Generator, n
 
     image: float32 [size, size, 3], or [frames, size, size, 3] under a moving camera. Returns uint8, for every frame.
     """
+    # All noise in the order of frames: the generator's draws are part of what a data set is.
     frames, size = len(sprites[0].x), image.shape[-2]
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
     video = np.empty((frames, size, size, 3), np.uint8)
@@ -102,14 +104,18 @@ def render(image: np.ndarray, sprites: list[Sprite], rng: np.random.Generator, n
 
 
 def _paint(canvas: np.ndarray, sprite: Sprite, number: int, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Paint a sprite as it is in frame `number`, blended into a canvas in place."""
     radius = sprite.radius * float(np.exp(sprite.log_size[number]))
     x, y = float(sprite.x[number]), float(sprite.y[number])
+    # 1.6: no shape of radius 1 reaches further, at any angle; only this part of the canvas is touched.
     top, bottom, left, right = _box(x, y, 1.6 * radius, len(canvas))
     if top >= bottom or left >= right:
         return
     dx, dy = columns[top:bottom, left:right] - x, rows[top:bottom, left:right] - y
     cos, sin = float(np.cos(sprite.angle[number])), float(np.sin(sprite.angle[number]))
+    # Into the sprite's own axes, in units of its radius.
     u, v = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius
+    # The border is soft over one pixel, so that moves of less than a pixel show.
     cover = np.clip((1.0 - _distance(sprite.shape, u, v)) * radius + 0.5, 0, 1) * float(sprite.alpha[number])
     stripes = (0.5 + 0.5 * np.cos(u * radius * (2 * np.pi / sprite.stripe)))[..., None]
     colour = sprite.colours[0] * stripes + sprite.colours[1] * (1 - stripes)
@@ -118,6 +124,7 @@ def _paint(canvas: np.ndarray, sprite: Sprite, number: int, rows: np.ndarray, co
 
 
 def _box(x: float, y: float, reach: float, size: int) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) of the pixels within reach of a point; empty outside of the frame."""
     return (
         max(int(y - reach), 0),
         min(int(y + reach) + 2, size),

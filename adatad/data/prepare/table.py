@@ -21,6 +21,7 @@ MAX_TABLE_BYTES = 256 << 20
 MAX_HEADER_CHARACTERS = 300
 """Longest header that an error repeats."""
 MAX_COLUMNS = 1000
+"""More columns mean that a row of data was taken for the header."""
 COMMENT = "#"
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 """First line by which Excel is told the delimiter."""
@@ -98,6 +99,7 @@ def read_table(path: Path, recognize: Callable[[list[str]], int]) -> Table:
 
 
 def _table_text(path: Path) -> str:
+    """Return a table's text. Raises TableError, which says what else the file seems to be."""
     content = read_bytes(path, MAX_TABLE_BYTES)
     if content.startswith(GZIP_START):
         text = read_text(path, MAX_TABLE_BYTES)
@@ -126,6 +128,7 @@ def _find_header(lines: list[str], recognize: Callable[[list[str]], int]) -> tup
     comments, first, told = [], len(lines), None
     for number, line in enumerate(lines):
         text = line.strip()
+        # Excel's own line goes before everything: it says the delimiter, and holds no data.
         separator = SEPARATOR_LINE.fullmatch(line.strip("\r\n\ufeff "))
         if separator and separator[1] in DELIMITERS:
             told = separator[1]
@@ -167,6 +170,7 @@ class _Records:
         self._next, self._begins, self._started = first, first, False
 
     def __iter__(self) -> Iterator[TableRow]:
+        # strict: a quote in the middle of a field is an error, not silently part of the text.
         reader = csv.reader(self._fed(), delimiter=self.delimiter, skipinitialspace=True, strict=True)
         while True:
             self._started = False

@@ -32,6 +32,7 @@ from adatad.stop_signals import leave_interruptions_to_the_parent
 logger = logging.getLogger(__name__)
 
 CHUNK_FRAMES = 32
+"""Frames that are held at full size at once."""
 RATE_TOLERANCE = 0.01
 """Share by which the rate of an existing copy may differ."""
 ABANDONED_SECONDS = 3600
@@ -41,6 +42,7 @@ FINEST_RATE = 1001 * 240
 TICK = Fraction(1, 90000)
 """Unit of times in copies of a changing rate: that of broadcasts, fine enough for any camera."""
 MEASURED_VIDEOS, MEASURED_FRAMES, MEASURED_STRIDE = 8, 64, 4
+"""Videos that `speed_up` reads, the frames of each, and the distance between these."""
 
 
 class Failed(NamedTuple):
@@ -83,6 +85,7 @@ def find_videos(folder: Path) -> FolderContent:
 def check_copies(sources: list[Path], output: Path, short_side_pixels: int, fps: float | None) -> None:
     """Raise VideoError if existing copies have another rate or size than asked for: they would stay beside the new
     ones."""
+    # Copies that are there stay: one look at all before hours of work.
     there = [source for source in sources if copy_path(source, output).is_file()]
     wrong = [(source, text) for source in there if (text := _copy_problem(source, output, short_side_pixels, fps))]
     if wrong:
@@ -102,6 +105,7 @@ def _copy_problem(source: Path, output: Path, short_side_pixels: int, fps: float
     if before is None:
         return ""
     short = min(copy_size(before.height, before.width, short_side_pixels))
+    # Sides are rounded to even numbers.
     if abs(short - min(copy.height, copy.width)) > 2:
         return f"with a short side of {min(copy.height, copy.width)} pixels instead of {short}"
     if not _differ(copy.fps, fps or before.fps):
@@ -264,6 +268,7 @@ def _encode(
     stays = {} if ticks is None else dict(zip(ticks[:-1].tolist(), np.diff(ticks).tolist(), strict=True))
 
     def mux(packets: list[av.Packet]) -> None:
+        """Write packets, each with the duration of its own frame."""
         for packet in packets:
             # The encoder gives the last frame the average duration; without its own the copy's length would differ.
             packet.duration = stays.get(packet.pts, packet.duration)
@@ -282,6 +287,7 @@ def _encode(
                 small.time_base, small.pts = TICK, int(ticks[number])
             mux(stream.encode(small))
             number += 1
+    # The encoder holds frames back until it is told that no more come.
     mux(stream.encode())
 
 
@@ -356,6 +362,7 @@ def _read_seconds(path: Path) -> float:
     """Return the seconds to read a window that ends with the video."""
     with open_video(path, fps=None) as reader:
         last = reader.frame_count - 1
+        # The last frames: without key frames nearby, everything before them has to be decoded.
         numbers = np.maximum(last - MEASURED_STRIDE * np.arange(MEASURED_FRAMES)[::-1], 0)
         begin = perf_counter()
         reader.frames(numbers)

@@ -61,6 +61,7 @@ class Folder:
         exactly_here = name.startswith(("./", ".\\"))
         # Exact matches go before those that differ in case.
         for fold in (str, str.casefold):
+            # The whole path first, then without its first folders: tables may come from another machine.
             for start in range(len(parts)):
                 key = "/".join(parts[start:])
                 found = self._called(key, fold)
@@ -96,6 +97,7 @@ def names_in_annotations(files: Iterable[VideoFile]) -> tuple[dict[VideoFile, st
     """Return the name of each file in annotations, and the `data.pattern` that goes with it: paths without their ending
     if all share one, else full paths."""
     files = list(files)
+    # With one ending the names are those of other lists of the data set, which have none.
     endings = {file.path.suffix for file in files}
     ending = min(endings)
     if len(endings) == 1 and PLAIN_ENDING.fullmatch(ending):
@@ -107,6 +109,7 @@ def files_below(folder: Path) -> list[VideoFile]:
     """Return all files, in order; links to folders are followed, but into no folder twice. Raises TableError."""
 
     def stop(error: OSError) -> None:
+        """Raise TableError: os.walk would pass over a folder that can't be read."""
         raise TableError(f"{error.filename}: can't be read: {reason(error)}")
 
     found, seen = [], set()

@@ -12,7 +12,7 @@ class IndexMismatchError(Exception):
 
 
 class FrameSource(Protocol):
-    """Frames of one open file, upright, RGB."""
+    """Frames of one open file, upright, RGB. A source that raised is in an unknown state and can only be closed."""
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Decode frames: int64 [n], ascending, each once -> uint8 [n, height, width, 3].

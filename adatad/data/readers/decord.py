@@ -42,9 +42,11 @@ class DecordFrames:
             raise IndexMismatchError("decord finds other times than its packets show")
 
     def close(self) -> None:
+        """Release the reader, which frees its memory."""
         self._reader = None
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
+        """See `FrameSource`; a piece at a time, so that a long list of frames isn't held twice."""
         piece = max(PIECE_BYTES // (3 * self._index.width * self._index.height), 1)
         parts = [self._read(numbers[start : start + piece]) for start in range(0, len(numbers), piece)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -56,6 +58,7 @@ class DecordFrames:
             raise VideoError(
                 f"{self._index.path}: decord can't decode frames {numbers[0]} to {numbers[-1]} ({reason(error)})"
             ) from error
+        # For each piece: the wait for this call ends if nothing beats for too long.
         self._heart.beats += 1
         # Whoever else uses decord in this process may have set another bridge; ours isn't forced on them.
         return images.asnumpy() if hasattr(images, "asnumpy") else np.asarray(images)

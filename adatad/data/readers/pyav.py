@@ -29,13 +29,16 @@ class PyavFrames:
         self._open()
 
     def close(self) -> None:
+        """Release decoder and file."""
         self._decoded = self._frame = None
         self._container.close()
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
+        """See `FrameSource`."""
         images: np.ndarray | None = None
         for place, number in enumerate(numbers.tolist()):
             image = self._image(number)
+            # Only the first image shows height and width after rotation.
             if images is None:
                 images = np.empty((len(numbers), *image.shape), np.uint8)
             images[place] = image
@@ -44,9 +47,10 @@ class PyavFrames:
     def _image(self, number: int) -> np.ndarray:
         """Return frame `number`: uint8 [height, width, 3]."""
         if self._should_seek(number):
-            self._start(number)
+            self._seek_before(number)
         while self._number < number and self._advance():
             pass
+        # The frame is here, or the file ended early, or its packets announced a frame that doesn't come.
         if self._number < number:
             self._accept_short_end(number)
         elif self._number > number:
@@ -70,7 +74,7 @@ class PyavFrames:
         """Return the index in `key_pts` of the last key frame up to a frame."""
         return max(int(np.searchsorted(self._index.key_pts, self._index.pts[number], side="right")) - 1, 0)
 
-    def _start(self, number: int) -> None:
+    def _seek_before(self, number: int) -> None:
         """Go before a frame, to a key frame: the last one, or further back where the file's own index is coarser."""
         if self._sequential:
             self.close()
@@ -81,7 +85,7 @@ class PyavFrames:
         # before, and at last the start, until decoding begins at or before the frame.
         for key in dict.fromkeys((nearest, max(nearest - 1, 0), 0)):
             self._container.seek(int(self._index.key_pts[key]), stream=self._stream, backward=True)
-            self._begin()
+            self._begin_decoding()
             if not self._advance() or self._number <= number:
                 return
         raise IndexMismatchError(f"frame {number} can't be reached by seeking")
@@ -89,11 +93,12 @@ class PyavFrames:
     def _open(self) -> None:
         self._container = open_container(self._index.path)
         self._stream = self._container.streams[self._index.stream]
+        # One thread: loader processes run side by side, and threads change when errors surface.
         self._stream.thread_type = "NONE"
-        self._begin()
+        self._begin_decoding()
 
-    def _begin(self) -> None:
-        """Start decoding before the first frame that comes."""
+    def _begin_decoding(self) -> None:
+        """Start decoding where the container stands; no frame has come yet (number -1)."""
         self._decoded = self._container.decode(self._stream)
         self._number, self._frame = -1, None
 
@@ -108,6 +113,7 @@ class PyavFrames:
             ) from error
         if frame is None:
             return False
+        # A beat for every frame that was decoded, also for those that are passed over on the way to the wanted one.
         self._heart.beats += 1
         self._number, self._frame = self._number_of(frame), frame
         return True

@@ -20,13 +20,16 @@ class TorchcodecFrames:
             )
         except (RuntimeError, ValueError) as error:
             raise VideoError(f"{index.path}: torchcodec can't open it ({error})") from error
+        # The decoder has scanned the file: frame numbers mean the same only if it found as many frames.
         if len(self._decoder) != index.frame_count:
             raise IndexMismatchError(f"torchcodec counts {len(self._decoder)} frames, its packets {index.frame_count}")
 
     def close(self) -> None:
+        """Release the decoder, which has no method for it."""
         self._decoder = None
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
+        """See `FrameSource`."""
         try:
             batch = self._decoder.get_frames_at(numbers.tolist())
         except (RuntimeError, IndexError) as error:
