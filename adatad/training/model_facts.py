@@ -1,4 +1,6 @@
-"""What a file of trained weights is: its outputs by name, how frames became windows, and the spec it comes from."""
+"""Record in files of trained weights: names of the outputs, how frames became windows, and the spec; and its match with
+the spec that the weights are used by.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,19 @@ from adatad.spec.document import rename_old
 from adatad.spec.resolve import Quirks
 
 FORMAT_VERSION = 1
-"""Of checkpoints and of this record. Files of before, which have no version, are read as well."""
+"""Version of checkpoints and of this record. Older files, which have none, are read as well."""
 AGNOSTIC_OUTPUTS = ("action",)
 """The one output of a detector that doesn't tell classes apart."""
 TRAINED, MERGED = "trained", "merged"
 """`content` of a file of weights: the trained tensors alone, or all of the model's."""
 HEADER_FIELDS = ("content", "weights", "step", "frozen_fingerprint", "spec")
-"""What stands in a file's header beside the record."""
+"""Entries of a file's header beside the record."""
 HEAD_BIAS = "detector.head.cls_head.bias"
 """The parameter with a number for each output."""
-NAMES_SHOWN = 30
-"""Class names that a message lists of each side."""
-VALUE_LETTERS = 80
-"""Of a value in a message."""
+MAX_LISTED_NAMES = 30
+"""Class names that a message lists of each side; the rest is counted."""
+MAX_VALUE_CHARACTERS = 80
+"""Longest value in a message."""
 
 Name = Annotated[str, Field(min_length=1, max_length=10_000)]
 
@@ -45,8 +47,8 @@ class NewerVersionError(CheckpointError):
 
 
 class FrameRate(BaseModel):
-    """How seconds became frames. fps: `data.fps`, or null where the rate is the annotation file's; time: `data.time`,
-    or null in files of before there was such a key."""
+    """Rule by which seconds became frames. fps: `data.fps`, or null where the rate is the annotation file's; time:
+    `data.time`, or null in files of before there was such a key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -55,7 +57,7 @@ class FrameRate(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """The record, without the spec, which stands beside it.
+    """Record of trained weights, without the spec, which stands beside it.
 
     outputs: names in the order of the model's outputs; classes: those of the data set, the same unless the detector is
     class_agnostic. window: `data.window`; preprocessing: what else fixes the pixels of a window.
@@ -95,12 +97,11 @@ class ModelFacts(BaseModel):
 def facts_of(spec: Spec, classes: Sequence[str]) -> ModelFacts:
     """Return the record of a model that is trained by `spec` on these classes, in the order of its outputs."""
     agnostic = spec.model.detector.class_agnostic
-    time = getattr(spec.data, "time", None)
     return ModelFacts(
         outputs=AGNOSTIC_OUTPUTS if agnostic else tuple(classes),
         classes=tuple(classes),
         class_agnostic=agnostic,
-        frame_rate=FrameRate(fps=spec.data.fps, time=time),
+        frame_rate=FrameRate(fps=spec.data.fps, time=spec.data.time),
         window=spec.data.window.model_dump(mode="json"),
         preprocessing={
             "size_pixels": spec.data.size_pixels,
@@ -137,21 +138,22 @@ def read_facts(content: Any, where: object) -> ModelFacts:
 
 
 def number_of_outputs(shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """By the shapes of a model's tensors; None for one without a head."""
+    """Return the number of outputs by the shapes of a model's tensors; None for one without a head."""
     shape = shapes.get(HEAD_BIAS, ())
     return shape[0] if len(shape) == 1 else None
 
 
 def check_outputs(facts: ModelFacts | None, shapes: Mapping[str, Sequence[int]], where: object) -> None:
-    """Raises CheckpointError unless there are as many names as outputs. shapes: of the tensors in the file."""
+    """Raise CheckpointError unless there are as many names as outputs. shapes: of the tensors in the file."""
     count = number_of_outputs(shapes)
     if facts is not None and count is not None and count != len(facts.outputs):
         raise CheckpointError(f"{where}: outputs: {len(facts.outputs)} names for {count} outputs ({HEAD_BIAS})")
 
 
 def check_version(content: dict[str, Any], known: Any, where: object) -> None:
-    """Raises NewerVersionError, with version and fields, for what a newer version of the program wrote."""
+    """Raise NewerVersionError, with version and fields, for what a newer version of the program wrote."""
     version = content.get("format_version", 0)
+    # True is a number to Python; such a version is refused later, with its field's name.
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
         unknown = sorted(name for name in content if name not in known)
         fields = f", which has {list_names(unknown)}" if unknown else ""
@@ -162,9 +164,9 @@ def check_version(content: dict[str, Any], known: Any, where: object) -> None:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Of pydantic's errors the first one in words, and how many more there are."""
+    """Return the first of pydantic's errors in words, and how many more there are."""
     first, *rest = error.errors(include_url=False)
-    place = shown(".".join(str(part)[:VALUE_LETTERS] for part in first["loc"]))
+    place = shown(".".join(str(part)[:MAX_VALUE_CHARACTERS] for part in first["loc"]))
     match first["type"]:
         case "missing":
             text = f"{place}: is missing"
@@ -180,17 +182,18 @@ def first_problem(error: ValidationError) -> str:
 
 
 def cut(value: object) -> str:
-    """Return a value in a message. Numbers without end aren't written out."""
+    """Return a value as a message shows it."""
+    # Python refuses to write out numbers of thousands of digits.
     if isinstance(value, int) and abs(value) > 10**18:
         return "a number of many digits"
     text = shown(repr(value)) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
-    return text if len(text) <= VALUE_LETTERS else f"{text[:VALUE_LETTERS]}..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
 
 
 def list_names(names: Sequence[str]) -> str:
     """Return the names with commas between them; of many the first, and how many more."""
-    listed = ", ".join(shown(name[:VALUE_LETTERS]) for name in names[:NAMES_SHOWN])
-    return listed + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
+    listed = ", ".join(shown(name[:MAX_VALUE_CHARACTERS]) for name in names[:MAX_LISTED_NAMES])
+    return listed + (f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else "")
 
 
 def differences(saved: ModelFacts, here: ModelFacts) -> Iterator[str]:
@@ -241,6 +244,7 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
         ]
     check_agnostic(facts, spec, path)
     labels = _plain_labels(spec)
+    # Before the classes are taken from the weights: after that, unknown labels would be an error of the annotations.
     if labels is not None:
         _refuse_unknown(labels, labels, facts, spec, path)
     if labels is not None and labels <= {*facts.classes, AMBIGUOUS}:
@@ -254,7 +258,7 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
 
 
 def check_agnostic(facts: ModelFacts | None, spec: Spec, path: Path) -> None:
-    """Raises CheckpointError if the weights tell classes apart and the spec's model doesn't, or the other way round."""
+    """Raise CheckpointError if the weights tell classes apart and the spec's model doesn't, or the other way round."""
     if facts is not None and facts.class_agnostic != spec.model.detector.class_agnostic:
         there, here = (str(value).lower() for value in (facts.class_agnostic, spec.model.detector.class_agnostic))
         raise CheckpointError(
@@ -317,6 +321,7 @@ def match_for_resume(facts: ModelFacts | None, classes: Sequence[str], path: Pat
             f"{path}: doesn't say which classes its outputs are (an older file): they are taken in the spec's order: "
             f"{list_names(classes)}"
         ]
+    # Another order is no harm: training goes on in the checkpoint's.
     if set(facts.classes) != set(classes):
         lost, new = sorted(set(facts.classes) - set(classes)), sorted(set(classes) - set(facts.classes))
         only = [f"only the checkpoint has {list_names(lost)}"] if lost else []
@@ -349,8 +354,8 @@ def _listed_classes(spec: Spec) -> tuple[str, ...]:
 
 
 def _plain_labels(spec: Spec) -> set[str] | None:
-    """Labels of the evaluated videos where the spec leaves the class list to the annotation file, and labels there are
-    names, or there are none; None where the list, or numbers, need another one to be read."""
+    """Return the labels of the evaluated videos, read from the annotation file alone; None if that can't be: where the
+    spec gives a class list, or where labels are numbers, which mean nothing without one."""
     if spec.data.classes is not None:
         return None
     match_parts, key = Quirks.of(spec.compat).match_subset_parts, spec.data.label_key

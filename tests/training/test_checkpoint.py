@@ -35,7 +35,7 @@ from adatad.training.loop import Training
 from adatad.training.metered import make_optimizer_state, meta_parts
 from adatad.training.ownership import resume_arguments
 from adatad.training.run_directory import RunDirectory
-from adatad.training.tensors import whole_sizes, whole_tensors
+from adatad.training.state_io import full_tensor_bytes, full_tensors
 
 
 def some_checkpoint(step: int = 0) -> Checkpoint:
@@ -165,8 +165,8 @@ def test_copies_for_a_checkpoint_lie_in_memory_that_was_reserved_and_do_not_over
 def test_a_run_whose_ranks_write_their_own_parts_reserves_nothing(monkeypatch):
     monkeypatch.setattr(checkpoint, "pinned_rows", lambda *arguments: pytest.fail("memory was taken"))
     spec = load("configs/demo/tia.yaml", ["model.backbone.mode=full", "optimizer.backbone.lr=1e-5"], check_files=False)
-    parts = SimpleNamespace(spec=spec, engine=SimpleNamespace(shards=dict))
-    HostCopies().reserve(whole_sizes(parts), torch.device("cpu"))
+    parts = SimpleNamespace(spec=spec, engine=SimpleNamespace(saves_shards=True))
+    HostCopies().reserve(full_tensor_bytes(parts), torch.device("cpu"))
 
 
 def test_what_a_run_reserves_is_what_it_saves():
@@ -174,9 +174,9 @@ def test_what_a_run_reserves_is_what_it_saves():
     with gpu_like_meta():
         parts = meta_parts(spec, num_classes=6)
         make_optimizer_state(parts)
-    parameters, averages, optimizer = whole_tensors(parts)
+    parameters, averages, optimizer = full_tensors(parts)
     flat = [*parameters.values(), *averages.values(), *(t for ts in optimizer.values() for t in ts.values())]
-    assert sorted(whole_sizes(parts)) == sorted(tensor.nbytes for tensor in flat)
+    assert sorted(full_tensor_bytes(parts)) == sorted(tensor.nbytes for tensor in flat)
 
 
 def test_a_failed_write_is_reported(tmp_path):
