@@ -153,7 +153,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Raise CheckpointError, which names the checkpoint, if the disk doesn't take what is written inside."""
     try:
         yield
@@ -183,7 +183,7 @@ def replacing(path: Path, owner: Owner | None = None) -> Iterator[Path]:
     """
     unfinished = unfinished_path(path, owner)
     try:
-        with naming(path):
+        with writing(path):
             unfinished.mkdir(parents=True, exist_ok=True)
             yield unfinished
             # As late as can be: between this check and the rename another process may still take the run over, but
@@ -434,7 +434,7 @@ class CheckpointWriter:
     def _finish(self, saving: Future, path: Path, state: dict[str, Any], spec_yaml: str, main: bool) -> None:
         """Wait until all ranks have written their parts; the first rank then writes the rest and renames the folder."""
         if not main:
-            with naming(path):
+            with writing(path):
                 saving.result()
             return
         # async_save's own last step is a collective: its result means that every rank's files are there.

@@ -82,6 +82,7 @@ def why_broken(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if it is complete. Raises NewerVersionError if a newer version of
     the program wrote it: such a one isn't broken."""
     try:
+        # Cheap checks first; reading all values, which takes longest, comes last.
         check_files(path)
         state, facts = read_state(path)
         read_spec_text(path)
@@ -112,6 +113,7 @@ def check_files(path: Path) -> None:
         try:
             if not file.is_file():
                 raise CheckpointError(f"{path}: {name} is missing")
+            # A cut file is found by its size, before gigabytes are summed.
             if file.stat().st_size != size or sha256(file) != checksum:
                 raise CheckpointError(f"{path}: {name} isn't what was written ({size} bytes, by its checksum)")
         except OSError as error:
@@ -140,6 +142,7 @@ def _entries(path: Path, manifest: Any) -> Iterator[tuple[str, int, str]]:
         raise CheckpointError(f"{wrong}it doesn't name {', '.join(gone)}")
     for name, facts in manifest.items():
         size, checksum = (facts.get("bytes"), facts.get("sha256")) if isinstance(facts, dict) else (None, None)
+        # `type`, since True is an int to isinstance.
         if type(size) is not int or size < 0 or not isinstance(checksum, str) or not SHA256.fullmatch(checksum):
             raise CheckpointError(f"{wrong}a size or a checksum is missing from it, of {name}")
     yield from ((name, facts["bytes"], facts["sha256"]) for name, facts in manifest.items())
@@ -180,6 +183,7 @@ def spec_problem(text: str) -> str | None:
     """Return why a text can't be a saved spec; None if it may be one. Raises YAMLError."""
     # By the parser's events, without building anything: neither depth nor aliases cost memory then.
     depth, aliases, kinds, at_key = 0, 0, [], True
+    # Keys and values of the top level take turns at depth 1.
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if len(kinds) < 3:
             kinds.append(type(event))
@@ -298,6 +302,7 @@ def describe_shards(path: Path) -> dict[str, tuple[int, ...]]:
         # The bound keeps a damaged list from asking for memory without end.
         if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
             raise CheckpointError(f"{path}: {place}: {brief(name)}: expected a shape, got {cut(shape)}")
+    # The list says what shapes to allocate: it must be about the very tensors that the files hold.
     held = {name for file in _shard_files(path) for name in _shapes(path, file)}
     if held != set(shapes):
         name = sorted(held ^ set(shapes))[0]
@@ -440,6 +445,7 @@ def check_state(content: Any, where: object) -> ModelFacts | None:
         state = _State.model_validate(content)
     except ValidationError as error:
         raise CheckpointError(f"{where}: {first_problem(error)}") from error
+    # Apart from the state's own fields, so that {} stays possible.
     try:
         if state.scaler:
             _Scaler.model_validate(state.scaler)
@@ -457,6 +463,7 @@ def check_position(
     most_an_epoch: steps of an epoch with batches of one video, where the data are those of before.
     """
     epoch, inside, step = progress.epoch, progress.step_in_epoch, progress.step
+    # Resuming there would never reach the end of the epoch.
     if inside >= steps_per_epoch and inside:
         raise CheckpointError(
             f"{where}: state.json: progress.step_in_epoch: stands at step {inside} of an epoch that "

@@ -107,6 +107,7 @@ def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dic
 def whole_model(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TemporalActionDetector:
     """Return the model with its frozen weights and these trained tensors. Raises CheckpointError if the frozen weights
     aren't those of the training."""
+    # The head says how many classes the model has; the spec leaves that to the annotations.
     if not number_of_outputs({name: tensor.shape for name, tensor in tensors.items()}):
         raise CheckpointError(f"the checkpoint is of no detector: it trains no {HEAD_BIAS}")
     # Frozen weights may be random ones, by the seed: they must come out as they did in training.
@@ -138,6 +139,7 @@ def load_exported(model: nn.Module, trained: list[str], path: Path) -> None:
         raise CheckpointError(f"{path}: content: expected {TRAINED} or {MERGED}, got {cut(content)}")
     check_outputs(facts_in_header(header, path), {name: t.shape for name, t in tensors.items()}, path)
     shapes = {name: p.shape for name, p in model.named_parameters()}
+    # A merged file holds all parameters, any other those that are trained.
     wanted = shapes if content == MERGED else {name: shapes[name] for name in trained}
     got = {name: tensor.shape for name, tensor in tensors.items()}
     different = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))

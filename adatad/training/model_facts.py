@@ -84,6 +84,7 @@ class ModelFacts(BaseModel):
         if len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise ValueError(f"classes: {twice!r} stands twice")
+        # One follows from the other: a file that was edited in one place alone is refused.
         if self.outputs != (AGNOSTIC_OUTPUTS if self.class_agnostic else self.classes):
             raise ValueError("outputs: aren't those of classes and class_agnostic")
         return self
@@ -114,6 +115,7 @@ def facts_of(spec: Spec, classes: Sequence[str]) -> ModelFacts:
 def facts_in_header(header: dict[str, str], where: object) -> ModelFacts | None:
     """Return the record in a file's header, None if it has none (an older file, or another project's). Raises
     CheckpointError."""
+    # Without a version it isn't ours, or is older than the record: its entries mean nothing here.
     if "format_version" not in header:
         return None
     fields = set(ModelFacts.model_fields)
@@ -203,6 +205,7 @@ def differences(saved: ModelFacts, here: ModelFacts) -> Iterator[str]:
         ("", saved.preprocessing, here.preprocessing),
         ("data.", saved.frame_rate.model_dump(), here.frame_rate.model_dump()),
     )
+    # Saved entries first, then those that only this spec has: in the order in which files have them.
     for prefix, there, now in sections:
         for name in [*there, *(name for name in now if name not in there)]:
             # Files of before there was a key don't say what it was.
@@ -250,6 +253,7 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
     if labels is not None and labels <= {*facts.classes, AMBIGUOUS}:
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"classes": facts.classes})})
     listed = _listed_classes(spec)
+    # All labels of the evaluated videos, with numbers turned into names by the spec's list.
     truth = ground_truth(spec.data, keep_ambiguous=Quirks.of(spec.compat).keep_ambiguous)
     annotated = {item["label"] for entry in truth["database"].values() for item in entry["annotations"]}
     _refuse_unknown(annotated, listed, facts, spec, path)
@@ -259,6 +263,7 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
 
 def check_agnostic(facts: ModelFacts | None, spec: Spec, path: Path) -> None:
     """Raise CheckpointError if the weights tell classes apart and the spec's model doesn't, or the other way round."""
+    # The same weights with another meaning of their outputs: no error would show it.
     if facts is not None and facts.class_agnostic != spec.model.detector.class_agnostic:
         there, here = (str(value).lower() for value in (facts.class_agnostic, spec.model.detector.class_agnostic))
         raise CheckpointError(

@@ -186,6 +186,7 @@ class Metrics:
     def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
         """Write the values of one moment: scalars, or dictionaries of them to any depth; lists go to JSON alone."""
         line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **values}) + "\n"
+        # Lines that couldn't be written go first the next time, so that their order stays.
         self._pending = [*self._pending, line.encode()][-MAX_PENDING_LINES:]
         with self._best_effort.writing("metrics.jsonl"):
             self._append()
@@ -224,6 +225,7 @@ class Metrics:
     def _to_board(self, action: Any) -> None:
         if self._board is None and time.monotonic() >= self._retry_at:
             self._open_board()
+        # Values of this time are lost to TensorBoard; metrics.jsonl has them.
         if self._board is None:
             return
         with self._best_effort.writing("tensorboard"):

@@ -60,6 +60,7 @@ class Owner:
             raise FileError(
                 f"{self.folder / OWNER_FILE}: can't be read: {reason(error)}; is the disk still there?"
             ) from error
+        # Somebody's clean-up, or a full disk: nobody else has claimed the run.
         if not text.strip():
             logger.warning("%s was deleted or emptied while this run trains: written anew", self.folder / OWNER_FILE)
             self.write()
@@ -153,6 +154,7 @@ def new_owner(folder: Path) -> Owner:
     later = later_attempt()
     if later:
         raise RunOwnershipLost(f"{folder}: attempt {later} of this job has begun since; this one leaves the run to it")
+    # A random token: a process number and a host may come again, on the same machine or in a container.
     token, pid = uuid.uuid4().hex[:12], os.getpid()
     text = f"{token} on {socket.gethostname()}, pid {pid}, {time.strftime('%F %T')}"
     return Owner(folder, token, f"{text}, by {this_command()}, start {process_start(pid) or 0}\n")

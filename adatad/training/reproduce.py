@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from adatad.parallel.processes import Processes, is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.spec.experiments import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
-from adatad.training.checkpoint_check import why_broken
+from adatad.training.checkpoint_check import sha256, why_broken
 from adatad.training.resolve import annotations_for, resolve_run
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
@@ -81,7 +80,6 @@ def _stamps(checkpoint: Path) -> dict[str, list[int]]:
 
 MAX_LISTED_VIDEOS = 10
 """Missing videos that a line names; the rest is counted."""
-READ_BYTES = 1 << 24
 
 
 def missing(spec: Spec, checkpoint: Path | None = None) -> list[str]:
@@ -124,21 +122,13 @@ def _weights(spec: Spec) -> Iterator[str]:
     if not path.is_file():
         known = f", SHA-256 begins with {start}" if start else ""
         yield f"weights {path} (about {about_bytes(backbone) / 1e6:.0f} MB{known}){where_published(str(path))}"
-    elif start and not (found := _digest(path)).startswith(start):
+    elif start and not (found := sha256(path)).startswith(start):
         yield f"weights {path}: damaged: SHA-256 begins with {found[:8]}, not {start}{where_published(str(path))}"
     else:
         try:
             read_weight_file(path)
         except UserError as error:
             yield f"weights {error}{where_published(str(path))}"
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(READ_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _files(spec: Spec) -> Iterator[str]:

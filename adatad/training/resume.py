@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import yaml
@@ -119,12 +118,12 @@ def open_for_training(
     path, skipped, checkpoint = None, [], None
     # Started again by torchrun, with the arguments of the first time: --overwrite would delete the run's own work.
     if processes.noted(NOTED_OPEN):
-        resume, overwrite = on_main(processes, lambda: resume_after_restart(here, resume)), False
+        resume, overwrite = processes.on_main(lambda: resume_after_restart(here, resume)), False
     numbers = numbers_in(state.shapes[name] for name in state.trained)
-    on_main(processes, lambda: check_room(here.path, numbers, resume is not None))
+    processes.on_main(lambda: check_room(here.path, numbers, resume is not None))
     # A checkpoint that can't be used must leave nothing behind: it is read before the directory is made.
     if resume is not None:
-        path, skipped = on_main(processes, lambda: checkpoint_to_resume(here, resume))
+        path, skipped = processes.on_main(lambda: checkpoint_to_resume(here, resume))
     if path is not None:
         # An engine that has no shards of its own takes full tensors, whoever wrote them.
         own_parts = is_sharded(path) and state.engine.saves_shards
@@ -139,9 +138,9 @@ def open_for_training(
         skipped = [*skipped, *lines]
     # Now, and not at the first evaluation: hours of training come before that.
     if not overwrite:
-        on_main(processes, lambda: check_best(here.checkpoints))
-    run = opened or on_main(
-        processes, lambda: open_run(state.spec, resume is not None, overwrite, is_reserved, console.print)
+        processes.on_main(lambda: check_best(here.checkpoints))
+    run = opened or processes.on_main(
+        lambda: open_run(state.spec, resume is not None, overwrite, is_reserved, console.print)
     )
     processes.note(NOTED_OPEN)
     logger = log_to(run.path / "log.txt", console) if processes.is_main else silent_logger()
@@ -197,7 +196,6 @@ def check_same_model(
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
 
 
-T = TypeVar("T")
 NOTED_OPEN, NOTED_ID = "run opened", "id of the run"
 """Notes in torchrun's store, which outlive its processes: for those that it starts again after a failure."""
 
@@ -225,10 +223,10 @@ def chosen_run(spec: Spec, processes: Processes, resume: str | None, overwrite: 
         yield ChosenRun(with_id(spec, int(earlier)), is_reserved=True)
         return
     if resume is not None or overwrite or names_its_id(spec):
-        yield ChosenRun(spec, notes=on_main(processes, lambda: _which_of_several(spec, resume)))
+        yield ChosenRun(spec, notes=processes.on_main(lambda: _which_of_several(spec, resume)))
         return
     with ExitStack() as stack:
-        number = on_main(processes, lambda: stack.enter_context(reserved(spec)).run.id)
+        number = processes.on_main(lambda: stack.enter_context(reserved(spec)).run.id)
         processes.note(NOTED_ID, str(number))
         own, notes = with_id(spec, number), ()
         if number != spec.run.id:
@@ -244,19 +242,3 @@ def _which_of_several(spec: Spec, resume: str | None) -> tuple[str, ...]:
         return ()
     names = ", ".join(f"id{number}" for number in others)
     return (f"--resume continues {run_directory(spec).path}; there are {names} too, which --id would name",)
-
-
-def on_main(processes: Processes, action: Callable[[], T]) -> T:
-    """Return what the first rank's action returns, on every rank; what stops it stops every rank."""
-    result, error = None, None
-    if processes.is_main:
-        try:
-            result = action()
-        except Exception as caught:
-            error = caught
-    # By one rank alone, as files may change while several look at them: every rank must get the same answer. An error
-    # goes through the same exchange, so that no rank is left waiting for one that has failed.
-    result, error = processes.gather((result, error))[0]
-    if error is not None:
-        raise error
-    return result

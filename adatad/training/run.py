@@ -29,7 +29,7 @@ from adatad.training.markers import ATTEMPT, DONE, write_marker
 from adatad.training.monitor import BestEffort, Metrics
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.resolve import ResolvedRun, annotations_for, check_batch
-from adatad.training.resume import ResumeError, chosen_run, on_main, open_for_training
+from adatad.training.resume import ResumeError, chosen_run, open_for_training
 from adatad.training.run_directory import RunDirectory, run_directory
 from adatad.training.setup import TrainState, initial_state
 from adatad.training.signals import DRAWING, Stopped, StopRequest, say
@@ -88,7 +88,7 @@ def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
     attempt.notes = (*attempt.notes, *check_classifier(spec, annotations))
     check_batch(spec, processes.world, annotations)
     stage(spec.data, (video.name for video in videos), attempt.console.print)
-    lines = on_main(processes, lambda: check_times(spec.data, annotations.train, annotations.validation))
+    lines = processes.on_main(lambda: check_times(spec.data, annotations.train, annotations.validation))
     attempt.notes = (*attempt.notes, *lines)
     leave_if_asked(processes, attempt.stop)
     choices = resolve_choices(spec, processes, annotations)

@@ -161,6 +161,7 @@ def open_run(
 def remove_unfinished(run: RunDirectory) -> None:
     """Remove what processes that were killed while they wrote have left."""
     left = [*run.path.glob(".*.unfinished*"), *run.path.glob(f".{OWNER_FILE}.*"), *run.checkpoints.glob(".*")]
+    # The last ones lie beside the run: `_delete` was killed after it had renamed the directory.
     for path in [*left, *run.path.parent.glob(f".{run.path.name}.*.unfinished")]:
         _remove(path)
 
@@ -177,6 +178,7 @@ def check_overwritable(run: RunDirectory) -> Opening | None:
             f"{path}: --overwrite would delete it while it is trained ({opening.describe()}): end that one first, or "
             "give another --id"
         )
+    # A folder that somebody keeps notes or other data in is never deleted, only what runs are known to write.
     foreign = [shown(entry.name) for entry in sorted(path.iterdir()) if not RUN_FILES.fullmatch(entry.name)]
     if run.checkpoints.is_dir():
         entries = sorted(run.checkpoints.iterdir())
@@ -187,6 +189,7 @@ def check_overwritable(run: RunDirectory) -> Opening | None:
             f"{path}: holds more than a run, and --overwrite would delete it: {', '.join(foreign[:MAX_LISTED])}{more}; "
             "move that away, or give another --id"
         )
+    # An empty folder, or one with a report alone, may be anything.
     if not any((path / name).exists() for name in MADE_BY_TRAINING):
         raise RunDirectoryError(f"{path}: isn't a run (no {', '.join(MADE_BY_TRAINING)}); remove it yourself")
     return opening
@@ -259,6 +262,7 @@ MIN_FREE_FILES = 64
 def check_room(run: Path, trained_numbers: int, resuming: bool) -> None:
     """Raise FileError if the disk that `run` lies, or will lie, on can't take two checkpoints of so many trained
     numbers, or one where a run that is resumed has the other already."""
+    # The directory may not exist yet: the nearest folder above it is on the same disk.
     there = next((folder for folder in (run, *run.parents) if folder.exists()), Path("."))
     needed = trained_numbers * BYTES_PER_NUMBER * (1 if resuming else CHECKPOINTS)
     try:

@@ -23,7 +23,7 @@ from adatad.training.export import load_exported, read_trained_file
 from adatad.training.loaders import validation_loader
 from adatad.training.model_facts import match_for_test
 from adatad.training.resolve import annotations_for, check_mesh
-from adatad.training.resume import check_same_model, on_main
+from adatad.training.resume import check_same_model
 from adatad.training.setup import build_initial_model, own_clip_group, prepare_model, shapes_of
 from adatad.training.validation import (
     Detections,
@@ -80,7 +80,7 @@ def detect_and_score(
         for line in annotations.warnings:
             say(f"warning: {line}")
         check_videos(spec.data, annotations.validation)
-        for line in on_main(processes, lambda: check_times(spec.data, (), annotations.validation)):
+        for line in processes.on_main(lambda: check_times(spec.data, (), annotations.validation)):
             say(line)
         for line in check_classifier(spec, annotations):
             say(f"warning: {line}")

@@ -101,6 +101,7 @@ def shard_tensors(state: TrainState) -> dict[str, Tensor] | None:
     engine, local = state.engine, state.engine.moments()
     masters = engine.master_parameters()
     shards = engine.as_dtensors(masters)
+    # DTensors can't be left out on one rank: every parameter has moments, whether it had an update yet or not.
     optimizer: dict[str, dict[str, Tensor]] = {name: {} for name in masters}
     for key in MOMENTS:
         moments = {name: local[name][key] if name in local else torch.zeros_like(m) for name, m in masters.items()}
@@ -127,6 +128,7 @@ def load_full_tensors(
     optimizer: dict[str, dict[str, Tensor]],
 ) -> None:
     """Put full tensors, which every rank has read, into the engine and the averages: each rank takes its part."""
+    # Steps are numbers, the same on all ranks: they aren't sharded.
     engine = state.engine
     moments = {key: engine.shard({name: tensors[key] for name, tensors in optimizer.items()}) for key in MOMENTS}
     local = {

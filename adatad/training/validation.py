@@ -71,6 +71,7 @@ def detect(
             predictions = model(frames, mask)
         if after_window:
             after_window()
+        # An unreadable video has a window of zeros in the batch, whose detections are dropped below.
         missed += batch.skipped
         if times:
             times.add(batch.times)
@@ -82,6 +83,7 @@ def detect(
         before = queued
     if before:
         found += detections_in(*before, run, classifier)
+    # Evaluations come between epochs: the model goes back to the mode that it had.
     model.train(training)
     unread = [item for part in processes.gather(missed) for item in part]
     skipped.add(unread)
@@ -116,6 +118,7 @@ def batches_in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batc
         for batch in loader:
             yield batch, True
             bar.advance()
+    # Any window will do; the first one is read again.
     if len(loader) < most:
         filler = collate([loader.dataset[0]])
         yield from ((filler, False) for _ in range(most - len(loader)))

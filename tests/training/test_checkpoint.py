@@ -25,11 +25,11 @@ from adatad.training.checkpoint import (
     all_checkpoints,
     checkpoint_path,
     mark_best,
-    naming,
     newest_checkpoint,
     read_checkpoint,
     why_broken,
     write_checkpoint,
+    writing,
 )
 from adatad.training.loop import Training
 from adatad.training.metered import make_optimizer_state, meta_parts
@@ -252,11 +252,11 @@ def test_a_full_disk_and_a_run_that_is_stopped_are_told_what_was_saved(tmp_path)
     training.writer = CheckpointWriter(training.directory.checkpoints, keep=1)
     first, second = (checkpoint_path(training.directory.checkpoints, step) for step in (1, 2))
     assert training.what_is_saved() == f"nothing was saved of {tmp_path / 'id2'}"
-    with pytest.raises(CheckpointError, match=r"No checkpoint was saved before it: .*, and start"), naming(first):
+    with pytest.raises(CheckpointError, match=r"No checkpoint was saved before it: .*, and start"), writing(first):
         raise OSError("full")
     first.mkdir(parents=True)
     goes_on = "--resume auto --id 2 goes on from"
-    with pytest.raises(CheckpointError, match=f"as they were: .*, and {goes_on} the last"), naming(second):
+    with pytest.raises(CheckpointError, match=f"as they were: .*, and {goes_on} the last"), writing(second):
         raise OSError("full")
     training.writer = CheckpointWriter(training.directory.checkpoints, keep=1)
     assert training.what_is_saved() == f"what was saved before is whole, {goes_on} it"
