@@ -90,7 +90,7 @@ class DataCorruptionError(UserError):
     """Two computations of one step differ; the message names rank, host, device and what differs."""
 
 
-class Difference(NamedTuple):
+class StepDifference(NamedTuple):
     """A difference between two computations of a step on one rank."""
 
     where: str
@@ -136,7 +136,7 @@ def compute_twice(
     # After the exchange every rank has the sum: it shows errors of links too, but not whose they are.
     exchanged = changed_gradients(gradients, engine.gradients())
     facts = ", ".join([*constants, *changed, *exchanged])
-    mine = Difference(describe_place(processes), own, facts or "its own gradients") if own or facts else None
+    mine = StepDifference(describe_place(processes), own, facts or "its own gradients") if own or facts else None
     # One exchange on every rank, and a second one only if all are told that it comes.
     if processes.any(mine is not None):
         found = [difference for difference in processes.gather(mine) if difference is not None]
@@ -236,7 +236,7 @@ def changed_constants(before: dict[str, int], now: dict[str, int]) -> list[str]:
     return [f"{changed[0]}{more}, which training never changes, isn't what it was"]
 
 
-def corruption_message(found: list[Difference], step: int, spec: Spec) -> str:
+def corruption_message(found: list[StepDifference], step: int, spec: Spec) -> str:
     """Return the message of a DataCorruptionError, with the ranks to blame and what to do."""
     # Exchanged gradients are sums over ranks and differ everywhere: ranks whose own part differs are to blame, if any.
     own = [difference for difference in found if difference.own]

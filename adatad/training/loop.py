@@ -27,7 +27,7 @@ from adatad.training.checkpoint import CheckpointWriter, checkpoint_path, mark_b
 from adatad.training.checkpoint_check import Progress
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
 from adatad.training.markers import STOPPED, write_marker
-from adatad.training.monitor import BestEffort, DataWait, Metrics, ProgressBar, memory_values
+from adatad.training.monitor import BestEffort, DataWait, MetricsWriter, ProgressBar, memory_values
 from adatad.training.ownership import resume_arguments
 from adatad.training.resolve import ResolvedRun
 from adatad.training.run_directory import RunDirectory
@@ -72,7 +72,7 @@ class Training:
         self.best_effort = BestEffort(self.logger.warning)
         self.metrics = None
         if self.processes.is_main:
-            self.metrics = Metrics(self.directory.path, self.progress.step, self.best_effort)
+            self.metrics = MetricsWriter(self.directory.path, self.progress.step, self.best_effort)
         self.saved_step = self.progress.step
         if self.metrics:
             self.metrics.text("spec", to_yaml(self.run.saved_spec))

@@ -171,7 +171,7 @@ MAX_PENDING_LINES = 100_000
 """Lines of metrics.jsonl that are kept while they can't be written: about 100 MB."""
 
 
-class Metrics:
+class MetricsWriter:
     """Writer of metrics.jsonl and tensorboard/ in a run directory; made on the first rank alone."""
 
     def __init__(self, run_directory: Path, first_step: int, best_effort: BestEffort):

@@ -26,7 +26,7 @@ from adatad.training.determinism import run_arithmetic
 from adatad.training.loaders import check_shared_memory
 from adatad.training.loop import Training
 from adatad.training.markers import ATTEMPT, DONE, write_marker
-from adatad.training.monitor import BestEffort, Metrics
+from adatad.training.monitor import BestEffort, MetricsWriter
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.resolve import ResolvedRun, annotations_for, check_batch
 from adatad.training.resume import ResumeError, chosen_run, open_for_training
@@ -226,7 +226,7 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
     logger.info("trained in all: %s of %s numbers", f"{trained:,}", f"{sum(sizes.values()):,}")
 
 
-def _draw_timelines(run: ResolvedRun, metrics: Metrics, detections: Detections, step: int) -> None:
+def _draw_timelines(run: ResolvedRun, metrics: MetricsWriter, detections: Detections, step: int) -> None:
     """Draw timelines of the first validation videos as TensorBoard images, after an evaluation."""
     try:
         for name, figure in validation_timelines(run.spec, detections, BOARD_TIMELINES, run.annotations):
