@@ -44,6 +44,7 @@ def evaluate_epic(
     ones, as the reference does; otherwise such detections are ignored.
     """
     instances = _instances(ground_truth, subset, task, nouns, blocked_videos)
+    # Positions in this list are what the reference mistakes class numbers for (`misplace_classes`).
     ids = sorted(instances)
 
     def class_of(item: dict[str, Any]) -> int:

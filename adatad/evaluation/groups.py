@@ -41,6 +41,7 @@ def evaluate_groups(
     instances = {name: entry.get("annotations", ()) for name, entry in videos.items()}
     groups = {name: [_group(name, item, key) for item in items] for name, items in instances.items()}
     results = {}
+    # In a fixed order: tables and files list groups as they come.
     for group in sorted({group for names in groups.values() for group in names}):
         # Each group is scored as a file of its own: its instances, and detections without those of other groups.
         truth, left = {}, {}

@@ -93,6 +93,7 @@ def _first_hits(
     """Return how many proposals of a video are kept, and the rank of the first that finds each instance: int64 [tIoU,
     instances]; the number kept where none does."""
     scores = np.array([item["score"] for item in items], np.float64)
+    # Best first, of equal scores the later one, as in `detection_map`.
     order = np.argsort(scores, kind="stable")[::-1][: min(int(len(items) * ratio), len(items))]
     proposals = np.array([items[number]["segment"] for number in order], np.float64).reshape(-1, 2)
     overlaps = tiou(proposals[None], segments[:, None])

@@ -174,6 +174,7 @@ def _read_all(
     for video, entry in truth["database"].items():
         if not isinstance(entry, dict):
             raise FileError(f"{ground_truth}: video {quoted(video)}: expected an object with subset and annotations")
+    # Entries of other subsets are never read: they may hold anything.
     _check_subset(ground_truth, truth["database"], subset)
     for video, entry in truth["database"].items():
         if entry.get("subset") == subset:

@@ -247,6 +247,7 @@ def write_submission(
     nouns, ids: for epic, the second detections file, and the class files of verbs and nouns. warn: called with
     warnings, which don't prevent writing. Raises FileError with all problems.
     """
+    # Refuses an output that is one of the inputs before anything is read.
     with files_to_write([output], [path for path in (detections, nouns, *(ids or ())) if path is not None]):
         results = read_detections(detections)
         match form:

@@ -123,6 +123,7 @@ def run_sweep(
     arguments: SPEC and options of `adatad train` for all runs. show: called with the runs that have ended, all, and a
     note. A KeyboardInterrupt stops all, which save, and passes.
     """
+    # `--resume auto` starts afresh what hasn't begun, so that one command line serves all unfinished runs.
     waiting = [run for run in runs if not run.is_finished]
     gpus, done, failed = visible_gpus(), len(runs) - len(waiting), []
     free_slots, active = list(range(jobs)), {}

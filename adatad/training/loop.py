@@ -122,6 +122,7 @@ class Training:
             while progress.epoch < self.run.end_epoch:
                 self.train_epoch(batches, bar)
                 self.evaluate_if_due()
+        # Not done yet where the run was resumed at its very end, after its last evaluation had been interrupted.
         self.evaluate_if_due()
         # A run past its end trains nothing, and may have no evaluation due.
         if self.result is None:
@@ -250,6 +251,7 @@ class Training:
             return
         pairs = [pair for batch in micro_batches for pair in zip(batch.windows, batch.labels, strict=True)]
         mine = [window.video.name for window, own in pairs if not len(own)]
+        # `windows_without_instances` is summed over all ranks: all gather here, or none.
         names = {name for part in self.processes.gather(mine) for name in part} - self.named_without_instances
         self.named_without_instances |= names
         if names:
@@ -297,12 +299,14 @@ class Training:
             self.directory.owner.check()
             with self.best_effort.writing("checkpoints/best"):
                 mark_best(self.directory.checkpoints, checkpoint_path(self.directory.checkpoints, self.progress.step))
+        # On every rank, as all have the same detections: the position must be equal everywhere.
         self.progress.best_mAP = max(self.progress.best_mAP, values["average_mAP"])
 
     def evaluate(self) -> dict[str, Any]:
         """Detect and score with the averaged weights, write detections, result and metrics, return the scores."""
         state, progress = self.state, self.progress
         loader = validation_loader(self.run)
+        # The averages take the parameters' place for a while: no second model is held.
         with state.engine.swapped_parameters(state.ema.averages):
             detections = detect(
                 state.engine.model, loader, self.run, self.processes, self.skipped, self.leave_if_asked, self.times,
@@ -321,6 +325,7 @@ class Training:
             "epochs": progress.epoch,
             "seconds": time.monotonic() - self.started,
         }
+        # The first rank alone has metrics. A run that can't write its result goes on training.
         if self.metrics:
             self.warn_about_scores(detections)
             self.metrics.write("evaluation", progress.step, progress.epoch, values)

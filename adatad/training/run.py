@@ -87,6 +87,7 @@ def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
     check_videos(spec.data, videos)
     attempt.notes = (*attempt.notes, *check_classifier(spec, annotations))
     check_batch(spec, processes.world, annotations)
+    # With data.stage_to everything from here on reads the copies on the node's own disk.
     stage(spec.data, (video.name for video in videos), attempt.console.print)
     lines = processes.on_main(lambda: check_times(spec.data, annotations.train, annotations.validation))
     attempt.notes = (*attempt.notes, *lines)
@@ -217,6 +218,7 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
         logger.warning(sentence)
     for line in (*state.weights_report, *state.compile_report):
         logger.info(line)
+    # By the shapes of before the engine: a sharded parameter holds a part of its numbers.
     sizes = {name: shape.numel() for name, shape in state.shapes.items()}
     for group in state.engine.groups:
         numbers = sum(sizes[name] for name in group["parameter_names"])

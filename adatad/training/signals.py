@@ -126,6 +126,7 @@ class StopRequest:
                     first = now
                     if self.first_rank and not self.leaves_at_once:
                         say(self.meanwhile)
+                # Straight from this thread: the main one may be waiting in a collective that never ends.
                 elif now - first >= self.echo_seconds:
                     if self.first_rank:
                         say(f"stopped at once; {self.what_is_saved()}")
