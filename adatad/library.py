@@ -1,4 +1,4 @@
-"""What a notebook needs, in few names: load an experiment, build or load a detector, run it on frames, score.
+"""Functions for notebooks: load an experiment, build or load a detector, run it on frames, score detections.
 
 `import adatad` gives all of these (docs/api.md).
 """
@@ -40,7 +40,7 @@ from adatad.training.setup import build_initial_model, prepare_model
 from adatad.training.validation import window_meta
 
 CHUNK_FRAMES = 64
-"""Frames that are made small at a time."""
+"""Frames that are resized at a time, which bounds memory."""
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -69,6 +69,7 @@ class Detector:
         no `data.fps`, it must be that of the videos that the model was trained on. name: of the video, which an
         external classifier knows it by. Raises UserError for frames of another form.
         """
+        # One check for arrays and tensors; a tensor on the CPU shares its memory.
         images = np.asarray(frames)
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
             raise UserError(f"frames: expected uint8 [frames, height, width, 3], got {images.dtype} {images.shape}")
@@ -79,14 +80,17 @@ class Detector:
         timeline = Timeline(len(images), np.arange(len(images)) / fps, len(images) / fps)
         # Windows number frames at the rate of the annotations, or count those of the whole video.
         count = timeline.count_at(rate) if sliding else len(images)
+        # A video as annotations describe it, without instances.
         nothing = np.zeros((0, 2))
         video = Video(name, timeline.duration_seconds, rate, count, nothing, nothing, np.zeros(0, np.int64))
         classifier = read_classifier(post.classifier) if post.classifier else None
         found = []
         with run_arithmetic(self.spec.train, self.device):
+            # The windows of `adatad test`, one at a time.
             for place in evaluation_windows(video, data.window, self._run.quirks.repeat_windows):
                 window = evaluation_window(place, count, data.window, timeline)
                 numbers = timeline.frames_of(window.indices, rate) if sliding else window.indices
+                # Resized before they are put together: the frames at full size may fill the memory.
                 parts = np.split(images[numbers], range(CHUNK_FRAMES, len(numbers), CHUNK_FRAMES))
                 small = torch.cat([fit_frames(part, data.size_pixels) for part in parts], dim=1)
                 mask = torch.arange(data.window.size_grid) < window.valid_grid
@@ -156,6 +160,7 @@ def _detector(
     model = build_initial_model(run.spec, run.num_classes)[0]
 
     def fill(trained: list[str]) -> None:
+        """Load the checkpoint, if there is one, at the point where `prepare_model` asks for weights."""
         if checkpoint is not None:
             load_for_scoring(model, trained, checkpoint, averages)
 
@@ -183,6 +188,7 @@ def score(
     detections: by video, as `Detector.detect` returns them. annotations: an annotation file, or its content
     ({"database": {video: ...}}). Raises UserError.
     """
+    # An unknown subset would score 0 without a word.
     database = annotations.get("database") if isinstance(annotations, dict) else load_database(str(annotations))
     subsets = {entry.get("subset") for entry in database.values()} if isinstance(database, dict) else set()
     if subset not in subsets:

@@ -33,7 +33,7 @@ from adatad.spec import load
 from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
 from adatad.training.resolve import resolve_run
 from adatad.training.run_directory import RunDirectory, run_directory, with_id
-from adatad.training.validation import scores
+from adatad.training.validation import score_summary
 
 TRAIN = str(Path(__file__).parents[1] / "tools" / "train.py")
 EPOCHS, STEPS = 3, 9
@@ -184,7 +184,7 @@ def spend(kills: int, seed: int, folder: Path, data: Path | None) -> Night:
     spec_file = folder / "tiny.yaml"
     spec_file.write_text(TINY_SPEC.format(data=data, runs=folder / "runs"))
     spec = load(spec_file)
-    scores({}, resolve_run(spec, Processes(0, 1, torch.device("cpu"))))
+    score_summary({}, resolve_run(spec, Processes(0, 1, torch.device("cpu"))))
     night, number = Night(spec_file, random.Random(seed)), 1
     night.left_alone(0)
     while night.kills < kills and len(night.problems) < 10:

@@ -61,6 +61,7 @@ def version() -> str:
     """Return the checkout's commit and what was changed since, or that there is none."""
 
     def git(*arguments: str) -> str:
+        """Return a git command's output; "" where it fails."""
         try:
             run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, errors="replace")
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a run keeps of its jobs: a folder `slurm/` in the run directory, and what stands where in it.
+"""Files of a run's jobs: the folder `slurm/` in the run directory, and its layout.
 
     attempts/<attempt>.start .stopped .done .end   facts at the start; the trainer's markers; how it ended
     logs/rank-<n>.log                         one file a rank, of all attempts
@@ -56,7 +56,7 @@ class JobAttempt:
 
 
 class JobRun(NamedTuple):
-    """What a job trains. stage_to: the folder on the nodes' own disks that videos are copied to, "" for none."""
+    """Files that a job trains by. stage_to: folder on the nodes' own disks that videos are copied to, "" for none."""
 
     run: str
     spec: str
@@ -92,6 +92,7 @@ def pointer(attempt: JobAttempt, environment: Mapping[str, str] = os.environ) ->
 
 def remember_run(attempt: JobAttempt, run: JobRun) -> None:
     """Write the pointer of a job's first attempt."""
+    # A relative path: a requeued job runs in the same folder as before.
     pointer(attempt).parent.mkdir(parents=True, exist_ok=True)
     pointer(attempt).write_text("".join(f"{line}\n" for line in run), encoding="utf-8")
 
@@ -99,6 +100,7 @@ def remember_run(attempt: JobAttempt, run: JobRun) -> None:
 def known_run(attempt: JobAttempt) -> JobRun | None:
     """Return what a requeued job trains; None in a first attempt. Raises JobError, FileError."""
     file = pointer(attempt)
+    # Numbers of jobs come again: a first attempt has no use for an older job's pointer.
     if attempt.restarts == 0 or not file.is_file():
         return None
     lines = read_text(file, MAX_SPEC_BYTES).splitlines()
@@ -117,6 +119,7 @@ def note_start(folder: Path, attempt: JobAttempt, step: int, nodes: str) -> None
     for name in ("attempts", "logs", f"health/{attempt.name}"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     markers = folder / "attempts" / attempt.name
+    # Markers decide what the supervisor does next: none of an earlier job may be left.
     for kind in (STOPPED, DONE, "end"):
         markers.with_suffix(f".{kind}").unlink(missing_ok=True)
     facts = {"job": attempt.job, "restarts": attempt.restarts, "nodes": nodes, "step": step}
@@ -148,6 +151,7 @@ def started_attempts(folder: Path) -> list[dict[str, Any]]:
     for file in (folder / "attempts").glob("*.start"):
         with suppress(FileError):
             facts = read_json(file, MAX_SPEC_BYTES)
+            # Every field is checked: one odd file must not keep a job, or `adatad status`, from working.
             complete = isinstance(facts, dict) and all(isinstance(facts.get(key), kind) for key, kind in FACTS.items())
             if complete and JOB.fullmatch(facts["job"]) and math.isfinite(facts["seconds_since_1970"]):
                 attempts.append({"name": file.stem, **facts})

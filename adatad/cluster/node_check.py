@@ -242,6 +242,7 @@ def judge(folder: Path, hosts: Sequence[str], slow_factor: float, min_gbit: floa
 
 
 def main() -> int:
+    """Check the node that this runs on, write the report, and return 0 whatever was found: the supervisor judges."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--disk", type=Path, default=Path("/tmp"), help="folder on the node's own disk")

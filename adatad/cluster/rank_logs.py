@@ -100,6 +100,7 @@ class RankLogs:
 
     def look_for_faults(self, stream: Stream, text: str) -> None:
         """Remember the first error. The rank that all ranks name counts for more than the one that was heard first."""
+        # All ranks print the line when one has failed; what they heard first may be a time-out that followed from it.
         named = NAMED_FAULT.match(text)
         if named and not self.named:
             # Ranks behind one task of a launcher without prefixes have no stream of their own.

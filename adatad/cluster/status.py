@@ -1,4 +1,4 @@
-"""Where a run and its jobs stand, from the files of the run and from Slurm's queue; and a table of many runs."""
+"""Progress of a run and its jobs, from the files of the run and from Slurm's queue; and a table of many runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RunProgress:
 
     @property
     def done(self) -> bool:
-        """Whether the last step has been trained."""
+        """True once the last step has been trained."""
         return self.step is not None and self.total is not None and self.step >= self.total
 
     @property
@@ -68,7 +68,7 @@ def report(path: Path) -> tuple[list[str], bool]:
     if not path.is_dir():
         what = "is no directory" if path.exists() else "no such run directory"
         raise JobError(f"{path}: {what}; expected runs/<spec name>/id<N>, or a folder with such runs")
-    if _is_run(path):
+    if any((path / part).exists() for part in PARTS_OF_A_RUN):
         lines, going_on = _run_lines(path)
     else:
         runs = list(_runs_below(path, MAX_TABLE_DEPTH))
@@ -79,10 +79,6 @@ def report(path: Path) -> tuple[list[str], bool]:
             )
         lines, going_on = _table(path, runs)
     return [_cut(line) for line in lines], going_on
-
-
-def _is_run(path: Path) -> bool:
-    return any((path / part).exists() for part in PARTS_OF_A_RUN)
 
 
 def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
@@ -147,6 +143,7 @@ def _run_lines(run: Path) -> tuple[list[str], bool]:
     jobs = {job: _look_up(job) for job in names}
     progress = progress_of(run)
     lines = [f"run         {run}"]
+    # Jobs that Slurm has forgotten have no line of their own; their attempts have.
     for job, found in jobs.items():
         if isinstance(found, Queued):
             where = f", {found.left} left on {found.nodes}" if found.nodes else f": {found.reason}"
@@ -188,7 +185,7 @@ def _cut(line: str) -> str:
 
 
 def _look_up(job: str) -> Queued | str | None:
-    """What Slurm says of a job; a text where it can't be asked."""
+    """Return what Slurm says of a job; a text where it can't be asked."""
     try:
         return queued(job)
     except JobError as error:
@@ -220,7 +217,8 @@ def progress_of(run: Path) -> RunProgress:
 
 
 def _total_steps(run: Path) -> int | None:
-    """None where the spec or its annotations can't be read from here."""
+    """Return the steps until a run's end; None where its spec or annotations can't be read from here."""
+    # On a login node the annotations may lie elsewhere: the rest of the line is worth showing without them.
     try:
         spec = load(run / "spec.yaml", check_files=False)
         videos = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic).train
@@ -244,7 +242,8 @@ def newest_checkpoint(run: Path) -> str | None:
 
 
 def _age(seconds_since_1970: float) -> str:
-    """How long ago a time was. Clocks of file servers and nodes differ."""
+    """Return how long ago a time was, in words."""
+    # Clocks of file servers and nodes differ: it may lie in the future.
     seconds = int(time.time() - seconds_since_1970)
     if seconds >= 0:
         return f"{timedelta(seconds=seconds)} ago"
@@ -283,6 +282,7 @@ def errors_by_rank(logs: Path) -> list[tuple[str, str]]:
             continue
         # Errors of earlier attempts are over.
         lines = text.rpartition("\n== attempt ")[2].splitlines()
+        # The last line of a traceback has the error's name; its first one says nothing.
         errors = [line for line in lines if ERROR.match(line) and not line.startswith("Traceback")]
         if errors:
             found.append((file.stem, errors[-1]))

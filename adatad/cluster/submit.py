@@ -61,6 +61,7 @@ def check(spec: Spec, resources: Resources, gpu_memory_gib: float | None = None)
     """
     annotations = annotations_for(spec)
     check_videos(spec.data, annotations.train + annotations.validation)
+    # One rank for each GPU.
     ranks = resources.nodes * resources.gpus
     check_batch(spec, ranks, annotations)
     if gpu_memory_gib is not None:
@@ -82,6 +83,7 @@ def prepare(spec: Spec, resources: Resources, launcher: str) -> Path:
     folder, name = job_folder(spec), time.strftime("%Y%m%d-%H%M%S")
     path = folder / f"job-{name}.sh"
     try:
+        # The script first: text that can't stand in it is refused before the code is copied.
         text = script(spec, resources, launcher, folder, *snapshot_names(folder, name))
         snapshot_code(folder, name, spec)
         write_text(path, text)

@@ -290,6 +290,7 @@ def take_launcher(arguments: Sequence[str], launcher: str) -> tuple[str, list[st
 
 
 def main() -> int:
+    """Run one of the supervisor's verbs and return the job's exit code."""
     received: list[int] = []
     # Before any child is started: the batch script has the signals ignored, which children would inherit. Slurm signals
     # the ranks itself; this process need only outlive them.

@@ -48,6 +48,7 @@ def write_table(file: Path, folder: Path, first_id: int) -> str:
     """
     rows, written = rows_of(file), ""
     while (text := table(rows, folder, first_id)) != written:
+        # One name for each process on each host: tasks write at the same time.
         unfinished = folder / f".sweep-{socket.gethostname()}-{os.getpid()}.unfinished"
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(folder / f"sweep-{file.stem}.md")

@@ -63,8 +63,10 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     """Copy a file's encoder into the backbone; adapters keep their values. Raises WeightsError, with nothing changed,
     if it has another size or other parts."""
     found = find_encoder(read_weight_file(path).tensors, path)
+    # Adapters are trained from their own start and in no pretrained file.
     wanted = {name: p for name, p in backbone.named_parameters() if "adapter" not in name}
     here, there = {name: p.shape for name, p in wanted.items()}, {name: t.shape for name, t in found.tensors.items()}
+    # Sizes first: a file of another preset would differ in every tensor.
     if sizes_of(there) != sizes_of(here):
         raise WeightsError(f"{path}: doesn't fit the backbone: the file is {_named(there)}, the spec's {_named(here)}")
     check_parts(found, here, path)
@@ -129,6 +131,7 @@ def sizes_of(shapes: dict[str, torch.Size]) -> dict[str, int]:
     """Return width, depth, MLP width, patch and tubelet of an encoder, from VideoBackbone's names; 0 for what is
     unknown."""
     patch, mlp = shapes.get("patch_embed.weight", ()), shapes.get("blocks.0.mlp.fc1.weight", ())
+    # [width, 3, tubelet, patch, patch]
     patch = patch if len(patch) == 5 else (0,) * 5
     # At most four digits: a huge number would be taken for the depth. Such a name ends up among the unknown ones.
     blocks = [int(number) for name in shapes for number in re.findall(r"^blocks\.(\d{1,4})\.", name)]
@@ -167,6 +170,7 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     if not all(sizes.values()):
         raise WeightsError(f"{source} ({found.title}): isn't a whole encoder: {_listed(sizes)}")
     check_parts(found, encoder_shapes(sizes), source)
+    # Copies: parts of a joint matrix are views of one storage, which safetensors doesn't write.
     ours = {name: tensor.contiguous().clone() for name, tensor in found.tensors.items()}
     if output.suffix == ".safetensors":
         write_safetensors(output, ours)

@@ -80,6 +80,7 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
         if not name.startswith(prefix):
             found.ignored[name] = "outside the encoder"
             continue
+        # What has no effect on features is left out by its name here, so that anything else is noticed.
         ours = rename(name.removeprefix(prefix), layout.renames)
         reason = next((reason for pattern, reason in IGNORED if re.search(pattern, ours)), None)
         if reason:
@@ -91,6 +92,7 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
             found.unknown.append(name)
         else:
             found.ignored[name] = "outside the encoder"
+    # Last: queries, keys and values may lie anywhere in the file.
     found.tensors.update(_joined(parts))
     return found
 
@@ -103,6 +105,7 @@ def recognise(tensors: dict[str, Tensor], path: object) -> tuple[Layout, str]:
         if len(prefixes) == 1:
             return layout, prefixes[0]
         if prefixes:
+            # A teacher beside a student, perhaps: which of them is meant isn't ours to guess.
             raise WeightsError(f"{path}: holds several encoders: {name_few(sorted(prefixes))}")
     known = ", ".join(f"{layout.patch}weight" for layout in LAYOUTS)
     raise WeightsError(
@@ -139,6 +142,7 @@ def _joined(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     joined = dict(parts)
     for name in parts:
         stem, _, last = name.rpartition(".attn.")
+        # Hugging Face has three matrices; one of them alone stays as it is and is reported as unknown.
         if last == "query.weight":
             three = [joined.pop(f"{stem}.attn.{kind}.weight", None) for kind in ("query", "key", "value")]
             if all(tensor is not None for tensor in three):

@@ -56,6 +56,7 @@ def load_opentad(
     unknown, of another size, or can't be a weight.
     """
     file = file or read_weight_file(path, averages)
+    # Frozen weights too: OpenTAD saves the model in full, so that no pretrained file is needed.
     tensors, unknown = _ours(file.tensors)
     wanted = dict(model.named_parameters())
     problems = [f"missing {opentad_name(name)}" for name in wanted if name not in tensors]
@@ -86,6 +87,7 @@ def _ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors by our names, and the names that have no place in any AdaTAD model."""
     ours, unknown = {}, []
     for name, tensor in tensors.items():
+        # Listed as ignored by the caller.
         if is_dropped(name):
             continue
         try:
@@ -125,6 +127,7 @@ def our_name(name: str) -> str:
     for theirs, ours in PREFIXES:
         if bare.startswith(theirs):
             inside = IN_BACKBONE if ours.startswith("backbone.") else IN_DETECTOR
+            # OpenTAD's Scale is a module around one number; here the number is the parameter itself.
             result = rename(ours + bare.removeprefix(theirs), inside)
             return result.removesuffix(".scale") if theirs == "rpn_head.scale." else result
     raise KeyError(f"no parameter of an AdaTAD model is called {name!r}")

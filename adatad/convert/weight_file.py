@@ -193,6 +193,7 @@ def _start(path: Path) -> bytes:
         start = read_start(path)
     except FileError as error:
         raise WeightsError(str(error)) from error
+    # A web page, a Git LFS pointer and the like: what download tools leave in a file's place.
     what = what_it_is(start)
     what = what or next((text for magic, text in OTHER_KINDS.items() if start.startswith(magic)), None)
     if not start:
@@ -248,6 +249,7 @@ def _parameters(content: Any, within: tuple[int, ...] = ()) -> dict[str, Tensor]
     # A pickled dict may contain itself: don't recurse for ever.
     if not isinstance(content, Mapping) or id(content) in within:
         return {}
+    # Checkpoints nest: {"model": {"module": {...}}} is found by going down as long as there is a known key.
     for key in CONTAINERS:
         if isinstance(content.get(key), Mapping) and (found := _parameters(content[key], (*within, id(content)))):
             return found
@@ -307,6 +309,7 @@ def _check_zip(path: Path) -> None:
             f"{path}: is a zip archive, but not torch.save's (it holds {name_few(names) or 'nothing'}); unpack it and "
             "name the weight file"
         )
+    # Stored, not compressed: that is what lets torch map the file.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise WeightsError(f"{path}: was packed again since torch.save wrote it; unpack it, or fetch it again")
 

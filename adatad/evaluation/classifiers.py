@@ -61,6 +61,7 @@ class Classifier:
         """
         if self.scores is None:
             return segments, scores, [self.spec.pseudo_label] * len(scores)
+        # All segments for the best class, then all for the next: the order decides between equal scores in NMS.
         of_classes = self._class_scores(video)
         best = _descending(of_classes, self.spec.kind)[: self.spec.topk]
         # "standard" takes the geometric mean of both scores; the other kinds multiply them, as their papers do.
@@ -100,6 +101,7 @@ class Classifier:
             scores = np.array(self.scores[video], np.float64)
         except (OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ClassifierError(f"{self.spec.file}: video {video!r}: expected a list of numbers: {error}") from error
+        # TCANet's file for HACS has one row of scores a video, others a plain list.
         if self.spec.kind == "tcanet_hacs" and scores.ndim == 2 and len(scores) == 1:
             scores = scores[0]
         if scores.shape != (len(self.names),) or not (np.abs(scores) <= MAX_SCORE).all():
@@ -120,6 +122,7 @@ class Classifier:
 
     def _thumos_row(self, video: str) -> np.ndarray:
         """Return the scores of a video by the number that ends its name, such as video_test_0000004."""
+        # Rows are those of the test videos, counted from 1; UntrimmedNet knows no names.
         number = video[-4:]
         if not (len(number) == 4 and number.isdecimal() and 1 <= int(number) <= len(self.scores)):
             raise MissingVideoError(
@@ -180,6 +183,7 @@ def _read_array(path: str) -> np.ndarray:
         raise ClassifierError(f"{path}: not a readable .npy array: {reason(error)}") from error
     if len(shape) != 2 or shape[0] < 1 or shape[1] != UCF_CLASSES or dtype.kind not in "fiu":
         raise ClassifierError(f"{path}: expected numbers [videos, {UCF_CLASSES}], got {dtype} of shape {shape}")
+    # Before anything of that size is allocated.
     if numbers * dtype.itemsize > len(content) - start:
         raise ClassifierError(
             f"{path}: not a readable .npy array: its header says {dtype} of shape {shape}, "

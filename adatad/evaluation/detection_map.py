@@ -111,15 +111,16 @@ def evaluate(
     top_k: also compute, for each k, the recall of the k x n best detections of a class in a video with n instances of
     it.
     """
+    # Labels of the ground truth decide which classes there are: a detection of another class isn't even an error.
     instances = ground_truth_segments(ground_truth, subset, blocked_videos, keep_ambiguous)
-    found = gather(detections, instances, blocked_videos, lambda item: item["label"])
+    found = group_by_class(detections, instances, blocked_videos, lambda item: item["label"])
     return score_classes(
         instances, found, tious, top_k, videos_outside(ground_truth, detections, subset, blocked_videos)
     )
 
 
 @dataclass(frozen=True)
-class Gathered:
+class DetectionsByClass:
     """Detections by class, in the order of their file.
 
     rows: (video number, start, end, score) by class; numbers: of the videos that aren't blocked; count: detections in
@@ -131,12 +132,12 @@ class Gathered:
     count: int
 
 
-def gather(
+def group_by_class(
     detections: dict[str, Any],
     classes: Collection[Hashable],
     blocked_videos: Collection[str],
     class_of: Callable[[dict[str, Any]], Hashable],
-) -> Gathered:
+) -> DetectionsByClass:
     """Group the detections of a file by class; detections of other classes are only counted."""
     rows: dict[Hashable, list[tuple[int, float, float, float]]] = {name: [] for name in classes}
     numbers: dict[str, int] = {}
@@ -144,6 +145,7 @@ def gather(
     for video, items in detections["results"].items():
         if video in blocked_videos:
             continue
+        # Videos of other subsets get a number too: their detections are false positives.
         number = numbers[video] = len(numbers)
         count += len(items)
         for item in items:
@@ -151,7 +153,7 @@ def gather(
             if own is not None:
                 start, end = item["segment"]
                 own.append((number, start, end, item["score"]))
-    return Gathered(rows, numbers, count)
+    return DetectionsByClass(rows, numbers, count)
 
 
 def videos_outside(
@@ -167,6 +169,7 @@ def videos_outside(
 
 
 def subset_names(subset: Subset) -> tuple[str, ...]:
+    """Return the names of a subset, also of a single one, as a tuple."""
     return (subset,) if isinstance(subset, str) else tuple(subset)
 
 
@@ -183,6 +186,7 @@ def ground_truth_segments(
             (start, end), label = item["segment"], item["label"]
             if end <= start or (label == AMBIGUOUS and not keep_ambiguous):
                 continue
+            # Some instances are annotated twice; a detection would find only one of the two.
             known = kept[label][video]
             if not any(abs(start - s) <= DUPLICATE_SECONDS and abs(end - e) <= DUPLICATE_SECONDS for s, e in known):
                 known.append((start, end))
@@ -191,7 +195,7 @@ def ground_truth_segments(
 
 def score_classes(
     instances: Instances,
-    found: Gathered,
+    found: DetectionsByClass,
     tious: Sequence[float],
     top_k: Sequence[int] = (),
     other_videos: tuple[str, ...] = (),
@@ -200,13 +204,16 @@ def score_classes(
     ap: dict[str, list[float]] = {}
     recalls: dict[str, list[list[float]]] = {}
     for label, by_video in instances.items():
+        # Scores and times as float64: the order of nearly equal scores must not depend on rounding here.
         table = np.array(found.rows[label], np.float64).reshape(-1, 4)
         own = ClassDetections(table[:, 0].astype(np.int64), table[:, 1:3], table[:, 3]).by_score()
         segments, first, count = _by_number(by_video, found.numbers)
+        # Computed once for all thresholds, from the lowest one up; each threshold then matches by itself.
         pairs = overlapping_pairs(own, segments, first, count, min(tious, default=1.0))
         hits = match(pairs, len(own.scores), len(segments), tious)
         ap[label] = interpolated_area(hits, len(segments)).tolist()
         recalls[label] = recall_of_best(own, pairs, count, len(segments), tious, top_k).tolist()
+    # Every class counts alike, however many instances it has.
     levels = [float(tiou) for tiou in tious]
     per_tiou = np.mean(list(ap.values()), axis=0) if ap else np.zeros(len(levels))
     mean_recalls = np.mean(list(recalls.values()), axis=0) if recalls else np.zeros((len(levels), len(top_k)))
@@ -227,6 +234,7 @@ def score_classes(
 def _by_number(by_video: dict[str, np.ndarray], numbers: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the instances of one class as one array [n, 2], and for each numbered video the index of its first
     instance and its count. Videos without a number have no detections but still count in the recall."""
+    # The instances of a video lie side by side, so that two numbers a video find them without a dictionary.
     segments = np.concatenate(list(by_video.values()))
     first, count = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
     place = 0
@@ -244,6 +252,8 @@ def overlapping_pairs(
 
     Of instances that overlap a detection equally, the later one comes first. segments, first, count: from `_by_number`.
     """
+    # Each detection meets all instances of its video: `wanted` pairs, built by repeating detections and counting up
+    # from the first instance of the video. Only those that overlap enough are kept.
     wanted = count[found.video]
     parts = []
     for part in _shares(wanted, PAIRS_AT_A_TIME):
@@ -255,6 +265,7 @@ def overlapping_pairs(
         parts.append((detection[near], instance[near], overlap[near]))
     empty = np.zeros(0, np.int64)
     detection, instance, overlap = map(np.concatenate, zip((empty, empty, np.zeros(0)), *parts, strict=True))
+    # lexsort sorts by its last key first.
     order = np.lexsort((-instance, -overlap, detection))
     return Pairs(detection[order], instance[order], overlap[order])
 
@@ -263,6 +274,7 @@ def _shares(sizes: np.ndarray, limit: int) -> Iterator[slice]:
     """Return slices of `sizes` that sum up to about `limit` each."""
     total = np.cumsum(sizes)
     ends = np.searchsorted(total, np.arange(limit, total[-1] if len(total) else 0, limit), side="right")
+    # A single size above the limit makes an empty slice beside it, which unique drops.
     borders = np.unique([0, *ends, len(sizes)])
     return (slice(a, b) for a, b in pairwise(borders))
 
@@ -273,15 +285,18 @@ def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float])
     Detections are numbered by descending score; in that order, each takes the best instance that is still free.
     """
     # Instances and detections are numbered once per level, so that one call matches all thresholds.
+    # `free` is a number above all detections', so that any bid is lower than it.
     free = len(tious) * detections
     holder = np.full(len(tious) * instances, free)
     levels = np.arange(len(tious))[:, None]
     for begin in range(0, detections, DETECTIONS_AT_A_TIME):
+        # Detections come in order of score, so that what one part has taken stays taken for all later ones.
         some = slice(*np.searchsorted(pairs.detection, [begin, begin + DETECTIONS_AT_A_TIME]))
         places = levels * instances + pairs.instance[some]
         enough = pairs.overlap[some] >= np.asarray(tious, np.float64)[:, None]
         level, pair = np.nonzero(enough & (holder[places] == free))
         _assign(holder, free, level * detections + pairs.detection[some][pair], places[level, pair])
+    # One place more than there are detections, for instances that nobody took.
     hits = np.zeros(free + 1, bool)
     hits[holder] = True
     return hits[:free].reshape(len(tious), detections)
@@ -316,6 +331,7 @@ def tiou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     intersection = np.minimum(one[..., 1], other[..., 1]) - np.maximum(one[..., 0], other[..., 0])
     intersection = np.maximum(intersection, 0)
     union = (one[..., 1] - one[..., 0]) + (other[..., 1] - other[..., 0]) - intersection
+    # A union of 0, of two segments without a length, has no intersection either.
     return intersection / np.maximum(union, 1e-8)
 
 
@@ -351,6 +367,7 @@ def recall_of_best(
     rank[by_video] = np.arange(len(by_video)) - first
     shares = np.zeros((len(tious), len(top_k)))
     for column, k in enumerate(top_k):
+        # The limit is each video's own: k times its number of instances.
         chosen = rank[pairs.detection] < k * count[found.video[pairs.detection]]
         best = np.zeros(instances)
         np.maximum.at(best, pairs.instance[chosen], pairs.overlap[chosen])

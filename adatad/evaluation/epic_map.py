@@ -13,7 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adatad.evaluation.detection_map import MapResult, Subset, gather, score_classes, subset_names, videos_outside
+from adatad.evaluation.detection_map import (
+    MapResult,
+    Subset,
+    group_by_class,
+    score_classes,
+    subset_names,
+    videos_outside,
+)
 
 Task = Literal["verb", "noun", "action"]
 NOUNS = 300
@@ -37,14 +44,16 @@ def evaluate_epic(
     ones, as the reference does; otherwise such detections are ignored.
     """
     instances = _instances(ground_truth, subset, task, nouns, blocked_videos)
+    # Positions in this list are what the reference mistakes class numbers for (`misplace_classes`).
     ids = sorted(instances)
 
     def class_of(item: dict[str, Any]) -> int:
+        """Return the class number by which a detection is scored."""
         number = _detected(item, task, nouns)
         misplaced = misplace_classes and number not in instances and 0 <= number < len(ids)
         return ids[number] if misplaced else number
 
-    found = gather(detections, ids, blocked_videos, class_of)
+    found = group_by_class(detections, ids, blocked_videos, class_of)
     # From here on classes have names, as in the detections file.
     named = {_name(number, task, nouns): number for number in ids}
     return score_classes(
@@ -59,6 +68,7 @@ def _instances(
     ground_truth: dict[str, Any], subset: Subset, task: Task, nouns: int, blocked_videos: Collection[str]
 ) -> dict[int, dict[str, np.ndarray]]:
     """Return annotated segments by class number and video."""
+    # Lists, not the sets of `ground_truth_segments`: EPIC's own evaluation keeps duplicates.
     names = subset_names(subset)
     found: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for video, entry in ground_truth["database"].items():
@@ -84,6 +94,7 @@ def detected_name(task: Task, item: dict[str, Any], nouns: int = NOUNS) -> str:
 
 def _annotated(item: dict[str, Any], task: Task, nouns: int) -> int:
     """Number of the class of an annotation."""
+    # One number for a pair: sorting by it is sorting by verb, then by noun.
     if task == "action":
         return nouns * _annotated(item, "verb", nouns) + _annotated(item, "noun", nouns)
     return int(item[f"{task}_label"].removeprefix("id_"))

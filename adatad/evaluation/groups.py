@@ -41,6 +41,7 @@ def evaluate_groups(
     instances = {name: entry.get("annotations", ()) for name, entry in videos.items()}
     groups = {name: [_group(name, item, key) for item in items] for name, items in instances.items()}
     results = {}
+    # In a fixed order: tables and files list groups as they come.
     for group in sorted({group for names in groups.values() for group in names}):
         # Each group is scored as a file of its own: its instances, and detections without those of other groups.
         truth, left = {}, {}
@@ -53,6 +54,7 @@ def evaluate_groups(
             # What is about another group's instance alone is neither right nor wrong here.
             kept = _reaches(items, own, threshold) | ~_reaches(items, others, threshold)
             left[name] = [item for item, keep in zip(items, kept, strict=True) if keep]
+        # Videos outside the subset keep theirs: false positives in every group, as in `evaluate`.
         found = {"results": {**detections["results"], **left}}
         results[group] = evaluate({"database": truth}, found, subset, tious, **options)
     return results
@@ -73,6 +75,7 @@ def _reaches(detections: Sequence[Item], instances: Sequence[Item], threshold: f
     found, wanted = (
         np.array([item["segment"] for item in items], float).reshape(-1, 2) for items in (detections, instances)
     )
+    # [detections, instances]; reshaped below, since an empty list has no second dimension.
     same = np.array([[d["label"] == i["label"] for i in instances] for d in detections], bool)
     overlaps = tiou(found[:, None], wanted[None])
     return (same.reshape(overlaps.shape) & (overlaps >= threshold)).any(1)

@@ -52,6 +52,7 @@ def apply_nms(segments: np.ndarray, scores: np.ndarray, labels: np.ndarray, spec
     labels = np.asarray(labels, np.int64)
     if not len(scores):
         return segments, scores, labels
+    # Within one class at a time, or as if all had the same class.
     if spec.multiclass:
         parts = [_suppress(segments, scores, np.flatnonzero(labels == label), spec) for label in np.unique(labels)]
     else:
@@ -59,6 +60,7 @@ def apply_nms(segments: np.ndarray, scores: np.ndarray, labels: np.ndarray, spec
     kept = np.concatenate([keep for keep, _ in parts])
     new_scores = np.concatenate([values for _, values in parts])
     new_segments = segments[kept]
+    # Voters are all segments before NMS, with their first scores and of any class: not where classes are kept apart.
     if spec.voting_threshold is not None and not spec.multiclass:
         new_segments = vote(new_segments, segments, scores, spec.voting_threshold)
     order = np.argsort(-new_scores, kind="stable")[: spec.max_segments]
@@ -108,7 +110,9 @@ def soft_nms(
     improved_gaussian: the same, if o >= t1 + t2 x l. A segment whose score falls below `min_score` is dropped. The best
     one left is never tested, so one segment survives if all are below.
     """
+    # Copies: the compiled loop sorts and decays in place.
     index, scores = np.arange(len(scores)), scores.astype(np.float32)
+    # float32 throughout: a float64 threshold would decide differently at the border.
     settings = (np.float32(number) for number in (iou_threshold, sigma, t1, t2, min_score))
     kept = _soft(*_columns(segments), scores, index, METHODS.index(method), *settings, limit)
     return index[:kept], scores[:kept]
@@ -183,6 +187,7 @@ def _soft(
         best = place + np.argmax(scores[place:count])
         # A swap, as in the reference, not a removal: the order of the others decides ties later.
         _swap(starts, ends, scores, index, place, best)
+        # Everything after `place` is still to be chosen, everything before it is.
         length = ends[place] - starts[place] + LENGTH_EPSILON
         position = place + 1
         while position < count:

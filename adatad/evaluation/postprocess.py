@@ -1,4 +1,7 @@
-"""Detections: from a window's scores to seconds, and from a video's windows to one list."""
+"""Detections: from a window's scores to seconds, and from a video's windows to one list.
+
+Arrays stay in float32 and are rounded where the reference rounds, so that ties fall as they do there.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ def candidates(
     """
     if scores.shape[1] == 1:
         return segments_grid, scores[:, 0], np.zeros(len(scores), np.int64)
+    # One segment may stand for several classes: pairs are ranked, number n x classes + class.
     flat = scores.ravel()
     above = np.flatnonzero(flat > np.float32(spec.pre_nms_threshold))
     best = above[np.argsort(-flat[above], kind="stable")[: spec.pre_nms_topk]]
@@ -69,9 +73,11 @@ def window_results(
     """Return segments in seconds [k, 2], scores [k] and labels of one window, before rounding; see
     `window_detections`."""
     segments, values, numbers = candidates(segments_grid, scores, spec)
+    # In grid units, before times are clipped to the video.
     if not sliding and spec.nms is not None:
         segments, values, numbers = apply_nms(segments, values, numbers, spec.nms)
     seconds = to_seconds(segments, meta)
+    # The detector's own classes are given up: the classifier names every segment, once for each of its best classes.
     if classifier is not None:
         return classifier.label(meta.video, seconds, values)
     return seconds, values, [classes[number] for number in numbers]
@@ -122,6 +128,7 @@ def join_windows(
     joined = {}
     for video, own in windows.items():
         detections = [item for window in own.values() for item in window.detections]
+        # A video in one window has been through NMS already, unless its windows slide.
         sliding = any(window.sliding for window in own.values())
         joined[video] = suppress_rounded(detections, spec) if sliding else detections
     return joined
@@ -144,6 +151,7 @@ def suppress_rounded(detections: Sequence[Detection], spec: PostprocessSpec) -> 
 
 
 def _rounded(seconds: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> list[Detection]:
+    # As Python floats first: rounded float32 would be written with many digits.
     return [
         {"segment": [round(start, 2), round(end, 2)], "label": name, "score": round(score, 4)}
         for (start, end), score, name in zip(seconds.tolist(), scores.tolist(), names, strict=True)

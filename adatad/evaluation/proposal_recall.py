@@ -55,6 +55,7 @@ def evaluate_recall(
     instances = _instances(ground_truth, subset, blocked_videos, keep_ambiguous)
     results = {video: items for video, items in detections["results"].items() if video not in blocked_videos}
     count = sum(len(items) for items in results.values())
+    # As ActivityNet counts: a budget for all videos, of which each gets a share by its number of proposals.
     wanted = most_per_video * len(instances)
     ratio = wanted / max(count, 1)
     first_hits = {
@@ -67,6 +68,7 @@ def evaluate_recall(
     for video, (_, ranks) in first_hits.items():
         limits = np.minimum((kept[video] * share).astype(np.int64), kept[video])
         found += (ranks[:, :, None] < limits).sum(1)
+    # Videos without proposals have no part in `found`, but their instances are in the total.
     total = sum(len(segments) for segments in instances.values())
     average = (found / max(total, 1)).mean(0)
     per_video = share * (sum(kept.values()) / max(len(instances), 1))
@@ -91,9 +93,11 @@ def _first_hits(
     """Return how many proposals of a video are kept, and the rank of the first that finds each instance: int64 [tIoU,
     instances]; the number kept where none does."""
     scores = np.array([item["score"] for item in items], np.float64)
+    # Best first, of equal scores the later one, as in `detection_map`.
     order = np.argsort(scores, kind="stable")[::-1][: min(int(len(items) * ratio), len(items))]
     proposals = np.array([items[number]["segment"] for number in order], np.float64).reshape(-1, 2)
     overlaps = tiou(proposals[None], segments[:, None])
     reached = overlaps[None] >= np.asarray(tious)[:, None, None]
+    # A column of true behind the last proposal: argmax finds it where no proposal reaches the instance.
     never = np.ones((*reached.shape[:2], 1), bool)
     return len(order), np.concatenate([reached, never], axis=2).argmax(2)

@@ -64,6 +64,7 @@ def evaluate_files(
     read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
     result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, keep_ambiguous, top_k)
     warnings = score_warnings(read.ground_truth, read.detections, subset, read.blocked, keep_ambiguous=keep_ambiguous)
+    # For files alone: a run's own detections can't have been joined twice.
     repeated = repeated_detection_warnings(read.detections, read.blocked)
     return replace(result, warnings=(*blocked_warnings(read.ground_truth, read.blocked), *warnings, *repeated))
 
@@ -158,6 +159,7 @@ def _not_pair(value: Any) -> str | None:
 
 def _is_number(text: str) -> bool:
     """Return whether a text is a class number."""
+    # Limited, so that a verb's and a noun's number together fit into 64 bits.
     return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
@@ -165,16 +167,19 @@ def _read_all(
     ground_truth: Path, detections: Path, subset: str, blocked: Path | None, annotated: Labels, detected: Labels
 ) -> Contents:
     """Read and check both files; only what is scored is looked at closely."""
+    # The form of both files first: an error in the second shows before the first is checked entry by entry.
     truth = _read(ground_truth, "database", '{"database": {video: {"subset", "annotations"}}}')
     found = _read(detections, "results", '{"results": {video: [{"segment", "label", "score"}]}}')
     names = read_names(blocked)
     for video, entry in truth["database"].items():
         if not isinstance(entry, dict):
             raise FileError(f"{ground_truth}: video {quoted(video)}: expected an object with subset and annotations")
+    # Entries of other subsets are never read: they may hold anything.
     _check_subset(ground_truth, truth["database"], subset)
     for video, entry in truth["database"].items():
         if entry.get("subset") == subset:
             _check(f"{ground_truth}: video {quoted(video)}", "annotation", entry.get("annotations", []), annotated)
+    # All videos, also of other subsets: their detections count as wrong.
     for video, items in found["results"].items():
         _check(f"{detections}: video {quoted(video)}", "detection", items, detected, "score")
     return Contents(truth, found, names)
@@ -182,6 +187,7 @@ def _read_all(
 
 def _check_subset(path: Path, database: dict[str, dict[str, Any]], subset: str) -> None:
     """Raise FileError if no video is in the subset; the message names the subsets of the file."""
+    # Otherwise the score of nothing would be 0 without an error.
     subsets = [entry.get("subset") for entry in database.values()]
     if subset not in subsets:
         there = sorted({name if isinstance(name, str) else SHORT.repr(name) for name in subsets})
@@ -233,6 +239,7 @@ def _problem(item: Any, labels: Labels, scores: Collection[str]) -> str | None:
     if not isinstance(item, dict) or not set(keys) <= item.keys():
         return f"expected {', '.join(keys[:-1])} and {keys[-1]}" if len(keys) > 1 else f"expected {keys[0]}"
     segment = item["segment"]
+    # [None] fails the test of numbers below, with the same message.
     numbers = (
         [*segment, *(item[score] for score in scores)] if isinstance(segment, list) and len(segment) == 2 else [None]
     )

@@ -88,6 +88,7 @@ def video_warnings(
     if other:
         which = f"{_count(len(other), 'video')} with detections but not {of_subset}"
         yield f"{which} ({effect}): {list_quoted(other)}"
+    # A video with an empty list was looked at; one that isn't there at all perhaps wasn't.
     missing = [video for video in scored if video not in results]
     if missing:
         instances = sum(len(scored[video].get("annotations") or ()) for video in missing)
@@ -116,12 +117,14 @@ def label_warnings(
     found = Counter(
         detected(item) for video, items in detections["results"].items() if video not in blocked for item in items
     )
+    # Labels of other subsets are known too: a detection with one is wrong in this subset, but no mistake of spelling.
     unknown = [label for label in found if label not in there]
     if unknown:
         count = _count(sum(found[label] for label in unknown), "detection")
         which = f"{count} with {_count(len(unknown), 'label')} that no annotation has (left out of the score)"
         names = list_quoted(unknown, {name_key(name): name for name in there})
         yield f"{which}: {names}; the annotations have {list_quoted(there)}" if there else f"{which}: {names}"
+    # Classes of other subsets alone have no AP here.
     absent = [label for label in there if label not in in_subset]
     if not in_subset:
         yield f"no instance in subset {_named(subset)}: nothing is scored"
@@ -139,11 +142,13 @@ def time_warnings(
     """Yield lines on instances and detections that lie wholly or partly outside their video, where its "duration" is
     known."""
     scored = _scored(ground_truth, subset, blocked)
+    # The usual causes: times in frames or in another unit, and annotations of another cut of the video.
     outside, late, early = [], [], []
     for video, entry in scored.items():
         duration = duration_seconds(entry)
         for item in entry.get("annotations") or ():
             start, end = item["segment"]
+            # `dropped_warnings` names these.
             if end <= start:
                 continue
             if end <= 0 or start >= duration:
@@ -181,6 +186,7 @@ def dropped_warnings(
         for item in entry.get("annotations") or ():
             if item["label"] != AMBIGUOUS or keep_ambiguous:
                 (empty if item["segment"][1] <= item["segment"][0] else repeated)[video] += 1
+    # All annotations with a length, less those that are scored, are the duplicates.
     for by_video in ground_truth_segments(ground_truth, subset, blocked, keep_ambiguous).values():
         repeated.subtract({video: len(segments) for video, segments in by_video.items()})
     if empty:
@@ -209,6 +215,7 @@ def repeated_detection_warnings(detections: dict[str, Any], blocked: Collection[
 
 def _all_of(detection: dict[str, Any]) -> str:
     """Return all keys and values of a detection as text, with numbers written alike (2 as 2.0)."""
+    # JSON of one program writes 2, of another 2.0.
     numbers = {"score": float(detection["score"]), "segment": [float(second) for second in detection["segment"]]}
     return repr(sorted({**detection, **numbers}.items()))
 
@@ -228,6 +235,7 @@ def list_quoted(names: Iterable[object], there: dict[str, object] | None = None,
 
     there: names of the other file by their key; a near match is shown beside a name.
     """
+    # A near match is the likely cause of a name that isn't there: it is shown beside it.
     names = list(names)
     parts = []
     for name in names[:most]:
@@ -262,6 +270,7 @@ def _labels(
     database: dict[str, dict[str, Any]], annotated: LabelOf, ignored: Collection[Hashable]
 ) -> dict[Hashable, None]:
     """Return all annotated labels in order; entries outside the scored subset may hold anything."""
+    # A dictionary as a set that keeps the file's order.
     labels: dict[Hashable, None] = {}
     for entry in database.values():
         items = entry.get("annotations")
@@ -278,6 +287,7 @@ def _by_video_key(names: Iterable[str]) -> dict[str, object]:
 
 def _alike(names: Iterable[object], key: Callable[[object], str], what: str, effect: str) -> Iterator[str]:
     """Yield a line on names that differ in spelling alone."""
+    # By the key that all spellings of a name share.
     groups: dict[str, list[object]] = defaultdict(list)
     for name in names:
         groups[key(name)].append(name)

@@ -53,6 +53,7 @@ def activitynet(results: Results, external: str | None = None) -> dict[str, Any]
     twice = [" and ".join(map(quoted, names)) for names in spellings.values() if len(names) > 1]
     if twice:
         raise FileError(f"{len(twice)} videos are there under two names, such as {twice[0]}; join them to one")
+    # ActivityNet's own files name videos without the prefix "v_".
     plain = {video.removeprefix("v_"): _plain(items) for video, items in results.items()}
     used = {"used": external is not None, "details": external or ""}
     return {"version": "VERSION 1.3", "results": plain, "external_data": used}
@@ -81,6 +82,7 @@ def epic(verbs: Results, nouns: Results, verb_ids: Mapping[str, int], noun_ids: 
     for video in verbs.keys() | nouns.keys():
         verb, noun = _arrays(verbs.get(video, []), verb_ids, video), _arrays(nouns.get(video, []), noun_ids, video)
         results[video] = _pairs(verb, noun)
+    # Sorted: a union of keys has no order, and the same detections must give the same file.
     ordered = {video: results[video] for video in sorted(results)}
     return {"version": "0.2", "challenge": "action_detection", **EPIC_SUPERVISION, "results": ordered}
 
@@ -102,6 +104,7 @@ def _pairs(verb: tuple[np.ndarray, ...], noun: tuple[np.ndarray, ...]) -> list[d
     shared = (np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])).clip(0)
     whole = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
     first, second = np.nonzero(shared >= PAIR_OVERLAP * np.maximum(whole, 1e-9))
+    # Verb and noun are detected independently: their product ranks the action.
     scores = verb[1][first] * noun[1][second]
     best = np.argsort(-scores, kind="stable")[:MAX_ACTIONS]
     pairs = []
@@ -142,6 +145,7 @@ def problems(form: Form, content: dict[str, Any], expected: Expected | None = No
 def _result_problems(
     form: Form, results: dict[str, Any], entry: Callable[..., str | None], expected: Expected | None
 ) -> list[str]:
+    # Without `expected` nobody knows how long videos last: no end is too late then.
     found, durations = [], {}
     if expected is not None:
         drop = "v_" if form == "activitynet" else ""
@@ -158,6 +162,7 @@ def _result_problems(
 
 
 def _label_problem(item: dict[str, Any], labels: frozenset[str] | None) -> str | None:
+    # Exactly these: the forms' examples have no other keys.
     if item.keys() != {"label", "score", "segment"}:
         return f"expected label, score and segment, got {', '.join(item)}"
     if not isinstance(item["label"], str) or (labels and item["label"] not in labels):
@@ -199,6 +204,7 @@ def expected_of(ground_truth: Path, subset: str) -> Expected:
             raise FileError(f"{where}: expected a list of annotations")
         # The labels of a test set are hidden; those that there are must be names.
         labels.update(item["label"] for item in items if isinstance(item.get("label"), str))
+    # A wrong name of the subset, as some files say "val" or "testing".
     if not of_subset:
         there = sorted({str(entry.get("subset")) for entry in database.values()})
         raise FileError(f"{ground_truth}: no video of subset {subset!r}; the file has {list_quoted(there, most=20)}")
@@ -222,6 +228,7 @@ def read_ids(path: Path) -> dict[str, int]:
             raise FileError(f"{path}, line {place}: the name {quoted(name)} or the number {number} appears twice")
         ids[name] = int(number)
         numbers.add(int(number))
+    # Detections may carry numbers as labels, unless a class has that very name.
     return {str(number): number for number in ids.values()} | ids
 
 
@@ -240,6 +247,7 @@ def write_submission(
     nouns, ids: for epic, the second detections file, and the class files of verbs and nouns. warn: called with
     warnings, which don't prevent writing. Raises FileError with all problems.
     """
+    # Refuses an output that is one of the inputs before anything is read.
     with files_to_write([output], [path for path in (detections, nouns, *(ids or ())) if path is not None]):
         results = read_detections(detections)
         match form:
@@ -249,6 +257,7 @@ def write_submission(
                 content = ego4d(results)
             case "epic":
                 content = epic(results, read_detections(nouns), *(read_ids(path) for path in ids))
+        # What was built above goes through the same checks as any file.
         wrong = problems(form, content, expected)
         if wrong:
             lines = "\n  " + listed(wrong, MAX_LISTED, "\n  ")

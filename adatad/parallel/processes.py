@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from adatad.errors import UserError
 from adatad.parallel.devices import device_of
 from adatad.parallel.failures import FailureReporter
 from adatad.parallel.watchdog import Monitor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,23 @@ class Processes:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Return what the first rank's action returns, on every rank; raise what it raises, on every rank.
+
+        Only the first rank acts, as files may change while several look at them: every rank gets the same answer.
+        """
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = action()
+            except Exception as caught:
+                error = caught
+        # The error goes through the same exchange, so that no rank is left waiting for one that has failed.
+        result, error = self.gather((result, error))[0]
+        if error is not None:
+            raise error
+        return result
 
     def note(self, fact: str, text: str = "") -> None:
         """Record a fact for later attempts of this job."""

@@ -51,9 +51,12 @@ BEST = "best"
 
 @dataclass
 class Checkpoint:
-    """parameters, ema: trained tensors by name; optimizer: their AdamW tensors by name and key; state: everything else
-    (position, schedule, scaler, normalizer, best result, fingerprint of the frozen weights); facts: what the state says
-    of the model, None in files of before it did."""
+    """Content of a checkpoint. parameters, ema: trained tensors by name; optimizer: their AdamW tensors, by name and
+    key.
+
+    state: everything else (position, scaler, normalizer, fingerprint of the frozen weights), as state.json has it;
+    facts: what the state says of the model, None in files of before it did.
+    """
 
     parameters: dict[str, Tensor]
     ema: dict[str, Tensor]
@@ -68,26 +71,30 @@ class Checkpoint:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Checkpoint:
         """Return the same checkpoint with others in the place of its tensors."""
+        # The state is copied too: training goes on changing it while the writer's thread works.
         return Checkpoint(*by_kind(tensors), json.loads(json.dumps(self.state)), self.spec_yaml, self.facts)
 
 
 ALIGNED_BYTES = 64
-"""Where a copy may begin in a row of memory."""
+"""Multiple at which a copy may begin in a row of memory: any dtype may be viewed there."""
 
 
 class HostCopies:
-    """Copies on the host that training can't change. Their memory is allocated once (and pinned beside a GPU), in rows
-    that hold many of them: the first use of fresh pages would take longer than the copy, and pinning every tensor by
-    itself longer still."""
+    """Copies of tensors in host memory, which training can't change while they are written.
+
+    Their memory is allocated once (and pinned beside a GPU), in rows that hold many of them: the first use of fresh
+    pages would take longer than the copy, and pinning every tensor by itself longer still.
+    """
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
         self._copies: dict[str, Tensor] = {}
 
     def reserve(self, sizes: list[int], device: torch.device) -> None:
-        """Have memory for tensors of so many bytes each, or for none. Raises HostMemoryError."""
+        """Allocate memory for tensors of so many bytes each, or for none. Raises HostMemoryError."""
         if not sizes:
             return
+        # Rows never shrink: they are as long as those that are there, or a piece, or the largest tensor.
         row_bytes = max([len(row) for row in self._rows[:1]] + [min(PIECE_BYTES, sum(map(_aligned, sizes)))])
         row_bytes = max(row_bytes, max(map(_aligned, sizes)))
         count = 1 + max(row for row, _ in _packed(sizes, row_bytes))
@@ -97,17 +104,19 @@ class HostCopies:
             self._rows = list(pinned_rows(count, row_bytes, device, "copies for a checkpoint"))
 
     def of(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Good until the next call."""
+        """Return copies of tensors, by name; they hold until the next call."""
+        # The same tensors come at every save, and keep their places.
         if _kinds(tensors) != _kinds(self._copies):
             self._copies = self._places(tensors)
         for name, tensor in tensors.items():
             self._copies[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+        # Copies into pinned memory return before they are done, and the next step may change the tensors.
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.synchronize()
         return self._copies
 
     def _places(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Empty tensors in the rows, by name."""
+        """Return empty tensors in the rows, by name."""
         named = sorted(tensors.items(), key=lambda item: item[1].nbytes, reverse=True)
         sizes = [tensor.nbytes for _, tensor in named]
         device = next((tensor.device for _, tensor in named if tensor.is_cuda), torch.device("cpu"))
@@ -128,7 +137,8 @@ def _aligned(size: int) -> int:
 
 
 def _packed(sizes: list[int], row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Row and first byte of each size, the largest first: in that order the same sizes always take the same rows."""
+    """Yield row and first byte of each size, the largest first."""
+    # Sorted: the order of names, which differs between `reserve` and `of`, must not change how many rows are needed.
     row, used = 0, 0
     for size in sorted(map(_aligned, sizes), reverse=True):
         if used + size > row_bytes:
@@ -138,12 +148,13 @@ def _packed(sizes: list[int], row_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the place of a step's checkpoint; names sort as steps do."""
     return folder / f"step-{step:08d}"
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Raises CheckpointError, which names the checkpoint, if the disk doesn't take what is written inside."""
+def writing(path: Path) -> Iterator[None]:
+    """Raise CheckpointError, which names the checkpoint, if the disk doesn't take what is written inside."""
     try:
         yield
     except (OSError, SafetensorError, CheckpointException) as error:
@@ -157,7 +168,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """In one line; of what several ranks wrote, which of them failed and how."""
+    """Return an error in one line; of what several ranks wrote, which of them failed and how."""
     if isinstance(error, CheckpointException):
         return ", ".join(f"rank {rank}: {failure}" for rank, (failure, _) in error.failures.items())
     return str(error) or type(error).__name__
@@ -165,21 +176,29 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def replacing(path: Path, owner: Owner | None = None) -> Iterator[Path]:
-    """A folder to write to, which becomes `path` when every file is whole and on the disk. Leaves nothing behind and
-    raises CheckpointError if the disk doesn't take it, RunOwnershipLost if the run isn't the owner's any more."""
+    """Yield a folder to write to, which becomes `path` when every file is complete and on the disk.
+
+    Leaves nothing behind and raises CheckpointError if the disk doesn't take it, RunOwnershipLost if the run isn't the
+    owner's any more.
+    """
     unfinished = unfinished_path(path, owner)
     try:
-        with naming(path):
+        with writing(path):
             unfinished.mkdir(parents=True, exist_ok=True)
             yield unfinished
+            # As late as can be: between this check and the rename another process may still take the run over, but
+            # writing took seconds, and this takes none.
             if owner:
                 owner.check()
+            # A folder can't be renamed over another. One that is there is broken, and resuming has skipped it.
             shutil.rmtree(path, ignore_errors=True)
             unfinished.rename(path)
+            # The rename itself is on the disk only when the folder that holds the name is.
             _flush(path.parent)
     except CheckpointError:
         if owner:
-            # Who takes a run over removes what others left unfinished, also under their hands.
+            # Another process that takes a run over removes unfinished files, also those that are being written: then
+            # the run's loss is what happened, and not the disk's failure.
             owner.check()
         raise
     finally:
@@ -187,7 +206,8 @@ def replacing(path: Path, owner: Owner | None = None) -> Iterator[Path]:
 
 
 def unfinished_path(path: Path, owner: Owner | None = None) -> Path:
-    """Each owner of a run has its own, so that none writes into another's."""
+    """Return the folder that a checkpoint is written to first; each owner of a run has its own."""
+    # The point keeps it out of all_checkpoints, whoever looks.
     return path.with_name(f".{path.name}.{owner.token}.unfinished" if owner else f".{path.name}.unfinished")
 
 
@@ -204,27 +224,29 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, owner: Owner | None = N
 
 
 def _header(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """Return what a file of the checkpoint's parameters or averages says of itself, so that it can be used alone: one
-    entry, since safetensors writes several in any order, and the same checkpoint gives the same bytes."""
+    """Return what a file of the checkpoint's parameters or averages says of itself, so that it can be used alone."""
     if checkpoint.facts is None:
         return None
+    # One entry: safetensors writes several in any order, and the same checkpoint must give the same bytes.
     facts = checkpoint.facts.header(checkpoint.spec_yaml)
     fingerprint_of_frozen = {"frozen_fingerprint": checkpoint.state["frozen_fingerprint"]}
     return {OWN_META: json.dumps({"content": TRAINED, **fingerprint_of_frozen, **facts}, ensure_ascii=False)}
 
 
 def _write_rest(folder: Path, state: dict[str, Any], spec_yaml: str) -> None:
-    """What isn't tensors, and the manifest of everything."""
+    """Write all but the tensors, and the manifest of everything; flush every file to the disk."""
     (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     (folder / SPEC).write_text(spec_yaml, encoding="utf-8")
     found = sorted(file for file in folder.rglob("*") if file.is_file())
     files = {str(f.relative_to(folder)): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in found}
+    # The last file: a folder without a manifest is no checkpoint.
     (folder / MANIFEST).write_text(json.dumps(files, indent=1))
     for file in (*found, folder / MANIFEST):
         _flush(file)
 
 
 def _flush(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -232,10 +254,10 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
-    """Read a checkpoint; raises CheckpointError if anything is missing, was changed, or can't be what was written.
+def read_checkpoint(path: Path, full: bool = True) -> Checkpoint:
+    """Read a checkpoint. Raises CheckpointError if anything is missing, was changed, or can't be what was written.
 
-    whole=False: of one that ranks wrote in shards, meta tensors alone (`is_sharded`).
+    full=False: of one that ranks wrote in shards (`is_sharded`), meta tensors alone: each rank then reads its own part.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint directory")
@@ -245,14 +267,15 @@ def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
     if is_sharded(path):
         check_names(path, describe_shards(path), state, facts)
         with _reading(path):
-            tensors = (read_whole_shards if whole else meta_shards)(path / SHARDS)
+            tensors = (read_full_shards if full else meta_shards)(path / SHARDS)
         parameters, ema, optimizer = by_kind(tensors)
         for moments in optimizer.values():
             # Shards have one step for all, in the state.
             moments["step"] = torch.tensor(state["optimizer_step"])
         checkpoint = Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
     else:
-        checkpoint = _read_whole(path, state, spec_yaml, facts)
+        checkpoint = _read_full(path, state, spec_yaml, facts)
+    # Checksums tell what was changed after writing; values tell what was wrong before it.
     steps = state["progress"]["step"]
     for full_name, tensor in checkpoint.tensors().items():
         if not tensor.is_meta:
@@ -261,7 +284,7 @@ def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
     return checkpoint
 
 
-def _read_whole(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelFacts | None) -> Checkpoint:
+def _read_full(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelFacts | None) -> Checkpoint:
     with _reading(path):
         kinds = {kind: load_file(path / file) for kind, file in TENSOR_FILES.items()}
     described = {f"{kind}/{name}": tuple(t.shape) for kind, tensors in kinds.items() for name, t in tensors.items()}
@@ -270,14 +293,14 @@ def _read_whole(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelF
     parameters, ema, optimizer = by_kind(named)
     for moments in optimizer.values():
         for key, tensor in moments.items():
-            # Moments may be bf16 in the file; which dtype they get next is for the run that goes on to say.
+            # Moments may be bf16 in the file; which dtype they get next is for the resumed run's spec to say.
             moments[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     return Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raises CheckpointError, which names the checkpoint, for files of tensors that can't be read."""
+    """Raise CheckpointError, which names the checkpoint, for files of tensors that can't be read."""
     try:
         yield
     except MemoryError:
@@ -288,17 +311,19 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def is_sharded(path: Path) -> bool:
+    """Return whether ranks have written their own parts of a checkpoint."""
     return (path / SHARDS).is_dir()
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
+    """Return finished checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest whole checkpoint, and a line for each newer one that was skipped. Raises NewerVersionError for
-    one that a newer version of the program wrote: going on from an older one would lose its work."""
+    """Return the newest complete checkpoint, and a line for each newer one that was skipped. Raises NewerVersionError
+    for one that a newer version of the program wrote."""
+    # Not skipped, as broken ones are: going on from an older one would write over the newer version's work.
     skipped = []
     for path in reversed(all_checkpoints(folder)):
         reason = why_broken(path)
@@ -311,6 +336,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 def mark_best(folder: Path, path: Path) -> None:
     """Let `folder`/best point to a checkpoint. Raises CheckpointError if a folder or file has that name."""
     check_best(folder)
+    # A link can't be changed in place; renaming a new one over it leaves no moment without a best checkpoint.
     link = folder / f".{BEST}.new"
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
@@ -318,7 +344,7 @@ def mark_best(folder: Path, path: Path) -> None:
 
 
 def check_best(folder: Path) -> None:
-    """Raises CheckpointError if `folder`/best is anything but the link that training makes."""
+    """Raise CheckpointError if `folder`/best is anything but the link that training makes."""
     best = folder / BEST
     if not best.is_symlink() and best.exists():
         raise CheckpointError(
@@ -339,11 +365,12 @@ def prune(folder: Path, newest: Path, keep: int) -> None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the frozen parameters, by name: tells whether a checkpoint meets the backbone it was trained on."""
+    """Return the SHA-256 of the frozen parameters, by which a checkpoint knows the backbone that it belongs to."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             digest.update(name.encode())
+            # Plans are made on meta tensors, which have no values.
             if not parameter.is_meta:
                 digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -355,6 +382,7 @@ class CheckpointWriter:
     def __init__(self, folder: Path, keep: int, owner: Owner | None = None):
         self.folder, self.keep, self.owner = folder, keep, owner
         self._copies = HostCopies()
+        # Made at the first save in shards: gloo, as a background thread's collectives on NCCL would meet training's.
         self._group: dist.ProcessGroup | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
@@ -362,11 +390,13 @@ class CheckpointWriter:
         """Whether the run has a checkpoint to go on from, as far as this process knows."""
 
     def reserve(self, sizes: list[int], device: torch.device) -> None:
-        """Have memory for the copies of tensors of so many bytes, so that no step has to wait for it."""
+        """Allocate memory for copies of tensors of so many bytes each, so that no step has to wait for it."""
         self._copies.reserve(sizes, device)
 
     def submit(self, step: int, checkpoint: Checkpoint) -> Path:
-        """Copy the checkpoint now, write it in the background; waits for the one before."""
+        """Copy the checkpoint now and write it in the background; return its path. Waits for the one before, and raises
+        what writing that raised."""
+        # There is memory for one copy.
         self.wait()
         path = checkpoint_path(self.folder, step)
         copy = checkpoint.with_tensors(self._copies.of(checkpoint.tensors()))
@@ -381,9 +411,10 @@ class CheckpointWriter:
     def submit_shards(
         self, step: int, tensors: dict[str, Tensor], shapes: dict[str, list[int]], state: dict[str, Any], spec_yaml: str
     ) -> None:
-        """The same of DTensors, of which every rank writes its part; all ranks call it.
+        """Copy and write a checkpoint of DTensors, of which every rank writes its part. All ranks call it.
 
-        tensors: named as `Checkpoint.tensors` names them; shapes: their own, by those names.
+        tensors: named as `Checkpoint.tensors` names them; shapes: their own, by those names; state, spec_yaml: as in
+        `Checkpoint`, written by the first rank.
         """
         self.wait()
         if self._group is None:
@@ -394,17 +425,19 @@ class CheckpointWriter:
             shutil.rmtree(folder.parent, ignore_errors=True)
             folder.mkdir(parents=True)
             (folder / SHAPES).write_text(json.dumps(shapes))
+        # No rank may write before the folder is empty and there.
         dist.barrier(self._group)
         saving = start_saving_shards(folder, tensors, self._group)
         state = json.loads(json.dumps(state))
         self._pending = self._thread.submit(self._finish, saving, path, state, spec_yaml, main)
 
     def _finish(self, saving: Future, path: Path, state: dict[str, Any], spec_yaml: str, main: bool) -> None:
-        """When all ranks have written their parts, the first one writes the rest."""
+        """Wait until all ranks have written their parts; the first rank then writes the rest and renames the folder."""
         if not main:
-            with naming(path):
+            with writing(path):
                 saving.result()
             return
+        # async_save's own last step is a collective: its result means that every rank's files are there.
         with replacing(path, self.owner) as folder:
             saving.result()
             _write_rest(folder, state, spec_yaml)
@@ -412,12 +445,14 @@ class CheckpointWriter:
         prune(self.folder, path, self.keep)
 
     def wait(self) -> None:
-        """Until the last one is on the disk; raises what writing it raised."""
+        """Wait until the last checkpoint is on the disk. Raises what writing it raised."""
+        # Forgotten first: an error is raised once, and not again by `close`.
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
+        """Wait for the last checkpoint and end the thread. Raises as `wait`."""
         try:
             self.wait()
         finally:
@@ -427,22 +462,25 @@ class CheckpointWriter:
 def start_saving_shards(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> Future:
     """Copy this rank's parts of DTensors to the host, then write them in the background. All ranks call it, with the
     same names; `group` is used for nothing else."""
+    # One safetensors file a rank, which any tool can read.
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _quiet():
         return dcp.async_save(tensors, storage_writer=writer, process_group=group)
 
 
 def meta_shards(folder: Path) -> dict[str, Tensor]:
-    """Meta tensors of everything in a folder."""
+    """Return meta tensors of everything in a folder of shards."""
     shapes = json.loads((folder / SHAPES).read_text())
     stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {n: torch.empty(shapes[n], dtype=d.properties.dtype, device="meta") for n, d in stored.items()}
 
 
-def read_whole_shards(folder: Path) -> dict[str, Tensor]:
-    """Return all tensors of a folder, whole, on the host."""
+def read_full_shards(folder: Path) -> dict[str, Tensor]:
+    """Return all tensors of a folder of shards, in full, in host memory."""
     described = meta_shards(folder)
-    tensors = {name: torch.empty(_sharded_shape(t), dtype=t.dtype) for name, t in described.items()}
+    # Numbers without a dimension were written with one, as shards must have it.
+    shapes = {name: tensor.shape or torch.Size([1]) for name, tensor in described.items()}
+    tensors = {name: torch.empty(shapes[name], dtype=tensor.dtype) for name, tensor in described.items()}
     with _quiet():
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     return {name: tensor.view(described[name].shape) for name, tensor in tensors.items()}
@@ -454,13 +492,9 @@ def read_own_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
-def _sharded_shape(tensor: Tensor) -> torch.Size:
-    return tensor.shape or torch.Size([1])
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's warnings about its own older names."""
+    """Hide torch's warnings about older names that its own code uses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", UserWarning)

@@ -1,4 +1,8 @@
-"""Whether a checkpoint is complete, and whether its state.json makes sense, before anything is made of it."""
+"""Checks of a checkpoint before anything is made of it: its files, its tensors' names and values, and its state.json.
+
+A file may be cut, edited, or somebody else's: nothing is trusted before it was looked at, and nothing is allocated by
+what a file claims. `Progress`, a run's position, is part of state.json.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +34,9 @@ from adatad.training.model_facts import (
 )
 
 SHARDS = "shards"
-"""Of a checkpoint; it takes the place of the files that hold whole tensors."""
+"""Folder of a checkpoint that ranks wrote, in the place of the files that hold full tensors."""
 SHAPES = "shapes.json"
-"""Beside the parts: the tensors' own shapes, since shards have a dimension where a number has none."""
+"""File beside the shards: the tensors' own shapes, since shards have a dimension where a number has none."""
 MANIFEST, STATE, SPEC = "manifest.json", "state.json", "spec.yaml"
 TENSOR_FILES = {kind: f"{kind}.safetensors" for kind in ("parameters", "ema", "optimizer")}
 """File of each kind of tensors, where one rank wrote them whole."""
@@ -40,8 +44,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's tensors of a parameter, beside its step."""
 MAX_STATE_BYTES = 64 << 20
 MAX_SPEC_DEPTH, MAX_SPEC_ALIASES = 50, 10
-MAX_NAME_LETTERS = 255
-"""Of a file's name."""
+MAX_NAME_BYTES = 255
+"""Longest name of a file that file systems take."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,9 +79,10 @@ def split_name(name: str) -> tuple[str, str, str]:
 
 
 def why_broken(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None if it is whole. Raises NewerVersionError if a newer version of
-    the program wrote it: such a one is no broken one."""
+    """Return what is wrong with a checkpoint, or None if it is complete. Raises NewerVersionError if a newer version of
+    the program wrote it: such a one isn't broken."""
     try:
+        # Cheap checks first; reading all values, which takes longest, comes last.
         check_files(path)
         state, facts = read_state(path)
         read_spec_text(path)
@@ -98,7 +103,7 @@ def why_broken(path: Path) -> str | None:
 
 
 def check_files(path: Path) -> None:
-    """Raises CheckpointError unless the manifest names all files of a checkpoint, and these are as it says."""
+    """Raise CheckpointError unless the manifest names all files of a checkpoint, and these are as it says."""
     try:
         manifest = read_json(path / MANIFEST, MAX_STATE_BYTES)
     except FileError as error:
@@ -108,6 +113,7 @@ def check_files(path: Path) -> None:
         try:
             if not file.is_file():
                 raise CheckpointError(f"{path}: {name} is missing")
+            # A cut file is found by its size, before gigabytes are summed.
             if file.stat().st_size != size or sha256(file) != checksum:
                 raise CheckpointError(f"{path}: {name} isn't what was written ({size} bytes, by its checksum)")
         except OSError as error:
@@ -115,7 +121,8 @@ def check_files(path: Path) -> None:
 
 
 def _entries(path: Path, manifest: Any) -> Iterator[tuple[str, int, str]]:
-    """Name, bytes and checksum of every file, after all names have been looked at."""
+    """Yield name, bytes and checksum of every file, after all names have been checked."""
+    # Names are paths that are opened next: none may lead out of the checkpoint's folder.
     wrong = f"{path}: {MANIFEST} isn't what was written: "
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{wrong}expected an object of files by name, got {type(manifest).__name__}")
@@ -124,7 +131,7 @@ def _entries(path: Path, manifest: Any) -> Iterator[tuple[str, int, str]]:
         plain = len(parts) == 1 or (len(parts) == 2 and parts[0] == SHARDS)
         if not plain or str(PurePosixPath(*parts)) != name or ".." in parts or shown(name) != name or "\\" in name:
             raise CheckpointError(f"{wrong}{brief(name)!r} is no file of a checkpoint")
-        if len(parts[-1].encode("utf-8", "surrogatepass")) > MAX_NAME_LETTERS:
+        if len(parts[-1].encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
             raise CheckpointError(f"{wrong}the name {brief(name)!r} is too long")
     sharded = (path / SHARDS).is_dir() or any(name.startswith(f"{SHARDS}/") for name in manifest)
     needed = [f"{SHARDS}/{SHAPES}"] if sharded else list(TENSOR_FILES.values())
@@ -135,12 +142,14 @@ def _entries(path: Path, manifest: Any) -> Iterator[tuple[str, int, str]]:
         raise CheckpointError(f"{wrong}it doesn't name {', '.join(gone)}")
     for name, facts in manifest.items():
         size, checksum = (facts.get("bytes"), facts.get("sha256")) if isinstance(facts, dict) else (None, None)
+        # `type`, since True is an int to isinstance.
         if type(size) is not int or size < 0 or not isinstance(checksum, str) or not SHA256.fullmatch(checksum):
             raise CheckpointError(f"{wrong}a size or a checksum is missing from it, of {name}")
     yield from ((name, facts["bytes"], facts["sha256"]) for name, facts in manifest.items())
 
 
 def sha256(file: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -171,14 +180,15 @@ def read_spec_text(path: Path) -> str:
 
 
 def spec_problem(text: str) -> str | None:
-    """Return why a text can't be a saved spec, by its parts one after another: nothing is built, so that neither depth
-    nor aliases cost anything. Raises YAMLError."""
+    """Return why a text can't be a saved spec; None if it may be one. Raises YAMLError."""
+    # By the parser's events, without building anything: neither depth nor aliases cost memory then.
     depth, aliases, kinds, at_key = 0, 0, [], True
+    # Keys and values of the top level take turns at depth 1.
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if len(kinds) < 3:
             kinds.append(type(event))
         if depth == 1 and not isinstance(event, yaml.CollectionEndEvent):
-            # Where a saved spec is read, other files are none of its business.
+            # A spec out of somebody's checkpoint must not make this program read other files.
             if at_key and isinstance(event, yaml.ScalarEvent) and event.value == "base":
                 return "is no saved spec: it has base, and a saved one stands alone"
             at_key = not at_key
@@ -195,7 +205,7 @@ def spec_problem(text: str) -> str | None:
 def check_names(
     path: Path, described: dict[str, tuple[int, ...]], state: dict[str, Any], facts: ModelFacts | None
 ) -> None:
-    """Raises CheckpointError unless average and optimizer have what the parameters have, and outputs have names.
+    """Raise CheckpointError unless averages and optimizer have what the parameters have, and outputs have names.
 
     described: shapes by names as `Checkpoint.tensors` gives them.
     """
@@ -208,6 +218,7 @@ def check_names(
     parameters = kinds["parameters"]
     sharded = (path / SHARDS).is_dir()
     file = {kind: SHARDS if sharded else name for kind, name in TENSOR_FILES.items()}
+    # A parameter that is missing in all three kinds of tensors is noticed by its count alone.
     counts = state.get("tensors") or {}
     for kind, tensors in kinds.items():
         if counts.get(kind, len(tensors)) != len(tensors):
@@ -256,9 +267,10 @@ def _check_alike(
 
 
 def check_tensor(path: Path, file: str, name: str, tensor: Tensor, steps: int) -> None:
-    """Raises CheckpointError for numbers that training can't have written. name: within its file; steps: of the run."""
+    """Raise CheckpointError for numbers that training can't have written. name: within its file; steps: of the run."""
     key = name.rpartition("/")[2]
     where = f"{path}: {file}: {brief(name)}"
+    # Steps that weren't finite don't count: it may be lower than the run's.
     if key == "step":
         if not 0 <= float(tensor) < float("inf"):
             raise CheckpointError(f"{where} is {float(tensor)}, expected a number of steps")
@@ -277,7 +289,8 @@ def check_tensor(path: Path, file: str, name: str, tensor: Tensor, steps: int) -
 
 
 def describe_shards(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of what ranks wrote, by their list; raises CheckpointError if it isn't what their files hold."""
+    """Return the shapes of what ranks wrote, by name. Raises CheckpointError if the list isn't what their files
+    hold."""
     place = f"{SHARDS}/{SHAPES}"
     try:
         shapes = read_json(path / place, MAX_STATE_BYTES)
@@ -286,8 +299,10 @@ def describe_shards(path: Path) -> dict[str, tuple[int, ...]]:
     if not isinstance(shapes, dict):
         raise CheckpointError(f"{path}: {place}: expected shapes by name, got {type(shapes).__name__}")
     for name, shape in shapes.items():
+        # The bound keeps a damaged list from asking for memory without end.
         if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
             raise CheckpointError(f"{path}: {place}: {brief(name)}: expected a shape, got {cut(shape)}")
+    # The list says what shapes to allocate: it must be about the very tensors that the files hold.
     held = {name for file in _shard_files(path) for name in _shapes(path, file)}
     if held != set(shapes):
         name = sorted(held ^ set(shapes))[0]
@@ -309,7 +324,7 @@ def _shapes(path: Path, file: str) -> dict[str, tuple[int, ...]]:
 
 
 def _all_tensors(path: Path) -> Iterable[tuple[str, str, Tensor]]:
-    """File, name and values of all tensors, one after another."""
+    """Yield file, name and values of all tensors, one after another: no more than one is in memory."""
     files = _shard_files(path) if (path / SHARDS).is_dir() else list(TENSOR_FILES.values())
     for file in files:
         try:
@@ -326,16 +341,16 @@ def _without_path(error: Exception, path: Path) -> str:
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 MAX_NORMALIZER = 1e12
-"""Of a running mean of positives in a batch."""
+"""Largest running mean of positives in a batch."""
 EXTRA_STEPS = 1
-"""By which an optimizer's count may pass the run's."""
+"""Steps by which an optimizer's count may pass the run's."""
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with every checkpoint."""
+    """A run's position and best result; saved with every checkpoint."""
 
     # Not strict as a whole: that would refuse the mapping that JSON gives.
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -359,7 +374,7 @@ NEEDED = ("epoch", "step_in_epoch", "step")
 
 
 class _Scaler(BaseModel):
-    """Of fp16's loss scale, as torch's GradScaler gives it."""
+    """State of fp16's loss scale, as torch's GradScaler gives it."""
 
     model_config = STRICT
 
@@ -371,6 +386,8 @@ class _Scaler(BaseModel):
 
 
 class _State(BaseModel):
+    """Content of state.json. Fields with None may be missing in older files."""
+
     model_config = STRICT
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] | None = None
@@ -380,9 +397,9 @@ class _State(BaseModel):
     """{} without one, else as `_Scaler`."""
     frozen_fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     optimizer_step: Annotated[float, Field(ge=0)] | None = None
-    """Of a checkpoint that ranks wrote in shards: elsewhere it is a tensor."""
+    """AdamW's step of a checkpoint that ranks wrote in shards; elsewhere it is a tensor for each parameter."""
     tensors: dict[str, Count] | None = None
-    """How many there are of each kind: one that is missing whole, with all that belongs to it, would not be missed."""
+    """Number of tensors of each kind."""
     model: dict[str, Any] | None = None
 
     @model_validator(mode="before")
@@ -418,6 +435,7 @@ class _State(BaseModel):
 def check_state(content: Any, where: object) -> ModelFacts | None:
     """Return what a state says of its model, None in files of before it did. Raises CheckpointError, which names the
     field, for a state that can't be one; NewerVersionError if a newer version of the program wrote it."""
+    # The version first: a newer one's unknown fields would otherwise be reported as mistakes.
     if isinstance(content, dict):
         progress = content.get("progress")
         inside = {f"progress.{name}" for name in progress} if isinstance(progress, dict) else set()
@@ -427,6 +445,7 @@ def check_state(content: Any, where: object) -> ModelFacts | None:
         state = _State.model_validate(content)
     except ValidationError as error:
         raise CheckpointError(f"{where}: {first_problem(error)}") from error
+    # Apart from the state's own fields, so that {} stays possible.
     try:
         if state.scaler:
             _Scaler.model_validate(state.scaler)
@@ -438,12 +457,13 @@ def check_state(content: Any, where: object) -> ModelFacts | None:
 def check_position(
     progress: Progress, steps_per_epoch: int, where: object, most_an_epoch: int | None = None
 ) -> list[str]:
-    """Return lines on a position that only other epochs than this run's lead to. Raises CheckpointError for one that
-    this run doesn't have, or that nothing can lead to.
+    """Return warnings about a position that epochs of another length than this run's have led to. Raises
+    CheckpointError for one that this run doesn't have, or that no run can reach.
 
     most_an_epoch: steps of an epoch with batches of one video, where the data are those of before.
     """
     epoch, inside, step = progress.epoch, progress.step_in_epoch, progress.step
+    # Resuming there would never reach the end of the epoch.
     if inside >= steps_per_epoch and inside:
         raise CheckpointError(
             f"{where}: state.json: progress.step_in_epoch: stands at step {inside} of an epoch that "

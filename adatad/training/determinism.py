@@ -1,4 +1,4 @@
-"""What makes two runs equal: kernels that sum in one order, and steps that are computed twice and compared."""
+"""Equal numbers from equal runs: kernels that sum in one order, and steps that are computed twice and compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from adatad.training.resolve import precision_on
 from adatad.training.setup import TrainState
 
 CUBLAS_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-"""What torch asks for before a deterministic product on a GPU. It looks once, at a process's first such product."""
+"""Environment variable that torch asks for before a deterministic product on a GPU; it looks once, at a process's first
+such product."""
 
 
 def is_deterministic(train: TrainSpec, device: torch.device) -> bool:
@@ -33,8 +34,8 @@ def is_deterministic(train: TrainSpec, device: torch.device) -> bool:
 
 @contextmanager
 def run_arithmetic(train: TrainSpec, device: torch.device) -> Iterator[None]:
-    """Around all of a run, before its first product on a GPU. Raises UserError where a kernel that sums in one order
-    is wanted and torch has none."""
+    """Set kernels and precision as a run's spec asks for; entered before its first product on a GPU. Raises UserError
+    where a kernel that sums in one order is wanted and torch has none."""
     with ExitStack() as stack:
         if device.type == "cuda" and (train.deterministic or train.recheck_every):
             variables = {name: value for name, value in CUBLAS_WORKSPACE.items() if name not in os.environ}
@@ -48,7 +49,7 @@ def run_arithmetic(train: TrainSpec, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def deterministic_kernels(key: str) -> Iterator[None]:
-    """Kernels that sum in one order alone. Raises UserError, which names the spec's key, where torch has none."""
+    """Allow only kernels that sum in one order. Raises UserError, which names the spec's key, where torch has none."""
     settings = torch.utils.deterministic
     before, fills = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory
     # With `warn_only` flash attention would go on adding in any order.
@@ -69,7 +70,8 @@ def deterministic_kernels(key: str) -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Convolutions and products of float32 without TF32, which keeps 10 of the 23 bits of a factor's fraction."""
+    """Compute convolutions and products of float32 without TF32, which keeps 10 of the 23 bits of a factor's
+    fraction."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32 = matmul.allow_tf32 = False
@@ -80,6 +82,7 @@ def full_float32() -> Iterator[None]:
 
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer type that shows the bits of a number, by its bytes."""
 MAX_LISTED_RANKS = 4
 
 
@@ -87,18 +90,19 @@ class DataCorruptionError(UserError):
     """Two computations of one step differ; the message names rank, host, device and what differs."""
 
 
-class Difference(NamedTuple):
-    """What differs on one rank between two computations of a step."""
+class StepDifference(NamedTuple):
+    """A difference between two computations of a step on one rank."""
 
     where: str
     """Rank, host and device."""
     own: bool
-    """Whether it does in what this rank computed alone, before gradients are exchanged."""
+    """True if it differs in what this rank computed alone, before gradients are exchanged."""
     facts: str
+    """What differs, in words."""
 
 
 def is_due(state: TrainState, step: int) -> bool:
-    """At the first step after a start, on whatever machine that is, and at every n-th."""
+    """Return whether a step is computed twice: the first after a start, on whatever machine that is, and every n-th."""
     every = state.spec.train.recheck_every
     # A planner that counts a step without computing it has nothing to compare.
     return bool(every) and state.processes.device.type != "meta" and (step % every == 0 or state.constant_sums is None)
@@ -107,14 +111,16 @@ def is_due(state: TrainState, step: int) -> bool:
 def compute_twice(
     state: TrainState, compute: Callable[[list[Batch]], Tensor], micro_batches: list[Batch], step: int
 ) -> Tensor:
-    """Losses and, in the engine, gradients of a step, by `compute`, which runs forward and backward passes of all
-    micro-batches; computed twice. Returns this rank's losses [n], the one that is differentiated last. Raises
-    DataCorruptionError on all ranks alike."""
+    """Compute losses and, in the engine, gradients of a step twice, and compare them bit by bit.
+
+    compute: runs forward and backward passes of all micro-batches. Returns this rank's losses [n], the one that is
+    differentiated last. Raises DataCorruptionError on all ranks alike.
+    """
     engine, processes = state.engine, state.processes
-    # Augmentation may change frames in place.
+    # A copy before anything is computed: augmentation may change frames in place.
     again = [batch._replace(frames=batch.frames.clone()) for batch in micro_batches]
     before = state.constant_sums or constant_sums(state)
-    # All kernels of a CPU sum in one order.
+    # All kernels of a CPU sum in one order already.
     on_gpu = processes.device.type == "cuda"
     with deterministic_kernels("train.recheck_every") if on_gpu else nullcontext():
         with recorded_gradient_sums(state.model) as own_before:
@@ -126,24 +132,28 @@ def compute_twice(
             losses_again = compute(again)
     constants = changed_constants(before, constant_sums(state))
     changed = changed_losses(losses.tolist(), losses_again.tolist())
-    own = bool(constants or changed) or read(own_before) != read(own_after)
+    own = bool(constants or changed) or sums_as_numbers(own_before) != sums_as_numbers(own_after)
+    # After the exchange every rank has the sum: it shows errors of links too, but not whose they are.
     exchanged = changed_gradients(gradients, engine.gradients())
     facts = ", ".join([*constants, *changed, *exchanged])
-    mine = Difference(whereabouts(processes), own, facts or "its own gradients") if own or facts else None
+    mine = StepDifference(describe_place(processes), own, facts or "its own gradients") if own or facts else None
+    # One exchange on every rank, and a second one only if all are told that it comes.
     if processes.any(mine is not None):
         found = [difference for difference in processes.gather(mine) if difference is not None]
-        raise DataCorruptionError(explained(found, step, state.spec))
+        raise DataCorruptionError(corruption_message(found, step, state.spec))
     state.constant_sums = before
     return losses
 
 
 def changed_losses(one: list[float], other: list[float]) -> list[str]:
+    """Return a line on losses that differ; [] if they are equal."""
+    # NaN isn't equal to itself, but the same result here.
     same = all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(one, other, strict=True))
     return [] if same else [f"loss {one[-1]!r}, then {other[-1]!r}"]
 
 
 def changed_gradients(before: dict[str, Tensor], now: dict[str, Tensor]) -> list[str]:
-    """One line on gradients whose bits differ; the saved ones lie in host memory."""
+    """Return a line on gradients whose bits differ; [] if none do. before: in host memory."""
     both = [name for name in before if name in now]
     changed = [name for name in before if name not in now] + [name for name in now if name not in before]
     changed += [name for name in both if not same_bits(before[name].to(now[name].device), now[name])]
@@ -157,10 +167,12 @@ def changed_gradients(before: dict[str, Tensor], now: dict[str, Tensor]) -> list
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors have the same shape and bits."""
     return one.shape == other.shape and torch.equal(bits(one), bits(other))
 
 
 def largest_difference(one: Tensor, other: Tensor) -> float:
+    """Return the largest absolute difference of two tensors' numbers; infinity if their shapes differ."""
     if one.shape != other.shape:
         return math.inf
     difference = (one.double() - other.double()).abs()
@@ -179,10 +191,15 @@ def bit_sum(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def recorded_gradient_sums(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Bit sums of the gradients as this rank computes them, before any exchange, by parameter and micro-batch. Empty
-    where an engine puts other tensors in the parameters' place."""
+    """Record bit sums of the gradients as this rank computes them, before any exchange, by parameter and micro-batch.
+
+    Yields a mapping that is filled during backward passes; it stays empty where an engine puts other tensors in the
+    parameters' place.
+    """
     sums: dict[str, list[Tensor]] = {}
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    # A hook of the tensor sees each gradient before it is added to .grad, and before DDP's own hook exchanges it. Sums
+    # stay on the device: reading them would make the host wait in the middle of the backward pass.
     hooks = [
         parameter.register_hook(lambda gradient, name=name: sums.setdefault(name, []).append(bit_sum(gradient)))
         for name, parameter in trained
@@ -194,13 +211,15 @@ def recorded_gradient_sums(model: nn.Module) -> Iterator[dict[str, list[Tensor]]
             hook.remove()
 
 
-def read(sums: dict[str, list[Tensor]]) -> dict[str, list[int]]:
+def sums_as_numbers(sums: dict[str, list[Tensor]]) -> dict[str, list[int]]:
+    """Read recorded sums from the device."""
     return {name: [int(value) for value in values] for name, values in sums.items()}
 
 
 def constant_sums(state: TrainState) -> dict[str, int]:
-    """Bit sums of all that training never changes, by name: frozen weights, where this rank holds them whole on its
-    device, and the model's tables."""
+    """Return bit sums of all that training never changes, by name: frozen weights, where this rank holds them in full
+    on its device, and the model's tables."""
+    # Other engines may shard frozen weights.
     if state.spec.parallel.engine != "ddp":
         return {}
     constants = [(name, p) for name, p in state.model.named_parameters() if not p.requires_grad]
@@ -209,6 +228,7 @@ def constant_sums(state: TrainState) -> dict[str, int]:
 
 
 def changed_constants(before: dict[str, int], now: dict[str, int]) -> list[str]:
+    """Return a line on constants whose bit sums differ; [] if none do."""
     changed = [name for name in before if before[name] != now[name]]
     if not changed:
         return []
@@ -216,9 +236,9 @@ def changed_constants(before: dict[str, int], now: dict[str, int]) -> list[str]:
     return [f"{changed[0]}{more}, which training never changes, isn't what it was"]
 
 
-def explained(found: list[Difference], step: int, spec: Spec) -> str:
-    """Return the whole message. Gradients are sums over ranks: those whose own part differs are to blame, if any
-    does."""
+def corruption_message(found: list[StepDifference], step: int, spec: Spec) -> str:
+    """Return the message of a DataCorruptionError, with the ranks to blame and what to do."""
+    # Exchanged gradients are sums over ranks and differ everywhere: ranks whose own part differs are to blame, if any.
     own = [difference for difference in found if difference.own]
     blamed = own or found
     listed = "; ".join(f"on {difference.where}: {difference.facts}" for difference in blamed[:MAX_LISTED_RANKS])
@@ -238,7 +258,8 @@ def explained(found: list[Difference], step: int, spec: Spec) -> str:
     )
 
 
-def whereabouts(processes: Processes) -> str:
+def describe_place(processes: Processes) -> str:
+    """Return rank, host and device of this process; of a GPU with its UUID, by which an operator finds it."""
     device = str(processes.device)
     if processes.device.type == "cuda":
         facts = torch.cuda.get_device_properties(processes.device)

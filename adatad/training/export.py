@@ -55,6 +55,7 @@ def export(spec: Spec, checkpoint: Checkpoint, output: Path, averages: bool = Tr
 
     merged: with the frozen weights of `spec.model.backbone.weights`. Returns the number of tensors.
     """
+    # Before anything is read, which may take minutes.
     check_output(output)
     tensors = dict(checkpoint.ema if averages else checkpoint.parameters)
     if merged:
@@ -84,7 +85,7 @@ def export_opentad(spec: Spec, checkpoint: Checkpoint, output: Path) -> int:
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, str]:
-    """Of a checkpoint of before names were kept, the spec alone."""
+    """Return what a checkpoint says of its model, as header text; the spec alone if it is older than the names."""
     facts = checkpoint.facts
     return facts.header(checkpoint.spec_yaml) if facts else {"spec": checkpoint.spec_yaml}
 
@@ -93,6 +94,7 @@ def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dic
     """Return all parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training, or
     if they came with a position table of their own."""
     model = whole_model(spec, checkpoint, tensors)
+    # The table is a buffer, and no part of a merged file: whoever loads that computes the sine table.
     table = model.backbone.position_table
     if not torch.allclose(table, sine_table(*table.shape[1:]), atol=1e-3):
         raise CheckpointError(
@@ -105,8 +107,10 @@ def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dic
 def whole_model(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TemporalActionDetector:
     """Return the model with its frozen weights and these trained tensors. Raises CheckpointError if the frozen weights
     aren't those of the training."""
+    # The head says how many classes the model has; the spec leaves that to the annotations.
     if not number_of_outputs({name: tensor.shape for name, tensor in tensors.items()}):
         raise CheckpointError(f"the checkpoint is of no detector: it trains no {HEAD_BIAS}")
+    # Frozen weights may be random ones, by the seed: they must come out as they did in training.
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.model, len(tensors[HEAD_BIAS]))
     initial_weights(model.backbone, spec.model.backbone.weights)
@@ -114,6 +118,7 @@ def whole_model(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) 
     for name, tensor in tensors.items():
         if name not in parameters or parameters[name].shape != tensor.shape:
             raise CheckpointError(f"the checkpoint's own spec builds a model without its {brief(name)}")
+    # The fingerprint covers what isn't trained.
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in tensors)
     if fingerprint(model) != checkpoint.state["frozen_fingerprint"]:
@@ -134,6 +139,7 @@ def load_exported(model: nn.Module, trained: list[str], path: Path) -> None:
         raise CheckpointError(f"{path}: content: expected {TRAINED} or {MERGED}, got {cut(content)}")
     check_outputs(facts_in_header(header, path), {name: t.shape for name, t in tensors.items()}, path)
     shapes = {name: p.shape for name, p in model.named_parameters()}
+    # A merged file holds all parameters, any other those that are trained.
     wanted = shapes if content == MERGED else {name: shapes[name] for name in trained}
     got = {name: tensor.shape for name, tensor in tensors.items()}
     different = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
@@ -149,16 +155,17 @@ def load_exported(model: nn.Module, trained: list[str], path: Path) -> None:
         )
     if content == TRAINED and header["frozen_fingerprint"] != fingerprint(model):
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
+    # Not strict: a file of trained tensors leaves the frozen ones as they are; what must be there was checked above.
     check_values(tensors, path)
     model.load_state_dict(tensors, strict=False)
 
 
-PROBLEMS_SHOWN = 5
-"""Of a spec that can't be used."""
+MAX_LISTED_PROBLEMS = 5
+"""Problems of a spec that a message lists; the rest is counted."""
 
 
 class TrainedFile(NamedTuple):
-    """What a checkpoint or a file of weights says of itself; None where it says nothing (older files, OpenTAD's)."""
+    """Record and spec of a checkpoint or a file of weights; None where it has none (older files, OpenTAD's)."""
 
     facts: ModelFacts | None
     spec_yaml: str | None
@@ -181,6 +188,7 @@ def find_checkpoint(named: Path) -> tuple[Path, list[str]]:
     if (named / MANIFEST).exists() or not holds_checkpoints:
         return named, []
     lines = []
+    # The best may be gone or broken (a link copied without its target): the newest one is the next best guess.
     if (folder / BEST).is_dir():
         reason = why_broken(folder / BEST)
         if reason is None:
@@ -230,7 +238,7 @@ def own_spec(
     if text is None:
         raise CheckpointError(f"{path}: doesn't hold the spec that it was trained by; give SPEC")
     where = path / SPEC if path.is_dir() else f"{path}: spec"
-    # The reader of specs takes files.
+    # The reader of specs takes files, and its messages name the file: the copy's name is replaced in them below.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / SPEC
         copy.write_text(text, encoding="utf-8")
@@ -240,8 +248,8 @@ def own_spec(
             return load(copy, overrides, check_files, overlays)
         except SpecError as error:
             problems = [problem.replace(str(copy), str(where)) for problem in error.problems]
-            more = [f"and {len(problems) - PROBLEMS_SHOWN} more"] if len(problems) > PROBLEMS_SHOWN else []
-            reason = "; ".join(problems[:PROBLEMS_SHOWN] + more)
+            more = [f"and {len(problems) - MAX_LISTED_PROBLEMS} more"] if len(problems) > MAX_LISTED_PROBLEMS else []
+            reason = "; ".join(problems[:MAX_LISTED_PROBLEMS] + more)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = brief(str(error).splitlines()[0])
     raise CheckpointError(

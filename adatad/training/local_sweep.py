@@ -41,11 +41,12 @@ class SweepRun:
 
     @property
     def folder(self) -> Path:
+        """The run's directory."""
         return run_directory(self.spec).path
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has been trained to the end of its schedule."""
+        """True once the run has been trained to the end of its schedule."""
         try:
             done = read_result(self.folder / "result.json")["epochs"] if is_there(self.folder / "result.json") else None
         except FileError:
@@ -95,10 +96,12 @@ def plan_sweep(list_file: Path, spec_file: str, overrides: Sequence[str], overla
     known = read_json(known_file) if known_file.is_file() else {}
     if not isinstance(known, dict) or not all(isinstance(number, int) for number in known.values()):
         raise SweepError(f"{known_file}: expected an object of run numbers by line; remove it to train all lines anew")
+    # Ids of lines that haven't begun are taken too, although no directory shows it.
     free = max([-1, *ids_of(specs[0]), *known.values()]) + 1
     for line in lines:
         if line not in known:
             known[line], free = free, free + 1
+    # Written before any run begins: a sweep that is killed at once finds the same ids again.
     folder.mkdir(parents=True, exist_ok=True)
     write_json(known_file, known)
     return [
@@ -120,6 +123,7 @@ def run_sweep(
     arguments: SPEC and options of `adatad train` for all runs. show: called with the runs that have ended, all, and a
     note. A KeyboardInterrupt stops all, which save, and passes.
     """
+    # `--resume auto` starts afresh what hasn't begun, so that one command line serves all unfinished runs.
     waiting = [run for run in runs if not run.is_finished]
     gpus, done, failed = visible_gpus(), len(runs) - len(waiting), []
     free_slots, active = list(range(jobs)), {}
@@ -128,6 +132,7 @@ def run_sweep(
         while waiting or active:
             while waiting and free_slots:
                 run, slot = waiting.pop(0), free_slots.pop(0)
+                # A slot keeps its GPU, so that runs stay spread evenly however long each takes.
                 environment = dict(os.environ)
                 if gpus:
                     environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
@@ -139,6 +144,7 @@ def run_sweep(
                         env=environment, start_new_session=True,
                     )  # fmt: skip
                 active[slot] = run, process
+            # Polled, as waiting for one process would miss the end of another.
             time.sleep(POLL_SECONDS)
             for slot, (run, process) in list(active.items()):
                 if process.poll() is not None:
@@ -149,7 +155,7 @@ def run_sweep(
                     how = f"failed, see {run.log}" if process.returncode else "done"
                     show(done, len(runs), f"id{run.spec.run.id} {how}")
     finally:
-        # Each finishes its step and saves.
+        # Each finishes its step and saves. All are told before the first is waited for.
         for _, process in active.values():
             process.terminate()
         for _, process in active.values():
@@ -158,15 +164,17 @@ def run_sweep(
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that runs may use, as CUDA_VISIBLE_DEVICES takes them."""
+    """Return the names of the GPUs that runs may use, as CUDA_VISIBLE_DEVICES takes them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
+        # Counted by their device files: this process needs no CUDA of its own.
         return [str(number) for number in range(len(device_nodes()))]
     return [] if hides_all(visible) else [name.strip() for name in visible.split(",") if name.strip()]
 
 
 def settings_of(run: SweepRun, keys: Sequence[str]) -> list[str]:
-    """Values of keys such as optimizer.lr in the spec that a run keeps; of the spec to be, where it hasn't begun."""
+    """Return the values of keys such as optimizer.lr in the spec that a run keeps; where it hasn't begun, in the spec
+    that it will have."""
     kept = run.folder / "spec.yaml"
     try:
         values = (load(kept, check_files=False) if kept.is_file() else run.spec).model_dump()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from logging import Logger
 from typing import Any
 
@@ -24,20 +23,19 @@ from adatad.data.windows import MAX_TRIES
 from adatad.errors import UserError
 from adatad.parallel.watchdog import HangWatchdog
 from adatad.spec import Spec, to_yaml
-from adatad.training.checkpoint import Checkpoint, CheckpointWriter, checkpoint_path, mark_best
-from adatad.training.checkpoint_check import TENSOR_FILES, Progress, split_name
+from adatad.training.checkpoint import CheckpointWriter, checkpoint_path, mark_best
+from adatad.training.checkpoint_check import Progress
 from adatad.training.loaders import sync_skipped_videos, training_loader, validation_loader
 from adatad.training.markers import STOPPED, write_marker
-from adatad.training.model_facts import FORMAT_VERSION, facts_of
-from adatad.training.monitor import DataWait, Dispensable, Metrics, ProgressBar, memory_values
+from adatad.training.monitor import BestEffort, DataWait, MetricsWriter, ProgressBar, memory_values
 from adatad.training.ownership import resume_arguments
 from adatad.training.resolve import ResolvedRun
 from adatad.training.run_directory import RunDirectory
 from adatad.training.setup import TrainState
 from adatad.training.signals import EXIT_CODE_RESUME, NOTHING_SAVED, Stopped, StopRequest
+from adatad.training.state_io import full_tensor_bytes, submit_checkpoint
 from adatad.training.step import train_step
-from adatad.training.tensors import shard_tensors, whole_sizes, whole_tensors
-from adatad.training.validation import Detections, detect, scores, warnings_of
+from adatad.training.validation import Detections, detect, score_summary, warnings_of
 
 
 class TrainingError(UserError):
@@ -46,7 +44,7 @@ class TrainingError(UserError):
 
 @dataclass
 class Training:
-    """The course of one run: what it trains, where it stands, and where it writes."""
+    """The training of one run: its state, its position, its directory, and who has to be told of its events."""
 
     state: TrainState
     directory: RunDirectory
@@ -64,16 +62,17 @@ class Training:
         keep, owner = self.spec.train.keep_checkpoints, self.directory.owner
         self.writer = CheckpointWriter(self.directory.checkpoints, keep, owner)
         if self.processes.is_main and self.processes.device.type == "cuda":
-            # Pinning waits for the device, and takes long.
-            self.writer.reserve(whole_sizes(self.state), self.processes.device)
+            # Now and not at the first save: pinning waits for the device, and takes long.
+            self.writer.reserve(full_tensor_bytes(self.state), self.processes.device)
         stacks, seconds = self.directory.path / "stacks", self.spec.train.hang_seconds
+        # One process alone has nobody to wait for, and can't hang in a collective.
         several = self.processes.world > 1
         rank, monitor = self.processes.rank, self.processes.monitor
-        self.stacks = HangWatchdog(stacks, rank, monitor, seconds, self.writer.wait) if several else None
-        self.dispensable = Dispensable(self.logger.warning)
+        self.watchdog = HangWatchdog(stacks, rank, monitor, seconds, self.writer.wait) if several else None
+        self.best_effort = BestEffort(self.logger.warning)
         self.metrics = None
         if self.processes.is_main:
-            self.metrics = Metrics(self.directory.path, self.progress.step, self.dispensable)
+            self.metrics = MetricsWriter(self.directory.path, self.progress.step, self.best_effort)
         self.saved_step = self.progress.step
         if self.metrics:
             self.metrics.text("spec", to_yaml(self.run.saved_spec))
@@ -82,17 +81,18 @@ class Training:
         self.data_wait = DataWait()
         self.named_without_instances: set[str] = set()
         self.warned: set[str] = set()
+        # A resumed run counts on from the seconds that it had trained.
         self.started = time.monotonic() - self.progress.seconds
         self.result: dict[str, Any] | None = None
 
     def train(self) -> dict[str, Any]:
-        """Train to the end; returns what result.json holds. Raises Stopped when asked to stop."""
+        """Train to the end; return what result.json holds. Raises Stopped when asked to stop, TrainingError."""
         self.stop.what_is_saved = self.what_is_saved
         self.stop.training_begins()
         try:
-            return self.train_to_the_end()
+            return self.train_epochs()
         except LoaderError as error:
-            self.save_what_is_there(error)
+            self.save_and_leave(error)
             raise
         finally:
             try:
@@ -101,7 +101,8 @@ class Training:
                 if self.metrics:
                     self.metrics.close()
 
-    def train_to_the_end(self) -> dict[str, Any]:
+    def train_epochs(self) -> dict[str, Any]:
+        """Train and evaluate from the present position to the last epoch; return the last evaluation's result."""
         state, progress = self.state, self.progress
         if progress.step == 0 and self.spec.train.evaluate_untrained and progress.untrained_mAP is None:
             progress.untrained_mAP = self.evaluate()["average_mAP"]
@@ -113,14 +114,16 @@ class Training:
                 self.run.end_epoch,
             )
         loader = training_loader(self.run, start)
+        # Ranks that share a window must leave out the same videos, also those that only one of them couldn't read.
         may_differ = state.clip_group is not None and self.spec.data.on_error == "skip"
         found = sync_skipped_videos(loader, state.clip_group) if may_differ else iter(loader)
         batches = state.frames.wrap_batches(found)
         bar = ProgressBar(self.console, self.run.steps_per_epoch, self.run.end_epoch, progress.step)
-        with self.stacks or nullcontext(), bar:
+        with self.watchdog or nullcontext(), bar:
             while progress.epoch < self.run.end_epoch:
                 self.train_epoch(batches, bar)
                 self.evaluate_if_due()
+        # Not done yet where the run was resumed at its very end, after its last evaluation had been interrupted.
         self.evaluate_if_due()
         # A run past its end trains nothing, and may have no evaluation due.
         if self.result is None:
@@ -129,15 +132,16 @@ class Training:
         return self.result
 
     def train_epoch(self, batches: Iterator[Batch], bar: ProgressBar) -> None:
-        """From the present position to the end of the epoch."""
+        """Train from the present position to the end of the epoch. Raises Stopped when asked to stop."""
         state, progress, every = self.state, self.progress, self.spec.train.checkpoint_every_steps
         # An epoch that ended but wasn't evaluated yet is evaluated before the next begins.
         self.evaluate_if_due()
         state.model.train()
         epoch = progress.epoch
         while progress.epoch == epoch:
-            if self.stacks:
-                self.stacks.ping()
+            if self.watchdog:
+                self.watchdog.ping()
+            # All micro-batches first: positives are counted over the global batch before anything is computed.
             waiting = time.monotonic()
             micro_batches = [next(batches) for _ in range(self.spec.train.accumulation)]
             waited = time.monotonic() - waiting
@@ -145,38 +149,43 @@ class Training:
             self.times.add(note for batch in micro_batches for note in batch.times)
             state.frames.waited_seconds = 0.0
             values = train_step(state, micro_batches, progress.step)
-            # For the next step's frames, where these are looked for within this one.
+            # The next step's frames may be asked for within this one: time that was lost to data all the same.
             waited += state.frames.waited_seconds
             times = {"data_wait_seconds": waited, "step_seconds": time.monotonic() - waiting}
             self.data_wait.add(*times.values())
-            self.note_bad(values, micro_batches)
+            self.note_bad_step(values, micro_batches)
             self.note_without_instances(values, micro_batches)
             self.advance()
-            self.write(epoch, {**values, **times}, bar)
+            self.write_metrics(epoch, {**values, **times}, bar)
+            # A collective, once a step: all ranks leave after the same step, or none.
             stopping = self.asked_to_stop()
             if stopping or progress.epoch > epoch or (every and progress.step % every == 0):
                 self.save()
             if stopping:
                 self.leave()
         self.times.share(self.processes.gather)
-        if self.stacks:
-            self.stacks.pause()
+        # Evaluations and checkpoints may take longer than the longest step.
+        if self.watchdog:
+            self.watchdog.pause()
         if slow := self.data_wait.end_epoch():
             self.logger.warning(slow)
 
     def asked_to_stop(self) -> bool:
-        """Return whether any rank was; all ranks ask at the same moment."""
+        """Return whether any rank was asked to stop. All ranks call it at the same point."""
         return self.processes.any(self.stop.signal_name is not None)
 
     def leave(self) -> None:
-        """When all ranks have agreed to stop and have saved: none leaves before the last one's part is on the disk."""
+        """Leave after all ranks have agreed to stop and have saved. Raises Stopped."""
         self.writer.wait()
+        # None leaves before the last one's part is on the disk: launchers may end all ranks when the first has left.
         self.processes.barrier()
-        self.stop.leave_in_peace()
+        self.stop.ignore_signals()
         code = EXIT_CODE_RESUME
         if self.progress.step:
             self.logger.info(
-                "asked to stop: saved after step %d; %s continues", self.progress.step, self.how_to_go_on()
+                "asked to stop: saved after step %d; %s continues",
+                self.progress.step,
+                resume_arguments(self.directory.path),
             )
         else:
             line, code = self.stop.nothing_saved()
@@ -186,32 +195,29 @@ class Training:
         self.processes.barrier()
         raise Stopped(code)
 
-    def how_to_go_on(self) -> str:
-        """Return the arguments that continue this run."""
-        return resume_arguments(self.directory.path)
-
     def what_is_saved(self) -> str:
-        """Said of a run that is stopped amid a step; the first rank knows."""
+        """Return what a run has saved that is stopped within a step, in words; the first rank knows."""
         if not self.writer.has_saved:
             return f"{NOTHING_SAVED} of {self.directory.path}"
-        return f"what was saved before is whole, {self.how_to_go_on()} goes on from it"
+        return f"what was saved before is whole, {resume_arguments(self.directory.path)} goes on from it"
 
-    def save_what_is_there(self, error: LoaderError) -> None:
-        """Between two steps a process alone can save, and leave as if asked to stop. Raises Stopped then. Of several
-        ranks the others are in the next step already: the last checkpoint is what there is."""
+    def save_and_leave(self, error: LoaderError) -> None:
+        """Save between two steps, and leave as if asked to stop; do nothing if several ranks train. Raises Stopped."""
+        # Of several ranks the others are in the next step already, and can't take part in saving.
         if self.processes.world > 1 or not self.progress.step:
             return
         if self.saved_step != self.progress.step:
             self.save()
         self.writer.wait()
-        self.stop.leave_in_peace()
+        self.stop.ignore_signals()
         self.logger.error("%s", error)
-        self.logger.info("saved after step %d; %s continues", self.progress.step, self.how_to_go_on())
+        self.logger.info("saved after step %d; %s continues", self.progress.step, resume_arguments(self.directory.path))
         write_marker(STOPPED, f"a loader process failed at step {self.progress.step}")
         raise Stopped from error
 
     def leave_if_asked(self) -> None:
-        """Amid an evaluation, which is begun anew after the resumption: nothing has changed since the last save."""
+        """Leave an evaluation if any rank was asked to stop. All ranks call it after each window."""
+        # Nothing has changed since the last save: the resumed run evaluates anew.
         if self.asked_to_stop():
             self.leave()
 
@@ -222,13 +228,14 @@ class Training:
         if self.spec.data.on_error == "skip" and self.processes.any(bool(mine)):
             self.skipped.add(item for items in self.processes.gather(mine) for item in items)
 
-    def note_bad(self, values: dict[str, Any], micro_batches: list[Batch]) -> None:
+    def note_bad_step(self, values: dict[str, Any], micro_batches: list[Batch]) -> None:
         """Count steps in a row that changed nothing, name their videos, and stop the run when there are too many."""
         progress, most = self.progress, self.spec.train.stop_after_bad_steps
         progress.bad_steps_in_a_row = 0 if values["applied"] else progress.bad_steps_in_a_row + 1
         if values["applied"]:
             return
         progress.bad_steps += 1
+        # Every rank has the same values, so all come here or none: gathering is safe.
         mine = [window.video.name for batch in micro_batches for window in batch.windows]
         videos = ", ".join(dict.fromkeys(name for names in self.processes.gather(mine) for name in names))
         facts = f"loss {values['cost']:g}, gradient norm {values['gradient_norm']:g}"
@@ -245,6 +252,7 @@ class Training:
             return
         pairs = [pair for batch in micro_batches for pair in zip(batch.windows, batch.labels, strict=True)]
         mine = [window.video.name for window, own in pairs if not len(own)]
+        # `windows_without_instances` is summed over all ranks: all gather here, or none.
         names = {name for part in self.processes.gather(mine) for name in part} - self.named_without_instances
         self.named_without_instances |= names
         if names:
@@ -254,13 +262,15 @@ class Training:
             )  # fmt: skip
 
     def advance(self) -> None:
+        """Count a step, and the epoch if it was its last."""
         progress = self.progress
         progress.step += 1
         progress.step_in_epoch += 1
         if progress.step_in_epoch == self.run.steps_per_epoch:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
 
-    def write(self, epoch: int, values: dict[str, Any], bar: ProgressBar) -> None:
+    def write_metrics(self, epoch: int, values: dict[str, Any], bar: ProgressBar) -> None:
+        """Write a step's values to the metrics and the progress bar, on the first rank."""
         if self.metrics:
             # Of two processes on one run only the one that opened it last writes its lines.
             self.directory.owner.check()
@@ -270,34 +280,10 @@ class Training:
             bar.show(self.progress.step, epoch, values["cost"], max(values["lr"].values()), memory)
 
     def save(self) -> None:
-        """Hand a checkpoint of this moment to the writer. Where everything is trained and the engine has a form for
-        it, every rank writes its own part; else the first rank writes whole tensors."""
-        state, progress = self.state, self.progress
-        self.saved_step = progress.step
-        progress.seconds = time.monotonic() - self.started
-        facts = facts_of(self.spec, self.run.annotations.classes)
-        content = {
-            "format_version": FORMAT_VERSION,
-            "progress": asdict(progress),
-            "normalizer": state.normalizer.value,
-            "scaler": state.engine.scaler_state(),
-            "frozen_fingerprint": state.frozen_fingerprint,
-            "model": facts.model_dump(mode="json"),
-        }
-        spec_yaml = to_yaml(self.run.saved_spec)
-        if self.spec.model.backbone.mode == "full" and (shards := shard_tensors(state)):
-            moments = state.engine.moments()
-            content["optimizer_step"] = float(next(iter(moments.values()))["step"]) if moments else 0.0
-            shapes = {name: list(state.shapes[split_name(name)[1]]) for name in shards}
-            content["tensors"] = dict(Counter(split_name(name)[0] for name in shapes))
-            self.writer.submit_shards(progress.step, shards, shapes, content, spec_yaml)
-            return
-        tensors = whole_tensors(state)
-        if self.processes.is_main:
-            checkpoint = Checkpoint(*tensors, content, spec_yaml, facts)
-            kinds = Counter(split_name(name)[0] for name in checkpoint.tensors())
-            content["tensors"] = {kind: kinds[kind] for kind in TENSOR_FILES}
-            self.writer.submit(progress.step, checkpoint)
+        """Save a checkpoint of this moment; it is written in the background. All ranks call it."""
+        self.saved_step = self.progress.step
+        self.progress.seconds = time.monotonic() - self.started
+        submit_checkpoint(self.state, self.progress, self.writer)
 
     def evaluate_if_due(self) -> None:
         """Evaluate a just completed epoch if the spec wants it and it wasn't done before."""
@@ -309,22 +295,25 @@ class Training:
         values = self.evaluate()
         self.progress.evaluated_epochs = done
         if values["average_mAP"] > self.progress.best_mAP and self.processes.is_main:
+            # The link must not point to a checkpoint that is still being written.
             self.writer.wait()
             self.directory.owner.check()
-            with self.dispensable.writing("checkpoints/best"):
+            with self.best_effort.writing("checkpoints/best"):
                 mark_best(self.directory.checkpoints, checkpoint_path(self.directory.checkpoints, self.progress.step))
+        # On every rank, as all have the same detections: the position must be equal everywhere.
         self.progress.best_mAP = max(self.progress.best_mAP, values["average_mAP"])
 
     def evaluate(self) -> dict[str, Any]:
-        """Detect and score with the averaged weights; writes detections, result and metrics."""
+        """Detect and score with the averaged weights, write detections, result and metrics, return the scores."""
         state, progress = self.state, self.progress
         loader = validation_loader(self.run)
+        # The averages take the parameters' place for a while: no second model is held.
         with state.engine.swapped_parameters(state.ema.averages):
             detections = detect(
                 state.engine.model, loader, self.run, self.processes, self.skipped, self.leave_if_asked, self.times,
                 state.results,
             )  # fmt: skip
-        values = scores(detections, self.run)
+        values = score_summary(detections, self.run)
         groups = "".join(f", {name} {100 * g['average_mAP']:.2f} %" for name, g in values.get("groups", {}).items())
         if any(len(video.labels) for video in self.run.annotations.validation):
             self.logger.info("epoch %d: average mAP %.2f %%%s", progress.epoch, 100 * values["average_mAP"], groups)
@@ -337,23 +326,22 @@ class Training:
             "epochs": progress.epoch,
             "seconds": time.monotonic() - self.started,
         }
+        # The first rank alone has metrics. A run that can't write its result goes on training.
         if self.metrics:
-            self.warn_of(detections)
+            self.warn_about_scores(detections)
             self.metrics.write("evaluation", progress.step, progress.epoch, values)
             for name, content in (("detections.json", {"results": detections}), ("result.json", self.result)):
-                with self.dispensable.writing(name):
+                with self.best_effort.writing(name):
                     self.directory.write_json(name, content)
             if self.after_evaluation:
                 self.after_evaluation(self.metrics, detections, progress.step)
         return values
 
-    def warn_of(self, detections: Detections) -> None:
-        """What is suspicious about their score, once a run, whatever the counts at later evaluations are."""
+    def warn_about_scores(self, detections: Detections) -> None:
+        """Log what is suspicious about the detections' score, each kind of warning once a run."""
         for line in warnings_of(detections, self.run):
-            if _without_numbers(line) not in self.warned:
-                self.warned.add(_without_numbers(line))
+            # Counts differ from one evaluation to the next: without its numbers it is the same warning.
+            kind = re.sub(r"\d+", "", line)
+            if kind not in self.warned:
+                self.warned.add(kind)
                 self.logger.warning("%s", line)
-
-
-def _without_numbers(line: str) -> str:
-    return re.sub(r"\d+", "", line)

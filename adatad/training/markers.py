@@ -19,6 +19,7 @@ def later_attempt() -> str | None:
 
     The times of the files on the shared disk tell which is later: numbers of jobs come again.
     """
+    # Within a batch job, named <job>-<restarts>; anything else is no attempt.
     here = Path(os.environ.get(ATTEMPT, ""))
     job, _, restarts = here.name.rpartition("-")
     if not (restarts and here.with_name(f"{here.name}.start").is_file()):
@@ -28,9 +29,10 @@ def later_attempt() -> str | None:
 
 
 def write_marker(kind: str, text: str) -> None:
-    """Write a marker, outside of a job nothing. For the first rank alone, when all ranks are as far."""
+    """Write a marker; do nothing outside of a job. For the first rank alone, when all ranks are as far."""
     path = os.environ.get(ATTEMPT)
     if path:
+        # Renamed when complete: the supervisor takes an empty marker for a decision, too.
         unfinished = Path(f"{path}.{kind}.unfinished")
         unfinished.write_text(text + "\n", encoding="utf-8")
         unfinished.replace(f"{path}.{kind}")

@@ -1,4 +1,6 @@
-"""What a file of trained weights is: its outputs by name, how frames became windows, and the spec it comes from."""
+"""Record in files of trained weights: names of the outputs, how frames became windows, and the spec; and its match with
+the spec that the weights are used by.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,19 @@ from adatad.spec.document import rename_old
 from adatad.spec.resolve import Quirks
 
 FORMAT_VERSION = 1
-"""Of checkpoints and of this record. Files of before, which have no version, are read as well."""
+"""Version of checkpoints and of this record. Older files, which have none, are read as well."""
 AGNOSTIC_OUTPUTS = ("action",)
 """The one output of a detector that doesn't tell classes apart."""
 TRAINED, MERGED = "trained", "merged"
 """`content` of a file of weights: the trained tensors alone, or all of the model's."""
 HEADER_FIELDS = ("content", "weights", "step", "frozen_fingerprint", "spec")
-"""What stands in a file's header beside the record."""
+"""Entries of a file's header beside the record."""
 HEAD_BIAS = "detector.head.cls_head.bias"
 """The parameter with a number for each output."""
-NAMES_SHOWN = 30
-"""Class names that a message lists of each side."""
-VALUE_LETTERS = 80
-"""Of a value in a message."""
+MAX_LISTED_NAMES = 30
+"""Class names that a message lists of each side; the rest is counted."""
+MAX_VALUE_CHARACTERS = 80
+"""Longest value in a message."""
 
 Name = Annotated[str, Field(min_length=1, max_length=10_000)]
 
@@ -45,8 +47,8 @@ class NewerVersionError(CheckpointError):
 
 
 class FrameRate(BaseModel):
-    """How seconds became frames. fps: `data.fps`, or null where the rate is the annotation file's; time: `data.time`,
-    or null in files of before there was such a key."""
+    """Rule by which seconds became frames. fps: `data.fps`, or null where the rate is the annotation file's; time:
+    `data.time`, or null in files of before there was such a key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -55,7 +57,7 @@ class FrameRate(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """The record, without the spec, which stands beside it.
+    """Record of trained weights, without the spec, which stands beside it.
 
     outputs: names in the order of the model's outputs; classes: those of the data set, the same unless the detector is
     class_agnostic. window: `data.window`; preprocessing: what else fixes the pixels of a window.
@@ -82,6 +84,7 @@ class ModelFacts(BaseModel):
         if len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise ValueError(f"classes: {twice!r} stands twice")
+        # One follows from the other: a file that was edited in one place alone is refused.
         if self.outputs != (AGNOSTIC_OUTPUTS if self.class_agnostic else self.classes):
             raise ValueError("outputs: aren't those of classes and class_agnostic")
         return self
@@ -95,12 +98,11 @@ class ModelFacts(BaseModel):
 def facts_of(spec: Spec, classes: Sequence[str]) -> ModelFacts:
     """Return the record of a model that is trained by `spec` on these classes, in the order of its outputs."""
     agnostic = spec.model.detector.class_agnostic
-    time = getattr(spec.data, "time", None)
     return ModelFacts(
         outputs=AGNOSTIC_OUTPUTS if agnostic else tuple(classes),
         classes=tuple(classes),
         class_agnostic=agnostic,
-        frame_rate=FrameRate(fps=spec.data.fps, time=time),
+        frame_rate=FrameRate(fps=spec.data.fps, time=spec.data.time),
         window=spec.data.window.model_dump(mode="json"),
         preprocessing={
             "size_pixels": spec.data.size_pixels,
@@ -113,6 +115,7 @@ def facts_of(spec: Spec, classes: Sequence[str]) -> ModelFacts:
 def facts_in_header(header: dict[str, str], where: object) -> ModelFacts | None:
     """Return the record in a file's header, None if it has none (an older file, or another project's). Raises
     CheckpointError."""
+    # Without a version it isn't ours, or is older than the record: its entries mean nothing here.
     if "format_version" not in header:
         return None
     fields = set(ModelFacts.model_fields)
@@ -137,21 +140,22 @@ def read_facts(content: Any, where: object) -> ModelFacts:
 
 
 def number_of_outputs(shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """By the shapes of a model's tensors; None for one without a head."""
+    """Return the number of outputs by the shapes of a model's tensors; None for one without a head."""
     shape = shapes.get(HEAD_BIAS, ())
     return shape[0] if len(shape) == 1 else None
 
 
 def check_outputs(facts: ModelFacts | None, shapes: Mapping[str, Sequence[int]], where: object) -> None:
-    """Raises CheckpointError unless there are as many names as outputs. shapes: of the tensors in the file."""
+    """Raise CheckpointError unless there are as many names as outputs. shapes: of the tensors in the file."""
     count = number_of_outputs(shapes)
     if facts is not None and count is not None and count != len(facts.outputs):
         raise CheckpointError(f"{where}: outputs: {len(facts.outputs)} names for {count} outputs ({HEAD_BIAS})")
 
 
 def check_version(content: dict[str, Any], known: Any, where: object) -> None:
-    """Raises NewerVersionError, with version and fields, for what a newer version of the program wrote."""
+    """Raise NewerVersionError, with version and fields, for what a newer version of the program wrote."""
     version = content.get("format_version", 0)
+    # True is a number to Python; such a version is refused later, with its field's name.
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
         unknown = sorted(name for name in content if name not in known)
         fields = f", which has {list_names(unknown)}" if unknown else ""
@@ -162,9 +166,9 @@ def check_version(content: dict[str, Any], known: Any, where: object) -> None:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Of pydantic's errors the first one in words, and how many more there are."""
+    """Return the first of pydantic's errors in words, and how many more there are."""
     first, *rest = error.errors(include_url=False)
-    place = shown(".".join(str(part)[:VALUE_LETTERS] for part in first["loc"]))
+    place = shown(".".join(str(part)[:MAX_VALUE_CHARACTERS] for part in first["loc"]))
     match first["type"]:
         case "missing":
             text = f"{place}: is missing"
@@ -180,17 +184,18 @@ def first_problem(error: ValidationError) -> str:
 
 
 def cut(value: object) -> str:
-    """Return a value in a message. Numbers without end aren't written out."""
+    """Return a value as a message shows it."""
+    # Python refuses to write out numbers of thousands of digits.
     if isinstance(value, int) and abs(value) > 10**18:
         return "a number of many digits"
     text = shown(repr(value)) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
-    return text if len(text) <= VALUE_LETTERS else f"{text[:VALUE_LETTERS]}..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
 
 
 def list_names(names: Sequence[str]) -> str:
     """Return the names with commas between them; of many the first, and how many more."""
-    listed = ", ".join(shown(name[:VALUE_LETTERS]) for name in names[:NAMES_SHOWN])
-    return listed + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
+    listed = ", ".join(shown(name[:MAX_VALUE_CHARACTERS]) for name in names[:MAX_LISTED_NAMES])
+    return listed + (f" and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else "")
 
 
 def differences(saved: ModelFacts, here: ModelFacts) -> Iterator[str]:
@@ -200,6 +205,7 @@ def differences(saved: ModelFacts, here: ModelFacts) -> Iterator[str]:
         ("", saved.preprocessing, here.preprocessing),
         ("data.", saved.frame_rate.model_dump(), here.frame_rate.model_dump()),
     )
+    # Saved entries first, then those that only this spec has: in the order in which files have them.
     for prefix, there, now in sections:
         for name in [*there, *(name for name in now if name not in there)]:
             # Files of before there was a key don't say what it was.
@@ -241,11 +247,13 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
         ]
     check_agnostic(facts, spec, path)
     labels = _plain_labels(spec)
+    # Before the classes are taken from the weights: after that, unknown labels would be an error of the annotations.
     if labels is not None:
         _refuse_unknown(labels, labels, facts, spec, path)
     if labels is not None and labels <= {*facts.classes, AMBIGUOUS}:
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"classes": facts.classes})})
     listed = _listed_classes(spec)
+    # All labels of the evaluated videos, with numbers turned into names by the spec's list.
     truth = ground_truth(spec.data, keep_ambiguous=Quirks.of(spec.compat).keep_ambiguous)
     annotated = {item["label"] for entry in truth["database"].values() for item in entry["annotations"]}
     _refuse_unknown(annotated, listed, facts, spec, path)
@@ -254,7 +262,8 @@ def match_for_test(spec: Spec, facts: ModelFacts | None, path: Path) -> tuple[Sp
 
 
 def check_agnostic(facts: ModelFacts | None, spec: Spec, path: Path) -> None:
-    """Raises CheckpointError if the weights tell classes apart and the spec's model doesn't, or the other way round."""
+    """Raise CheckpointError if the weights tell classes apart and the spec's model doesn't, or the other way round."""
+    # The same weights with another meaning of their outputs: no error would show it.
     if facts is not None and facts.class_agnostic != spec.model.detector.class_agnostic:
         there, here = (str(value).lower() for value in (facts.class_agnostic, spec.model.detector.class_agnostic))
         raise CheckpointError(
@@ -317,6 +326,7 @@ def match_for_resume(facts: ModelFacts | None, classes: Sequence[str], path: Pat
             f"{path}: doesn't say which classes its outputs are (an older file): they are taken in the spec's order: "
             f"{list_names(classes)}"
         ]
+    # Another order is no harm: training goes on in the checkpoint's.
     if set(facts.classes) != set(classes):
         lost, new = sorted(set(facts.classes) - set(classes)), sorted(set(classes) - set(facts.classes))
         only = [f"only the checkpoint has {list_names(lost)}"] if lost else []
@@ -349,8 +359,8 @@ def _listed_classes(spec: Spec) -> tuple[str, ...]:
 
 
 def _plain_labels(spec: Spec) -> set[str] | None:
-    """Labels of the evaluated videos where the spec leaves the class list to the annotation file, and labels there are
-    names, or there are none; None where the list, or numbers, need another one to be read."""
+    """Return the labels of the evaluated videos, read from the annotation file alone; None if that can't be: where the
+    spec gives a class list, or where labels are numbers, which mean nothing without one."""
     if spec.data.classes is not None:
         return None
     match_parts, key = Quirks.of(spec.compat).match_subset_parts, spec.data.label_key

@@ -1,4 +1,7 @@
-"""What a run says while it trains: its log, progress, metrics, and how long it waits for data."""
+"""Output of a run while it trains: its log, progress bar and metrics, and a warning if it waits for data.
+
+Nothing here may end a training: what can't be written is said once, and tried again.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from adatad.progress_bar import LINE_SECONDS, TIME_OF_DAY, new_bar, showing, tim
 
 
 class LogFile(logging.handlers.WatchedFileHandler):
-    """log.txt. Lines that can't be written are lost, which is said once; a file that was deleted is made anew."""
+    """Handler for log.txt. Lines that can't be written are lost, which is said once; a deleted file is made anew."""
 
     def __init__(self, path: Path, console: Console):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -34,6 +37,8 @@ class LogFile(logging.handlers.WatchedFileHandler):
         self._console, self._failing = console, False
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; on failure say so on the console, once until a line can be written again."""
+        # The base class would print a traceback on stderr for each line.
         failing, self._failing = self._failing, False
         try:
             self.reopenIfNeeded()
@@ -50,13 +55,14 @@ class LogFile(logging.handlers.WatchedFileHandler):
                 )
 
     def close(self) -> None:
+        """Close the file, whatever the disk says."""
         # Closing flushes once more what the disk didn't take.
         with suppress(OSError):
             super().close()
 
 
 class PlainLines(logging.Handler):
-    """Lines with the time of day, as they are, for what isn't a terminal."""
+    """Handler that prints lines with the time of day, for a console that isn't a terminal."""
 
     def __init__(self, console: Console):
         super().__init__()
@@ -64,6 +70,7 @@ class PlainLines(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print a line without wrapping or colours."""
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -71,6 +78,7 @@ def log_to(path: Path, console: Console) -> logging.Logger:
     """Return the run's logger, into the log.txt at `path` and onto the console. Raises FileError."""
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
+    # A process may train several runs, one after another: each has its own file.
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
@@ -87,9 +95,8 @@ def log_to(path: Path, console: Console) -> logging.Logger:
     return logger
 
 
-class Dispensable:
-    """Writes that training can do without: what fails is said once, tried again the next time, and said when it works
-    again."""
+class BestEffort:
+    """Writes that training can do without: a failure is said once, and so is that it works again."""
 
     def __init__(self, warn: Callable[[str], None]):
         self._warn = warn
@@ -97,7 +104,7 @@ class Dispensable:
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """what: a file or a kind of files, for the warning."""
+        """Turn an error of writing into a warning. what: a file or a kind of files, for the warning."""
         try:
             yield
         except (OSError, FileError) as error:
@@ -152,22 +159,23 @@ class ProgressBar:
             self._first_step, self._first_time = step, now
         if not self.console.is_terminal and (step % self.steps_per_epoch == 0 or now - self._line_time >= LINE_SECONDS):
             self._line_time = now
-            # Without evaluations to come.
+            # Time of training alone, without the evaluations to come.
             left = time_left(now - self._first_time, step - self._first_step, self._total - step)
             line = f"{time.strftime(TIME_OF_DAY)} {name}  step {step}/{self._total}  {values}  left {left}"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 RETRY_SECONDS = 60
+"""Time after which TensorBoard's files are tried again."""
 MAX_PENDING_LINES = 100_000
-"""Of metrics.jsonl, kept while they can't be written: about 100 MB."""
+"""Lines of metrics.jsonl that are kept while they can't be written: about 100 MB."""
 
 
-class Metrics:
-    """metrics.jsonl and tensorboard/ of a run directory. Only the first rank makes one."""
+class MetricsWriter:
+    """Writer of metrics.jsonl and tensorboard/ in a run directory; made on the first rank alone."""
 
-    def __init__(self, run_directory: Path, first_step: int, dispensable: Dispensable):
-        self._path, self._folder, self._dispensable = run_directory / "metrics.jsonl", run_directory, dispensable
+    def __init__(self, run_directory: Path, first_step: int, best_effort: BestEffort):
+        self._path, self._folder, self._best_effort = run_directory / "metrics.jsonl", run_directory, best_effort
         self._pending: list[bytes] = []
         self._board: SummaryWriter | None = None
         self._retry_at = 0.0
@@ -176,68 +184,76 @@ class Metrics:
         self._open_board(first_step + 1 if first_step else None)
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
-        """Scalars, or dictionaries of scalars to any depth, of one moment; lists go to the JSON lines alone."""
+        """Write the values of one moment: scalars, or dictionaries of them to any depth; lists go to JSON alone."""
         line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **values}) + "\n"
+        # Lines that couldn't be written go first the next time, so that their order stays.
         self._pending = [*self._pending, line.encode()][-MAX_PENDING_LINES:]
-        with self._dispensable.writing("metrics.jsonl"):
+        with self._best_effort.writing("metrics.jsonl"):
             self._append()
         self._to_board(lambda board: [board.add_scalar(tag, scalar, step) for tag, scalar in _scalars(kind, values)])
 
     def text(self, name: str, text: str) -> None:
+        """Show YAML on TensorBoard's page of texts."""
         self._to_board(lambda board: board.add_text(name, f"```yaml\n{text}\n```"))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """image: uint8 [height, width, 3]."""
+        """Show an image, uint8 [height, width, 3], on TensorBoard."""
         self._to_board(lambda board: board.add_image(name, image, step, dataformats="HWC"))
 
     def close(self) -> None:
+        """Close TensorBoard's file."""
         self._to_board(lambda board: board.close())
         self._board = None
 
     def _append(self) -> None:
-        """All lines or none: half a line would join with the next one."""
+        """Append all pending lines, or none and raise OSError."""
         with self._path.open("ab", buffering=0) as file:
             size, content = os.fstat(file.fileno()).st_size, b"".join(self._pending)
             try:
                 while content:
                     content = content[file.write(content) :]
             except OSError:
+                # Half a line would join with the next one.
                 os.ftruncate(file.fileno(), size)
                 raise
         self._pending = []
 
     def _open_board(self, purge_step: int | None = None) -> None:
-        with self._dispensable.writing("tensorboard"):
+        with self._best_effort.writing("tensorboard"):
             self._board = SummaryWriter(self._folder / "tensorboard", purge_step=purge_step)
 
     def _to_board(self, action: Any) -> None:
         if self._board is None and time.monotonic() >= self._retry_at:
             self._open_board()
+        # Values of this time are lost to TensorBoard; metrics.jsonl has them.
         if self._board is None:
             return
-        with self._dispensable.writing("tensorboard"):
+        with self._best_effort.writing("tensorboard"):
             try:
                 action(self._board)
             except OSError:
-                # Its thread has ended: another writer begins another file.
+                # Its thread has ended for good: after a while another writer begins another file.
                 self._board, self._retry_at = None, time.monotonic() + RETRY_SECONDS
                 raise
 
 
 def memory_values(allocated: int, device: torch.device) -> dict[str, int]:
-    """Peak bytes as metrics name them: what tensors took, and on a GPU what the allocator held for them, with gaps."""
+    """Return peak bytes as metrics name them: of tensors, and on a GPU also what the allocator held for them."""
     reserved = {"reserved_bytes": torch.cuda.max_memory_reserved(device)} if device.type == "cuda" else {}
     return {"memory_bytes": allocated, **reserved}
 
 
 def _silence_board_threads() -> None:
-    """A full disk ends TensorBoard's thread with an error, which its writer raises again: no traceback besides."""
+    """Print no traceback when a full disk ends TensorBoard's thread: its writer raises the same error again."""
+    # A hook of all threads, as TensorBoard gives no access to its own; the thread is known by its private class's name.
     previous = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
+        """Pass all errors on but those of a disk in TensorBoard's thread."""
         if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
             previous(args)
 
+    # Marked, so that a second run in this process doesn't put a hook around the hook.
     hook.of_board = True
     if not getattr(previous, "of_board", False):
         threading.excepthook = hook
@@ -252,19 +268,20 @@ def _scalars(tag: str, value: Any) -> Iterator[tuple[str, float]]:
         yield tag, value
 
 
-TOO_MUCH = 0.1
-"""Share of the time of steps above which waiting is worth a warning."""
+MAX_WAIT_SHARE = 0.1
+"""Share of an epoch's time above which waiting for data is worth a warning."""
 
 
 class DataWait:
-    """Sums over the steps of an epoch. The first step of a run isn't counted: its loader has only just begun."""
+    """Time that an epoch's steps have waited for data. The first step of a run isn't counted: its loader has only just
+    begun."""
 
     def __init__(self) -> None:
         self.waited_seconds = self.whole_seconds = 0.0
         self._started = self._said = False
 
     def add(self, waited_seconds: float, whole_seconds: float) -> None:
-        """A step that took `whole_seconds`, of which it waited for its batch `waited_seconds`."""
+        """Count a step that took `whole_seconds`, of which it waited for its batch `waited_seconds`."""
         if self._started:
             self.waited_seconds += waited_seconds
             self.whole_seconds += whole_seconds
@@ -275,7 +292,7 @@ class DataWait:
         afresh."""
         share = self.waited_seconds / self.whole_seconds if self.whole_seconds else 0.0
         self.waited_seconds = self.whole_seconds = 0.0
-        if self._said or share <= TOO_MUCH:
+        if self._said or share <= MAX_WAIT_SHARE:
             return None
         self._said = True
         return (

@@ -1,4 +1,4 @@
-"""Which process may write a run's checkpoints: the last one that opened the run.
+"""Ownership of a run: the last process that opened it may write its checkpoints, and no other.
 
 A node that was cut off from its cluster goes on working beside the run that was started again elsewhere. What it writes
 must not take the place of anything that the new one wrote.
@@ -24,8 +24,8 @@ from adatad.files import FileError, read_text, reason
 from adatad.printing import program
 from adatad.training.markers import later_attempt
 
-FILE = "owner.txt"
-FACTS = re.compile(
+OWNER_FILE = "owner.txt"
+OWNER_LINE = re.compile(
     r"\S+ on (?P<host>\S+), pid (?P<pid>\d{1,9}), (?P<since>[^,\n]*)"
     r"(, by (?P<command>[^,\n]*), start (?P<start>\d{1,18}))?"
 )
@@ -39,7 +39,8 @@ class RunOwnershipLost(UserError):  # noqa: N818, what happened is the name
 
 @dataclass(frozen=True)
 class Owner:
-    """One opening of a run. token: unlike that of any other opening; it may be part of a file's name."""
+    """One opening of a run, which owner.txt names until the next. token: of this opening alone; it may be part of a
+    file's name. text: the file's content."""
 
     folder: Path
     token: str
@@ -52,15 +53,16 @@ class Owner:
         that what this process holds can be saved.
         """
         try:
-            text = (self.folder / FILE).read_text(encoding="utf-8", errors="replace")
+            text = (self.folder / OWNER_FILE).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             text = ""
         except OSError as error:
             raise FileError(
-                f"{self.folder / FILE}: can't be read: {reason(error)}; is the disk still there?"
+                f"{self.folder / OWNER_FILE}: can't be read: {reason(error)}; is the disk still there?"
             ) from error
+        # Somebody's clean-up, or a full disk: nobody else has claimed the run.
         if not text.strip():
-            logger.warning("%s was deleted or emptied while this run trains: written anew", self.folder / FILE)
+            logger.warning("%s was deleted or emptied while this run trains: written anew", self.folder / OWNER_FILE)
             self.write()
         elif text.split()[0] != self.token:
             raise RunOwnershipLost(
@@ -69,26 +71,27 @@ class Owner:
             )
 
     def write(self) -> None:
-        """Raises FileError."""
-        # A checkpoint's thread may find it missing at the same moment.
-        unfinished = self.folder / f".{FILE}.{self.token}.{threading.get_ident()}"
+        """Write owner.txt. Raises FileError."""
+        # The thread that writes checkpoints may find it missing at the same moment: each thread has its own file.
+        unfinished = self.folder / f".{OWNER_FILE}.{self.token}.{threading.get_ident()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished.write_text(self.text, encoding="utf-8")
-            unfinished.replace(self.folder / FILE)
+            unfinished.replace(self.folder / OWNER_FILE)
         except OSError as error:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
             saved = any(self.folder.glob("checkpoints/step-*"))
             then = f"{resume_arguments(self.folder)} goes on from the last checkpoint" if saved else "start again"
             raise FileError(
-                f"{self.folder / FILE}: can't be written: {reason(error)}; make room, and {then}"
+                f"{self.folder / OWNER_FILE}: can't be written: {reason(error)}; make room, and {then}"
             ) from error
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What owner.txt says of the last process that opened a run. command: the tool's file name, "" if not known."""
+    """Content of owner.txt: the last process that opened a run. command: the tool's file name, "" if not known; start:
+    as `process_start`, 0 if not known."""
 
     host: str
     pid: int
@@ -97,30 +100,35 @@ class Opening:
     start: int
 
     def describe(self) -> str:
+        """Return process, host and time in words."""
         by = f"{self.command}, " if self.command else ""
         return f"{by}pid {self.pid} on {self.host}, since {self.since}"
 
     def alive(self) -> bool:
-        """Whether that process still runs; known of this host alone."""
+        """Return whether that process still runs on this host; False for one of another host, which isn't known."""
         # A file of an older version doesn't tell when its process was started.
-        start = start_of(self.pid)
+        start = process_start(self.pid)
         return self.host == socket.gethostname() and start is not None and self.start in (0, start)
 
 
 def resume_arguments(folder: Path) -> str:
-    """The arguments that continue the run in a folder: without --id that would be id0."""
+    """Return the arguments that continue the run in a folder."""
+    # Without --id it would be id0.
     number = folder.name.removeprefix("id")
     named = number != folder.name and number.isdecimal() and int(number)
     return "--resume auto" + (f" --id {number}" if named else "")
 
 
-def start_of(pid: int) -> int | None:
-    """What tells a process from a later one of the same number; None if there is none. On Linux clock ticks since the
-    machine's start, which no change of the clock moves."""
+def process_start(pid: int) -> int | None:
+    """Return what tells a process from a later one of the same number; None if there is none.
+
+    On Linux clock ticks since the machine's start, which no change of the clock moves; elsewhere seconds since 1970.
+    """
     with suppress(OSError, ValueError, IndexError):
         stat = Path(f"/proc/{pid}/stat").read_text()
         # The command's name, in brackets, may hold anything.
         state, *rest = stat[stat.rindex(")") + 2 :].split()
+        # Field 22 of proc(5); a zombie has ended already.
         return None if state in "ZX" else int(rest[18])
     with suppress(psutil.Error):
         return int(psutil.Process(pid).create_time())
@@ -128,9 +136,9 @@ def start_of(pid: int) -> int | None:
 
 
 def last_opening(folder: Path) -> Opening | None:
-    """None where no process has said that it opened the run."""
+    """Return who opened a run last; None where owner.txt is missing or unreadable."""
     with suppress(FileError):
-        found = FACTS.match(read_text(folder / FILE))
+        found = OWNER_LINE.match(read_text(folder / OWNER_FILE))
         if found:
             start = int(found["start"] or 0)
             return Opening(found["host"], int(found["pid"]), found["since"], found["command"] or "", start)
@@ -138,16 +146,18 @@ def last_opening(folder: Path) -> Opening | None:
 
 
 def new_owner(folder: Path) -> Owner:
-    """This process as the owner of a run's folder; `write` makes it known.
+    """Return this process as the owner of a run's folder; `write` makes it known.
 
-    Raises RunOwnershipLost in an attempt of a job that Slurm has started again already: a cut-off node may be slow.
+    Raises RunOwnershipLost in an attempt of a job that Slurm has started again already.
     """
+    # A node that was cut off may come this far after the next attempt has begun on others.
     later = later_attempt()
     if later:
         raise RunOwnershipLost(f"{folder}: attempt {later} of this job has begun since; this one leaves the run to it")
+    # A random token: a process number and a host may come again, on the same machine or in a container.
     token, pid = uuid.uuid4().hex[:12], os.getpid()
     text = f"{token} on {socket.gethostname()}, pid {pid}, {time.strftime('%F %T')}"
-    return Owner(folder, token, f"{text}, by {this_command()}, start {start_of(pid) or 0}\n")
+    return Owner(folder, token, f"{text}, by {this_command()}, start {process_start(pid) or 0}\n")
 
 
 def claim(folder: Path) -> Owner:
@@ -159,5 +169,5 @@ def claim(folder: Path) -> Owner:
 
 
 def this_command() -> str:
-    """The command that this process runs, in one word: adatad-train."""
+    """Return the command that this process runs, in one word: adatad-train."""
     return re.sub(r"[^\w.-]", "_", Path(program()).name.replace(" ", "-")) or "python"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,24 +13,24 @@ from adatad.convert.weight_file import read_header, read_weight_file
 from adatad.data.dataset import video_path
 from adatad.errors import UserError
 from adatad.evaluation.score_files import read_detections
-from adatad.files import FileError, check_output_folder, read_json, write_json
+from adatad.files import FileError, check_output_folder, listed, read_json, write_json
 from adatad.parallel.processes import Processes, is_first_rank
 from adatad.report.scores import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
 from adatad.spec.experiments import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
-from adatad.training.checkpoint_check import why_broken
+from adatad.training.checkpoint_check import sha256, why_broken
 from adatad.training.resolve import annotations_for, resolve_run
 from adatad.training.run import train
 from adatad.training.run_directory import run_directory
 from adatad.training.score import score_checkpoint
-from adatad.training.validation import scores
+from adatad.training.validation import score_summary
 
 TESTED = "tested.json"
-"""What detections.json beside it comes from."""
+"""File of the checkpoint, its files and the spec that detections.json beside it comes from."""
 
 
 class MissingFilesError(UserError):
-    """Files that a row needs and that aren't there."""
+    """Files that an experiment needs and that aren't there."""
 
 
 def reproduce(spec: Spec, checkpoint: Path | None = None) -> tuple[dict[str, Any], Reproduction | None]:
@@ -41,8 +40,8 @@ def reproduce(spec: Spec, checkpoint: Path | None = None) -> tuple[dict[str, Any
     """
     lines = missing(spec, checkpoint)
     if lines:
-        listed = "".join(f"\n  {line}" for line in lines)
-        raise MissingFilesError(f"{spec.name} can't run yet; {len(lines)} things are missing:{listed}")
+        rows = "".join(f"\n  {line}" for line in lines)
+        raise MissingFilesError(f"{spec.name} can't run yet; {len(lines)} things are missing:{rows}")
     folder = run_directory(spec).path
     if checkpoint is None:
         result, how = train(spec, resume="auto"), f"Trained here: {folder}."
@@ -53,15 +52,16 @@ def reproduce(spec: Spec, checkpoint: Path | None = None) -> tuple[dict[str, Any
 
 
 def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Scores of a checkpoint; where the same one has been tested before, from the detections that were kept."""
+    """Return the scores of a checkpoint, of the detections that were kept if the same one has been tested before."""
     detections, record = folder / "detections.json", folder / TESTED
     wanted = {"checkpoint": str(checkpoint.resolve()), "files": _stamps(checkpoint), "spec": to_yaml(spec)}
-    # Files that were cut or changed since don't count.
+    # Testing takes hours, scoring seconds: a command that is typed again scores what it has found before. Files that
+    # were cut or changed since don't count.
     with suppress(FileError):
         if record.is_file() and detections.is_file() and read_json(record) == wanted:
             annotations = annotations_for(spec, training=False)
             run = resolve_run(spec, Processes(0, 1, torch.device("cpu")), annotations)
-            return scores(read_detections(detections), run)
+            return score_summary(read_detections(detections), run)
     check_output_folder(folder)
     if is_first_rank():
         record.unlink(missing_ok=True)
@@ -73,14 +73,13 @@ def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
 
 
 def _stamps(checkpoint: Path) -> dict[str, list[int]]:
-    """Size and time of change of a checkpoint's files."""
+    """Return size in bytes and time of change in ns of a checkpoint's files."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file()) if checkpoint.is_dir() else [checkpoint]
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()}
 
 
-NAMED = 10
-"""Missing videos that are named; the rest is counted."""
-READ_BYTES = 1 << 24
+MAX_LISTED_VIDEOS = 10
+"""Missing videos that a line names; the rest is counted."""
 
 
 def missing(spec: Spec, checkpoint: Path | None = None) -> list[str]:
@@ -109,34 +108,27 @@ def _unusable(checkpoint: Path) -> str | None:
     if checkpoint.suffix == ".safetensors":
         read_header(checkpoint)
     else:
-        # Mapped, not read.
+        # torch maps the file: its pages aren't read here.
         read_weight_file(checkpoint)
     return None
 
 
 def _weights(spec: Spec) -> Iterator[str]:
     backbone = spec.model.backbone
+    # Nothing to fetch; whether training may begin without weights is for the model to say.
     if backbone.weights in (None, "random"):
         return
     path, start = Path(backbone.weights), digest_start(backbone.weights)
     if not path.is_file():
         known = f", SHA-256 begins with {start}" if start else ""
         yield f"weights {path} (about {about_bytes(backbone) / 1e6:.0f} MB{known}){where_published(str(path))}"
-    elif start and not (found := _digest(path)).startswith(start):
+    elif start and not (found := sha256(path)).startswith(start):
         yield f"weights {path}: damaged: SHA-256 begins with {found[:8]}, not {start}{where_published(str(path))}"
     else:
         try:
             read_weight_file(path)
         except UserError as error:
             yield f"weights {error}{where_published(str(path))}"
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(READ_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _files(spec: Spec) -> Iterator[str]:
@@ -157,6 +149,7 @@ def _videos(spec: Spec, training: bool, files: list[str]) -> Iterator[str]:
     if not Path(spec.data.videos).is_dir():
         yield f"videos, folder {spec.data.videos}{where}"
         return
+    # Which videos there should be is in the annotations, which are missing, too.
     if files:
         return
     try:
@@ -167,5 +160,4 @@ def _videos(spec: Spec, training: bool, files: list[str]) -> Iterator[str]:
     wanted = (*annotations.train, *annotations.validation) if training else annotations.validation
     gone = [path.name for video in wanted if not (path := video_path(spec.data, video.name)).is_file()]
     if gone:
-        named = ", ".join(gone[:NAMED]) + (f" and {len(gone) - NAMED} more" if len(gone) > NAMED else "")
-        yield f"{len(gone)} of {len(wanted)} videos in {spec.data.videos}: {named}{where}"
+        yield (f"{len(gone)} of {len(wanted)} videos in {spec.data.videos}: {listed(gone, MAX_LISTED_VIDEOS)}{where}")

@@ -1,14 +1,17 @@
-"""Which run it is, from which checkpoint it goes on, and what must agree with that; before a directory is changed."""
+"""The start of a run: its id, the checkpoint that it goes on from, and what must agree with that.
+
+Everything is checked before a directory is changed, so that a refused start leaves all as it was. `chosen_run` comes
+first, then the state is built, then `open_for_training`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import yaml
@@ -19,7 +22,6 @@ from adatad.parallel.processes import Processes
 from adatad.spec import Spec, to_yaml
 from adatad.spec.load import renamed_yaml
 from adatad.training.checkpoint import (
-    SHARDS,
     Checkpoint,
     CheckpointError,
     all_checkpoints,
@@ -43,11 +45,11 @@ from adatad.training.run_directory import (
     with_id,
 )
 from adatad.training.setup import TrainState
-from adatad.training.tensors import load_shards, load_whole_tensors
+from adatad.training.state_io import restore_checkpoint
 
 AUTO = "auto"
 MAX_LISTED = 20
-"""Parameters that are named when a checkpoint is of another model."""
+"""Parameters that a message names when a checkpoint is of another model."""
 
 
 class ResumeError(UserError):
@@ -58,9 +60,7 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
     """Return the checkpoint that `resume` names, None for a fresh start; and a line for each broken one that auto
     skipped.
 
-    A directory holds one course of training: the newest checkpoint is kept and resumed from, so one that is named must
-    be the newest, or start a run that has none. Raises ResumeError, also where
-    auto finds broken ones alone: a fresh start would write over them.
+    Raises ResumeError, also where auto finds broken ones alone: a fresh start would write over them.
     """
     if resume == AUTO:
         newest, skipped = newest_checkpoint(run.checkpoints)
@@ -80,7 +80,11 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
     if not (path / MANIFEST).exists() and all_checkpoints(folder):
         names = ", ".join(checkpoint.name for checkpoint in all_checkpoints(folder))
         raise ResumeError(f"--resume {resume}: is a run, not a checkpoint of it; name one in {folder} ({names})")
-    others = _others(run.checkpoints, path)
+    # A directory holds one course of training, which auto continues from its newest checkpoint: one that is named must
+    # be that, or come from another run to start one that has none.
+    there, real = all_checkpoints(run.checkpoints), path.resolve()
+    places = [checkpoint.resolve() for checkpoint in there]
+    others = there[places.index(real) + 1 :] if real in places else there
     if others:
         names = ", ".join(other.name for other in others)
         raise ResumeError(
@@ -90,17 +94,10 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
     return path, []
 
 
-def go_on(run: RunDirectory, resume: str | None) -> str:
-    """Return what `--resume` means to an attempt that torchrun started after an earlier one of the same job had opened
-    the run: that one's checkpoints, if it came so far."""
+def resume_after_restart(run: RunDirectory, resume: str | None) -> str:
+    """Return what `--resume` means where torchrun starts its processes again after they had opened the run: the
+    checkpoints that were written since, if any."""
     return AUTO if resume is None or all_checkpoints(run.checkpoints) else resume
-
-
-def _others(folder: Path, path: Path) -> list[Path]:
-    """Checkpoints of a run that aren't before, or at, the one at `path`."""
-    there, real = all_checkpoints(folder), path.resolve()
-    places = [checkpoint.resolve() for checkpoint in there]
-    return there[places.index(real) + 1 :] if real in places else there
 
 
 def open_for_training(
@@ -119,16 +116,18 @@ def open_for_training(
     """
     processes, here = state.processes, state.run.directory
     path, skipped, checkpoint = None, [], None
-    if processes.noted(OPENED):
-        resume, overwrite = on_main(processes, lambda: go_on(here, resume)), False
+    # Started again by torchrun, with the arguments of the first time: --overwrite would delete the run's own work.
+    if processes.noted(NOTED_OPEN):
+        resume, overwrite = processes.on_main(lambda: resume_after_restart(here, resume)), False
     numbers = numbers_in(state.shapes[name] for name in state.trained)
-    on_main(processes, lambda: check_room(here.path, numbers, resume is not None))
+    processes.on_main(lambda: check_room(here.path, numbers, resume is not None))
     # A checkpoint that can't be used must leave nothing behind: it is read before the directory is made.
     if resume is not None:
-        path, skipped = on_main(processes, lambda: checkpoint_to_resume(here, resume))
+        path, skipped = processes.on_main(lambda: checkpoint_to_resume(here, resume))
     if path is not None:
+        # An engine that has no shards of its own takes full tensors, whoever wrote them.
         own_parts = is_sharded(path) and state.engine.saves_shards
-        checkpoint = read_checkpoint(path, whole=not own_parts)
+        checkpoint = read_checkpoint(path, full=not own_parts)
         # Names first: other classes mean other shapes, which would say less.
         check_agnostic(checkpoint.facts, state.spec, path)
         classes, lines = match_for_resume(checkpoint.facts, state.run.annotations.classes, path)
@@ -137,24 +136,30 @@ def open_for_training(
         progress = Progress(**checkpoint.state["progress"])
         lines += check_position(progress, state.run.steps_per_epoch, path, _most_steps(state, checkpoint))
         skipped = [*skipped, *lines]
+    # Now, and not at the first evaluation: hours of training come before that.
     if not overwrite:
-        on_main(processes, lambda: check_best(here.checkpoints))
-    run = opened or on_main(
-        processes, lambda: open_run(state.spec, resume is not None, overwrite, is_reserved, console.print)
+        processes.on_main(lambda: check_best(here.checkpoints))
+    run = opened or processes.on_main(
+        lambda: open_run(state.spec, resume is not None, overwrite, is_reserved, console.print)
     )
-    processes.note(OPENED)
+    processes.note(NOTED_OPEN)
     logger = log_to(run.path / "log.txt", console) if processes.is_main else silent_logger()
     for line in skipped:
         logger.warning(line)
     if checkpoint is not None:
-        return run, logger, _restore(state, checkpoint, path, logger)
+        for line in spec_changes(checkpoint.spec_yaml, to_yaml(state.run.saved_spec)):
+            logger.warning("the spec has changed since %s: %s", path.name, line)
+        progress = restore_checkpoint(state, checkpoint, path)
+        logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
+        return run, logger, progress
     if resume is not None:
         logger.info("no checkpoint in %s: starting afresh", run.checkpoints)
     return run, logger, Progress()
 
 
 def _most_steps(state: TrainState, checkpoint: Checkpoint) -> int | None:
-    """Return the steps of an epoch with batches of one video; None if the checkpoint was trained by other data."""
+    """Return the steps of an epoch with batches of one video, which no epoch of the run can have exceeded; None if the
+    checkpoint was trained by other data."""
     try:
         here, there = yaml.safe_load(to_yaml(state.run.saved_spec)), yaml.safe_load(renamed_yaml(checkpoint.spec_yaml))
     except (yaml.YAMLError, ValueError):
@@ -164,24 +169,9 @@ def _most_steps(state: TrainState, checkpoint: Checkpoint) -> int | None:
     return most if there.get("data") == here["data"] else None
 
 
-def _restore(state: TrainState, checkpoint: Checkpoint, path: Path, logger: logging.Logger) -> Progress:
-    """Put a checkpoint's tensors and states into the state; return where the run stands."""
-    for line in spec_changes(checkpoint.spec_yaml, to_yaml(state.run.saved_spec)):
-        logger.warning("the spec has changed since %s: %s", path.name, line)
-    if next(iter(checkpoint.parameters.values())).is_meta:
-        load_shards(state, path / SHARDS, checkpoint.state["optimizer_step"])
-    else:
-        load_whole_tensors(state, checkpoint.parameters, checkpoint.ema, checkpoint.optimizer)
-    state.engine.load_scaler(checkpoint.state["scaler"])
-    state.normalizer.value = checkpoint.state["normalizer"]
-    progress = Progress(**checkpoint.state["progress"])
-    logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
-    return progress
-
-
 def spec_changes(before: str, now: str) -> list[str]:
-    """Return the lines of a saved spec that aren't those of this run's, as "- old" and "+ new"; where a run lies
-    doesn't count."""
+    """Return the lines of a saved spec that aren't those of this run's, as "- old" and "+ new"."""
+    # The section `run`, the last one, says only where the run lies.
     before = renamed_yaml(before)
     lines = difflib.ndiff(before.partition("\nrun:")[0].splitlines(), now.partition("\nrun:")[0].splitlines())
     return [line for line in lines if line[0] in "+-"]
@@ -190,8 +180,8 @@ def spec_changes(before: str, now: str) -> list[str]:
 def check_same_model(
     shapes: dict[str, torch.Size], trained: list[str], frozen_fingerprint: str, checkpoint: Checkpoint, path: Path
 ) -> None:
-    """Raise CheckpointError for a checkpoint of other trained parameters or other frozen weights. shapes: of the
-    model's parameters."""
+    """Raise CheckpointError for a checkpoint of other trained parameters or other frozen weights. shapes: of all of the
+    model's parameters, by name."""
     here = {name: tuple(shapes[name]) for name in trained}
     there = {name: tuple(tensor.shape) for name, tensor in checkpoint.parameters.items()}
     lines = [f"{name}: only in the checkpoint" for name in sorted(there.keys() - here.keys())]
@@ -206,15 +196,14 @@ def check_same_model(
         raise CheckpointError(f"{path}: was trained on other frozen weights than model.backbone.weights gives")
 
 
-T = TypeVar("T")
-OPENED = "run opened"
-"""Noted for later attempts of a job that torchrun restarts."""
-SETTLED = "id of the run"
+NOTED_OPEN, NOTED_ID = "run opened", "id of the run"
+"""Notes in torchrun's store, which outlive its processes: for those that it starts again after a failure."""
 
 
 @dataclass(frozen=True)
-class Settled:
-    """spec: with the run's id. is_reserved: its directory was made for this process. notes: what is to be said."""
+class ChosenRun:
+    """The run that this process trains. spec: with the run's id; is_reserved: its directory was made for this process;
+    notes: lines for the log."""
 
     spec: Spec
     is_reserved: bool = False
@@ -222,46 +211,34 @@ class Settled:
 
 
 @contextmanager
-def settled(spec: Spec, processes: Processes, resume: str | None, overwrite: bool) -> Iterator[Settled]:
-    """Which run it becomes. A fresh one that the user gave no id takes the next free id, of which nothing is left if
-    the run isn't opened while the context lasts. Raises RunDirectoryError, FileError, on all ranks."""
-    earlier = processes.noted_text(SETTLED)
+def chosen_run(spec: Spec, processes: Processes, resume: str | None, overwrite: bool) -> Iterator[ChosenRun]:
+    """Yield which run this becomes: the one that the user named, or the next free id.
+
+    A directory that was reserved for a free id is removed again if the run isn't opened while the context lasts. All
+    ranks call it. Raises RunDirectoryError, FileError, on all ranks.
+    """
+    earlier = processes.noted_text(NOTED_ID)
     if earlier is not None:
-        # What an earlier attempt of this job has taken is this one's too.
-        yield Settled(with_id(spec, int(earlier)), is_reserved=True)
+        # Started again by torchrun: the id that the first start took is this one's too.
+        yield ChosenRun(with_id(spec, int(earlier)), is_reserved=True)
         return
     if resume is not None or overwrite or names_its_id(spec):
-        yield Settled(spec, notes=on_main(processes, lambda: _which_of_several(spec, resume)))
+        yield ChosenRun(spec, notes=processes.on_main(lambda: _which_of_several(spec, resume)))
         return
     with ExitStack() as stack:
-        number = on_main(processes, lambda: stack.enter_context(reserved(spec)).run.id)
-        processes.note(SETTLED, str(number))
+        number = processes.on_main(lambda: stack.enter_context(reserved(spec)).run.id)
+        processes.note(NOTED_ID, str(number))
         own, notes = with_id(spec, number), ()
         if number != spec.run.id:
             taken, here = run_directory(spec).path, run_directory(own).path
             notes = (f"{taken} holds a run (--resume auto continues it, --overwrite deletes it): this one is {here}",)
-        yield Settled(own, True, notes)
+        yield ChosenRun(own, True, notes)
 
 
 def _which_of_several(spec: Spec, resume: str | None) -> tuple[str, ...]:
-    """Return a line if `--resume auto` could mean several runs."""
+    """Return a line to log if `--resume auto` could mean several runs."""
     others = [number for number in ids_of(spec) if number != spec.run.id]
     if resume is None or names_its_id(spec) or not others:
         return ()
     names = ", ".join(f"id{number}" for number in others)
     return (f"--resume continues {run_directory(spec).path}; there are {names} too, which --id would name",)
-
-
-def on_main(processes: Processes, action: Callable[[], T]) -> T:
-    """Return what the first rank's action returns, on every rank; what stops it stops every rank."""
-    result, error = None, None
-    if processes.is_main:
-        try:
-            result = action()
-        except Exception as caught:
-            error = caught
-    # Every rank must see the same, also while files change.
-    result, error = processes.gather((result, error))[0]
-    if error is not None:
-        raise error
-    return result

@@ -26,14 +26,14 @@ from adatad.training.determinism import run_arithmetic
 from adatad.training.loaders import check_shared_memory
 from adatad.training.loop import Training
 from adatad.training.markers import ATTEMPT, DONE, write_marker
-from adatad.training.monitor import Dispensable, Metrics
+from adatad.training.monitor import BestEffort, MetricsWriter
 from adatad.training.out_of_memory import OutOfMemoryError, explain, is_out_of_memory, snapshot_when_full
 from adatad.training.resolve import ResolvedRun, annotations_for, check_batch
-from adatad.training.resume import ResumeError, on_main, open_for_training, settled
+from adatad.training.resume import ResumeError, chosen_run, open_for_training
 from adatad.training.run_directory import RunDirectory, run_directory
 from adatad.training.setup import TrainState, initial_state
 from adatad.training.signals import DRAWING, Stopped, StopRequest, say
-from adatad.training.validation import Detections, check_classifier, scores
+from adatad.training.validation import Detections, check_classifier, score_summary
 
 BOARD_TIMELINES = 4
 """Validation videos whose timelines TensorBoard shows after each evaluation."""
@@ -57,6 +57,7 @@ def train_run(
     after one that had opened the run goes on from that one's checkpoints. stop: one that is installed already; signals
     before it was would be lost.
     """
+    # Before processes are started, which takes seconds.
     if resume is not None and overwrite:
         raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
     own = StopRequest().install() if stop is None else None
@@ -64,7 +65,7 @@ def train_run(
     try:
         with lasting_output(), start_processes(spec.train.hang_seconds) as processes:
             leave_if_asked(processes, asked)
-            with run_arithmetic(spec.train, processes.device), settled(spec, processes, resume, overwrite) as which:
+            with run_arithmetic(spec.train, processes.device), chosen_run(spec, processes, resume, overwrite) as which:
                 attempt = PlanRetry(processes, resume, overwrite, which.is_reserved, asked, which.notes)
                 return _train(which.spec, attempt), run_directory(which.spec).path
     except Exception:
@@ -78,22 +79,25 @@ def train_run(
 
 
 def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
-    """Train, when it is settled which run this is."""
+    """Train the run that this has become, with the first memory plan that fits; draw its report."""
+    # All checks that need no model come first: a mistake in the data shows within seconds.
     processes = attempt.processes
     annotations = annotations_for(spec)
     videos = annotations.train + annotations.validation
     check_videos(spec.data, videos)
     attempt.notes = (*attempt.notes, *check_classifier(spec, annotations))
     check_batch(spec, processes.world, annotations)
+    # With data.stage_to everything from here on reads the copies on the node's own disk.
     stage(spec.data, (video.name for video in videos), attempt.console.print)
-    lines = on_main(processes, lambda: check_times(spec.data, annotations.train, annotations.validation))
+    lines = processes.on_main(lambda: check_times(spec.data, annotations.train, annotations.validation))
     attempt.notes = (*attempt.notes, *lines)
     leave_if_asked(processes, attempt.stop)
     choices = resolve_choices(spec, processes, annotations)
     run, lines = next(choices)
     check_shared_memory(run)
     # Annotations that can't be scored must not come to light after the first epochs.
-    scores({}, run)
+    score_summary({}, run)
+    # The second choice, if there is one, is the next smaller plan.
     result = None
     try:
         result = attempt.train(run, lines, smaller := next(choices, None))
@@ -115,8 +119,8 @@ def _train(spec: Spec, attempt: PlanRetry) -> dict[str, Any]:
 
 
 def leave_if_asked(processes: Processes, stop: StopRequest) -> None:
-    """Leave before training begins, all ranks together, if any was asked to stop. A batch job goes on to its first
-    step, which it saves: one that ends here several times would count as idle."""
+    """Leave before training begins, all ranks together, if any was asked to stop. Raises Stopped."""
+    # A batch job goes on to its first step, which it saves: one that ends here several times would count as idle.
     if ATTEMPT in os.environ or not processes.any(stop.signal_name is not None):
         return
     line, code = stop.nothing_saved()
@@ -132,7 +136,8 @@ class PlanOutOfMemory(Exception):  # noqa: N818, training catches it
 
 @dataclass
 class PlanRetry:
-    """Training with one choice of the planner, or with the next if memory runs out before anything has changed."""
+    """Training under one memory plan of the planner, and once more under the next one if memory runs out before any
+    weight has changed."""
 
     processes: Processes
     resume: str | None
@@ -142,9 +147,9 @@ class PlanRetry:
     notes: tuple[str, ...] = ()
     """Lines for the log."""
     directory: RunDirectory | None = None
-    """The run's, once it has been opened."""
+    """The run's directory, once it has been opened."""
     steps: int = 0
-    """Of the run, when it has ended."""
+    """Steps of the run, when it has ended."""
 
     def __post_init__(self) -> None:
         self.console = Console(quiet=not self.processes.is_main)
@@ -180,6 +185,7 @@ class PlanRetry:
             message = str(error).splitlines()[0]
             if not retry:
                 message = explain(error, run.saved_spec, processes, run.num_classes, where)
+        # Outside of the handler: the error's traceback would keep the model and its activations alive.
         if retry:
             raise PlanOutOfMemory(f"out of memory in the first step ({message})")
         raise OutOfMemoryError(message)
@@ -197,11 +203,11 @@ def free_memory(processes: Processes) -> None:
 
 
 def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger) -> None:
-    """Say what is trained and on what; the same stands in the run's files."""
+    """Log what is trained and on what, and write spec.yaml and trained.txt."""
     run, annotations = state.run, state.run.annotations
-    dispensable = Dispensable(logger.warning)
+    best_effort = BestEffort(logger.warning)
     for name, text in (("spec.yaml", to_yaml(run.saved_spec)), ("trained.txt", "\n".join(state.trained) + "\n")):
-        with dispensable.writing(name):
+        with best_effort.writing(name):
             directory.write_text(name, text)
     logger.info("run %s (tensorboard --logdir %s)", directory.path, directory.path / "tensorboard")
     counts = len(annotations.train), len(annotations.validation), len(annotations.classes), run.steps_per_epoch
@@ -212,6 +218,7 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
         logger.warning(sentence)
     for line in (*state.weights_report, *state.compile_report):
         logger.info(line)
+    # By the shapes of before the engine: a sharded parameter holds a part of its numbers.
     sizes = {name: shape.numel() for name, shape in state.shapes.items()}
     for group in state.engine.groups:
         numbers = sum(sizes[name] for name in group["parameter_names"])
@@ -221,7 +228,7 @@ def _describe(state: TrainState, directory: RunDirectory, logger: logging.Logger
     logger.info("trained in all: %s of %s numbers", f"{trained:,}", f"{sum(sizes.values()):,}")
 
 
-def _draw_timelines(run: ResolvedRun, metrics: Metrics, detections: Detections, step: int) -> None:
+def _draw_timelines(run: ResolvedRun, metrics: MetricsWriter, detections: Detections, step: int) -> None:
     """Draw timelines of the first validation videos as TensorBoard images, after an evaluation."""
     try:
         for name, figure in validation_timelines(run.spec, detections, BOARD_TIMELINES, run.annotations):

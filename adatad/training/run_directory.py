@@ -1,4 +1,4 @@
-"""The directory of a run: its place, its files, that none is overwritten by accident, and that its disk has room."""
+"""The directory of a run: its place and files, protection against deleting other things, and room on its disk."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from typing import Any
 from adatad.errors import UserError
 from adatad.files import FileError, check_output_folder, reason, shown, write_json, write_text
 from adatad.spec import Spec
-from adatad.training.ownership import FILE as OWNER
-from adatad.training.ownership import Opening, Owner, claim, last_opening
+from adatad.training.ownership import OWNER_FILE, Opening, Owner, claim, last_opening
 
 RUN_FILES = re.compile(
     r"owner\.txt|spec\.yaml|trained\.txt|log\.txt|metrics\.jsonl|tensorboard|checkpoints|detections\.json|result\.json"
     r"|report\.html|reproduction\.\w+|timelines|stacks|slurm|out_of_memory_rank\d+\.\w+|\..*"
 )
-"""What a run leaves in its directory; names that begin with a point are files that weren't finished."""
+"""Names that a run leaves in its directory; those that begin with a point are of files that weren't finished."""
 CHECKPOINT_FILES = re.compile(r"step-\d+|best|\..*")
-MADE_BY_TRAINING = (OWNER, "spec.yaml", "metrics.jsonl", "log.txt")
+MADE_BY_TRAINING = (OWNER_FILE, "spec.yaml", "metrics.jsonl", "log.txt")
 """One of these tells a run from any other folder."""
-MAX_NAMED = 5
+MAX_LISTED = 5
 APPENDED = ("log.txt", "metrics.jsonl")
 
 
@@ -38,41 +37,47 @@ class RunDirectoryError(UserError):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """owner: of one that was opened to train."""
+    """A run's directory and the files in it. owner: of a run that was opened to train; None for reading."""
 
     path: Path
     owner: Owner | None = None
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints, and of the link to the best one."""
         return self.path / "checkpoints"
 
     @property
     def detections(self) -> Path:
+        """Detections of the last evaluation."""
         return self.path / "detections.json"
 
     @property
     def result(self) -> Path:
+        """Scores of the last evaluation."""
         return self.path / "result.json"
 
     @property
     def metrics(self) -> Path:
+        """Lines of JSON, one a step and one an evaluation."""
         return self.path / "metrics.jsonl"
 
     @property
     def is_run(self) -> bool:
-        """Whether something has been trained here, or is about to be."""
+        """True if something has been trained here, or is about to be."""
         return self.metrics.exists() or self.checkpoints.exists()
 
     def write_text(self, name: str, text: str) -> None:
-        """Replace a file of the run whole. Raises FileError."""
+        """Replace a file of the run atomically. Raises FileError."""
         write_text(self.path / name, text)
 
     def write_json(self, name: str, content: Any) -> None:
+        """Replace a file of the run by JSON, atomically. Raises FileError."""
         write_json(self.path / name, content)
 
 
 def run_directory(spec: Spec) -> RunDirectory:
+    """Return the directory of a spec's run, whether it exists or not."""
     return RunDirectory(Path(spec.run.root) / spec.name / f"id{spec.run.id}")
 
 
@@ -87,7 +92,7 @@ def names_its_id(spec: Spec) -> bool:
 
 
 def ids_of(spec: Spec) -> list[int]:
-    """Numbers of the runs of this experiment that there are."""
+    """Return the ids of the experiment's runs that exist, in ascending order."""
     names = (path.name.removeprefix("id") for path in run_directory(spec).path.parent.glob("id*"))
     numbers = sorted(int(name) for name in names if name.isascii() and name.isdigit())
     return [number for number in numbers if run_directory(with_id(spec, number)).is_run]
@@ -95,8 +100,8 @@ def ids_of(spec: Spec) -> list[int]:
 
 @contextmanager
 def reserved(spec: Spec) -> Iterator[Spec]:
-    """The spec with the first id from its own on that no run has, whose checkpoints/ folder is made: of two processes
-    that begin at once each gets its own. Left with an error before the run was opened it is removed again.
+    """Yield the spec with the first id from its own on that no run has, and make that run's folder checkpoints/, which
+    is removed again if the run wasn't opened meanwhile.
 
     Raises RunDirectoryError, FileError.
     """
@@ -106,6 +111,7 @@ def reserved(spec: Spec) -> Iterator[Spec]:
         made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
         if not run.is_run:
             check_output_folder(run.path)
+            # mkdir fails where the folder is there already: of two processes that begin at once one goes on counting.
             try:
                 run.checkpoints.mkdir()
                 break
@@ -119,7 +125,8 @@ def reserved(spec: Spec) -> Iterator[Spec]:
     try:
         yield with_id(spec, number)
     finally:
-        if not (run.path / OWNER).exists():
+        # rmdir takes empty folders alone: what somebody has put there meanwhile stays.
+        if not (run.path / OWNER_FILE).exists():
             with suppress(OSError):
                 for folder in (run.checkpoints, *made):
                     folder.rmdir()
@@ -141,6 +148,7 @@ def open_run(
                 f"{run.path} already holds a run: --resume auto continues it, --id N starts another beside it, "
                 "--overwrite deletes it"
             )
+    # What can't be written must not come to light at the first checkpoint.
     for folder in (run.path, run.checkpoints, run.path / "tensorboard"):
         check_output_folder(folder)
     for name in APPENDED:
@@ -151,15 +159,16 @@ def open_run(
 
 
 def remove_unfinished(run: RunDirectory) -> None:
-    """What processes that were killed while they wrote have left."""
-    left = [*run.path.glob(".*.unfinished*"), *run.path.glob(f".{OWNER}.*"), *run.checkpoints.glob(".*")]
+    """Remove what processes that were killed while they wrote have left."""
+    left = [*run.path.glob(".*.unfinished*"), *run.path.glob(f".{OWNER_FILE}.*"), *run.checkpoints.glob(".*")]
+    # The last ones lie beside the run: `_delete` was killed after it had renamed the directory.
     for path in [*left, *run.path.parent.glob(f".{run.path.name}.*.unfinished")]:
         _remove(path)
 
 
 def check_overwritable(run: RunDirectory) -> Opening | None:
-    """Raises RunDirectoryError if `--overwrite` must not delete a run's directory: somebody trains there, it is no run,
-    or it holds more than a run. Returns who opened it last."""
+    """Return who opened a run last. Raises RunDirectoryError if `--overwrite` must not delete its directory: somebody
+    trains there, it is no run, or it holds more than a run."""
     path = run.path
     if not path.is_dir():
         raise RunDirectoryError(f"{path}: is no folder; give another --id, or remove it yourself")
@@ -169,24 +178,27 @@ def check_overwritable(run: RunDirectory) -> Opening | None:
             f"{path}: --overwrite would delete it while it is trained ({opening.describe()}): end that one first, or "
             "give another --id"
         )
+    # A folder that somebody keeps notes or other data in is never deleted, only what runs are known to write.
     foreign = [shown(entry.name) for entry in sorted(path.iterdir()) if not RUN_FILES.fullmatch(entry.name)]
     if run.checkpoints.is_dir():
         entries = sorted(run.checkpoints.iterdir())
         foreign += [f"checkpoints/{shown(e.name)}" for e in entries if not CHECKPOINT_FILES.fullmatch(e.name)]
     if foreign:
-        more = f" and {len(foreign) - MAX_NAMED} more" if len(foreign) > MAX_NAMED else ""
+        more = f" and {len(foreign) - MAX_LISTED} more" if len(foreign) > MAX_LISTED else ""
         raise RunDirectoryError(
-            f"{path}: holds more than a run, and --overwrite would delete it: {', '.join(foreign[:MAX_NAMED])}{more}; "
+            f"{path}: holds more than a run, and --overwrite would delete it: {', '.join(foreign[:MAX_LISTED])}{more}; "
             "move that away, or give another --id"
         )
+    # An empty folder, or one with a report alone, may be anything.
     if not any((path / name).exists() for name in MADE_BY_TRAINING):
         raise RunDirectoryError(f"{path}: isn't a run (no {', '.join(MADE_BY_TRAINING)}); remove it yourself")
     return opening
 
 
 def next_of_command(spec: Spec, command: str) -> tuple[Spec, bool]:
-    """For a command that may be typed again and again: the spec with the id of a run that it made itself, which it may
-    overwrite, and True; the spec as it is, for which `reserved` finds a free id, and False without one."""
+    """Return the spec with the id of a run that this command made itself and may overwrite, and True; without one the
+    spec as it is, for which `reserved` finds a free id, and False. For commands that are typed again and again, such as
+    the demo."""
     for number in [spec.run.id] if names_its_id(spec) else ids_of(spec):
         run = run_directory(with_id(spec, number))
         opening = last_opening(run.path)
@@ -199,12 +211,12 @@ def next_of_command(spec: Spec, command: str) -> tuple[Spec, bool]:
 
 
 def _delete(run: RunDirectory, say: Callable[[str], None]) -> None:
-    """Raises RunDirectoryError. The directory leaves its place at once, so that two that delete it don't meet in it; a
-    link stays, and what it points to is deleted."""
+    """Delete a run's directory; of a link, what it points to. Raises RunDirectoryError."""
     try:
         opening = check_overwritable(run)
         if opening is not None:
             say(f"--overwrite: deleting {run.path} ({opening.describe()})")
+        # Renamed first, at once: two processes that delete it don't meet in it, and none sees half a run.
         real = run.path.resolve(strict=True)
         aside = real.with_name(f".{real.name}.{uuid.uuid4().hex[:12]}.unfinished")
         real.rename(aside)
@@ -238,17 +250,19 @@ def _check_appendable(path: Path) -> None:
 
 
 BYTES_PER_NUMBER = 16
-"""Of a trained parameter in a checkpoint: itself, its average and AdamW's two moments, in fp32."""
+"""Bytes of a trained number in a checkpoint: itself, its average and AdamW's two moments, in fp32."""
 LARGEST_FILE_BYTES = 8
-"""Of a trained parameter in a checkpoint's largest file, the optimizer's."""
+"""Bytes of a trained number in a checkpoint's largest file, the optimizer's."""
 CHECKPOINTS = 2
-"""There is always a whole one while the next is written."""
+"""Checkpoints that lie on the disk at once: a complete one while the next is written."""
 MIN_FREE_FILES = 64
+"""Files that a run makes at least."""
 
 
 def check_room(run: Path, trained_numbers: int, resuming: bool) -> None:
-    """Raises FileError if the disk that `run` lies, or will lie, on can't take two checkpoints of so many trained
-    numbers: one, where a run that is resumed has the other already."""
+    """Raise FileError if the disk that `run` lies, or will lie, on can't take two checkpoints of so many trained
+    numbers, or one where a run that is resumed has the other already."""
+    # The directory may not exist yet: the nearest folder above it is on the same disk.
     there = next((folder for folder in (run, *run.parents) if folder.exists()), Path("."))
     needed = trained_numbers * BYTES_PER_NUMBER * (1 if resuming else CHECKPOINTS)
     try:
@@ -264,6 +278,7 @@ def check_room(run: Path, trained_numbers: int, resuming: bool) -> None:
     # Some file systems don't count files.
     if facts.f_files and facts.f_favail < MIN_FREE_FILES:
         raise FileError(f"{run}: {facts.f_favail} more files fit there (inodes); a run makes {MIN_FREE_FILES}: {fix}")
+    # Beyond this limit a write fails as on a full disk, or a signal ends the process.
     most, largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0], trained_numbers * LARGEST_FILE_BYTES
     if most != resource.RLIM_INFINITY and most < largest:
         raise FileError(
@@ -280,5 +295,5 @@ def size(number_of_bytes: float) -> str:
 
 
 def numbers_in(shapes: Iterable[Iterable[int]]) -> int:
-    """Numbers that tensors of these shapes hold together."""
+    """Return how many numbers tensors of these shapes hold together."""
     return sum(math.prod(shape) for shape in shapes)

@@ -1,4 +1,4 @@
-"""Scoring trained weights on the validation videos: what `test` does."""
+"""Score trained weights on the validation videos, as `adatad test` does."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ from adatad.training.export import load_exported, read_trained_file
 from adatad.training.loaders import validation_loader
 from adatad.training.model_facts import match_for_test
 from adatad.training.resolve import annotations_for, check_mesh
-from adatad.training.resume import check_same_model, on_main
+from adatad.training.resume import check_same_model
 from adatad.training.setup import build_initial_model, own_clip_group, prepare_model, shapes_of
-from adatad.training.validation import Detections, check_classifier, detect, scores, warnings_of, write_detections
+from adatad.training.validation import (
+    Detections,
+    check_classifier,
+    detect,
+    score_summary,
+    warnings_of,
+    write_detections,
+)
 
 
 def score_checkpoint(
@@ -45,7 +52,7 @@ def score_checkpoint(
 
 
 class Scored(NamedTuple):
-    """A score, with the detections of all evaluated videos, on every rank; is_main: this rank writes files."""
+    """A score and the detections of all evaluated videos, on every rank. is_main: this rank writes files."""
 
     result: dict[str, Any]
     detections: Detections
@@ -63,6 +70,7 @@ def detect_and_score(
     is decoded, also if nothing would come of it.
     """
     with start_processes(spec.train.hang_seconds) as processes, run_arithmetic(spec.train, processes.device):
+        # Outputs have the names of the weights, and everything that follows is in these.
         facts = read_trained_file(checkpoint).facts
         spec, lines = match_for_test(spec, facts, checkpoint)
         annotations = annotations_for(spec, training=False)
@@ -72,7 +80,7 @@ def detect_and_score(
         for line in annotations.warnings:
             say(f"warning: {line}")
         check_videos(spec.data, annotations.validation)
-        for line in on_main(processes, lambda: check_times(spec.data, (), annotations.validation)):
+        for line in processes.on_main(lambda: check_times(spec.data, (), annotations.validation)):
             say(line)
         for line in check_classifier(spec, annotations):
             say(f"warning: {line}")
@@ -87,8 +95,9 @@ def detect_and_score(
         check_mesh(spec, processes.world)
         run, _ = next(resolve_choices(spec, processes, annotations, facts.outputs if facts else None))
         # Annotations that can't be scored must not come to light after the detection.
-        scores({}, run)
+        score_summary({}, run)
         model = build_initial_model(run.spec, run.num_classes)[0]
+        # Loaded within `prepare_model`, which knows what is trained, before the memory policy casts or moves weights.
         load = partial(load_for_scoring, model, checkpoint=checkpoint, averages=averages)
         prepare_model(run, processes, model, learns=False, load=load, group=own_clip_group(run, processes))
         loader = validation_loader(run, shuffle_clips)
@@ -96,7 +105,7 @@ def detect_and_score(
         found = detect(model, loader, run, processes, skipped, times=TimeLog(say))
         for line in warnings_of(found, run):
             say(f"warning: {line}")
-        return Scored(scores(found, run), found, processes.is_main)
+        return Scored(score_summary(found, run), found, processes.is_main)
 
 
 def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path, averages: bool = True) -> None:
@@ -109,6 +118,7 @@ def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path, ave
     if checkpoint.is_file():
         load_exported(model, trained, checkpoint)
         return
+    # A checkpoint of a run: trained tensors, whose frozen companions the model has from its own weights file.
     saved = read_checkpoint(checkpoint)
     check_same_model(shapes_of(model), trained, fingerprint(model), saved, checkpoint)
     model.load_state_dict(saved.ema if averages else saved.parameters, strict=False)

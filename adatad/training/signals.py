@@ -1,4 +1,5 @@
-"""Being asked to stop: a signal finishes the step, saves, and leaves with exit code 75; a second Ctrl-C leaves at once.
+"""Requests to stop: after a signal the step is finished and saved, and the program leaves with exit code 75; a second
+Ctrl-C ends it at once.
 
 Imports nothing heavy: `adatad train` installs a StopRequest before all else.
 """
@@ -20,7 +21,7 @@ from adatad.stop_signals import STOP_SIGNALS
 from adatad.training.markers import ATTEMPT
 
 EXIT_CODE_RESUME = 75
-"""EX_TEMPFAIL: not finished, start again with `--resume auto`."""
+"""Exit code of a run that isn't finished (EX_TEMPFAIL): start it again with `--resume auto`."""
 EXIT_CODE_INTERRUPTED = 130
 ECHO_SECONDS, LAUNCHER_ECHO_SECONDS = 1.0, 5.0
 """A SIGINT that comes sooner after the first is the same Ctrl-C: `timeout` and launchers pass on to a process what its
@@ -33,7 +34,7 @@ DRAWING = "training is done and saved, its report is being drawn; Ctrl-C again s
 
 
 class StopRequest:
-    """Set by any of STOP_SIGNALS; the training loop looks at it after each step and each evaluated window.
+    """A request to stop, made by any of STOP_SIGNALS; training looks at it after each step and each evaluated window.
 
     More signals change nothing, but a second Ctrl-C, which ends the process at once, even while it waits for others.
     Before training begins there is nothing to save: a process alone leaves at its first signal.
@@ -74,11 +75,12 @@ class StopRequest:
         return self
 
     def training_begins(self) -> None:
-        """From now on there is something to save."""
+        """Note that there is something to save from now on: signals are no longer answered at once."""
         self.leaves_at_once = False
 
-    def leave_in_peace(self) -> None:
-        """All is saved: from now on nothing may change the exit code, also while Python ends and gives signals back."""
+    def ignore_signals(self) -> None:
+        """Ignore all further signals: everything is saved, and nothing may change the exit code any more."""
+        # By the system itself: Python gives its own handlers up while it ends.
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
@@ -97,7 +99,7 @@ class StopRequest:
             self._bytes = None
 
     def nothing_saved(self) -> tuple[str, int]:
-        """What is said, and the exit code, when a run is asked to stop before it has anything to save."""
+        """Return the line and the exit code of a run that is asked to stop before it has anything to save."""
         if self.signal_name == "SIGINT":
             return "interrupted before the first step: nothing was to be saved", EXIT_CODE_INTERRUPTED
         why = self.signal_name or "a signal to another rank"
@@ -108,6 +110,7 @@ class StopRequest:
         if self.leaves_at_once and again is None:
             line, code = self.nothing_saved()
             say(line)
+            # An exception out of a module's import may be caught there, or leave half a module behind.
             if self.importing:
                 os._exit(code)
             raise SystemExit(code)
@@ -123,6 +126,7 @@ class StopRequest:
                     first = now
                     if self.first_rank and not self.leaves_at_once:
                         say(self.meanwhile)
+                # Straight from this thread: the main one may be waiting in a collective that never ends.
                 elif now - first >= self.echo_seconds:
                     if self.first_rank:
                         say(f"stopped at once; {self.what_is_saved()}")
@@ -137,6 +141,6 @@ class Stopped(SystemExit):
 
 
 def say(text: str) -> None:
-    """A line on stderr, past Python's buffers: a signal may have come in the middle of a print."""
+    """Write a line to stderr, past Python's buffers: a signal may have come in the middle of a print."""
     with suppress(OSError):
         os.write(2, f"{program()}: {text}\n".encode(errors="backslashreplace"))

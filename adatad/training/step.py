@@ -19,11 +19,11 @@ from adatad.training.optimizer import learning_rate
 from adatad.training.setup import TrainState
 
 LOSSES = ("cls_loss", "reg_loss", "cost")
-"""What is logged of the losses, the one that is differentiated last."""
+"""Losses that are logged; the last one is differentiated."""
 
 
 def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict[str, Any]:
-    """One optimizer step over the global batch; returns what is logged of it.
+    """Do one optimizer step over the global batch; return what is logged of it. All ranks call it.
 
     Targets need no forward pass, so positives are counted over all ranks and micro-batches first: the losses are sums
     over the global batch divided by one global count, whatever the number of ranks. A step whose loss or gradients
@@ -38,6 +38,7 @@ def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict
     positives = sum(int(target.positive.sum()) for target in targets)
     without = sum(not len(own) for batch in micro_batches for own in batch.labels)
     positives, without = processes.sum_floats([float(positives), float(without)])
+    # Ranks that share a window have all counted its positives.
     positives = int(positives) // spec.parallel.clip
     normalizer = state.normalizer.update(positives)
     compute = partial(forward_and_backward, state, targets, normalizer)
@@ -45,6 +46,7 @@ def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict
     with memory_scope("optimizer state"):
         norm, sums = engine.update(spec.train.clip_norm, losses)
     state.inputs.next_step()
+    # The norm and the sums are the same on every rank, so that all decide alike. The engine has done the same already.
     applied = all_finite(norm, *sums)
     if applied:
         state.ema.update(engine.master_parameters())
@@ -57,9 +59,10 @@ def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict
 def forward_and_backward(
     state: TrainState, targets: list[Targets], normalizer: float, micro_batches: list[Batch]
 ) -> Tensor:
-    """This rank's LOSSES over its micro-batches, float64 [3] on the device; their gradients are in the engine."""
+    """Return this rank's LOSSES over its micro-batches, float64 [3] on the device; gradients stay in the engine."""
     engine, sums = state.engine, None
     for batch, following, target in zip(micro_batches, [*micro_batches[1:], None], targets, strict=True):
+        # Engines that can exchange gradients between ranks at the last micro-batch alone.
         with engine.micro_batch(last=following is None):
             losses = forward(state, batch, target, normalizer, following)
             with memory_scope("backward"):
@@ -74,8 +77,8 @@ def forward_and_backward(
 def forward(
     state: TrainState, batch: Batch, targets: Targets, normalizer: float, following: Batch | None = None
 ) -> dict[str, Tensor]:
-    """Losses of a micro-batch, tensors without dimensions on the device. following: the micro-batch whose frames may be
-    made ready meanwhile."""
+    """Return the losses of a micro-batch by name, tensors [] on the device. following: the micro-batch whose frames may
+    be made ready meanwhile."""
     with memory_scope("frames"):
         frames = state.frames.take(batch)
     with memory_scope("detector"):
@@ -89,7 +92,7 @@ def forward(
 
 
 def set_rates(state: TrainState, step: int) -> dict[str, float]:
-    """Write this step's learning rate into every optimizer group; returns them by group name."""
+    """Write this step's learning rate into every optimizer group; return the rates by group name."""
     schedule, steps = state.spec.schedule, state.run.steps_per_epoch
     rates = {}
     for group in state.engine.groups:
@@ -101,5 +104,5 @@ def set_rates(state: TrainState, step: int) -> dict[str, float]:
 
 
 def batch_targets(state: TrainState, batch: Batch) -> Targets:
-    """Targets of every point, in host memory: those that came with the batch, or made here."""
+    """Return the targets of every point, in host memory: those that came with the batch, or else made here."""
     return batch.targets or TargetMaker(state.spec.model.detector, state.run.num_classes).targets(batch)

@@ -1,4 +1,7 @@
-"""From a model to detections and mAP over the validation videos."""
+"""Detections of a model in the validation videos, and their mAP.
+
+Each rank detects in windows of its own; afterwards every rank has all detections, in one order.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ def detect(
     times: TimeLog | None = None,
     copies: ResultCopies | None = None,
 ) -> Detections:
-    """Detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in seconds.
+    """Return the detections of every validation video, on every rank: {video: [{"segment", "label", "score"}]}, in
+    seconds. All ranks call it.
 
     Videos that couldn't be read are added to `skipped`; nothing is found in them. What files and annotations differ in
     is added to `times`. after_window: called on all ranks after each forward pass; what it raises ends the evaluation.
@@ -56,27 +60,30 @@ def detect(
     classifier = read_classifier(spec.postprocess.classifier) if spec.postprocess.classifier else None
     found: list[WindowDetections] = []
     missed: list[Skipped] = []
-    # Ranks that share a window all find the same in it.
-    speaks = run.mesh.clip_rank == 0
+    # Ranks that share a window all find the same in it: one of them reports it.
+    reports = run.mesh.clip_rank == 0
     copies = copies or ResultCopies(processes.device)
     before: tuple[list[Window], Results] | None = None
-    for batch, counts in in_step(loader, processes):
+    for batch, counts in batches_in_step(loader, processes):
         frames = place_frames(batch.frames, spec.memory, processes.device)
         mask = batch.mask.to(processes.device, non_blocking=True)
         with autocast(processes.device, run.arithmetic):
             predictions = model(frames, mask)
         if after_window:
             after_window()
+        # An unreadable video has a window of zeros in the batch, whose detections are dropped below.
         missed += batch.skipped
         if times:
             times.add(batch.times)
-        queued = (batch.windows, copies.start(decode_all(predictions))) if counts and speaks else None
-        # The device computes this window while the host works on what it found in the one before.
+        queued = (batch.windows, copies.start(decode_all(predictions))) if counts and reports else None
+        # The device computes this window while the host works on what it found in the one before: without this the GPU
+        # would wait for NMS.
         if before:
-            found += found_in(*before, run, classifier)
+            found += detections_in(*before, run, classifier)
         before = queued
     if before:
-        found += found_in(*before, run, classifier)
+        found += detections_in(*before, run, classifier)
+    # Evaluations come between epochs: the model goes back to the mode that it had.
     model.train(training)
     unread = [item for part in processes.gather(missed) for item in part]
     skipped.add(unread)
@@ -84,15 +91,15 @@ def detect(
         times.share(processes.gather)
     nothing_in = {item.video for item in unread}
     everything = [w for part in processes.gather(found) for w in part if w.video not in nothing_in]
-    # In an order that doesn't depend on the number of ranks.
+    # In an order that doesn't depend on the number of ranks: equal scores are ranked by it.
     everything.sort(key=lambda window: (window.video, window.start_frame))
     return join_windows(everything, spec.postprocess, run.quirks.repeat_windows)
 
 
-def found_in(
+def detections_in(
     windows: list[Window], results: Results, run: ResolvedRun, classifier: Classifier | None
 ) -> Iterator[WindowDetections]:
-    """Yield what results of `decode_all` mean in seconds of the windows' videos; waits until they are there."""
+    """Yield the detections of each window, in seconds of its video. results: of `decode_all`, waited for here."""
     for window, (segments_grid, scores) in zip(windows, only_valid(*results.wait()), strict=True):
         meta = window_meta(window, run.spec.data)
         sliding = meta.resize_grid is None
@@ -102,14 +109,16 @@ def found_in(
         yield WindowDetections(meta.video, window.start_frame, sliding, detections)
 
 
-def in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]]:
-    """This rank's batches, and whether they count: ranks with fewer go on with a window of no account, because ranks
-    that share weights must all run the same number of forward passes."""
+def batches_in_step(loader: Loader, processes: Processes) -> Iterator[tuple[Batch, bool]]:
+    """Yield this rank's batches, and whether they count: ranks with fewer go on with a window whose detections are
+    thrown away."""
+    # Ranks that share weights gather them in each forward pass: all must run the same number of them.
     most = max(processes.gather(len(loader)))
     with progress("windows evaluated", len(loader), quiet=not processes.is_main) as bar:
         for batch in loader:
             yield batch, True
             bar.advance()
+    # Any window will do; the first one is read again.
     if len(loader) < most:
         filler = collate([loader.dataset[0]])
         yield from ((filler, False) for _ in range(most - len(loader)))
@@ -131,8 +140,8 @@ def score(detections: Detections, run: ResolvedRun) -> MapResult:
     return evaluate(**_to_evaluate(detections, run))
 
 
-def scores(detections: Detections, run: ResolvedRun) -> dict[str, Any]:
-    """Return the mAP of detections as it stands in files: of all instances and, if the spec divides them, "groups" by
+def score_summary(detections: Detections, run: ResolvedRun) -> dict[str, Any]:
+    """Return the mAP of detections as result.json has it: of all instances and, if the spec divides them, "groups" by
     name."""
     everything, key = score(detections, run).summary(), run.spec.evaluate.groups_by
     if key is None:
@@ -162,7 +171,7 @@ def warnings_of(detections: Detections, run: ResolvedRun) -> list[str]:
 
 
 def write_detections(path: Path, detections: Detections) -> None:
-    """A file in the ActivityNet form that appears only when whole. Raises FileError."""
+    """Write detections in the ActivityNet form, atomically. Raises FileError."""
     write_json(path, {"results": detections}, indent=None)
 
 
@@ -182,6 +191,7 @@ def check_classifier(spec: Spec, annotations: Annotations) -> list[str]:
     classifier = read_classifier(spec.postprocess.classifier)
     classifier.check(video.name for video in annotations.validation)
     label = spec.postprocess.classifier.pseudo_label
+    # Names that match nothing would give 0 % after hours of training, without an error.
     if label is not None and classes and label not in classes:
         raise ClassifierError(
             f"postprocess.classifier.pseudo_label: {label!r} is no class of {where} ({list_names(classes)}): nothing "

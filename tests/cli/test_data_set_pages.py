@@ -20,7 +20,7 @@ from adatad.data.prepare.transcode import transcode
 from adatad.parallel.processes import Processes
 from adatad.spec import load
 from adatad.training.resolve import resolve_run
-from adatad.training.validation import scores
+from adatad.training.validation import score_summary
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "tools" / "prepare_data").glob("*/README.md"))
@@ -155,7 +155,7 @@ def test_the_commands_of_a_page_prepare_what_its_spec_reads_and_scores(page, vid
         if video.name not in read_names(spec.evaluate.blocked_videos)
     }
     assert perfect
-    result = scores(perfect, run)
+    result = score_summary(perfect, run)
     assert result["mAP"] == {f"{tiou:g}": 1.0 for tiou in spec.evaluate.tious}
     ks = {str(k): 1.0 for k in spec.evaluate.top_k}
     assert result.get("recall", {}) == ({f"{tiou:g}": ks for tiou in spec.evaluate.tious} if ks else {})

@@ -145,25 +145,25 @@ def train_with_evaluation_between(spec_file: str, overrides: list[str], steps: i
 def train_and_keep(spec_file: str, overrides: list[str], steps: int) -> Any:
     """Whole tensors after some steps, as a checkpoint has them."""
     from adatad.parallel.processes import start_processes
-    from adatad.training.tensors import whole_tensors
+    from adatad.training.state_io import full_tensors
 
     with start_processes() as processes:
         run = Run(spec_file, overrides, processes)
         run.train(steps)
         normalizer = run.parts.normalizer.value
-        parameters, averages, optimizer = whole_tensors(run.parts)
+        parameters, averages, optimizer = full_tensors(run.parts)
         return normalizer, numpy_of(parameters), numpy_of(averages), {n: numpy_of(t) for n, t in optimizer.items()}
 
 
 def go_on(spec_file: str, overrides: list[str], kept: Any, done: int, steps: int) -> Outcome:
     """The steps after those of `train_and_keep`, by fresh parts."""
     from adatad.parallel.processes import start_processes
-    from adatad.training.tensors import load_whole_tensors
+    from adatad.training.state_io import load_full_tensors
 
     normalizer, *tensors = kept
     with start_processes() as processes:
         run = Run(spec_file, overrides, processes)
-        load_whole_tensors(run.parts, *map(tensors_of, tensors))
+        load_full_tensors(run.parts, *map(tensors_of, tensors))
         run.parts.normalizer.value, run.done = normalizer, done
         return outcome_of(run, steps)
 

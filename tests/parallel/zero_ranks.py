@@ -11,7 +11,7 @@ from steps import Outcome, Run, numpy_of
 def hand_over(spec_file: str, chain: list[list[str]], steps_each: int) -> Outcome:
     """One training whose every few steps another engine does, from what the one before would write to a file."""
     from adatad.parallel.processes import start_processes
-    from adatad.training.tensors import load_whole_tensors, whole_tensors
+    from adatad.training.state_io import full_tensors, load_full_tensors
 
     values, saved, start = [], None, {}
     with start_processes() as processes:
@@ -21,10 +21,10 @@ def hand_over(spec_file: str, chain: list[list[str]], steps_each: int) -> Outcom
                 start = run.whole_parameters()
             else:
                 tensors, run.parts.normalizer.value = saved
-                load_whole_tensors(run.parts, *tensors)
+                load_full_tensors(run.parts, *tensors)
             run.done = number * steps_each
             values += run.train(steps_each)
-            whole = whole_tensors(run.parts)
+            whole = full_tensors(run.parts)
             assert processes.is_main == bool(whole[0])
             assert all(tensor.device.type == "cpu" for tensor in whole[0].values())
             saved = processes.gather(whole)[0], run.parts.normalizer.value
@@ -45,8 +45,8 @@ def _refuse_steps(run: Run) -> dict[str, Any]:
     import torch
 
     from adatad.training.loaders import training_loader
+    from adatad.training.state_io import full_tensors
     from adatad.training.step import batch_targets, forward
-    from adatad.training.tensors import whole_tensors
 
     run.parts.engine.model.train()
     batches = iter(training_loader(run.parts.run, (0, 0)))
@@ -64,9 +64,9 @@ def _refuse_steps(run: Run) -> dict[str, Any]:
     for group in run.parts.engine.groups:
         group["lr"] = 1e-3
     first = step(1.0)
-    before = whole_tensors(run.parts)
+    before = full_tensors(run.parts)
     norms = [first, step(float("nan") if last_rank else 1.0), step(1.0, float("nan") if last_rank else 1.0)]
-    after = whole_tensors(run.parts)
+    after = full_tensors(run.parts)
     norms.append(step(1.0))
     same = [np.array_equal(a, b) for a, b in zip(_flat(before), _flat(after), strict=True)]
     return {"norms": norms, "unchanged": all(same), "compared": len(same), "end": run.whole_parameters()}

@@ -25,17 +25,17 @@ from adatad.training.checkpoint import (
     all_checkpoints,
     checkpoint_path,
     mark_best,
-    naming,
     newest_checkpoint,
     read_checkpoint,
     why_broken,
     write_checkpoint,
+    writing,
 )
 from adatad.training.loop import Training
 from adatad.training.metered import make_optimizer_state, meta_parts
 from adatad.training.ownership import resume_arguments
 from adatad.training.run_directory import RunDirectory
-from adatad.training.tensors import whole_sizes, whole_tensors
+from adatad.training.state_io import full_tensor_bytes, full_tensors
 
 
 def some_checkpoint(step: int = 0) -> Checkpoint:
@@ -166,7 +166,7 @@ def test_a_run_whose_ranks_write_their_own_parts_reserves_nothing(monkeypatch):
     monkeypatch.setattr(checkpoint, "pinned_rows", lambda *arguments: pytest.fail("memory was taken"))
     spec = load("configs/demo/tia.yaml", ["model.backbone.mode=full", "optimizer.backbone.lr=1e-5"], check_files=False)
     parts = SimpleNamespace(spec=spec, engine=SimpleNamespace(saves_shards=True))
-    HostCopies().reserve(whole_sizes(parts), torch.device("cpu"))
+    HostCopies().reserve(full_tensor_bytes(parts), torch.device("cpu"))
 
 
 def test_what_a_run_reserves_is_what_it_saves():
@@ -174,9 +174,9 @@ def test_what_a_run_reserves_is_what_it_saves():
     with gpu_like_meta():
         parts = meta_parts(spec, num_classes=6)
         make_optimizer_state(parts)
-    parameters, averages, optimizer = whole_tensors(parts)
+    parameters, averages, optimizer = full_tensors(parts)
     flat = [*parameters.values(), *averages.values(), *(t for ts in optimizer.values() for t in ts.values())]
-    assert sorted(whole_sizes(parts)) == sorted(tensor.nbytes for tensor in flat)
+    assert sorted(full_tensor_bytes(parts)) == sorted(tensor.nbytes for tensor in flat)
 
 
 def test_a_failed_write_is_reported(tmp_path):
@@ -252,11 +252,11 @@ def test_a_full_disk_and_a_run_that_is_stopped_are_told_what_was_saved(tmp_path)
     training.writer = CheckpointWriter(training.directory.checkpoints, keep=1)
     first, second = (checkpoint_path(training.directory.checkpoints, step) for step in (1, 2))
     assert training.what_is_saved() == f"nothing was saved of {tmp_path / 'id2'}"
-    with pytest.raises(CheckpointError, match=r"No checkpoint was saved before it: .*, and start"), naming(first):
+    with pytest.raises(CheckpointError, match=r"No checkpoint was saved before it: .*, and start"), writing(first):
         raise OSError("full")
     first.mkdir(parents=True)
     goes_on = "--resume auto --id 2 goes on from"
-    with pytest.raises(CheckpointError, match=f"as they were: .*, and {goes_on} the last"), naming(second):
+    with pytest.raises(CheckpointError, match=f"as they were: .*, and {goes_on} the last"), writing(second):
         raise OSError("full")
     training.writer = CheckpointWriter(training.directory.checkpoints, keep=1)
     assert training.what_is_saved() == f"what was saved before is whole, {goes_on} it"

@@ -17,7 +17,7 @@ from adatad.files import FileError
 from adatad.printing import lasting_output
 from adatad.report import page
 from adatad.spec import load
-from adatad.training.monitor import Dispensable, Metrics, log_to
+from adatad.training.monitor import BestEffort, MetricsWriter, log_to
 from adatad.training.run import train_run
 from adatad.training.run_directory import RunDirectory
 
@@ -35,7 +35,7 @@ class FullDisk:
 
 def test_lines_of_metrics_wait_for_room_and_none_is_cut(tmp_path):
     said: list[str] = []
-    metrics = Metrics(tmp_path, 0, Dispensable(said.append))
+    metrics = MetricsWriter(tmp_path, 0, BestEffort(said.append))
     metrics.write("train", 1, 0, {"cost": 1.0})
     with FullDisk():
         for step in (2, 3):
@@ -54,7 +54,7 @@ def test_lines_of_metrics_wait_for_room_and_none_is_cut(tmp_path):
 def test_a_board_that_cannot_be_written_is_left_out(tmp_path, capfd):
     said: list[str] = []
     with FullDisk():
-        metrics = Metrics(tmp_path, 0, Dispensable(said.append))
+        metrics = MetricsWriter(tmp_path, 0, BestEffort(said.append))
         for step in range(30):
             metrics.write("train", step, 0, {"cost": 1.0})
         metrics.close()

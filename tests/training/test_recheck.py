@@ -10,7 +10,14 @@ from adatad.parallel.processes import Processes
 from adatad.spec import SpecError, load
 from adatad.training import determinism
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
-from adatad.training.determinism import DataCorruptionError, Difference, bit_sum, explained, is_due, same_bits
+from adatad.training.determinism import (
+    DataCorruptionError,
+    StepDifference,
+    bit_sum,
+    corruption_message,
+    is_due,
+    same_bits,
+)
 from adatad.training.loaders import training_loader
 from adatad.training.resolve import resolve_run
 from adatad.training.run import train
@@ -178,11 +185,13 @@ def test_bits_are_compared_not_values():
 
 def test_ranks_are_blamed_by_what_they_computed_alone(tiny_spec):
     spec = load(tiny_spec, ["train.recheck_every=10"])
-    exchanged = [Difference(f"rank {rank}, host h, device d", False, "the gradient of w by up to 1") for rank in (0, 1)]
+    exchanged = [
+        StepDifference(f"rank {rank}, host h, device d", False, "the gradient of w by up to 1") for rank in (0, 1)
+    ]
     guilty = exchanged[1]._replace(own=True)
-    message = explained([exchanged[0], guilty], 30, spec)
+    message = corruption_message([exchanged[0], guilty], 30, spec)
     assert "on rank 1" in message
     assert "rank 0" not in message
     assert "compared before is 20 or later" in message
-    assert "no rank's own part tells" in explained(exchanged, 30, spec)
-    assert "share windows" in explained([guilty, guilty], 30, spec)
+    assert "no rank's own part tells" in corruption_message(exchanged, 30, spec)
+    assert "share windows" in corruption_message([guilty, guilty], 30, spec)

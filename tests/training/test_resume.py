@@ -3,7 +3,7 @@
 import pytest
 
 from adatad.training.checkpoint import BEST, checkpoint_path, mark_best
-from adatad.training.resume import AUTO, ResumeError, checkpoint_to_resume, go_on
+from adatad.training.resume import AUTO, ResumeError, checkpoint_to_resume, resume_after_restart
 from adatad.training.run_directory import RunDirectory
 
 
@@ -63,9 +63,9 @@ def test_auto_takes_none_where_there_is_none(tmp_path):
 def test_a_restarted_attempt_goes_on_from_its_job_s_checkpoints_else_from_what_was_named(run, tmp_path):
     """A checkpoint of another run counts until the new run has one of its own."""
     named = str(run.checkpoints / BEST)
-    assert go_on(run, named) == go_on(run, None) == AUTO
-    assert go_on(RunDirectory(tmp_path / "id1"), named) == named
-    assert go_on(RunDirectory(tmp_path / "id1"), None) == AUTO
+    assert resume_after_restart(run, named) == resume_after_restart(run, None) == AUTO
+    assert resume_after_restart(RunDirectory(tmp_path / "id1"), named) == named
+    assert resume_after_restart(RunDirectory(tmp_path / "id1"), None) == AUTO
 
 
 @pytest.mark.parametrize("name", ["", "checkpoints"])

@@ -11,7 +11,7 @@ from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
 from adatad.training.ownership import claim, last_opening
-from adatad.training.resume import settled
+from adatad.training.resume import chosen_run
 from adatad.training.run_directory import (
     RunDirectory,
     RunDirectoryError,
@@ -43,13 +43,13 @@ def a_run_that_ended(run: RunDirectory) -> RunDirectory:
 
 def test_a_run_without_an_id_of_the_users_takes_the_next_free_one_and_says_so(spec):
     a_run_that_ended(run_directory(spec))
-    with settled(spec, ALONE, resume=None, overwrite=False) as which:
+    with chosen_run(spec, ALONE, resume=None, overwrite=False) as which:
         assert which.spec.run.id == 1
         assert "id0 holds a run" in which.notes[0]
         assert which.notes[0].endswith("id1")
         run = open_run(which.spec, False, False, which.is_reserved)
     assert run.path == run_directory(with_id(spec, 1)).path
-    with settled(spec, ALONE, resume=None, overwrite=False) as which:
+    with chosen_run(spec, ALONE, resume=None, overwrite=False) as which:
         assert which.spec.run.id == 2
 
 
@@ -57,7 +57,7 @@ def test_a_run_without_an_id_of_the_users_takes_the_next_free_one_and_says_so(sp
 def test_an_id_of_the_users_is_kept_and_refused_where_it_is_taken(spec, number):
     chosen = with_id(spec, number)
     a_run_that_ended(run_directory(chosen))
-    with settled(chosen, ALONE, resume=None, overwrite=False) as which:
+    with chosen_run(chosen, ALONE, resume=None, overwrite=False) as which:
         assert which.spec.run.id == number
         with pytest.raises(RunDirectoryError, match="--resume auto continues it, --id N starts another"):
             open_run(which.spec, False, False, which.is_reserved)
@@ -73,7 +73,7 @@ def test_runs_that_begin_at_once_get_different_ids_and_leave_nothing_if_they_are
 def test_resume_auto_says_which_of_several_runs_it_continues(spec):
     for number in (0, 1):
         a_run_that_ended(run_directory(with_id(spec, number)))
-    with settled(spec, ALONE, resume="auto", overwrite=False) as which:
+    with chosen_run(spec, ALONE, resume="auto", overwrite=False) as which:
         assert which.spec.run.id == 0
         assert "id0; there are id1 too" in which.notes[0]
 

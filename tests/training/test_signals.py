@@ -67,7 +67,7 @@ def test_signals_go_back_to_whoever_had_them(stop):
 
 def test_once_all_is_saved_no_signal_changes_the_exit_code(stop):
     stop.install().training_begins()
-    stop.leave_in_peace()
+    stop.ignore_signals()
     # Python gives signals that it handles back to the system before its end, but not those that are ignored.
     assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_IGN}
 

@@ -145,7 +145,7 @@ def test_a_classifier_of_other_classes_is_refused_before_training(tiny_spec, cla
 
 def test_a_window_is_queued_before_the_one_before_is_worked_on(tiny_spec, monkeypatch):
     spec, events = load(tiny_spec), []
-    real_start, real_found = validation.ResultCopies.start, validation.found_in
+    real_start, real_found = validation.ResultCopies.start, validation.detections_in
 
     def start(copies, tensors):
         events.append("queued")
@@ -156,7 +156,7 @@ def test_a_window_is_queued_before_the_one_before_is_worked_on(tiny_spec, monkey
         return real_found(windows, *arguments)
 
     monkeypatch.setattr(validation.ResultCopies, "start", start)
-    monkeypatch.setattr(validation, "found_in", found)
+    monkeypatch.setattr(validation, "detections_in", found)
     assert found_by(spec)
     loader = validation_loader(resolve_run(spec, CPU))
     windows = [(place.video.name, place.start_grid * spec.data.window.stride_frames) for place in loader.dataset.places]

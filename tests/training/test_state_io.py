@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-import adatad.training.tensors as tensors
+from adatad.training import state_io
 
 
 class Elsewhere:
@@ -21,9 +21,9 @@ def test_what_was_read_reaches_parts_that_wait_on_the_host(monkeypatch):
     masters, averages = {"w": torch.zeros(3)}, {"w": torch.zeros(3)}
     taken = {}
     engine = SimpleNamespace(
+        saves_shards=True,
         master_parameters=lambda: masters,
         moments=dict,
-        saves_shards=True,
         as_dtensors=lambda parts: {name: Elsewhere(part) for name, part in parts.items()},
         load=lambda masters, moments: taken.update(masters=masters, moments=moments),
     )
@@ -33,9 +33,9 @@ def test_what_was_read_reaches_parts_that_wait_on_the_host(monkeypatch):
         for name, value in stored.items():
             into[name].there.fill_(value)
 
-    monkeypatch.setattr(tensors, "read_own_shards", read_parts)
+    monkeypatch.setattr(state_io, "read_own_shards", read_parts)
     ema = SimpleNamespace(averages=averages, load=taken.setdefault("averages", {}).update)
-    tensors.load_shards(SimpleNamespace(engine=engine, ema=ema), None, optimizer_step=7.0)
-    found = (taken["masters"]["w"], taken["averages"]["w"], *(taken["moments"]["w"][key] for key in tensors.MOMENTS))
+    state_io.load_shards(SimpleNamespace(engine=engine, ema=ema), None, optimizer_step=7.0)
+    found = (taken["masters"]["w"], taken["averages"]["w"], *(taken["moments"]["w"][key] for key in state_io.MOMENTS))
     assert [float(tensor[0]) for tensor in found] == [1.0, 2.0, 3.0, 4.0]
     assert float(taken["moments"]["w"]["step"]) == 7.0
