@@ -169,9 +169,9 @@ def transcode(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from adatad.files import listed
     from adatad.data.prepare.check import usable_cores
     from adatad.data.prepare.transcode import check_copies, copy_path, find_videos, speed_up, transcode_all
+    from adatad.files import listed
 
     sources, repeated, disputed, others = find_videos(args.source)
     if not sources or disputed:
