@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_device_argument(parser)
     parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="go on from the newest or a named checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="delete what the run directory holds")
+    parser.add_argument("--force", action="store_true", help="delete what the run directory holds")
+    # The name of earlier versions.
+    parser.add_argument("--overwrite", dest="force", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(action=train)
 
 
@@ -47,7 +49,7 @@ def train(args: argparse.Namespace) -> int:
 
     _stop.importing = False
     with lasting_output():
-        result, folder = train_run(spec, args.resume, args.overwrite, _stop)
+        result, folder = train_run(spec, args.resume, args.force, _stop)
         if is_first_rank():
             print_summary(spec, result, folder)
     return 0

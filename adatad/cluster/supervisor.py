@@ -278,7 +278,7 @@ def take_launcher(arguments: Sequence[str], launcher: str) -> tuple[str, list[st
             launcher = next(words, "")
         elif word.startswith("--launcher="):
             launcher = word.partition("=")[2]
-        elif word in ("--resume", "--overwrite"):
+        elif word in ("--resume", "--force", "--overwrite"):
             raise JobError(
                 f"{word} isn't for jobs: they go on from what their run directory holds; --id N starts another"
             )

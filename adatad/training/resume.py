@@ -67,7 +67,7 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
         if newest is None and skipped:
             broken = "; ".join(line.removeprefix("skipped ") for line in skipped)
             raise ResumeError(
-                f"--resume {AUTO}: no checkpoint of {run.path} is whole: {broken}. --overwrite starts afresh in its "
+                f"--resume {AUTO}: no checkpoint of {run.path} is whole: {broken}. --force starts afresh in its "
                 "place, --id N beside it"
             )
         return newest, skipped
@@ -239,7 +239,7 @@ def settled(spec: Spec, processes: Processes, resume: str | None, overwrite: boo
         own, notes = with_id(spec, number), ()
         if number != spec.run.id:
             taken, here = run_directory(spec).path, run_directory(own).path
-            notes = (f"{taken} holds a run (--resume auto continues it, --overwrite deletes it): this one is {here}",)
+            notes = (f"{taken} holds a run (--resume auto continues it, --force deletes it): this one is {here}",)
         yield Settled(own, True, notes)
 
 

@@ -58,7 +58,7 @@ def train_run(
     before it was would be lost.
     """
     if resume is not None and overwrite:
-        raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
+        raise ResumeError("--force would delete what --resume goes on from: give one of the two")
     own = StopRequest().install() if stop is None else None
     asked = stop or own
     try:

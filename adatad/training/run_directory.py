@@ -139,7 +139,7 @@ def open_run(
         elif not resume:
             raise RunDirectoryError(
                 f"{run.path} already holds a run: --resume auto continues it, --id N starts another beside it, "
-                "--overwrite deletes it"
+                "--force deletes it"
             )
     for folder in (run.path, run.checkpoints, run.path / "tensorboard"):
         check_output_folder(folder)
@@ -158,7 +158,7 @@ def remove_unfinished(run: RunDirectory) -> None:
 
 
 def check_overwritable(run: RunDirectory) -> Opening | None:
-    """Raises RunDirectoryError if `--overwrite` must not delete a run's directory: somebody trains there, it is no run,
+    """Raises RunDirectoryError if `--force` must not delete a run's directory: somebody trains there, it is no run,
     or it holds more than a run. Returns who opened it last."""
     path = run.path
     if not path.is_dir():
@@ -166,7 +166,7 @@ def check_overwritable(run: RunDirectory) -> Opening | None:
     opening = last_opening(path)
     if opening is not None and opening.alive():
         raise RunDirectoryError(
-            f"{path}: --overwrite would delete it while it is trained ({opening.describe()}): end that one first, or "
+            f"{path}: --force would delete it while it is trained ({opening.describe()}): end that one first, or "
             "give another --id"
         )
     foreign = [shown(entry.name) for entry in sorted(path.iterdir()) if not RUN_FILES.fullmatch(entry.name)]
@@ -176,7 +176,7 @@ def check_overwritable(run: RunDirectory) -> Opening | None:
     if foreign:
         more = f" and {len(foreign) - MAX_NAMED} more" if len(foreign) > MAX_NAMED else ""
         raise RunDirectoryError(
-            f"{path}: holds more than a run, and --overwrite would delete it: {', '.join(foreign[:MAX_NAMED])}{more}; "
+            f"{path}: holds more than a run, and --force would delete it: {', '.join(foreign[:MAX_NAMED])}{more}; "
             "move that away, or give another --id"
         )
     if not any((path / name).exists() for name in MADE_BY_TRAINING):
@@ -204,7 +204,7 @@ def _delete(run: RunDirectory, say: Callable[[str], None]) -> None:
     try:
         opening = check_overwritable(run)
         if opening is not None:
-            say(f"--overwrite: deleting {run.path} ({opening.describe()})")
+            say(f"--force: deleting {run.path} ({opening.describe()})")
         real = run.path.resolve(strict=True)
         aside = real.with_name(f".{real.name}.{uuid.uuid4().hex[:12]}.unfinished")
         real.rename(aside)
