@@ -147,7 +147,7 @@ def stage_videos(args: argparse.Namespace) -> int:
 
     from adatad.data.annotations import read_annotations
     from adatad.data.staging import stage
-    from adatad.spec.resolve import Quirks
+    from adatad.spec.quirks import Quirks
 
     try:
         annotations = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic)

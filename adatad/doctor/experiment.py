@@ -15,7 +15,7 @@ from adatad.errors import UserError
 from adatad.files import reason, shown, what_it_is
 from adatad.parallel.visible_gpus import BF16_CAPABILITY
 from adatad.spec.experiments import RANDOM, where_published
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 from adatad.spec.schema import Spec
 from adatad.spec.sizes import resolve_backbone
 

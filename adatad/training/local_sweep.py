@@ -21,6 +21,7 @@ from adatad.files import FileError, read_json, write_json
 from adatad.parallel.visible_gpus import device_nodes, hides_all
 from adatad.report.run_files import is_there, read_result
 from adatad.spec import Spec, SpecError, load
+from adatad.spec.sizes import end_epoch
 from adatad.training.run_directory import ids_of, run_directory, with_id
 
 POLL_SECONDS = 0.2
@@ -51,7 +52,7 @@ class SweepRun:
             done = read_result(self.folder / "result.json")["epochs"] if is_there(self.folder / "result.json") else None
         except FileError:
             return False
-        return done is not None and done >= (self.spec.schedule.end_epoch or self.spec.schedule.epochs)
+        return done is not None and done >= end_epoch(self.spec)
 
     @property
     def best(self) -> float | None:

@@ -29,7 +29,7 @@ from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, mismat
 from adatad.dev.parity.nms_file import segments_of
 from adatad.dev.parity.post_file import window_meta_of
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
