@@ -20,8 +20,8 @@ from adatad.errors import UserError
 from adatad.files import FileError, read_text, write_text
 from adatad.resources import resource
 from adatad.spec.checks import file_checks
-from adatad.spec.explain import dotted
-from adatad.spec.load import annotated
+from adatad.spec.keys import dotted
+from adatad.spec.write import annotated
 
 BASE = re.compile(r"^base: *(\S+) *$", re.MULTILINE)
 

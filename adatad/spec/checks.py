@@ -13,9 +13,9 @@ from functools import partial
 from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
 from adatad.spec.experiments import RANDOM, where_published
-from adatad.spec.explain import InvalidKeyReadError, ValidView
 from adatad.spec.fixes import Fixable, fixed_by, instead
 from adatad.spec.model_checks import MODEL_CHECKS, Finding, Problem
+from adatad.spec.partial import InvalidKeyReadError, ValidView
 from adatad.spec.schema import PATHS, SHARDS_FROZEN_WEIGHTS, STAGE_TO, MemorySpec, Spec
 from adatad.spec.sizes import adapter_reach, clips_of_window, resolve_backbone
 from adatad.spec.text import cut, name_problem, path_problem

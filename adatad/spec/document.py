@@ -98,7 +98,7 @@ def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) ->
     that has both keeps the old one, so that it is reported as unknown."""
     lines, sources = [], {} if sources is None else sources
     for (*at, old), new in OLD_KEYS.items():
-        section = _section(values, tuple(at))
+        section = section_at(values, tuple(at))
         if section is not None and old in section and new not in section:
             items = [(new if name == old else name, value) for name, value in section.items()]
             section.clear()
@@ -107,7 +107,7 @@ def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) ->
                 sources[(*at, new, *key[len(at) + 1 :])] = sources.pop(key)
             lines.append(f"{'.'.join((*at, old))} is {'.'.join((*at, new))} now")
     for key, names in OLD_VALUES.items():
-        section = _section(values, key[:-1])
+        section = section_at(values, key[:-1])
         value = None if section is None else section.get(key[-1])
         if isinstance(value, str) and value in names:
             section[key[-1]] = names[value]
@@ -115,7 +115,8 @@ def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) ->
     return lines
 
 
-def _section(values: Any, at: Key) -> dict[str, Any] | None:
+def section_at(values: Any, at: Key) -> dict[str, Any] | None:
+    """Return the mapping at a key of plain values; None if there is none."""
     for part in at:
         values = values.get(part) if isinstance(values, dict) else None
     return values if isinstance(values, dict) else None

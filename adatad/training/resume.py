@@ -17,7 +17,7 @@ from rich.console import Console
 from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, to_yaml
-from adatad.spec.load import renamed_yaml
+from adatad.spec.write import renamed_yaml
 from adatad.training.checkpoint import (
     SHARDS,
     Checkpoint,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adatad.spec import SpecError, load
-from adatad.spec.explain import all_keys, fields_at
+from adatad.spec.keys import all_keys, fields_at
 from adatad.spec.opentad import FLAGS, KEYS, WORDS, Renamed
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-opentad.md"
