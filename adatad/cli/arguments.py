@@ -12,7 +12,7 @@ from typing import Any, get_args
 from adatad.cli.command import BAD_INPUT, say, whole_number
 from adatad.spec.deepspeed_file import DeepSpeedFileError, engine_of
 from adatad.spec.document import Document, DocumentError, parse_value
-from adatad.spec.experiments import spec_path as find_spec_path
+from adatad.spec.experiments import find_spec_path
 from adatad.spec.load import SpecError, load_with_sources
 from adatad.spec.opentad import FLAGS
 from adatad.spec.schema import MAX_COUNT, EngineKind, Spec

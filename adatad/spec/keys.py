@@ -32,6 +32,7 @@ def fields_at(key: Key) -> dict[str, Any]:
     """Return the fields of the section at a key; none if there is no section."""
     section: Any = Spec
     for part in key:
+        # Items of a list have no fields of their own: the class inside the list counts.
         if isinstance(part, int):
             continue
         section = section_in(section.model_fields[part].annotation) if part in section.model_fields else None
@@ -76,15 +77,17 @@ def meant(key: Key) -> list[str]:
     word, section = str(key[-1]), key[:-1]
     if len(word) > MAX_WORD:
         return []
+    # From the surest to the vaguest: spelling, OpenTAD's name, another project's, the same word elsewhere, a slip.
     same = word.lower().replace("-", "_")
     here = fields_at(section)
     if same in here:
         return [dotted((*section, same))]
     if entry := renamed(key):
+        # OpenTAD's section as a whole: the same word in ours, if it is one of ours.
         inside = fields_at(tuple(entry.here.split("."))) if entry.there.endswith(".*") else {}
         if close := nearest(same, inside, SLIP):
             return [f"{entry.here}.{close}"]
-        return [f"{entry.here}={entry.value}" if entry.said else entry.here]
+        return [f"{entry.here}={entry.value}" if entry.with_value else entry.here]
     target = WORDS.get(same)
     if target:
         last = target.rpartition(".")[2]

@@ -15,7 +15,7 @@ from adatad.spec.schema import Spec
 from adatad.spec.validation_errors import MAX_ERRORS, UNKNOWN_KEY, key_of_error
 
 MAX_ROUNDS = 8
-"""Validations. What is left out may leave something else incomplete: an entry without its rate, a list without it."""
+"""Validations that are tried: what is taken out may leave something incomplete, as an entry without its rate."""
 
 
 def validate_partly(values: dict[str, Any]) -> tuple[Spec | None, set[Key]]:
@@ -46,6 +46,7 @@ def _leave_out(values: dict[str, Any], key: Key, kind: str) -> set[Key]:
         return set(_keys_meant(key, container.pop(key[-1], None)))
     in_list = next((index for index, part in enumerate(key) if isinstance(part, int)), None)
     if kind == "missing" and in_list is None:
+        # A stand-in, so that validation goes on; as an invalid key it is read by no check.
         container[key[-1]] = {} if fields_at(key) else ""
     elif in_list is not None and (kind == "missing" or not isinstance(container, dict)):
         # A list without one of its items says something else: it goes as a whole.
@@ -76,6 +77,7 @@ def _keys_meant(key: Key, value: Any) -> Iterator[Key]:
 
 
 def _key_of(text: str) -> Key:
+    """Return the key of a text that `meant` returned."""
     return tuple(int(part) if part.isdigit() else part for part in text.partition("=")[0].split("."))
 
 
@@ -93,6 +95,7 @@ class ValidView:
         key, value = (*self._at, name), getattr(self._section, name)
         if key not in self._invalid and isinstance(value, BaseModel):
             return ValidView(value, self._invalid, key)
+        # A value counts as invalid with anything inside it.
         if any(invalid[: len(key)] == key for invalid in self._invalid):
             raise InvalidKeyReadError
         return value

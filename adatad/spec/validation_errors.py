@@ -93,6 +93,7 @@ def _line(error: dict[str, Any], key: Key, document: Document, path: Path, more:
 
 
 def _hint(word: str, choices: Iterable[str]) -> str:
+    """Return the end of a message about a word that is none of the choices."""
     close = nearest(word, choices)
     if close:
         return f"; did you mean {close}?"
@@ -100,6 +101,7 @@ def _hint(word: str, choices: Iterable[str]) -> str:
 
 
 def _hint_of_key(key: Key) -> str:
+    """Return the end of a message about a key that doesn't exist."""
     found = meant(key)
     if not found:
         section = dotted(key[:-1]) if key[:-1] else "a spec"

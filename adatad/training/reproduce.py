@@ -18,7 +18,7 @@ from adatad.files import FileError, check_output_folder, read_json, write_json
 from adatad.parallel.processes import Processes, is_first_rank
 from adatad.report.reproduction import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
-from adatad.spec.experiments import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
+from adatad.spec.downloads import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
 from adatad.training.checkpoint_check import why_broken
 from adatad.training.resolve import annotations_for, resolve_run
 from adatad.training.run import train

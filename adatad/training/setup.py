@@ -21,8 +21,7 @@ from adatad.parallel.build import build_engine
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.experiments import RANDOM
-from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
+from adatad.spec.schema import RANDOM, SHARDS_FROZEN_WEIGHTS
 from adatad.spec.sizes import clips_of_window
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
