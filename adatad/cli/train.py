@@ -12,11 +12,13 @@ import argparse
 from adatad.training.signals import StopRequest
 
 _stop = StopRequest()
+"""The request that signals set. A module's, since signals may come before there is anything to hand it to."""
 
 
 def before_imports() -> None:
     """Take signals from here on: the warning of a time limit may come while libraries are imported."""
     global _stop
+    # A fresh one: tests run several commands in one process.
     _stop = StopRequest()
     _stop.importing = True
     _stop.install()
@@ -41,12 +43,14 @@ def train(args: argparse.Namespace) -> int:
     from adatad.cli.arguments import spec_from_arguments
     from adatad.printing import lasting_output
 
+    # Before torch is imported, so that a mistake in the spec is said at once.
     spec = spec_from_arguments(args)
 
     from adatad.parallel.processes import is_first_rank
     from adatad.report.summary import print_summary
     from adatad.training.run import train_run
 
+    # A library that is being imported may swallow SystemExit: until here signals end the process past Python.
     _stop.importing = False
     with lasting_output():
         result, folder = train_run(spec, args.resume, args.force, _stop)
