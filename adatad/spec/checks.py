@@ -48,6 +48,7 @@ def memory_checks(spec: Spec) -> list[Problem]:
 
 def file_checks(spec: Spec, invalid: Iterable[Key] = ()) -> list[Problem]:
     """Return the files and folders that a run reads and that aren't there, each with its key."""
+    # A check ends where it reads an invalid value, so each file has one of its own.
     return _problems(
         (_annotations, _weights, _deepspeed, _classes, _blocked_videos, _videos, _scoring_files), spec, set(invalid)
     )

@@ -34,7 +34,7 @@ def explain_key(name: str) -> str:
     """
     key = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
     lines = []
-    if not _is_key(key):
+    if not (kinds_at(key) or (isinstance(key[-1], str) and fields_at(key))):
         near = meant(key)
         entry = renamed(key)
         if entry is None:
@@ -67,11 +67,8 @@ def explain_key(name: str) -> str:
     return "\n".join(lines)
 
 
-def _is_key(key: Key) -> bool:
-    return bool(kinds_at(key)) or bool(isinstance(key[-1], str) and fields_at(key))
-
-
 def _section_at(key: Key) -> type[BaseModel]:
+    """Return the class of the section at a key; items of a list have the list's."""
     section: Any = Spec
     for part in key:
         section = section if isinstance(part, int) else section_in(section.model_fields[part].annotation)
@@ -85,6 +82,7 @@ def _type_text(field: Any) -> str:
 
 
 def _kinds(annotation: Any) -> Iterator[str]:
+    """Yield the types that an annotation allows, in words."""
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         yield from (text + _bounds(inside[1:]) for text in _kinds(inside[0]))
@@ -105,6 +103,7 @@ def _kinds(annotation: Any) -> Iterator[str]:
 
 def _bounds(metadata: Iterable[Any]) -> str:
     """Return the bounds among what Annotated says, as " >= 1, <= 10"."""
+    # Bounds stand in the metadata itself, or one level down, in pydantic's FieldInfo.
     nested = [part for item in metadata for part in getattr(item, "metadata", [item])]
     signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
     found = [f"{sign} {getattr(item, name):g}" for item in nested for name, sign in signs if hasattr(item, name)]
@@ -123,6 +122,7 @@ def _shipped_values(key: Key) -> Iterator[tuple[str, str]]:
         try:
             value = yaml.load(path.read_text(encoding="utf-8"), SAFE_LOADER)
         except (OSError, ValueError, yaml.YAMLError):
+            # A file of the user's own that is broken: it is none of those shipped.
             continue
         for part in key:
             if not holds(value, part):

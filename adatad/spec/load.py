@@ -115,7 +115,12 @@ def load_with_sources(
 def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
     """Return the file with its base files, under the overlays. Raises SpecError."""
     if path.suffix == ".py":
-        raise SpecError([_answer_to_reference(path)])
+        # A configuration file of OpenTAD: say what it is called here.
+        try:
+            experiment = experiment_of_reference(path)
+        except ExperimentError as error:
+            raise SpecError([str(error)]) from error
+        raise SpecError([f"{cut(path)}: is OpenTAD's name of this experiment; here it is {experiment.shown}"])
     if not os.path.lexists(path):
         raise SpecError([f"{cut(path)}: no such file{_meant(path)}"])
     if path.is_dir() and (path / "spec.yaml").is_file():
@@ -129,15 +134,6 @@ def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
     except DocumentError as error:
         raise SpecError([str(error)]) from error
     return document
-
-
-def _answer_to_reference(path: Path) -> str:
-    """Return what to say to someone who gives a configuration file of OpenTAD."""
-    try:
-        row = experiment_of_reference(path)
-    except ExperimentError as error:
-        return str(error)
-    return f"{cut(path)}: is OpenTAD's name of this experiment; here it is {row.shown}"
 
 
 def _meant(path: Path) -> str:

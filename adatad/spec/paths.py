@@ -18,6 +18,7 @@ UNDER_ROOT = ("annotations", "classes", "blocked_videos", "videos")
 def expand_paths(document: Document) -> list[tuple[Key, str]]:
     """Fill in `~` and variables in a document's paths; returns the keys where that can't be done, and why."""
     problems = []
+    # Values that aren't text are left to validation.
     for key in PATHS:
         section = section_at(document.values, key[:-1])
         if section is not None and isinstance(section.get(key[-1]), str):
@@ -45,6 +46,7 @@ def under_root(spec: Spec) -> Spec:
     if root is None:
         return spec
     paths = {name: getattr(spec.data, name) for name in UNDER_ROOT}
+    # Lists of classes or names are no paths; an absolute path stays as it is.
     joined = {name: _join(root, path) for name, path in paths.items() if isinstance(path, str)}
     return spec.model_copy(update={"data": spec.data.model_copy(update={**joined, "root": None})})
 

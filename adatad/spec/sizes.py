@@ -44,12 +44,13 @@ def resolve_backbone(spec: BackboneSpec) -> BackboneSizes:
     preset = PRESETS[spec.preset]
     width, depth, heads = spec.width or preset.width, spec.depth or preset.depth, spec.heads or preset.heads
     patch = spec.patch or preset.patch
+    # Rounded down, as timm does: 48/11 of g's width is 6144.
     mlp_width = int(width * (spec.mlp_ratio or preset.mlp_ratio))
     return BackboneSizes(width, depth, heads, patch, mlp_width, spec.position_grid or preset.image_pixels // patch)
 
 
 def adapter_reach(kernel: int, dilation: int) -> int:
-    """Return how many tubelets an adapter's temporal convolution sees to each side of its own."""
+    """Return how many tubelets an adapter's temporal convolution sees to each side of its own: its halo."""
     return dilation * (kernel - 1) // 2
 
 

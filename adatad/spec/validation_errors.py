@@ -21,6 +21,7 @@ def error_lines(errors: Sequence[dict[str, Any]], document: Document, path: Path
     """Return pydantic's errors as lines, one for each wrong value; of a union's branches, that of the one meant."""
     groups: dict[int | Key, list[tuple[Key, dict[str, Any]]]] = {}
     unknown = 0
+    # One group a union, by its key; an error outside of any is a group by its number.
     for number, error in enumerate(errors[:MAX_ERRORS]):
         unknown += error["type"] in UNKNOWN_KEY
         # A file that is no spec has nothing but such keys, and what it has may be a secret.
@@ -80,6 +81,7 @@ def _line(error: dict[str, Any], key: Key, document: Document, path: Path, more:
             return f"{source or cut(path)}: {dotted(key)}: is missing and has no default"
         case "literal_error":
             allowed = error["ctx"]["expected"]
+            # pydantic's text: 'a', 'b' or 'c'.
             words = [word.strip("'") for word in allowed.replace(" or ", ", ").split(", ")]
             return f"{where}: expected {allowed}{more}, got {got}{_hint(str(error['input']), words)}"
         case "model_type":

@@ -27,6 +27,7 @@ for _tag, _form in ((f"{TAG}int", INTEGER), (f"{TAG}float", FLOAT)):
 
 def to_yaml(spec: Spec) -> str:
     """Return YAML that loads back to an equal spec."""
+    # All values, defaults too: a saved run means the same under a version with other defaults.
     values = spec.model_dump(mode="json")
     contract_paths(values)
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
@@ -61,6 +62,7 @@ def _lines(values: dict[str, Any], at: Key, document: Document, indent: str) -> 
         if isinstance(value, dict) and value:
             yield f"{indent}{name}:", ""
             yield from _lines(value, key, document, indent + "  ")
+        # Lists of sections have a line a key; other lists one line in all.
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             yield f"{indent}{name}:", ""
             for index, item in enumerate(value):
@@ -68,6 +70,7 @@ def _lines(values: dict[str, Any], at: Key, document: Document, indent: str) -> 
                 yield f"{indent}  - {text.lstrip()}", source
                 yield from rest
         else:
+            # A scalar alone ends in YAML's document mark.
             text = (
                 yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000, allow_unicode=True)
                 .removesuffix("\n")

@@ -43,11 +43,12 @@ class SweepRun:
 
     @property
     def folder(self) -> Path:
+        """Run directory."""
         return run_directory(self.spec).path
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has been trained to the end of its schedule."""
+        """True if the run has been trained to the end of its schedule."""
         try:
             done = read_result(self.folder / "result.json")["epochs"] if is_there(self.folder / "result.json") else None
         except FileError:
@@ -91,10 +92,12 @@ def plan_sweep(list_file: Path, spec_file: str, overrides: Sequence[str], overla
     known = read_json(known_file) if known_file.is_file() else {}
     if not isinstance(known, dict) or not all(isinstance(number, int) for number in known.values()):
         raise SweepError(f"{known_file}: expected an object of run numbers by line; remove it to train all lines anew")
+    # Ids of runs that other commands made are left alone.
     free = max([-1, *ids_of(specs[0]), *known.values()]) + 1
     for line in lines:
         if line not in known:
             known[line], free = free, free + 1
+    # Before anything is trained: a sweep that is ended finds each line's run again.
     folder.mkdir(parents=True, exist_ok=True)
     write_json(known_file, known)
     return [

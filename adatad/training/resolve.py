@@ -60,6 +60,7 @@ class ResolvedRun:
 
     @property
     def num_classes(self) -> int:
+        """Number of the model's outputs; 1 if it doesn't tell classes apart."""
         return len(self.outputs)
 
     @property
@@ -74,6 +75,7 @@ class ResolvedRun:
 
     @property
     def directory(self) -> RunDirectory:
+        """Directory of the run, which may not exist yet."""
         return run_directory(self.spec)
 
     def in_order(self, classes: Sequence[str]) -> ResolvedRun:
@@ -113,6 +115,7 @@ def resolve_model(spec: Spec, processes: Processes, outputs: Sequence[str] | int
     """Resolve what a model needs to be run without data, for measurements. outputs: names, or how many there are;
     steps: of an epoch."""
     names = tuple(map(str, range(outputs))) if isinstance(outputs, int) else tuple(outputs)
+    # Still "auto" only in tools that measure a model: training has been through `adatad.training.choice`.
     engine = "ddp" if spec.parallel.engine == "auto" else spec.parallel.engine
     return ResolvedRun(
         spec=without_auto(spec, engine, precision_on(processes.device, spec.train.precision)),
@@ -153,6 +156,7 @@ def without_auto(spec: Spec, engine: EngineName, precision: Precision) -> Spec:
 
 def precision_on(device: torch.device, precision: str) -> Precision:
     """Return what `train.precision` comes to on a device."""
+    # The rule is autocast's own; here its answer gets its name back.
     dtype = autocast_dtype(precision, device)
     return next(name for name in ("bf16", "fp16", "fp32") if DTYPES[name] == dtype)
 
