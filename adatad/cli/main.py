@@ -135,4 +135,5 @@ def usage() -> str:
 
 def nearest(word: str, choices: Sequence[str] | dict[str, str]) -> str | None:
     """Return the choice that a mistyped word most resembles; None if none does."""
+    # Not that of adatad.spec.text, whose package imports pydantic: --help and mistyped verbs answer at once.
     return next(iter(difflib.get_close_matches(word[:40], list(choices), n=1, cutoff=0.5)), None)

@@ -157,7 +157,7 @@ def run_sweep(
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that runs may use, as CUDA_VISIBLE_DEVICES takes them."""
+    """Return the names of the GPUs that runs may use, as CUDA_VISIBLE_DEVICES takes them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [str(number) for number in range(len(device_nodes()))]
@@ -165,7 +165,7 @@ def visible_gpus() -> list[str]:
 
 
 def settings_of(run: SweepRun, keys: Sequence[str]) -> list[str]:
-    """Values of keys such as optimizer.lr in the spec that a run keeps; of the spec to be, where it hasn't begun."""
+    """Return the values of keys such as optimizer.lr in a run's saved spec, or in the one to be if it hasn't begun."""
     kept = run.folder / "spec.yaml"
     try:
         values = (load(kept, check_files=False) if kept.is_file() else run.spec).model_dump()
