@@ -74,7 +74,7 @@ def test_torchrun_continues_by_itself(tiny_spec):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
     faulty = [str(ROOT / "tests" / "parallel" / "faulty.py"), "kill", "1", "4"]
     command = [sys.executable, *torchrun, *faulty, str(tiny_spec), *QUICK, "--force"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=170)
     assert run.returncode == 0, run.stderr
     named = [line for line in run.stderr.splitlines() if line.startswith("rank 1 on ")]
