@@ -29,7 +29,7 @@ from adatad.models.actionformer import decode
 from adatad.parallel.devices import device_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
-from adatad.spec.experiments import spec_path
+from adatad.spec.experiments import find_spec_path
 from adatad.training.choice import with_engine
 from adatad.training.determinism import run_arithmetic
 from adatad.training.export import find_checkpoint, holds_frozen_weights, own_spec, read_trained_file
@@ -112,7 +112,7 @@ def load_spec(name: str | Path, overrides: Sequence[str] = (), check_files: bool
     overrides: as --set takes them, "train.seed=1". check_files: whether its data and weights must be there. Raises
     UserError with all that is wrong with it.
     """
-    return load(spec_path(str(name))[0], overrides, check_files)
+    return load(find_spec_path(str(name))[0], overrides, check_files)
 
 
 def build_detector(spec: Spec, classes: Sequence[str], device: str | torch.device | None = None) -> Detector:

@@ -1,4 +1,7 @@
-"""The arguments that commands with a spec share, and what they stand for."""
+"""The arguments that commands with a spec share, and the spec that they stand for.
+
+`add_spec_arguments` and its like declare them; `load_from_arguments` goes from there to `adatad.spec.load`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any, get_args
 from adatad.cli.command import BAD_INPUT, say, whole_number
 from adatad.spec.deepspeed_file import DeepSpeedFileError, engine_of
 from adatad.spec.document import Document, DocumentError, parse_value
-from adatad.spec.experiments import spec_path as find_spec_path
+from adatad.spec.experiments import find_spec_path
 from adatad.spec.load import SpecError, load_with_sources
 from adatad.spec.opentad import FLAGS
 from adatad.spec.schema import MAX_COUNT, EngineKind, Spec
@@ -50,6 +53,7 @@ def add_spec_arguments(
             "--id", type=whole_number(0, MAX_COUNT), metavar="N",
             help="number of the run: it lives in runs/<spec name>/id<N>",
         )  # fmt: skip
+    # Hidden options, so that the error says what to write instead of "unrecognized arguments".
     for flag in FLAGS:
         parser.add_argument(flag, nargs="?", action=_Elsewhere, help=argparse.SUPPRESS)
 
@@ -61,12 +65,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--deepspeed", metavar="FILE",
         help="DeepSpeed's JSON file (parallel.deepspeed); without --engine, the engine is that of the file's stage",
     )  # fmt: skip
-    # The environment says the same.
+    # Taken and not used: the environment says the same.
     parser.add_argument("--local_rank", "--local-rank", type=whole_number(-1, MAX_COUNT), help=argparse.SUPPRESS)
 
 
 class _Device(argparse.Action):
-    """Hides every GPU from this process and those that it starts, before torch looks for any."""
+    """An option that hides every GPU from this process and those that it starts.
+
+    It acts while arguments are parsed, because torch, which is imported later, looks for GPUs once.
+    """
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
@@ -86,6 +93,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 def overrides_from(args: argparse.Namespace) -> Sequence[str]:
     """Return the overrides that the arguments stand for. Raises DeepSpeedFileError if --deepspeed can't be read."""
     overrides = [*args.overrides]
+    # Verbs without add_engine_arguments, or without --id, have no such attributes.
     engine, file = getattr(args, "engine", None), getattr(args, "deepspeed", None)
     if file is not None:
         overrides.append(f"parallel.deepspeed={_as_value(file)}")
@@ -98,7 +106,7 @@ def overrides_from(args: argparse.Namespace) -> Sequence[str]:
 
 
 def _as_value(text: str) -> str:
-    """Text as an override has it: quoted where YAML would take it for something else, as null or a: b."""
+    """Return text as an override has it: quoted where YAML would take it for something else, as null or a: b."""
     try:
         plain = parse_value(text) == text
     except DocumentError:
@@ -107,7 +115,7 @@ def _as_value(text: str) -> str:
 
 
 def _expanded(path: str, option: str) -> str:
-    """A path of the command line: a shell leaves the ~ after an equals sign as it is. Raises SpecError."""
+    """Return a path of the command line with its ~, which shells leave behind an =, filled in. Raises SpecError."""
     try:
         return expand(path)
     except PathError as error:
@@ -117,6 +125,7 @@ def _expanded(path: str, option: str) -> str:
 def spec_path(text: str, quiet: bool = False) -> str:
     """Return the spec file that a SPEC argument means; a line on stderr says so where it is a name, unless quiet."""
     path, note = find_spec_path(text)
+    # Every rank reads its own command line: the first one says it.
     if note and not quiet and os.environ.get("RANK", "0") == "0":
         print(f"note: {note}", file=sys.stderr)
     return path

@@ -1,4 +1,4 @@
-"""How every command ends: an exit code, and one line instead of a traceback for what went wrong.
+"""The end of every command: an exit code, and one line instead of a traceback for what went wrong.
 
     0    done
     1    done, and what was asked for isn't so (a bar not met, a video that can't be read)
@@ -31,8 +31,9 @@ from adatad.printing import program
 BAD_INPUT, INTERRUPTED, OUTPUT_CLOSED = 2, 130, 141
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _interrupted = False
+"""True from Ctrl-C on: a library that was being imported may have turned it into an error of its own."""
 MAX_SHOWN = 40
-"""Characters of a value that an error repeats."""
+"""Characters of a value that an error repeats; longer ones are cut."""
 NO_MEMORY = "memory ran out: give the process more (ulimit -v, the container's or job's limit), or take fewer workers"
 
 NO_PACKAGE = "bash launch/setup.sh makes an environment with all packages, source .venv/bin/activate enters it"
@@ -42,6 +43,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` as this process's command and leave with its exit code."""
     take_over_process()
     code = exit_code(main)
+    # What is still in the buffer may fail, too: the reader has gone, or the disk is full.
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):
@@ -64,6 +66,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
         say(str(error))
     except KeyboardInterrupt:
         return _interruption()
+    # Before OSError, which it is.
     except BrokenPipeError:
         return OUTPUT_CLOSED
     except MemoryError:
@@ -79,7 +82,9 @@ def exit_code(main: Callable[[], int | None]) -> int:
         if error.errno == errno.ENOMEM:
             say(NO_MEMORY)
         else:
-            say(f"{_of_system(error)}; free some room, or give a place that can be read and written")
+            reason = error.strerror or str(error) or type(error).__name__
+            where = "" if error.filename is None else f"{error.filename}: "
+            say(f"{where}{reason}; free some room, or give a place that can be read and written")
     except ImportError as error:
         # A library that can't be mapped for want of address space is no missing package.
         if _interrupted:
@@ -117,6 +122,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     highest = 2**63 - 1 if most is None else most
 
     def read(text: str) -> int:
+        """Read the number. Raises ArgumentTypeError, whose text argparse prints."""
         try:
             value = int(text)
         except ValueError:
@@ -130,11 +136,6 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def _of_system(error: OSError) -> str:
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
-
-
 def take_over_process() -> None:
     """Prepare this process for a command: what is printed never raises for its encoding, closed standard streams are
     opened, and Ctrl-C ends in one line from here on."""
@@ -143,6 +144,7 @@ def take_over_process() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = _say_interrupted
+    # A handler of somebody else's, as a caller of the library may have, stays.
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _note_interruption)
@@ -177,5 +179,6 @@ def _say_interrupted(kind: type[BaseException], error: BaseException, traceback:
         sys.__excepthook__(kind, error, traceback)
         return
     say("interrupted")
+    # At once, past libraries that are half imported; a second Ctrl-C meanwhile would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os._exit(INTERRUPTED)

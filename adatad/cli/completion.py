@@ -52,7 +52,8 @@ def script(shell: str) -> str:
 
 
 def all_words() -> dict[str, list[str]]:
-    """What may follow: "" the verbs, a verb its options or commands, a group's command ("data check") its options."""
+    """Return the words that may follow: after "" the verbs, after a verb its options or commands, after a group's
+    command ("data check") its options."""
     from adatad.cli.main import VERBS, parser_of
     from adatad.errors import UserError
 

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, text: str, **options: str) -> argparse.ArgumentParser:
+        """Add a command; its text is the description, too, unless options have another."""
         form = argparse.RawDescriptionHelpFormatter
         return commands.add_parser(name, help=text, formatter_class=form, **{"description": text, **options})
 
@@ -147,7 +148,7 @@ def stage_videos(args: argparse.Namespace) -> int:
 
     from adatad.data.annotations import read_annotations
     from adatad.data.staging import stage
-    from adatad.spec.resolve import Quirks
+    from adatad.spec.quirks import Quirks
 
     try:
         annotations = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic)

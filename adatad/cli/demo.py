@@ -39,7 +39,7 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
 def demo(args: argparse.Namespace) -> int:
     """Run `adatad demo`; returns its exit code."""
     file = spec_path(args.spec, quiet=args.spec == DEFAULT)
-    # Where the spec's data lie; its files can be checked only when they are there.
+    # The data set is made where the spec's data lie; files are checked by the second load, when they are there.
     folder = Path(load(file, args.overrides, check_files=False).data.annotations).parent
 
     from adatad.data.prepare.demo import make_demo_with_progress

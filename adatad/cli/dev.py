@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, text: str, description: str | None = None) -> argparse.ArgumentParser:
+        """Add a command; its text is the description, too, unless there is another."""
         form = argparse.RawDescriptionHelpFormatter
         return commands.add_parser(name, help=text, description=description or text, formatter_class=form)
 
@@ -118,7 +119,7 @@ def benchmark(args: argparse.Namespace) -> int:
     """Run `adatad dev benchmark`; returns its exit code."""
     if args.suite != "gpu" and (args.report or args.minutes is not None):
         raise UserError("--report and --minutes: only of the suite gpu")
-    # Read when torch begins to allocate; a user's own settings stay.
+    # Before torch is imported, which reads this when it begins to allocate; a user's own settings stay.
     if args.suite == "gpu" and not os.environ.keys() & {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"}:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
@@ -160,7 +161,7 @@ def compare_runs(args: argparse.Namespace) -> int:
 
 def model_zoo(args: argparse.Namespace) -> int:
     """Run `adatad dev model-zoo`; returns its exit code."""
-    # The page takes minutes.
+    # Before the page, which takes minutes to make.
     check_output(args.output)
 
     from adatad.dev.model_zoo import model_zoo as page

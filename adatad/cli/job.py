@@ -1,5 +1,6 @@
-"""What the supervisor of a job runs where the packages are: it has the standard library alone, perhaps outside of their
-container. Not a verb, as no person types these.
+"""Commands that the supervisor of a job runs where the packages are. Not a verb, as no person types these.
+
+The supervisor itself has the standard library alone, perhaps outside of the packages' container.
 
     python -m adatad.cli.job snapshot SPEC [arguments of adatad train]          copies code and spec, prints a JobRun
     python -m adatad.cli.job table LIST FIRST_ID SPEC [arguments of adatad train]   writes and prints a sweep's table

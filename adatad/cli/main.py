@@ -1,4 +1,4 @@
-"""The verbs of `adatad`, and how one is found, parsed and run.
+"""The verbs of `adatad`, and how one is found, parsed and run: `start` in a process, `main` inside one.
 
 A verb is a module of this package, imported only when it is asked for. It has a docstring (the text of `--help`) and
 `add_arguments(parser)`, which names the function to call: `parser.set_defaults(action=...)`. A module that must act
@@ -43,12 +43,14 @@ VERBS = {
 }
 HELP_OPTIONS = ("-h", "--help", "help")
 LOCAL_RANK = re.compile(r"--local[-_]rank=.*")
+"""Option that DeepSpeed's launcher adds to a command; verbs that it starts take it."""
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that proposes the nearest option for one that it doesn't know."""
 
     def parse_args(self, args=None, namespace=None):
+        """Parse as argparse does, with the nearest option in the error about an unknown one."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             options = [option for parser in [self, *subparsers(self)] for option in parser._option_string_actions]
@@ -58,9 +60,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def start(verb: str | None = None) -> NoReturn:
-    """Run the command line of this process and leave with its exit code. verb: the one that a script of tools/ stands
-    for."""
-    command.take_over_process()
+    """Run the command line of this process and leave with its exit code. verb: the one, or group and command, that a
+    script of tools/ stands for."""
     words = sys.argv[1:]
     command.run(lambda: main([*(verb.split() if verb else []), *words]))
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int | None:
-    # DeepSpeed's launcher puts its option before the verb of a module.
+    # DeepSpeed's launcher puts its option before the verb of a module: it goes behind it.
     ranks = [word for word in words[:1] if LOCAL_RANK.fullmatch(word)]
     verb, *rest = words[len(ranks) :] or [""]
     name_program("adatad")
@@ -89,6 +90,7 @@ def _run(words: list[str]) -> int | None:
         hint = f"did you mean adatad {near}?" if near else "adatad --help lists the commands"
         raise UserError(f"{verb!r} is no command of adatad; {hint}")
     name_program(f"adatad {verb}")
+    # Errors from here on are said under the verb's name, those of its parser too.
     parser = parser_of(verb, early=True)
     args = parser.parse_args([*rest, *ranks])
     return args.action(args)
@@ -108,13 +110,14 @@ def parser_of(verb: str, early: bool = False) -> Parser:
 
 
 def subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """The parsers of a group's commands; none for a single verb."""
+    """Return the parsers of a group's commands; none for a single verb."""
+    # argparse has no public way to ask for them.
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return [sub for group in groups for sub in group.choices.values()]
 
 
 def usage() -> str:
-    """The text of `adatad --help`."""
+    """Return the text of `adatad --help`. It imports no verb, so that it comes at once."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
     return "\n".join(
@@ -131,5 +134,6 @@ def usage() -> str:
 
 
 def nearest(word: str, choices: Sequence[str] | dict[str, str]) -> str | None:
-    """The choice that a mistyped word most resembles, if any does."""
+    """Return the choice that a mistyped word most resembles; None if none does."""
+    # Not that of adatad.spec.text, whose package imports pydantic: --help and mistyped verbs answer at once.
     return next(iter(difflib.get_close_matches(word[:40], list(choices), n=1, cutoff=0.5)), None)

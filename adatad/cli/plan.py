@@ -42,7 +42,7 @@ def plan(args: argparse.Namespace) -> int:
     """Run `adatad plan`; returns its exit code."""
     spec = spec_from_arguments(args, check_files=False)
 
-    # What is imported stays: to look for garbage in it, again and again, would take a fifth of the time.
+    # Modules that are imported stay: looking for garbage in them again and again would take a fifth of the time.
     gc.disable()
     from adatad.report.plans import target_of, write_plans
 

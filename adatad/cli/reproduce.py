@@ -52,6 +52,7 @@ def reproduce(args: argparse.Namespace) -> int:
     if args.check:
         lines = missing(spec, args.checkpoint)
         print("\n".join(lines) if lines else f"{spec.name}: everything is there")
+        # As bad input leaves, so that scripts stop before they train.
         return 2 if lines else 0
     result, reproduction = train_or_test(spec, args.checkpoint)
     if reproduction is None:

@@ -20,8 +20,8 @@ from adatad.errors import UserError
 from adatad.files import FileError, read_text, write_text
 from adatad.resources import resource
 from adatad.spec.checks import file_checks
-from adatad.spec.explain import dotted
-from adatad.spec.load import annotated
+from adatad.spec.keys import dotted
+from adatad.spec.write import annotated
 
 BASE = re.compile(r"^base: *(\S+) *$", re.MULTILINE)
 
@@ -52,6 +52,7 @@ def spec(args: argparse.Namespace) -> int:
         raise UserError("--output and --force: only with --copy")
     found, document = load_from_arguments(args, check_files=False)
     print(annotated(found, document))
+    # The spec is printed whatever is missing: it may be meant for another machine.
     for key, problem in file_checks(found):
         print(f"warning: {dotted(key)}: {problem}", file=sys.stderr)
     return 0
@@ -67,6 +68,7 @@ def copy_spec(name: str, output: Path | None = None, force: bool = False) -> Pat
         raise FileError(f"{target}: is there already; --force replaces it, --output FILE names another")
 
     def from_anywhere(base: re.Match[str]) -> str:
+        """Return the line `base:` with a path that holds wherever the copy lies."""
         file = Path(os.path.abspath(source.parent / base[1]))
         inside = file.is_relative_to(shipped)
         return f"base: {Path('configs') / file.relative_to(shipped) if inside else file}"

@@ -1,5 +1,4 @@
-"""Where a run and its jobs stand: states, step, loss, time left, attempts with how they ended, checkpoint, errors by
-rank.
+"""Say where a run and its jobs stand: states, step, loss, time left, attempts with their ends, checkpoint, errors.
 
 adatad status runs/thumos/g_1536x224_adapter/id0 --watch
 """
@@ -31,6 +30,7 @@ def status(args: argparse.Namespace) -> int:
     while True:
         lines, going_on = report(args.run)
         if args.watch and sys.stdout.isatty():
+            # Clear the screen, and go to its top.
             print("\033[2J\033[H", end="")
         print("\n".join(lines), flush=True)
         if not (args.watch and going_on):

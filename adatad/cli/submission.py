@@ -49,6 +49,7 @@ def submission(args: argparse.Namespace) -> int:
     from adatad.evaluation.submission import expected_of, write_submission
 
     def warn(line: str) -> None:
+        """Print a warning under the command's name."""
         print(f"{program()}: warning: {line}", file=sys.stderr)
 
     expected = expected_of(args.annotations, args.subset) if args.annotations else None

@@ -42,8 +42,10 @@ def sweep(args: argparse.Namespace) -> int:
 
     file, overrides = spec_path(args.spec), overrides_from(args)
     runs = plan_sweep(args.list, file, overrides, args.overlays)
+    # The same options again, for `adatad train` of each run; --engine and --deepspeed are among the overrides.
     arguments = [file, *(f"--overlay={overlay}" for overlay in args.overlays)]
     arguments += ["--set", *overrides] if overrides else []
+    # A job system's SIGTERM ends the sweep as Ctrl-C does: the runs it started get one too, and save.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with progress("runs ended", len(runs)) as bar:

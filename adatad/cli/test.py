@@ -42,7 +42,7 @@ def test(args: argparse.Namespace) -> int:
         raise UserError("--last: a file of adatad export holds one set of parameters; its header says which")
     if args.detections is not None:
         check_output(args.detections)
-        _keep_what_is_no_json(args.detections)
+        _refuse_other_files(args.detections)
 
     from adatad.parallel.processes import is_first_rank
     from adatad.training.export import find_checkpoint, holds_frozen_weights, own_spec
@@ -57,7 +57,7 @@ def test(args: argparse.Namespace) -> int:
     own = args.spec is None
     spec = own_spec(checkpoint, overrides_from(args), args.overlays) if own else spec_from_arguments(args)
     if args.detections is not None:
-        _keep_inputs(args.detections, Path(spec.data.annotations), checkpoint)
+        _refuse_inputs(args.detections, Path(spec.data.annotations), checkpoint)
 
     from adatad.report.scores import print_scores
     from adatad.training.score import detect_and_score
@@ -73,19 +73,20 @@ def test(args: argparse.Namespace) -> int:
             else:
                 print_scores(spec, scored.result)
         finally:
+            # Also if nothing can be printed any more: detecting may have taken hours.
             if args.detections is not None:
                 write_detections(args.detections, scored.detections)
                 print(f"detections {args.detections}", file=sys.stderr)
     return 0
 
 
-def _keep_what_is_no_json(output: Path) -> None:
+def _refuse_other_files(output: Path) -> None:
     """Raise FileError for an output in whose place something else lies, such as weights or a video."""
     if output.is_file() and read_start(output).lstrip()[:1] not in (b"", b"{", b"["):
         raise FileError(f"{output}: is there already and isn't JSON: detections would replace it; name another file")
 
 
-def _keep_inputs(output: Path, annotations: Path, checkpoint: Path) -> None:
+def _refuse_inputs(output: Path, annotations: Path, checkpoint: Path) -> None:
     """Raise FileError for an output that would take the place of what is read."""
     place = output.resolve()
     if place in (annotations.resolve(), checkpoint.resolve()) or checkpoint.resolve() in place.parents:

@@ -18,7 +18,8 @@ from adatad.errors import UserError
 from adatad.files import FileError, read_json, reason, shown
 from adatad.report.run_files import is_number, read_end, read_metrics
 from adatad.spec import load
-from adatad.spec.resolve import Quirks, end_epoch, steps_per_epoch
+from adatad.spec.quirks import Quirks
+from adatad.spec.sizes import end_epoch, steps_per_epoch
 from adatad.training.ownership import last_opening
 
 LATEST_STEPS = 50

@@ -35,7 +35,7 @@ from adatad.cluster.job import (
 )
 from adatad.cluster.node_check import judge
 from adatad.cluster.rank_logs import RankLogs
-from adatad.cluster.sweep import rows_of
+from adatad.cluster.sweep import sweep_lines
 from adatad.errors import UserError
 from adatad.training.markers import ATTEMPT, DONE, STOPPED
 
@@ -132,13 +132,13 @@ class Supervisor:
         if not task or len(arguments) < 2:
             raise JobError("usage: sbatch --array=0-N slurm/sweep.sh LIST SPEC [arguments of slurm/train.sh]")
         file, *arguments = arguments
-        rows, first = rows_of(Path(file)), int(self.settings["FIRST_ID"])
-        if int(task) >= len(rows):
-            raise JobError(f"{file} has {len(rows)} lines: --array=0-{len(rows) - 1}, there is no {task}")
+        lines, first = sweep_lines(Path(file)), int(self.settings["FIRST_ID"])
+        if int(task) >= len(lines):
+            raise JobError(f"{file} has {len(lines)} lines: --array=0-{len(lines) - 1}, there is no {task}")
         try:
-            overrides = shlex.split(rows[int(task)])
+            overrides = shlex.split(lines[int(task)])
         except ValueError as error:
-            raise JobError(f"{file}, line {task} (from 0): {rows[int(task)]}: can't be read: {error}") from error
+            raise JobError(f"{file}, line {task} (from 0): {lines[int(task)]}: can't be read: {error}") from error
         code = self.train([*arguments, "--set", *overrides, "--id", str(first + int(task))])
         if code == 0:
             self.job.call([*self.job.python, "-m", "adatad.cli.job", "table", file, str(first), *arguments])
@@ -278,7 +278,7 @@ def take_launcher(arguments: Sequence[str], launcher: str) -> tuple[str, list[st
             launcher = next(words, "")
         elif word.startswith("--launcher="):
             launcher = word.partition("=")[2]
-        elif word in ("--resume", "--overwrite"):
+        elif word in ("--resume", "--force", "--overwrite"):
             raise JobError(
                 f"{word} isn't for jobs: they go on from what their run directory holds; --id N starts another"
             )

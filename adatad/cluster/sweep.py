@@ -1,4 +1,4 @@
-"""The list of a sweep by an array of jobs, and its table: a row for each line, with what that run has reached so far.
+"""The list of a sweep, and the table of one by an array of jobs: a row for each line, with its run's result so far.
 
 The supervisor reads lists by this module, so it needs the standard library alone.
 """
@@ -13,7 +13,7 @@ from adatad.files import FileError, read_text, shown
 from adatad.report.run_files import Record, is_there, read_result
 
 
-def rows_of(path: Path) -> list[str]:
+def sweep_lines(path: Path) -> list[str]:
     """Return the lines of a list of overrides, without comments and empty ones. Raises FileError."""
     lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
@@ -46,7 +46,7 @@ def write_table(file: Path, folder: Path, first_id: int) -> str:
     Tasks that end at the same moment each write the table, on several hosts: the last one to write looks again, so that
     it leaves no other's result out.
     """
-    rows, written = rows_of(file), ""
+    rows, written = sweep_lines(file), ""
     while (text := table(rows, folder, first_id)) != written:
         # One name for each process on each host: tasks write at the same time.
         unfinished = folder / f".sweep-{socket.gethostname()}-{os.getpid()}.unfinished"

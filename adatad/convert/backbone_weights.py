@@ -22,7 +22,8 @@ from adatad.convert.weight_file import (
 from adatad.files import check_output
 from adatad.models.backbone import VideoBackbone
 from adatad.models.vit import sine_table
-from adatad.spec.experiments import RANDOM, where_published
+from adatad.spec.downloads import where_published
+from adatad.spec.schema import RANDOM
 from adatad.spec.sizes import PRESETS
 
 MAX_BLOCKS = 1000

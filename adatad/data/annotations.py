@@ -34,7 +34,7 @@ from adatad.data.entry import (
     read_length,
 )
 from adatad.files import listed, shown
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 from adatad.spec.schema import DataSpec
 
 MIN_INSTANCE_SHARE = 0.01

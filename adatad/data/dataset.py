@@ -31,7 +31,7 @@ from adatad.data.windows import (
 )
 from adatad.files import listed
 from adatad.models.losses import Targets
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 from adatad.spec.schema import DataSpec
 
 SKIPPABLE_ERRORS = (VideoError, WindowError)

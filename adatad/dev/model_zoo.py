@@ -10,7 +10,8 @@ import torch
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Planner
 from adatad.spec import Spec, load
-from adatad.spec.experiments import DATA_SETS, PUBLISHED, TRAINED, Experiment, all_experiments
+from adatad.spec.downloads import DATA_SETS, PUBLISHED, TRAINED
+from adatad.spec.experiments import Experiment, all_experiments
 from adatad.spec.schema import MemorySpec
 
 HEAD = """# Published rows

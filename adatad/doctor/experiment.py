@@ -14,9 +14,9 @@ from adatad.doctor.machine import GIB, check_place, check_shared_memory, place, 
 from adatad.errors import UserError
 from adatad.files import reason, shown, what_it_is
 from adatad.parallel.visible_gpus import BF16_CAPABILITY
-from adatad.spec.experiments import RANDOM, where_published
-from adatad.spec.resolve import Quirks
-from adatad.spec.schema import Spec
+from adatad.spec.downloads import where_published
+from adatad.spec.quirks import Quirks
+from adatad.spec.schema import RANDOM, Spec
 from adatad.spec.sizes import resolve_backbone
 
 MAX_NAMED = 5
@@ -134,7 +134,7 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
 
 def check_digest(spec: Spec) -> Iterator[Finding]:
     """Check the SHA-256 of a published file whose name, or our list, tells how the digest begins."""
-    from adatad.spec.experiments import digest_start
+    from adatad.spec.downloads import digest_start
 
     path = Path(spec.model.backbone.weights or "")
     expected = digest_start(path.name) if path.is_file() else None

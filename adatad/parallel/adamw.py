@@ -45,6 +45,7 @@ class PiecewiseAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
+        """Update all parameters, one piece after the other."""
         groups = self.param_groups
         try:
             for group in groups:
@@ -55,6 +56,7 @@ class PiecewiseAdamW(torch.optim.AdamW):
                     super().step(closure)
                     self._put_away(parameters)
         finally:
+            # The same list object: the engine and its schedule hold it.
             self.param_groups = groups
 
     def store(self, parameters: Sequence[Tensor]) -> None:
@@ -81,8 +83,8 @@ class HostStateAdamW(PiecewiseAdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
+        """Update all parameters. The copies of moments to the host are queued then, not done."""
         super().step(closure)
-        # The copies to the host are queued, not done.
         self._copied_from.add(self.param_groups[0]["params"][0].device)
 
     def complete_copies(self) -> None:
@@ -98,6 +100,7 @@ class HostStateAdamW(PiecewiseAdamW):
                     self.state[parameter][name] = to_device(host, parameter.device)
 
     def store(self, parameters: Sequence[Tensor]) -> None:
+        """Copy loaded moments to the host, and wait for the copies."""
         self._put_away(parameters)
         settle(parameters[0].device)
 
@@ -106,6 +109,7 @@ class HostStateAdamW(PiecewiseAdamW):
             state, hosts = self.state.get(parameter, {}), self._on_host.setdefault(parameter, {})
             for name in MOMENTS:
                 if name in state:
+                    # Host buffers are allocated once, pinned, and written over in every step.
                     if name not in hosts:
                         hosts[name] = host_like(state[name], "AdamW's moments")
                     state[name] = write_host(hosts[name], state[name])
@@ -162,6 +166,7 @@ class RoundedAdamW(PiecewiseAdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
+        """Update all parameters; on the host, wait for the moments' copies, since their views are in `state`."""
         super().step(closure)
         if self.on_host:
             settle(self.param_groups[0]["params"][0].device)
@@ -198,8 +203,10 @@ class RoundedAdamW(PiecewiseAdamW):
                 self.state[parameter].update(views)
 
     def store(self, parameters: Sequence[Tensor]) -> None:
+        """Write loaded moments into their pieces, as bf16, and wait for the copies."""
         for piece in self._pieces.values():
             for parameter, views in piece.views(piece.moments):
+                # By identity: == of tensors compares values.
                 if any(parameter is one for one in parameters):
                     for name, view in views.items():
                         write_host(view, self.state[parameter][name])
@@ -227,6 +234,7 @@ def round_into(out: Tensor, moments: Tensor, first: int, step: Tensor, seed: int
     # A bf16 number is the upper half of an fp32 one, and the bits below the sign count up as its size does: adding 16
     # random bits to the lower half and cutting that off rounds by chance.
     bits = moments.view(torch.int32)
+    # Of each pair's 32 random bits the second moment gets the upper half, the first moment the lower.
     bits[1] += (noise >> 16).bitwise_and_(0xFFFF)
     bits[0] += noise.bitwise_and_(0xFFFF)
     out.view(torch.int16).copy_(bits.bitwise_right_shift_(16))

@@ -1,4 +1,4 @@
-"""What engines share that step torch's AdamW over this rank's part of the parameters, as plain tensors."""
+"""The common part of engines that step torch's AdamW over this rank's part of the parameters, as plain tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Moments = dict[str, dict[str, Tensor]]
 
 
 class AdamWEngine:
-    """The part of the engine protocol that is the same wherever one optimizer's parameters are this rank's part."""
+    """The part of the engine protocol that is the same wherever one optimizer's parameters are this rank's part.
+
+    An engine calls `init_optimizer` at the end of its constructor: only then the parameters have their final form.
+    """
 
     saves_shards = False
 
@@ -34,23 +37,30 @@ class AdamWEngine:
         hold; on_gpu: whether they lie on one."""
         self.named, self.processes = named, processes
         self.optimizer = make_adamw(groups, spec, on_gpu)
+        # The optimizer's own list: the schedule writes rates to it.
         self.groups = self.optimizer.param_groups
         self.dtype = autocast_dtype(spec.train.precision, processes.device)
+        # Disabled, the scaler is a no-op, so that callers have no branch on the precision.
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype == torch.float16)
 
     def gradients(self) -> dict[str, Tensor]:
+        """Return this rank's gradients, by name."""
         return {name: parameter.grad for name, parameter in self.named.items() if parameter.grad is not None}
 
     def clear_gradients(self) -> None:
+        """Free all gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def master_parameters(self) -> dict[str, Tensor]:
+        """Return this rank's part of the trained parameters, without their graph."""
         return {name: parameter.detach() for name, parameter in self.named.items()}
 
     def swapped_parameters(self, values: dict[str, Tensor]) -> AbstractContextManager[None]:
+        """Exchange the parameters' contents with `values` inside the context."""
         return swapped_tensors(self.master_parameters(), values)
 
     def moments(self) -> Moments:
+        """Return the optimizer's own tensors, not copies: the next step changes them."""
         state = self.optimizer.state
         # Copies to the host may still be on their way.
         if isinstance(self.optimizer, HostStateAdamW):
@@ -59,6 +69,7 @@ class AdamWEngine:
 
     @torch.no_grad()
     def load(self, masters: dict[str, Tensor], moments: Moments) -> None:
+        """Set parameters and moments; the tensors given are copied."""
         # The step counter stays on the CPU unless the update is fused, as the optimizer itself keeps it.
         fused = self.optimizer.defaults["fused"]
         for name, parameter in self.named.items():
@@ -73,12 +84,15 @@ class AdamWEngine:
                     self.optimizer.store([parameter])
 
     def scaler_state(self) -> dict[str, Any]:
+        """Return the state of fp16's loss scale; {} in other precisions."""
         return self.scaler.state_dict()
 
     def load_scaler(self, state: dict[str, Any]) -> None:
+        """Set the loss scale, if the state has one."""
         # A run of another precision saved none.
         if state:
             self.scaler.load_state_dict(state)
 
     def memory_bytes(self) -> int:
+        """Return the peak memory of this rank."""
         return peak_memory_bytes(self.processes.device)

@@ -21,7 +21,9 @@ from adatad.errors import UserError
 
 
 class Engine(Protocol):
-    """How the trained parameters of a model lie on the ranks, and what happens to them in a step.
+    """Layout of a model's trained parameters on the ranks, and what happens to them in a step.
+
+    A step is `micro_batch` with a forward and `backward`, as often as the batch is split, then `update`.
 
     The master parameters, and all that has their layout (moving averages, AdamW's moments), are this rank's part: whole
     tensors, shards or partitions, in fp32 (moments perhaps in bf16), by parameter name. Files hold full tensors, so no
@@ -138,6 +140,7 @@ def require_names(library: str, works_with: str, part: str, owner: object, names
 
     works_with: versions that have them, as pip writes them. part: what `owner` is, for the message.
     """
+    # When a run starts, not at the first use of one, perhaps hours later.
     missing = [name for name in names if not hasattr(owner, name)]
     if missing:
         raise UserError(

@@ -14,12 +14,12 @@ from adatad.spec.schema import Spec
 
 
 def build_engine(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes) -> Engine:
-    """Return the spec's engine around a model whose trained parameters are fixed and in `groups`.
+    """Return the engine of a resolved run's spec around a model whose trained parameters are fixed and in `groups`.
 
     Raises UserError if a library that the engine needs is missing, or is a version that it doesn't work with.
     """
     match spec.parallel.engine:
-        case "auto" | "ddp":
+        case "ddp":
             from adatad.parallel.ddp import DdpEngine
 
             return DdpEngine(model, groups, spec, processes)
@@ -40,3 +40,5 @@ def build_engine(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, pro
             from adatad.parallel.fairscale import FairscaleEngine
 
             return FairscaleEngine(model, groups, spec, processes)
+        case other:
+            raise ValueError(f"engine {other}: the spec of a resolved run names one (adatad.training.resolve)")

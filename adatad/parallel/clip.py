@@ -38,6 +38,7 @@ class Shares:
 
     @property
     def size(self) -> int:
+        """Ranks of the group."""
         return self.mesh.clip
 
     @property
@@ -47,10 +48,12 @@ class Shares:
 
     @property
     def own(self) -> range:
+        """Clips of this rank."""
         return clip_share(self.clips, self.size, self.mesh.clip_rank)
 
     @property
     def first_clip(self) -> int:
+        """Number of this rank's first clip in the window."""
         return self.own.start
 
     def pad(self, window: Tensor, reach: int) -> Tensor:
@@ -60,13 +63,16 @@ class Shares:
 
     @property
     def backwards(self) -> bool:
+        """True if waves start at the last tile: neighbours run towards each other, so that none waits at a border."""
         return self.mesh.clip_rank % 2 == 1
 
     def has_neighbour(self, side: int) -> bool:
+        """Return whether another rank has the clips on that side; the window may end there."""
         return self.mesh.clip_rank > 0 if side == LEFT else self.mesh.clip_rank < self.size - 1
 
     def tiles(self, windows: int, clips: int, tile_clips: int) -> list[list[Tile]]:
         """Cut this rank's clips into tiles of at most `tile_clips`, or one more: no rank may have an empty tile."""
+        # As many tiles on every rank: exchanges at a border are paired by their order.
         longest, shortest = len(self.all[0]), len(self.all[-1])
         return cut_evenly(windows, clips, min(-(-longest // tile_clips), shortest), self.backwards)
 
@@ -82,6 +88,7 @@ class ClipGroup(Shares):
         return self
 
     def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
+        """Send planes to the neighbour on a side, and begin to receive as many from it."""
         return self.exchange_sides({side: planes})[side]
 
     def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
@@ -99,6 +106,7 @@ class ClipGroup(Shares):
         return {side: partial(_arrived, works, outgoing, incoming[side]) for side in planes}
 
     def largest(self, value: Tensor) -> Tensor:
+        """Replace a value, in place, by the largest of the group's; a collective."""
         dist.all_reduce(value, dist.ReduceOp.MAX, self.processes)
         return value
 
@@ -111,6 +119,7 @@ class ClipGroup(Shares):
     def gather(self, own: Tensor) -> Tensor:
         """Join every rank's piece [b, tubelets of its clips, c] of windows in time."""
         longest, per_clip = len(self.all[0]), own.shape[1] // len(self.own)
+        # Collectives want equal shapes: shorter shares are padded, and cut again.
         padded = F.pad(own, (0, 0, 0, longest * per_clip - own.shape[1])).contiguous()
         pieces = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(pieces, padded, self.processes)
@@ -121,15 +130,19 @@ class FakeClipGroup(Shares):
     """A group whose other ranks don't exist, to count what one rank does: what comes from them has no meaning."""
 
     def exchange(self, side: int, planes: Tensor) -> PendingPlanes:
+        """Return planes of the right shape."""
         return partial(torch.empty_like, planes)
 
     def exchange_sides(self, planes: dict[int, Tensor]) -> dict[int, PendingPlanes]:
+        """Return planes of the right shape, by side."""
         return {side: self.exchange(side, own) for side, own in planes.items()}
 
     def largest(self, value: Tensor) -> Tensor:
+        """Return this rank's own value."""
         return value
 
     def gather(self, own: Tensor) -> Tensor:
+        """Return a timeline of whole windows in shape."""
         tubelets = self.clips * own.shape[1] // len(self.own)
         return own.new_empty(own.shape[0], tubelets, own.shape[2])
 
@@ -154,23 +167,26 @@ def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float
 
 
 class ClipParallelExecutor:
-    """Runs another executor on this rank's clips, and gathers the timeline of whole windows."""
+    """An executor that runs another on this rank's clips, and gathers the timeline of whole windows."""
 
     def __init__(self, inner: PlainExecutor, group: ClipGroup | FakeClipGroup):
         self.inner, self.group = inner.with_exchange(group), group
 
     def __call__(self, backbone: VideoBackbone, frames: Any, keys: Tensor | None = None) -> Tensor:
-        """frames: of this rank's clips. Returns the timeline of all clips."""
+        """Return the timeline of all clips, of the frames of this rank's clips."""
         return _Gathered.apply(self.inner(backbone, frames, keys), self.group)
 
     @property
     def passes(self) -> Sequence[Any]:
+        """Wave passes of the inner executor."""
         return self.inner.passes
 
     def weight_modules(self) -> list[nn.Module]:
+        """Return the weight modules of the inner executor."""
         return self.inner.weight_modules()
 
     def with_weights(self, provider: Any) -> ClipParallelExecutor:
+        """Return this executor with another source of the blocks' weights."""
         return ClipParallelExecutor(self.inner.with_weights(provider), self.group)
 
     def __str__(self) -> str:
@@ -185,30 +201,34 @@ def share_clips(backbone: VideoBackbone, group: ClipGroup | FakeClipGroup) -> No
 
 
 def pad_from_ranks(group: ClipGroup | FakeClipGroup, window: Tensor, reach: int) -> Tensor:
-    """See `Shares.pad`."""
+    """Return planes between those of both neighbours, as `Shares.pad` says; differentiable."""
     return _Padded.apply(window, reach, group) if reach else window
 
 
 class _Gathered(torch.autograd.Function):
-    """Gathers a rank's timeline to that of whole windows."""
+    """A rank's timeline gathered to that of whole windows."""
 
     @staticmethod
     def forward(ctx, own: Tensor, group: ClipGroup) -> Tensor:
+        """Gather the timeline [b, tubelets, c]."""
         ctx.group, ctx.per_clip = group, own.shape[1] // len(group.own)
         return group.gather(own)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
+        """Return this rank's part of the gradient, summed over the group."""
+        # Every rank runs the same detector on the same features: the sum over ranks is this gradient, `size` times.
         share = ctx.group.own
         own = gradient[:, share.start * ctx.per_clip : share.stop * ctx.per_clip]
         return own * ctx.group.size, None
 
 
 class _Padded(torch.autograd.Function):
-    """Puts planes [b, t, p, h] between `reach` planes of each neighbour's; zeros at a window's ends."""
+    """Planes [b, t, p, h] between `reach` planes of each neighbour's; zeros at a window's ends."""
 
     @staticmethod
     def forward(ctx, window: Tensor, reach: int, group: ClipGroup) -> Tensor:
+        """Exchange the planes at both borders at once."""
         ctx.reach, ctx.group = reach, group
         sides = [side for side in (LEFT, RIGHT) if group.has_neighbour(side)]
         ends = window[:, :reach], window[:, window.shape[1] - reach :]
@@ -218,6 +238,7 @@ class _Padded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
+        """Send the gradients of the neighbours' planes back, and add those that come to the own ends."""
         reach, group = ctx.reach, ctx.group
         length = gradient.shape[1] - 2 * reach
         beyond = gradient[:, :reach], gradient[:, length + reach :]

@@ -32,16 +32,19 @@ class DdpEngine(AdamWEngine):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
+        """Surround a micro-batch with autocast, and let DDP exchange gradients in the backward of the last alone."""
         quiet = isinstance(self.model, DistributedDataParallel) and not last
         with self.model.no_sync() if quiet else nullcontext(), autocast(self.processes.device, self.dtype):
             yield
 
     def backward(self, loss: Tensor) -> None:
+        """Add this micro-batch's gradients."""
         forget_casts(self.processes.device)
         # DDP averages over ranks; a sum over the global batch is wanted.
         self.scaler.scale(loss * self.processes.world).backward()
 
     def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
+        """Clip, step and clear the gradients."""
         # DDP has made gradients the same on every rank, so the norm needs no exchange.
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.named.values() if p.grad is not None])
@@ -57,7 +60,9 @@ class DdpEngine(AdamWEngine):
         return joint_norm, sums
 
     def gather_full(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors, which are full on every rank, on the first one."""
         return parts if self.processes.is_main else {}
 
     def shard(self, full: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the full tensors themselves."""
         return full

@@ -26,7 +26,7 @@ def device_of(local_rank: int) -> torch.device:
 
     Raises DeviceError if there are fewer GPUs than ranks, or one that is there can't be used.
     """
-    # It hides every reason why it can't, a driver that is too old among them.
+    # `is_available` is False for every reason, a driver that is too old among them: look further before the CPU.
     if not torch.cuda.is_available():
         refuse_broken_gpus()
         return torch.device("cpu")

@@ -36,7 +36,7 @@ with warnings.catch_warnings():
     from fairscale.nn.data_parallel import FullyShardedDataParallel, fully_sharded_data_parallel
 
 WORKS_WITH = ">=0.4.13,<0.5"
-"""Versions of fairscale, as in setup.cfg."""
+"""Versions of fairscale that have the private names, as in setup.cfg."""
 PRIVATE_NAMES = {
     "fairscale.nn.checkpoint.checkpoint_activations": ("autocast",),
     "fairscale.nn.data_parallel.fully_sharded_data_parallel": ("TrainingState", "free_storage_", "logging", "torch"),
@@ -52,7 +52,7 @@ PRIVATE_NAMES = {
     # Also `_fp32_shard` and `_full_param_padded`, which are set at the first use.
     "the parameters of a FullyShardedDataParallel": ("_is_sharded", "_orig_size"),
 }
-"""By module, or by what the wrapper makes."""
+"""Names that are used of fairscale and that it doesn't document, by their module or by the object that has them."""
 
 
 def require_private_names(part: str, owner: object) -> None:
@@ -64,7 +64,7 @@ class FairscaleEngine(AdamWEngine):
     """An engine with a unit for each backbone block, and one for all the rest.
 
     Between steps a rank holds 1/world of every parameter, and AdamW's state of that part alone. Of the frozen weights
-    at most two blocks and the rest are whole at once under the policies none, selective and block (fairscale's own
+    at most two blocks and the rest are gathered at once under the policies none, selective and block (fairscale's own
     wrapper keeps all of them from their turn in backward to its end; see `Unit`). Under tile it is the blocks of one
     segment, gathered when their turn comes and not ahead of it: fairscale has no gather that goes on beside other work
     on every backend.
@@ -104,6 +104,7 @@ class FairscaleEngine(AdamWEngine):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
+        """Surround a micro-batch with autocast and what fairscale needs; gradients are exchanged after the last."""
         device = self.processes.device
         with (
             fairscale_runs_here(device, self.dtype),
@@ -113,6 +114,7 @@ class FairscaleEngine(AdamWEngine):
             yield
 
     def backward(self, loss: Tensor) -> None:
+        """Add this micro-batch's gradients, and free all gathered weights."""
         with fairscale_runs_here(self.processes.device, self.dtype):
             self.scaler.scale(loss).backward()
         # fairscale keeps the last unit's frozen weights, and between micro-batches those of all.
@@ -120,6 +122,7 @@ class FairscaleEngine(AdamWEngine):
             unit.reshard()
 
     def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
+        """Clip, step and clear the gradients."""
         gradients = [p.grad for p in self.named.values() if p.grad is not None]
         # As a tensor, which needs no reading. One without a scaler.
         norm = self.joint_norm(gradients) / self.scaler.scale(torch.ones((), device=self.processes.device))
@@ -145,6 +148,7 @@ class FairscaleEngine(AdamWEngine):
         return total.sqrt()
 
     def gather_full(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gather tensors one by one into the first rank's host memory. All ranks call it."""
         found = {}
         for name, part in parts.items():
             tensor = full_tensors([part], [self.named[name]])[0]
@@ -153,6 +157,7 @@ class FairscaleEngine(AdamWEngine):
         return found
 
     def shard(self, full: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return this rank's padded parts of full tensors."""
         return {name: self.unit_of[self.named[name]].part(t, self.named[name]) for name, t in full.items()}
 
 
@@ -185,6 +190,7 @@ def shard_model(model: nn.Module, spec: Spec) -> list[Unit]:
 
 
 def _gradients_together(model: nn.Module, inputs: tuple[Any, ...], out: Predictions) -> Predictions:
+    """Let backward enter the root unit once all its outputs have their gradients; a forward hook."""
     tensors = together([*out.logits, *out.offsets])
     return out._replace(logits=tensors[: len(out.logits)], offsets=tensors[len(out.logits) :])
 
@@ -196,10 +202,12 @@ class FairscaleWeights:
         self.engine, self.blocks = engine, blocks
 
     def trained(self, weights: TrainedWeights) -> tuple[Tensor, ...]:
+        """Return the trained tensors that a wave uses, in full."""
         return self.engine.trained_weights(weights)
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
+        """Gather blocks for the context; those that follow are gathered when they are asked for."""
         with ExitStack() as stack:
             for index in blocks:
                 stack.enter_context(self.blocks[index].gathered())
@@ -223,7 +231,7 @@ def _record_no_stream(tensor: Tensor, stream: Any) -> None: ...
 
 @contextmanager
 def fairscale_runs_here(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, fairscale runs on `device` with this torch; afterwards all is as before. dtype: of autocast.
+    """Let fairscale run on `device` with this torch, inside the context. dtype: of autocast.
 
     Its code runs when a unit is made, in forward and in backward. The context may be entered within itself.
     """
@@ -277,7 +285,7 @@ class Unit(FullyShardedDataParallel):
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, compute_device: torch.device, **options: Any):
-        """dtype: of autocast. options: those of fairscale's wrapper."""
+        """Wrap a module; its parameters without a unit become this one's. dtype: of autocast. options: fairscale's."""
         self.environment = partial(fairscale_runs_here, compute_device, dtype)
         own = [p for p in module.parameters() if not hasattr(p, "_is_sharded")]
         dtypes = [p.dtype for p in own]
@@ -310,6 +318,7 @@ class Unit(FullyShardedDataParallel):
         return [(parameter.data, False) for parameter in self.params]
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        """Gather the unit, run its module and free it."""
         with self.environment():
             return super().forward(*inputs, **keywords)
 
@@ -321,7 +330,7 @@ class Unit(FullyShardedDataParallel):
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Let the parameters be whole inside; for code that reads them without calling the unit."""
+        """Gather the parameters for the context, for code that reads them without calling the unit."""
         with self.environment():
             # What fairscale does before a first forward pass, which such a unit may never have.
             self._lazy_init()
@@ -343,6 +352,7 @@ class Unit(FullyShardedDataParallel):
 
 
 def _reshard_when_input_has_its_gradient(unit: Unit, inputs: tuple[Any, ...]) -> None:
+    """Free a unit's frozen weights in backward once its input has its gradient; a forward pre-hook."""
     first = inputs[0]
     if unit.frozen and isinstance(first, Tensor) and first.requires_grad and torch.is_grad_enabled():
         first.register_hook(lambda _: unit.reshard(unit.frozen))
@@ -367,11 +377,13 @@ class GatheredWeights(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, anchor: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+        """Return the full tensors of the parameters, gathered with one collective."""
         ctx.parameters = parameters
         return tuple(full_tensors([p.data for p in parameters], parameters))
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
+        """Sum full gradients over the ranks, with one collective, into this rank's parts."""
         world = dist.get_world_size()
         rows = [_rows(g, world, p.numel()) for g, p in zip(gradients, ctx.parameters, strict=True)]
         sums = rows[0].new_empty(sum(row.shape[1] for row in rows))
@@ -390,12 +402,16 @@ def _rows(gradient: Tensor, world: int, size: int) -> Tensor:
 
 
 class _OneNode(torch.autograd.Function):
+    """One node of the graph for several tensors: autograd calls its backward when all their gradients are there."""
+
     @staticmethod
     def forward(ctx, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return views of the tensors."""
         return tuple(tensor.view_as(tensor) for tensor in tensors)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Pass all gradients on."""
         return gradients
 
 

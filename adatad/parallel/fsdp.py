@@ -28,20 +28,20 @@ from adatad.parallel.processes import Processes, ensure_group
 from adatad.spec.schema import Spec
 
 WORKS_WITH = ">=2.13"
-"""Versions of torch, as in setup.cfg."""
+"""Versions of torch that have the private names, as in setup.cfg."""
 PRIVATE_NAMES = {
     FSDPModule: ("_set_unshard_async_op",),
     # One kernel for all tensors; other modules use such functions too.
     torch: ("_foreach_mul_", "_foreach_norm"),
 }
-"""What is used of torch that it doesn't document."""
+"""Names that are used of torch and that it doesn't document, by their owner."""
 
 
 class FsdpEngine(AdamWEngine):
     """An engine with one unit per backbone block, and the root: the patch embedding, side adapters and the detector.
 
-    A unit is gathered before its forward and its backward and freed after each; the root stays whole from its forward
-    to the end of backward. Blocks under the wave are gathered by `FsdpWeights` instead of their hooks.
+    A unit is gathered before its forward and its backward and freed after each; the root stays gathered from its
+    forward to the end of backward. Blocks under the wave are gathered by `FsdpWeights` instead of their hooks.
 
     Precision is the same autocast as with other engines. Weights are gathered as they are: frozen ones in the dtype
     that the memory policy gave them, trained ones in fp32, side by side in one unit. Gathering a trained block in 16
@@ -71,26 +71,39 @@ class FsdpEngine(AdamWEngine):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
+        """Surround a micro-batch with autocast, and let hooks exchange gradients in the backward of the last alone."""
         self.model.set_requires_gradient_sync(last or self.exchange_always)
         with autocast(self.processes.device, self.dtype):
             yield
 
     def backward(self, loss: Tensor) -> None:
+        """Add this micro-batch's gradients."""
         forget_casts(self.processes.device)
         self.scaler.scale(loss).backward()
 
     def gradients(self) -> dict[str, Tensor]:
+        """Return this rank's parts of the gradients, by name."""
         return {name: local_of(p.grad) for name, p in self.sharded.items() if p.grad is not None}
 
     def clear_gradients(self) -> None:
+        """Free all gradients."""
         for parameter in self.sharded.values():
             parameter.grad = None
 
     def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
-        gradients = self._take_gradients()
+        """Clip, step and clear the gradients."""
+        # The optimizer steps plain parameters over the same memory: they take this rank's parts of the gradients over.
+        for name, parameter in self.sharded.items():
+            if parameter.grad is not None:
+                self.named[name].grad = local_of(parameter.grad)
+                parameter.grad = None
+        gradients = [local.grad for local in self.named.values() if local.grad is not None]
+        # Not finite if any value isn't.
+        square = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
         # As a tensor, which is read with the others. One without a scaler.
         scale = self.scaler.scale(torch.ones((), device=self.processes.device))
-        scale, square, *own = read_together(scale, self._square_norm(gradients), losses)
+        scale, square, *own = read_together(scale, square, losses)
+        # Squares of the parts' norms add up to that of all; the losses go along in the same collective.
         square, *sums = self.processes.sum_floats([square, *own])
         norm = math.sqrt(square) / scale
         if all_finite(norm, *sums):
@@ -100,18 +113,6 @@ class FsdpEngine(AdamWEngine):
         self._adjust_scale(norm)
         self.optimizer.zero_grad(set_to_none=True)
         return norm, sums
-
-    def _take_gradients(self) -> list[Tensor]:
-        """Move this rank's parts of the gradients from the parameters to the optimizer's; return them."""
-        for name, parameter in self.sharded.items():
-            if parameter.grad is not None:
-                self.named[name].grad = local_of(parameter.grad)
-                parameter.grad = None
-        return [local.grad for local in self.named.values() if local.grad is not None]
-
-    def _square_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Return the squared norm of this rank's parts, float64 []; not finite if any value isn't."""
-        return torch.stack(torch._foreach_norm(gradients)).double().square().sum()
 
     def _adjust_scale(self, norm: float) -> None:
         """Let the loss scale grow or shrink by the global norm, so on all ranks alike; a scaler left to itself would
@@ -126,8 +127,9 @@ class FsdpEngine(AdamWEngine):
         self.scaler.update()
 
     def gather_full(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gather tensors one by one into the first rank's host memory. All ranks call it."""
         full = {}
-        # One parameter at a time, to host memory: the device never has more than one whole.
+        # One at a time: the device never has more than one of them in full.
         for name, part in parts.items():
             parameter = self.sharded[name]
             # Shards may wait in host memory; collectives are those of the mesh's device.
@@ -137,11 +139,13 @@ class FsdpEngine(AdamWEngine):
         return full
 
     def shard(self, full: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies of this rank's parts, where the parameters lie."""
         return {
             name: _part(tensor, self.processes).to(self.named[name].device, copy=True) for name, tensor in full.items()
         }
 
     def as_dtensors(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return parts as DTensors over the same memory."""
         return {name: laid_out_like(self.sharded[name], part) for name, part in parts.items()}
 
 
@@ -153,6 +157,7 @@ class FsdpWeights(WeightProvider):
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
+        """Gather blocks for the context, and begin to gather those that follow; free the blocks after it."""
         # All gathers begin before the first is waited for; on every rank in the same order, as collectives must.
         for handle in [self.blocks[index].unshard(async_op=True) for index in blocks]:
             handle.wait()
@@ -168,6 +173,7 @@ class FsdpWeights(WeightProvider):
 def shard_model(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
     """Cut all parameters of a model into one part a rank, in place, and have them gathered when they are needed."""
     ensure_group(processes)
+    # Before anything is sharded: it makes new parameters.
     _scalars_to_vectors(model)
     on_gpu = processes.device.type == "cuda"
     settings = {

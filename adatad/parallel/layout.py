@@ -1,4 +1,4 @@
-"""Where things lie: ranks in the mesh data x clip, and each engine's tensors on the ranks, in bytes.
+"""Layout: the ranks in the mesh data x clip, and the bytes of each engine's tensors on a rank.
 
 Bytes are of what an engine keeps on a rank between steps, for the planner and for tables: fp32 trained parameters (4 a
 number), and frozen weights in whatever dtype they have. A rank's share of anything sharded is 1 / ranks of it, up to
@@ -54,6 +54,7 @@ def held_bytes(engine: str, ranks: int, frozen: int, trained: int) -> RankBytes:
 
     DeepSpeed keeps its own fp32 copy of each rank's partition of the trained parameters.
     """
+    # Fractions of a byte don't matter to estimates.
     share = trained / ranks
     match engine:
         case "ddp":
@@ -62,6 +63,7 @@ def held_bytes(engine: str, ranks: int, frozen: int, trained: int) -> RankBytes:
             return RankBytes(frozen, trained + share, 2 * share, share, trained)
         case "zero2":
             return RankBytes(frozen, trained + share, 2 * share, share, share)
+        # DeepSpeed keeps the trained parameters twice, in the model and in its own fp32 partition, here both sharded.
         case "zero3":
             return RankBytes(frozen / ranks, 2 * share, 2 * share, share, share)
         case "fsdp" | "fairscale":

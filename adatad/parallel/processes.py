@@ -29,12 +29,13 @@ class Processes:
     world: int
     device: torch.device
     job: dist.Store | None = field(default=None, compare=False)
-    """What all attempts of a job that torchrun restarts share; None without torchrun."""
+    """Store that all attempts of a job that torchrun restarts share; None without torchrun."""
     monitor: Monitor | None = field(default=None, compare=False)
-    """What watches the other ranks; None for a process alone."""
+    """Watch over the other ranks; None for a process alone."""
 
     @property
     def is_main(self) -> bool:
+        """True on the first rank, which logs and writes files."""
         return self.rank == 0
 
     # What the host counts stays in host memory and goes over gloo, on GPUs too (`backend_of`): it waits for no device,
@@ -201,6 +202,7 @@ def start_processes(hang_seconds: float = 600.0) -> Iterator[Processes]:
     monitor, job, attempt = None, None, os.environ.get("TORCHELASTIC_RESTART_COUNT")
     if world > 1 or attempt is not None:
         shared = meet(hang_seconds)
+        # Facts of the job, which later attempts read: under a prefix of their own.
         job = dist.PrefixStore("job", shared) if attempt is not None else None
     if world > 1:
         # torchrun's store outlives a restart: addresses and failures of the attempt before must not be found again.

@@ -1,4 +1,4 @@
-"""What shows whether this process is meant to have a GPU, before torch is asked.
+"""Signs that this process is meant to have a GPU, read before torch is asked.
 
 Imports no torch: the doctor asks here, also where torch doesn't start.
 """

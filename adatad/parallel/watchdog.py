@@ -1,4 +1,4 @@
-"""What ends a run when a rank is dead (`Monitor`) or its main thread hangs (`HangWatchdog`), and says which and where.
+"""The end of a run when a rank is dead (`Monitor`) or its main thread hangs (`HangWatchdog`), saying which and where.
 
 Over gloo a rank gets an error as soon as another one dies, and `FailureReporter` finds out which. A rank that waits for
 NCCL gets none: after `hang_seconds` NCCL's watchdog ends the process from C++, and nobody is named. So every rank
@@ -30,8 +30,8 @@ import torch._C._distributed_c10d as c10d
 from adatad.parallel.failures import ANSWER_SECONDS, FailureReporter, heartbeat, say
 
 BEAT_SECONDS = 2.0
-"""Between two heartbeats of a rank, and two looks at those of the others. All limits below count looks: a rank that is
-itself slow, or was stopped for a while, looks less often and takes nobody else for dead."""
+"""Time between two heartbeats of a rank, and two looks at those of the others. All limits below count looks: a rank
+that is itself slow, or was stopped for a while, looks less often and takes nobody else for dead."""
 DEAD_LOOKS = 2
 """Looks without a heartbeat of a rank whose process is seen to be gone, on this host."""
 SILENT_LOOKS = 15
@@ -44,7 +44,7 @@ REPORT_SECONDS = 4 * ANSWER_SECONDS
 END_SECONDS = 30.0
 """How long the end may take: traces are written, and a checkpoint that is being written is finished."""
 HANG_FRACTION = 0.8
-"""Of `hang_seconds`: a step that has taken so long when ranks are found dead has a rank that hangs."""
+"""Share of `hang_seconds`: a step that has taken so long when ranks are found dead has a rank that hangs."""
 STDERR = 2
 """File number: the object sys.stderr may have been replaced by one that has none."""
 LEFT = "left"
@@ -58,7 +58,7 @@ writes no such files; nothing else depends on them."""
 
 
 class StoreView(NamedTuple):
-    """What one look at the store showed."""
+    """The findings of one look at the store."""
 
     fault: str | None
     """Line on the rank that failed first."""
@@ -72,7 +72,7 @@ class Monitor:
     """Watches the other ranks from the moment it is made. `report` or `leave` ends that, on the main thread."""
 
     def __init__(self, reporter: FailureReporter, hang_seconds: float):
-        """hang_seconds: how long a rank waits for the others before it fails; it bounds the time between heartbeats."""
+        """Begin to watch. hang_seconds: how long a rank waits for the others; heartbeats come more often."""
         self.reporter = reporter
         # A client of its own for the threads: a store's client serves one thread at a time, and waits without limit for
         # a server that is stopped.
@@ -91,6 +91,7 @@ class Monitor:
         # Containers may share a host's name and not its processes.
         self.seen = [rank for rank in range(reporter.world) if not reporter.died(rank)]
         self.reporting = self.said = False
+        # The lock keeps the two threads' decision to end the process apart from the main thread's to leave.
         self.lock, self.stopped = threading.Lock(), threading.Event()
         reporter.quiet = lambda: [rank for rank, looks in enumerate(self.view.quiet) if looks >= DEAD_LOOKS]
         self.threads = [
@@ -158,6 +159,7 @@ class Monitor:
                 ]
                 missing = missing_ranks(quiet, gone)
                 fault = self.own.put_first(self._line(missing)) if missing else self.own.first()
+                # One assignment: the other thread and `report` see a whole view or the one before.
                 before, self.view = beats, StoreView(fault, quiet, left)
                 self.looks += 1
                 if self._store_left():
@@ -182,6 +184,7 @@ class Monitor:
             stalled = 0 if looks != self.looks else stalled + 1
             looks = self.looks
             fault = self._store_fault() if self._store_is_gone(stalled) else self.view.fault
+            # Looks since there is a fault that the main thread hasn't left for.
             since = since + 1 if fault or self.reporting else 0
             if since > (REPORT_SECONDS / self.seconds if self.reporting else LEAVE_LOOKS):
                 self._end(fault)
@@ -226,7 +229,10 @@ class HangWatchdog:
     """
 
     def __init__(self, folder: Path, rank: int, monitor: Monitor | None, seconds: float, before_end: Callable[[], Any]):
-        """before_end: called when the process is ended in the middle of its work, to finish what can be finished."""
+        """Make a watchdog that is off until it is entered and pinged.
+
+        before_end: called when the process is ended in the middle of its work, to finish what can be finished.
+        """
         self.folder, self.rank, self.monitor = folder, rank, monitor
         self.seconds, self.before_end = seconds, before_end
         self.path = folder / f"rank-{rank}.txt"

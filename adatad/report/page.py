@@ -22,7 +22,7 @@ from adatad.progress_bar import progress
 from adatad.report.run_files import MetricLines, by_step, is_there, read_metrics, read_result, read_words
 from adatad.report.timelines import COLOURS, class_style, names_are_text, picture_text, to_png, validation_timelines
 from adatad.spec import Spec, to_yaml
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 
 MAX_TIMELINES = 60
 """Timelines on a page; a page of hundreds wouldn't open."""

@@ -24,7 +24,8 @@ from adatad.memory.offload import GIB
 from adatad.memory.planner import EFFICIENCY, Machine, Plan, Planner
 from adatad.memory.suggestions import shortfall, suggestions
 from adatad.spec import Spec
-from adatad.spec.resolve import Quirks, end_epoch, steps_per_epoch
+from adatad.spec.quirks import Quirks
+from adatad.spec.sizes import end_epoch, steps_per_epoch
 
 META = torch.device("meta")
 LIFE_SIGN_SECONDS = 5.0

@@ -24,7 +24,7 @@ from adatad.data.dataset import video_path
 from adatad.data.decode import open_video
 from adatad.files import shown
 from adatad.spec import Spec
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 
 Detection = dict[str, Any]
 Thumbnail = tuple[float, np.ndarray]

@@ -1,7 +1,8 @@
 """The experiment file: typed sections, YAML loading, inheritance, overrides, error messages. Imports no torch."""
 
-from adatad.spec.explain import explain_key
-from adatad.spec.load import SpecError, load, to_yaml
+from adatad.spec.key_help import explain_key
+from adatad.spec.load import SpecError, load
 from adatad.spec.schema import Spec
+from adatad.spec.write import to_yaml
 
 __all__ = ["Spec", "SpecError", "explain_key", "load", "to_yaml"]

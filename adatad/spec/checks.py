@@ -1,4 +1,4 @@
-"""What no single key can say: settings that contradict one another, and files that aren't there.
+"""Checks of several keys together: settings that contradict one another, and files that aren't there.
 
 Each check yields the key it is about and what is wrong; all are reported at once, before anything is built.
 """
@@ -12,11 +12,11 @@ from functools import partial
 
 from adatad.spec.deepspeed_file import deepspeed_problems
 from adatad.spec.document import Key
-from adatad.spec.experiments import RANDOM, where_published
-from adatad.spec.explain import InvalidKeyReadError, ValidView
+from adatad.spec.downloads import where_published
 from adatad.spec.fixes import Fixable, fixed_by, instead
 from adatad.spec.model_checks import MODEL_CHECKS, Finding, Problem
-from adatad.spec.schema import PATHS, SHARDS_FROZEN_WEIGHTS, STAGE_TO, MemorySpec, Spec
+from adatad.spec.partial import InvalidKeyReadError, ValidView
+from adatad.spec.schema import PATHS, RANDOM, SHARDS_FROZEN_WEIGHTS, STAGE_TO, MemorySpec, Spec
 from adatad.spec.sizes import adapter_reach, clips_of_window, resolve_backbone
 from adatad.spec.text import cut, name_problem, path_problem
 
@@ -24,8 +24,10 @@ Check = Callable[[Spec], Iterator[Finding]]
 
 
 def cross_checks(spec: Spec, invalid: Iterable[Key] = (), given: Iterable[Key] = ()) -> list[Problem]:
-    """Settings that contradict one another; none that hangs on a invalid key. given: keys that the user has set over
-    the file, which a fix leaves alone if it can."""
+    """Return the settings that contradict one another, each with its key; none that depends on an invalid key.
+
+    given: keys that the user has set over the file, which a fix leaves alone if it can.
+    """
     checks = (
         _name,
         *(partial(_path, key=key) for key in (*PATHS, STAGE_TO)),
@@ -40,12 +42,13 @@ def cross_checks(spec: Spec, invalid: Iterable[Key] = (), given: Iterable[Key] =
 
 
 def memory_checks(spec: Spec) -> list[Problem]:
-    """Of the cross checks, those of the sections memory and parallel: what a planner varies."""
+    """Return the contradictions of the sections memory and parallel alone: what a planner varies."""
     return _problems((_memory, _parallel), spec, set())
 
 
 def file_checks(spec: Spec, invalid: Iterable[Key] = ()) -> list[Problem]:
-    """Files and folders that a run reads and that aren't there."""
+    """Return the files and folders that a run reads and that aren't there, each with its key."""
+    # A check ends where it reads an invalid value, so each file has one of its own.
     return _problems(
         (_annotations, _weights, _deepspeed, _classes, _blocked_videos, _videos, _scoring_files), spec, set(invalid)
     )
@@ -58,7 +61,7 @@ def _problems(checks: Iterable[Check], spec: Spec, invalid: set[Key], given: Ite
         # A check ends where it reads what is invalid; what it found before stands.
         with contextlib.suppress(InvalidKeyReadError):
             for key, found in check(seen):
-                problems.append((key, found.said(given) if isinstance(found, Fixable) else found))
+                problems.append((key, found.message(given) if isinstance(found, Fixable) else found))
     return problems
 
 
@@ -121,10 +124,12 @@ def _path(spec: Spec, key: Key) -> Iterator[Problem]:
     value: object = spec
     for part in key:
         value = getattr(value, str(part)) if value is not None else None
+    # An empty root is the folder that the command is started in.
     if isinstance(value, str) and (problem := path_problem(value)) and not (key == ("data", "root") and not value):
         yield key, problem
 
 
+# Fixes that several checks propose.
 TILE, DDP = {"memory__policy": "tile"}, {"parallel__engine": "ddp"}
 TILE_ONLY = (
     "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "saved_inputs", "halos", "frames",
@@ -135,6 +140,7 @@ TILE_ONLY = (
 def _memory(spec: Spec) -> Iterator[Finding]:
     memory, mode, key = spec.memory, spec.model.backbone.mode, ("memory",)
     if isinstance(memory.policy, tuple):
+        # Ranges in order, without gaps: the planner and the executor read them as one partition of the blocks.
         depth, expected = resolve_backbone(spec.model.backbone).depth, 0
         for index, blocks in enumerate(memory.policy):
             if blocks.first != expected or blocks.last < blocks.first:
@@ -160,7 +166,7 @@ def _memory(spec: Spec) -> Iterator[Finding]:
         defaults = MemorySpec()
         for name in TILE_ONLY:
             if getattr(memory, name) != getattr(defaults, name):
-                text = f"is without effect under policy {_policy(memory)}, it belongs to tile"
+                text = f"is without effect under policy {_policy_text(memory)}, it belongs to tile"
                 off = {f"memory__{name}": getattr(defaults, name)}
                 yield (*key, name), fixed_by(text, off, *([TILE] if _possible_under_tile(spec, name) else []))
         if memory.weight_dtype not in ("auto", "fp32"):
@@ -185,7 +191,7 @@ def _possible_under_tile(spec: Spec, name: str) -> bool:
     )
 
 
-def _policy(memory: MemorySpec) -> str:
+def _policy_text(memory: MemorySpec) -> str:
     return memory.policy if isinstance(memory.policy, str) else ", ".join(blocks.policy for blocks in memory.policy[:9])
 
 
@@ -197,6 +203,7 @@ def _asks_for_tile(memory: MemorySpec) -> bool:
 
 
 def _reach(spec: Spec) -> Iterator[Problem]:
+    # A tile may be one clip, and its halo comes from the two tiles beside it alone.
     backbone = spec.model.backbone
     adapter, planes = backbone.adapter, backbone.clip_frames // backbone.tubelet
     reach = adapter_reach(adapter.kernel, adapter.dilation)
@@ -208,6 +215,7 @@ def _reach(spec: Spec) -> Iterator[Problem]:
 def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
     """Yield what can't wait in host memory, under policy tile."""
     memory, mode, engine = spec.memory, spec.model.backbone.mode, spec.parallel.engine
+    # Frames enter the first range: if that isn't a wave, it embeds all of them at once.
     if memory.frames == "host" and policies[0] != "tile":
         text = f"host needs policy tile in the first range, which is {policies[0]}"
         yield ("memory", "frames"), fixed_by(text, {"memory__frames": "device"}, TILE)
@@ -269,7 +277,7 @@ def _parallel(spec: Spec) -> Iterator[Finding]:
         text = f"is without effect with engine {parallel.engine}; {text}"
         yield (*key, "cpu_offload"), fixed_by(text, {"parallel__cpu_offload": False}, {"parallel__engine": "fsdp"})
     if parallel.checkpoint_offload and (parallel.engine != "fairscale" or spec.memory.policy != "block"):
-        text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {_policy(spec.memory)}"
+        text = f"needs engine fairscale and memory.policy block, not {parallel.engine} and {_policy_text(spec.memory)}"
         on = {"parallel__engine": "fairscale", "memory__policy": "block"}
         yield (*key, "checkpoint_offload"), fixed_by(text, {"parallel__checkpoint_offload": False}, on)
     if spec.memory.optimizer_state == "host" and parallel.engine not in ("auto", "ddp"):
@@ -301,6 +309,7 @@ def _clip(spec: Spec) -> Iterator[Problem]:
     tubelets = clips // ranks * backbone.clip_frames // backbone.tubelet
     if backbone.mode in ("adapter", "side") and reach > tubelets:
         text = f"the adapters reach {reach} tubelets to each side, further than the {tubelets} that a rank may have"
+        # Halos come from the next rank alone: the smallest share must be as long as the adapters reach.
         reached_clips = -(-reach * backbone.tubelet // backbone.clip_frames)
         most = max(1, clips // reached_clips)
         yield key, f"{text}; use at most {most}: {instead(parallel__clip=most)}"
@@ -308,6 +317,7 @@ def _clip(spec: Spec) -> Iterator[Problem]:
 
 def _postprocess(spec: Spec) -> Iterator[Finding]:
     nms = spec.postprocess.nms
+    # The reference has such settings in published experiments, and doesn't vote.
     if nms and nms.multiclass and nms.voting_threshold is not None and spec.compat != "reference":
         text = "is without effect while multiclass is true (compat: reference allows and ignores it)"
         off = {"postprocess__nms__voting_threshold": None}

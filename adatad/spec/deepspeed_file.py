@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adatad.errors import UserError
 from adatad.files import MAX_SPEC_BYTES, FileError, read_json
+from adatad.spec.schema import Spec
 from adatad.spec.text import cut, cut_key, short
-
-if TYPE_CHECKING:
-    from adatad.spec.schema import Spec
 
 INSTEAD = {
     "optimizer": "the spec's section optimizer sets it",
@@ -41,6 +39,7 @@ INSTEAD = {
 """What to set instead of a key that would be without effect, or would harm."""
 
 DTYPES = ("fp16", "bf16", "fp32")
+# Kinds of values, in the words of messages.
 NUMBER, FLAG, SECTION = "a whole number from 0 to 10^15", "true or false", "an object with a device"
 PLAIN = {
     "reduce_bucket_size": NUMBER,
@@ -93,7 +92,7 @@ def engine_of(path: str | Path) -> str:
 
 
 def determined(spec: Spec) -> dict[str, tuple[Any, str]]:
-    """DeepSpeed's keys that follow from the spec and from this design, whatever the number of ranks, and where each
+    """Return the values of DeepSpeed's keys that follow from the spec, whatever the number of ranks, and where each
     comes from."""
     train = spec.train
     return {
@@ -106,13 +105,16 @@ def determined(spec: Spec) -> dict[str, tuple[Any, str]]:
 
 
 def global_batch(spec: Spec) -> str:
-    """In words. DeepSpeed, which knows of no shared windows, must count a window once for every rank that has it."""
+    """Return the origin of DeepSpeed's batch size, in words.
+
+    DeepSpeed knows of no shared windows, so it must count a window once for every rank that has it.
+    """
     shared = f" x parallel.clip {spec.parallel.clip}" if spec.parallel.clip > 1 else ""
     return f"train.global_batch {spec.train.global_batch}{shared}"
 
 
 BY_RANKS = "train_micro_batch_size_per_gpu"
-"""Follows from the spec and the number of ranks."""
+"""DeepSpeed's key that follows from the spec and the number of ranks."""
 
 
 def deepspeed_problems(path: str | Path, spec: Spec) -> Iterator[str]:
@@ -122,6 +124,7 @@ def deepspeed_problems(path: str | Path, spec: Spec) -> Iterator[str]:
     except DeepSpeedFileError as error:
         yield str(error)
         return
+    # A wrong stage says little of the other keys, but all is reported at once.
     for check in (_stage, _values, _zero_keys):
         for problem in check(sections, spec):
             yield f"{cut(path)}: {problem}"
@@ -172,6 +175,7 @@ def _zero_keys(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
 def _fits(value: Any, kind: str) -> bool:
     if kind == SECTION:
         return isinstance(value, dict)
+    # By type, not isinstance: true is an int to Python.
     return type(value) is bool if kind == FLAG else type(value) is int and 0 <= value <= 10**15
 
 

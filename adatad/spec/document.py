@@ -21,22 +21,22 @@ from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_characte
 Key = tuple[str | int, ...]
 """Where a value stands: ("optimizer", "backbone", "custom", 0, "lr")."""
 MAX_FILES = 64
-"""Of one spec: its base files and theirs, each as often as it is read."""
+"""Files of one spec: its base files and theirs, each as often as it is read."""
 MAX_FILE_BYTES = 1 << 20
-"""Of one file: PyYAML takes two seconds for as much, whatever it holds."""
+"""Bytes of one file: PyYAML takes two seconds for as many, whatever it holds."""
 MAX_VALUES = 20_000
-"""Of one spec, keys and list entries, aliases followed: the longest published list of classes has some hundreds."""
+"""Keys and list entries of one spec, aliases followed: the longest published list of classes has some hundreds."""
 MAX_DEPTH = 32
 """Levels of lists and sections: a spec has six."""
 MAX_CHARACTERS = 4_096
-"""Of one value or key."""
+"""Characters of one value or key."""
 MAX_BITS = 64
-"""Of a whole number."""
+"""Bits of a whole number."""
 WORD = re.compile(r"[A-Za-z][\w.-]{0,40}", re.ASCII)
 TAG = "tag:yaml.org,2002:"
 SCALARS = {f"{TAG}{name}" for name in ("str", "int", "float", "bool", "null")}
 REPLACED = {f"{TAG}{name}" for name in ("int", "float", "timestamp", "merge", "value")}
-"""What YAML 1.1 takes plain words for, in ways that surprise: 010 is eight, 1:30 is ninety, 2001-01-01 no text."""
+"""Types that YAML 1.1 reads from plain words in surprising ways: 010 is eight, 1:30 is ninety, 2001-01-01 no text."""
 INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0b[01]+)$")
 FLOAT = re.compile(
     r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?"
@@ -98,16 +98,17 @@ def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) ->
     that has both keeps the old one, so that it is reported as unknown."""
     lines, sources = [], {} if sources is None else sources
     for (*at, old), new in OLD_KEYS.items():
-        section = _section(values, tuple(at))
+        section = section_at(values, tuple(at))
         if section is not None and old in section and new not in section:
             items = [(new if name == old else name, value) for name, value in section.items()]
             section.clear()
             section.update(items)
+            # What stands inside the key has sources by the old name, too.
             for key in [key for key in sources if key[: len(at) + 1] == (*at, old)]:
                 sources[(*at, new, *key[len(at) + 1 :])] = sources.pop(key)
             lines.append(f"{'.'.join((*at, old))} is {'.'.join((*at, new))} now")
     for key, names in OLD_VALUES.items():
-        section = _section(values, key[:-1])
+        section = section_at(values, key[:-1])
         value = None if section is None else section.get(key[-1])
         if isinstance(value, str) and value in names:
             section[key[-1]] = names[value]
@@ -115,7 +116,8 @@ def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) ->
     return lines
 
 
-def _section(values: Any, at: Key) -> dict[str, Any] | None:
+def section_at(values: Any, at: Key) -> dict[str, Any] | None:
+    """Return the mapping at a key of plain values; None if there is none."""
     for part in at:
         values = values.get(part) if isinstance(values, dict) else None
     return values if isinstance(values, dict) else None
@@ -123,7 +125,7 @@ def _section(values: Any, at: Key) -> dict[str, Any] | None:
 
 @dataclass
 class _Count:
-    """What has been read for one spec so far."""
+    """Amounts that have been read for one spec so far, over all its files."""
 
     files: int = 0
     characters: int = 0
@@ -139,6 +141,7 @@ class _Loader(yaml.SafeLoader):
         self.nodes = self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Count a node before PyYAML makes it; called for every value and key. Raises _TooMuchError."""
         line = self.peek_event().start_mark.line + 1
         self.nodes += 1
         self.depth += 1
@@ -153,9 +156,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _TooMuchError(Exception):
-    """(line, what is too much)."""
+    """More than a bound allows; its arguments are the line and what is too much."""
 
 
+# A table of the class's own, from which YAML's forms of numbers and dates are left out: PyYAML shares its by default.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in forms if tag not in REPLACED]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -177,6 +181,7 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
     count.files += 1
     if count.files > MAX_FILES:
         raise DocumentError(f"{shown(path)}: more than {MAX_FILES} base files, each counted as often as it is named")
+    # By the real path: links to one file would hide a circle.
     place = os.path.realpath(path)
     if place in chain:
         names = " -> ".join(shown(part) for part in (*chain, path))
@@ -206,7 +211,7 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
 
 
 def near_file(path: Path) -> str:
-    """For the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
+    """Return the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
     try:
         beside = sorted(file.name for file in path.parent.glob("*.yaml"))[:MAX_VALUES]
     except (OSError, ValueError):
@@ -236,6 +241,7 @@ def _merge_values(document: Document, under: dict[str, Any], over: dict[str, Any
         if isinstance(value, dict) and isinstance(under.get(name), dict):
             _merge_values(document, under[name], value, key)
         else:
+            # The whole value goes, and what is known of the places inside it.
             document.forget(key, under.get(name))
             under[name] = value
 
@@ -271,7 +277,7 @@ def _is_foreign(values: dict[str, Any]) -> bool:
 
 @dataclass
 class _Reader:
-    """Makes plain values of YAML text. name: of the file, "" for an override; count: of the whole spec."""
+    """A reader of YAML text into plain values. name: of the file, "" for an override; count: of the whole spec."""
 
     name: str
     document: Document
@@ -308,7 +314,10 @@ class _Reader:
         return DocumentError(": ".join(part for part in (place, key, text) if part))
 
     def _value(self, loader: _Loader, node: yaml.Node, at: Key, inside: tuple[int, ...]) -> Any:
-        """Plain values of a node; notes the line of every leaf; a key that stands twice is an error."""
+        """Return a node's plain values, and note the line of every leaf. A key that stands twice is an error.
+
+        inside: ids of the nodes around this one, since an alias may lead back to one of them.
+        """
         line = node.start_mark.line + 1
         self.count.values += 1
         if self.count.values > MAX_VALUES:

@@ -1,4 +1,4 @@
-"""What the messages of checks propose: settings to paste, and numbers that fit."""
+"""Fixes that the messages of checks propose: settings to paste, and numbers that fit."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from dataclasses import dataclass
 from adatad.spec.document import Key
 
 PLAIN = re.compile(r"[a-z]+[0-9]?")
+"""Values that neither YAML nor a shell wants quoted."""
 
 
 @dataclass(frozen=True)
 class Fixable:
-    """What is wrong, and settings of which each fixes it, as `instead` takes them, the usual one first."""
+    """A problem with ways to fix it, each of them settings as `instead` takes them, the usual way first."""
 
     text: str
     ways: tuple[dict[str, object], ...]
 
-    def said(self, given: Iterable[Key]) -> str:
-        """With the first way that leaves the keys alone that the user has just given; the usual one if none does."""
+    def message(self, given: Iterable[Key]) -> str:
+        """Return the problem and one way to fix it: the first that leaves alone the keys that the user has just given,
+        the usual one if none does."""
         given = [tuple(map(str, key)) for key in given]
         free = [way for way in self.ways if not any(_touches(name, key) for name in way for key in given)]
         return f"{self.text}; {instead(**(free or self.ways)[0])}"
 
 
 def fixed_by(text: str, *settings: dict[str, object]) -> Fixable:
+    """Return a problem with settings of which each fixes it."""
     return Fixable(text, settings)
 
 
@@ -39,8 +42,9 @@ def _touches(name: str, key: tuple[str, ...]) -> bool:
 
 
 def instead(**settings: object) -> str:
-    """Return what to write, to be pasted: `--set a.b=c`, of a__b=c."""
+    """Return the argument that sets keys, to be pasted: `--set a.b=c` for a__b=c."""
     pairs = (f"{key.replace('__', '.')}={_written(value)}" for key, value in settings.items())
+    # One word a setting: lists are pasted without quotes.
     return "--set " + " ".join(pair.replace(" ", "") for pair in pairs)
 
 
@@ -49,7 +53,7 @@ def _written(value: object) -> str:
 
 
 def multiple(value: int, step: int) -> int:
-    """Return the least multiple that is no smaller."""
+    """Return the least multiple of `step` that is no smaller than `value`."""
     return -(-value // step) * step
 
 

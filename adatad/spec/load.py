@@ -1,32 +1,26 @@
-"""Reading an experiment: YAML files, overrides, types, paths, and all that is wrong with it at once; and writing it."""
+"""Load an experiment: files and overlays, then overrides, then types, paths and checks, with all problems at once."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from adatad.errors import UserError
-from adatad.resources import here_or_resource
 from adatad.spec.checks import cross_checks, file_checks
 from adatad.spec.document import (
-    FLOAT,
-    INTEGER,
     MAX_CHARACTERS,
     MAX_DEPTH,
     OLD_KEYS,
-    TAG,
     Document,
     DocumentError,
     Key,
     SyntaxDocumentError,
-    holds,
     merge,
     near_file,
     parse_value,
@@ -34,14 +28,18 @@ from adatad.spec.document import (
     rename_old,
 )
 from adatad.spec.experiments import ExperimentError, experiment_of_reference, find_experiment
-from adatad.spec.explain import dotted, explain, kinds_at, validate_partly
-from adatad.spec.schema import PATHS, Spec
-from adatad.spec.text import PathError, as_written, cut, cut_key, expand, forbidden_character, short
+from adatad.spec.keys import dotted, kinds_at
+from adatad.spec.partial import validate_partly
+from adatad.spec.paths import ROOT, UNDER_ROOT, expand_paths, under_root
+from adatad.spec.schema import Spec
+from adatad.spec.text import cut, cut_key, forbidden_character, short
+from adatad.spec.validation_errors import error_lines
 
 OVERRIDE = "--set"
 PAIRS = ("[]", "{}")
+"""Brackets of YAML's lists and mappings on one line."""
 MAX_PROBLEMS = 40
-"""That are listed; the others are counted."""
+"""Problems that are listed; the others are counted."""
 
 
 class SpecError(UserError):
@@ -66,20 +64,28 @@ def load(
 def load_with_sources(
     path: str | Path, overrides: Sequence[str] = (), check_files: bool = True, overlays: Sequence[str | Path] = ()
 ) -> tuple[Spec, Document]:
-    """Return the spec, and the document that knows where each value came from."""
+    """Return the spec, and the document that knows where each value came from. Arguments and errors are `load`'s.
+
+    Every step goes on after a problem, without the values that are known to be wrong (`invalid`): what could be said
+    of those would only repeat it.
+    """
     if not str(path):
         raise SpecError(["'': expected the name of a spec file, such as configs/demo/tia.yaml"])
     path = Path(path)
     document = _read(path, overlays)
-    problems, invalid = [], set()
+    problems: list[str] = []
+    invalid: set[Key] = set()
     for text in overrides:
         problem = _override(document, text)
         if problem:
             problems.append(problem)
             invalid.add(_override_key(text))
+    # Files have been renamed as they were read; this is for values that overrides gave by their old names.
     document.renamed += [f"{OVERRIDE}: {line}" for line in rename_old(document.values, document.sources)]
+    # Every rank loads the spec: one of them says it.
     if document.renamed and os.environ.get("RANK", "0") == "0":
         print(f"note: names of an earlier version: {'; '.join(document.renamed)}", file=sys.stderr)
+    # Before validation: the schema has no default for a name.
     document.values.setdefault("name", default_name(path))
     for key, problem in expand_paths(document):
         problems.append(f"{document.source(key)}: {dotted(key)}: {problem}")
@@ -87,14 +93,18 @@ def load_with_sources(
     try:
         spec = Spec.model_validate(document.values)
     except ValidationError as error:
-        problems += explain(error.errors(include_url=False), document, path)
+        problems += error_lines(error.errors(include_url=False), document, path)
         spec, more = validate_partly(document.values)
         invalid |= more
+    # Below a root that is wrong, the files aren't where they would be looked for.
     if ROOT in invalid:
         invalid |= {("data", name) for name in UNDER_ROOT}
     spec = under_root(spec) if spec else None
+    # A check proposes no change of what was given on this command line, where it can propose another.
     given = {_override_key(text) for text in overrides}
-    problems += _contradictions(spec, document, path, invalid, given, check_files) if spec else []
+    if spec:
+        checks = cross_checks(spec, invalid, given) + (file_checks(spec, invalid) if check_files else [])
+        problems += [f"{document.source(key) or cut(path)}: {dotted(key)}: {text}" for key, text in checks]
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"{cut(path)}: {len(problems) - MAX_PROBLEMS} more problems"]
     if problems:
@@ -105,7 +115,12 @@ def load_with_sources(
 def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
     """Return the file with its base files, under the overlays. Raises SpecError."""
     if path.suffix == ".py":
-        raise SpecError([_answer_to_reference(path)])
+        # A configuration file of OpenTAD: say what it is called here.
+        try:
+            experiment = experiment_of_reference(path)
+        except ExperimentError as error:
+            raise SpecError([str(error)]) from error
+        raise SpecError([f"{cut(path)}: is OpenTAD's name of this experiment; here it is {experiment.shown}"])
     if not os.path.lexists(path):
         raise SpecError([f"{cut(path)}: no such file{_meant(path)}"])
     if path.is_dir() and (path / "spec.yaml").is_file():
@@ -121,17 +136,8 @@ def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
     return document
 
 
-def _answer_to_reference(path: Path) -> str:
-    """Return what to say to someone who gives a configuration file of OpenTAD."""
-    try:
-        row = experiment_of_reference(path)
-    except ExperimentError as error:
-        return str(error)
-    return f"{cut(path)}: is OpenTAD's name of this experiment; here it is {row.shown}"
-
-
 def _meant(path: Path) -> str:
-    """For the end of a message: the spec or row that somebody may have meant by a file that isn't there."""
+    """Return the end of a message on a file that isn't there: which spec or published experiment was meant, if any."""
     if near := near_file(path):
         return near
     text = str(path)
@@ -142,17 +148,12 @@ def _meant(path: Path) -> str:
     return f", and {hint}" if path.suffix != ".yaml" else f" in {cut(Path.cwd())}" * (not path.is_absolute())
 
 
-def _contradictions(
-    spec: Spec, document: Document, path: Path, invalid: set[Key], given: set[Key], check_files: bool
-) -> list[str]:
-    checks = cross_checks(spec, invalid, given) + (file_checks(spec, invalid) if check_files else [])
-    return [f"{document.source(key) or cut(path)}: {dotted(key)}: {text}" for key, text in checks]
-
-
 def default_name(path: Path) -> str:
-    """configs/demo/tia.yaml is demo/tia; outside a configs folder the file's own name counts."""
+    """Return the name of a spec that has none: demo/tia of configs/demo/tia.yaml; outside of a folder configs, the
+    file's own name."""
     parts = Path(os.path.realpath(path)).with_suffix("").parts
     if "configs" in parts[:-1]:
+        # The innermost one: a checkout may itself lie below a folder of that name.
         last = len(parts) - 1 - parts[::-1].index("configs")
         return "/".join(parts[last + 1 :])
     return parts[-1]
@@ -180,6 +181,7 @@ def _override(document: Document, text: str) -> str | None:
     place: Any = document.values
     for index, part in enumerate(key[:-1]):
         if isinstance(place, dict):
+            # Sections that are missing or null are made; lists must have the item.
             if place.get(part) is None:
                 document.forget(key[: index + 1], None)
                 place[part] = {}
@@ -207,9 +209,11 @@ def _value_of(key: Key, text: str) -> Any:
     try:
         value = parse_value(text)
     except DocumentError as error:
+        # Quotes and block marks say that YAML was meant.
         if len(text) > MAX_CHARACTERS or text[:1] in ("'", '"', "|", ">"):
             raise
         broken = isinstance(error, SyntaxDocumentError)
+        # An opening bracket without its end is a list that the shell has cut at a space.
         unfinished = text[:1] in ("[", "{") and (
             str not in kinds or any(text.count(a) > text.count(b) for a, b in PAIRS)
         )
@@ -220,7 +224,7 @@ def _value_of(key: Key, text: str) -> Any:
 
 
 def _quotes(name: str, text: str) -> str:
-    """For the end of a message about an override that isn't YAML: how to quote it."""
+    """Return the end of a message about an override that isn't YAML: how to quote it."""
     if text.lstrip()[:1] in ("[", "{"):
         return (
             f"; quote the whole of it for the shell, as --set '{cut(name)}=[a, b]', text as --set '{cut(name)}=\"...\"'"
@@ -236,137 +240,8 @@ def _override_key(text: str) -> Key:
 
 
 def _no_place(place: Any, key: Key) -> str:
+    """Return why an override's key leads nowhere: `place`, which the key's last part isn't in."""
     if isinstance(place, list):
         item = cut_key(str(key[-1]))
         return f"{dotted(key[:-1])} is a list of {len(place)}, which has no item {item} (they count from 0)"
     return f"{dotted(key[:-1])} is a single value, {short(place)}, with nothing inside it"
-
-
-def expand_paths(document: Document) -> list[tuple[Key, str]]:
-    """Fill in `~` and variables in a document's paths; returns the keys where that can't be done, and why."""
-    problems = []
-    for key in PATHS:
-        section = _section(document.values, key)
-        if section is not None and isinstance(section[key[-1]], str):
-            try:
-                section[key[-1]] = here_or_resource(expand(section[key[-1]]))
-            except PathError as error:
-                problems.append((key, str(error)))
-    return problems
-
-
-def contract_paths(values: dict[str, Any]) -> None:
-    """Undo that, as far as loading the values again needs it: a dollar sign is written $$."""
-    for key in PATHS:
-        section = _section(values, key)
-        if section is not None and isinstance(section[key[-1]], str):
-            section[key[-1]] = as_written(section[key[-1]])
-
-
-def _section(values: Any, key: Key) -> dict[str, Any] | None:
-    """Return the mapping that holds the last part of a key; None if there is no such value."""
-    for part in key[:-1]:
-        if not holds(values, part):
-            return None
-        values = values[part]
-    return values if isinstance(values, dict) and key[-1] in values else None
-
-
-ROOT = ("data", "root")
-UNDER_ROOT = ("annotations", "classes", "blocked_videos", "videos")
-"""Keys of the data section whose relative paths start from the root."""
-
-
-def under_root(spec: Spec) -> Spec:
-    """Return the spec with the root in its paths and none left beside them: what reads a path needs to know no root,
-    and a spec saved so loads back to itself."""
-    root = spec.data.root
-    if root is None:
-        return spec
-    paths = {name: getattr(spec.data, name) for name in UNDER_ROOT}
-    joined = {name: _join(root, path) for name, path in paths.items() if isinstance(path, str)}
-    return spec.model_copy(update={"data": spec.data.model_copy(update={**joined, "root": None})})
-
-
-def _join(root: str, path: str) -> str:
-    """Return a file called ~ stays one."""
-    joined = str(Path(root) / path)
-    return f"./{joined}" if joined.startswith("~") else joined
-
-
-Line = tuple[str, str]
-"""YAML text, and the source of its value ("" where it has none of its own)."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes also what our own reader would take for a number: 1e5 as a name."""
-
-
-for _tag, _form in ((f"{TAG}int", INTEGER), (f"{TAG}float", FLOAT)):
-    _Dumper.add_implicit_resolver(_tag, _form, list("-+.0123456789"))
-
-
-def to_yaml(spec: Spec) -> str:
-    """YAML that loads back to an equal spec."""
-    values = spec.model_dump(mode="json")
-    contract_paths(values)
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def renamed_yaml(text: str) -> str:
-    """Return a saved spec's text with today's names of keys and values; any other text as it is."""
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        return text
-    if not isinstance(values, dict) or not rename_old(values):
-        return text
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def annotated(spec: Spec, document: Document) -> str:
-    """Return the same, with the file and line, "--set ..." or "default" beside every value."""
-    values = spec.model_dump(mode="json")
-    contract_paths(values)
-    lines = list(_lines(values, (), document, ""))
-    width = min(max(len(text) for text, _ in lines), 72)
-    return "\n".join(f"{text:<{width}}  # {source}" if source else text for text, source in lines)
-
-
-def _lines(values: dict[str, Any], at: Key, document: Document, indent: str) -> Iterator[Line]:
-    for name, value in values.items():
-        key = (*at, name)
-        if isinstance(value, dict) and value:
-            yield f"{indent}{name}:", ""
-            yield from _lines(value, key, document, indent + "  ")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            yield f"{indent}{name}:", ""
-            for index, item in enumerate(value):
-                (text, source), *rest = _lines(item, (*key, index), document, indent + "    ")
-                yield f"{indent}  - {text.lstrip()}", source
-                yield from rest
-        else:
-            text = (
-                yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000, allow_unicode=True)
-                .removesuffix("\n")
-                .removesuffix("\n...")
-            )
-            yield f"{indent}{name}: {text}", ", ".join(_sources(key, document))
-
-
-def _sources(key: Key, document: Document) -> list[str]:
-    """Return where a value came from; of a list, also where single items were set since."""
-    if not _is_in(document.values, key):
-        return ["default"]
-    first = document.source(key) or "default"
-    items = [source for known, source in document.sources.items() if known[: len(key)] == key and known != key]
-    # A list in a file has a source a line; only what replaces one of its items is worth saying.
-    return [first, *(source for source in dict.fromkeys(items) if source.startswith("--set") and source != first)]
-
-
-def _is_in(values: Any, key: Key) -> bool:
-    for part in key:
-        if not holds(values, part):
-            return False
-        values = values[part]
-    return True

@@ -17,9 +17,9 @@ from adatad.spec.text import cut, pattern_problem
 Problem = tuple[Key, str]
 Finding = tuple[Key, str | Fixable]
 MAX_WINDOW_BYTES = 1 << 40
-"""Of one window's frames."""
+"""Bytes of one window's uint8 frames."""
 MAX_PARAMETERS = 10**12
-"""Of the backbone, and of the detector."""
+"""Parameters of the backbone, and of the detector."""
 
 
 def _window(spec: Spec) -> Iterator[Finding]:
@@ -43,6 +43,7 @@ def _window(spec: Spec) -> Iterator[Finding]:
         text = f"{window.stride_frames} can't be divided by frames_per_position {window.frames_per_position}"
         fix = instead(data__window__stride_frames=multiple(window.stride_frames, window.frames_per_position))
         yield ("data", "window", "stride_frames"), f"{text}; {fix}"
+    # The step as evaluation computes it, rounded down.
     if int(window.size_grid * (1 - window.overlap)) < 1:
         fix = instead(data__window__overlap=0.5 if window.size_grid > 1 else 0)
         yield ("data", "window", "overlap"), f"{window.overlap} leaves no step from one window to the next; {fix}"
@@ -52,7 +53,8 @@ def _window(spec: Spec) -> Iterator[Finding]:
 
 
 def _resized_window(spec: Spec) -> Iterator[Finding]:
-    """Keys that can be left off must be; a stride and an overlap, which have no such value, are passed over."""
+    """Refuse keys that belong to sliding windows, where a value means that they are off; a stride and an overlap have
+    none, and are passed over."""
     for name, off in (("crop_ratio", None), ("offset_frames", 0)):
         if getattr(spec.data.window, name) != off:
             text = "is without effect with kind resize, whose windows are whole videos"
@@ -92,6 +94,7 @@ def _backbone(spec: Spec) -> Iterator[Problem]:
     if spec.data.size_pixels < sizes.patch:
         text = f"{spec.data.size_pixels} pixels are less than one patch of {sizes.patch}"
         yield ("data", "size_pixels"), f"{text}; {instead(data__size_pixels=sizes.patch)}"
+    # About what is built, the fixed position table included: this is for slips such as a width of a million.
     positions = sizes.position_grid**2 * (backbone.clip_frames // backbone.tubelet + 1)
     parameters = sizes.width * (sizes.depth * (4 * sizes.width + 2 * sizes.mlp_width) + 3 * sizes.patch**2 + positions)
     if parameters > MAX_PARAMETERS:
@@ -104,6 +107,7 @@ def _adapter(spec: Spec) -> Iterator[Problem]:
     key, mode, adapter = ("model", "backbone", "adapter"), spec.model.backbone.mode, spec.model.backbone.adapter
     sizes = resolve_backbone(spec.model.backbone)
     if adapter.blocks != "all":
+        # The proposed list is what is left of the user's own.
         inside = sorted({block for block in adapter.blocks if block < sizes.depth})
         fix = instead(model__backbone__adapter__blocks=inside or "all").replace('"', "")
         outside = [block for block in adapter.blocks if block >= sizes.depth]
@@ -227,6 +231,7 @@ def _optimizer(spec: Spec) -> Iterator[Finding]:
     names = [group.name for group in backbone.custom]
     if len(set(names)) < len(names):
         yield ("optimizer", "backbone", "custom"), "names a group twice; keep one of the two"
+    # An entry takes the parameters whose names contain its own; this one contains what every adapter's name does.
     if mode != "full" and backbone.lr == 0 and not any(name in "blocks.0.side_adapter.adapter" for name in names):
         text = "no group takes the adapters (name: adapter), and optimizer.backbone.lr is 0"
         fix = f"give their rate, such as {instead(optimizer__backbone__lr=1e-4)}"

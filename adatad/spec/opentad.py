@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 
 class Renamed(NamedTuple):
-    """there: a key of OpenTAD's configurations, * for any word, a single word in any section; here: ours; value: one
-    that ours takes; said: whether that value belongs into a hint, because what the key takes has changed; note: for
-    the page."""
+    """A key of OpenTAD's configurations and ours.
+
+    there: OpenTAD's, * for any word, a single word for one in any section. here: ours. value: one that ours takes.
+    with_value: whether a hint names that value, because what the key takes has changed. note: for the page.
+    """
 
     there: str
     here: str
     value: str
-    said: bool = False
+    with_value: bool = False
     note: str = ""
 
 
@@ -32,12 +34,12 @@ KEYS = (
     Renamed("dataset.train.filter_gt", "data.filter_short", "true"),
     Renamed("dataset.*.class_agnostic", "model.detector.class_agnostic", "true"),
     Renamed("dataset.*.fps", "data.fps", "30", note="-1, from the file, is null here"),
-    Renamed("dataset.*.feature_stride", "data.window.stride_frames", "4", said=True),
+    Renamed("dataset.*.feature_stride", "data.window.stride_frames", "4", with_value=True),
     Renamed(
         "dataset.*.sample_stride",
         "data.window.stride_frames",
         "4",
-        said=True,
+        with_value=True,
         note="the product of both, in video frames",
     ),
     Renamed("dataset.*.window_size", "data.window.size_grid", "768"),
@@ -47,10 +49,10 @@ KEYS = (
     Renamed("scale_factor", "data.window.frames_per_position", "1"),
     Renamed("trunc_thresh", "data.window.min_visible", "0.75"),
     Renamed("crop_ratio", "data.window.crop_ratio", "[0.9,1.0]"),
-    Renamed("dataset.*.method", "data.window.kind", "resize", said=True),
-    Renamed("dataset.*.pipeline", "data.augment", "{flip: 0.5}", said=True, note="the image steps of training"),
+    Renamed("dataset.*.method", "data.window.kind", "resize", with_value=True),
+    Renamed("dataset.*.pipeline", "data.augment", "{flip: 0.5}", with_value=True, note="the image steps of training"),
     Renamed("img_size", "data.size_pixels", "160"),
-    Renamed("prefix", "data.pattern", '"v_{name}.mp4"', said=True, note="the whole file name"),
+    Renamed("prefix", "data.pattern", '"v_{name}.mp4"', with_value=True, note="the whole file name"),
     Renamed("model.backbone.custom.pretrain", "model.backbone.weights", "weights.pth"),
     Renamed("model.backbone.backbone.embed_dims", "model.backbone.width", "384", note="or `preset`"),
     Renamed("model.backbone.backbone.depth", "model.backbone.depth", "12"),
@@ -58,12 +60,12 @@ KEYS = (
     Renamed("model.backbone.backbone.drop_path_rate", "model.backbone.drop_path", "0.1"),
     Renamed("adapter_index", "model.backbone.adapter.blocks", "[0,1]"),
     Renamed("adapter_mlp_ratio", "model.backbone.adapter.ratio", "0.25"),
-    Renamed("with_cp", "memory.policy", "block", said=True, note="[memory.md](memory.md)"),
+    Renamed("with_cp", "memory.policy", "block", with_value=True, note="[memory.md](memory.md)"),
     Renamed(
         "norm_eval",
         "model.backbone.mode",
         "adapter",
-        said=True,
+        with_value=True,
         note="with freezing in forward: adapter, side, frozen, full",
     ),
     Renamed("model.projection.arch.0", "model.detector.embed_convs", "2"),
@@ -88,14 +90,14 @@ KEYS = (
         "workflow.checkpoint_interval",
         "train.checkpoint_every_steps",
         "100",
-        said=True,
+        with_value=True,
         note="epochs there, steps here",
     ),
     Renamed("solver.train.batch_size", "train.global_batch", "4", note="of all processes, there as here"),
     Renamed("solver.*.num_workers", "data.workers", "2"),
     Renamed("solver.clip_grad_norm", "train.clip_norm", "1.0"),
-    Renamed("solver.amp", "train.precision", "auto", said=True),
-    Renamed("solver.ema", "ema.decay", "0.999", said=True, note="always on"),
+    Renamed("solver.amp", "train.precision", "auto", with_value=True),
+    Renamed("solver.ema", "ema.decay", "0.999", with_value=True, note="always on"),
     Renamed("post_processing.nms.max_seg_num", "postprocess.nms.max_segments", "2000"),
     Renamed("post_processing.nms.voting_thresh", "postprocess.nms.voting_threshold", "0.7"),
     Renamed("post_processing.nms.*", "postprocess.nms", "{}", note="the same names"),
@@ -197,10 +199,12 @@ def renamed(key: tuple[str | int, ...]) -> Renamed | None:
     """Return the entry of KEYS that a key of OpenTAD's means: by its whole name, else by a last word that tells
     enough."""
     words = [str(part) for part in key]
+    # In order: more particular entries stand before those with a *.
     for entry in KEYS:
         pattern = entry.there.split(".")
         end = words[-1:] if len(pattern) == 1 else words
         if len(end) == len(pattern) and all(a in ("*", b) for a, b in zip(pattern, end, strict=True)):
             return entry
+    # Only words with an underscore tell enough by themselves; the first entry of a word counts, so it is put in last.
     by_word = {entry.there.rpartition(".")[2]: entry for entry in reversed(KEYS)}
     return by_word.get(words[-1]) if "_" in words[-1] else None

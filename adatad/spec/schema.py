@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 
 def _no_flag(value: Any) -> Any:
-    """pydantic takes true for 1."""
+    """Refuse true and false, which pydantic takes for 1 and 0."""
     if isinstance(value, bool):
         raise PydanticCustomError("number", "expected a number")
     return value
@@ -36,10 +36,16 @@ Positive = Annotated[Float, Field(gt=0.0, le=1e12)]
 NonNegative = Annotated[Float, Field(ge=0.0, le=1e12)]
 Ratio = Annotated[Float, Field(gt=0.0, le=1e3)]
 Seconds = Annotated[Float, Field(gt=0.0, le=1e9)]
-"""More is no time limit that threads know."""
+"""Up to what threads take for a time limit."""
+
+
+RANDOM = "random"
+"""What `model.backbone.weights` says where no pretrained weights are wanted."""
 
 
 class Section(BaseModel):
+    """Base of all sections: frozen, and without unknown keys, infinities or NaN."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
@@ -92,7 +98,7 @@ class AugmentSpec(Section):
 
 
 class DataSpec(Section):
-    """Which videos, which labels, and how they become batches."""
+    """Videos and labels, and how they become batches."""
 
     root: str | None = None
     """Folder that relative paths of `annotations`, `classes`, `blocked_videos` and `videos` start from. Loading puts it
@@ -264,6 +270,8 @@ class ParameterGroup(Section):
 
 
 class BackboneOptimizerSpec(Section):
+    """Rates and weight decay of the backbone's trained parameters."""
+
     lr: NonNegative = 0.0
     """Rate of the trained backbone parameters that no `custom` entry takes."""
     weight_decay: NonNegative = 0.05
@@ -297,11 +305,15 @@ class ScheduleSpec(Section):
 
 
 class EmaSpec(Section):
+    """Moving average of the trained parameters."""
+
     decay: Rate = 0.999
-    """Of the exponential moving average of the trained parameters, which evaluation uses."""
+    """Share of the old average that a step keeps; evaluation uses the averages."""
 
 
 class TrainSpec(Section):
+    """The training loop: batches, precision, evaluations, checkpoints, and what ends a run."""
+
     global_batch: Size = 2
     """Windows of one optimizer step, over all ranks."""
     accumulation: Size = 1
@@ -349,8 +361,8 @@ class PolicyRange(Section):
 
 
 class MemorySpec(Section):
-    """What a training step keeps, how and where. Changes memory and time, not results, but for keys that say so
-    (docs/memory.md)."""
+    """Values that a training step keeps: which, in what dtype and where. Changes memory and time, not results, but for
+    keys that say so (docs/memory.md)."""
 
     policy: Literal["auto", Policy] | tuple[PolicyRange, ...] = "none"
     """none: all activations; selective: attention and MLP values of each block; block: the input of each block; tile:
@@ -423,6 +435,8 @@ class ParallelSpec(Section):
 
 
 class NmsSpec(Section):
+    """Non-maximum suppression of detections that overlap."""
+
     kind: Literal["soft", "hard"] = "soft"
     method: Literal["vanilla", "linear", "gaussian", "improved_gaussian"] = "gaussian"
     """Soft NMS: how scores fall with the overlap o. vanilla: to 0 from `iou_threshold`; linear: times 1 - o from
@@ -463,6 +477,8 @@ class ClassifierSpec(Section):
 
 
 class PostprocessSpec(Section):
+    """Steps from the candidates of windows to the detections of videos."""
+
     pre_nms_threshold: NonNegative = 0.001
     pre_nms_topk: Size = 2000
     """Best candidates of a window that enter NMS."""
@@ -473,6 +489,8 @@ class PostprocessSpec(Section):
 
 
 class EvaluateSpec(Section):
+    """Scores of the detections."""
+
     tious: tuple[Annotated[Float, Field(gt=0.0, le=1.0)], ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
     top_k: tuple[Size, ...] = ()
     """Also report recall@kx for each k: how many instances the k x n best detections of a class find in a video with n
@@ -485,6 +503,8 @@ class EvaluateSpec(Section):
 
 
 class RunSpec(Section):
+    """Folder of the run."""
+
     root: str = "runs"
     id: Count = 0
     """A run lives in `<root>/<spec name>/id<id>/`."""
@@ -517,6 +537,7 @@ class Spec(Section):
     def _decide_time(self) -> Spec:
         """Put the meaning of null in the place of `data.time`: what reads videos sees the data section alone."""
         if self.data.time is None:
+            # Past the frozen model's own setattr.
             time = "count" if self.compat == "reference" else "presentation"
             self.__dict__["data"] = self.data.model_copy(update={"time": time})
         return self

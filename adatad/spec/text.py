@@ -14,9 +14,9 @@ from adatad.files import shown
 
 LINE_BREAKS = "\n\r\x0b\x0c\x85\u2028\u2029"
 MAX_PART_BYTES = 255
-"""Of one part of a path, as file systems take it."""
+"""Bytes of one part of a path, as file systems take it."""
 MAX_PATH_BYTES = 2_000
-"""Of a whole path: half of what Linux takes, for what a run puts below it."""
+"""Bytes of a path: half of what Linux takes, for what a run puts below it."""
 MAX_SHOWN = 80
 """Characters of a value or key in a message."""
 MAX_WORD = 100
@@ -39,18 +39,19 @@ def cut(text: object) -> str:
 
 
 def cut_key(name: str) -> str:
-    """Return the same of a key, which is a word."""
+    """Return a key's part for a message: printable, and no longer than any word."""
     return shown(name, MAX_SHOWN)
 
 
 def forbidden_character(text: str) -> str | None:
-    """In words, the first character that neither a path, a shell line nor a terminal may get; None if there is none."""
+    """Return, in words, the first character that no path, shell line or terminal may get; None if there is none."""
     for character in text:
         if character in LINE_BREAKS:
             return f"a line break ({shown(character)})"
         kind = unicodedata.category(character)
         if kind == "Cc":
             return f"the control character {shown(character)}"
+        # A lone surrogate, which can't be written as UTF-8.
         if kind == "Cs":
             return f"half of a character ({shown(character)})"
     return None
@@ -70,8 +71,8 @@ def path_problem(path: str) -> str | None:
 
 
 def name_problem(name: str) -> str | None:
-    """Return what keeps a text from being the name of a spec: it becomes a folder below run.root, and the name of a
-    job."""
+    """Return what keeps a text from being the name of a spec, which becomes a folder below run.root and the name of a
+    job; None if it can be one."""
     if found := forbidden_character(name):
         return f"holds {found}; expected words, / and -"
     if not name.isprintable():
@@ -96,7 +97,7 @@ def expand(path: str) -> str:
     if path.startswith("~") and home == path:
         user = path.partition("/")[0]
         raise PathError(f"{cut(user)} is no user's home here; write ./{cut(user)} for a file of that name")
-    # Of what the user wrote alone: a dollar sign in the home's own path is one.
+    # Variables are filled in only in what the user wrote: a dollar sign in the home's own path stays.
     start = home[: len(home) - len(path.lstrip("~"))] if path == "~" or path.startswith("~/") else ""
     return start + VARIABLE.sub(_value, home[len(start) :])
 
@@ -115,7 +116,7 @@ def _value(found: re.Match[str]) -> str:
 
 
 def as_written(path: str) -> str:
-    """Return the text that `expand` makes this path of."""
+    """Return the text that `expand` turns into this path."""
     path = path.replace("$", "$$")
     return f"./{path}" if path.startswith("~") else path
 
@@ -129,6 +130,7 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | Non
 
 
 NAME = "{name}"
+"""Placeholder of `data.pattern` for a video's name."""
 
 
 def pattern_problem(pattern: str) -> str | None:

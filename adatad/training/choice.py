@@ -1,4 +1,7 @@
-"""Which engine and which memory plan a run gets where its spec leaves them open, and the run that this makes."""
+"""The choice of an engine and a memory plan where a spec leaves them open, and the resolved run that comes of it.
+
+First the engine, then the plan for it (`adatad.training.plan`), then everything else (`adatad.training.resolve`).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ def resolve_choices(
 ) -> Iterator[tuple[ResolvedRun, tuple[str, ...]]]:
     """Yield the run of a spec with lines on what was chosen for it, then, where the planner knows a smaller plan, that.
 
-    All ranks choose alike. Raises PlanError if nothing fits, DeviceError if the GPU can't do what the spec wants.
+    Generated one by one: the caller takes the second only if memory runs out under the first. All ranks choose alike.
+    Raises PlanError if nothing fits, DeviceError if the GPU can't do what the spec wants.
     """
     outputs = outputs or outputs_of(spec, annotations)
     choice, lines = _choose(spec, processes, len(outputs))
@@ -35,6 +39,7 @@ def _choose(spec: Spec, processes: Processes, num_classes: int) -> tuple[Choice,
     if spec.parallel.engine != "auto":
         return choose(spec, processes, num_classes), ()
     ddp, fsdp = with_engine(spec, "ddp"), with_engine(spec, "fsdp")
+    # Sharding saves nothing on one process, and the planner counts the memory of GPUs.
     if processes.world == 1 or processes.device.type != "cuda":
         return choose(ddp, processes, num_classes), ()
     if spec.memory.policy == "auto":
@@ -43,6 +48,7 @@ def _choose(spec: Spec, processes: Processes, num_classes: int) -> tuple[Choice,
         except PlanError as error:
             reason = str(error).splitlines()[0]
         return choose(fsdp, processes, num_classes), (f"parallel.engine auto: fsdp, since with ddp {reason}",)
+    # A collective: all ranks decide by the smallest GPU among them, and so alike.
     machine = least_rank(processes)
     # Some memory settings work with ddp alone.
     plans = [

@@ -10,7 +10,7 @@ from adatad.memory.scopes import memory_scope
 
 
 class Ema:
-    """Averages that start as the parameters are when this is made, without warm-up.
+    """Averages that start as copies of the parameters, without warm-up.
 
     They have the engine's layout: of a parameter that is sharded, each rank averages its own part. on_host: they wait
     in host memory between steps, and are updated on the device, some at a time.
@@ -18,26 +18,27 @@ class Ema:
 
     def __init__(self, masters: dict[str, Tensor], decay: float, on_host: bool = False):
         self.decay, self.on_host = decay, on_host
-        self._averages = {name: self._start(master) for name, master in masters.items()}
+        self._averages = {
+            name: write_host(host_like(master, "moving averages"), master) if on_host else master.clone()
+            for name, master in masters.items()
+        }
         self._copied_from = {master.device for master in masters.values()} if on_host else set()
         """Devices whose copies to the host may not be complete."""
 
     @property
     def averages(self) -> dict[str, Tensor]:
-        """By name. Waits for copies to the host that were begun."""
+        """Averages by name, after a wait for copies to the host that were begun."""
         while self._copied_from:
             settle(self._copied_from.pop())
         return self._averages
 
-    def _start(self, master: Tensor) -> Tensor:
-        return write_host(host_like(master, "moving averages"), master) if self.on_host else master.clone()
-
     @torch.no_grad()
     def update(self, masters: dict[str, Tensor]) -> None:
-        """After an optimizer step: average = decay x average + (1 - decay) x parameter."""
+        """Set average = decay x average + (1 - decay) x parameter. Called after every optimizer step."""
         if not self.on_host:
             self._update(list(self._averages.values()), [masters[name] for name in self._averages])
             return
+        # Not the property: copies of the last step and of this one follow each other on one stream, without a wait.
         averages = iter(self._averages.values())
         for parameters in pieces([masters[name] for name in self._averages]):
             hosts = [next(averages) for _ in parameters]
@@ -54,5 +55,6 @@ class Ema:
         torch._foreach_add_(averages, parameters, alpha=1 - self.decay)
 
     def load(self, averages: dict[str, Tensor]) -> None:
+        """Copy averages of a checkpoint, of the engine's layout, into these."""
         for name, average in self.averages.items():
             average.copy_(averages[name])

@@ -19,13 +19,15 @@ from adatad.spec.sizes import clip_share, clips_of_window
 from adatad.training.resolve import ResolvedRun
 
 SLACK_SECONDS = 10.0
-"""For what a loader process does besides decoding."""
+"""Time that a loader process may take for anything but decoding."""
 
 
 @dataclass(frozen=True)
 class TargetMaker:
-    """Adds to batches what a detector should predict of them, in the loader's processes while the device computes.
-    Small, without weights: it is sent to these processes."""
+    """A function that adds to batches what a detector should predict of them.
+
+    It runs in the loader's processes while the device computes. It is sent there, so it is small and has no weights.
+    """
 
     spec: DetectorSpec
     num_classes: int
@@ -67,6 +69,7 @@ def validation_loader(run: ResolvedRun, shuffle_clips: bool = False) -> Loader:
         for video in run.annotations.validation
         for place in evaluation_windows(video, spec.data.window, run.quirks.repeat_windows)
     ]
+    # 0: as they are.
     shuffled = spec.model.backbone.clip_frames if shuffle_clips else 0
     dataset = ValidationWindows(places, spec.data, shuffled, frames_here(spec, mesh))
     mine = range(mesh.data_rank, len(places), mesh.data)
@@ -95,8 +98,9 @@ def check_shared_memory(run: ResolvedRun) -> None:
     window_bytes = 3 * len(range(*frames)) * data.size_pixels**2
     micro_batch = max(1, train.global_batch // (mesh.data * train.accumulation))
     ahead = PREFETCH * data.workers
+    # Ranks of this machine share its /dev/shm; torchrun says how many they are, else all may be here.
     local = int(os.environ.get("LOCAL_WORLD_SIZE", mesh.data * mesh.clip))
-    # In batches of one window.
+    # Those of an evaluation come one window at a time.
     require_shared_memory(window_bytes, (ahead + train.accumulation) * micro_batch + ahead + 1, local)
 
 
@@ -108,6 +112,7 @@ def sync_skipped_videos(loader: Loader, group: ClipGroup) -> Iterator[Batch]:
     """
     unread: dict[str, Skipped] = {}
     for batch, addresses in zip(loader, loader.batches, strict=True):
+        # A collective in each turn: all ranks see the same answer, so they leave the loop together.
         while not _same_everywhere(batch, group, unread):
             loader.dataset.leave_out(unread.values())
             batch = collate([loader.dataset[address] for address in addresses])

@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adatad.cluster.sweep import sweep_lines
 from adatad.errors import UserError
-from adatad.files import FileError, read_json, read_text, write_json
+from adatad.files import FileError, read_json, write_json
 from adatad.parallel.visible_gpus import device_nodes, hides_all
 from adatad.report.run_files import is_there, read_result
 from adatad.spec import Spec, SpecError, load
+from adatad.spec.sizes import end_epoch
 from adatad.training.run_directory import ids_of, run_directory, with_id
 
 POLL_SECONDS = 0.2
@@ -51,7 +53,7 @@ class SweepRun:
             done = read_result(self.folder / "result.json")["epochs"] if is_there(self.folder / "result.json") else None
         except FileError:
             return False
-        return done is not None and done >= (self.spec.schedule.end_epoch or self.spec.schedule.epochs)
+        return done is not None and done >= end_epoch(self.spec)
 
     @property
     def best(self) -> float | None:
@@ -63,24 +65,18 @@ class SweepRun:
         return result.get("best_average_mAP", result.get("average_mAP"))
 
 
-def read_list(path: Path) -> list[str]:
-    """Return the lines of a list of overrides, without comments and empty ones. Raises FileError, SweepError."""
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if not lines:
-        raise SweepError(f"{path}: holds no line of settings, such as optimizer.lr=1e-4 train.seed=1")
-    if len(set(lines)) < len(lines):
-        twice = next(line for line in lines if lines.count(line) > 1)
-        raise SweepError(f"{path}: {twice!r} stands there twice")
-    return lines
-
-
 def plan_sweep(list_file: Path, spec_file: str, overrides: Sequence[str], overlays: Sequence[str]) -> list[SweepRun]:
     """Read a list and settle which run each of its lines is: the one of an earlier start, or the next free id.
 
     Raises SweepError for a line that the spec doesn't take, before anything is trained.
     """
-    lines, specs, words_of = read_list(list_file), [], []
+    lines, specs, words_of = sweep_lines(list_file), [], []
+    if not lines:
+        raise SweepError(f"{list_file}: holds no line of settings, such as optimizer.lr=1e-4 train.seed=1")
+    if len(set(lines)) < len(lines):
+        # The file of known runs has an id for each line's text, so equal lines would be one run.
+        twice = next(line for line in lines if lines.count(line) > 1)
+        raise SweepError(f"{list_file}: {twice!r} stands there twice")
     for line in lines:
         try:
             words_of.append(tuple(shlex.split(line)))

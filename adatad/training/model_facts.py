@@ -18,7 +18,7 @@ from adatad.errors import UserError
 from adatad.files import FileError, parse_json, shown
 from adatad.spec import Spec
 from adatad.spec.document import rename_old
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 
 FORMAT_VERSION = 1
 """Version of checkpoints and of this record. Older files, which have none, are read as well."""

@@ -19,10 +19,11 @@ class OptimizerError(UserError):
 
 
 def parameter_groups(model: nn.Module, spec: OptimizerSpec) -> list[Group]:
-    """Groups over the parameters of `model.backbone` and `model.detector` that require a gradient.
+    """Return the groups of the parameters in `model.backbone` and `model.detector` that require a gradient.
 
-    The backbone's rest, one group for each `custom` entry, then the detector with and without decay. In the backbone
-    everything in a group decays, biases and norms too, as in the reference.
+    First the backbone's: those that no `custom` entry takes, then a group for each entry. Then the detector's, with and
+    without decay. In the backbone everything in a group decays, biases and norms too, as in the reference. Raises
+    OptimizerError.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     backbone = {name: p for name, p in trained.items() if name.startswith("backbone.")}
@@ -30,6 +31,7 @@ def parameter_groups(model: nn.Module, spec: OptimizerSpec) -> list[Group]:
     decaying = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv1d))
     }
+    # Sorted, as in the reference: torch's optimizer state goes by a parameter's place in its group.
     rest = sorted(trained.keys() - backbone.keys())
     for name, decays, weight_decay in (("detector", True, spec.weight_decay), ("detector_no_decay", False, 0.0)):
         names = [parameter for parameter in rest if (parameter in decaying) == decays]
@@ -47,6 +49,7 @@ def _backbone_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec: O
     custom: dict[str, list[str]] = {entry.name: [] for entry in spec.backbone.custom}
     rest: list[str] = []
     for name in trained:
+        # The first entry whose name is contained in the parameter's takes it.
         taker = next((entry for entry in custom if entry in name), None)
         (rest if taker is None else custom[taker]).append(name)
     if rest and spec.backbone.lr == 0:
@@ -60,8 +63,10 @@ def _backbone_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec: O
 
 
 def _layer_decay_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec: OptimizerSpec) -> list[Group]:
-    """Rates fall by `layer_decay` with every block below the top; norms inside blocks don't decay. In the order in
-    which the model names them."""
+    """Return groups whose rates fall by `layer_decay` with every block below the top, in the model's order of names.
+
+    Layer 0 is the patch embedding, layer i + 1 block i, the last one all else. Norms inside blocks don't decay.
+    """
     depth = len(model.backbone.blocks)
     groups: dict[str, Group] = {}
     for name, parameter in trained.items():
@@ -78,7 +83,7 @@ def _layer_decay_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec
 
 
 def _group(name: str, names: list[str], trained: dict[str, nn.Parameter], lr: float, weight_decay: float) -> Group:
-    """`base_lr` is what the schedule scales; `lr` is what the optimizer uses next."""
+    """Return a group as torch's optimizers take it. `base_lr` is what the schedule scales; `lr` is used next."""
     params = [trained[parameter] for parameter in names]
     return {
         "name": name, "params": params, "parameter_names": list(names),
@@ -87,7 +92,7 @@ def _group(name: str, names: list[str], trained: dict[str, nn.Parameter], lr: fl
 
 
 def learning_rate(step: int, base: float, warmup_steps: int, total_steps: int, eta_min: float) -> float:
-    """Rate of the 0-based optimizer step `step` of a group with rate `base`.
+    """Return the rate of the 0-based optimizer step `step` of a group with rate `base`.
 
     The warm-up starts at 0, so that the first step changes nothing, and reaches `base` at its last step, number
     warmup_steps - 1. The cosine ends at `eta_min`, the same for all groups.

@@ -17,7 +17,7 @@ from adatad.files import FileError, check_output_folder, listed, read_json, writ
 from adatad.parallel.processes import Processes, is_first_rank
 from adatad.report.scores import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
-from adatad.spec.experiments import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
+from adatad.spec.downloads import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
 from adatad.training.checkpoint_check import sha256, why_broken
 from adatad.training.resolve import annotations_for, resolve_run
 from adatad.training.run import train

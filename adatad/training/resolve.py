@@ -1,15 +1,15 @@
-"""What a run is, settled once at its door: every fact that a spec leaves to its data, its device and its ranks.
+"""The resolved run: every fact that a spec leaves to its data, its device and its ranks, settled once at the start.
 
-`train`, `test` and the tools build a `ResolvedRun` from a spec; what is below them takes it, and asks neither what
-`auto` or `compat` mean nor how long an epoch is. The class stands here and not beside `adatad.spec.resolve`, which has
-the rules that need the spec alone: it holds annotations and a place in the mesh, which that package doesn't know.
+`train`, `test` and the tools build a `ResolvedRun` from a spec. What is below them takes it, and asks neither what
+`auto` or `compat` mean nor how long an epoch is. `adatad.training.choice` comes before: it replaces `engine: auto` and
+`policy: auto`, for which it asks the planner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,9 +21,14 @@ from adatad.memory.policy import DTYPES
 from adatad.parallel.layout import Mesh, mesh_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.resolve import Precision, Quirks, end_epoch, steps_per_epoch, without_auto
+from adatad.spec.quirks import Quirks
+from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
+from adatad.spec.sizes import end_epoch, steps_per_epoch
 from adatad.training.model_facts import AGNOSTIC_OUTPUTS
 from adatad.training.run_directory import RunDirectory, run_directory
+
+EngineName = Literal["ddp", "fsdp", "zero1", "zero2", "zero3", "fairscale"]
+Precision = Literal["bf16", "fp16", "fp32"]
 
 
 class SetupError(UserError):
@@ -55,6 +60,7 @@ class ResolvedRun:
 
     @property
     def num_classes(self) -> int:
+        """Number of the model's outputs; 1 if it doesn't tell classes apart."""
         return len(self.outputs)
 
     @property
@@ -69,6 +75,7 @@ class ResolvedRun:
 
     @property
     def directory(self) -> RunDirectory:
+        """Directory of the run, which may not exist yet."""
         return run_directory(self.spec)
 
     def in_order(self, classes: Sequence[str]) -> ResolvedRun:
@@ -108,6 +115,7 @@ def resolve_model(spec: Spec, processes: Processes, outputs: Sequence[str] | int
     """Resolve what a model needs to be run without data, for measurements. outputs: names, or how many there are;
     steps: of an epoch."""
     names = tuple(map(str, range(outputs))) if isinstance(outputs, int) else tuple(outputs)
+    # Still "auto" only in tools that measure a model: training has been through `adatad.training.choice`.
     engine = "ddp" if spec.parallel.engine == "auto" else spec.parallel.engine
     return ResolvedRun(
         spec=without_auto(spec, engine, precision_on(processes.device, spec.train.precision)),
@@ -119,8 +127,36 @@ def resolve_model(spec: Spec, processes: Processes, outputs: Sequence[str] | int
     )
 
 
+def without_auto(spec: Spec, engine: EngineName, precision: Precision) -> Spec:
+    """Return the spec with the engine and the precision that were chosen, and with all that follows from the two in
+    place of the `auto` of its memory section.
+
+    Three keys keep theirs: `frozen_dtype` and `saved_input_dtype`, where `auto` asks for no other dtype, and `policy`,
+    which is the planner's to replace before a model is run.
+    """
+    memory = spec.memory
+    # Weights that come to the device one block at a time need all tiles of a block before those of the next.
+    one_at_a_time = (
+        engine in SHARDS_FROZEN_WEIGHTS or memory.frozen_weights == "stream" or memory.frozen_dtype != "auto"
+    )
+    weight_dtype = precision if memory.weight_dtype == "auto" else memory.weight_dtype
+    chosen = {
+        "order": memory.order if memory.order != "auto" else "blocks" if one_at_a_time else "tiles",
+        "weight_dtype": weight_dtype,
+        "residual_dtype": weight_dtype if memory.residual_dtype == "auto" else memory.residual_dtype,
+    }
+    return spec.model_copy(
+        update={
+            "memory": memory.model_copy(update=chosen),
+            "parallel": spec.parallel.model_copy(update={"engine": engine}),
+            "train": spec.train.model_copy(update={"precision": precision}),
+        }
+    )
+
+
 def precision_on(device: torch.device, precision: str) -> Precision:
     """Return what `train.precision` comes to on a device."""
+    # The rule is autocast's own; here its answer gets its name back.
     dtype = autocast_dtype(precision, device)
     return next(name for name in ("bf16", "fp16", "fp32") if DTYPES[name] == dtype)
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from adatad.errors import UserError
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, to_yaml
-from adatad.spec.load import renamed_yaml
+from adatad.spec.write import renamed_yaml
 from adatad.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -67,7 +67,7 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
         if newest is None and skipped:
             broken = "; ".join(line.removeprefix("skipped ") for line in skipped)
             raise ResumeError(
-                f"--resume {AUTO}: no checkpoint of {run.path} is whole: {broken}. --overwrite starts afresh in its "
+                f"--resume {AUTO}: no checkpoint of {run.path} is whole: {broken}. --force starts afresh in its "
                 "place, --id N beside it"
             )
         return newest, skipped
@@ -116,7 +116,7 @@ def open_for_training(
     """
     processes, here = state.processes, state.run.directory
     path, skipped, checkpoint = None, [], None
-    # Started again by torchrun, with the arguments of the first time: --overwrite would delete the run's own work.
+    # Started again by torchrun, with the arguments of the first time: --force would delete the run's own work.
     if processes.noted(NOTED_OPEN):
         resume, overwrite = processes.on_main(lambda: resume_after_restart(here, resume)), False
     numbers = numbers_in(state.shapes[name] for name in state.trained)
@@ -231,7 +231,7 @@ def chosen_run(spec: Spec, processes: Processes, resume: str | None, overwrite: 
         own, notes = with_id(spec, number), ()
         if number != spec.run.id:
             taken, here = run_directory(spec).path, run_directory(own).path
-            notes = (f"{taken} holds a run (--resume auto continues it, --overwrite deletes it): this one is {here}",)
+            notes = (f"{taken} holds a run (--resume auto continues it, --force deletes it): this one is {here}",)
         yield ChosenRun(own, True, notes)
 
 

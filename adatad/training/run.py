@@ -59,7 +59,7 @@ def train_run(
     """
     # Before processes are started, which takes seconds.
     if resume is not None and overwrite:
-        raise ResumeError("--overwrite would delete what --resume goes on from: give one of the two")
+        raise ResumeError("--force would delete what --resume goes on from: give one of the two")
     own = StopRequest().install() if stop is None else None
     asked = stop or own
     try:

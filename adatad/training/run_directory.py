@@ -146,7 +146,7 @@ def open_run(
         elif not resume:
             raise RunDirectoryError(
                 f"{run.path} already holds a run: --resume auto continues it, --id N starts another beside it, "
-                "--overwrite deletes it"
+                "--force deletes it"
             )
     # What can't be written must not come to light at the first checkpoint.
     for folder in (run.path, run.checkpoints, run.path / "tensorboard"):
@@ -167,7 +167,7 @@ def remove_unfinished(run: RunDirectory) -> None:
 
 
 def check_overwritable(run: RunDirectory) -> Opening | None:
-    """Return who opened a run last. Raises RunDirectoryError if `--overwrite` must not delete its directory: somebody
+    """Return who opened a run last. Raises RunDirectoryError if `--force` must not delete its directory: somebody
     trains there, it is no run, or it holds more than a run."""
     path = run.path
     if not path.is_dir():
@@ -175,7 +175,7 @@ def check_overwritable(run: RunDirectory) -> Opening | None:
     opening = last_opening(path)
     if opening is not None and opening.alive():
         raise RunDirectoryError(
-            f"{path}: --overwrite would delete it while it is trained ({opening.describe()}): end that one first, or "
+            f"{path}: --force would delete it while it is trained ({opening.describe()}): end that one first, or "
             "give another --id"
         )
     # A folder that somebody keeps notes or other data in is never deleted, only what runs are known to write.
@@ -186,7 +186,7 @@ def check_overwritable(run: RunDirectory) -> Opening | None:
     if foreign:
         more = f" and {len(foreign) - MAX_LISTED} more" if len(foreign) > MAX_LISTED else ""
         raise RunDirectoryError(
-            f"{path}: holds more than a run, and --overwrite would delete it: {', '.join(foreign[:MAX_LISTED])}{more}; "
+            f"{path}: holds more than a run, and --force would delete it: {', '.join(foreign[:MAX_LISTED])}{more}; "
             "move that away, or give another --id"
         )
     # An empty folder, or one with a report alone, may be anything.
@@ -215,7 +215,7 @@ def _delete(run: RunDirectory, say: Callable[[str], None]) -> None:
     try:
         opening = check_overwritable(run)
         if opening is not None:
-            say(f"--overwrite: deleting {run.path} ({opening.describe()})")
+            say(f"--force: deleting {run.path} ({opening.describe()})")
         # Renamed first, at once: two processes that delete it don't meet in it, and none sees half a run.
         real = run.path.resolve(strict=True)
         aside = real.with_name(f".{real.name}.{uuid.uuid4().hex[:12]}.unfinished")

@@ -1,4 +1,4 @@
-"""From a resolved run to a model that is ready to train or to be scored, in the one order that is right."""
+"""Setup: a model that is ready to train or to be scored, of a resolved run, in the one order that is right."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from adatad.parallel.build import build_engine
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.experiments import RANDOM
-from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
+from adatad.spec.schema import RANDOM, SHARDS_FROZEN_WEIGHTS
 from adatad.spec.sizes import clips_of_window
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
@@ -38,18 +37,18 @@ class PreparedModel:
     trained: list[str]
     """Names of the parameters that learn."""
     shapes: dict[str, torch.Size]
-    """Of all parameters, before the engine took the model: engines shard parameters and rename what holds them."""
+    """Shapes of all parameters before the engine took the model: engines shard them and rename what holds them."""
     engine: Engine | None
     """None where nothing learns, as in a test."""
     frozen_fingerprint: str
-    """Of the frozen weights as they were loaded, before any policy casts them; "" where nothing will be saved."""
+    """Hash of the frozen weights as they were loaded, before any policy casts them; "" where nothing will be saved."""
     compile_report: list[str]
     """What `memory.compile` compiles, in lines."""
 
 
 @dataclass
 class TrainState:
-    """What a training step works with."""
+    """Everything that a training step works with."""
 
     run: ResolvedRun
     processes: Processes
@@ -63,12 +62,13 @@ class TrainState:
     clip_group: ClipGroup | FakeClipGroup | None = None
     """The ranks that this rank shares windows with."""
     constant_sums: dict[str, int] | None = None
-    """Of frozen weights, as `recheck` found them at its first step; None before."""
+    """Checksums of frozen weights, as `recheck` found them at its first step; None before."""
     weights_report: list[str] = field(default_factory=list)
     """What was taken from the file of pretrained weights, and what wasn't, in lines."""
     compile_report: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Streams and buffers of the copies between host and device, for the whole run.
         self.spec: Spec = self.run.spec
         self.inputs = InputCopies(self.processes.device)
         self.frames = FramesAhead(self.spec, self.processes.device)
@@ -152,6 +152,7 @@ def initial_state(run: ResolvedRun, processes: Processes) -> TrainState:
 
 def build_initial_model(spec: Spec, num_classes: int) -> tuple[TemporalActionDetector, list[str]]:
     """Build the model at step 0: random from `train.seed`, the backbone from its file; and lines on what was read."""
+    # The same on every rank: weights depend on no engine and no number of ranks.
     torch.manual_seed(spec.train.seed)
     # What the file fills needn't be drawn before: of g that is most of the time that building takes.
     model = build_model(spec.model, num_classes, drawn=spec.model.backbone.weights in (None, RANDOM))

@@ -135,7 +135,7 @@ def test_deepspeed_may_put_its_rank_before_the_verb(capsys, monkeypatch):
 def test_completion_knows_verbs_commands_and_options(shell, capsys):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    option = "-l overwrite" if shell == "fish" else "--overwrite"
+    option = "-l force" if shell == "fish" else "--force"
     assert all(word in script for word in (*VERBS, "from-csv", option))
     if shell == "bash":
         typed = "COMP_WORDS=(adatad data check --wo); COMP_CWORD=3; _adatad; echo ${COMPREPLY[*]}"

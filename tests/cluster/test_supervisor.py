@@ -466,10 +466,10 @@ def test_a_task_of_a_sweep_takes_its_line_and_refuses_one_that_cannot_be_read(jo
         (["--launcher", "ssh"], "--launcher is 'ssh'; expected srun, torchrun or deepspeed"),
         (["--launcher=ssh"], "--launcher is 'ssh'"),
         (["--launcher"], "--launcher is ''"),
-        (["--overwrite"], "isn't for jobs"),
+        (["--force"], "isn't for jobs"),
         (["--resume", "auto"], "isn't for jobs"),
     ],
-    ids=["word", "equals", "empty", "overwrite", "resume"],
+    ids=["word", "equals", "empty", "force", "resume"],
 )
 def test_arguments_that_are_not_for_jobs_are_refused(arguments, text):
     with pytest.raises(JobError, match=text):

@@ -9,7 +9,7 @@ import pytest
 from adatad.data.annotation_file import AnnotationError, load_database, names_text, read_names
 from adatad.data.annotations import EVALUATED, OUTSIDE, ground_truth, read_annotations
 from adatad.evaluation.detection_map import evaluate
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 
 WHOLE = WindowSpec(kind="resize", size_grid=16)

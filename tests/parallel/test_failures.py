@@ -71,14 +71,14 @@ def test_a_hanging_rank_is_named_and_all_stacks_are_written(rank, tiny_spec):
 
 
 def test_torchrun_continues_by_itself(tiny_spec):
-    """Also with --overwrite, which is for what lay there before the job."""
+    """Also with --force, which is for what lay there before the job."""
     for old in ("metrics.jsonl", "checkpoints/step-00000009/state.json"):
         file = run_directory(load(tiny_spec)).path / old
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("of another run")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
     faulty = [str(ROOT / "tests" / "parallel" / "faulty.py"), "kill", "1", "4"]
-    command = [sys.executable, *torchrun, *faulty, str(tiny_spec), *QUICK, "--overwrite"]
+    command = [sys.executable, *torchrun, *faulty, str(tiny_spec), *QUICK, "--force"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=170)
     assert run.returncode == 0, run.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adatad.spec import SpecError, load
-from adatad.spec.explain import all_keys, fields_at
+from adatad.spec.keys import all_keys, fields_at
 from adatad.spec.opentad import FLAGS, KEYS, WORDS, Renamed
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-opentad.md"
@@ -35,7 +35,7 @@ def rows() -> list[str]:
     lines = []
     for here, same in groupby(KEYS, key=lambda entry: entry.here):
         entries = list(same)
-        example = f", such as `{entries[0].value}`" if entries[0].said else ""
+        example = f", such as `{entries[0].value}`" if entries[0].with_value else ""
         notes = "".join(f" ({entry.note})" for entry in entries if entry.note)
         lines.append(f"| {', '.join(f'`{entry.there}`' for entry in entries)} | `{here}`{example}{notes} |")
     return lines
@@ -51,7 +51,7 @@ def test_the_page_says_what_the_hints_say():
 def test_each_row_of_the_page_gives_a_hint_whose_key_takes_the_value(spec_file, entry: Renamed):
     asked = entry.there.replace("*", "train")
     [line] = problems(spec_file, f"{asked}={entry.value}")
-    hint = f"did you mean {entry.here}={entry.value}?" if entry.said else f"did you mean {entry.here}?"
+    hint = f"did you mean {entry.here}={entry.value}?" if entry.with_value else f"did you mean {entry.here}?"
     assert line.startswith(f"--set {asked}={entry.value}: {asked}: no such key; ")
     # In a section whose keys have their own names here, the hint is one of those.
     assert line.endswith(hint) or entry.there.endswith(".*")

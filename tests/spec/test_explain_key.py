@@ -4,7 +4,7 @@ import pytest
 
 from adatad.errors import UserError
 from adatad.spec import explain_key
-from adatad.spec.explain import all_keys
+from adatad.spec.keys import all_keys
 
 
 def test_a_key_has_type_default_meaning_and_the_shipped_specs_that_set_it():
@@ -23,7 +23,7 @@ def test_a_section_lists_its_keys():
 
 
 def test_every_key_can_be_explained(monkeypatch, tmp_path):
-    monkeypatch.setattr("adatad.spec.explain.CONFIGS", tmp_path)
+    monkeypatch.setattr("adatad.spec.key_help.CONFIGS", tmp_path)
     for key in all_keys():
         assert explain_key(key).startswith(key)
 

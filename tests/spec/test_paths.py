@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adatad.spec import SpecError, load, to_yaml
-from adatad.spec.explain import all_keys
+from adatad.spec.keys import all_keys
 from adatad.spec.schema import PATHS, STAGE_TO
 from adatad.spec.text import as_written, expand, fill, pattern_problem
 

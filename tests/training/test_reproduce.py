@@ -12,18 +12,17 @@ from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.models.detector import build_model
 from adatad.report.scores import compare_with_published, verdict_line, write_reproduction
 from adatad.spec import load
-from adatad.spec.experiments import (
+from adatad.spec.downloads import (
     DATA_SETS,
     PAGES,
     PUBLISHED,
     TRAINED,
     about_bytes,
-    all_experiments,
     digest_start,
-    find_experiment,
     how_made,
     where_data,
 )
+from adatad.spec.experiments import all_experiments, find_experiment
 from adatad.training import reproduce as kit
 from adatad.training.reproduce import MissingFilesError, missing, reproduce
 from adatad.training.resolve import annotations_for

@@ -52,7 +52,7 @@ def test_an_empty_name_is_not_taken_for_this_folder(run):
 
 
 def test_auto_does_not_start_afresh_where_all_checkpoints_are_broken(run):
-    with pytest.raises(ResumeError, match=r"step-00000009: .*; .*step-00000003: .*--overwrite .*, --id N beside it"):
+    with pytest.raises(ResumeError, match=r"step-00000009: .*; .*step-00000003: .*--force .*, --id N beside it"):
         checkpoint_to_resume(run, AUTO)
 
 

@@ -192,7 +192,7 @@ def test_a_run_is_not_overwritten_by_accident(tiny_spec, monkeypatch):
 def test_resuming_and_overwriting_contradict_one_another(tiny_spec):
     spec = load(tiny_spec, ["schedule.epochs=1"])
     train(spec)
-    with pytest.raises(ResumeError, match="--overwrite would delete what --resume goes on from"):
+    with pytest.raises(ResumeError, match="--force would delete what --resume goes on from"):
         train(spec, resume="auto", overwrite=True)
     assert run_directory(spec).result.is_file()
 

@@ -1,4 +1,4 @@
-"""Where a run lies: the next free id, and what --overwrite deletes and what it doesn't."""
+"""Where a run lies: the next free id, and what --force deletes and what it doesn't."""
 
 import os
 import socket

@@ -13,7 +13,7 @@ from adatad.data.loader import Loader
 from adatad.data.rng import epoch_order
 from adatad.data.windows import Window
 from adatad.spec import Spec
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from adatad.data.annotations import (
     names_of,
 )
 from adatad.files import listed, shown
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 from adatad.spec.schema import DataSpec, Spec
 
 EDGES_SECONDS = (0, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, np.inf)

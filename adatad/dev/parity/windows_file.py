@@ -27,7 +27,7 @@ from adatad.data.windows import (
 from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, mismatch, relative_to_value, rows_of_cases
 from adatad.dev.parity.post_file import segments_of, window_meta_of
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
-from adatad.spec.resolve import Quirks
+from adatad.spec.quirks import Quirks
 from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 

@@ -44,6 +44,7 @@ def deepspeed_config(spec: Spec, world: int, on_cpu: bool) -> dict[str, Any]:
     split = f"{global_batch(spec)} on {world} ranks with train.accumulation {train.accumulation}"
     for problem in contradiction(sections, BY_RANKS, share, split):
         raise DeepSpeedFileError(f"{path}: {problem}")
+    # A copy: the file's own values stay as they were read.
     zero = dict(sections["zero_optimization"])
     if zero["stage"] == 3:
         # It replaces torch's linear layer for the whole process.

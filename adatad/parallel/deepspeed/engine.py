@@ -71,15 +71,18 @@ class ZeroEngine:
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
+        """Surround a micro-batch with autocast, and tell DeepSpeed which one is the last before the update."""
         self.engine.set_gradient_accumulation_boundary(last)
         with autocast(self.processes.device, self.dtype, cache=not self.sharded):
             yield
 
     def backward(self, loss: Tensor) -> None:
+        """Add this micro-batch's gradients."""
         # DeepSpeed averages over ranks; a sum over the global batch is wanted. Micro-batches it is told to add up.
         self.engine.backward(loss * self.processes.world, scale_wrt_gas=False)
 
     def update(self, max_norm: float | None, losses: Tensor | None = None) -> tuple[float, list[float]]:
+        """Clip, step and clear the gradients, all by DeepSpeed, which calls `_judge` with their norms in between."""
         self.optimizer.clip_grad = max_norm or 0.0
         # A step that asks for no norm would be taken for one that isn't finite, and find no losses.
         self.norm, self.sums, self.losses = math.inf, [], losses
@@ -96,10 +99,12 @@ class ZeroEngine:
         return norms if all_finite(self.norm, *self.sums) else [math.inf] * len(norms)
 
     def master_parameters(self) -> dict[str, Tensor]:
+        """Return views of this rank's parts in DeepSpeed's flat fp32 tensors, 1-D."""
         return {name: part.of(part.flat) for name, part in self.partitions.slices.items()}
 
     @contextmanager
     def swapped_parameters(self, values: dict[str, Tensor]) -> Iterator[None]:
+        """Exchange the parameters' contents with `values` inside the context. All ranks call it."""
         with swapped_tensors(self.master_parameters(), values):
             self.partitions.update_model()
             yield
@@ -107,6 +112,7 @@ class ZeroEngine:
         self.partitions.update_model()
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
+        """Return views of AdamW's moments in DeepSpeed's flat tensors."""
         state = self.adamw.state
         if isinstance(self.adamw, HostStateAdamW):
             self.adamw.complete_copies()
@@ -117,6 +123,7 @@ class ZeroEngine:
         }
 
     def gather_full(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gather tensors one by one into the first rank's host memory. All ranks call it."""
         full = {}
         # Tensor by tensor, so that the first rank has no more than one full tensor on its device.
         for name, part in parts.items():
@@ -131,6 +138,7 @@ class ZeroEngine:
         return full
 
     def shard(self, full: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return this rank's values of full tensors, 1-D."""
         rank = self.processes.rank
         parts = {}
         for name, tensor in full.items():
@@ -140,6 +148,7 @@ class ZeroEngine:
 
     @torch.no_grad()
     def load(self, masters: dict[str, Tensor], moments: dict[str, dict[str, Tensor]]) -> None:
+        """Set parameters and moments, then the model's own copies of the parameters. All ranks call it."""
         for name, master in self.master_parameters().items():
             master.copy_(masters[name])
         for name, tensors in moments.items():
@@ -152,11 +161,14 @@ class ZeroEngine:
         self.partitions.update_model()
 
     def scaler_state(self) -> dict[str, Any]:
+        """Return nothing: this engine refuses fp16, so there is no loss scale."""
         return {}
 
-    def load_scaler(self, state: dict[str, Any]) -> None: ...
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        """Do nothing, as there is no loss scale."""
 
     def memory_bytes(self) -> int:
+        """Return the peak memory of this rank."""
         return peak_memory_bytes(self.processes.device)
 
 
@@ -168,6 +180,7 @@ class _AutocastInside(nn.Module):
         self.model, self.device, self.dtype, self.cache = model, device, dtype, cache
 
     def forward(self, *inputs: Any) -> Any:
+        """Run the model in autocast."""
         with autocast(self.device, self.dtype, self.cache):
             return self.model(*inputs)
 
@@ -180,6 +193,7 @@ class _NoAutocastOutside(nn.Module):
         self.engine, self.device = engine, device
 
     def forward(self, *inputs: Any) -> Any:
+        """Run DeepSpeed's engine without autocast around it."""
         with no_autocast(self.device):
             return self.engine(*inputs)
 

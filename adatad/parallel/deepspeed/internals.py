@@ -1,4 +1,4 @@
-"""What is used of DeepSpeed that it doesn't document: where its ZeRO optimizers keep this rank's trained parameters.
+"""Private parts of DeepSpeed that are used: where its ZeRO optimizers keep this rank's trained parameters.
 
 Every private name that this folder uses is in PRIVATE_NAMES, and looked for when a run starts.
 """
@@ -21,7 +21,7 @@ from adatad.parallel.base import require_names
 from adatad.parallel.processes import Processes, ensure_group
 
 WORKS_WITH = ">=0.19.8,<0.20"
-"""Versions of DeepSpeed, as in setup.cfg."""
+"""Versions of DeepSpeed that have the private names, as in setup.cfg."""
 PRIVATE_NAMES = {
     "deepspeed.ops": ("__compatible_ops__",),
     "deepspeed.runtime.zero.partition_parameters": ("ZeroParamStatus",),
@@ -56,7 +56,7 @@ PRIVATE_NAMES = {
         "partition",
     ),
 }
-"""By module, or by what `deepspeed.initialize` makes."""
+"""Names that are used of DeepSpeed and that it doesn't document, by module or by what `deepspeed.initialize` makes."""
 
 
 def start_deepspeed(processes: Processes) -> Any:
@@ -140,6 +140,7 @@ class Partitions:
         norm_of = self.optimizer.scaled_global_norm
 
         def judged() -> Tensor:
+            """Return the norm that the step goes on with."""
             norm = norm_of()
             return torch.tensor(judge([norm])[0], dtype=norm.dtype)
 
@@ -147,11 +148,13 @@ class Partitions:
 
 
 class ShardedPartitions(Partitions):
-    """The same under stage 3: cut over the ranks, padded to equal parts each, and gathered where they are used."""
+    """Trained parameters under stage 3: cut over the ranks, padded to equal parts each, and gathered where they are
+    used."""
 
     stages = "stage 3"
 
     def slice_of(self, parameter: nn.Parameter) -> FlatSlice:
+        """Return where this rank's fp32 part of a parameter lies, without padding; it may be empty."""
         optimizer = self.optimizer
         group, start, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
         # The last rank's part may be padding in part, or altogether.
@@ -159,6 +162,7 @@ class ShardedPartitions(Partitions):
         return FlatSlice(optimizer.fp32_partitioned_groups_flat[group], start, length)
 
     def update_model(self) -> None:
+        """Let the model's parameters follow the flat tensors, which were written to. All ranks call it."""
         optimizer = self.optimizer
         # Names from when the model was always fp16: here both are fp32.
         flats = zip(optimizer.fp16_partitioned_groups_flat, optimizer.fp32_partitioned_groups_flat, strict=True)
@@ -170,9 +174,11 @@ class ShardedPartitions(Partitions):
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     def watch_norm(self, judge: Callable[[list[Tensor]], list[float]]) -> None:
+        """Let every step show its norms, here one a group, to `judge`; the rest as under stages 1 and 2."""
         norms_of = self.optimizer._get_norm_groups
 
         def judged() -> list[Tensor]:
+            """Return the groups' norms that the step goes on with."""
             norms = norms_of()
             return [torch.tensor(value, dtype=norms[0].dtype) for value in judge(norms)]
 

@@ -73,6 +73,7 @@ class Zero3Weights(WeightProvider):
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:
+        """Gather blocks for the context, and begin to gather those that follow; free the blocks after it."""
         # Every rank asks in the same order: gathers are collectives.
         for index in (*blocks, *following):
             self._fetch(index)
