@@ -39,12 +39,13 @@ def hold(rank: int, signals_count: bool) -> None:
     go = Path(os.environ["PLANT_GO"])
     go.with_name(f"{go.name}.held-{rank}").touch()
     end = time.monotonic() + HOLD_SECONDS
-    while not go.exists() and not (signals_count and REQUESTS[0].signal_name):
+    while not go.exists() and not (signals_count and REQUESTS[-1].signal_name):
         assert time.monotonic() < end, "nobody let this rank go on"
         time.sleep(0.05)
 
 
 REQUESTS: list[signals.StopRequest] = []
+"""The last one is the run's: a verb makes a new one each time that it is run in a process."""
 real_init = signals.StopRequest.__init__
 
 
