@@ -70,12 +70,12 @@ class RunComparison:
 
     @property
     def is_identical(self) -> bool:
-        """Whether all compared bits are equal."""
+        """Return whether all compared bits are equal."""
         return not any(part.differences for part in self.parts)
 
     @property
     def is_equal(self) -> bool:
-        """Whether the runs are equal, or all differences are within the tolerance."""
+        """Return whether the runs are equal, or all differences are within the tolerance."""
         found = (difference for part in self.parts for difference in part.differences)
         # Without a tolerance 0.0 and -0.0 differ, though their distance is 0.
         return all(self.within > 0 and d.relative <= self.within for d in found)

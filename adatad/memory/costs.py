@@ -1,4 +1,4 @@
-"""What the parts of a training step cost: the real code, run on the meta device over a few blocks and a few tiles.
+"""Costs of the parts of a training step: the real code, run on the meta device over a few blocks and a few tiles.
 
 Nothing here knows how a policy works. A backbone of two and one of four blocks under the same policy differ by two
 blocks, so that the difference of what they take is the cost of a block; `adatad.memory.plan` adds such costs up.
@@ -287,7 +287,7 @@ class CostProbe:
         })  # fmt: skip
 
     def _tile(self, clips: int, memory: MemorySpec) -> TileCost:
-        """From backbones of two segments, with what waits in host memory, so that what is left is in work.
+        """Measure backbones of two segments, with saved inputs in host memory: what is left on the device is in work.
 
         With k blocks in a segment, the block l below its top holds graphs of l + 1 tiles: (k - 1)(k + 2) / 2 in all.
         A graph has no constant part, so that two clips need no third segment.
@@ -308,7 +308,7 @@ class CostProbe:
         )  # fmt: skip
 
     def _tiled_run(self, clips: int, memory: MemorySpec, blocks: int) -> Measured:
-        """Of two segments of so many blocks, and of two tiles more than that: all that the wave can have in work."""
+        """Run two segments of so many blocks, and two tiles more than that: all that the wave can have in work."""
         kept = {
             name: getattr(memory, name)
             for name in ("weight_dtype", "residual_dtype", "frozen_dtype", "saved_input_dtype")
@@ -352,6 +352,7 @@ class CostProbe:
 
     @cached_property
     def outer(self) -> OuterCost:
+        """Cost of what isn't a block: patch embedding, detector and losses."""
         detector, size, windows = self._detector, self.spec.data.window.size_grid, self.windows
         tubelets = clips_of_window(self.spec.data, self.spec.model.backbone.clip_frames) * self.tubelets
         masks = detector.level_masks(torch.ones(windows, size, dtype=torch.bool))

@@ -61,7 +61,7 @@ def _under_autocast(is_of_gpu: IsOfGpu, function: Callable, low: bool, *args: An
 
 
 def _cast(is_of_gpu: IsOfGpu, dtype: torch.dtype, casts: dict[int, Tensor], value: Any) -> Any:
-    """As autocast does: casts of trained weights stay until the region ends, all others are made anew at every use."""
+    """Cast as autocast does: casts of trained weights stay until the region ends, others are made at every use."""
     if not isinstance(value, Tensor) or not is_of_gpu(value) or not value.is_floating_point() or value.dtype == dtype:
         return value
     if not (value.is_leaf and value.requires_grad):
@@ -158,7 +158,7 @@ def _made(description: Any) -> Any:
 
 
 def _shares(result: Any, args: Any) -> bool:
-    """Whether a result lies in the memory of an argument."""
+    """Return whether a result lies in the memory of an argument."""
     storages = {id(tensor.untyped_storage()) for tensor in _tensors(args)}
     return any(id(tensor.untyped_storage()) in storages for tensor in _tensors(result))
 

@@ -61,10 +61,12 @@ class Meter(TorchDispatchMode):
         self.reset_peak()
 
     def reset_peak(self) -> None:
+        """Forget the peak so far; the next one counts from the bytes that are there now."""
         self._peak_bytes, self._peak_labels, self._peak_place = self.current_bytes, dict(self.by_label), scope_path()
 
     @property
     def peak(self) -> Peak:
+        """The largest sum so far, and what it was made of."""
         by_label = {name: size for name, size in self._peak_labels.items() if size}
         return Peak(self._peak_bytes, dict(sorted(by_label.items(), key=lambda item: -item[1])), self._peak_place)
 
@@ -114,7 +116,7 @@ class Meter(TorchDispatchMode):
             self.reset_peak()
 
     def _count_scratch(self, size: int) -> None:
-        """Of memory that an operator takes and gives back while it runs, beside its results."""
+        """Count memory that an operator takes and gives back while it runs, beside its results."""
         name = current_scope()
         self.by_label[name] = self.by_label.get(name, 0) + size
         self.current_bytes += size

@@ -1,4 +1,4 @@
-"""What fits: memory, host memory, FLOPs and time of a training step under every policy, and the fastest plan.
+"""The planner: memory, host memory, FLOPs and time of a training step under every policy, and the fastest plan.
 
 Memory agrees with the count of whole steps within 5 % (`tests/memory/test_planner.py`). Times are estimates; see
 `Planner.seconds` for what they assume.
@@ -47,7 +47,7 @@ SEGMENTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40)
 
 @dataclass(frozen=True)
 class Machine:
-    """What a rank may use. memory_bytes: of its device; host_bytes: of the host, for this rank (None: no bound);
+    """Resources of a rank. memory_bytes: of its device; host_bytes: of the host, for this rank (None: no bound);
     tflops: of large 16-bit matrix products; pcie_gbps: GB/s to the device, and as much from it; launch_seconds: of the
     host, for a kernel; shared: the device is the host itself, so that nothing is gained by leaving it."""
 
@@ -61,6 +61,7 @@ class Machine:
 
     @property
     def usable_bytes(self) -> float:
+        """Memory that a plan may take: the allocator and the context need the rest."""
         return max(0.0, (1 - RESERVED_FRACTION) * self.memory_bytes - GIB)
 
 
@@ -83,12 +84,15 @@ class Plan:
 
     @property
     def host_bytes(self) -> int:
+        """Host memory of the plan, of all kinds together."""
         return sum(self.host.values())
 
     def fits(self, machine: Machine) -> bool:
+        """Return whether a machine has room for the plan, on the device and on the host."""
         return self.bytes <= machine.usable_bytes and self.fits_host(machine)
 
     def fits_host(self, machine: Machine) -> bool:
+        """Return whether the host has room for what the plan keeps there."""
         limit = self.memory.host_limit_gib
         kept = sum(self.host.get(name, 0) for name in ("saved inputs", "halos"))
         allowed = limit is None or kept <= limit * GIB
@@ -101,7 +105,7 @@ class Plan:
         return round(math.log(self.seconds) / math.log(TIE_FACTOR)), self.away, self.bytes + self.host_bytes
 
     def settings(self, asked: Spec) -> list[str]:
-        """What `--set` must say for this plan: over `asked`, or over a spec that says no more of memory than dtypes."""
+        """Return what `--set` must say for this plan: over `asked`, or over a spec whose memory says dtypes alone."""
         memory, defaults = self.memory, MemorySpec()
         policy = memory.policy
         if not isinstance(policy, str):
@@ -120,7 +124,7 @@ class Plan:
         return lines
 
     def describe(self) -> str:
-        """In words: "tile, 1 clip, k 5, hold, rows and halos on the host"."""
+        """Describe the plan: "tile, 1 clip, k 5, hold, rows and halos on the host"."""
         memory = self.memory
         if isinstance(memory.policy, str):
             parts = [memory.policy]
@@ -141,6 +145,7 @@ class Plan:
 
 
 def policies_of(memory: MemorySpec) -> list[str]:
+    """Return the policies of a section, one for each range."""
     return [memory.policy] if isinstance(memory.policy, str) else [span.policy for span in memory.policy]
 
 
@@ -164,6 +169,7 @@ class Planner:
         self._costs: dict[int, CostProbe] = {}
 
     def costs(self, accumulation: int) -> CostProbe:
+        """Return the measured costs for a number of micro-batches; measured once."""
         groups = self.machine.ranks // self.spec.parallel.clip
         windows = max(1, self.spec.train.global_batch // (accumulation * max(1, groups)))
         if windows not in self._costs:
@@ -277,7 +283,8 @@ class Planner:
         return defaults.model_copy(update={**changes, **away, **kept})
 
     def resolved(self, memory: MemorySpec) -> MemorySpec:
-        """With tiles and segments as they will be, and without what has no effect: equal plans are equal."""
+        """Return the section with tiles and segments as they will be, and without what has no effect:
+        equal plans are equal."""
         if "tile" not in policies_of(memory):
             return memory
         costs = self.costs(self.spec.train.accumulation)

@@ -45,7 +45,7 @@ class ResultCopies:
         return Results(buffers, torch.cuda.current_stream().record_event())
 
     def _next_buffers(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Of the tensors' shapes: those that were longest in use, unless shapes have changed."""
+        """Return buffers of the tensors' shapes: those whose use lies longest back, unless shapes have changed."""
         old = self._buffers.pop(0) if len(self._buffers) == PASSES else []
         if [(buffer.shape, buffer.dtype) for buffer in old] != [(tensor.shape, tensor.dtype) for tensor in tensors]:
             old = [pinned(tensor.shape, tensor.dtype, self.device, "results") for tensor in tensors]

@@ -1,4 +1,4 @@
-"""What would make a spec fit that doesn't: found by planning it again with one thing changed, not guessed."""
+"""Suggestions for a spec that doesn't: found by planning it again with one thing changed, not guessed."""
 
 from __future__ import annotations
 

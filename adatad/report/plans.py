@@ -1,4 +1,4 @@
-"""What `plan` prints: the best plan in five lines, or a table of all plans; and what would make a spec fit."""
+"""Text that `adatad plan` prints: the best plan in five lines, or a table of all; and what would make a spec fit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LINE_COLUMNS = 80
 
 @dataclass(frozen=True)
 class Target:
-    """What a plan is made for. card: by what name it goes, and whether its rates are known."""
+    """The machine that a plan is made for. card: by what name it goes, and whether its rates are known."""
 
     machine: Machine
     title: str
@@ -202,7 +202,7 @@ def life_signs(what: str) -> Iterator[None]:
 
 
 def print_table(planner: Planner, plans: list[Plan], best: Plan | None) -> None:
-    """Of every engine, policy and placement the fastest that fits, or else the smallest, as wide as the terminal."""
+    """Print the fastest plan that fits, or else the smallest, of every engine, policy and placement."""
     own, machine = planner.own(), planner.machine
     table = Table(title=f"{planner.spec.name}: GiB of one rank at its fullest", title_justify="left")
     table.add_column("")
@@ -232,7 +232,7 @@ def shown(planner: Planner, plans: list[Plan], best: Plan | None, own: Plan | No
 
 
 def _beats(one: Plan, other: Plan) -> bool:
-    """Whether a plan of the same engine and policy is better in every way."""
+    """Return whether a plan of the same engine and policy is better in every way."""
     alike = one != other and one.engine == other.engine and one.memory.policy == other.memory.policy
     pairs = ((one.bytes, other.bytes), (one.host_bytes, other.host_bytes), (one.seconds, other.seconds))
     return alike and all(mine <= theirs for mine, theirs in pairs)

@@ -67,13 +67,13 @@ def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | FakeClipGro
 
 
 def counted_mesh(spec: Spec) -> Mesh:
-    """Of a rank with the longest share, and with two neighbours if there is one."""
+    """Return the mesh of a rank with the longest share, and with two neighbours if there is one."""
     clip, clips = spec.parallel.clip, clips_of_window(spec.data, spec.model.backbone.clip_frames)
     return Mesh(data=1, clip=clip, data_rank=0, clip_rank=1 if clip > 2 and clips % clip != 1 else 0)
 
 
 def make_optimizer_state(parts: TrainState) -> None:
-    """As a first step leaves it."""
+    """Make AdamW's state as a first step leaves it."""
     for group in parts.engine.groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)

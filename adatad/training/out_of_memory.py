@@ -1,4 +1,4 @@
-"""When memory runs out in training: what was being done, what filled it, and what to set."""
+"""Report of a step that ran out of memory: what was being done, what filled it, and what to set."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ RuntimeError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory of a device or of the host ran out."""
     said = isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION_MESSAGES)
     return said or isinstance(error, torch.OutOfMemoryError)
 

@@ -36,7 +36,7 @@ class Choice:
 
 
 def this_rank(processes: Processes, empty: bool = True) -> Machine:
-    """What this rank has: a GPU's free memory (or all of it, if it isn't `empty` now); on a CPU the available RAM is
+    """Return what this rank has: a GPU's free memory (or all of it, if it isn't `empty` now); on a CPU the available RAM is
     device and host."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
     host = available_bytes() / local
@@ -47,7 +47,7 @@ def this_rank(processes: Processes, empty: bool = True) -> Machine:
 
 
 def least_rank(processes: Processes) -> Machine:
-    """What every rank has; all ranks ask."""
+    """Return what every rank has at least. All ranks call it."""
     own = this_rank(processes)
     sizes = processes.gather((own.memory_bytes, own.host_bytes))
     host = None if own.host_bytes is None else min(host for _, host in sizes)
@@ -71,6 +71,7 @@ def choose(spec: Spec, processes: Processes, num_classes: int) -> Choice:
 
 
 def planner_for(spec: Spec, processes: Processes, machine: Machine, num_classes: int) -> Planner:
+    """Return the planner of a spec on a machine."""
     return Planner(spec, machine, autocast_dtype(spec.train.precision, processes.device), num_classes)
 
 
@@ -94,6 +95,7 @@ def check_fits(spec: Spec, gpu_memory_gib: float, ranks: int, num_classes: int) 
 
 
 def with_plan(spec: Spec, plan: Plan) -> Spec:
+    """Return the spec with a plan's settings in it."""
     return spec.model_copy(update={"memory": plan.memory})
 
 
@@ -109,6 +111,7 @@ def say(planner: Planner, plans: list[Plan], taken: Plan) -> str:
 
 
 def explain_misfit(planner: Planner, plans: list[Plan]) -> str:
+    """Return lines that say by how much a spec doesn't fit, and what would make it fit."""
     lines = [f"nothing fits: {shortfall(planner, plans)}"]
     for found in suggestions(planner, plans):
         lines.append(f"  it would fit with {found.what}: {shlex.join(['--set', *found.settings])}")
