@@ -36,8 +36,8 @@ class Choice:
 
 
 def this_rank(processes: Processes, empty: bool = True) -> Machine:
-    """Return what this rank has: a GPU's free memory (or all of it, if it isn't `empty` now); on a CPU the available RAM is
-    device and host."""
+    """Return what this rank has: a GPU's free memory (or all of it, if it isn't `empty` now). On a CPU the available
+    RAM is device and host."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
     host = available_bytes() / local
     if processes.device.type != "cuda":
