@@ -77,6 +77,7 @@ class _Adder:
         self.by_blocks = memory.order == "blocks" or (memory.order == "auto" and sharded)
 
     def step(self) -> Step:
+        """Return the step's moments of peak memory, its work, and what waits on the host."""
         memory, costs, rule = self.memory, self.costs, held_bytes(self.engine, self.ranks, self.frozen, self.trained)
         parts = [part for span in self.ranges for part in self._parts(*span)]
         moments = dict(self._moments(parts))
@@ -106,6 +107,7 @@ class _Adder:
 
     @property
     def frozen(self) -> int:
+        """Bytes of all frozen weights."""
         return self.frozen_blocks + self.rest.frozen
 
     def _moments(self, parts: list[Part]) -> Iterator[tuple[str, Counter]]:

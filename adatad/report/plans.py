@@ -45,6 +45,7 @@ class Target:
 
     @property
     def sizes(self) -> str:
+        """Usable memory and the card, in words."""
         return f"{self.machine.usable_bytes / GIB:.1f} GiB usable of {self.title}"
 
 
