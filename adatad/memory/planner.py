@@ -129,7 +129,12 @@ class Plan:
         if isinstance(memory.policy, str):
             parts = [memory.policy]
         else:
-            parts = [f"{span.policy} for blocks {span.first} to {span.last}" for span in memory.policy]
+            parts = [
+                f"{span.policy} for block {span.last}"
+                if span.first == span.last
+                else f"{span.policy} for blocks {span.first} to {span.last}"
+                for span in memory.policy
+            ]
         if "tile" in policies_of(memory):
             parts += [f"{memory.tile_clips} clip{'s' * (memory.tile_clips > 1)}", f"k {memory.segment_blocks}"]
             parts.append(memory.recompute)
