@@ -38,7 +38,7 @@ REFUSED = (UNREADABLE, UNKNOWN_LABEL)
 
 
 class EntryProblem(NamedTuple):
-    """A problem of an entry. kind: one of those above; text: the problem, without file and video; label: the unknown
+    """Problem of an entry. kind: one of those above; text: the problem, without file and video; label: the unknown
     label."""
 
     kind: str

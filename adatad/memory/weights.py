@@ -72,7 +72,7 @@ def read_from_block(name: str) -> bool:
 
 
 class TrainedWeights(nn.Module):
-    """A module without a layer: returns the trained parameters, full and in their own dtype, as autograd knows them.
+    """Module that returns the trained parameters, full and in their own dtype, as autograd knows them.
 
     It is called once in a forward pass. What engines do before and after any module (gathers of sharded weights,
     gradient hooks) they do to this one. Parameters are looked up by name in the module that owns them at every call,

@@ -19,7 +19,7 @@ from adatad.report.timelines import to_png
 
 
 class CompareError(UserError):
-    """A run directory without results, or without those asked for; the message names it."""
+    """Raised for a run directory without results, or without those asked for; the message names it."""
 
 
 def compare(runs: Sequence[Path], picture: Path, group: str | None = None) -> Table:

@@ -56,8 +56,8 @@ def metered_parts(spec: Spec, meter: Meter, num_classes: int) -> TrainState:
 
 
 def meta_parts(spec: Spec, num_classes: int = 20, group: ClipGroup | FakeClipGroup | None = None) -> TrainState:
-    """A model without values, its engine and its moving average. group: the ranks that share a window; None: those of
-    `counted_mesh`, if the spec wants that."""
+    """Build a model on the meta device, its engine and its moving average. group: the ranks that share a window;
+    None: those of `counted_mesh`, if the spec wants that."""
     with META:
         model = build_model(spec.model, num_classes)
     if group is None and spec.parallel.clip > 1:

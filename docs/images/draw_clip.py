@@ -29,7 +29,7 @@ Point = tuple[int, float, int]
 
 
 def recorded(rank: int) -> tuple[list[Point], list[Point]]:
-    """Of forward and of backward, in order."""
+    """Return the events of forward and of backward, in order."""
     sizes = {"width": 16, "depth": BLOCKS, "heads": 2, "patch": 8, "mlp_ratio": 2.0, "position_grid": 2}
     with META:
         backbone = VideoBackbone(BackboneSpec(**sizes, mode="adapter"))

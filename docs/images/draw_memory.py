@@ -31,14 +31,14 @@ ALL_WEIGHTS, TRAINED, WIDTH, ADAPTERS, CLIP_TOKENS = 1.063e9, 50.6e6, 1408, 20, 
 
 
 def reference_gib(frames: int) -> float:
-    """Of the reference's recipe, by the formula that its count gave: weights and averages in fp32, AdamW's state, an
-    input of each block with an adapter but the first, and one block's working set at full length."""
+    """Memory of the reference's recipe, by the formula that its count gave: weights and averages in fp32, AdamW's
+    state, an input of each block with an adapter but the first, and one block's working set at full length."""
     values = frames / 16 * CLIP_TOKENS * WIDTH
     return (8 * ALL_WEIGHTS + 8 * TRAINED + (4 * (ADAPTERS - 1) + 51 + 6) * values) / GIB
 
 
 def step_gib(config: str, overrides: list[str], frames: int) -> float:
-    """By the formulas, one window, bf16."""
+    """Planned memory of one window in bf16."""
     length = [f"data.window.size_grid={frames // 2}", f"model.detector.max_length={frames // 2}"]
     spec = load(f"configs/thumos/{config}.yaml", [*overrides, *length, "train.global_batch=1"], check_files=False)
     return Planner(spec, Machine(80 * GIB), torch.bfloat16).own().bytes / GIB

@@ -2,15 +2,14 @@
 
 import math
 import shutil
-import signal
 
 import pytest
 import torch
+from interrupted import train_until_interrupted
 from safetensors.torch import load_file
 from torch import nn
 
 import adatad.parallel.adamw as rounded_adamw
-import adatad.training.loop as loop
 from adatad.memory.flops import FlopCount
 from adatad.parallel.adamw import RoundedAdamW, round_into
 from adatad.spec import SpecError, load
@@ -140,17 +139,7 @@ def test_a_run_goes_on_with_the_same_bits_wherever_moments_wait_and_also_in_fp32
     host = ["memory.optimizer_state=host", "memory.saved_inputs=host", "memory.frozen_weights=stream"]
     placed = load(tiny_spec, [BF16, *usual, *host, "run.id=2"])
     train(plain)
-    real = loop.train_step
-
-    def interrupted(parts, batches, at):
-        if at == 4:
-            signal.raise_signal(signal.SIGUSR1)
-        return real(parts, batches, at)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted)
-        with pytest.raises(SystemExit):
-            train(placed)
+    train_until_interrupted(placed, 4, monkeypatch)
     middle = tmp_path / "middle"
     shutil.copytree(all_checkpoints(run_directory(placed).checkpoints)[-1], middle)
     train(placed, resume="auto")

@@ -1,11 +1,8 @@
 """A run whose state waits in host memory ends with the same bits as one that keeps all on the device."""
 
-import signal
-
-import pytest
 import torch
+from interrupted import train_until_interrupted
 
-import adatad.training.loop as loop
 from adatad.spec import load
 from adatad.training.checkpoint import Checkpoint, all_checkpoints, read_checkpoint
 from adatad.training.run import train
@@ -28,17 +25,7 @@ def test_everything_on_the_host_trains_resumes_and_scores_as_on_the_device(tiny_
     plain, placed = load(tiny_spec, [*usual, "run.id=1"]), load(tiny_spec, [*usual, *HOST, "run.id=2"])
     expected_result = train(plain)
     expected = end_of(plain)
-    real = loop.train_step
-
-    def interrupted(parts, batches, at):
-        if at == 4:
-            signal.raise_signal(signal.SIGUSR1)
-        return real(parts, batches, at)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted)
-        with pytest.raises(SystemExit):
-            train(placed)
+    train_until_interrupted(placed, 4, monkeypatch)
     result = train(placed, resume="auto")
     ours = end_of(placed)
     for mine, theirs in ((ours.parameters, expected.parameters), (ours.ema, expected.ema)):

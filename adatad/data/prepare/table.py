@@ -44,7 +44,7 @@ class TableError(UserError):
 
 
 class TableRow(NamedTuple):
-    """A row. line: number of its first line, from 1; fields: without surrounding spaces, one a column."""
+    """Row of a table. line: number of its first line, from 1; fields: without surrounding spaces, one a column."""
 
     line: int
     fields: list[str]
