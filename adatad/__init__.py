@@ -7,12 +7,15 @@ torch takes seconds.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adatad.detect.detections import Detection, Detections
     from adatad.errors import UserError
     from adatad.library import Detector, build_detector, load_detector, load_spec, read_video, score
     from adatad.spec import Spec
 
 __version__ = "0.1.0"
 __all__ = [
+    "Detection",
+    "Detections",
     "Detector",
     "Spec",
     "UserError",
@@ -22,7 +25,12 @@ __all__ = [
     "read_video",
     "score",
 ]
-_MODULES = {"Spec": "adatad.spec", "UserError": "adatad.errors"}
+_MODULES = {
+    "Detection": "adatad.detect.detections",
+    "Detections": "adatad.detect.detections",
+    "Spec": "adatad.spec",
+    "UserError": "adatad.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -31,6 +39,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'adatad' has no attribute {name!r}")
     from importlib import import_module
 
+    # Not kept in the module: imports are cached already.
     return getattr(import_module(_MODULES.get(name, "adatad.library")), name)
 
 

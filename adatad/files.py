@@ -29,6 +29,7 @@ GZIP_START = b"\x1f\x8b"
 UTF16_STARTS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 WHOLE = r"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 HALF = r"u[dD][89a-fA-F][0-9a-fA-F]{2}"
+# Pairs of surrogates first, then halves: in this order a pair isn't taken for two halves.
 ESCAPE = re.compile(rf"\\(?:{WHOLE}|(?P<half>{HALF})|.)", re.DOTALL)
 """An escape of JSON. `.` takes an escaped backslash, so that it doesn't begin another escape. half: a lone surrogate; a
 name that holds one can be neither printed nor saved."""
@@ -40,12 +41,13 @@ class FileError(UserError):
     """A file that can't be read or written; the message names it, says why, and what to do."""
 
 
-def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES) -> bytes:
-    """Read a regular file of at most `limit_bytes`. Raises FileError."""
+def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES, start: int = 0) -> bytes:
+    """Read a regular file from byte `start` on, at most `limit_bytes`. Raises FileError."""
     with _regular_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = os.fstat(file.fileno()).st_size - start
         if size > limit_bytes:
             raise FileError(f"{path}: has {size:,} bytes; at most {limit_bytes:,} are read here: is it another file?")
+        file.seek(start)
         # One byte more: a file may grow while it is read.
         content = file.read(limit_bytes + 1)
     if len(content) > limit_bytes:
@@ -156,6 +158,7 @@ def _unpacked(path: str | Path, content: bytes, limit_bytes: int) -> bytes:
     # zlib instead of gzip: it stops at a limit, so that a small file can't fill the memory.
     parts, left, size = [], content, 0
     while left.startswith(GZIP_START):
+        # 31: gzip's header and checksum; one object for each member, as files that were joined have several.
         inflate = zlib.decompressobj(wbits=31)
         try:
             part = inflate.decompress(left, limit_bytes - size + 1)
@@ -180,6 +183,7 @@ def check_output(path: str | Path) -> Path:
         mode = _mode(target)
         if mode is not None and not stat.S_ISREG(mode):
             raise FileError(f"{path}: is no regular file, but {_kind(mode)}; name another")
+        # The folder of what a link points to: that is where the new file is written and renamed.
         _check_folder(_through_links(target).parent)
     except (OSError, ValueError, RuntimeError) as error:
         # For a link to itself Python 3.11 raises a RuntimeError.
@@ -232,6 +236,7 @@ def files_to_write(outputs: Sequence[Path], inputs: Sequence[Path] = ()) -> Iter
 
 
 def _check_folder(folder: Path) -> None:
+    # Made now: whether it can be made is a part of the question.
     folder.mkdir(parents=True, exist_ok=True)
     # A test by writing: rights alone don't tell, since root has all, also on a disk mounted read-only.
     probe = folder / f".adatad-{os.getpid()}.unfinished"

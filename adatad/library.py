@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,16 +21,13 @@ from torch import Tensor, nn
 from adatad.data.annotation_file import load_database
 from adatad.data.annotations import Video
 from adatad.data.decode import open_video
-from adatad.data.resize import fit_frames
-from adatad.data.timeline import Timeline
-from adatad.data.windows import evaluation_window, evaluation_windows
+from adatad.data.frame_stream import VideoSource
+from adatad.detect.detections import Detection, Detections, records, wanted
+from adatad.detect.known_model import own_thresholds
+from adatad.detect.video import Opened, from_frames, open_file
 from adatad.errors import UserError
-from adatad.evaluation.classifiers import read_classifier
 from adatad.evaluation.detection_map import MapResult, evaluate
-from adatad.evaluation.postprocess import WindowDetections, join_windows, window_detections
-from adatad.memory.arithmetic import autocast
-from adatad.memory.inputs import place_frames
-from adatad.models.actionformer import decode
+from adatad.memory.stream import drawn_within
 from adatad.parallel.devices import device_of
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec, load
@@ -37,18 +39,35 @@ from adatad.training.plan import choose
 from adatad.training.resolve import ResolvedRun, resolve_model
 from adatad.training.score import load_for_scoring
 from adatad.training.setup import build_initial_model, prepare_model
-from adatad.training.validation import window_meta
+from adatad.training.video_detections import VideoDetector, VideoPart
 
-CHUNK_FRAMES = 64
-"""Frames that are resized at a time, which bounds memory."""
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 class Detector:
-    """A model with what it takes to run it on a video: `spec`, `classes` (names of its outputs), `module`, `device`."""
+    """A model with what it takes to run it on videos: `spec`, `classes` (names of its outputs), `module`, `device`.
+
+    `Detector.load("tia.safetensors")("video.mp4")` returns what happens when. `thresholds`: lowest score of each class
+    that a call without a threshold returns; None where the model has none, which returns all.
+    """
 
     def __init__(self, module: nn.Module, run: ResolvedRun, device: torch.device):
+        # Dropout and stochastic depth would make detections random.
         self.module, self.device, self._run = module.eval(), device, run
+        self.thresholds: dict[str, float] | None = None
+        self._on_videos = VideoDetector(self.module, run, device)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        spec: Spec | None = None,
+        classes: Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+        averages: bool = True,
+    ) -> Self:
+        """Return a trained detector, as `load_detector` does."""
+        return load_detector(path, spec, classes, device, averages)
 
     @property
     def spec(self) -> Spec:
@@ -60,50 +79,103 @@ class Detector:
         """Names of the model's outputs, in their order."""
         return self._run.outputs
 
-    @torch.no_grad()
+    def __call__(
+        self,
+        source: str | Path | np.ndarray | Tensor,
+        fps: float | None = None,
+        *,
+        name: str = "video",
+        threshold: float | Mapping[str, float] | None = None,
+        top_k: int | None = None,
+        classes: Iterable[str] | None = None,
+        windows: bool = False,
+    ) -> Detections:
+        """Return what is found in a video, best first.
+
+        source: a video file of any length, of which a few frames at a time are held; or frames, uint8 [n, height,
+        width, 3], RGB, with `fps` (frames a second) and the `name` that records shall have. threshold: lowest score,
+        or one for each class; None: the model's own. top_k: the best so many. classes: only these. windows: run every
+        window by itself, as evaluation does, instead of every frame once (docs/detect.md). Raises UserError.
+        """
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
+            raise UserError(f"top_k: expected a number of detections, 1 or more, got {top_k!r}")
+        # Before hours of work: a misspelled class is said at once.
+        rule = wanted(self._labels(), threshold, classes, self.thresholds)
+        with self._opened(source, fps, name) as (frames, video):
+            whole = self._whole(frames, video, windows)
+        return Detections(islice(records(video.name, whole, rule), top_k))
+
+    def stream(
+        self,
+        source: str | Path | np.ndarray | Tensor,
+        fps: float | None = None,
+        *,
+        name: str = "video",
+        threshold: float | Mapping[str, float] | None = None,
+        classes: Iterable[str] | None = None,
+        windows: bool = False,
+    ) -> Iterator[Detection]:
+        """Yield what is found in a long video as soon as no window to come can change it, by parts of it in the order
+        of time.
+
+        Detections of a part are those that a call would return, but that overlapping ones are suppressed among the
+        windows of that part alone: scores may be higher than in the list of the whole video, and some may be left out
+        of that list, which is bounded (`postprocess.nms.max_segments`). With a threshold of use, such as the model's
+        own, the two differ little. Arguments as in a call.
+        """
+        rule = wanted(self._labels(), threshold, classes, self.thresholds)
+        for part in self.parts(source, fps, name=name, windows=windows):
+            yield from sorted(records(part.video, part.detections, rule), key=lambda item: item.start_seconds)
+
+    def parts(
+        self,
+        source: str | Path | np.ndarray | Tensor,
+        fps: float | None = None,
+        *,
+        name: str = "video",
+        windows: bool = False,
+    ) -> Iterator[VideoPart]:
+        """Yield a part of a video after each of its windows, with its detections before any threshold; the last part
+        holds the list of the whole video. Arguments as in a call."""
+        with self._opened(source, fps, name) as (frames, video):
+            yield from self._parts(frames, video, windows)
+
     def detect(self, frames: np.ndarray | Tensor, fps: float, name: str = "video") -> list[dict[str, Any]]:
         """Return what is found in a video: [{"segment": [start, end] in seconds, "label", "score"}], as
-        `adatad test --detections` writes it.
+        `adatad test --detections` writes it, from windows and without a threshold.
 
         frames: uint8 [frames, height, width, 3], RGB, of any size and length. fps: frames a second; where the spec has
         no `data.fps`, it must be that of the videos that the model was trained on. name: of the video, which an
         external classifier knows it by. Raises UserError for frames of another form.
         """
-        # One check for arrays and tensors; a tensor on the CPU shares its memory.
-        images = np.asarray(frames)
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
-            raise UserError(f"frames: expected uint8 [frames, height, width, 3], got {images.dtype} {images.shape}")
-        if not 0 < fps < np.inf:
-            raise UserError(f"fps: expected frames a second, above 0, got {fps!r}")
-        data, post = self.spec.data, self.spec.postprocess
-        rate, sliding = data.fps or fps, data.window.kind == "sliding"
-        timeline = Timeline(len(images), np.arange(len(images)) / fps, len(images) / fps)
-        # Windows number frames at the rate of the annotations, or count those of the whole video.
-        count = timeline.count_at(rate) if sliding else len(images)
-        # A video as annotations describe it, without instances.
-        nothing = np.zeros((0, 2))
-        video = Video(name, timeline.duration_seconds, rate, count, nothing, nothing, np.zeros(0, np.int64))
-        classifier = read_classifier(post.classifier) if post.classifier else None
-        found = []
-        with run_arithmetic(self.spec.train, self.device):
-            # The windows of `adatad test`, one at a time.
-            for place in evaluation_windows(video, data.window, self._run.quirks.repeat_windows):
-                window = evaluation_window(place, count, data.window, timeline)
-                numbers = timeline.frames_of(window.indices, rate) if sliding else window.indices
-                # Resized before they are put together: the frames at full size may fill the memory.
-                parts = np.split(images[numbers], range(CHUNK_FRAMES, len(numbers), CHUNK_FRAMES))
-                small = torch.cat([fit_frames(part, data.size_pixels) for part in parts], dim=1)
-                mask = torch.arange(data.window.size_grid) < window.valid_grid
-                with autocast(self.device, self._run.arithmetic):
-                    batch = place_frames(small[None], self.spec.memory, self.device)
-                    predictions = self.module(batch, mask[None].to(self.device))
-                ((segments_grid, scores),) = decode(predictions)
-                detections = window_detections(
-                    segments_grid.cpu().numpy(), scores.cpu().numpy(), window_meta(window, data), self.classes, post,
-                    sliding, classifier,
-                )  # fmt: skip
-                found.append(WindowDetections(name, window.start_frame, sliding, detections))
-        return join_windows(found, post, self._run.quirks.repeat_windows).get(name, [])
+        return self._whole(*from_frames(frames, fps, name, self.spec.data), windows=True)
+
+    def _opened(
+        self, source: str | Path | np.ndarray | Tensor, fps: float | None, name: str
+    ) -> AbstractContextManager[Opened]:
+        if not isinstance(source, str | PathLike):
+            if fps is None:
+                raise UserError("frames need fps=..., how many of them are shown a second")
+            # Nothing is to be closed, as a file is.
+            return nullcontext(from_frames(source, fps, name, self.spec.data))
+        if fps is not None:
+            raise UserError(f"{source}: a file says itself when its frames are shown; fps is for frames in memory")
+        return open_file(source, self.spec.data)
+
+    def _parts(self, frames: VideoSource, video: Video, windows: bool) -> Iterator[VideoPart]:
+        """Yield the parts of an opened video, with kernels as the run's spec asks for."""
+        # For each item anew: the caller's own work between them keeps its settings.
+        found = self._on_videos.parts(frames, video, stream=not windows)
+        return drawn_within(lambda: run_arithmetic(self.spec.train, self.device), found)
+
+    def _whole(self, frames: VideoSource, video: Video, windows: bool) -> list[dict[str, Any]]:
+        """Return the list of an opened video."""
+        # No part before the last is held.
+        return deque(self._parts(frames, video, windows), maxlen=1).pop().whole
+
+    def _labels(self) -> tuple[str, ...]:
+        """Return the labels that detections may have."""
+        return self._on_videos.labels
 
 
 def load_spec(name: str | Path, overrides: Sequence[str] = (), check_files: bool = False) -> Spec:
@@ -142,7 +214,11 @@ def load_detector(
     classes = classes if facts is None else facts.outputs
     if classes is None:
         raise UserError(f"{path}: doesn't say which classes its outputs are: name them, in order (classes=...)")
-    return _detector(spec, classes, device, checkpoint, averages)
+    detector = _detector(spec, classes, device, checkpoint, averages)
+    # A run's are those of its averages; a file holds one set of weights.
+    if averages or checkpoint.is_file():
+        detector.thresholds = own_thresholds(checkpoint, spec, facts)[0]
+    return detector
 
 
 def _detector(
@@ -153,6 +229,11 @@ def _detector(
     averages: bool = True,
 ) -> Detector:
     processes = Processes(0, 1, device_of(0) if device is None else torch.device(device))
+    if spec.model.backbone.mode == "features":
+        raise UserError(
+            "this detector takes features (model.backbone.mode features) and no videos: adatad extract writes them, "
+            "and adatad test scores it on them"
+        )
     # One process runs whole windows, under any engine with the same numbers.
     spec = spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"clip": 1})})
     spec = choose(with_engine(spec, "ddp"), processes, len(classes)).spec

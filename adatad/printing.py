@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Parent of all loggers of the package; a run gives it a log file.
 LOGGER = "adatad"
 _untold: list[str] = []
 _program: str | None = None
@@ -41,6 +42,18 @@ def print_table(table: Table, file: IO[str] | None = None) -> None:
     needed = console.measure(table, options=console.options.update(width=1_000)).minimum
     console.width = max(console.width, needed)
     console.print(table)
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns without frames, of which three tables fit on a screen, below an empty line; nothing is cut or
+    broken."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+    print()
+    for cells in (headings, *rows):
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+        print("  ".join(padded).rstrip())
 
 
 class LastingStream:
@@ -94,6 +107,7 @@ class LastingStream:
 def lasting_output() -> Iterator[None]:
     """Let no error of writing to stdout or stderr end the command while the context lasts."""
     before = sys.stdout, sys.stderr
+    # Nested calls leave the outer one's streams in place.
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         if stream is not None and not isinstance(stream, LastingStream):
             setattr(sys, name, LastingStream(stream, name))
@@ -111,6 +125,7 @@ def tell_log() -> None:
     files = [handler for handler in logging.getLogger(LOGGER).handlers if isinstance(handler, logging.FileHandler)]
     # Straight to the files' handlers: the logger's others print on the stream that failed.
     while files and _untold:
+        # By hand: a logger would ask all of its handlers.
         record = logging.LogRecord(LOGGER, logging.WARNING, __file__, 0, _untold.pop(0), None, None)
         for handler in files:
             handler.handle(record)

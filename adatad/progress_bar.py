@@ -68,6 +68,7 @@ def showing(bar: Progress) -> Iterator[Progress]:
     global _shown
     before = _shown
     with bar:
+        # A disabled bar shows nothing, so that tasks inside of it print lines.
         _shown = None if bar.disable else bar
         try:
             yield bar
@@ -99,10 +100,12 @@ class Lines:
         self._first: int | None = None
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        # The monotonic clock: setting the time of day mustn't stop or flood the lines.
         now = time.monotonic()
         if self._first is None:
             # Parts that an earlier, resumed run did say nothing about the speed of this one.
             self._first = max(done - 1, 0)
+        # Logs are read later: a line for each part would bury everything else.
         if now - self._last < LINE_SECONDS:
             return
         self._last = now

@@ -14,6 +14,7 @@ UNITS = {"": 1.0, "g": 1.0, "gb": 1.0, "gib": 1.0, "m": 1 / 1024, "mb": 1 / 1024
 MAX_GIB = 1e6
 MAX_SHOWN = 40
 """Characters of a value that an error repeats."""
+# sbatch's forms: minutes, minutes:seconds, hours:minutes:seconds, and days in front of hours.
 TIME_LIMIT = re.compile(
     r"[0-9]{1,7}(:[0-9]{1,2}){0,2}|[0-9]{1,5}-[0-9]{1,2}(:[0-9]{1,2}){0,2}|infinite|unlimited", re.I
 )
@@ -23,6 +24,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
     """Return an argparse type: a number from `least` to `most`."""
 
     def read(text: str) -> float:
+        """Read the number. Raises ArgumentTypeError, whose text argparse prints."""
         try:
             value = float(text)
         except ValueError:

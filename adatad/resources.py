@@ -13,6 +13,7 @@ FOLDERS = ("configs", "ds_configs")
 
 def resource(name: str) -> Path:
     """Return the path of a file or folder that comes with the package, such as configs/demo/tia.yaml."""
+    # Inside the package first: a folder of this name beside an installed one is somebody else's.
     installed = PACKAGE / name
     return installed if installed.exists() else PACKAGE.parent / name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+# Each would end a process at once by default, without a checkpoint.
 STOP_SIGNALS = (
     signal.SIGTERM,
     signal.SIGINT,

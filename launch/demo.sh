@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the built-in data set, trains on it, evaluates and draws. Arguments go to adatad demo (--help lists them).
+# Makes the built-in data set, trains on it, evaluates, draws, and detects in a new video. Arguments go to adatad demo
+# (--help lists them).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/setup.sh

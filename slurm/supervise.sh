@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# Sourced by train.sh, test.sh and sweep.sh, which set `home`: finds the job's Python and puts the supervisor
+# Sourced by train.sh, test.sh, detect.sh and sweep.sh, which set `home`: finds the job's Python and puts the supervisor
 # (adatad/cluster/supervisor.py, which lists its settings) in the place of the batch shell. Settings that are read here:
 #   MODULES    modules to load, such as "gcc/13 cuda/12.6"
 #   CONTAINER  an Apptainer image that holds Python and the packages; the host then needs a python3 of its own
@@ -9,7 +9,7 @@
 supervise() {
   if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
     local instead="launch/torchrun.sh ${2:-SPEC}"
-    [ "$1" != test ] || instead="adatad test"
+    case $1 in test | detect) instead="adatad $1" ;; esac
     echo "slurm/$1.sh: runs in a job of Slurm: sbatch it (docs/cluster.md); without Slurm: $instead" >&2
     exit 2
   fi
@@ -33,7 +33,7 @@ supervise() {
   fi
   # A requeued job goes on with the code of its first attempt, whatever has become of the checkout meanwhile.
   local code=${ADATAD_CODE:-$home} job kept=''
-  if [ "$1" != test ] && [ "${SLURM_RESTART_COUNT:-0}" != 0 ]; then
+  if [ "$1" != test ] && [ "$1" != detect ] && [ "${SLURM_RESTART_COUNT:-0}" != 0 ]; then
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     kept=$(sed -n 3p "slurm/logs/.run-of-${SLURM_CLUSTER_NAME:-cluster}-${job:-$SLURM_JOB_ID}" 2>/dev/null)
     [ ! -f "$kept/adatad/cluster/supervisor.py" ] || code=$kept

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pictures
@@ -38,6 +38,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="runs with --full"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports of a test go from process to process as UTF-8, which what it logged of a file's name need not be."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a data set of six training and two validation videos."""
@@ -62,6 +70,12 @@ def shared_spec(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> st
     path = tmp_path_factory.mktemp("shared") / "tiny.yaml"
     path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def unnamed_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the name of a command that one test runs from the tests after it."""
+    monkeypatch.setattr("adatad.printing._program", None)
 
 
 @pytest.fixture

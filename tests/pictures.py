@@ -15,7 +15,7 @@ def draw(wanted: bool) -> None:
     run = sys.modules.get(RUN)
     if run is None:
         return
-    for name in ("try_write_report", "_draw_timelines"):
+    for name in ("try_write_report", "_draw_timelines", "_draw_first_batch"):
         drawing = _drawn_by.setdefault(name, getattr(run, name))
         setattr(run, name, drawing if wanted else _draw_nothing)
 

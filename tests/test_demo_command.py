@@ -30,6 +30,11 @@ def test_the_demo_runs_and_leaves_what_it_says(tmp_path):
         assert (folder / name).exists()
         assert str(folder / name) in run.stdout
     assert len(list((folder / "timelines").glob("*.png"))) == 2
+    # The model that was trained says what happens in a video that nobody labelled.
+    page = folder / "new_video" / "detections.html"
+    assert page.exists()
+    assert str(page) in run.stdout
+    assert json.loads((folder / "new_video" / "video.json").read_text())["results"].keys() == {"video"}
     # Typed a second time it works again.
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -30,7 +30,7 @@ esac
 
 def test_the_scripts_that_are_submitted():
     names = {path.stem for path in SUBMITTED}
-    assert names >= {"train", "test", "sweep", "train_g_1536", "train_g_1536_side", "train_g_768", "train_s_768"}
+    assert names >= {"train", "test", "detect", "sweep", "train_g_1536_side", "train_g_768", "train_s_768"}
 
 
 def test_shellcheck_finds_nothing():
@@ -59,7 +59,7 @@ def test_directives_are_where_slurm_sees_them_and_say_what_is_needed(path):
     # The folder of the output must be there before the job.
     output = re.search(r"--output=(\S+)/", text)[1]
     assert (ROOT / output / ".gitignore").is_file()
-    if path.stem != "test":
+    if path.stem not in ("test", "detect"):
         # To the ranks, not to the batch shell.
         assert re.search(r"--signal=USR1@\d+", text)
 
@@ -148,6 +148,15 @@ def test_a_test_job_that_a_preemption_ends_is_requeued(batch):
     done, srun, scontrol = batch("exit 143", "--checkpoint", "x", script="test.sh")
     assert (done.returncode, scontrol) == (143, ["requeue 7"])
     assert srun[0].endswith("tools/test.py " + srun[0].split()[-3] + " --checkpoint x")
+
+
+def test_a_task_of_a_detection_gets_its_arguments_as_they_are_and_comes_back_after_a_preemption(batch):
+    arguments = ("a b's *.mp4", "--output", "found here")
+    done, srun, scontrol = batch("exit 143", *arguments, script="detect.sh")
+    assert (done.returncode, scontrol) == (143, ["requeue 7"])
+    assert srun[0].endswith(" -m adatad detect " + " ".join([*srun[0].split()[-7:-6], *arguments]))
+    done, _, scontrol = batch("exit 1", *arguments, script="detect.sh")
+    assert (done.returncode, scontrol) == (1, []), "a video that can't be read is no reason to come back"
 
 
 def test_a_task_of_a_sweep_trains_its_line_and_writes_the_table(batch, tmp_path):

@@ -28,6 +28,19 @@ train: {{evaluate_every_epochs: 1, checkpoint_every_steps: 1}}
 run: {{root: {runs}}}
 """
 
+SMALL = [
+    "model.backbone.weights=random",
+    "model.backbone.width=16",
+    "model.backbone.depth=1",
+    "model.backbone.heads=2",
+    "model.detector.width=16",
+    "model.detector.heads=2",
+    "schedule.epochs=1",
+    "schedule.warmup_epochs=0",
+    "data.workers=0",
+]
+"""Overrides that make any spec one of the smallest models, trained for one epoch."""
+
 
 def saved_state(step: int = 0, **changes: object) -> dict[str, object]:
     """What state.json of a checkpoint after so many steps holds, in the form of before there was a version."""

@@ -14,11 +14,12 @@ from typing import Any, get_args
 
 from adatad.cli.command import BAD_INPUT, say, whole_number
 from adatad.spec.deepspeed_file import DeepSpeedFileError, engine_of
-from adatad.spec.document import Document, DocumentError, parse_value
+from adatad.spec.document import Document, DocumentError, Key, parse_value
 from adatad.spec.experiments import find_spec_path
 from adatad.spec.load import SpecError, load_with_sources
+from adatad.spec.numbers import MAX_COUNT
 from adatad.spec.opentad import FLAGS
-from adatad.spec.schema import MAX_COUNT, EngineKind, Spec
+from adatad.spec.schema import EngineKind, Spec
 from adatad.spec.text import PathError, cut, expand
 
 SPEC_HELP = "YAML file of the experiment, or a name: demo/tia, thumos-s-768, OpenTAD's of a published row"
@@ -30,6 +31,7 @@ class _Elsewhere(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, _namespace: object, value: Any, option: str | None = None
     ) -> None:
+        # A value that was given stands in the advice, which can then be pasted.
         asked, instead = FLAGS[str(option)]
         parser.error(f"{option}: is none of this command's options here; instead: {instead.format(value or asked)}")
 
@@ -39,6 +41,7 @@ def add_spec_arguments(
 ) -> None:
     """Add SPEC, which may be left out if it is optional, --overlay, --set, --cfg-options (OpenTAD's name for the same)
     and, for commands that name a run, --id."""
+    # Only where the verb can find the spec itself, as in a checkpoint.
     parser.add_argument("spec", metavar="SPEC", nargs="?" if optional else None, help=help_text)
     parser.add_argument(
         "--overlay", dest="overlays", metavar="FILE", action="append", default=[],
@@ -96,6 +99,7 @@ def overrides_from(args: argparse.Namespace) -> Sequence[str]:
     # Verbs without add_engine_arguments, or without --id, have no such attributes.
     engine, file = getattr(args, "engine", None), getattr(args, "deepspeed", None)
     if file is not None:
+        # The overrides go through the same parser as --set, so that messages and sources name the key.
         overrides.append(f"parallel.deepspeed={_as_value(file)}")
         engine = engine or engine_of(_expanded(file, "--deepspeed"))
     if engine is not None:
@@ -131,18 +135,22 @@ def spec_path(text: str, quiet: bool = False) -> str:
     return path
 
 
-def load_from_arguments(args: argparse.Namespace, check_files: bool = True) -> tuple[Spec, Document]:
+def load_from_arguments(
+    args: argparse.Namespace, check_files: bool = True, unread: Sequence[Key] = ()
+) -> tuple[Spec, Document]:
     """Return the spec that the arguments name, and where its values came from. Prints all that is wrong with it, and
-    leaves with exit code 2 then."""
+    leaves with exit code 2 then. unread: keys whose files needn't be there."""
     try:
         overlays = [_expanded(overlay, "--overlay") for overlay in args.overlays]
-        return load_with_sources(spec_path(args.spec), overrides_from(args), check_files, overlays)
+        return load_with_sources(spec_path(args.spec), overrides_from(args), check_files, overlays, unread)
     except (SpecError, DeepSpeedFileError) as error:
+        # One problem is said on the command's line; of several, each has its own.
         lines = str(error).splitlines()
         say(lines[0] if len(lines) == 1 else "\n".join([f"{cut(args.spec)} can't be used:", *lines]))
         sys.exit(BAD_INPUT)
 
 
-def spec_from_arguments(args: argparse.Namespace, check_files: bool = True) -> Spec:
-    """Return the spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2."""
-    return load_from_arguments(args, check_files)[0]
+def spec_from_arguments(args: argparse.Namespace, check_files: bool = True, unread: Sequence[Key] = ()) -> Spec:
+    """Return the spec that the arguments name. Prints all that is wrong with it and leaves with exit code 2. unread:
+    keys whose files needn't be there."""
+    return load_from_arguments(args, check_files, unread)[0]

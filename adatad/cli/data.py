@@ -13,7 +13,8 @@ from pathlib import Path
 from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_from_arguments
 from adatad.cli.command import path_arg, whole_number
 from adatad.cli.demo import add_video_arguments
-from adatad.cli.prepare import add_convert_arguments, add_from_csv_arguments, add_transcode_arguments
+from adatad.cli.labels import add_export_arguments, add_from_csv_arguments, add_import_arguments
+from adatad.cli.prepare import add_convert_arguments, add_transcode_arguments
 from adatad.errors import UserError
 from adatad.files import check_output, check_output_folder, shown
 from adatad.progress_bar import progress
@@ -21,8 +22,9 @@ from adatad.quantities import number
 
 MAX_LISTED = 20
 """Videos whose problems are printed; summary.html has all."""
-CHECK_TEXT = """Look at every video of a spec's data set once, before training on it: what is missing, broken or of
-another length or rate than its annotations.
+# Longer than a line of the list of commands, so it is given apart from the command's own line.
+CHECK_TEXT = """Look at every video of a spec's data set once, before training on it: what is missing, broken, of
+another length or rate than its annotations, there twice, or both trained on and scored.
 
 adatad data check configs/demo/tia.yaml --output data/demo/check
 
@@ -48,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--output", type=path_arg, required=True, metavar="FOLDER", help="folder of the three files")
     check.add_argument("--workers", type=whole_number(1), metavar="N", help="videos at a time (default: one a core)")
     check.add_argument("--whole", action="store_true", help="decode every frame instead of a few of each video")
+    check.add_argument(
+        "--borders", action="store_true",
+        help="also list instances at whose borders pictures don't change, as of shifted labels; decodes all frames",
+    )  # fmt: skip
     check.set_defaults(action=check_videos)
 
     benchmark = add("benchmark", "how fast windows load, and how many processes that needs")
@@ -61,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     benchmark.set_defaults(action=measure_loading)
 
-    add_from_csv_arguments(add("from-csv", "make a data set and a spec of own videos out of a table of instances"))
+    add_import_arguments(add("import", "make a data set and a spec of own videos out of labels of any tool"))
+    add_from_csv_arguments(add("from-csv", "the same, of tables alone: the former name of import"))
+    add_export_arguments(add("export", "write annotations or detections as files of annotation tools"))
     add_convert_arguments(add("convert", "turn official annotation files into those that the specs name"))
     add_transcode_arguments(add("transcode", "copy videos with a short side of 256 pixels, which read faster"))
 
@@ -72,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     made = add("demo", "make the built-in data set: short H.264 videos with exact labels, drawn from a seed")
     made.add_argument("--output", type=path_arg, default=Path("data/demo"), metavar="FOLDER", help="%(default)s")
+    # The default is the data set that `adatad demo` makes.
     made.add_argument("--seed", type=whole_number(0), default=0)
     add_video_arguments(made)
     made.set_defaults(action=make_demo)
@@ -94,6 +103,7 @@ def print_summary(args: argparse.Namespace) -> int:
 def check_videos(args: argparse.Namespace) -> int:
     """Run `adatad data check`; returns its exit code."""
     spec = spec_from_arguments(args, check_files=False)
+    # Looking at all videos takes hours: whether the three files can be written is known before.
     check_output_folder(args.output)
     for name in ("blocked.txt", "summary.html", "checked.jsonl"):
         check_output(args.output / name)
@@ -102,13 +112,15 @@ def check_videos(args: argparse.Namespace) -> int:
 
     from adatad.data.annotation_file import read_names
     from adatad.data.prepare.check import check_data_set, usable_cores, write_block_list
-    from adatad.report.page import write_data_check
+    from adatad.report.data_check import write_data_check
 
     # Before the list is written, which may be the same file.
     kept = sorted(read_names(spec.data.blocked_videos))
     console = Console(highlight=False, soft_wrap=True)
     with progress("videos checked") as bar:
-        checked = check_data_set(spec, args.output, args.workers or usable_cores(), args.whole, bar.update)
+        workers = args.workers or usable_cores()
+        checked = check_data_set(spec, args.output, workers, args.whole, bar.update, args.borders)
+    # The two files last, of all videos at once; checked.jsonl has grown with each of them.
     blocked = write_block_list(checked, args.output / "blocked.txt", kept)
     write_data_check(checked, spec.name, args.output / "summary.html")
     wrong = [found for found in checked if found.problems]
@@ -125,12 +137,14 @@ def check_videos(args: argparse.Namespace) -> int:
     console.print(
         f"{len(checked)} videos, {len(wrong)} with problems, {blocked} blocked: {args.output / 'summary.html'}"
     )
+    # Not an error of the command: scripts that go on with a part of the videos look for exactly this.
     return 1 if wrong else 0
 
 
 def measure_loading(args: argparse.Namespace) -> int:
     """Run `adatad data benchmark`; returns its exit code."""
     spec = spec_from_arguments(args)
+    # The figures are for each rank's share of the batch.
     if spec.train.global_batch % args.ranks:
         raise UserError(f"train.global_batch {spec.train.global_batch} can't be divided by --ranks {args.ranks}")
 

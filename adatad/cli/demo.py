@@ -1,4 +1,5 @@
-"""The demo: make the built-in data set, train on it, evaluate, and draw. About five minutes on two cores.
+"""The demo: make the built-in data set, train on it, evaluate, draw, and detect in a new video. About five minutes on
+two cores.
 
 adatad demo
 adatad demo --train-videos 8 --validation-videos 4 --set schedule.epochs=1 schedule.warmup_epochs=0
@@ -10,14 +11,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adatad.cli.arguments import SPEC_HELP, add_device_argument, spec_path
 from adatad.cli.command import whole_number
+from adatad.files import shown
 from adatad.printing import lasting_output
 from adatad.spec import load
 
+if TYPE_CHECKING:
+    from adatad.data.prepare.demo import Difficulty
+
+# A name, not a path: it works in an installation and from any folder.
 DEFAULT = "demo/tia"
 MAX_VIDEOS = 100_000
+NEW_VIDEO, NEW_SEED = "new_video", 1
+"""Folder in the run of a video without labels and what is found in it, and the seed that it is drawn from."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,4 +63,17 @@ def demo(args: argparse.Namespace) -> int:
     with lasting_output():
         result, folder = train_run(spec, overwrite=again)
         print_summary(spec, result, folder)
-    return 0
+    return detect_in_new_video(folder, args.difficulty)
+
+
+def detect_in_new_video(run: Path, difficulty: Difficulty) -> int:
+    """Draw a video that isn't in the data set, and detect in it as `adatad detect` does, by a run's best checkpoint.
+    Returns the exit code."""
+    from adatad.cli.detect import run_request
+    from adatad.data.prepare.demo import write_unlabelled_video
+    from adatad.detect.detect_list import Request
+
+    video = run / NEW_VIDEO / "video.mp4"
+    write_unlabelled_video(video, NEW_SEED, difficulty)
+    print(f"\nadatad detect {shown(run)} {shown(video)} --output {shown(video.parent)}", flush=True)
+    return run_request(Request(model=run, sources=(str(video),), output=video.parent))

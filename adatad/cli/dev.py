@@ -19,6 +19,7 @@ from adatad.printing import print_table
 from adatad.quantities import number
 from adatad.resources import PACKAGE
 
+# By name, so that one suite's imports (decoders, DeepSpeed, a GPU's libraries) don't burden the others.
 SUITES = {
     "memory": ("adatad.dev.benchmarks.memory_suite", "training step, one window, peak in GiB"),
     "launches": ("adatad.dev.benchmarks.launches_suite", "training step on a pretended GPU, counted"),
@@ -37,8 +38,9 @@ SUITES = {
         "adatad.dev.benchmarks.decoding_suite",
         "96 frames, every 4th, from the middle of a video",
     ),
+    "detect": ("adatad.dev.benchmarks.detect_suite", "detection in a video of five minutes, on the CPU"),
 }
-"""By name: the module, and the title of what it prints."""
+"""Suites by name: the module, and the title of what it prints."""
 BENCHMARK_TEXT = """Measure memory and time against the bars that this project sets itself.
 
 adatad dev benchmark memory --check
@@ -54,7 +56,8 @@ engines: memory of a rank under every engine, for 1 to 64 ranks, by count (two m
 clip: bytes, memory, waiting and scaling where ranks share a window (ten minutes, no GPU needed).
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
 checkpoint: how long a step stands still while a checkpoint is saved (half a minute).
-decoding: what a frame costs through each library, and memory over 2,000 openings (five minutes)."""
+decoding: what a frame costs through each library, and memory over 2,000 openings (five minutes).
+detect: time of detection in a new video, as a stream and by windows (half a minute)."""
 GOLDEN_TEXT = """Run every golden case under a folder and compare each quantity with what the reference computed.
 
 adatad dev verify-golden tests/golden
@@ -62,6 +65,7 @@ adatad dev verify-golden tests/golden --policy tile --tile-clips 1 --segment-blo
 
 A row a case and quantity, with the largest error and its tolerance. Exit code 1 if any is over, 2 if there is no case
 or one can't be read."""
+# Beside the package only in a checkout, which is where this verb is.
 PAGES = PACKAGE.parent / "docs" / "benchmarks"
 MAX_CLIPS = 1_000_000
 """200 GB of frames, which are drawn before the first step."""
@@ -80,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("suite", choices=SUITES)
     bench.add_argument("--check", action="store_true", help="exit with 1 if a bar isn't met")
     bench.add_argument("--report", action="store_true", help="suite gpu: write the page of this card")
+    # No default here: that one was given is an error with any other suite.
     bench.add_argument("--minutes", type=float, metavar="M", help="suite gpu: to spend (8)")
     bench.set_defaults(action=benchmark)
 
@@ -89,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     golden.add_argument(
         "--policy", choices=("none", "selective", "block", "tile"), default="none", help="memory policy"
     )
+    # As arguments instead of --set: a golden case has no spec of its own.
     golden.add_argument("--tile-clips", type=whole_number(1), metavar="M", help="policy tile: clips of a tile")
     golden.add_argument("--segment-blocks", type=whole_number(1), metavar="K", help="policy tile: blocks of a segment")
     golden.add_argument("--recompute", choices=("once", "twice"), default="once", help="policy tile")
@@ -97,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     same = add("same", "compare two runs bit for bit: weights, averages, losses, detections")
     same.add_argument("run_a", type=path_arg, metavar="RUN_A", help="run directory")
     same.add_argument("run_b", type=path_arg, metavar="RUN_B", help="run directory")
+    # 0 asks for equal bits; the tolerance is for changes of the order of a sum.
     same.add_argument("--within", type=number(0, 1e6), default=0.0, metavar="X", help="relative difference accepted")
     same.set_defaults(action=compare_runs)
 
@@ -127,10 +134,12 @@ def benchmark(args: argparse.Namespace) -> int:
 
     module, title = SUITES[args.suite]
     run = importlib.import_module(module).run
+    # Only this suite has a budget of time: the others count, and always do the same.
     if args.suite == "gpu":
         run = partial(run, seconds=60 * (args.minutes or 8.0), report=PAGES if args.report else None)
     results = run()
     show(title, results)
+    # Always said; it is the exit code only for those who ask for the check.
     failed = verdict(results)
     return failed if args.check else 0
 
@@ -153,6 +162,7 @@ def compare_runs(args: argparse.Namespace) -> int:
     """Run `adatad dev same`; returns its exit code."""
     from adatad.dev.same import same
 
+    # The table says which parts differ, the lines where in them the first difference is.
     comparison = same(args.run_a, args.run_b, args.within)
     print_table(comparison.table())
     print("\n".join(comparison.lines()))

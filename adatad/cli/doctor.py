@@ -27,6 +27,7 @@ def doctor(args: argparse.Namespace) -> int:
     """Run `adatad doctor`; returns its exit code."""
     from adatad.doctor.examine import doctor as examine
 
+    # Not through load_from_arguments: what is wrong with a spec is a finding here, not the end of the command.
     overrides = overrides_from(args)
     if args.spec is None and (overrides or args.overlays):
         raise UserError("--set, --overlay, --engine and --id change a spec: name one")

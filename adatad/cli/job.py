@@ -18,7 +18,7 @@ from adatad.cli.arguments import add_engine_arguments, add_spec_arguments, spec_
 from adatad.cli.command import exit_code, whole_number
 from adatad.cluster.code_snapshot import snapshot_of_job
 from adatad.cluster.sweep import write_table
-from adatad.spec.schema import MAX_COUNT
+from adatad.spec.numbers import MAX_COUNT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add_spec_arguments(each)
         add_engine_arguments(each)
     args = parser.parse_args(arguments)
+    # As the verbs end: the supervisor passes the one line of an error on to the job's log.
     return exit_code(lambda: _snapshot(args) if args.what == "snapshot" else _table(args))
 
 

@@ -20,15 +20,22 @@ from adatad.cli import command
 from adatad.errors import UserError
 from adatad.printing import name_program
 
+# In the order of --help: first what a run needs, from the demo on; tools last.
 VERBS = {
     "demo": "make the built-in data set, train on it, evaluate and draw",
     "train": "train the experiment of a spec",
+    "detect": "say what happens when in videos, with a trained model",
+    "extract": "write features of videos, of a trained model or a bare backbone",
     "test": "score a checkpoint on the validation videos",
     "evaluate": "score a file of detections",
+    "fuse": "join the detections of several models into one file",
+    "explain": "say where the mAP goes, how sure it is, and what to do first",
+    "replay": "compute a step again that was skipped, and name what goes bad",
     "report": "draw the page of a run again",
     "compare": "put runs side by side",
     "status": "say where a run and its jobs stand",
-    "export": "write trained weights to one file",
+    "export": "write a trained model to one file",
+    "model": "say what is in a file of trained weights",
     "submission": "write the file that a challenge's server takes",
     "spec": "print an experiment with all its settings, explain a key, or copy a shipped spec",
     "plan": "say how a spec fits a GPU",
@@ -52,6 +59,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Parse as argparse does, with the nearest option in the error about an unknown one."""
         found, unknown = self.parse_known_args(args, namespace)
+        # Unknown ones after parsing, because only then the options of all subcommands are known.
         if unknown:
             options = [option for parser in [self, *subparsers(self)] for option in parser._option_string_actions]
             near = [hint for word in unknown if word.startswith("--") and (hint := nearest(word, options))]
@@ -75,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int | None:
     # DeepSpeed's launcher puts its option before the verb of a module: it goes behind it.
     ranks = [word for word in words[:1] if LOCAL_RANK.fullmatch(word)]
+    # No word at all is a question for help, but for a script a mistake: usage, and exit code 2.
     verb, *rest = words[len(ranks) :] or [""]
     name_program("adatad")
     if verb in HELP_OPTIONS or not verb:
@@ -103,6 +112,7 @@ def parser_of(verb: str, early: bool = False) -> Parser:
     module = importlib.import_module(f"adatad.cli.{verb}")
     if early and hasattr(module, "before_imports"):
         module.before_imports()
+    # Raw: the docstrings' examples stay a command a line.
     form = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog=f"adatad {verb}", description=module.__doc__, formatter_class=form)
     module.add_arguments(parser)

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host-memory", type=gib, metavar="GIB", help="of the machine, for all its ranks")
     parser.add_argument("--tflops", type=number(1e-3, 1e6), help="16-bit TFLOP/s of the GPU in large products")
     parser.add_argument("--pcie", type=number(1e-3, 1e6), metavar="GB/s", help="of copies from or to the host")
+    # A number and not the data set's list: planning needs no data on this machine, and classes take little memory.
     parser.add_argument("--classes", type=whole_number(1, 1_000_000), default=20, help="of the data set")
     parser.add_argument("--all", action="store_true", help="the table of all plans")
     parser.add_argument("--count", action="store_true", help="count the plan's memory, also if that takes minutes")

@@ -1,4 +1,4 @@
-"""`adatad data from-csv`, `convert` and `transcode`: what makes a data set out of files as they are published."""
+"""`adatad data convert` and `transcode`: what makes a data set out of files as they are published."""
 
 from __future__ import annotations
 
@@ -13,14 +13,8 @@ from adatad.files import check_output_folder, files_to_write, shown
 from adatad.progress_bar import progress
 from adatad.quantities import number
 
+# EPIC-Kitchens makes two data sets: models are trained on verbs or nouns alone.
 DATA_SETS = ("activitynet", "charades", "ego4d", "epic-noun", "epic-verb", "hacs", "multithumos", "thumos")
-FROM_CSV_TEXT = """Make a data set and a spec of own videos out of a table of instances (docs/own-data.md).
-
-adatad data from-csv labels.csv --videos my_videos --output data/mine
-
-The table is a text file (CSV) with a first line like `video,start,end,label`, and maybe a column subset (training or
-validation). Delimiters, names of columns and forms of times are told by the first line; what is guessed is said.
-Everything is checked before anything is written."""
 CONVERT_TEXT = """Turn a data set's official annotation files into the annotation file and class list that its specs
 name.
 
@@ -38,42 +32,6 @@ Videos in folders of the folder are found too; copies lie side by side, one wher
 They have the same frames at the same times, whatever their rate, so that the same annotations hold (with --fps those in
 seconds); set data.videos to their folder and data.pattern to {name}.mp4. Started again, it makes those that aren't
 there, and refuses copies of another rate or size. --measure also reads windows of originals and copies."""
-
-
-def add_from_csv_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `adatad data from-csv`."""
-    parser.description = FROM_CSV_TEXT
-    parser.add_argument("table", type=path_arg, metavar="CSV", help="table of instances")
-    parser.add_argument("--videos", type=path_arg, required=True, metavar="FOLDER", help="folder of the video files")
-    parser.add_argument("--output", type=path_arg, required=True, metavar="FOLDER", help="folder to write into")
-    parser.add_argument(
-        "--columns", nargs="+", default=[], metavar="ROLE=NAME",
-        help="which column is the video, start, end, label, duration or subset, if its name doesn't tell: label=verb",
-    )  # fmt: skip
-    parser.add_argument(
-        "--validation-share", type=number(0, 1), default=0.2, metavar="S",
-        help="share of the videos that is for validation if the table has no column subset (default %(default)s)",
-    )  # fmt: skip
-    parser.set_defaults(action=from_csv)
-
-
-def from_csv(args: argparse.Namespace) -> int:
-    """Run `adatad data from-csv`; returns its exit code."""
-    if not 0 < args.validation_share < 1:
-        raise UserError("--validation-share: lies between 0 and 1")
-    pairs = [pair.partition("=") for pair in args.columns]
-    if not all(role and name for role, _, name in pairs):
-        raise UserError("--columns: expected ROLE=NAME, such as label=verb")
-    columns = {role.strip(): name.strip() for role, _, name in pairs}
-    if len(columns) < len(pairs):
-        raise UserError("--columns: names a role twice")
-
-    from adatad.data.prepare.own_data import make_annotations
-
-    with progress("videos looked at"):
-        spec = make_annotations(args.table, args.videos, args.output, args.validation_share, columns)
-    print(f"{spec}: look at it, then adatad data summary {spec}")
-    return 0
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,10 +52,13 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert(args: argparse.Namespace) -> int:
     """Run `adatad data convert`; returns its exit code."""
+    # Options that another data set needs are refused: ignored ones would look as if they had worked.
     if args.scored is not None and args.name != "activitynet":
         raise UserError("--scored: belongs to activitynet")
+    # THUMOS' files have no durations; they are read off the videos.
     if (args.videos is None) == args.name.endswith("thumos"):
         raise UserError("--videos: thumos and multithumos need it, the others don't")
+    # The list lies beside the annotations: under the name of another output it would replace that.
     if Path(args.classes).name != args.classes or args.classes in (args.output.name, "blocked.json"):
         raise UserError(f"--classes: expected a file name of its own beside --output, got {args.classes!r}")
     if not args.output.name:
@@ -115,6 +76,7 @@ def convert(args: argparse.Namespace) -> int:
         except (UserError, OSError) as error:
             page = f"tools/prepare_data/{args.name.split('-')[0]}/README.md"
             raise UserError(f"{error}\n{page} says which files are expected where") from error
+        # All texts are made before the first is written: a failure leaves the old files as they are.
         texts = json.dumps({"database": database}), names_text(classes), json.dumps(blocked)
         # Without a list of what is scored there is no third.
         write(dict(zip(outputs, texts, strict=False)))
@@ -139,6 +101,7 @@ def read_official(name: str, source: Path, videos: Path | None) -> tuple[dict, l
         case "epic-noun" | "epic-verb":
             return official.epic(source, name.removeprefix("epic-"))
         case "multithumos":
+            # The same videos as THUMOS-14's with other labels, and none left out.
             return official.thumos(source, videos)
         case "thumos":
             return official.thumos(source, videos, official.THUMOS_LEFT_OUT)
@@ -147,6 +110,7 @@ def read_official(name: str, source: Path, videos: Path | None) -> tuple[dict, l
 def add_transcode_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `adatad data transcode`."""
     parser.description = TRANSCODE_TEXT
+    # H.264 in 4:2:0 has one color for two pixels of a row and column.
     pixels = whole_number(2)
     parser.add_argument("source", type=path_arg, metavar="VIDEOS", help="folder of videos")
     parser.add_argument("--output", type=path_arg, required=True, metavar="FOLDER", help="folder of the copies")
@@ -162,6 +126,7 @@ def add_transcode_arguments(parser: argparse.ArgumentParser) -> None:
 
 def transcode(args: argparse.Namespace) -> int:
     """Run `adatad data transcode`; returns its exit code."""
+    # Inside of VIDEOS copies would be found as videos when the command is started again.
     if not args.source.is_dir() or args.output.resolve().is_relative_to(args.source.resolve()):
         raise UserError(f"VIDEOS: expected a folder of videos, and --output outside of it, got {args.source}")
     if args.fps is not None and args.measure:
@@ -178,6 +143,7 @@ def transcode(args: argparse.Namespace) -> int:
         reason = f"different videos are called {listed(disputed, 10)}; rename them" if disputed else "holds no videos"
         raise UserError(f"VIDEOS: {args.source}: {reason}")
     check_output_folder(args.output)
+    # Copies of another rate or size from an earlier call would mix with new ones unseen.
     check_copies(sources, args.output, args.short_side, args.fps)
     for paths, what in (
         (repeated, "equal to others of their name, byte by byte"),
@@ -194,6 +160,7 @@ def transcode(args: argparse.Namespace) -> int:
     for source, reason in failed:
         print(shown(f"{source}: not copied: {reason}"), file=sys.stderr)
     console.print(f"{args.output}: {len(sources) - len(failed)} of {len(sources)} videos", markup=False)
+    # Also those of earlier calls, and none of videos that failed.
     pairs = [(path, copy_path(path, args.output)) for path in sources if copy_path(path, args.output).is_file()]
     if args.measure and pairs:
         console.print(f"windows are read {speed_up(pairs):.2f} times as fast from the copies", markup=False)

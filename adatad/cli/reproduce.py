@@ -5,7 +5,8 @@ adatad reproduce thumos-s-768
 adatad reproduce thumos-s-768 --checkpoint epoch_59.pth
 
 Start it again after an interruption: it goes on. Leaves with 0 if the average mAP is at most 0.5 below the published
-one, 1 if it is further below, 2 if something is missing, 75 if it was asked to stop.
+one, 1 if it is further below, 2 if something is missing, 75 if it was asked to stop. A published figure of the best
+epoch is compared with the best epoch, any other with the last.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ def reproduce(args: argparse.Namespace) -> int:
     """Run `adatad reproduce`; returns its exit code."""
     without_weights = []
     if args.checkpoint is not None and args.checkpoint.exists():
+        from adatad.report.last_and_best import select_in
         from adatad.training.export import find_checkpoint, holds_frozen_weights
 
-        args.checkpoint, lines = find_checkpoint(args.checkpoint)
+        args.checkpoint, lines = find_checkpoint(args.checkpoint, select_in(overrides_from(args)))
         for line in lines:
             print(f"note: {line}", file=sys.stderr)
         # Nothing of a pretrained file would be left; it needn't be there.
         without_weights = ["model.backbone.weights=random"] if holds_frozen_weights(args.checkpoint) else []
     path = Path(args.spec)
+    # A file of the user's own first: words that mean an experiment never end in .yaml.
     path = path if path.suffix == ".yaml" and path.is_file() else find_experiment(args.spec).path
     spec = load(path, [*overrides_from(args), *without_weights], check_files=False)
 
@@ -55,6 +58,7 @@ def reproduce(args: argparse.Namespace) -> int:
         # As bad input leaves, so that scripts stop before they train.
         return 2 if lines else 0
     result, reproduction = train_or_test(spec, args.checkpoint)
+    # Not the first rank, which alone writes and prints the verdict.
     if reproduction is None:
         return 0
     print_scores(spec, result)

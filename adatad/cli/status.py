@@ -27,6 +27,7 @@ def status(args: argparse.Namespace) -> int:
     """Run `adatad status`; returns its exit code."""
     from adatad.cluster.status import report
 
+    # Without --watch once. Files and the queue are read anew each time, so that nothing is kept between.
     while True:
         lines, going_on = report(args.run)
         if args.watch and sys.stdout.isatty():

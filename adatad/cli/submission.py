@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def submission(args: argparse.Namespace) -> int:
     """Run `adatad submission`; returns its exit code."""
+    # Needed by epic, refused with the others: given in vain, they would look used.
     for_epic = (args.nouns, args.verb_classes, args.noun_classes)
     if any((option is None) == (args.form == "epic") for option in for_epic):
         raise UserError("--nouns, --verb-classes and --noun-classes belong to epic, which needs all three")
@@ -52,7 +53,9 @@ def submission(args: argparse.Namespace) -> int:
         """Print a warning under the command's name."""
         print(f"{program()}: warning: {line}", file=sys.stderr)
 
+    # Read first: a subset that isn't there is said before the detections, which may be large, are read.
     expected = expected_of(args.annotations, args.subset) if args.annotations else None
+    # EPIC's server wants the numbers of its class files, not names.
     ids = (args.verb_classes, args.noun_classes) if args.form == "epic" else None
     entries = write_submission(args.form, args.detections, args.output, args.nouns, ids, args.external, expected, warn)
     print(f"{args.output}: {args.form}, {entries} entries, {args.output.stat().st_size / 1e6:.1f} MB")

@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpus-per-gpu", type=whole_number(1, 1_000), default=8)
     parser.add_argument("--time", type=time_limit, default="24:00:00", help="limit of one attempt; the job comes back")
     parser.add_argument(
-        "--warn-seconds", type=whole_number(0, 65_535), default=180, help="before that limit, for the last checkpoint"
+        # At most what sbatch's --signal takes, a number of 16 bits.
+        "--warn-seconds",
+        type=whole_number(0, 65_535),
+        default=180,
+        help="before that limit, for the last checkpoint",
     )
     parser.add_argument("--partition")
     parser.add_argument("--account")
@@ -57,6 +61,7 @@ def submit(args: argparse.Namespace) -> int:
     resources.options()
     if not args.dry_run:
         jobs.find_slurm()
+    # Only its name so far: nothing is made before all checks have passed.
     folder = run_directory(spec).path
     with progress("checks of the job"):
         jobs.check(spec, resources, args.gpu_memory)
@@ -64,6 +69,7 @@ def submit(args: argparse.Namespace) -> int:
         print(jobs.preview(spec, resources, args.launcher), end="")
         print("# not submitted, and nothing was written: code and resolved spec are copied when the job is submitted")
         return 0
+    # As late as can be: another submission may have come while this one was checked.
     jobs.refuse_second_job(folder)
     job = jobs.submit(jobs.prepare(spec, resources, args.launcher))
     print(f"job {job}; adatad status {shlex.quote(str(folder))} --watch")

@@ -65,9 +65,11 @@ def print_table(runs: list, failed: list) -> None:
 
     from adatad.training.local_sweep import settings_of
 
+    # One column for each key that any line sets, in the order of their first use.
     keys = list(dict.fromkeys(word.partition("=")[0] for run in runs for word in run.overrides))
     table = Table("id", *keys, "best average mAP, %")
     for run in runs:
+        # A dash where a run has ended without an evaluation.
         best = "failed" if run in failed else "-" if run.best is None else f"{100 * run.best:.2f}"
         table.add_row(str(run.spec.run.id), *settings_of(run, keys), best)
     show_table(table)

@@ -171,7 +171,8 @@ class Allocation:
         return self.one_task_a_node(*self._leaving(), *held, *shell)
 
     def _held_signals(self) -> list[str]:
-        """A prefix that keeps TERM and USR1 waiting until the trainer handles them, however long its imports take."""
+        """Return a prefix that keeps TERM and USR1 waiting until the trainer handles them, however long its imports
+        take."""
         held = ["env", "--block-signal=TERM,USR1"]
         if self.system.read([*held, "true"], self.environment)[0] == 0:
             return held

@@ -31,7 +31,7 @@ from adatad.training.markers import DONE, STOPPED
 FOLDER = "slurm"
 SUBMITTED = "submitted.txt"
 POINTERS = Path("slurm") / "logs"
-"""Here a requeued job finds its run, whatever has become of the files that it was submitted with."""
+"""Folder where a requeued job finds its run, whatever has become of the files that it was submitted with."""
 JOB = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?")
 """A job's number, or that of a task of an array: what else stands in its place never reaches a command of Slurm's."""
 FACTS = {"job": str, "nodes": str, "step": int, "seconds_since_1970": (int, float)}

@@ -98,6 +98,7 @@ def _devices(report: Report, min_free_gib: float) -> None:
     report.devices = f"{found} GPUs ({torch.cuda.get_device_name(0)})" if found else "no GPU"
     if found < wanted:
         report.problems.append(f"{found} GPUs can be used of the job's {wanted}")
+    # The least of all: every rank needs as much.
     free = [torch.cuda.mem_get_info(number)[0] for number in range(found)] or [psutil.virtual_memory().available]
     report.free_memory_gib = min(free) / 2**30
     if report.free_memory_gib < min_free_gib:
@@ -137,6 +138,7 @@ def _product(report: Report) -> None:
         gpu = torch.cuda.is_available()
         device = torch.device("cuda", index) if gpu else torch.device("cpu")
         size = 8192 if gpu else 512
+        # Ones: each entry of the product is the size exactly, in bf16 too, so that one look tells right from wrong.
         matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if gpu else torch.float32)
         best = float("inf")
         for _ in range(PRODUCTS):
@@ -199,6 +201,7 @@ def _all_reduce(nodes: int, device: torch.device) -> float:
     import torch
     import torch.distributed as dist
 
+    # Large enough that the bandwidth counts, and not the delay of a message.
     megabytes = 256 if device.type == "cuda" else 16
     tensor = torch.zeros(megabytes << 18, device=device)
     best = float("inf")
@@ -208,6 +211,7 @@ def _all_reduce(nodes: int, device: torch.device) -> float:
         # On a GPU the call returns before the sum is there.
         tensor[0].item()
         best = min(best, time.perf_counter() - began)
+    # A ring all-reduce sends each part 2 (n - 1) / n times; 8.388608e-3 Gbit are a MiB.
     return 2 * (nodes - 1) / nodes * megabytes * 8.388608e-3 / best
 
 
@@ -227,6 +231,7 @@ def judge(folder: Path, hosts: Sequence[str], slow_factor: float, min_gbit: floa
     # The lower median: of two nodes the faster one is the measure.
     usual = statistics.median_low(products) if products else 0.0
     for host, report in reports.items():
+        # Relative to the job's other nodes: no table of cards is needed.
         if host not in bad and report.product_ms > slow_factor * usual:
             bad[host] = f"slow: a matrix product takes {report.product_ms:.2f} ms, elsewhere {usual:.2f}"
     if bad:

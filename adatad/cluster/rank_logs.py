@@ -19,10 +19,12 @@ RANK = re.compile(r"^\[rank(\d+)\]: ?")
 """torch's own label before tracebacks, and the one that torchrun is told to make."""
 NAMED_FAULT = re.compile(r"^rank (\d+) on \S+ \(pid \d+\): .*(?<!\(after the other\))$")
 """The line by which all ranks name the one that failed first (`adatad.parallel.failures`)."""
+# Python's and C's tracebacks, and errors in one line, as of this program and of compilers.
 ERROR = re.compile(r"^(Traceback \(most recent call last\):|Fatal Python error|\S*\.py: |\S*Error: |\S+: error: )")
 TASK_LEFT = re.compile(
     r"^srun: error: .*: tasks? (\d+).*: (Exited with|Killed|Terminated|Aborted|Segmentation|Bus|User)"
 )
+# Of each stream in memory: a traceback through torch's layers has a hundred lines.
 MAX_KEPT_LINES = 400
 MAX_SHOWN_LINES = 40
 
@@ -49,6 +51,7 @@ class Stream:
         starts = tracebacks or errors
         lines = lines[starts[-1] :] if starts else lines[-10:]
         if len(lines) > MAX_SHOWN_LINES:
+            # The head names the kind of error, the end its cause.
             lines = [*lines[:5], "...", *lines[5 - MAX_SHOWN_LINES :]]
         return lines
 

@@ -26,6 +26,7 @@ class Queued(NamedTuple):
 def slurm(*command: str) -> str:
     """Return the standard output of a command. Raises JobError with its error message."""
     try:
+        # Bytes that are no UTF-8 come from sites' messages in other encodings.
         run = subprocess.run(
             command, capture_output=True, text=True, encoding="utf-8", errors="backslashreplace",
             env=outside_of_jobs(os.environ),

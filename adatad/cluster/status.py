@@ -14,6 +14,7 @@ from adatad.cluster.job import FOLDER, JobError, started_attempts, submitted_job
 from adatad.cluster.rank_logs import ERROR
 from adatad.cluster.slurm import Queued, queued
 from adatad.data.annotations import read_annotations
+from adatad.data.balance import windows_of_epoch
 from adatad.errors import UserError
 from adatad.files import FileError, read_json, reason, shown
 from adatad.report.run_files import is_number, read_end, read_metrics
@@ -22,6 +23,7 @@ from adatad.spec.quirks import Quirks
 from adatad.spec.sizes import end_epoch, steps_per_epoch
 from adatad.training.ownership import last_opening
 
+# Enough to outweigh single slow steps, few enough to follow a change of the machine.
 LATEST_STEPS = 50
 """Steps whose median time tells the time that is left."""
 MAX_LISTED = 8
@@ -32,6 +34,7 @@ MAX_LOG_BYTES = 4 << 20
 """Length of the end of a rank's log that is searched for its last error."""
 MAX_LINE_CHARACTERS = 300
 MAX_STEP_SECONDS = 1e6
+# Any of them: a run that has just begun has only its spec, one that waits only its jobs.
 PARTS_OF_A_RUN = ("spec.yaml", "metrics.jsonl", "checkpoints", FOLDER)
 
 
@@ -124,7 +127,7 @@ def _table(folder: Path, runs: list[Path]) -> tuple[list[str], bool]:
 
 
 def _jobs(run: Path) -> tuple[list[str], list[dict[str, Any]], list[str]]:
-    """Numbers of a run's jobs, its attempts, oldest first, and lines on what can't be read."""
+    """Return the numbers of a run's jobs, its attempts, oldest first, and lines on what can't be read."""
     folder = run / FOLDER
     attempts, notes = started_attempts(folder), []
     unreadable = sum(1 for _ in (folder / "attempts").glob("*.start")) - len(attempts)
@@ -180,7 +183,7 @@ def _run_lines(run: Path) -> tuple[list[str], bool]:
 
 
 def _cut(line: str) -> str:
-    """A line as a terminal can show it: names and errors come from files that anybody may have written."""
+    """Return a line as a terminal can show it: names and errors come from files that anybody may have written."""
     text = shown(line)
     return text if len(text) <= MAX_LINE_CHARACTERS else text[:MAX_LINE_CHARACTERS] + "..."
 
@@ -197,13 +200,13 @@ def progress_of(run: Path) -> RunProgress:
     """Read how far a run has come from its metrics and its spec."""
     path, progress = run / "metrics.jsonl", RunProgress()
     try:
-        metrics = read_metrics(path, ("cost", "step_seconds"))
+        metrics = read_metrics(path, ("loss", "step_seconds"))
     except FileError as error:
         progress.left_out.append(f"left out    {error}")
         return progress
     if metrics.train:
         last = metrics.train[-1]
-        progress.step, progress.loss, progress.total = last["step"], last["cost"], _total_steps(run)
+        progress.step, progress.loss, progress.total = last["step"], last["loss"], _total_steps(run)
         # The median: steps beside a checkpoint or an evaluation take longer.
         latest = [record["step_seconds"] for record in metrics.train[-LATEST_STEPS:]]
         times = [seconds for seconds in latest if 0 <= seconds <= MAX_STEP_SECONDS]
@@ -225,12 +228,13 @@ def _total_steps(run: Path) -> int | None:
         videos = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic).train
     except (UserError, OSError, RecursionError):
         return None
-    return end_epoch(spec) * steps_per_epoch(spec, len(videos))
+    return end_epoch(spec) * steps_per_epoch(spec, windows_of_epoch(spec.train.class_balance, videos))
 
 
 def newest_checkpoint(run: Path) -> str | None:
     """Return name and age of the newest checkpoint whose files are all there in their sizes; their checksums are looked
     at when a run resumes."""
+    # Names have leading zeros, so that they sort by step.
     for path in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         manifest = path / "manifest.json"
         try:

@@ -2,6 +2,7 @@
 
     python -m adatad.cluster.supervisor train SPEC [--launcher srun|torchrun|deepspeed] [arguments of train]
     python -m adatad.cluster.supervisor test SPEC --checkpoint CHECKPOINT [arguments of test]
+    python -m adatad.cluster.supervisor detect MODEL SOURCE... --output FOLDER [arguments of detect]
     python -m adatad.cluster.supervisor sweep LIST SPEC [arguments of train]
 
 The scripts in slurm/ put this in the place of the batch shell. It needs the standard library alone: with CONTAINER it
@@ -115,12 +116,21 @@ class Supervisor:
         return self.end(code)
 
     def test(self, arguments: Sequence[str]) -> int:
-        """Score a checkpoint; a test that a preemption ends is requeued and begins anew. Returns the exit code."""
-        code = self.job.call(self.job.one_task_a_rank(ROOT, [str(ROOT / "tools" / "test.py"), *arguments]))
+        """Score a checkpoint; a test that a preemption ends begins anew. Returns the exit code."""
+        return self.outlast_preemption("test", [str(ROOT / "tools" / "test.py"), *arguments])
+
+    def detect(self, arguments: Sequence[str]) -> int:
+        """Detect in this task's part of a list; what a preemption ends goes on with the next video. Returns the exit
+        code."""
+        return self.outlast_preemption("detection", ["-m", "adatad", "detect", *arguments])
+
+    def outlast_preemption(self, what: str, program: Sequence[str]) -> int:
+        """Run the ranks of a program, and requeue the job if a preemption ends it. Returns the exit code."""
+        code = self.job.call(self.job.one_task_a_rank(ROOT, program))
         # At the start of a preemption's grace time Slurm signals the ranks alone, and a job that then ended by itself
         # would not come back.
         if code == 128 + signal.SIGTERM and self.job.state() == "RUNNING":
-            self.say("a signal ended the test: requeueing the job")
+            self.say(f"a signal ended the {what}: requeueing the job")
             self.received.clear()
             if self.job.requeue():
                 self.wait_for_slurm()
@@ -301,7 +311,10 @@ def main() -> int:
     verb, *arguments = sys.argv[1:]
     try:
         supervisor = Supervisor(os.environ, System(), received)
-        return {"train": supervisor.train, "test": supervisor.test, "sweep": supervisor.sweep}[verb](arguments)
+        verbs = {
+            "train": supervisor.train, "test": supervisor.test, "detect": supervisor.detect, "sweep": supervisor.sweep,
+        }  # fmt: skip
+        return verbs[verb](arguments)
     except (UserError, OSError) as error:
         print(f"slurm/{verb}.sh on {socket.gethostname()}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -36,6 +36,7 @@ def _cells(file: Path) -> list[str]:
         result: Record = read_result(file)
     except FileError:
         return ["-", "-", "result.json can't be read"]
+    # In percent, as papers and the other tables have mAP.
     values = ["-" if result[key] is None else f"{100 * result[key]:.2f}" for key in ("average_mAP", "best_average_mAP")]
     return [*values, "-" if result["epochs"] is None else str(result["epochs"])]
 

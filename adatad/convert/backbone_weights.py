@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adatad.convert.layouts import MMACTION, Encoder, find_encoder, rename
+from adatad.convert.layouts import MMACTION, TITLES, Encoder, find_encoder, rename
 from adatad.convert.weight_file import (
     WeightsError,
     brief,
@@ -23,8 +23,8 @@ from adatad.files import check_output
 from adatad.models.backbone import VideoBackbone
 from adatad.models.vit import sine_table
 from adatad.spec.downloads import where_published
-from adatad.spec.schema import RANDOM
-from adatad.spec.sizes import PRESETS
+from adatad.spec.model_sections import RANDOM
+from adatad.spec.presets import PRESETS, Family
 
 MAX_BLOCKS = 1000
 """Upper bound of blocks, above any video transformer's."""
@@ -40,7 +40,10 @@ class Loaded(NamedTuple):
 
     def lines(self) -> list[str]:
         """Return lines for a log."""
-        first = f"format {self.title}: {self.mapped} tensors taken, none missing; positions {self.positions}"
+        unexpected = sum(map(len, self.ignored.values()))
+        # A file that lacks a tensor was refused.
+        first = f"format {self.title}: {self.mapped} tensors matched, 0 missing, {unexpected} unexpected; "
+        first += f"positions {self.positions}"
         return [first, *(f"  ignored, {reason}: {name_few(names)}" for reason, names in self.ignored.items())]
 
 
@@ -68,14 +71,16 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     wanted = {name: p for name, p in backbone.named_parameters() if "adapter" not in name}
     here, there = {name: p.shape for name, p in wanted.items()}, {name: t.shape for name, t in found.tensors.items()}
     # Sizes first: a file of another preset would differ in every tensor.
-    if sizes_of(there) != sizes_of(here):
-        raise WeightsError(f"{path}: doesn't fit the backbone: the file is {_named(there)}, the spec's {_named(here)}")
+    if sizes_of(there) != sizes_of(here) or found.family != backbone.family:
+        file, spec = _named(there, found.family), _named(here, backbone.family)
+        raise WeightsError(f"{path}: doesn't fit the backbone: the file is {file}, the spec's {spec}")
     check_parts(found, here, path)
     # Before any weight is copied, since it may still refuse the table.
     positions = take_positions(backbone, found.positions, path)
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found.tensors[name])
+    # By reason for the log: a published file has dozens of tensors that are left out for one and the same.
     ignored: dict[str, list[str]] = {}
     for name, why in found.ignored.items():
         ignored.setdefault(why, []).append(name)
@@ -95,18 +100,25 @@ def check_parts(found: Encoder, expected: dict[str, torch.Size], path: object) -
     check_values(found.tensors, path)
 
 
-def encoder_shapes(sizes: dict[str, int]) -> dict[str, torch.Size]:
-    """Return the names and shapes of an encoder's tensors for these sizes (see `sizes_of`), as a VideoBackbone without
-    adapters has them."""
+def encoder_shapes(sizes: dict[str, int], family: Family) -> dict[str, torch.Size]:
+    """Return the names and shapes of an encoder's tensors for these sizes (see `sizes_of`), as the family's backbone
+    without adapters has them."""
     width, mlp, patch = sizes["width"], sizes["MLP width"], sizes["patch"]
     block = {
         "norm1.weight": (width,), "norm1.bias": (width,), "norm2.weight": (width,), "norm2.bias": (width,),
-        "attn.qkv.weight": (3 * width, width), "attn.q_bias": (width,), "attn.v_bias": (width,),
+        "attn.qkv.weight": (3 * width, width),
         "attn.proj.weight": (width, width), "attn.proj.bias": (width,),
         "mlp.fc1.weight": (mlp, width), "mlp.fc1.bias": (mlp,),
         "mlp.fc2.weight": (width, mlp), "mlp.fc2.bias": (width,),
     }  # fmt: skip
+    # 3: colors; and a tubelet of frames goes into one token.
     shapes = {"patch_embed.weight": (width, 3, sizes["tubelet"], patch, patch), "patch_embed.bias": (width,)}
+    match family:
+        case "videomae":
+            block |= {"attn.q_bias": (width,), "attn.v_bias": (width,)}
+        case "vjepa2" | "vjepa2.1":
+            block |= {"attn.qkv.bias": (3 * width,)}
+            shapes |= {"final_norm.weight": (width,), "final_norm.bias": (width,)}
     shapes |= {f"blocks.{n}.{name}": shape for n in range(sizes["depth"]) for name, shape in block.items()}
     return {name: torch.Size(shape) for name, shape in shapes.items()}
 
@@ -118,6 +130,8 @@ def take_positions(backbone: VideoBackbone, table: Tensor | None, path: object) 
 
     Returns which one is used, in words. Raises WeightsError for one that holds no floats, or NaN.
     """
+    if backbone.position_table is None:
+        return "none: attention rotates" if table is None else "none: attention rotates (the file's table is left out)"
     if table is None:
         return "computed"
     if table.shape != backbone.position_table.shape:
@@ -137,15 +151,22 @@ def sizes_of(shapes: dict[str, torch.Size]) -> dict[str, int]:
     # At most four digits: a huge number would be taken for the depth. Such a name ends up among the unknown ones.
     blocks = [int(number) for name in shapes for number in re.findall(r"^blocks\.(\d{1,4})\.", name)]
     depth = max((number for number in blocks if number < MAX_BLOCKS), default=-1) + 1
+    # Another rank than a matrix's is no MLP of ours; 0 then differs from every spec's.
     mlp_width = mlp[0] if len(mlp) == 2 else 0
     return {"width": patch[0], "depth": depth, "MLP width": mlp_width, "patch": patch[-1], "tubelet": patch[2]}
 
 
-def _named(shapes: dict[str, torch.Size]) -> str:
+def _named(shapes: dict[str, torch.Size], family: Family) -> str:
     sizes = sizes_of(shapes)
+    # Without the tubelet, which no preset's name fixes.
     four = tuple(sizes.values())[:4]
-    names = [n for n, p in PRESETS.items() if (p.width, p.depth, int(p.width * p.mlp_ratio), p.patch) == four]
-    return f"{names[0] if names else 'a size without a name'} ({', '.join(f'{k} {v}' for k, v in sizes.items())})"
+    names = [
+        name
+        for name, p in PRESETS.items()
+        if p.family == family and (p.width, p.depth, int(p.width * p.mlp_ratio), p.patch) == four
+    ]
+    name = names[0] if names else "a size without a name"
+    return f"{name} ({_listed(sizes)}) of {TITLES[family]}"
 
 
 IMAGE_PIXELS, CLIP_FRAMES = 224, 16
@@ -160,17 +181,25 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     The position table, which OpenTAD keeps beside the weights, is computed if the file has none. `output` is written
     atomically. Raises WeightsError.
     """
+    # Before the file is read: gigabytes of weights take a minute.
     check_output(output)
     file = read_weight_file(source).tensors
     if output.resolve() == source.resolve():
         raise WeightsError(f"{output}: is the file that is read; name another for what is written")
     found = find_encoder(file, source)
     if found.unknown:
-        raise WeightsError(f"{source} ({found.title}): has parts that VideoMAE doesn't have: {name_few(found.unknown)}")
+        title = TITLES[found.family]
+        raise WeightsError(f"{source} ({found.title}): has parts that {title} doesn't have: {name_few(found.unknown)}")
+    if found.family == "vjepa2.1":
+        raise WeightsError(f"{source}: needs no conversion: name it in model.backbone.weights as it is")
+    if found.family != "videomae" and output.suffix != ".safetensors":
+        raise WeightsError(
+            f"{output}: OpenTAD has no {TITLES[found.family]}; name a .safetensors file, in our own names"
+        )
     sizes = sizes_of({name: tensor.shape for name, tensor in found.tensors.items()})
     if not all(sizes.values()):
         raise WeightsError(f"{source} ({found.title}): isn't a whole encoder: {_listed(sizes)}")
-    check_parts(found, encoder_shapes(sizes), source)
+    check_parts(found, encoder_shapes(sizes, found.family), source)
     # Copies: parts of a joint matrix are views of one storage, which safetensors doesn't write.
     ours = {name: tensor.contiguous().clone() for name, tensor in found.tensors.items()}
     if output.suffix == ".safetensors":

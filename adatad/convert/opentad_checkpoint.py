@@ -16,6 +16,7 @@ from adatad.convert.backbone_weights import Loaded, take_positions
 from adatad.convert.layouts import rename
 from adatad.convert.weight_file import WeightFile, WeightsError, brief, check_values, name_few, read_weight_file
 from adatad.models.detector import TemporalActionDetector
+from adatad.models.videomae import VideoMAE
 
 # Prefixes of names there, and here; the first that fits counts, in both directions, so the longer ones come first.
 PREFIXES = (
@@ -36,6 +37,7 @@ IN_BACKBONE = (
     (".down_proj.", ".down."),
     (".up_proj.", ".up."),
 )
+# OpenTAD's MLP has a dropout module in its list of layers where ours has none: the numbers shift by one.
 IN_DETECTOR = (
     (".mlp.3.", ".mlp.2."),
     (".drop_path_attn.scale", ".attn_scale"),
@@ -57,10 +59,11 @@ def load_opentad(
     """
     file = file or read_weight_file(path, averages)
     # Frozen weights too: OpenTAD saves the model in full, so that no pretrained file is needed.
-    tensors, unknown = _ours(file.tensors)
+    tensors, unknown = by_our_names(file.tensors)
     wanted = dict(model.named_parameters())
     problems = [f"missing {opentad_name(name)}" for name in wanted if name not in tensors]
     problems += [f"unknown {brief(name)}" for name in unknown]
+    # Under OpenTAD's names, which the user can look up in that file.
     problems += [f"unknown {opentad_name(name)}" for name in tensors if name not in wanted]
     problems += [
         f"{opentad_name(name)} is {tuple(tensors[name].shape)}, the spec's {tuple(parameter.shape)}"
@@ -83,8 +86,8 @@ def load_opentad(
     return Loaded(title, len(wanted), ignored, positions)
 
 
-def _ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors by our names, and the names that have no place in any AdaTAD model."""
+def by_our_names(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return tensors of an OpenTAD checkpoint by our names, and the names that have no place in any AdaTAD model."""
     ours, unknown = {}, []
     for name, tensor in tensors.items():
         # Listed as ignored by the caller.
@@ -100,9 +103,11 @@ def _ours(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def opentad_state(model: TemporalActionDetector, normalizer: float) -> dict[str, Tensor]:
     """Return OpenTAD's state dict of a model, in fp32 copies. normalizer: the running count of positives.
 
-    Raises WeightsError for adapters without temporal convolution, which OpenTAD doesn't have.
+    Raises WeightsError for what OpenTAD doesn't have: adapters without temporal convolution, other backbones.
     """
     backbone = model.backbone
+    if not isinstance(backbone, VideoMAE):
+        raise WeightsError("model.backbone.preset: OpenTAD has no backbone but VideoMAE; export without --opentad")
     if backbone.mode == "plain":
         raise WeightsError("model.backbone.mode plain: OpenTAD has no adapters without temporal convolution")
     state = {opentad_name(name): p.detach().float().clone() for name, p in model.named_parameters()}
@@ -138,6 +143,7 @@ def opentad_name(name: str) -> str:
     for theirs, ours in PREFIXES:
         if name.startswith(ours):
             inside = IN_BACKBONE if ours.startswith("backbone.") else IN_DETECTOR
+            # The same pairs the other way round: each replaced part is unique in both directions.
             result = theirs + rename(name.removeprefix(ours), [(to, of) for of, to in inside])
             return f"module.{result}" + (".scale" if theirs == "rpn_head.scale." else "")
     raise KeyError(f"{name!r} is no parameter of an AdaTAD model")

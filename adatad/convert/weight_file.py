@@ -25,8 +25,11 @@ from torch import Tensor
 from adatad.errors import UserError
 from adatad.files import FileError, atomic_write, listed, parse_json, read_start, reason, shown, what_it_is
 
-CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
-"""Keys under which checkpoints keep the parameters, beside the optimizer and the rest."""
+CONTAINERS = (
+    "state_dict", "model", "module", "model_state", "model_state_dict", "ema_encoder", "target_encoder", "encoder",
+)  # fmt: skip
+"""Keys under which checkpoints keep the parameters, beside the optimizer and the rest. The last three are V-JEPA's: an
+average is what features come from, which only its distilled models call so, whose target is their teacher."""
 AVERAGES = "state_dict_ema"
 """OpenTAD's key of the moving average of everything."""
 META, OWN_META = "meta", "adatad"
@@ -35,6 +38,7 @@ META, OWN_META = "meta", "adatad"
 # function that unpickles a scalar; torch documents no public name for it.
 PLAIN_OBJECTS = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType, np.dtypes.Int64DType]
 """Objects without side effects that published checkpoints hold beside tensors: training arguments, numbers."""
+# Each has been mistaken for weights; torch's own error on them speaks of pickle.
 OTHER_KINDS = {
     b"\x1f\x8b": "packed by gzip: unpack it with gunzip",
     b"BZh": "packed by bzip2: unpack it with bunzip2",
@@ -75,8 +79,7 @@ def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
     """
     path = Path(path)
     start = _start(path)
-    # safetensors, whatever the file's name: a length of 8 bytes, then JSON.
-    if path.suffix == ".safetensors" or (start[8:9] == b"{" and not start.startswith(b"PK")):
+    if path.suffix == ".safetensors" or _begins_as_safetensors(start):
         tensors, header = read_safetensors(path)
         return WeightFile(tensors, averaged=False, header=header)
     content = _unpickled(path, start)
@@ -99,7 +102,21 @@ def read_weight_file(path: str | Path, averages: bool = True) -> WeightFile:
         if bare in tensors:
             raise WeightsError(f"{path}: holds {brief(bare)} twice, with and without module. before it")
         tensors[bare] = tensor
-    return WeightFile(tensors, averaged, _own_meta(content))
+    meta = content.get(META) if isinstance(content, Mapping) else None
+    return WeightFile(tensors, averaged, _texts(meta.get(OWN_META)) if isinstance(meta, Mapping) else {})
+
+
+def is_own_safetensors(path: Path) -> bool:
+    """Return whether a file is named safetensors, or is one that was written here and renamed since. Raises
+    WeightsError for what can't be read."""
+    if path.suffix == ".safetensors" or path.is_dir():
+        return not path.is_dir()
+    return _begins_as_safetensors(_start(path)) and "content" in read_header(path)[1]
+
+
+def _begins_as_safetensors(start: bytes) -> bool:
+    """Return whether a file begins with a length of 8 bytes, then JSON, whatever its name."""
+    return start[8:9] == b"{" and not start.startswith(b"PK")
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -222,11 +239,6 @@ def _check_form(path: Path, name: str, tensor: Tensor) -> None:
         )
 
 
-def _own_meta(content: Any) -> dict[str, str]:
-    meta = content.get(META) if isinstance(content, Mapping) else None
-    return _texts(meta.get(OWN_META)) if isinstance(meta, Mapping) else {}
-
-
 def _own_header(path: object, metadata: dict[str, str]) -> dict[str, str]:
     """Return the metadata under our own key, or else all of it."""
     if OWN_META not in metadata:
@@ -272,7 +284,7 @@ def _unpickled(path: Path, start: bytes) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, KeyError) as error:
         # torch's error names the refused object in the line about GLOBAL; without one the pickle itself is broken.
         line = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
         if line is None:

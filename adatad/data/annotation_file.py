@@ -15,13 +15,6 @@ from adatad.files import FileError, StandsTwiceError, shown
 
 AMBIGUOUS = "Ambiguous"
 """THUMOS-14's label for parts that are neither action nor background."""
-SUBSETS = {
-    "training": "training", "train": "training", "trn": "training", "tr": "training",
-    "validation": "validation", "val": "validation", "valid": "validation", "validate": "validation",
-    "dev": "validation",
-    "test": "test", "testing": "test", "tst": "test",
-}  # fmt: skip
-"""Names of subsets in annotation files and tables, and the name that is used here."""
 LINE_BREAKS = re.compile(r"\r\n|\r|\n")
 LIST_STARTS = ("[", "{")
 ES_PLURAL = re.compile(r"(?<=[sxz])es$|(?<=[cs]h)es$")

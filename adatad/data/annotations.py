@@ -14,7 +14,6 @@ import numpy as np
 
 from adatad.data.annotation_file import (
     AMBIGUOUS,
-    SUBSETS,
     AnnotationError,
     folded,
     load_database,
@@ -34,14 +33,17 @@ from adatad.data.entry import (
     read_length,
 )
 from adatad.files import listed, shown
+from adatad.labels.values import SUBSETS
+from adatad.spec.data_sections import DataSpec
 from adatad.spec.quirks import Quirks
-from adatad.spec.schema import DataSpec
 
 MIN_INSTANCE_SHARE = 0.01
 """Share of its video that an instance must exceed, where whole videos are resized to windows."""
 OUTSIDE = "wholly outside their video"
 """Instances that can't be found: they end before their video starts, or start after it ends."""
+# Names in annotation files may carry one where those in another list don't.
 VIDEO_ENDING = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|mpe?g|wmv|flv|ts|3gp)$", re.IGNORECASE)
+# One name for all: the evaluator takes a single subset, and the spec may name several.
 EVALUATED = "evaluated"
 """Subset name of all videos in the result of `ground_truth`."""
 
@@ -114,6 +116,7 @@ class Annotations:
         """Return the same annotations with the classes numbered in this order, which holds the same names."""
         if classes == self.classes:
             return self
+        # numbers[i] is the new number of class i.
         numbers = np.array([classes.index(name) for name in self.classes], np.int64)
         train, validation = (
             tuple(replace(video, labels=numbers[video.labels]) for video in videos)
@@ -129,6 +132,7 @@ def read_annotations(
     subset."""
     found = annotations_of(load_database(spec.annotations), spec, quirks, class_agnostic, training)
     for videos, report in ((found.train, found.train_report), (found.validation, found.validation_report)):
+        # For a test an empty training subset is fine: it wasn't read.
         if not videos and (training or report is found.validation_report):
             subset = " or ".join(map(repr, names_of(report.subset)))
             raise AnnotationError(
@@ -172,6 +176,7 @@ def _warnings(
     blocked = read_names(spec.blocked_videos)
     absent = sorted(blocked - database.keys())
     if absent:
+        # Names of lists differ from those of files by case or an ending, mostly.
         known = {folded(_bare(name)): name for name in database}
         meant = [known.get(folded(_bare(name))) for name in absent]
         named = [f"{name} (is {other} meant?)" if other else name for name, other in zip(absent, meant, strict=True)]
@@ -249,6 +254,7 @@ def in_subset(entry: dict[str, Any], wanted: str | tuple[str, ...], match_parts:
     match_parts: also if its subset's name is a part of the wanted one (`Quirks.match_subset_parts`).
     """
     subset = entry.get("subset")
+    # As the reference: "val" is a part of "validation", and so is the empty name.
     if match_parts and isinstance(wanted, str):
         return isinstance(subset, str) and subset in wanted
     return subset in names_of(wanted)
@@ -338,7 +344,15 @@ def _read_subset(
         # Left out of training alone: in evaluation every detection in such a video counts as wrong.
         if len(video.labels) or not rules.training:
             videos.append(video)
-        _count_ends(video, report)
+        starts, ends = video.segments_seconds.T
+        # Durations are rounded, so an instance must pass an end by more than the rounding to be counted.
+        outside = (ends <= 0) | (starts >= video.duration_seconds + PAST_END_SECONDS)
+        for counter, which in (
+            (report.outside, outside),
+            (report.before_start, ~outside & (starts < -PAST_END_SECONDS)),
+            (report.past_end, ~outside & (ends > video.duration_seconds + PAST_END_SECONDS)),
+        ):
+            counter.update({name: int(which.sum())} if which.any() else {})
     return tuple(videos), replace(report, videos=len(videos), instances=sum(len(video.labels) for video in videos))
 
 
@@ -352,19 +366,6 @@ def _refuse(spec: DataSpec, name: str, entry: dict[str, Any], classes: ClassList
         first += f" of {len(classes.names)} classes{nearest(wrong[0].label, classes)}"
     more = f" (and {len(wrong) - 1} more like it in this video)" if len(wrong) > 1 else ""
     raise AnnotationError(f"{spec.annotations}: video {shown(repr(name))}: {first}{more}")
-
-
-def _count_ends(video: Video, report: LoadReport) -> None:
-    """Count the instances of a video that reach beyond it, or lie outside it, in its subset's report."""
-    starts, ends = video.segments_seconds.T
-    # Durations are rounded, so an instance must pass an end by more than the rounding to be counted.
-    outside = (ends <= 0) | (starts >= video.duration_seconds + PAST_END_SECONDS)
-    for counter, which in (
-        (report.outside, outside),
-        (report.before_start, ~outside & (starts < -PAST_END_SECONDS)),
-        (report.past_end, ~outside & (ends > video.duration_seconds + PAST_END_SECONDS)),
-    ):
-        counter.update({video.name: int(which.sum())} if which.any() else {})
 
 
 def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[str, Counter[str]]) -> Video:
@@ -390,6 +391,7 @@ def _read_video(rules: _Rules, name: str, entry: dict[str, Any], dropped: dict[s
             kept[(*place, number)] = (start, end, *in_frames)
         else:
             dropped.setdefault(reason, Counter())[name] += 1
+    # reshape: a video without an instance has arrays of shape [0, 2].
     numbers = np.array(list(kept.values()), np.float64).reshape(-1, 4)
     labels = np.array([number for *_, number in kept], np.int64)
     return Video(name, length.duration_seconds, length.fps, length.frames, numbers[:, :2], numbers[:, 2:], labels)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from adatad.data import image_ops
 from adatad.data.rng import generator
-from adatad.spec.schema import AugmentSpec, ColorJitterSpec
+from adatad.spec.data_sections import AugmentSpec, ColorJitterSpec
 
+# About 50 frames of 160 pixels.
 CHUNK_VALUES = 2**22
 """Values that are augmented at once: temporaries stay below 130 MB, however long a window is."""
 WORK_BYTES = 30
@@ -57,6 +58,7 @@ def draw_augmentation(
 def draw_jitter(spec: ColorJitterSpec, seed: int, epoch: int, sample: int, draw_once_per_run: bool) -> ColorJitter:
     """Draw the color jitter of a sample; draw_once_per_run: all samples of a run get the same order."""
     rng = generator(seed, epoch, sample, "color_jitter")
+    # Three draws in this order, and the hue's as the fourth.
     brightness, contrast, saturation = (
         float(rng.uniform(max(1 - strength, 0.0), 1 + strength))
         for strength in (spec.brightness, spec.contrast, spec.saturation)
@@ -114,6 +116,7 @@ Kind = Literal[
     "brightness", "sharpness", "autocontrast", "equalize", "invert", "cut_out",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# Level 0.9 of the reference's largest strengths; kinds that aren't here have no strength.
 STRENGTHS: dict[Kind, float] = {
     "shear_x": 15.471, "shear_y": 15.471, "translate_x": 0.18, "translate_y": 0.18, "rotate": 27.0, "posterize": 3,
     "solarize": 230, "color": 1.72, "contrast": 1.72, "brightness": 1.72, "sharpness": 1.72, "cut_out": 0.18,
@@ -184,6 +187,7 @@ def apply_operation(frames: Tensor, operation: Operation) -> Tensor:
             return image_ops.cut_out(frames, strength, operation.center)
 
 
+# Rounded as the reference has them: results are compared with its own byte by byte.
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
 """Shares of red, green and blue, as the reference's color jitter has them; Pillow's are in `image_ops.grey`."""
 HUE_STEPS = 180

@@ -13,9 +13,10 @@ from typing import Any
 from adatad.data.annotation_file import AMBIGUOUS, AnnotationError, alike, folded, read_lines, told_apart
 from adatad.data.entry import brief, has_control_characters, is_visible, label_of
 from adatad.files import shown
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 
 PLAIN_ID = re.compile(r"[0-9]{1,18}")
+# In order: the first of these that a header has names the column.
 ID_NAMES = ("id", "class_id", "label_id", "class id", "index", "idx", "number")
 NAME_NAMES = ("name", "class_name", "label_name", "class name", "class", "label", "key", "verb", "noun", "action")
 """Headers under which a class list has its names."""
@@ -37,12 +38,14 @@ def read_classes(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambig
     keep_ambiguous: a list taken from the annotation file includes "Ambiguous", as the reference's does.
     """
     if isinstance(spec.classes, str):
+        # What annotations call their classes tells how a line of the file is to be read.
         labels = {label_of(item.get(spec.label_key)) for item in _items(database)}
         classes = read_class_file(spec.classes, labels)
     elif spec.classes is not None:
         classes = _named(tuple(spec.classes))
     else:
         classes = _from_labels(spec, database, keep_ambiguous)
+    # The file to be mended; a list in the spec itself was checked with the spec.
     source = spec.classes if isinstance(spec.classes, str) else spec.annotations
     _check_names(source, classes.names)
     if spec.class_count not in (None, len(classes.names)):
@@ -68,6 +71,7 @@ def _check_names(source: str, names: tuple[str, ...]) -> None:
                 f"{source}: class '{shown(name)}' holds a line break, a tab or another control character; write it "
                 "without"
             )
+    # Two equal names would be two outputs, of which the second one never has a positive.
     counts = Counter(names)
     if len(counts) < len(names):
         twice = next(name for name in names if counts[name] > 1)
@@ -79,18 +83,13 @@ def similar_labels(database: dict[str, dict[str, Any]], key: str, classes: tuple
     class that was written in several ways."""
     labels = (label_of(item.get(key)) for item in _items(database))
     counts = Counter(label for label in labels if isinstance(label, str))
-    return [
-        ", ".join(
-            f"{_quoted(name, seen)} ({counts[name]})" for name, seen in zip(group, told_apart(group), strict=True)
-        )
-        + " differ in case, blanks or a plural alone; are they one class?"
-        for group in alike(dict.fromkeys((*classes, *counts)))
-    ]
-
-
-def _quoted(name: str, seen: str) -> str:
-    """Quote a name as `told_apart` shows it."""
-    return shown(repr(name)) if name == seen else f"'{seen}'"
+    sentences = []
+    for group in alike(dict.fromkeys((*classes, *counts))):
+        pairs = zip(group, told_apart(group), strict=True)
+        # A name that was written with escapes, to be told from its twin, has its quotes put around it here.
+        quoted = [(shown(repr(name)) if name == seen else f"'{seen}'") + f" ({counts[name]})" for name, seen in pairs]
+        sentences.append(f"{', '.join(quoted)} differ in case, blanks or a plural alone; are they one class?")
+    return sentences
 
 
 def nearest(label: str | int, classes: ClassList) -> str:
@@ -201,6 +200,7 @@ def _from_labels(spec: DataSpec, database: dict[str, dict[str, Any]], keep_ambig
             f"{spec.annotations}: some labels are names and some numbers ({brief(name)} and {brief(identifier)}); give "
             "the classes in data.classes"
         )
+    # In ascending order, as published class lists have them, whatever order they occur in.
     ids = sorted(names)
     return ClassList(tuple(map(str, ids)), {label: number for number, label in enumerate(ids)})
 

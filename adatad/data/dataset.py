@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from adatad.data.annotations import Video
 from adatad.data.augment import Augmentation, draw_augmentation
 from adatad.data.decode import VideoError, VideoReader, open_video
+from adatad.data.features import check_features, feature_window
 from adatad.data.resize import Geometry, center_geometry, fit_frames, random_geometry
 from adatad.data.rng import generator, model_key
 from adatad.data.staging import original_path, staged_path
@@ -31,8 +32,8 @@ from adatad.data.windows import (
 )
 from adatad.files import listed
 from adatad.models.losses import Targets
+from adatad.spec.data_sections import DataSpec
 from adatad.spec.quirks import Quirks
-from adatad.spec.schema import DataSpec
 
 SKIPPABLE_ERRORS = (VideoError, WindowError)
 """Errors after which `data.on_error: skip` goes on."""
@@ -50,10 +51,10 @@ MAX_LISTED_MISSING = 10
 class Sample(NamedTuple):
     """A window with its labels.
 
-    frames: uint8 [3, frames, height, width]; mask: bool [window]; segments_grid: float32 [n, 2]; labels: int64 [n];
-    key: of the model's random numbers; window: origin of the frames; augmentation: change of the frames in training;
-    skipped: videos that couldn't be read in its place; times: differences of a video and its annotation, when it is
-    first read.
+    frames: uint8 [3, frames, height, width], or features, float32 [channels, window]; mask: bool [window];
+    segments_grid: float32 [n, 2]; labels: int64 [n]; key: of the model's random numbers; window: origin of the
+    frames; augmentation: change of the frames in training; skipped: videos that couldn't be read in its place;
+    times: differences of a video and its annotation, when it is first read.
     """
 
     frames: Tensor
@@ -87,7 +88,8 @@ class Batch(NamedTuple):
 
 
 class TrainingWindows(Dataset):
-    """One window of each training video an epoch, random or of the whole video; addressed by (epoch, video number).
+    """One window of each training video an epoch, random or of the whole video; addressed by (epoch, video number). A
+    video that stands several times among `videos` gives as many windows, each with draws of its own.
 
     If the spec allows it, the next video replaces one that can't be read, the same one on every rank and worker. `here`
     is the part of a window's frames that is read, where other processes have the rest.
@@ -97,29 +99,30 @@ class TrainingWindows(Dataset):
         self, videos: tuple[Video, ...], spec: DataSpec, seed: int, quirks: Quirks = Quirks(), here: slice = ALL_FRAMES
     ):
         self.videos, self.spec, self.seed, self.quirks, self.here = videos, spec, seed, quirks, here
-        self._broken: dict[int, Skipped] = {}
+        # By name: a video may stand several times among the videos.
+        self._broken: dict[str, Skipped] = {}
         self._time_notes = TimeNotes(spec)
 
     def leave_out(self, skipped: Iterable[Skipped]) -> None:
         """Replace these videos, which another process couldn't read."""
-        numbers = {video.name: number for number, video in enumerate(self.videos)}
-        self._broken.update((numbers[item.video], item) for item in skipped)
+        self._broken.update((item.video, item) for item in skipped)
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
         epoch, first = address
         passed: list[Skipped] = []
-        # Broken videos are recorded by number: the next video in the annotation's order stands in, so that the choice
-        # depends on nothing but which videos are broken.
+        # The next video in the annotation's order stands in, so that the choice depends on nothing but which videos are
+        # broken.
         for number in (*range(first, len(self.videos)), *range(first)):
+            name = self.videos[number].name
             # Don't try a broken file again: finding out may take until a timeout.
-            if number not in self._broken:
+            if name not in self._broken:
                 try:
                     return self.sample(epoch, number)._replace(skipped=tuple(passed))
                 except SKIPPABLE_ERRORS as error:
                     if self.spec.on_error == "raise":
                         raise
-                    self._broken[number] = Skipped(self.videos[number].name, str(error))
-            passed.append(self._broken[number])
+                    self._broken[name] = Skipped(name, str(error))
+            passed.append(self._broken[name])
         raise VideoError(
             f"{self.spec.videos}: none of {len(self.videos)} training videos can be read: {passed[0].reason}"
         )
@@ -131,6 +134,12 @@ class TrainingWindows(Dataset):
     def sample(self, epoch: int, number: int) -> Sample:
         """Load the window of one video. Raises VideoError or WindowError."""
         video = self.videos[number]
+        if self.spec.features is not None:
+            rng = generator(self.seed, epoch, number, "window")
+            made = feature_window(
+                self.spec, video, lambda frames: training_window(video, frames, self.spec.window, rng)
+            )
+            return _make_sample(*made, self.spec, model_key(self.seed, epoch, number))
         # Every draw is of (seed, epoch, number): the sample is the same in any process and at any time.
         with open_annotated(self.spec, video) as reader:
             rng = generator(self.seed, epoch, number, "window")
@@ -176,6 +185,11 @@ class ValidationWindows(Dataset):
     def sample(self, number: int) -> Sample:
         """Load one window. Raises VideoError or WindowError."""
         place = self.places[number]
+        if self.spec.features is not None:
+            made = feature_window(
+                self.spec, place.video, lambda frames: evaluation_window(place, frames, self.spec.window)
+            )
+            return _make_sample(*made, self.spec, key=0)
         with open_annotated(self.spec, place.video) as reader:
             timeline = timeline_for(self.spec, reader)
             window = evaluation_window(place, reader.frame_count, self.spec.window, timeline)
@@ -194,6 +208,7 @@ class ValidationWindows(Dataset):
         frames = np.zeros(spec.size_grid * spec.frames_per_position, np.int64)[self.here]
         nothing = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
         window = Window(place.video, place.start_grid * spec.stride_frames, frames, 0, *nothing)
+        # Of the usual shape: batches and collectives need the same on every rank.
         black = torch.zeros((3, len(frames), self.spec.size_pixels, self.spec.size_pixels), dtype=torch.uint8)
         return _make_sample(black, window, self.spec, key=0)._replace(skipped=(Skipped(place.video.name, reason),))
 
@@ -210,6 +225,9 @@ def check_videos(spec: DataSpec, videos: Sequence[Video]) -> None:
     # Raises for a name that leads out of the folder, also where missing files are skipped.
     for video in videos:
         original_path(spec, video.name)
+    if spec.features is not None:
+        check_features(spec, videos)
+        return
     if spec.on_error == "skip":
         return
     missing = [path for video in videos if not (path := video_path(spec, video.name)).is_file()]
@@ -227,9 +245,13 @@ def check_times(spec: DataSpec, train: Sequence[Video], validation: Sequence[Vid
     Raises WindowError for a validation video that ends before one of its windows begins, unless the spec goes on
     without it.
     """
+    # Features have times of their own, which are checked with them.
+    if spec.features is not None:
+        return []
     said, looked, empty = [], 0, ""
     # Every n-th video, so that all parts of a data set are sampled.
     for videos, most in ((train, MAX_PROBED_TRAINING), (validation, MAX_PROBED_VALIDATION)):
+        # Rounded up, for at most `most` videos; `or 1` for an empty subset, whose step would be 0.
         for video in videos[:: -(-len(videos) // most) or 1]:
             try:
                 facts = header_facts(video_path(spec, video.name))
@@ -303,6 +325,7 @@ def read_frames(reader: VideoReader, indices: np.ndarray, transform: Callable[[n
     frames: Tensor | None = None
     done = 0
     for images in reader.chunks(indices, CHUNK_FRAMES):
+        # Shrunk at once: a chunk at full size is the most that is held.
         part = transform(images)
         # Allocated once the first chunk shows the size after the transform.
         if frames is None:
@@ -346,6 +369,7 @@ class SkippedVideos:
     def add(self, found: Iterable[Skipped]) -> None:
         """Add skipped videos. Raises VideoError when there are more than the limit."""
         for video, reason in found:
+            # Every epoch meets it again; it counts once.
             if video not in self.reasons:
                 self.reasons[video] = reason
                 self._say(f"left out, video {len(self.reasons)} of at most {self.limit}: {reason}")

@@ -59,6 +59,7 @@ class VideoReader:
             )
         self._index, self._timeout_seconds = index, timeout_seconds
         # Opened by the first read, so that a fallback is chosen in one place.
+        # One retry for an open video, not for each chunk: a file that fails twice fails for good.
         self._retried = False
         self._source: FrameSource | None = None
         self._heart = Heartbeat()
@@ -110,7 +111,12 @@ class VideoReader:
         except (VideoError, IndexMismatchError) as error:
             if self._retried:
                 raise _as_video_error(self.path, error) from error
-            self._retried, self.backend = True, _fallback_backend(self._index, self.backend, error)
+            # PyAV after another library. It decodes from the start where its own frames weren't those announced, and
+            # tries as before after any other error.
+            moved = self.backend.startswith("pyav") and isinstance(error, IndexMismatchError)
+            self._retried, self.backend = True, "pyav"
+            if moved or self._index.unreliable_because:
+                self.backend = "pyav_sequential"
             _log_once(str(self.path), f"{_as_video_error(self.path, error)}; trying again with {self.backend}")
         try:
             return self._read_once(numbers)
@@ -147,7 +153,7 @@ class DecodeTimeoutError(VideoError):
 
 @contextmanager
 def open_video(
-    path: str | Path, decoder: Decoder = "decord", timeout_seconds: float = 120.0, fps: float | None = 0.0
+    path: str | Path, decoder: Decoder = "pyav", timeout_seconds: float = 120.0, fps: float | None = 0.0
 ) -> Iterator[VideoReader]:
     """Open a video for as long as the context lasts.
 
@@ -190,6 +196,7 @@ def _choose_backend(index: VideoIndex, decoder: Decoder) -> tuple[Backend, str]:
     missing = missing_library(decoder)
     if missing:
         _log_once(decoder, f"data.decoder {decoder} can't be used here ({missing}); videos are read with pyav")
+    # PyAV is a package that the project needs: it is always there.
     wanted = "pyav" if missing else decoder
     if index.unreliable_because:
         return "pyav_sequential", index.unreliable_because
@@ -213,6 +220,7 @@ def missing_library(decoder: Decoder) -> str:
                 import adatad.data.readers.decord
             case "torchcodec":
                 import adatad.data.readers.torchcodec  # noqa: F401
+    # OSError: its shared libraries can't be loaded; RuntimeError: torchcodec found no FFmpeg.
     except (ImportError, OSError, RuntimeError) as error:
         return reason(error).split(". ")[0]
     return ""
@@ -233,14 +241,6 @@ def _open_source(index: VideoIndex, backend: Backend, heart: Heartbeat) -> Frame
             return PyavFrames(index, heart, sequential=False)
         case "pyav_sequential":
             return PyavFrames(index, heart, sequential=True)
-
-
-def _fallback_backend(index: VideoIndex, backend: Backend, error: Exception) -> Backend:
-    """Return the backend of the second try: PyAV after another library, sequential after it found other frames than
-    announced, else PyAV again."""
-    if index.unreliable_because or (backend.startswith("pyav") and isinstance(error, IndexMismatchError)):
-        return "pyav_sequential"
-    return "pyav"
 
 
 def _as_video_error(path: Path, error: VideoError | IndexMismatchError) -> VideoError:
@@ -288,4 +288,5 @@ def _log_once(key: str, line: str) -> None:
         logger.warning("%s", line)
 
 
+# Of this process: each loader process logs a file once.
 _logged: set[str] = set()

@@ -6,27 +6,21 @@ Training, evaluation, the summary and the data check all use these rules, so tha
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Container
 from typing import Any, NamedTuple
 
 from adatad.data.annotation_file import AMBIGUOUS, AnnotationError
 from adatad.files import shown
-from adatad.spec.schema import DataSpec
+from adatad.labels.values import MAX_FPS, MAX_SECONDS, brief, has_control_characters, is_visible, number
+from adatad.spec.data_sections import DataSpec
 from adatad.spec.text import file_name_problem
 
-MAX_SECONDS = 1e7
-"""Longest duration, four months: a longer one is a wrong number."""
+# Nanoseconds or bytes in the place of frames are above it.
 MAX_FRAMES = 10**9
-MAX_FPS = 1e5
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder on all common file systems."""
 PAST_END_SECONDS = 0.01
 """Seconds by which an instance must leave its video to be counted: durations are given to hundredths of a second."""
-MAX_VALUE_CHARACTERS = 120
-"""Longest value that a message repeats."""
-PLAIN_NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,3})?")
 UNREADABLE, UNKNOWN_LABEL, OUT_OF_RANGE, LEFT_OUT = (
     "unreadable annotations",
     "unknown label",
@@ -103,16 +97,6 @@ def name_problem(spec: DataSpec, name: str) -> str:
     return f"the name '{shown(name)}' {problem}" if problem else ""
 
 
-def has_control_characters(text: str) -> bool:
-    """Return whether a text holds line or page breaks of any kind, tabs, escapes or halves of characters."""
-    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
-
-
-def is_visible(text: str) -> bool:
-    """Return whether a text has a visible character."""
-    return any(character.isprintable() and not character.isspace() for character in text)
-
-
 def read_length(spec: DataSpec, entry: dict[str, Any]) -> Length:
     """Return duration, rate and frames of a video. Raises AnnotationError, which names the key but not the video."""
     duration = number(entry.get("duration"))
@@ -177,29 +161,6 @@ def label_of(value: Any) -> str | int | None:
         return int(value)
     is_label = isinstance(value, (str, int)) and not isinstance(value, bool)
     return value if is_label and is_visible(str(value)) and not has_control_characters(str(value)) else None
-
-
-def number(value: Any) -> float | None:
-    """Return a number, also from plain text (HACS writes durations so); None for anything else."""
-    # bool is a subclass of int, and float() also takes "nan", "1_000" and digits of other scripts.
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    if isinstance(value, str) and not PLAIN_NUMBER.fullmatch(value.strip()):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return None
-
-
-def brief(value: Any) -> str:
-    """Return a value of a file for an error: on one line, not too long."""
-    try:
-        text = repr(value)
-    # Nested without end, or an integer of thousands of digits, which Python refuses to print.
-    except (RecursionError, ValueError):
-        return f"{type(value).__name__} without end"
-    return shown(text, MAX_VALUE_CHARACTERS)
 
 
 def _given(entry: dict[str, Any], key: str) -> str:

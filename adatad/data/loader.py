@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
+from adatad.data.balance import Repeats
 from adatad.data.dataset import Batch, Sample, collate
 from adatad.data.rng import epoch_order
 from adatad.errors import UserError
@@ -65,17 +66,27 @@ class EpochBatches:
     """Addresses (epoch, number) of this rank's micro-batches, from a position to the end of training.
 
     The last partial global batch of an epoch is dropped. One object for all epochs lets loader processes live, and read
-    ahead, from one epoch into the next.
+    ahead, from one epoch into the next. repeats: which of `count` videos come more than once in an epoch, if any do.
     """
 
-    def __init__(self, count: int, share: Share, seed: int, epochs: int, start: tuple[int, int]):
+    def __init__(
+        self,
+        count: int,
+        share: Share,
+        seed: int,
+        epochs: int,
+        start: tuple[int, int],
+        repeats: Repeats | None = None,
+    ):
         self.count, self.share, self.seed, self.epochs, self.start = count, share, seed, epochs, start
-        self.steps_per_epoch = count // share.global_batch
+        self.repeats = repeats
+        self.steps_per_epoch = (repeats.windows if repeats else count) // share.global_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         first_epoch, first_step = self.start
         for epoch in range(first_epoch, self.epochs):
-            order = epoch_order(self.seed, epoch, self.count)
+            repeats = self.repeats
+            order = repeats.order(self.seed, epoch) if repeats else epoch_order(self.seed, epoch, self.count)
             # A resumed run begins amid its first epoch, in that epoch's own order.
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
                 first = step * self.share.global_batch + self.share.rank * self.share.micro_batch

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adatad.errors import UserError
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 from adatad.spec.text import PathError, cut, expand, file_name_problem, fill
 
+# Local disks hold the temporary files of all jobs of a node.
 RESERVE_BYTES = 1 << 30
 """Bytes that must stay free on the disk."""
 

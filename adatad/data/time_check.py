@@ -16,12 +16,13 @@ from adatad.data.annotations import Video
 from adatad.data.timeline import Timeline
 from adatad.data.video_index import ZERO_START_CONTAINERS, open_container
 from adatad.files import shown
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.spec.data_sections import DataSpec, WindowSpec
 
 ROUNDING_SECONDS = 0.01
 """Durations in annotations are given to hundredths of a second, rounded or cut."""
 MAX_LOGGED_VIDEOS = 20
 """Videos that a run's log names one by one; the rest is counted."""
+# Containers round lengths, count audio or leave an edit list out of them.
 HEADER_SLACK_SECONDS, HEADER_SLACK = 1.0, 0.02
 """Seconds, or share of the length if that is more, by which a file's header may be wrong about its length."""
 CHECK = "adatad data check names every such video"
@@ -188,6 +189,7 @@ class TimeLog:
                 continue
             self._known.add(note)
             self._new.append(note)
+            # A data set that was encoded at another rate has a note for every video.
             if len(self._known) <= MAX_LOGGED_VIDEOS:
                 self._say(shown(f"video {note.video}: {note.line}"))
             else:

@@ -10,6 +10,7 @@ that rate finds the frame shown at the time of each number (adatad/data/timeline
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +18,9 @@ import numpy as np
 from adatad.data.annotations import Video
 from adatad.data.timeline import Timeline
 from adatad.errors import UserError
-from adatad.spec.schema import WindowSpec
+from adatad.spec.data_sections import WindowSpec
 
+# As the reference; with one instance in a long video a try succeeds only now and then.
 MAX_TRIES = 200
 """Random windows that are tried for one that holds an instance."""
 
@@ -97,6 +99,7 @@ def sliding_windows(video: Video, spec: WindowSpec, repeat_windows: bool = False
     repeat_windows: as in the reference, the last one comes twice where the steps fit exactly, and a tail that no step
     reaches gets none.
     """
+    # Rounded up: the last position may stand for fewer frames than a stride.
     positions = -(-video.frames // spec.stride_frames)
     step = int(spec.size_grid * (1 - spec.overlap))
     starts: list[int] = []
@@ -110,6 +113,27 @@ def sliding_windows(video: Video, spec: WindowSpec, repeat_windows: bool = False
     if not repeat_windows and starts[-1] + spec.size_grid < positions:
         starts.append(positions - spec.size_grid)
     return [WindowPlace(video, start, min(spec.size_grid, positions - start)) for start in starts]
+
+
+def streamed_windows(
+    video: Video, spec: WindowSpec, clip_frames: int, tubelet: int
+) -> tuple[list[WindowPlace], list[WindowPlace]]:
+    """Return windows that cover a video: those that begin where its clips do, counted from its start, and so can share
+    the features of these clips; and the last one, if it doesn't (docs/decisions/stream-windows.md).
+
+    They are `sliding_windows`, but that steps are rounded down to whole clips, or to whole tubelets where they are
+    shorter than a clip.
+    """
+    positions = -(-video.frames // spec.stride_frames)
+    step = max(1, int(spec.size_grid * (1 - spec.overlap)))
+    by_clip, by_tubelet = (whole // math.gcd(whole, spec.frames_per_position) for whole in (clip_frames, tubelet))
+    unit = by_clip if step >= by_clip else by_tubelet
+    step = max(step // unit, 1) * unit
+    last = max(0, positions - spec.size_grid)
+    starts = [*range(0, last, step), last]
+    places = [WindowPlace(video, start, min(spec.size_grid, positions - start)) for start in starts]
+    shared = len(places) - (last % unit > 0)
+    return places[:shared], places[shared:]
 
 
 def frame_list(total_frames: int, spec: WindowSpec) -> np.ndarray:
@@ -173,6 +197,7 @@ def resized_window(video: Video, total_frames: int, spec: WindowSpec, timeline: 
         middles = (np.arange(count) + 0.5) / count * video.duration_seconds
         indices = timeline.frames_at(middles)
         valid = max(int((middles < timeline.duration_seconds).sum()) // spec.frames_per_position, 1)
+    # Cut to the video: an instance that ends late would have an end outside of the grid.
     shares = np.clip(video.segments_seconds.astype(np.float32) / np.float32(video.duration_seconds), 0, 1)
     segments_grid = shares * np.float32(spec.size_grid)
     return Window(video, 0, indices, valid, segments_grid, video.labels)

@@ -139,10 +139,12 @@ class _Rank:
 
     @property
     def left(self) -> bool:
+        """True while events of this rank are left."""
         return self.at < len(self.trace)
 
     @property
     def event(self) -> Event | None:
+        """The next event; None at the end."""
         return self.trace[self.at] if self.left else None
 
     def advance(self, ranks: list[_Rank]) -> bool:
@@ -169,5 +171,6 @@ class _Rank:
         return self.at > start
 
     def wait_until(self, moment: float) -> None:
+        """Let the rank stand idle until a moment, if that is still to come."""
         self.idle += max(0.0, moment - self.now)
         self.now = max(self.now, moment)

@@ -9,9 +9,11 @@ import torch
 
 from adatad.memory.offload import GIB
 from adatad.memory.planner import Machine, Planner
+from adatad.report.last_and_best import WORDS
 from adatad.spec import Spec, load
-from adatad.spec.downloads import DATA_SETS, PUBLISHED, TRAINED
+from adatad.spec.downloads import DATA_LICENCES, DATA_SETS
 from adatad.spec.experiments import Experiment, all_experiments
+from adatad.spec.published import NOT_KNOWN, PublishedFile, published
 from adatad.spec.schema import MemorySpec
 
 HEAD = """# Published rows
@@ -20,6 +22,13 @@ Made by `adatad dev model-zoo`; don't edit. One file is one row of AdaTAD's tabl
 the published figures in it; `tests/spec/test_experiments.py` holds each against every setting of the
 reference. Average mAP is over the tIoUs of the data set's protocol (`evaluate.tious`). Rows without a figure were never
 published with one.
+
+**Last or best.** A figure of the best epoch was chosen on the very videos that it is of, and flatters: by up to 1.2
+points here. `of` says which epoch a row's figures are of, as far as is known (`published_select`): the best, where the
+released training log ends with a figure that is lower by more than a repeated test explains, or where the released
+file is of an epoch before the last. `last epoch` is the average mAP with which that log ends (`published_last`), as the
+paper on SV-TAD quotes it. `adatad reproduce` compares a figure of the best epoch with the best epoch of the training,
+and all others with the last.
 
 ```bash
 adatad reproduce thumos-s-768 --check                # what is missing, and where it is published
@@ -47,7 +56,7 @@ POLICIES = ("none", "block", "tile")
 
 
 def planned_memory(spec: Spec) -> str:
-    """GiB that a rank with one window takes under each of POLICIES."""
+    """Return the GiB that a rank with one window takes under each of POLICIES."""
     classes = 1 if spec.model.detector.class_agnostic else spec.data.class_count
     planner = Planner(spec, Machine(0.0, ranks=spec.train.global_batch), torch.bfloat16, classes)
     plans = [planner.plan(planner.resolved(MemorySpec(policy=policy)), "ddp") for policy in POLICIES]
@@ -55,28 +64,64 @@ def planned_memory(spec: Spec) -> str:
 
 
 def model_zoo(planned: Callable[[Spec], str] = planned_memory) -> str:
-    """The whole page. planned: what the column of planned memory says of a spec (a second or more for each row)."""
+    """Return the whole page. planned: what the column of planned memory says of a spec (a second or more for each
+    row)."""
     parts = [HEAD]
     for folder, rows in groupby(all_experiments(), key=lambda row: row.name.split("/")[0]):
-        specs = [(row, load(row.path, check_files=False)) for row in sorted(rows, key=_size)]
+        # From the smallest backbone to the largest, which isn't the order of their letters.
+        by_size = sorted(rows, key=lambda row: ("sblhg".index(row.name.split("/")[1][0]), row.name))
+        specs = [(row, load(row.path, check_files=False)) for row in by_size]
         parts.append(_table(TITLES[folder], specs, planned))
-    return "\n".join([*parts, _trained(), _weights(), _data_sets()])
+    parts.append(
+        "## Trained models\n\nGoogle Drive files of OpenTAD's authors, each with its training log. "
+        "`adatad weights fetch NAME` fetches one; `NAME/log`\nis its log. The three g rows of 224 pixels with a "
+        "classifier are one model. Licences are those of the backbone inside.\n\n" + _files("model", "log")
+    )
+    parts.append(
+        "## Pretrained weights\n\n`adatad weights fetch NAME` fetches one to where the specs look for it "
+        "([weights.md](weights.md)).\n\n" + _files("backbone")
+    )
+    parts.append(
+        "## Data sets\n\n| folder | published | licence |\n| --- | --- | --- |\n"
+        + "".join(f"| `data/{name}` | {place} | {DATA_LICENCES[name]} |\n" for name, place in DATA_SETS.items())
+    )
+    return "\n".join(parts)
 
 
-def _size(row: Experiment) -> tuple[int, str]:
-    return "sblhg".index(row.name.split("/")[1][0]), row.name
+def _files(*kinds: str) -> str:
+    rows = [entry for entry in published().values() if entry.kind in kinds]
+    return "| name | published | licence |\n| --- | --- | --- |\n" + "".join(map(_file, rows))
+
+
+def _file(entry: PublishedFile) -> str:
+    place = entry.page()
+    text = f"[{entry.drive or entry.hub or entry.name}]({place})" if place else f"made by `{entry.fetch()}`"
+    return f"| `{entry.name}` | {text}{f'; {entry.note}' if entry.note else ''} | {entry.licence or NOT_KNOWN} |\n"
 
 
 def _table(title: str, rows: list[tuple[Experiment, Spec]], planned: Callable[[Spec], str]) -> str:
     tious = sorted({name for _, spec in rows for name in spec.published or {} if name != "average_mAP"}, key=float)
-    head = ["row", "in OpenTAD", "window", "trained", "rate", "epochs", "planned memory", "average mAP", *tious]
+    head = [
+        "row",
+        "in OpenTAD",
+        "window",
+        "trained",
+        "rate",
+        "epochs",
+        "planned memory",
+        "average mAP",
+        "of",
+        "last epoch",
+        *tious,
+    ]
     lines = [head, ["---"] * len(head), *(_line(row, spec, tious, planned(spec)) for row, spec in rows)]
     return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _line(row: Experiment, spec: Spec, tious: list[str], memory: str) -> list[str]:
     window, published = spec.data.window, spec.published or {}
-    figures = [f"{published[name]:.2f}" if name in published else "" for name in ("average_mAP", *tious)]
+    average, *figures = [f"{published[name]:.2f}" if name in published else "" for name in ("average_mAP", *tious)]
+    last = (spec.published_last or {}).get("average_mAP")
     return [
         f"[{row.name}](../{row.shown})",
         row.reference.removeprefix(row.reference.split("/")[0] + "/").removeprefix("e2e_"),
@@ -85,6 +130,9 @@ def _line(row: Experiment, spec: Spec, tious: list[str], memory: str) -> list[st
         _rate(spec),
         f"{spec.schedule.end_epoch or spec.schedule.epochs} of {spec.schedule.epochs}",
         memory,
+        average,
+        WORDS[spec.published_select] if published else "",
+        "" if last is None else f"{last:.2f}",
         *figures,
     ]
 
@@ -105,29 +153,9 @@ def _trained_parts(spec: Spec) -> str:
 
 
 def _rate(spec: Spec) -> str:
-    """The detector's, and that of what is trained in the backbone."""
+    """Return the detector's rate, and that of what is trained in the backbone."""
     backbone = spec.optimizer.backbone
     rates = [spec.optimizer.lr]
     if backbone is not None:
         rates += [group.lr for group in backbone.custom] or [backbone.lr]
     return ", ".join(f"{rate:g}" for rate in rates)
-
-
-def _trained() -> str:
-    lines = [f"| `{name}` | {file} |\n" for name, file in TRAINED.items()]
-    intro = (
-        "Google Drive files of OpenTAD's authors. The three g rows of 224 pixels with a classifier are one model, "
-        "tested\nwith three classifiers.\n\n| row | file |\n| --- | --- |\n"
-    )
-    return "## Trained models\n\n" + intro + "".join(lines)
-
-
-def _weights() -> str:
-    lines = [f"| `{name}` | {place} |\n" for name, place in PUBLISHED.items()]
-    intro = "They belong in pretrained/.\n\n| file | published |\n| --- | --- |\n"
-    return "## Pretrained weights\n\n" + intro + "".join(lines)
-
-
-def _data_sets() -> str:
-    lines = [f"| `data/{name}` | {place} |\n" for name, place in DATA_SETS.items()]
-    return "## Data sets\n\n| folder | published |\n| --- | --- |\n" + "".join(lines)

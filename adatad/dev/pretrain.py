@@ -23,8 +23,8 @@ from adatad.data.prepare.demo import BRIGHT, DIM, distractor
 from adatad.data.prepare.synthetic import SIZE, WEAK, Sprite, background, render, slow_drift, sprite_look
 from adatad.data.rng import generator
 from adatad.files import atomic_write
-from adatad.models.backbone import VideoBackbone
-from adatad.spec.schema import BackboneSpec
+from adatad.models.families import build_backbone
+from adatad.spec.model_sections import BackboneSpec
 from adatad.stop_signals import leave_interruptions_to_the_parent
 
 FRAMES = 16
@@ -103,7 +103,7 @@ class MotionRegressor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = VideoBackbone(BackboneSpec(preset="tiny", mode="full", drop_path=0.0))
+        self.backbone = build_backbone(BackboneSpec(preset="tiny", mode="full", drop_path=0.0))
         self.head = nn.Linear(self.backbone.width, len(TARGETS))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -130,7 +130,9 @@ def pretrain(
     images, targets = draw_clips(seed, 0, clips)
     draw = generator(seed, 0, 0, "pretraining batches")
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 1e-3 * _rate(step, steps)
+        # 50 steps of warm-up, then the full rate, from 30 % of the steps on a cosine to 0.
+        done = max(0.0, (step / steps - 0.3) / 0.7)
+        optimizer.param_groups[0]["lr"] = 1e-3 * (min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done)))
         # Clips are drawn once and augmented: drawing takes longer than a step.
         chosen = torch.from_numpy(draw.choice(clips, batch, replace=False))
         seen, wanted = augment(images[chosen], targets[chosen], draw)
@@ -147,12 +149,6 @@ def pretrain(
     with atomic_write(path) as unfinished:
         save_file(weights, unfinished, metadata={name: f"{value:g}" for name, value in facts.items()})
     return explained
-
-
-def _rate(step: int, steps: int) -> float:
-    """Return the share of the full rate: 50 steps of warm-up, constant, from 30 % on a cosine to 0."""
-    done = max(0.0, (step / steps - 0.3) / 0.7)
-    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @torch.no_grad()

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from adatad.errors import UserError
 from adatad.files import parse_json, read_json, read_text
+from adatad.report.run_files import with_loss_names
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.run_directory import RunDirectory
 
+# They differ between two runs on one machine, too.
 IGNORED_ENDINGS = ("seconds", "bytes")
 """Endings of keys that hold clocks and memory."""
 COMPARED_STATE = ("progress", "normalizer", "scaler", "frozen_fingerprint")
@@ -130,6 +132,7 @@ def _read_run(folder: Path) -> tuple[int, dict[str, Values]]:
     if not checkpoints:
         raise NotComparableError(f"{folder}: has no checkpoint to compare; train it to one")
     checkpoint = read_checkpoint(checkpoints[-1])
+    # Flat, one name for each tensor, as all other parts are.
     moments = {f"{name}/{key}": t for name, tensors in checkpoint.optimizer.items() for key, t in tensors.items()}
     state = {key: checkpoint.state.get(key) for key in COMPARED_STATE}
     return checkpoint.state["progress"]["step"], {
@@ -153,7 +156,7 @@ def _read_metrics(path: Path) -> Values:
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise NotComparableError(f"{path}: line {number}: expected an object with a step, as training writes it")
         # A resumed run repeats the steps after its checkpoint; the last line of a step is the one that counts.
-        records[record["step"], str(record.get("kind"))] = record
+        records[record["step"], str(record.get("kind"))] = with_loss_names(record)
     found: Values = {}
     for (step, kind), record in sorted(records.items(), key=lambda item: item[0][0]):
         found |= _scalars(f"step {step} {kind} ", record)
@@ -197,6 +200,7 @@ def _tensor_difference(name: str, a: Tensor, b: Tensor) -> list[TensorDifference
     count = int(unequal.sum())
     if not count:
         return []
+    # In float64, where the difference of any two floats of 32 bits is exact enough to be told from rounding.
     flat_a, flat_b = a.reshape(-1).double(), b.reshape(-1).double()
     distance = (flat_a[unequal] - flat_b[unequal]).abs()
     absolute = float(distance.nan_to_num(nan=math.inf).max())
@@ -206,6 +210,7 @@ def _tensor_difference(name: str, a: Tensor, b: Tensor) -> list[TensorDifference
 
 
 def _scalar_difference(name: str, a: Any, b: Any) -> list[TensorDifference]:
+    # By their bits, as tensors are: NaN equals NaN.
     if type(a) is type(b) and (struct.pack("d", a) == struct.pack("d", b) if isinstance(a, float) else a == b):
         return []
     absolute = relative = math.inf

@@ -45,6 +45,7 @@ def doctor(spec_file: str | None, overrides: Sequence[str], overlays: Sequence[s
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
         print("\n".join(lines(findings)))
+    # Warnings don't count: many machines have one that is meant to be so.
     return int(any(finding.level == PROBLEM for finding in findings))
 
 
@@ -53,6 +54,7 @@ def unread_files(spec_file: str, overrides: Sequence[str], overlays: Sequence[st
     try:
         load(spec_file, overrides, overlays=overlays)
     except SpecError as error:
+        # `check_weights` looks at that file itself, and says where it is published.
         problems = [line for line in error.problems if "model.backbone.weights" not in line]
         return missing_files(spec_file, problems)
     return [Finding("spec", OK, f"{spec_file}: every value is one, and its files are there")]
@@ -79,7 +81,7 @@ def examine(spec: Spec | None = None) -> list[Finding]:
     torch = found["torch"]
     findings += guarded("software", software.check_torch, torch, smi.driver, bool(smi.gpus))
     findings += guarded("software", software.check_libraries, found["libraries"])
-    decoder = spec.data.decoder if spec else "decord"
+    decoder = spec.data.decoder if spec else "pyav"
     findings += guarded("decoders", software.check_decoders, found["decoders"], have, decoder)
     findings += guarded("GPUs", software.check_gpus, smi, torch, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if spec is not None:
@@ -105,6 +107,7 @@ def check_machine(spec: Spec | None) -> list[Finding]:
     for purpose, path in places:
         # Bound as defaults: a closure would see the last of the loop.
         findings += guarded("disk", lambda p=purpose, f=path: machine.check_place(machine.place(p, f())))
+    # What waits in host memory is pinned, so that the GPU copies it by itself.
     pins = spec is not None and (
         any(getattr(spec.memory, name) == "host" for name in HOST_PLACES) or spec.memory.frozen_weights == "stream"
     )
@@ -121,11 +124,13 @@ def check_machine(spec: Spec | None) -> list[Finding]:
 
 def check_experiment(spec: Spec, gpus_seen: list[dict], importable: bool = True) -> list[Finding]:
     """Return the findings on an experiment. importable: whether torch can be imported; most checks need it."""
+    # A finding of its own: else the missing lines would look like checks that passed.
     if not importable:
         return [Finding("data", WARNING, "the experiment wasn't looked at: torch can't be imported")]
     findings = guarded("data", experiment.check_annotations, spec)
     findings += guarded("weights", experiment.check_weights, spec)
     findings += guarded("weights", experiment.check_digest, spec)
+    findings += guarded("weights", experiment.check_start, spec)
     findings += guarded("run", experiment.check_run, spec)
     findings += guarded("disk", experiment.check_places, spec)
     findings += guarded("fit", experiment.check_precision, spec, gpus_seen)

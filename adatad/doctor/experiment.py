@@ -15,8 +15,10 @@ from adatad.errors import UserError
 from adatad.files import reason, shown, what_it_is
 from adatad.parallel.visible_gpus import BF16_CAPABILITY
 from adatad.spec.downloads import where_published
+from adatad.spec.model_sections import RANDOM
+from adatad.spec.presets import PRESETS
 from adatad.spec.quirks import Quirks
-from adatad.spec.schema import RANDOM, Spec
+from adatad.spec.schema import Spec
 from adatad.spec.sizes import resolve_backbone
 
 MAX_NAMED = 5
@@ -89,6 +91,10 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
     if weights == RANDOM:
         yield Finding("weights", OK, "random, as model.backbone.weights asks for")
         return
+    if weights is None and spec.model.init_from is not None:
+        text = "model.backbone.weights names none: those of model.init_from are taken, if that holds a whole model"
+        yield Finding("weights", OK, text)
+        return
     if weights is None:
         fix = "--set model.backbone.weights=FILE, or random to train without"
         yield Finding("weights", PROBLEM, "model.backbone.weights names no pretrained weights", fix)
@@ -107,7 +113,7 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
     import torch
 
     from adatad.convert.backbone_weights import sizes_of
-    from adatad.convert.layouts import find_encoder
+    from adatad.convert.layouts import TITLES, find_encoder
     from adatad.convert.weight_file import read_weight_file
 
     try:
@@ -119,6 +125,11 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
     have, want = sizes_of({name: t.shape for name, t in found.tensors.items()}), resolve_backbone(spec.model.backbone)
     wanted = {"width": want.width, "depth": want.depth, "patch": want.patch}
     differing = [f"{name} {have[name]}, the spec's {size}" for name, size in wanted.items() if have[name] != size]
+    family = PRESETS[spec.model.backbone.preset].family
+    if found.family != family:
+        text = f"{path} ({found.title}) is {TITLES[found.family]}, the spec's backbone {TITLES[family]}"
+        yield Finding("weights", PROBLEM, text, "fix model.backbone.preset, or name the weights of this preset")
+        return
     if differing:
         text = f"{path} ({found.title}) is of another size: {'; '.join(differing)}"
         yield Finding("weights", PROBLEM, text, "fix model.backbone.preset, or name the weights of this preset")
@@ -130,6 +141,22 @@ def check_weights(spec: Spec) -> Iterator[Finding]:
         yield Finding("weights", PROBLEM, text, "fetch the file again")
         return
     yield Finding("weights", OK, f"{path}: {found.title}, {len(found.tensors)} tensors of the encoder")
+
+
+def check_start(spec: Spec) -> Iterator[Finding]:
+    """Check the trained detector that a fresh run starts from, if the spec names one: there, and a detector."""
+    named = spec.model.init_from
+    # A missing one is among the spec's missing files.
+    if named is None or not os.path.exists(named):
+        return
+    from adatad.training.init_from import find_source, read_source
+
+    try:
+        source = read_source(find_source(spec)[0])
+    except UserError as error:
+        yield Finding("weights", PROBLEM, first_lines(error), "name a run, a checkpoint or a file of adatad export")
+        return
+    yield Finding("weights", OK, f"model.init_from: {source.path}, {source.kind}, {len(source.tensors)} tensors")
 
 
 def check_digest(spec: Spec) -> Iterator[Finding]:

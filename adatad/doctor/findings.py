@@ -31,6 +31,7 @@ def guarded(topic: str, check: Callable[..., Iterable[Finding]], *arguments: obj
 
 def lines(findings: Sequence[Finding]) -> list[str]:
     """Return the lines to print: what is in order first, then warnings and problems, each with its fix."""
+    # Problems last: in a long list the end is what a terminal still shows.
     found = [f"ok       {finding.topic}: {shown(finding.text)}" for finding in findings if finding.level == OK]
     for level in (WARNING, PROBLEM):
         for finding in findings:

@@ -269,6 +269,7 @@ def resolves(name: str, limit_seconds: float = 2.0) -> bool | None:
     answer: list[bool] = []
 
     def ask() -> None:
+        """Look the name up, however long that takes."""
         try:
             answer.append(bool(socket.getaddrinfo(name, None)))
         except OSError:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ABOUT = "about: "
+# Import names differ from those of the packages: yaml is PyYAML.
 LIBRARIES = (
     "numpy",
     "numba",
@@ -53,6 +54,7 @@ def finish(process: subprocess.Popen[str], limit_seconds: float) -> dict[str, An
     try:
         out, err = process.communicate(timeout=limit_seconds)
     except subprocess.TimeoutExpired:
+        # kill, not terminate: a process that hangs in a driver's code doesn't get to Python's handlers.
         process.kill()
         out, _ = process.communicate()
         return {"failed": f"gave no answer in {limit_seconds:g} s{_culprit(out)}"}
@@ -60,6 +62,7 @@ def finish(process: subprocess.Popen[str], limit_seconds: float) -> dict[str, An
     lines = out.strip().splitlines()
     if process.returncode:
         last = (err.strip().splitlines() or ["nothing was said"])[-1]
+        # A negative code is Python's way to say that a signal ended it.
         how = f"killed by signal {-process.returncode}" if process.returncode < 0 else last
         return {"failed": f"crashed ({how[:200]}){_culprit(out)}"}
     try:
@@ -144,6 +147,7 @@ def probe_decoders() -> dict[str, Any]:
         path = Path(folder) / "clip.mp4"
         about("writing a clip with av")
         levels = write_clip(path)
+        # As training opens videos, so that the index's own reading is probed too.
         index = read_index(path, Heartbeat())
         for name in ("pyav", "decord", "torchcodec"):
             if name != "pyav" and importlib.util.find_spec(name) is None:

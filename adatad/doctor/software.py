@@ -23,14 +23,23 @@ BUSY_FRACTION = 0.1
 """Share of a GPU's memory used by other processes above which a warning is given."""
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = "bash launch/setup.sh"
+# "0" where any version works.
 NEEDED = {
     "torch": "2.13", "timm": "1.0", "av": "18", "numpy": "2", "numba": "0", "pyyaml": "0", "pydantic": "2", "rich": "0",
-    "safetensors": "0", "tensorboard": "0", "matplotlib": "0", "jinja2": "0", "psutil": "0",
+    "safetensors": "0", "tensorboard": "0", "matplotlib": "0", "pillow": "0", "jinja2": "0", "psutil": "0",
 }  # fmt: skip
 """Minimum versions, as setup.cfg has them (a test compares)."""
-OPTIONAL = {"decord": "0.6", "deepspeed": "0.19.8", "fairscale": "0.4.13", "torchcodec": "0.13", "torchvision": "0.28"}
+OPTIONAL = {
+    "decord": "0.6",
+    "deepspeed": "0.19.8",
+    "fairscale": "0.4.13",
+    "torchcodec": "0.13",
+    "torchvision": "0.28",
+    "wandb": "0.31",
+}
 VISION_AHEAD = 15
 """Offset of minor versions: torch 2.x goes with torchvision 0.(x + 15)."""
+# NVIDIA's table of minor-version compatibility: newer toolkits of one major version run on these.
 CUDA_NEEDS_DRIVER = {"13": 580, "12": 525, "11": 450}
 """Minimum driver on Linux by CUDA's major version."""
 
@@ -40,6 +49,7 @@ def installed() -> dict[str, str]:
     found = {}
     for name in (*NEEDED, *OPTIONAL, "adatad"):
         try:
+            # By its metadata: a broken library is the thing to be found, and importing one can crash.
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
@@ -141,12 +151,13 @@ def check_libraries(facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(TOPIC, PROBLEM, f"{name} can't be imported: {error}", f"install again: rm -r .venv && {SETUP}")
 
 
-def check_decoders(facts: Mapping[str, Any], have: Mapping[str, str], decoder: str = "decord") -> Iterator[Finding]:
+def check_decoders(facts: Mapping[str, Any], have: Mapping[str, str], decoder: str = "pyav") -> Iterator[Finding]:
     """Check the decoders. facts: of their probe; decoder: data.decoder of the spec."""
     if "failed" in facts:
         yield Finding("decoders", PROBLEM, f"decoding {facts['failed']}", f"install again: rm -r .venv && {SETUP}")
         return
     for name, error in facts.get("errors", {}).items():
+        # PyAV indexes every video and takes another decoder's place, so nothing works without it.
         level = PROBLEM if name in ("av", "pyav", decoder) else WARNING
         fix = "set data.decoder to pyav" if name not in ("av", "pyav") else f"install again: rm -r .venv && {SETUP}"
         yield Finding("decoders", level, f"{name} doesn't decode a test clip: {error}", fix)
@@ -200,6 +211,7 @@ def ask_smi(limit_seconds: float = 4.0) -> Smi:
     program = shutil.which("nvidia-smi")
     if program is None:
         return Smi([], "there is no nvidia-smi")
+    # By nvidia-smi and not torch: it also answers where torch is built for CPUs or can't start CUDA.
     command = [program, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, errors="replace")
@@ -265,6 +277,7 @@ def check_architecture(number: int, gpu: Mapping[str, Any], built_for: list[str]
     """Check that torch has kernels for a GPU: of its capability, of an older one of its generation, or as PTX."""
     major, minor = gpu["capability"]
     kernels = [arch.removeprefix("sm_") for arch in built_for if arch.startswith("sm_")]
+    # PTX is NVIDIA's intermediate code.
     texts = [arch.removeprefix("compute_") for arch in built_for if arch.startswith("compute_")]
     # A kernel for 8.0 runs on 8.6, not on 9.0; PTX is compiled for any later card.
     fits = any(split_arch(arch)[0] == major and split_arch(arch)[1] <= minor for arch in kernels)

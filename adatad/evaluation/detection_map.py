@@ -204,15 +204,11 @@ def score_classes(
     ap: dict[str, list[float]] = {}
     recalls: dict[str, list[list[float]]] = {}
     for label, by_video in instances.items():
-        # Scores and times as float64: the order of nearly equal scores must not depend on rounding here.
-        table = np.array(found.rows[label], np.float64).reshape(-1, 4)
-        own = ClassDetections(table[:, 0].astype(np.int64), table[:, 1:3], table[:, 3]).by_score()
-        segments, first, count = _by_number(by_video, found.numbers)
         # Computed once for all thresholds, from the lowest one up; each threshold then matches by itself.
-        pairs = overlapping_pairs(own, segments, first, count, min(tious, default=1.0))
-        hits = match(pairs, len(own.scores), len(segments), tious)
-        ap[label] = interpolated_area(hits, len(segments)).tolist()
-        recalls[label] = recall_of_best(own, pairs, count, len(segments), tious, top_k).tolist()
+        own, pairs, count, total = candidates(by_video, found, label, min(tious, default=1.0))
+        hits = match(pairs, len(own.scores), total, tious)
+        ap[label] = interpolated_area(hits, total).tolist()
+        recalls[label] = recall_of_best(own, pairs, count, total, tious, top_k).tolist()
     # Every class counts alike, however many instances it has.
     levels = [float(tiou) for tiou in tious]
     per_tiou = np.mean(list(ap.values()), axis=0) if ap else np.zeros(len(levels))
@@ -229,6 +225,21 @@ def score_classes(
         recall_per_class=recalls if top_k else {},
         other_videos=other_videos,
     )
+
+
+def candidates(
+    by_video: dict[str, np.ndarray], found: DetectionsByClass, label: Hashable, least_tiou: float
+) -> tuple[ClassDetections, Pairs, np.ndarray, int]:
+    """Return what `match` needs of one class: its detections by descending score, their pairs with instances from
+    `least_tiou` on, the number of instances by video number, and the number of all instances.
+
+    by_video: segments of the class's instances, as in `Instances`.
+    """
+    # Scores and times as float64: the order of nearly equal scores must not depend on rounding here.
+    table = np.array(found.rows[label], np.float64).reshape(-1, 4)
+    own = ClassDetections(table[:, 0].astype(np.int64), table[:, 1:3], table[:, 3]).by_score()
+    segments, first, count = _by_number(by_video, found.numbers)
+    return own, overlapping_pairs(own, segments, first, count, least_tiou), count, len(segments)
 
 
 def _by_number(by_video: dict[str, np.ndarray], numbers: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -284,6 +295,15 @@ def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float])
 
     Detections are numbered by descending score; in that order, each takes the best instance that is still free.
     """
+    # One place more than there are detections, for instances that nobody took.
+    hits = np.zeros((len(tious), detections + 1), bool)
+    np.put_along_axis(hits, takers(pairs, detections, instances, tious), True, axis=1)
+    return hits[:, :detections]
+
+
+def takers(pairs: Pairs, detections: int, instances: int, tious: Sequence[float]) -> np.ndarray:
+    """Return the detection that takes each instance, matched as in `match`: int64 [tIoU, instances], with `detections`
+    for an instance that nobody takes."""
     # Instances and detections are numbered once per level, so that one call matches all thresholds.
     # `free` is a number above all detections', so that any bid is lower than it.
     free = len(tious) * detections
@@ -296,10 +316,8 @@ def match(pairs: Pairs, detections: int, instances: int, tious: Sequence[float])
         enough = pairs.overlap[some] >= np.asarray(tious, np.float64)[:, None]
         level, pair = np.nonzero(enough & (holder[places] == free))
         _assign(holder, free, level * detections + pairs.detection[some][pair], places[level, pair])
-    # One place more than there are detections, for instances that nobody took.
-    hits = np.zeros(free + 1, bool)
-    hits[holder] = True
-    return hits[:free].reshape(len(tious), detections)
+    by_level = holder.reshape(len(tious), instances)
+    return np.where(by_level == free, detections, by_level - levels * detections)
 
 
 def _assign(holder: np.ndarray, free: int, detection: np.ndarray, instance: np.ndarray) -> None:

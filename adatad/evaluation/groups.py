@@ -37,10 +37,19 @@ def evaluate_groups(
 
     key: key of the annotations that divides them; the other arguments are those of `evaluate`. Raises UserError.
     """
+    contents = group_contents(key, ground_truth, detections, subset, tious)
+    return {group: evaluate(*content, subset, tious, **options) for group, content in contents.items()}
+
+
+def group_contents(
+    key: str, ground_truth: dict[str, Any], detections: dict[str, Any], subset: str, tious: Sequence[float]
+) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the annotations and detections by which each group is scored; arguments and errors as of
+    `evaluate_groups`."""
     videos = {name: entry for name, entry in ground_truth["database"].items() if entry.get("subset") == subset}
     instances = {name: entry.get("annotations", ()) for name, entry in videos.items()}
     groups = {name: [_group(name, item, key) for item in items] for name, items in instances.items()}
-    results = {}
+    contents = {}
     # In a fixed order: tables and files list groups as they come.
     for group in sorted({group for names in groups.values() for group in names}):
         # Each group is scored as a file of its own: its instances, and detections without those of other groups.
@@ -55,9 +64,8 @@ def evaluate_groups(
             kept = _reaches(items, own, threshold) | ~_reaches(items, others, threshold)
             left[name] = [item for item, keep in zip(items, kept, strict=True) if keep]
         # Videos outside the subset keep theirs: false positives in every group, as in `evaluate`.
-        found = {"results": {**detections["results"], **left}}
-        results[group] = evaluate({"database": truth}, found, subset, tious, **options)
-    return results
+        contents[group] = {"database": truth}, {"results": {**detections["results"], **left}}
+    return contents
 
 
 def _group(video: str, item: Item, key: str) -> str:

@@ -61,6 +61,18 @@ def to_seconds(segments_grid: np.ndarray, meta: WindowMeta) -> np.ndarray:
     return np.clip(seconds, 0.0, np.float32(meta.duration_seconds)).astype(np.float32)
 
 
+def window_candidates(
+    segments_grid: np.ndarray, scores: np.ndarray, meta: WindowMeta, spec: PostprocessSpec, sliding: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return segments in seconds [k, 2], scores [k] and class numbers [k] of one window, before rounding; see
+    `window_detections`."""
+    segments, values, numbers = candidates(segments_grid, scores, spec)
+    # In grid units, before times are clipped to the video.
+    if not sliding and spec.nms is not None:
+        segments, values, numbers = apply_nms(segments, values, numbers, spec.nms)
+    return to_seconds(segments, meta), values, numbers
+
+
 def window_results(
     segments_grid: np.ndarray,
     scores: np.ndarray,
@@ -72,11 +84,7 @@ def window_results(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return segments in seconds [k, 2], scores [k] and labels of one window, before rounding; see
     `window_detections`."""
-    segments, values, numbers = candidates(segments_grid, scores, spec)
-    # In grid units, before times are clipped to the video.
-    if not sliding and spec.nms is not None:
-        segments, values, numbers = apply_nms(segments, values, numbers, spec.nms)
-    seconds = to_seconds(segments, meta)
+    seconds, values, numbers = window_candidates(segments_grid, scores, meta, spec, sliding)
     # The detector's own classes are given up: the classifier names every segment, once for each of its best classes.
     if classifier is not None:
         return classifier.label(meta.video, seconds, values)

@@ -61,7 +61,7 @@ def evaluate_files(
     Raises FileError, or AnnotationError for `blocked`, before anything is scored. top_k: also compute recall@kx;
     blocked: file with names of videos that don't count (`read_names`); keep_ambiguous: as in `evaluate`.
     """
-    read = _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
+    read = read_contents(ground_truth, detections, subset, blocked)
     result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, keep_ambiguous, top_k)
     warnings = score_warnings(read.ground_truth, read.detections, subset, read.blocked, keep_ambiguous=keep_ambiguous)
     # For files alone: a run's own detections can't have been joined twice.
@@ -124,6 +124,12 @@ def evaluate_recall_files(
         *repeated_detection_warnings(read.detections, read.blocked),
     )
     return replace(result, warnings=warnings)
+
+
+def read_contents(ground_truth: Path, detections: Path, subset: str, blocked: Path | None = None) -> Contents:
+    """Return both files' checked contents, whose labels are names. Raises FileError, or AnnotationError for
+    `blocked`."""
+    return _read_all(ground_truth, detections, subset, blocked, {"label": _not_name}, {"label": _not_name})
 
 
 def read_detections(path: Path) -> dict[str, list[dict[str, Any]]]:

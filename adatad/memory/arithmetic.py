@@ -46,6 +46,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     match precision:
         case "auto" if device.type == "cuda":
             return torch.bfloat16 if has_bf16() else torch.float16
+        # A GPU of today is what memory is counted for.
         case "auto" if device.type == "meta":
             return torch.bfloat16
         case "bf16":

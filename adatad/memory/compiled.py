@@ -13,15 +13,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from adatad.errors import UserError
-from adatad.memory.transform import BranchWeights, CastBranch, attention, mlp
+from adatad.memory.transform import CastBranch
 from adatad.models.keyed_dropout import BranchDrop
-from adatad.models.vit import residual
+from adatad.models.vit import BranchFunction, BranchWeights, ClipTables, residual
 
 # CUDA graphs off whatever the environment says: their memory would hold what tiles need at other places.
 SETTINGS: dict[str, Any] = {"backend": "inductor", "options": {"triton.cudagraphs": False}}
@@ -46,36 +46,53 @@ class CompiledBranch(CastBranch):
         # Memory is counted with PyTorch's own kernels; compiled code needs no more than they do.
         if x_nlc.is_meta:
             return super().add(x_nlc, drop, in_place)
-        functions = (add_attention, add_attention_) if self.function is attention else (add_mlp, add_mlp_)
+        functions = ((add_attention, add_attention_), (add_mlp, add_mlp_))[self.number]
         # Always from the table: a number would be compiled into the function, and each block has its own.
         factors = None if drop is None else drop.factors(self.weights[-2])
-        out = compiled(functions[in_place])(x_nlc, factors, self.weights, self.heads, self.dtype)
+        constants = Constants(self.form.function, self.heads, self.tables, self.dtype)
+        out = compiled(functions[in_place])(x_nlc, factors, self.weights, constants)
         return x_nlc if in_place else out
+
+
+class Constants(NamedTuple):
+    """Arguments of a branch that are alike for all blocks and tiles: function: of the backbone's family; tables: of its
+    attention; dtype: of arithmetic."""
+
+    function: BranchFunction
+    heads: int
+    tables: ClipTables
+    dtype: torch.dtype
 
 
 # Four functions, not one with two more arguments: torch counts what it compiles by function, and stops at a limit.
 
 
-def add_attention_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+def add_attention_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, constants: Constants) -> None:
     """Add attention to the tokens in their own memory, without a graph."""
-    residual(x_nlc, attention(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=True)
+    residual(x_nlc, _added(x_nlc, weights, constants), _scale(factors), in_place=True)
 
 
-def add_mlp_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> None:
+def add_mlp_(x_nlc: Tensor, factors: Factors, weights: BranchWeights, constants: Constants) -> None:
     """Add the MLP to the tokens in their own memory, without a graph."""
-    residual(x_nlc, mlp(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=True)
+    residual(x_nlc, _added(x_nlc, weights, constants), _scale(factors), in_place=True)
 
 
-def add_attention(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+def add_attention(x_nlc: Tensor, factors: Factors, weights: BranchWeights, constants: Constants) -> Tensor:
     """Return the tokens plus attention, with a graph where gradients are on."""
-    return residual(x_nlc, attention(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=False)
+    return residual(x_nlc, _added(x_nlc, weights, constants), _scale(factors), in_place=False)
 
 
-def add_mlp(x_nlc: Tensor, factors: Factors, weights: BranchWeights, heads: int, dtype: torch.dtype) -> Tensor:
+def add_mlp(x_nlc: Tensor, factors: Factors, weights: BranchWeights, constants: Constants) -> Tensor:
     """Return the tokens plus the MLP, with a graph where gradients are on."""
-    return residual(x_nlc, mlp(x_nlc.to(dtype), weights, heads), _scale(factors), in_place=False)
+    return residual(x_nlc, _added(x_nlc, weights, constants), _scale(factors), in_place=False)
 
 
+def _added(x_nlc: Tensor, weights: BranchWeights, constants: Constants) -> Tensor:
+    function, heads, tables, dtype = constants
+    return function(x_nlc.to(dtype), weights, heads, tables)
+
+
+# Four functions share one formula with policy tile as it is: what they compute can't drift apart.
 def _scale(factors: Factors) -> Callable[[Tensor], Tensor] | None:
     return None if factors is None else lambda added: added * factors
 
@@ -91,20 +108,21 @@ class CompiledFunction:
 
     def __init__(self, function: Callable):
         self.name = function.__name__.replace("_", " ").strip() + (" in place" if function.__name__[-1] == "_" else "")
+        # fullgraph: what can't be compiled is an error, and not slow in silence.
         self._run = torch.compile(function, dynamic=False, fullgraph=True, **SETTINGS)
         self._used: set[tuple] = set()
 
     def __call__(
-        self, x_nlc: Tensor, factors: Tensor | None, weights: BranchWeights, heads: int, dtype: torch.dtype
+        self, x_nlc: Tensor, factors: Tensor | None, weights: BranchWeights, constants: Constants
     ) -> Tensor | None:
         """Raises CompileError."""
         # torch recompiles when one of these changes; the log then says so once for each.
-        variant = x_nlc.shape, x_nlc.dtype, dtype, factors is None
+        variant = x_nlc.shape, x_nlc.dtype, constants.dtype, constants.function, factors is None
         if variant in self._used:
-            return self._run(x_nlc, factors, weights, heads, dtype)
+            return self._run(x_nlc, factors, weights, constants)
         started = time.monotonic()
         try:
-            out = self._run(x_nlc, factors, weights, heads, dtype)
+            out = self._run(x_nlc, factors, weights, constants)
         except torch._dynamo.exc.TorchDynamoException as error:
             # What the compiler said; torch's own first line says only which one it was.
             reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]

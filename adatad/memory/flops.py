@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+# torch's formulas know products alone; these would else count as kernels.
 FREE = (
     "empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh", "promote_types",
     "_unsafe_view",
@@ -41,12 +42,14 @@ class FlopCount(TorchDispatchMode):
 
 
 def _on_host(result: Any) -> bool:
+    # The host's own few numbers, such as lengths, launch no kernel.
     return isinstance(result, Tensor) and result.device.type == "cpu"
 
 
 @cache
 def _computes(operator: Any) -> bool:
     name = operator.overloadpacket.__name__
+    # By the schema: an output that aliases an input, and isn't written to, is a view.
     returns = operator._schema.returns
     is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
     return not is_view and name not in FREE

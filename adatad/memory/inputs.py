@@ -20,7 +20,7 @@ from torch import Tensor
 from adatad.data.augment import augment, work_bytes
 from adatad.data.dataset import Batch
 from adatad.memory.offload import Copies, pinned
-from adatad.memory.scopes import memory_scope
+from adatad.memory.scopes import WAIT, memory_scope, timed_part
 from adatad.memory.tiles import Tile
 from adatad.spec.schema import MemorySpec, Spec
 
@@ -63,6 +63,7 @@ def tile_frames(
             first, last = _span(frames, tile, clip_frames)
             yield tile, frames[tile.window : tile.window + 1, :, first:last]
         return
+    # One tile ahead and no more: each holds its frames on the device.
     coming = [_start_copies(frames, tile, clip_frames, copies) for tile in tiles[:1]]
     for number, tile in enumerate(tiles):
         clips, tickets = coming.pop()
@@ -172,7 +173,8 @@ class FramesAhead:
             return
         began = time.monotonic()
         try:
-            self._found.append(next(self._batches))
+            with timed_part(WAIT):
+                self._found.append(next(self._batches))
         except StopIteration:
             return
         except Exception as error:
@@ -236,6 +238,7 @@ class InputCopies:
         """Return the tensors on the device, in memory that they share. On a CPU they stay where they are."""
         if self.device.type == "cpu":
             return list(tensors)
+        # Laid out one behind the other, each where any dtype may begin.
         starts, size = [], 0
         for tensor in tensors:
             starts.append(size)

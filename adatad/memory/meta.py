@@ -18,10 +18,11 @@ from torch import Tensor
 
 from adatad.memory.arithmetic import meta_autocast
 
+# Only those that the model uses: torch's autocast has longer lists.
 LOW = ("linear", "conv1d", "conv3d")
-"""Of torch.nn.functional, what autocast computes in its own dtype."""
+"""Functions of torch.nn.functional that autocast computes in its own dtype."""
 EXACT = ("layer_norm", "binary_cross_entropy_with_logits")
-"""What autocast computes in float32."""
+"""Functions that autocast computes in float32."""
 
 
 IsOfGpu = Callable[[Tensor], bool]
@@ -39,11 +40,13 @@ def gpu_like_meta(is_of_gpu: IsOfGpu = _is_meta) -> Iterator[None]:
     is_of_gpu: which tensors stand for a GPU's.
     """
     with ExitStack() as stack:
+        # In F itself: modules look the functions up there at each call, also where blocks run again in backward.
         for name in LOW + EXACT:
             run = partial(_under_autocast, is_of_gpu, getattr(F, name), name in LOW)
             stack.enter_context(patch.object(F, name, run))
         naive = F.scaled_dot_product_attention
         stack.enter_context(patch.object(F, "scaled_dot_product_attention", partial(_attention, is_of_gpu, naive)))
+        # The host reads a few numbers in a step (norms, losses); ones are as good as any, and finite.
         numbers = Tensor.tolist
         stack.enter_context(
             patch.object(Tensor, "tolist", lambda x: [1.0] * len(x) if x.is_meta and x.dim() else numbers(x))
@@ -52,6 +55,7 @@ def gpu_like_meta(is_of_gpu: IsOfGpu = _is_meta) -> Iterator[None]:
 
 
 def _under_autocast(is_of_gpu: IsOfGpu, function: Callable, low: bool, *args: Any, **kwargs: Any) -> Any:
+    # Looked up at each call: regions open and close inside of this context.
     region = meta_autocast()
     if region.dtype is not None:
         cast = partial(_cast, is_of_gpu, region.dtype if low else torch.float32, region.casts)
@@ -66,6 +70,7 @@ def _cast(is_of_gpu: IsOfGpu, dtype: torch.dtype, casts: dict[int, Tensor], valu
         return value
     if not (value.is_leaf and value.requires_grad):
         return value.to(dtype)
+    # By identity: a weight that is used twice is cast once, as autocast's cache has it.
     if id(value) not in casts:
         casts[id(value)] = value.to(dtype)
     return casts[id(value)]
@@ -74,10 +79,11 @@ def _cast(is_of_gpu: IsOfGpu, dtype: torch.dtype, casts: dict[int, Tensor], valu
 def _attention(
     is_of_gpu: IsOfGpu, naive: Callable, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None
 ) -> Tensor:
-    """Flash attention in 16 bits without a mask, else the memory-efficient kernel."""
+    """Run flash attention in 16 bits without a mask, else the memory-efficient kernel."""
     if not is_of_gpu(q):
         return naive(q, k, v, attn_mask=attn_mask)
     dtype = meta_autocast().dtype or q.dtype
+    # As autocast casts the arguments of attention.
     q, k, v = (tensor.to(dtype) for tensor in (q, k, v))
     if attn_mask is None and q.dim() == 4 and dtype in (torch.bfloat16, torch.float16):
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)[0]
@@ -85,7 +91,9 @@ def _attention(
         # The kernels take [batch, heads, length, width] alone.
         return naive(q, k, v, attn_mask=None if attn_mask is None else attn_mask.to(dtype))
     if attn_mask is not None:
+        # The kernel wants the mask in full shape; expanded, it takes no memory.
         attn_mask = attn_mask.to(dtype).expand(*q.shape[:-1], k.shape[-2])
+    # With it the kernel also returns what backward needs, which counts.
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, needs_gradient)[0]
 
@@ -97,11 +105,13 @@ class MetaResults:
     """
 
     _known: ClassVar[dict[tuple, Any]] = {}
-    """By operator and arguments, of the whole process: results depend on nothing else."""
+    """Results by operator and arguments, of the whole process: they depend on nothing else."""
 
     def __call__(self, operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        # The most frequent ones, and nothing to do: the result is the argument.
         if operator in IN_PLACE and args[0].is_meta:
             return args[0]
+        # Others may do anything with their arguments.
         if operator.namespace != "aten" or operator._schema.is_mutable:
             return operator(*args, **kwargs)
         try:
@@ -113,13 +123,14 @@ class MetaResults:
             return _made(known)
         result = operator(*args, **kwargs)
         if known is None:
+            # A view must be made of its base each time: a remembered one would count as memory of its own.
             anew = _shares(result, args) or not all(tensor.is_meta for tensor in _tensors(result))
             self._known[key] = ALIAS if anew else _described(result)
         return result
 
 
 ALIAS = object()
-"""Known to be a view of what came in, or to have a value: must be made anew each time."""
+"""Mark of a result that is a view of what came in, or has a value: it must be made anew each time."""
 
 IN_PLACE = {
     getattr(getattr(torch.ops.aten, name), overload)
@@ -130,7 +141,7 @@ IN_PLACE = {
     }.items()
     for overload in overloads
 }  # fmt: skip
-"""Change values, which nothing has here, and nothing else."""
+"""Operators that change values, which nothing has here, and nothing else."""
 
 
 class _Described(tuple):
@@ -138,10 +149,11 @@ class _Described(tuple):
 
 
 def _described(value: Any) -> Any:
-    """A hashable description of operator arguments or results. Raises TypeError for what can't be remembered."""
+    """Return a hashable description of operator arguments or results. Raises TypeError for what can't be remembered."""
     if isinstance(value, Tensor):
         if not value.is_meta:
             raise TypeError("a tensor with values")
+        # Strides too: a kernel's result may be laid out as its input is.
         return _Described((value.shape, value.stride(), value.dtype))
     if isinstance(value, (tuple, list)):
         return tuple(_described(part) for part in value)

@@ -23,8 +23,8 @@ FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.def
 
 
 def flash_scratch_bytes(query: Tensor) -> int:
-    """Bytes that flash attention's backward sums the queries' gradient in: float32, lengths rounded up to 128 and head
-    widths to 32, or 64 above 128.
+    """Return the bytes that flash attention's backward sums the queries' gradient in: float32, lengths rounded up to
+    128 and head widths to 32, or 64 above 128.
 
     query: [batch, heads, length, width]. Source: `dq_accum` of mha_bwd in torch's
     aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp. Deterministic algorithms take it several times
@@ -54,6 +54,7 @@ class Meter(TorchDispatchMode):
     def __init__(self, device_type: str):
         super().__init__()
         self.device_type = device_type
+        # Results of meta kernels are remembered; on a CPU operators run as they are.
         self._run = MetaResults() if device_type == "meta" else _run
         self.live: dict[int, tuple[int, str]] = {}
         self.by_label: dict[str, int] = {}
@@ -73,6 +74,7 @@ class Meter(TorchDispatchMode):
     def register(self, tensors: Iterable[Tensor], name: str) -> None:
         """Count tensors under a label, whatever they were counted under before. A view counts as its whole storage."""
         for tensor in tensors:
+            # Storages, not tensors: views of one memory count once.
             key = id(tensor.untyped_storage())
             if key in self.live:
                 size, old = self.live[key]
@@ -95,12 +97,14 @@ class Meter(TorchDispatchMode):
             for part in result:
                 if isinstance(part, Tensor):
                     self._count(part, current_scope())
+        # A CPU runs another kernel, so there it isn't counted.
         if operator is FLASH_BACKWARD and self.device_type == "meta":
             # Taken when the results are there.
             self._count_scratch(flash_scratch_bytes(args[1]))
         return result
 
     def _count(self, tensor: Tensor, name: str) -> None:
+        # What the host has is counted by its own stores, against its own bound.
         if tensor.device.type != self.device_type:
             return
         storage = tensor.untyped_storage()
@@ -111,6 +115,7 @@ class Meter(TorchDispatchMode):
         self.live[key] = size, name
         self.by_label[name] = self.by_label.get(name, 0) + size
         self.current_bytes += size
+        # When the last tensor on it has gone, whoever held it. Not at exit, when nobody reads the count any more.
         weakref.finalize(storage, self._forget, key).atexit = False
         if self.current_bytes > self._peak_bytes:
             self.reset_peak()

@@ -17,6 +17,7 @@ from torch import Tensor
 from adatad.errors import UserError
 from adatad.memory.scopes import memory_scope
 
+# Memory is named in GiB throughout; cards are sold in GB and mean the same.
 GIB = 2**30
 PIECE_BYTES = 64 * 2**20
 """Bytes of tensors that an optimizer updates together: their state is on the device meanwhile."""
@@ -175,6 +176,7 @@ def pinned_rows(count: int, size_bytes: int, device: torch.device, what: str) ->
     # 11 pieces of 100 MiB: 10 in a slab (1,000 of 1,024 MiB), then 1 (of 128). One slab of all would take 2,048.
     while count > 0:
         below = 2 ** ((count * size_bytes).bit_length() - 1)
+        # At least one, where a single piece is already above the power of two.
         together = max(1, below // size_bytes)
         yield from pinned(torch.Size((together, size_bytes)), torch.uint8, device, what)
         count -= together
@@ -243,7 +245,7 @@ class HostStore:
         self.name, self.memory, self.buffer_bytes = name, memory, buffer_bytes
         self._there: dict[Hashable, tuple[PinnedBuffer, torch.Size, torch.dtype]] = {}
         self._coming: dict[Hashable, tuple[Tensor, Any]] = {}
-        """On their way back to the device, with the tickets of their copies."""
+        """Tensors on their way back to the device, with the tickets of their copies."""
 
     def save(self, key: Hashable, tensor: Tensor) -> None:
         """Begin to copy a tensor to a host buffer; it isn't held here."""
@@ -314,6 +316,7 @@ def host_like(tensor: Tensor, what: str) -> Tensor:
 
 def write_host(host: Tensor, tensor: Tensor) -> Tensor:
     """Copy a tensor to host memory; its values are there once the device has come so far."""
+    # Without a wait: `settle`, or reading a value of the device later, makes sure of it.
     return host if tensor.is_meta else host.copy_(tensor, non_blocking=True)
 
 
@@ -321,10 +324,12 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Return a copy on the device of a tensor in host memory."""
     if device.type == "meta":
         return torch.empty(host.shape, dtype=host.dtype, device=device)
+    # A copy also on a CPU: what is done to it must not reach the host's tensor before `write_host`.
     return host.to(device, copy=True, non_blocking=True)
 
 
 def settle(device: torch.device) -> None:
     """Wait until copies to the host are complete."""
     if device.type == "cuda":
+        # The stream that `write_host` queued them on.
         torch.cuda.current_stream(device).synchronize()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from adatad.memory.costs import CostProbe, Run
+from adatad.memory.costs import TILE_DTYPES, CostProbe, Run
 from adatad.memory.offload import GIB
-from adatad.memory.peak_model import Step, step_of
+from adatad.memory.peak_model import Step
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.spec.checks import TILE_ONLY, memory_checks
 from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS, MemorySpec, PolicyRange, Spec
@@ -28,21 +29,14 @@ NEXT_PLAN_FRACTION = 0.85
 """Of the memory of a plan that didn't fit after all, what the next one may take."""
 TIE_FACTOR = 1.005
 """Plans whose times are within this factor count as equally fast."""
-BASE_FACTOR = 1.02
-"""Of the fastest plan's time: how slow a smaller one may be that a mixed plan is made of."""
 OVERLAP_LOSS = 0.05
 """Of the time of copies that run beside arithmetic, or of the arithmetic beside them."""
-DTYPE_KEYS = ("weight_dtype", "residual_dtype", "frozen_dtype", "saved_input_dtype", "moment_dtype")
+DTYPE_KEYS = (*TILE_DTYPES, "moment_dtype")
 """Of the section memory: no plan says another than its spec."""
 PLACES = ("saved_inputs", "halos", "frames", "optimizer_state", "moving_average", "frozen_weights")
-LEVELS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("saved_inputs", "halos"),
-    ("saved_inputs", "halos", "frames", "optimizer_state", "moving_average"),
-    PLACES,
-)
-"""What leaves the device, more at each level."""
-SEGMENTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40)
+"""What can leave the device. Plans take it off in this order, up to one of LEVELS."""
+LEVELS = (0, 2, 5, 6)
+SEGMENTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 20, 40)
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,6 @@ class Plan:
 
     memory: MemorySpec
     engine: str
-    accumulation: int
     bytes: int
     categories: dict[str, int]
     moment: str
@@ -106,35 +99,24 @@ class Plan:
 
     def settings(self, asked: Spec) -> list[str]:
         """Return what `--set` must say for this plan: over `asked`, or over a spec whose memory says dtypes alone."""
-        memory, defaults = self.memory, MemorySpec()
-        policy = memory.policy
+        policy = self.memory.policy
         if not isinstance(policy, str):
             spans = (f"{{first: {span.first}, last: {span.last}, policy: {span.policy}}}" for span in policy)
             policy = f"[{', '.join(spans)}]"
         lines = [f"memory.policy={policy}"]
-        for name in MemorySpec.model_fields:
-            value, kept = getattr(memory, name), name in DTYPE_KEYS
-            differs = value != getattr(asked.memory, name) or (value != getattr(defaults, name) and not kept)
-            if name != "policy" and differs:
+        for name, field in MemorySpec.model_fields.items():
+            value = getattr(self.memory, name)
+            unusual = value != field.default and name not in DTYPE_KEYS
+            if name != "policy" and (unusual or value != getattr(asked.memory, name)):
                 lines.append(f"memory.{name}={'null' if value is None else value}")
-        if self.engine != ("ddp" if asked.parallel.engine == "auto" else asked.parallel.engine):
+        if self.engine != _engine(asked):
             lines.append(f"parallel.engine={self.engine}")
-        if self.accumulation != asked.train.accumulation:
-            lines.append(f"train.accumulation={self.accumulation}")
         return lines
 
     def describe(self) -> str:
-        """Describe the plan: "tile, 1 clip, k 5, hold, rows and halos on the host"."""
+        """Describe the plan: "tile, 1 clip, k 5, once, saved inputs and halos on the host"."""
         memory = self.memory
-        if isinstance(memory.policy, str):
-            parts = [memory.policy]
-        else:
-            parts = [
-                f"{span.policy} for block {span.last}"
-                if span.first == span.last
-                else f"{span.policy} for blocks {span.first} to {span.last}"
-                for span in memory.policy
-            ]
+        parts = [memory.policy] if isinstance(memory.policy, str) else list(map(_blocks, memory.policy))
         if "tile" in policies_of(memory):
             parts += [f"{memory.tile_clips} clip{'s' * (memory.tile_clips > 1)}", f"k {memory.segment_blocks}"]
             parts.append(memory.recompute)
@@ -147,6 +129,15 @@ class Plan:
         eight = {what: getattr(memory, name) for what, name in named}
         parts += [f"{what} in {dtype}" for what, dtype in eight.items() if dtype not in ("auto", "fp32")]
         return ", ".join(parts)
+
+
+def _blocks(span: PolicyRange) -> str:
+    which = f"block {span.last}" if span.first == span.last else f"blocks {span.first} to {span.last}"
+    return f"{span.policy} for {which}"
+
+
+def _engine(spec: Spec) -> str:
+    return "ddp" if spec.parallel.engine == "auto" else spec.parallel.engine
 
 
 def policies_of(memory: MemorySpec) -> list[str]:
@@ -171,15 +162,17 @@ class Planner:
     ):
         self.spec, self.machine, self.arithmetic, self.num_classes = spec, machine, arithmetic, num_classes
         self.engines = engines if spec.parallel.engine == "auto" else (spec.parallel.engine,)
-        self._costs: dict[int, CostProbe] = {}
 
-    def costs(self, accumulation: int) -> CostProbe:
-        """Return the measured costs for a number of micro-batches; measured once."""
-        groups = self.machine.ranks // self.spec.parallel.clip
-        windows = max(1, self.spec.train.global_batch // (accumulation * max(1, groups)))
-        if windows not in self._costs:
-            self._costs[windows] = CostProbe(self.spec, windows, self.arithmetic, self.num_classes)
-        return self._costs[windows]
+    @cached_property
+    def costs(self) -> CostProbe:
+        """Costs of the parts of a micro-batch, measured when they are first asked for."""
+        train, groups = self.spec.train, max(1, self.machine.ranks // self.spec.parallel.clip)
+        windows = max(1, train.global_batch // (train.accumulation * groups))
+        return CostProbe(self.spec, windows, self.arithmetic, self.num_classes)
+
+    @property
+    def _usual_clips(self) -> int:
+        return default_tile_clips(self.costs.clip_tokens, self.costs.sizes.width, self.costs.clips)
 
     # Which plans there are
 
@@ -196,116 +189,85 @@ class Planner:
 
     def _uniform(self, coarse: bool) -> Iterator[MemorySpec]:
         """One policy for all blocks."""
-        asked, defaults = self.spec.memory, MemorySpec()
+        asked, defaults, usual = self.spec.memory, MemorySpec(), self._usual_clips
         only_tile = any(getattr(asked, name) != getattr(defaults, name) for name in TILE_ONLY)
-        costs = self.costs(self.spec.train.accumulation)
-        usual = default_tile_clips(costs.clip_tokens, costs.sizes.width, costs.clips)
-        sizes = {1} if coarse else {1, usual // 2, usual, 2 * usual}
-        for level in LEVELS[:1] if self.machine.shared else LEVELS:
+        sizes = {1} if coarse else {1, max(1, usual // 2), usual}
+        for level in LEVELS[: 1 if self.machine.shared else None]:
+            away = {name: "stream" if name == "frozen_weights" else "host" for name in PLACES[:level]}
             if not (only_tile and asked.policy == "auto"):
-                for policy in ("none", "selective", "block"):
-                    yield self._placed({"policy": policy}, level)
+                yield from (self._section(away | {"policy": policy}) for policy in ("none", "selective", "block"))
             for recompute in ("once", "twice"):
-                for clips in sorted({min(size, costs.clips) for size in sizes if size}):
+                for clips in sorted(sizes):
                     for blocks in SEGMENTS[::3] if coarse else SEGMENTS:
                         shape = {"tile_clips": clips, "segment_blocks": blocks, "recompute": recompute}
-                        yield self._placed({"policy": "tile", **shape}, level)
+                        yield self._section(away | shape | {"policy": "tile"})
+
+    def _section(self, changes: dict[str, Any]) -> MemorySpec:
+        """Return a section with changes to what the planner may choose; what the spec has beside `policy: auto` stays
+        as it is. Of a spec with a policy of its own nothing stays but dtypes and the limit."""
+        asked, tiled = self.spec.memory, changes["policy"] == "tile"
+        kept = {*DTYPE_KEYS, "host_limit_gib", "compile"}
+        if asked.policy == "auto":
+            kept = asked.model_fields_set - {"policy"}
+        elif not tiled and asked.weight_dtype not in ("auto", "fp32"):
+            kept.discard("weight_dtype")
+        changes = changes | {name: getattr(asked, name) for name in kept}
+        changes = {name: value for name, value in changes.items() if tiled or name not in TILE_ONLY}
+        return MemorySpec().model_copy(update=changes)
 
     def _mixed(self, uniform: list[Plan], engine: str) -> Iterator[Plan]:
         """Plans that fill the room which the best `tile` or `block` leaves: the last blocks keep more.
 
         Backward begins with the last blocks, so that what they keep is gone when the others need room to work in.
         """
-        costs = self.costs(self.spec.train.accumulation)
-        if costs.mode == "side" or not isinstance(self.spec.memory.policy, str):
+        if self.costs.mode == "side" or not isinstance(self.spec.memory.policy, str):
             return
         fitting = [plan for plan in uniform if plan.fits(self.machine) and plan.memory.frozen_weights == "device"]
-        bases = {(plan.memory.policy, plan.away > 0) for plan in fitting} & {
-            ("tile", False), ("tile", True), ("block", False),
-        }  # fmt: skip
-        for policy, away in sorted(bases):
+        for policy, away in (("block", False), ("tile", False), ("tile", True)):
             alike = [plan for plan in fitting if (plan.memory.policy, plan.away > 0) == (policy, away)]
+            if not alike:
+                continue
+            # A slightly slower one may be much smaller.
             fastest = min(plan.seconds for plan in alike)
-            base = min((p for p in alike if p.seconds <= BASE_FACTOR * fastest), key=lambda plan: plan.bytes)
-            for above in (("none",), ("selective",), ("none", "selective")):
-                spans: list[tuple[str, int]] = []
-                for kept in above:
-                    found = self._most_blocks(base, kept, spans, engine)
-                    if found is None:
-                        break
-                    plan, spans = found
-                    yield plan
+            base = min((p for p in alike if p.seconds <= 1.02 * fastest), key=lambda plan: plan.bytes)
+            above: list[tuple[str, int]] = []
+            for kept in ("none", "selective"):
+                # As many blocks as the machine has room for, below those that are set already.
+                least, most = 0, self.costs.depth - self.costs.first_trained - sum(count for _, count in above) - 1
+                while least < most:
+                    count = (least + most + 1) // 2
+                    plan = self._with_above(base.memory, [*above, (kept, count)], engine)
+                    if plan is not None and plan.fits(self.machine):
+                        least, best = count, plan
+                    else:
+                        most = count - 1
+                if least:
+                    above.append((kept, least))
+                    yield best
 
-    def _most_blocks(
-        self, base: Plan, policy: str, above: list[tuple[str, int]], engine: str
-    ) -> tuple[Plan, list[tuple[str, int]]] | None:
-        """Put as many blocks under `policy`, below those of `above`, as the machine has room for. None if there is no
-        room for one."""
-        costs, best = self.costs(base.accumulation), None
-        taken = sum(count for _, count in above)
-        least, most = 0, costs.depth - costs.first_trained - taken - 1
-        while least < most:
-            count = (least + most + 1) // 2
-            spans = [*above, (policy, count)]
-            plan = self._of_spans(base, spans, engine)
-            if plan is not None and plan.fits(self.machine):
-                least, best = count, (plan, spans)
-            else:
-                most = count - 1
-        return best
-
-    def _of_spans(self, base: Plan, above: list[tuple[str, int]], engine: str) -> Plan | None:
-        """`base`, but for numbers of blocks under other policies, from the last block down; None if that isn't
+    def _with_above(self, base: MemorySpec, above: list[tuple[str, int]], engine: str) -> Plan | None:
+        """Plan `base`, but for numbers of blocks under other policies, from the last block down; None if that isn't
         allowed."""
-        last, ranges = self.costs(base.accumulation).depth - 1, []
-        for policy, count in above:
-            ranges.insert(0, PolicyRange(first=last - count + 1, last=last, policy=policy))
+        last, ranges = self.costs.depth - 1, []
+        for policy, count in (*above, (base.policy, self.costs.depth)):
+            ranges.insert(0, PolicyRange(first=max(0, last - count + 1), last=last, policy=policy))
             last -= count
-        ranges.insert(0, PolicyRange(first=0, last=last, policy=base.memory.policy))
-        memory = base.memory.model_copy(update={"policy": tuple(ranges)})
+        memory = base.model_copy(update={"policy": tuple(ranges)})
         return self.plan(memory, engine) if self._allowed(memory, engine) else None
 
-    def _placed(self, changes: dict[str, Any], level: tuple[str, ...]) -> MemorySpec:
-        """The spec's section with changes, and what is away at a level; what `auto` has beside it stays as it is. Of a
-        spec with a policy of its own nothing is kept but dtypes and the limit."""
-        asked, defaults = self.spec.memory, MemorySpec()
-        away = {name: "stream" if name == "frozen_weights" else "host" for name in level}
-        kept = {"weight_dtype": asked.weight_dtype, "moment_dtype": asked.moment_dtype}
-        if changes["policy"] == "tile":
-            kept |= {
-                name: getattr(asked, name)
-                for name in ("residual_dtype", "frozen_dtype", "saved_input_dtype", "compile")
-            }
-            kept["host_limit_gib"] = asked.host_limit_gib
-        else:
-            away = {name: place for name, place in away.items() if name not in TILE_ONLY}
-            kept["weight_dtype"] = asked.weight_dtype if asked.weight_dtype in ("auto", "fp32") else "auto"
-        if asked.policy == "auto":
-            names = asked.model_fields_set - {"policy"}
-            kept |= {
-                name: getattr(asked, name) for name in names if changes["policy"] == "tile" or name not in TILE_ONLY
-            }
-        return defaults.model_copy(update={**changes, **away, **kept})
-
     def resolved(self, memory: MemorySpec) -> MemorySpec:
-        """Return the section with tiles and segments as they will be, and without what has no effect:
-        equal plans are equal."""
+        """Return the section with tiles and segments as they will be, and without what has no effect: equal plans are
+        equal."""
         if "tile" not in policies_of(memory):
             return memory
-        costs = self.costs(self.spec.train.accumulation)
-        usual = default_tile_clips(costs.clip_tokens, costs.sizes.width, costs.clips)
-        tile_clips = min(memory.tile_clips or usual, costs.clips)
-        changes: dict[str, Any] = {"tile_clips": tile_clips}
-        learning = costs.depth - costs.first_trained
-        if not learning:
-            changes |= {"recompute": "once", "segment_blocks": 1}
-        else:
-            ratio, hold = costs.sizes.mlp_width / costs.sizes.width, memory.recompute == "once"
-            blocks = memory.segment_blocks or default_segment_blocks(learning, costs.clips, tile_clips, ratio, hold)
-            changes["segment_blocks"] = min(blocks, learning)
-            if changes["segment_blocks"] == 1:
-                changes["recompute"] = "once"
-        return memory.model_copy(update=changes)
+        costs = self.costs
+        clips = min(memory.tile_clips or self._usual_clips, costs.clips)
+        learning, once = costs.depth - costs.first_trained, memory.recompute == "once"
+        ratio = costs.sizes.mlp_width / costs.sizes.width
+        blocks = memory.segment_blocks or default_segment_blocks(max(1, learning), costs.clips, clips, ratio, once)
+        blocks = max(1, min(blocks, learning))
+        recompute = "once" if blocks == 1 else memory.recompute
+        return memory.model_copy(update={"tile_clips": clips, "segment_blocks": blocks, "recompute": recompute})
 
     def _allowed(self, memory: MemorySpec, engine: str) -> bool:
         parallel = self.spec.parallel.model_copy(update={"engine": engine})
@@ -331,40 +293,32 @@ class Planner:
         """The plan of the spec as it is; None for `auto`."""
         if self.spec.memory.policy == "auto":
             return None
-        return self.plan(self.resolved(self.spec.memory), self.spec.parallel.engine)
+        return self.plan(self.resolved(self.spec.memory), _engine(self.spec))
 
-    def plan(self, memory: MemorySpec, engine: str, accumulation: int | None = None) -> Plan:
-        """memory: resolved."""
-        accumulation = accumulation or self.spec.train.accumulation
-        engine = "ddp" if engine == "auto" else engine
-        step = step_of(
-            self.costs(accumulation), memory, engine, self.machine.ranks, accumulation, not self.machine.shared
-        )
+    def plan(self, memory: MemorySpec, engine: str) -> Plan:
+        """Plan a step. memory: resolved."""
+        machine, accumulation = self.machine, self.spec.train.accumulation
+        step = Step(self.costs, memory, engine, machine.ranks, accumulation > 1, not machine.shared)
         away = sum(getattr(memory, name) != "device" for name in PLACES) + (engine in SHARDS_FROZEN_WEIGHTS)
-        return Plan(
-            memory, engine, accumulation, step.content.total(), dict(step.content.most_common()), step.moment,
-            {name: int(size) for name, size in step.host.most_common()},
-            int(accumulation * sum(run.flops * times for run, times in step.runs)),
-            int(accumulation * sum(run.kernels * times for run, times in step.runs)),
-            self.seconds(step, accumulation), away,
-        )  # fmt: skip
+        flops = int(accumulation * sum(run.flops * times for run, times in step.runs))
+        launches = int(accumulation * sum(run.kernels * times for run, times in step.runs))
+        return Plan(memory, engine, step.content.total(), dict(step.content.most_common()), step.moment,
+                    dict(step.host.most_common()), flops, launches, self.seconds(step), away)  # fmt: skip
 
-    def seconds(self, step: Step, accumulation: int) -> float:
+    def seconds(self, step: Step) -> float:
         """Estimated time of a step. Products run at EFFICIENCY of the machine's rate, but no kernel ends before the
         next is launched; copies and gathers run beside them, all but a small share; AdamW's state and averages that
         wait on the host come and go after backward, beside nothing."""
         link = self.machine.pcie_gbps * 1e9
         computing, copying = self._computing(step.runs), step.copied / link
         micro_batch = max(computing, copying) + OVERLAP_LOSS * min(computing, copying)
-        return micro_batch * accumulation + step.copied_at_end / link
+        return micro_batch * self.spec.train.accumulation + step.copied_at_end / link
 
     def forward_seconds(self) -> float:
         """Estimated time of a window's forward pass alone, as in an evaluation."""
-        costs = self.costs(self.spec.train.accumulation)
-        runs = [(costs.first_block("none").forward, 1), (costs.block("none", True).forward, costs.run_depth - 1)]
-        # A backward pass takes twice the FLOPs of its forward pass.
-        runs.append((costs.outer.run * (1 / 3), 1))
-        return self._computing(runs) / costs.windows
+        costs = self.costs
+        runs = [(costs.lowest("none").forward, 1), (costs.block("none", True).forward, costs.run_depth - 1)]
+        return self._computing([*runs, (costs.outer.forward, 1)]) / costs.windows
 
     def _computing(self, runs: list[tuple[Run, float]]) -> float:
         rate, launch = self.machine.tflops * 1e12 * EFFICIENCY, self.machine.launch_seconds

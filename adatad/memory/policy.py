@@ -7,7 +7,8 @@ its activation; the rest is computed again in backward. block: of every block it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from adatad.memory.coded import encode_frozen_
 from adatad.memory.offload import GIB
+from adatad.memory.scopes import RECOMPUTATION, timed_part
 from adatad.memory.side import side_executor
 from adatad.memory.tiles import default_segment_blocks, default_tile_clips
 from adatad.memory.wave_pass import WavePass
@@ -26,7 +28,9 @@ from adatad.memory.wave_state import WaveSettings
 from adatad.memory.weights import ResidentWeights, StreamedBlocks, TrainedWeights, WeightProvider, read_from_block
 from adatad.models.adapter import Recompute
 from adatad.models.backbone import PlainExecutor, VideoBackbone
-from adatad.spec.schema import DataSpec, MemorySpec
+from adatad.models.vit import is_norm
+from adatad.spec.data_sections import DataSpec
+from adatad.spec.schema import MemorySpec
 from adatad.spec.sizes import clips_of_window
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
@@ -56,18 +60,15 @@ class CheckpointedExecutor(PlainExecutor):
     fc1_shape: tuple[int, int]
     """[out, in] of the MLP's first matrix. Taken before any engine shards it."""
 
-    def recompute(self, index: int) -> Recompute | None:
+    def recompute(self, index: int, part: str = "blocks") -> Recompute | None:
         """Return torch's checkpoint for the block's policy; None where autograd keeps everything."""
         if self.policies[index] == "none" or not torch.is_grad_enabled():
             return None
         # Nothing in the model draws from a generator, so there is no random state to put back.
         # The variant without re-entry: it works where no input needs a gradient, as with the first trained block.
-        checkpointed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        if self.policies[index] == "selective":
-            return partial(
-                checkpointed, context_fn=partial(create_selective_checkpoint_contexts, self.selective_rule())
-            )
-        return checkpointed
+        selective = self.policies[index] == "selective"
+        contexts = partial(_contexts, self.selective_rule() if selective else None, part)
+        return partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     def selective_rule(self) -> Callable[..., CheckpointPolicy]:
         """Return selective checkpointing's rule: which operators' results stay."""
@@ -106,23 +107,39 @@ class TiledExecutor(CheckpointedExecutor):
     def __call__(self, backbone: VideoBackbone, frames: Tensor, keys: Tensor | None = None) -> Tensor:
         batch, clips = len(frames), frames.shape[2] // backbone.clip_frames
         drops = backbone.draw_drops(keys, clips, self.halo_exchange.first_clip)
+        tables = backbone.clip_tables(*frames.shape[-2:], frames.device)
         waves = {wave_pass.settings.first: wave_pass for wave_pass in self.passes}
         tokens, index = None, 0
         while index < len(backbone.blocks):
             if index in waves:
                 # The first range reads frames itself, tile by tile; tokens of whole windows are never made for it.
-                tokens = waves[index](frames if tokens is None else tokens, batch, clips, drops)
+                tokens = waves[index](frames if tokens is None else tokens, batch, clips, drops, tables)
                 index = waves[index].settings.last + 1
                 continue
             tokens = backbone.embed(backbone.cut_clips(frames)) if tokens is None else tokens
-            tokens = self.run_block(backbone, index, tokens, batch, drops)
+            tokens = self.run_block(backbone, index, tokens, batch, drops, tables)
             index += 1
         # A wave through the last block has averaged its tiles itself.
-        return tokens if self.policies[-1] == "tile" else backbone.join(tokens, batch)
+        return tokens if self.policies[-1] == "tile" else backbone.join(backbone.normalize_output(tokens), batch)
 
     def lines(self) -> list[str]:
         """Return a line for each range of blocks, waves last."""
         return [*super().lines(), *map(str, self.passes)]
+
+
+def _contexts(
+    rule: Callable[..., CheckpointPolicy] | None, part: str
+) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Return the contexts of a checkpoint's forward and of its recomputation, which a profile shows as that part."""
+    forward, again = (nullcontext(), nullcontext()) if rule is None else create_selective_checkpoint_contexts(rule)
+    return forward, _shown(part, again)
+
+
+@contextmanager
+def _shown(part: str, again: AbstractContextManager) -> Iterator[None]:
+    # Ranges are opened when backward comes here, not when the checkpoint is made.
+    with timed_part(RECOMPUTATION), timed_part(part), again:
+        yield
 
 
 def apply_policy(
@@ -195,6 +212,8 @@ def _wave_pass(
     prefixes = tuple(f"blocks.{index}." for index in range(settings.first, settings.last + 1))
     if settings.first == 0:
         prefixes += ("patch_embed.",)
+    if settings.last == len(backbone.blocks) - 1:
+        prefixes += ("final_norm.",)
     # Adapters come through TrainedWeights also where `model.freeze` keeps some from learning.
     learning = [n for n, p in backbone.named_parameters() if p.requires_grad or ".adapter." in n]
     names = [name for name in learning if name.startswith(prefixes)]
@@ -258,7 +277,7 @@ def cast_frozen_(backbone: VideoBackbone, first: int, last: int, dtype: torch.dt
     for name, parameter in (named for module in modules for named in module.named_parameters()):
         if parameter.requires_grad or name.startswith("adapter."):
             continue
-        if norms or not name.startswith("norm"):
+        if norms or not is_norm(name):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from adatad.memory.offload import pinned
 
 PASSES = 2
-"""Whose results can be on their way: one is read while the next one's copies are queued."""
+"""Passes whose results can be on their way: one is read while the next one's copies are queued."""
 
 
 class Results(NamedTuple):
@@ -21,7 +21,7 @@ class Results(NamedTuple):
     done: torch.cuda.Event | None
 
     def wait(self) -> list[Tensor]:
-        """The tensors in host memory, valid until `PASSES` later copies are begun."""
+        """Return the tensors in host memory, valid until `PASSES` later copies are begun."""
         if self.done is not None:
             self.done.synchronize()
         return self.tensors
@@ -32,6 +32,7 @@ class ResultCopies:
 
     def __init__(self, device: torch.device):
         self.device = device
+        # The one used longest ago comes first.
         self._buffers: list[list[Tensor]] = []
 
     def start(self, tensors: Sequence[Tensor]) -> Results:
@@ -42,6 +43,7 @@ class ResultCopies:
         buffers = self._next_buffers(tensors)
         for buffer, tensor in zip(buffers, tensors, strict=True):
             buffer.copy_(tensor, non_blocking=True)
+        # Waited for by event and not by stream: the next pass is queued behind these copies already.
         return Results(buffers, torch.cuda.current_stream().record_event())
 
     def _next_buffers(self, tensors: Sequence[Tensor]) -> list[Tensor]:

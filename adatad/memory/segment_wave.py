@@ -29,7 +29,7 @@ from adatad.memory.adapter_tile import (
     through_up_and_pointwise,
 )
 from adatad.memory.offload import ActivationStore
-from adatad.memory.scopes import memory_scope
+from adatad.memory.scopes import RECOMPUTATION, memory_scope, timed_part
 from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes, Tile
 from adatad.memory.transform import Graph
 from adatad.memory.wave_state import GradientOf, WaveState
@@ -116,7 +116,8 @@ class SegmentWave:
             # One step ahead of what is computed, so that copies from the host run beside it.
             self.fetch(step + 1)
             if step < len(self.tiles):
-                self.recompute_tile(step)
+                with timed_part(RECOMPUTATION):
+                    self.recompute_tile(step)
             # From the top of the segment down: a block's gradient is what the tile after it needs one block lower.
             for level in range(min(depth, step + 1)):
                 if step - level < len(self.tiles):
@@ -151,6 +152,7 @@ class SegmentWave:
 
     def recompute_tile(self, t: int) -> None:
         """Compute the inputs of all blocks of the segment for one tile, from its saved input and the halos."""
+        # Taken out: the memory of each tile's input is free as soon as the tile goes back.
         x_nlc = self.wave.saved_inputs.pop((self.start, self.tiles[t]))
         for index in range(self.start, self.stop):
             x_nlc = self.recompute_block(index, t, x_nlc, go_on=index < self.stop - 1)
@@ -182,7 +184,7 @@ class SegmentWave:
                 with memory_scope("tile"):
                     wave.transform.in_place(index, tile, following)
         if go_on and adapter is not None:
-            with memory_scope("tile"):
+            with memory_scope("tile"), timed_part("adapters"):
                 z, _ = squeeze(following, adapter, wave.planes(tile))
                 add_adapter_(following, z, *self.z_beside(index, t), adapter)
         return following
@@ -208,7 +210,8 @@ class SegmentWave:
         self.tile_states[t].gradient = gradient
         if index in self.blocks_with_halos:
             for side in self.wave.borders(t, len(self.tiles)):
-                planes = self.gv_at(index, side, gradient)
+                with timed_part("adapters"):
+                    planes = self.gv_at(index, side, gradient)
                 self.block_states[index].gv_pending[side] = self.wave.halo_exchange.exchange(side, planes)
 
     def gv_at(self, index: int, end: int, gradient: Tensor) -> Tensor:
@@ -225,11 +228,13 @@ class SegmentWave:
         differentiates = wave.differentiates(index)
         if differentiates and isinstance(start, Tensor):
             # Only an input was put down: now is its turn to get a graph.
-            start = wave.transform.graph(index, tile, start)
+            with timed_part(RECOMPUTATION):
+                start = wave.transform.graph(index, tile, start)
         # The adapter's input is the output of the frozen part.
         x_nlc = start[1].detach() if differentiates else start
         if adapter is not None:
-            gradient = self.through_adapter(index, t, x_nlc, gradient, differentiates)
+            with timed_part("adapters"):
+                gradient = self.through_adapter(index, t, x_nlc, gradient, differentiates)
         if not differentiates:
             return None
         # It shares its memory with the graph's output, which autograd frees on its way.
@@ -277,7 +282,7 @@ class SegmentWave:
         into_gradient, *parts = torch.autograd.grad(out, [into, *learning.values()], gradient, allow_unused=True)
         parts = {name: part for name, part in zip(learning, parts, strict=True) if part is not None}
         for name, part in weights.gradients(parts).items():
-            self.wave.weights.add(f"blocks.{index}.{name}", part)
+            self.wave.weights.add(f"{self.wave.name_of(index)}.{name}", part)
         return into_gradient
 
 

@@ -21,7 +21,7 @@ from adatad.memory.adapter_tile import product
 from adatad.memory.arithmetic import no_autocast
 from adatad.memory.scopes import memory_scope
 from adatad.memory.tiles import Tile, cut_tiles
-from adatad.memory.transform import Transform
+from adatad.memory.transform import Transform, normalized
 from adatad.memory.wave_pass import WavePass, fp16_scale
 from adatad.memory.wave_state import WaveSettings
 from adatad.memory.weights import TrainedWeights, WeightProvider
@@ -75,7 +75,8 @@ class SideExecutor(PlainExecutor):
     def visits(self, frames: Tensor) -> Iterator[tuple[int, Tile, Tensor]]:
         """Yield adapter number, tile, and the tokens [n, l, c] it reads, as the tiles come through the backbone."""
         clips = frames.shape[2] // self.backbone.clip_frames
-        transform = Transform(self.backbone, self.settings.dtype, None, self.settings.branch_type)
+        tables = self.backbone.clip_tables(*frames.shape[-2:], frames.device)
+        transform = Transform(self.backbone, self.settings.dtype, None, self.settings.branch_type, tables)
         tiles = cut_tiles(len(frames), clips, self.settings.tile_clips)
         blocks = range(self.settings.last + 1)
         if self.settings.block_by_block:
@@ -117,6 +118,7 @@ class _SideFunction(torch.autograd.Function):
         ctx.side, ctx.frames = side, frames
         low = side.settings.dtype
         with memory_scope("adapter casts"):
+            # Once for all tiles, and for backward.
             ctx.casts = [weight.to(low) for weight in weights]
         exact = torch.promote_types(side.settings.residual, torch.float32)
         backbone, clips = side.backbone, len(frames) * frames.shape[2] // side.backbone.clip_frames
@@ -131,7 +133,7 @@ class _SideFunction(torch.autograd.Function):
                     tile.of(outputs[1 + number]).copy_(backbone.pool(z.view(*x_nlc.shape[:2], -1)))
                     # The last listed block's tokens are what adapters are added to.
                     if number == len(backbone.adapter_blocks) - 1:
-                        tile.of(outputs[0]).copy_(backbone.pool(x_nlc))
+                        tile.of(outputs[0]).copy_(backbone.pool(normalized(backbone, x_nlc)))
         return tuple(out.view(len(frames), -1, out.shape[-1]) for out in outputs)
 
     @staticmethod
@@ -163,6 +165,7 @@ class _SideFunction(torch.autograd.Function):
 
 def add_linear_(weight_sum: Tensor, bias_sum: Tensor, gradient: Tensor, x_nlc: Tensor) -> None:
     """Add a linear layer's weight gradients, from its output's gradient and its input."""
+    # In fp32, and the product too: sums over hundreds of tiles would lose digits in 16 bits.
     weight_sum.add_(product(gradient.t(), x_nlc, weight_sum.dtype))
     bias_sum.add_(gradient.sum(0, dtype=bias_sum.dtype))
 
@@ -172,6 +175,7 @@ def side_executor(
 ) -> SideExecutor:
     """Build the executor of mode side under policy tile."""
     names = [f"{n}.{name}" for n in range(len(backbone.side_adapters)) for name in ("down.weight", "down.bias")]
+    # The pass itself learns nothing: gradients stop at the adapters' first layers.
     nothing = TrainedWeights(backbone, [])
     stream = WavePass(backbone, settings, nothing, True, provider, host_limit_bytes=host_limit_bytes)
     return SideExecutor(passes=(stream,), squeezing=TrainedWeights(backbone.side_adapters, names))

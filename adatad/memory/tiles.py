@@ -42,6 +42,7 @@ def cut_evenly(windows: int, clips: int, count: int, backwards: bool) -> list[li
     return _repeat_spans(windows, clips, spans[::-1] if backwards else spans)
 
 
+# Clips are counted on over all windows: a tile's rows are then a slice of any tensor with one row a clip.
 def _repeat_spans(windows: int, clips: int, spans: list[tuple[int, int]]) -> list[list[Tile]]:
     """Return the same spans of clips as tiles of every window."""
     return [

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adatad.memory.adapter_tile import add_adapter_, squeeze
 from adatad.memory.offload import ActivationStore
-from adatad.memory.scopes import memory_scope
+from adatad.memory.scopes import memory_scope, timed_part
 from adatad.memory.segment_wave import Gradients, OutputGradients, SegmentWave
 from adatad.memory.tiles import LEFT, RIGHT, PendingPlanes, Tile
 from adatad.memory.wave_state import GradientOf, TileStream, WaveState
@@ -31,7 +31,7 @@ class Wave(WaveState):
     """One forward and one backward of one micro-batch through a range of blocks."""
 
     backward_done = False
-    """What was saved for a backward is gone."""
+    """True after backward, which uses the saved inputs up."""
 
     def forward(self, stream: TileStream) -> TileStream:
         """Send tiles of tokens (the wave's own from now on) through all blocks, as one stream.
@@ -78,7 +78,8 @@ class Wave(WaveState):
         for tile, x_nlc in stream:
             with memory_scope("tile"):
                 self.transform.in_place(index, tile, x_nlc)
-                z = None if adapter is None else squeeze(x_nlc, adapter, self.planes(tile))[0]
+                with timed_part("adapters"):
+                    z = None if adapter is None else squeeze(x_nlc, adapter, self.planes(tile))[0]
             if adapter is None:
                 yield tile, x_nlc
                 continue
@@ -112,7 +113,7 @@ class Wave(WaveState):
                 if self.keep:
                     # Backward reads them again; asking the rank a second time would cost one more exchange.
                     self.from_ranks[index, tile.window, side] = beside[side]
-        with memory_scope("tile"):
+        with memory_scope("tile"), timed_part("adapters"):
             add_adapter_(x_nlc, z, *beside, self.adapters[index])
         return tile, x_nlc
 
@@ -138,14 +139,16 @@ class Wave(WaveState):
             below = None
             if number > 0 or self.input_gradient:
                 below = self.token_store("saved gradients", 0, self.settings.saved_in_8_bits)
-            blocks, following = range(start, stop), range(*self.segments[number - 1]) if number else range(0)
+            # Without the norm behind the last block, whose weights are there all the time.
+            blocks = range(start, min(stop, self.settings.last + 1))
+            following = range(*self.segments[number - 1]) if number else range(0)
             # Windows one after another: they have nothing to do with each other but the sums of weights' gradients.
-            with self.provider.materialized(blocks, following), memory_scope(f"blocks {start} to {stop - 1}"):
+            with self.provider.materialized(blocks, following), memory_scope(f"blocks {blocks[0]} to {blocks[-1]}"):
                 for tiles in self.tiles:
                     SegmentWave(self, start, stop, tiles, above, below).run()
                 for index in blocks:
                     self.weights.complete(self.backbone.blocks[index], index)
-                self.transform.release(blocks)
+                self.transform.release(range(start, stop))
             # After the blocks' weights are let go: their full gradients shrink to this rank's part of the sums.
             self.weights.shard(blocks)
             above = below

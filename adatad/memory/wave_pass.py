@@ -14,13 +14,15 @@ from torch import Tensor
 from adatad.memory.arithmetic import no_autocast
 from adatad.memory.inputs import HostFrames, tile_frames
 from adatad.memory.offload import HostMemory
-from adatad.memory.scopes import memory_scope
+from adatad.memory.scopes import memory_scope, timed_part
 from adatad.memory.tiles import HaloExchange, NoExchange, Tile
+from adatad.memory.transform import normalized
 from adatad.memory.wave import Wave
 from adatad.memory.wave_state import GradientOf, TileStream, WaveBatch, WaveContext, WaveSettings, WaveWeights
 from adatad.memory.weights import ResidentWeights, TrainedWeights, WeightProvider
 from adatad.models.backbone import VideoBackbone
 from adatad.models.keyed_dropout import Drops
+from adatad.models.vit import ClipTables
 
 FP16_GRADIENT = 64.0
 """Largest value of fp16 gradients, about, when they enter the blocks."""
@@ -44,15 +46,18 @@ class WavePass:
     host_limit_bytes: int | None = None
     _host: HostMemory | None = field(default=None, init=False)
 
-    def __call__(self, source: Tensor | HostFrames, windows: int, clips: int, drops: Drops | None) -> Tensor:
-        """Run it. source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all clips."""
+    def __call__(
+        self, source: Tensor | HostFrames, windows: int, clips: int, drops: Drops | None, tables: ClipTables = ()
+    ) -> Tensor:
+        """Run it. source: uint8 frames [b, 3, frames, height, width] or tokens [n, l, c]; drops: of all clips; tables:
+        the backbone's `clip_tables`."""
         weights = self.provider.trained(self.trained_weights)
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (source, *weights))
         if keep:
             # The weights are arguments so that autograd asks for their gradients.
-            return _WaveFunction.apply(self, source, windows, clips, drops, *weights)
+            return _WaveFunction.apply(self, source, windows, clips, drops, tables, *weights)
         with torch.no_grad(), no_autocast(source.device):
-            return self.run(self.wave(source, windows, clips, drops, weights, keep), source)
+            return self.run(self.wave(source, windows, clips, drops, tables, weights, keep), source)
 
     def __str__(self) -> str:
         at, per_clip = self.settings, "clips" if self.settings.tile_clips > 1 else "clip"
@@ -69,7 +74,14 @@ class WavePass:
         return "; ".join(parts)
 
     def wave(
-        self, source: Tensor, windows: int, clips: int, drops: Drops | None, tensors: tuple[Tensor, ...], keep: bool
+        self,
+        source: Tensor | HostFrames,
+        windows: int,
+        clips: int,
+        drops: Drops | None,
+        tables: ClipTables,
+        tensors: tuple[Tensor, ...],
+        keep: bool,
     ) -> Wave:
         """Prepare a wave. tensors: the trained weights; keep: a backward will follow."""
         names = self.trained_weights.names
@@ -78,7 +90,8 @@ class WavePass:
         weights = WaveWeights(self.backbone, self.settings, names, tensors)
         host = self.host(source.device)
         context = WaveContext(self.backbone, self.settings, self.provider, self.halo_exchange, host)
-        batch = WaveBatch(windows, clips, self.positions(source), drops, keep, input_gradient=keep and below)
+        positions = self.positions(source)
+        batch = WaveBatch(windows, clips, positions, drops, tables, keep, input_gradient=keep and below)
         return Wave(context, batch, weights)
 
     def host(self, device: torch.device) -> HostMemory:
@@ -101,6 +114,7 @@ class WavePass:
 
     def tiles_of(self, source: Tensor | HostFrames, tiles: list[list[Tile]]) -> TileStream:
         """Yield the tokens of each tile: from its frames, which stay uint8 outside of it, or copied."""
+        # Windows one after another: tiles never cross from one into the next.
         flat = [tile for window in tiles for tile in window]
         if source.dtype != torch.uint8:
             for tile in flat:
@@ -123,21 +137,24 @@ class WavePass:
 
     def embed(self, frames: Tensor) -> Tensor:
         """Return the tokens of a tile's frames: [n, l, c]."""
-        return self.backbone.embed(self.backbone.cut_clips(frames))
+        with timed_part("embedding"):
+            return self.backbone.embed(self.backbone.cut_clips(frames))
 
     def pool(self, stream: TileStream, wave: Wave, device: torch.device) -> Tensor:
         """Average every tile over space as soon as it comes: no token of the last block outlives its tile."""
         dtype = torch.promote_types(self.settings.residual, torch.float32)
         clips = max(tile.stop for tile in wave.tiles[-1])
         shape = clips, self.backbone.clip_tubelets, self.backbone.width
+        # fp32 at least: a mean over hundreds of positions has more digits than 16 bits hold.
         timeline = torch.empty(shape, dtype=dtype, device=device)
         for tile, x_nlc in stream:
-            tile.of(timeline).copy_(self.backbone.pool(x_nlc))
+            tile.of(timeline).copy_(self.backbone.pool(normalized(self.backbone, x_nlc)))
         return timeline.view(len(wave.tiles), -1, timeline.shape[-1])
 
     def gradient_of_tiles(self, gradient: Tensor, positions: int) -> GradientOf:
         """Return what makes a tile's gradient [n, l, c] of the output's; a mean's is spread over its positions."""
         residual = self.settings.residual
+        # Tokens that go on to a range of other blocks: their gradients come one each.
         if not self.pooled:
             return lambda tile: tile.of(gradient).to(residual)
         # One number for all positions of a tubelet, which is spread out tile by tile.
@@ -164,6 +181,7 @@ class WavePass:
 
 def _in_order(stream: TileStream) -> Tensor:
     """Join the tokens of all tiles, whichever came first."""
+    # A rank may run its tiles backwards, from the last to the first.
     return torch.cat([x_nlc for _, x_nlc in sorted(stream, key=lambda item: item[0].start)])
 
 
@@ -171,11 +189,20 @@ class _WaveFunction(torch.autograd.Function):
     """A wave as autograd sees it: a function of frames or tokens, and of all trained weights of its blocks."""
 
     @staticmethod
-    def forward(ctx, wave_pass: WavePass, source: Tensor, windows: int, clips: int, drops: Drops | None, *weights):
+    def forward(
+        ctx,
+        wave_pass: WavePass,
+        source: Tensor,
+        windows: int,
+        clips: int,
+        drops: Drops | None,
+        tables: ClipTables,
+        *weights: Tensor,
+    ):
         """Run a wave that saves what its backward needs."""
         with no_autocast(source.device):
             # Inside autocast's region, but out of its reach: tiles have dtypes of their own.
-            ctx.wave = wave_pass.wave(source, windows, clips, drops, weights, keep=True)
+            ctx.wave = wave_pass.wave(source, windows, clips, drops, tables, weights, keep=True)
             out = wave_pass.run(ctx.wave, source)
         ctx.wave_pass = wave_pass
         # Only the patch embedding's gradients need frames again; else they go when the caller lets them go.
@@ -194,13 +221,14 @@ class _WaveFunction(torch.autograd.Function):
             # In fp16 everything below is scaled; weights' gradients are brought back at the end, in fp32.
             below = wave.backward(wave_pass.gradient_of_tiles(scaled, ctx.positions))
             into = wave_pass.source_gradient(below, wave, ctx.frames)
+            # Freed by hand, as everything that a function keeps outside of save_for_backward.
             ctx.frames = None
             sums = wave.weights.sums
             if scale is not None:
                 torch._foreach_div_(list(sums.values()), scale)
                 into = None if into is None else into / scale
         # The wave lives as long as the loss does; its gradients must go when the optimizer lets them go.
-        return None, into, None, None, None, *(sums.pop(name, None) for name in wave.weights.names)
+        return None, into, None, None, None, None, *(sums.pop(name, None) for name in wave.weights.names)
 
 
 def fp16_scale(largest: Tensor, divisor: int) -> Tensor:

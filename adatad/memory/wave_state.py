@@ -22,7 +22,7 @@ from adatad.memory.transform import CastBranch, Transform
 from adatad.memory.weights import WeightProvider, part_of_sum, read_from_block
 from adatad.models.backbone import VideoBackbone
 from adatad.models.keyed_dropout import Drops
-from adatad.models.vit import Block
+from adatad.models.vit import Block, ClipTables
 
 TileStream = Iterator[tuple[Tile, Tensor]]
 """Tiles with their tokens [n, l, c], one by one."""
@@ -85,6 +85,8 @@ class WaveBatch:
     """Spatial positions of a tubelet."""
     drops: Drops | None
     """Stochastic depth of all clips."""
+    tables: ClipTables
+    """The backbone's `clip_tables`."""
     keep: bool
     """A backward will follow."""
     input_gradient: bool
@@ -159,15 +161,22 @@ class WaveState:
         self.ahead, self.behind = (LEFT, RIGHT) if self.halo_exchange.backwards else (RIGHT, LEFT)
         self.tiles = self.halo_exchange.tiles(batch.windows, batch.clips, settings.tile_clips)
         # Drops are by clip: a tile looks up those of its own clips, so cutting into tiles changes no draw.
-        self.transform = Transform(backbone, settings.dtype, batch.drops, settings.branch_type)
+        self.transform = Transform(backbone, settings.dtype, batch.drops, settings.branch_type, batch.tables)
         self.adapters = weights.adapters
         self.trained = {index for index, block in self.blocks() if trained_outside_adapter(block)}
         # From the first block with anything to differentiate on; those before it run without a graph, and save nothing.
         differentiated = self.trained | self.adapters.keys()
-        first = settings.first if self.input_gradient else min(differentiated, default=settings.last + 1)
+        norm_learns = self.has_norm and any(p.requires_grad for p in backbone.final_norm.parameters())
+        # A norm that learns alone still needs the tokens of the last block.
+        none = settings.last if norm_learns else settings.last + 1
+        first = settings.first if self.input_gradient else min(differentiated, default=none)
         starts = range(first, settings.last + 1, settings.segment_blocks) if self.keep else ()
         # The last segment may be shorter.
         self.segments = [(start, min(start + settings.segment_blocks, settings.last + 1)) for start in starts]
+        if self.segments and self.has_norm:
+            # One more block to go back through: its gradient needs the tokens that come into it, tile by tile.
+            start, stop = self.segments[-1]
+            self.segments[-1] = start, stop + 1
         # Block by block, the tokens of all tiles wait beside the saved inputs. If these are smaller, in 8 bits, the
         # tokens get buffers of their own when they come.
         waiting = int(settings.block_by_block and not settings.saved_in_8_bits)
@@ -201,6 +210,15 @@ class WaveState:
         """Yield the blocks of the range, with their numbers."""
         settings = self.settings
         return ((index, self.backbone.blocks[index]) for index in range(settings.first, settings.last + 1))
+
+    @property
+    def has_norm(self) -> bool:
+        """True where the range has the last block, and a norm follows it."""
+        return self.backbone.final_norm is not None and self.settings.last == len(self.backbone.blocks) - 1
+
+    def name_of(self, index: int) -> str:
+        """Return the name in the backbone of a block, or of the norm behind the last one."""
+        return "final_norm" if index == len(self.backbone.blocks) else f"blocks.{index}"
 
     def differentiates(self, index: int) -> bool:
         """Return whether a block's frozen part needs a backward: for its own weights, or for what is below it."""

@@ -135,7 +135,7 @@ class PackedBlock:
     offsets: list[int] = field(default_factory=list)
     size_bytes: int = 0
     memory: Tensor | None = None
-    """None where weights have no values (meta)."""
+    """The piece itself; None where weights have no values (meta)."""
 
     def __post_init__(self) -> None:
         for parameter in self.parameters:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from adatad.models.keyed_dropout import Dropout, keep_factors
 from adatad.models.sequence import ChannelNorm, ConvUnit, SequenceBlock
 from adatad.models.vit import sine_table
-from adatad.spec.schema import DetectorSpec
+from adatad.spec.model_sections import DetectorSpec
 
 PRIOR = 0.01
 """Probability of every class at the start, so that the many negatives don't dominate the first steps."""
@@ -256,6 +256,11 @@ class Head(nn.Module):
         # The sigmoid of this bias is PRIOR.
         nn.init.constant_(self.cls_head.bias, -math.log((1 - PRIOR) / PRIOR))
         self.scales = nn.ParameterList(torch.tensor(1.0) for _ in range(spec.branch_blocks + 1))
+
+    @property
+    def is_new(self) -> bool:
+        """True while every class has the bias that it begins with: no training has changed it."""
+        return bool((self.cls_head.bias == -math.log((1 - PRIOR) / PRIOR)).all())
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return logits [b, classes, t_l] and offsets [b, 2, t_l], in strides, not masked. levels: [b, c, t_l]."""

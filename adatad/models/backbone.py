@@ -1,5 +1,8 @@
 """The video backbone: clips of a window through a ViT, with or without temporal adapters, to features over time.
 
+What all families of backbones have in common; each has a file of its own beside this one, with what it decides, and
+`adatad.models.families` says which preset is whose.
+
 Shapes: b windows, n clips of all windows (clips of one window next to each other), l tokens of a clip, c width;
 t tubelets of a window or, in planes, of a clip, p positions of a tubelet.
 """
@@ -10,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +22,12 @@ from torch import Tensor, nn
 from adatad.models.adapter import Adapter, Recompute, pad_with_zeros
 from adatad.models.initial import DrawsAside
 from adatad.models.keyed_dropout import Drops
-from adatad.models.vit import Block, resize_positions, sine_table
-from adatad.spec.schema import BackboneSpec
+from adatad.models.vit import Block, ClipTables
+from adatad.spec.model_sections import BackboneSpec
+from adatad.spec.presets import Family
 from adatad.spec.sizes import BackboneSizes, resolve_backbone
 
-# ImageNet's statistics, of pixels from 0 to 255, RGB, with which VideoMAE was pretrained.
+# ImageNet's statistics, of pixels from 0 to 255, RGB, with which all families here were pretrained.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -72,35 +76,51 @@ class PlainExecutor:
             return backbone.join(self.run_side_adapters(backbone, clips, batch), batch)
         # Mode frozen: no graph, although the detector behind is trained.
         with torch.set_grad_enabled(torch.is_grad_enabled() and backbone.mode != "frozen"):
-            tokens = backbone.embed(clips)
+            tokens, tables = backbone.embed(clips), backbone.clip_tables(*clips.shape[-2:], clips.device)
             drops = backbone.draw_drops(keys, len(clips) // batch, self.halo_exchange.first_clip)
             for index in range(len(backbone.blocks)):
-                tokens = self.run_block(backbone, index, tokens, batch, drops)
+                tokens = self.run_block(backbone, index, tokens, batch, drops, tables)
+            tokens = backbone.normalize_output(tokens)
         return backbone.join(tokens, batch)
 
     def run_side_adapters(self, backbone: VideoBackbone, clips: Tensor, batch: int) -> Tensor:
-        """Return the tokens of mode side: the last listed block's, plus each adapter's part of its own block's."""
+        """Return the tokens of mode side: the last listed block's, plus each adapter's part of its own block's.
+
+        A norm behind the last block is the frozen backbone's, and so comes before the adapters' parts.
+        """
         listed = []
         with torch.no_grad():
-            tokens = backbone.embed(clips)
+            tokens, tables = backbone.embed(clips), backbone.clip_tables(*clips.shape[-2:], clips.device)
             # No side adapter reads a later block.
             for index, block in enumerate(backbone.blocks[: max(backbone.adapter_blocks) + 1]):
-                tokens = block(tokens, batch)
+                tokens = block(tokens, batch, tables=tables)
                 if index in backbone.adapter_blocks:
                     listed.append(tokens)
+            tokens = backbone.normalize_output(tokens)
         for adapter, output in zip(backbone.side_adapters, listed, strict=True):
-            tokens = tokens + adapter(output, batch, pad=self.halo_exchange.pad, recompute=self.recompute(0))
+            tokens = tokens + adapter(
+                output, batch, pad=self.halo_exchange.pad, recompute=self.recompute(0, "adapters")
+            )
         return tokens
 
-    def run_block(self, backbone: VideoBackbone, index: int, tokens: Tensor, batch: int, drops: Drops | None) -> Tensor:
-        """Call one block. drops: of all clips."""
+    def run_block(
+        self,
+        backbone: VideoBackbone,
+        index: int,
+        tokens: Tensor,
+        batch: int,
+        drops: Drops | None,
+        tables: ClipTables,
+    ) -> Tensor:
+        """Call one block. drops: of all clips; tables: the backbone's `clip_tables`."""
         of_block = drops and drops.block(index, 0, len(tokens))
         # By keyword: hooks of engines look through positional inputs for tensors.
         pad, recompute = self.halo_exchange.pad, self.recompute(index)
-        return backbone.blocks[index](tokens, batch, of_block, pad=pad, recompute=recompute)
+        return backbone.blocks[index](tokens, batch, of_block, tables=tables, pad=pad, recompute=recompute)
 
-    def recompute(self, index: int) -> Recompute | None:
-        """Return how a block is computed again in backward, or None; in mode side how the adapters are."""
+    def recompute(self, index: int, part: str = "blocks") -> Recompute | None:
+        """Return how a block is computed again in backward, or None; in mode side how the adapters are. part: what a
+        profile calls it."""
         return None
 
     def with_weights(self, provider: Any) -> Self:
@@ -124,10 +144,19 @@ class PlainExecutor:
 
 
 class VideoBackbone(nn.Module):
-    """VideoMAE's encoder over every clip of a window, averaged over space and joined in time.
+    """A video transformer over every clip of a window, averaged over space and joined in time.
 
-    `mode` says what is trained in it: see `adatad.spec.schema.BackboneSpec` and `adatad.models.detector`.
+    The base of all families, which say what a block is (`build_block`) and how tokens know their places
+    (`add_positions`, `clip_tables`); `adatad.models.families.build_backbone` makes the one of a preset. Executors need
+    no more of a family than this class has.
+
+    `mode` says what is trained in it: see `adatad.spec.model_sections.BackboneSpec` and `adatad.models.detector`.
     """
+
+    family: ClassVar[Family]
+    """The architecture, as presets name it."""
+    has_final_norm: ClassVar[bool] = False
+    """Whether features pass a norm behind the last block."""
 
     def __init__(self, spec: BackboneSpec, drawn: bool = True):
         """drawn: initialise the encoder at random; False: leave that to a file. All else is drawn as with it."""
@@ -136,6 +165,10 @@ class VideoBackbone(nn.Module):
         self.mode = spec.mode
         self.width, self.patch = sizes.width, sizes.patch
         self.tubelet, self.clip_frames = spec.tubelet, spec.clip_frames
+        self.register_buffer("position_table", None, persistent=False)
+        """Positions that are added to the tokens, float32 [1, n, c]; None in families that add none."""
+        self.final_norm: nn.LayerNorm | None = None
+        """The norm behind the last block, in families whose features pass one."""
         self.clip_tubelets = spec.clip_frames // spec.tubelet
         self.position_grid = sizes.position_grid
         # An object and no method: one policy is put in place of another without touching the model.
@@ -146,13 +179,13 @@ class VideoBackbone(nn.Module):
         self._encoder_context = nullcontext if drawn else DrawsAside
         with self._encoder_context():
             self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+        self.drops_type: type[Drops] = Drops
+        """Class that draws stochastic depth."""
         # Rising linearly from 0 at the first block, as in VideoMAE's own fine-tuning.
         self.drop_rates = [spec.drop_path * index / max(sizes.depth - 1, 1) for index in range(sizes.depth)]
         self.blocks = nn.ModuleList(self._build_block(spec, sizes, index) for index in range(sizes.depth))
         if spec.mode == "side":
             self.side_adapters = nn.ModuleList(self._build_adapter(spec) for _ in self.adapter_blocks)
-        table = sine_table(self.clip_tubelets * self.position_grid**2, sizes.width)
-        self.register_buffer("position_table", table, persistent=False)
         # Constants, and so no part of a checkpoint.
         for name, value in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1, 1), persistent=False)
@@ -167,7 +200,23 @@ class VideoBackbone(nn.Module):
         inside = spec.mode in ("adapter", "plain") and index in self.adapter_blocks
         adapter = self._build_adapter(spec) if inside else None
         with self._encoder_context():
-            return Block(sizes.width, sizes.heads, sizes.mlp_width, adapter)
+            return self.build_block(sizes, adapter)
+
+    def build_block(self, sizes: BackboneSizes, adapter: Adapter | None) -> Block:
+        """Return a new block of the family around an adapter; None: it carries none."""
+        raise NotImplementedError
+
+    def add_positions(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
+        """Return tokens [n, l, c] with what the family adds to them for their places: nothing here."""
+        return tokens
+
+    def clip_tables(self, height: int, width: int, device: torch.device) -> ClipTables:
+        """Return the constants of attention for clips of so many pixels: none here."""
+        return ()
+
+    def normalize_output(self, tokens: Tensor) -> Tensor:
+        """Return the last block's tokens [n, l, c] as features take them: through the family's norm, if it has one."""
+        return tokens if self.final_norm is None else self.final_norm(tokens)
 
     def forward(self, frames: Tensor, window_grid: int, keys: Tensor | None = None) -> Tensor:
         """Return features of windows, resized along time to the window's positions.
@@ -191,7 +240,7 @@ class VideoBackbone(nn.Module):
             return None
         names = [f"backbone/{index}/{branch}" for index in range(len(self.blocks)) for branch in ("attention", "mlp")]
         rates = [rate for rate in self.drop_rates for _ in range(2)]
-        return Drops(names, rates, keys, range(first_clip, first_clip + clips))
+        return self.drops_type(names, rates, keys, range(first_clip, first_clip + clips))
 
     def cut_clips(self, frames: Tensor) -> Tensor:
         """Cut windows, uint8 [b, 3, frames, height, width], into clips [n, 3, clip_frames, height, width]."""
@@ -217,8 +266,7 @@ class VideoBackbone(nn.Module):
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(n, self.clip_tubelets * rows * columns, -1)
         weight = self.patch_embed.weight.flatten(1)
         tokens = F.linear(patches.to(weight.dtype), weight, self.patch_embed.bias)
-        grid = (self.position_grid, self.position_grid)
-        return tokens + resize_positions(self.position_table, self.clip_tubelets, grid, rows, columns)
+        return self.add_positions(tokens, rows, columns)
 
     def normalize(self, clips: Tensor) -> Tensor:
         """Normalize pixels: uint8 [n, 3, frames, height, width] -> float32, of mean 0 and spread 1 in pretraining."""
@@ -231,7 +279,7 @@ class VideoBackbone(nn.Module):
         return planes_ntpc.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
     def join(self, tokens: Tensor, batch: int) -> Tensor:
-        """Return the timeline of the last block's tokens: [n, l, c] -> [b, tubelets, c]."""
+        """Return the timeline of tokens that features take: [n, l, c] -> [b, tubelets, c]."""
         return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
 
 

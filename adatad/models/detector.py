@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from adatad.errors import UserError
 from adatad.models.actionformer import ActionFormer, Predictions
 from adatad.models.backbone import VideoBackbone
+from adatad.models.families import build_backbone
 from adatad.models.keyed_dropout import HostKeys
-from adatad.spec.schema import BackboneSpec, ModelSpec
+from adatad.spec.model_sections import BackboneSpec, ModelSpec
 
 MAX_NEAR = 3
 """Parameter names that a message proposes for a pattern that matches none."""
 
 
 class TemporalActionDetector(nn.Module):
-    """End to end: frames of a window to predictions at every point of the pyramid."""
+    """Frames of a window, or its features without a backbone, to predictions at every point of the pyramid."""
 
-    def __init__(self, backbone: VideoBackbone, detector: ActionFormer):
+    def __init__(self, backbone: VideoBackbone | None, detector: ActionFormer):
         super().__init__()
         self.backbone = backbone
         self.detector = detector
@@ -33,7 +34,8 @@ class TemporalActionDetector(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor, keys: HostKeys | Tensor | None = None) -> Predictions:
         """Predict actions of windows.
 
-        frames: uint8 [b, 3, frames, height, width]; mask: bool [b, window]; keys: int64 [b] in host memory, in
+        frames: uint8 [b, 3, frames, height, width], or features, float32 [b, c, window], without a backbone; mask:
+        bool [b, window]; keys: int64 [b] in host memory, in
         training; pinned where the model is on a GPU.
 
         Features of padded positions aren't masked before the detector: its first convolution sees them.
@@ -41,7 +43,7 @@ class TemporalActionDetector(nn.Module):
         # Engines move tensors to the device, and HostKeys not.
         keys = keys.keys if isinstance(keys, HostKeys) else keys
         # Keys still in host memory: the backbone decides there what to drop.
-        features = self.backbone(frames, mask.shape[-1], keys)
+        features = frames if self.backbone is None else self.backbone(frames, mask.shape[-1], keys)
         # The detector draws on the device, where whole rows are multiplied anyway.
         keys = None if keys is None else keys.to(features.device, non_blocking=True)
         return self.detector(features, mask, keys)
@@ -49,7 +51,11 @@ class TemporalActionDetector(nn.Module):
 
 def build_model(spec: ModelSpec, num_classes: int, drawn: bool = True) -> TemporalActionDetector:
     """Build the model. drawn: False leaves the backbone's encoder to a file (`VideoBackbone`)."""
-    backbone = VideoBackbone(spec.backbone, drawn)
+    if spec.backbone.mode == "features":
+        if spec.backbone.width is None:
+            raise UserError("model.backbone.width: nobody says how many channels the features of data.features have")
+        return TemporalActionDetector(None, ActionFormer(spec.detector, spec.backbone.width, num_classes))
+    backbone = build_backbone(spec.backbone, drawn)
     return TemporalActionDetector(backbone, ActionFormer(spec.detector, backbone.width, num_classes))
 
 

@@ -6,14 +6,15 @@ for segments, both divided by a running count of positive points.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adatad.models.actionformer import Predictions
-from adatad.spec.schema import DetectorSpec
+from adatad.models.actionformer import PRIOR, Predictions
+from adatad.spec.model_sections import DetectorSpec
 
 
 class Targets(NamedTuple):
@@ -119,6 +120,18 @@ def detection_losses(
     # Weight 0 means: as large as the classes' loss, without a gradient through the weight.
     weight = spec.regression_weight or cls_loss.detach() / reg_loss.detach().clamp(min=0.01)
     return {"cls_loss": cls_loss, "reg_loss": weight * reg_loss, "cost": cls_loss + weight * reg_loss}
+
+
+def untrained_losses(targets: Targets, normalizer: float, spec: DetectorSpec) -> dict[str, Tensor]:
+    """Return the losses, as `detection_losses` names them, of a head before its first step: every logit is that of
+    PRIOR, and segments have no length yet.
+
+    A real head's weights are random, so that its loss scatters around this one.
+    """
+    batch, points, classes = targets.classes.shape
+    logits = targets.classes.new_full((batch, classes, points), math.log(PRIOR / (1 - PRIOR)))
+    offsets = targets.classes.new_zeros(batch, 2, points)
+    return detection_losses(Predictions([logits], [offsets], [targets.valid], []), targets, normalizer, spec)
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:

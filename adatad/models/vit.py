@@ -1,4 +1,4 @@
-"""The parts of VideoMAE's vision transformer: position table, attention and block.
+"""The block of a video transformer, as modules and as functions of tensors; each family of backbones has its own kind.
 
 Shapes: n clips (of all windows of a batch), l tokens of a clip (time, then row, then column), c width; h heads,
 d channels of a head.
@@ -7,7 +7,7 @@ d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,30 @@ from adatad.models.timm_layers import Mlp
 
 NORM_EPS = 1e-6
 
+ClipTables = tuple[Tensor, ...]
+"""Constants that attention needs besides its weights, of one clip's grid of tokens and so the same for every clip."""
+BranchWeights = tuple[Tensor, ...]
+"""The weights of a branch, in the order in which its function takes them; the last two are those of its last product,
+weight and bias."""
+BranchFunction = Callable[[Tensor, BranchWeights, int, ClipTables], Tensor]
+"""Takes tokens [n, l, c] in the dtype of arithmetic, weights, the number of heads and the clip's tables; returns what
+is added to the tokens."""
+
+
+class BranchForm(NamedTuple):
+    """One of a block's residual branches as a function of tensors, for executors that call no modules.
+
+    names: of its weights in the block, in the function's order.
+    """
+
+    function: BranchFunction
+    names: tuple[str, ...]
+
+
+def is_norm(name: str) -> bool:
+    """Return whether a block's parameter is a norm's: autocast computes norms in fp32."""
+    return any(part.startswith("norm") or part.endswith("norm") for part in name.split("."))
+
 
 def sine_table(positions: int, width: int) -> Tensor:
     """Return fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
@@ -29,44 +53,33 @@ def sine_table(positions: int, width: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
 
 
-def resize_positions(table: Tensor, tubelets: int, grid: tuple[int, int], rows: int, columns: int) -> Tensor:
-    """Fit a table [1, tubelets x grid, c] to rows x columns, each time slice alone: bicubic, without antialiasing."""
-    if grid == (rows, columns):
-        return table
-    planes = table.reshape(tubelets, *grid, -1).permute(0, 3, 1, 2)
-    # Without antialiasing, as the reference resizes it.
-    planes = F.interpolate(planes, size=(rows, columns), mode="bicubic", align_corners=False)
-    return planes.permute(0, 2, 3, 1).reshape(1, tubelets * rows * columns, -1)
+def project(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values: [n, l, c] -> [n, h, l, d] each.
 
-
-class Attention(nn.Module):
-    """Multi-head self-attention inside a clip. Queries and values have a bias, keys have none."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x_nlc: Tensor) -> Tensor:
-        """Return attention's part of the residual sum, of the same shape."""
-        # One product for all three; the keys' bias would cancel out in the softmax, and there is none.
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return self.proj(attend(x_nlc, self.heads, self.qkv.weight, bias))
-
-
-def attend(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return attention before its last projection: [n, l, c] -> [n, l, c].
-
-    weight, bias: of queries, keys and values, [3 c, c] and [3 c].
+    weight, bias: of all three, [3 c, c] and [3 c].
     """
     n, l, c = x_nlc.shape
     # Three views of one product; going back, their gradients are joined by one copy.
     parts = F.linear(x_nlc, weight, bias).split(c, -1)
     q_nhld, k_nhld, v_nhld = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
-    return F.scaled_dot_product_attention(q_nhld, k_nhld, v_nhld).transpose(1, 2).reshape(n, l, c)
+    return q_nhld, k_nhld, v_nhld
+
+
+def attend(q_nhld: Tensor, k_nhld: Tensor, v_nhld: Tensor) -> Tensor:
+    """Return attention before its last projection: [n, h, l, d] -> [n, l, c]."""
+    return F.scaled_dot_product_attention(q_nhld, k_nhld, v_nhld).transpose(1, 2).flatten(2)
+
+
+def mlp(x_nlc: Tensor, weights: BranchWeights, heads: int, tables: ClipTables) -> Tensor:
+    """Return the MLP's part of the residual sum: [n, l, c] -> [n, l, c]. heads, tables: unused."""
+    norm, norm_bias, first, first_bias, last, last_bias = weights
+    normed = F.layer_norm(x_nlc, x_nlc.shape[-1:], norm, norm_bias, NORM_EPS)
+    return F.linear(F.gelu(F.linear(normed, first, first_bias)), last, last_bias)
+
+
+MLP = BranchForm(
+    mlp, ("norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias")
+)
 
 
 class Branch(Protocol):
@@ -100,8 +113,8 @@ def add_branches(x_nlc: Tensor, branches: Iterable[Branch], drops: BlockDrops | 
 class ModuleBranch:
     """A branch computed by the block's own modules, for autograd."""
 
-    def __init__(self, norm: nn.Module, layer: nn.Module):
-        self.norm, self.layer = norm, layer
+    def __init__(self, norm: nn.Module, layer: nn.Module, tables: ClipTables = ()):
+        self.norm, self.layer, self.tables = norm, layer, tables
 
     @property
     def learns(self) -> bool:
@@ -111,16 +124,24 @@ class ModuleBranch:
 
     def add(self, x_nlc: Tensor, drop: BranchDrop | None, in_place: bool) -> Tensor:
         """Return the `residual` of the tokens and this branch, with its graph."""
-        return residual(x_nlc, self.layer(self.norm(x_nlc)), drop and drop.scale, in_place)
+        return residual(x_nlc, self.layer(self.norm(x_nlc), *self.tables), drop and drop.scale, in_place)
 
 
 class Block(nn.Module):
-    """Attention, MLP and, where the block carries one, an adapter; each added to the tokens."""
+    """Attention, MLP and, where the block carries one, an adapter; each added to the tokens.
 
-    def __init__(self, width: int, heads: int, mlp_width: int, adapter: Adapter | None):
+    A family of backbones makes a class of its own of it. Executors know blocks by `forms`, `join_weights` and
+    `part_gradients` alone, so that what is written here works under every memory policy.
+    """
+
+    forms: ClassVar[tuple[BranchForm, BranchForm]]
+    """Attention and MLP as functions. They compute what the modules do."""
+
+    def __init__(self, width: int, attention: nn.Module, mlp_width: int, adapter: Adapter | None):
+        """attention: a module with a number of `heads`, called with tokens and the clip's tables."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attn = Attention(width, heads)
+        self.attn = attention
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width, mlp_width)
         self.adapter = adapter
@@ -131,21 +152,34 @@ class Block(nn.Module):
         batch: int,
         drops: BlockDrops | None = None,
         *,
+        tables: ClipTables = (),
         pad: Padding = pad_with_zeros,
         recompute: Recompute | None = None,
     ) -> Tensor:
         """Run the block on the tokens of all clips.
 
-        batch: windows among them; drops: of these clips, or None to drop nothing; pad: what adapters see beyond a
-        window's ends; recompute: see `Adapter.forward`.
+        batch: windows among them; drops: of these clips, or None to drop nothing; tables: the backbone's
+        `clip_tables`; pad: what adapters see beyond a window's ends; recompute: see `Adapter.forward`.
         """
         if recompute is not None:
             # Inside the module, so that the hooks of engines run once and not again in backward.
-            return recompute(self.forward, x_nlc, batch, drops, pad=pad)
-        x_nlc = self.transform(x_nlc, drops)
+            return recompute(self.forward, x_nlc, batch, drops, tables=tables, pad=pad)
+        x_nlc = self.transform(x_nlc, drops, tables)
         # Not in place: the adapter's own backward needs its input as it was.
         return x_nlc if self.adapter is None else x_nlc + self.adapter(x_nlc, batch, pad=pad)
 
-    def transform(self, x_nlc: Tensor, drops: BlockDrops | None = None) -> Tensor:
+    def transform(self, x_nlc: Tensor, drops: BlockDrops | None = None, tables: ClipTables = ()) -> Tensor:
         """Run the block without its adapter: it acts on each clip alone."""
-        return add_branches(x_nlc, (ModuleBranch(self.norm1, self.attn), ModuleBranch(self.norm2, self.mlp)), drops)
+        branches = ModuleBranch(self.norm1, self.attn, tables), ModuleBranch(self.norm2, self.mlp)
+        return add_branches(x_nlc, branches, drops)
+
+    def join_weights(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights by the names that `forms` list, from the parameters but for the adapter's.
+
+        A tensor that is made here is detached from what it is made of, and requires a gradient if that does.
+        """
+        return named
+
+    def part_gradients(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the gradients of the block's parameters, from those of what `join_weights` returned."""
+        return parts

@@ -60,7 +60,7 @@ class PiecewiseAdamW(torch.optim.AdamW):
             self.param_groups = groups
 
     def store(self, parameters: Sequence[Tensor]) -> None:
-        """Put away moments that were loaded into `state`, where they can be read as soon as this returns."""
+        """Store moments that were loaded into `state`, where they can be read as soon as this returns."""
         raise NotImplementedError
 
     def _fetch(self, parameters: Sequence[Tensor]) -> None:

@@ -31,11 +31,11 @@ class Engine(Protocol):
     """
 
     model: nn.Module
-    """What forward passes call."""
+    """The module that forward passes call."""
     groups: list[dict[str, Any]]
     """Optimizer groups; the schedule writes their "lr" before a step."""
     saves_shards: bool
-    """Whether every rank can save and load its own part of a tensor: then `as_dtensors` gives the form for it."""
+    """True if every rank can save and load its own part of a tensor: then `as_dtensors` gives the form for it."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
         """Surround forward and backward of a micro-batch: autocast, and gradients exchanged after the last one only."""
@@ -94,6 +94,7 @@ class Engine(Protocol):
 
 def read_together(*tensors: Tensor | None) -> list[float]:
     """Return all values of some tensors, in order: the host waits once for those of one device. None has no values."""
+    # float64 for all: one tensor goes to the host, and losses lose no digit on the way.
     flat = [tensor.detach().reshape(-1).double() for tensor in tensors if tensor is not None]
     if len({tensor.device for tensor in flat}) > 1:
         # Offloaded gradients have their norm on the host, where reading it waits for nothing.
@@ -130,6 +131,7 @@ def swapped_tensors(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> It
 def _swap(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     # One tensor after the other: no second copy of the model.
     for name, tensor in tensors.items():
+        # A copy of this tensor alone, at most the largest of the model.
         kept = tensor.clone()
         tensor.copy_(values[name])
         values[name].copy_(kept)

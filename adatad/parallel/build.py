@@ -20,6 +20,7 @@ def build_engine(model: nn.Module, groups: list[dict[str, Any]], spec: Spec, pro
     """
     match spec.parallel.engine:
         case "ddp":
+            # Each engine is imported where it is chosen: DeepSpeed takes seconds, and may not be installed.
             from adatad.parallel.ddp import DdpEngine
 
             return DdpEngine(model, groups, spec, processes)

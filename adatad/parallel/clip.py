@@ -101,6 +101,7 @@ class ClipGroup(Shares):
             peer = self.mesh.group[self.mesh.clip_rank + (1 if side == RIGHT else -1)]
             operations.append(dist.P2POp(dist.isend, own, peer, self.processes))
             operations.append(dist.P2POp(dist.irecv, incoming[side], peer, self.processes))
+        # One batch: sends and receives that wait for each other would stand still if issued one by one.
         works = dist.batch_isend_irecv(operations)
         # The planes must live until they are sent.
         return {side: partial(_arrived, works, outgoing, incoming[side]) for side in planes}
@@ -143,6 +144,7 @@ class FakeClipGroup(Shares):
 
     def gather(self, own: Tensor) -> Tensor:
         """Return a timeline of whole windows in shape."""
+        # A clip has as many tubelets on every rank.
         tubelets = self.clips * own.shape[1] // len(self.own)
         return own.new_empty(own.shape[0], tubelets, own.shape[2])
 
@@ -157,6 +159,7 @@ def _arrived(works: list[dist.Work], outgoing: dict[int, Tensor], incoming: Tens
 def clip_group(processes: Processes, mesh: Mesh, clips: int, hang_seconds: float) -> ClipGroup:
     """Return this rank's group. All ranks of the run call it."""
     limit = timedelta(seconds=hang_seconds)
+    # Every rank makes all groups, in one order: new_group is a collective of the whole run.
     groups = [dist.new_group(list(range(first, first + mesh.clip)), timeout=limit)
               for first in range(0, processes.world, mesh.clip)]  # fmt: skip
     group = groups[mesh.data_rank]
@@ -233,6 +236,7 @@ class _Padded(torch.autograd.Function):
         sides = [side for side in (LEFT, RIGHT) if group.has_neighbour(side)]
         ends = window[:, :reach], window[:, window.shape[1] - reach :]
         arrivals = group.exchange_sides({side: ends[side] for side in sides})
+        # Zeros at a window's ends, as a convolution pads there.
         beside = [arrivals[side]() if side in sides else torch.zeros_like(ends[side]) for side in (LEFT, RIGHT)]
         return torch.cat([beside[LEFT], window, beside[RIGHT]], 1)
 
@@ -243,6 +247,7 @@ class _Padded(torch.autograd.Function):
         length = gradient.shape[1] - 2 * reach
         beyond = gradient[:, :reach], gradient[:, length + reach :]
         arrivals = group.exchange_sides({side: beyond[side] for side in (LEFT, RIGHT) if group.has_neighbour(side)})
+        # A copy: autograd may give this gradient to others too.
         own = gradient[:, reach : length + reach].clone()
         for side, arrival in arrivals.items():
             end = own[:, :reach] if side == LEFT else own[:, length - reach :]

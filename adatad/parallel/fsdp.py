@@ -173,8 +173,12 @@ class FsdpWeights(WeightProvider):
 def shard_model(model: nn.Module, processes: Processes, cpu_offload: bool) -> None:
     """Cut all parameters of a model into one part a rank, in place, and have them gathered when they are needed."""
     ensure_group(processes)
-    # Before anything is sharded: it makes new parameters.
-    _scalars_to_vectors(model)
+    # FSDP takes no parameters without dimensions: they get one, of length 1, which broadcasts alike. Before anything is
+    # sharded, since these are new parameters.
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0:
+                setattr(module, name, nn.Parameter(parameter.detach().view(1), parameter.requires_grad))
     on_gpu = processes.device.type == "cuda"
     settings = {
         "mesh": init_device_mesh(processes.device.type, (processes.world,)),
@@ -196,14 +200,6 @@ def shard_model(model: nn.Module, processes: Processes, cpu_offload: bool) -> No
     model.register_forward_hook(_reshard_after_inference)
 
 
-def _scalars_to_vectors(model: nn.Module) -> None:
-    """Give parameters without dimensions one, of length 1, which broadcasts alike: FSDP takes no others."""
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.ndim == 0:
-                setattr(module, name, nn.Parameter(parameter.detach().view(1), parameter.requires_grad))
-
-
 def _reshard_after_inference(model: FSDPModule, _: Any, predictions: Any) -> None:
     """Free the root after a forward pass without a backward: the next one would read weights that are out of date."""
     if not torch.is_grad_enabled():
@@ -216,7 +212,14 @@ def _prefetch_one_ahead(model: FSDPModule, backbone: VideoBackbone) -> None:
     Left to itself, FSDP keeps each gather's buffer until the one after the next, and in backward fetches whatever ran
     before: blocks without a graph, or a block that must wait for a wave.
     """
-    called, differentiated = _called(backbone)
+    waves = [wave_pass.settings for wave_pass in backbone.executor.passes]
+    in_waves = {index for settings in waves for index in range(settings.first, settings.last + 1)}
+    # The side variant runs no block behind the last that feeds an adapter.
+    count = max(backbone.adapter_blocks) + 1 if backbone.mode == "side" else len(backbone.blocks)
+    # Blocks whose hooks run: called as modules, and not by a wave. Of these, those that have a backward.
+    called = set(range(count)) - in_waves
+    trained = [i for i, block in enumerate(backbone.blocks) if any(p.requires_grad for p in block.parameters())]
+    differentiated = {index for index in called if trained and index >= trained[0]}
     for index, module in enumerate([*backbone.blocks, model]):
         # Gathers in streams of their own, whose end is waited for: without it gloo's would block here.
         module._set_unshard_async_op(True)
@@ -225,17 +228,6 @@ def _prefetch_one_ahead(model: FSDPModule, backbone: VideoBackbone) -> None:
         # A module that fetches itself, being whole already, fetches nothing.
         before = backbone.blocks[index - 1] if index - 1 in differentiated else module
         module.set_modules_to_backward_prefetch([before])
-
-
-def _called(backbone: VideoBackbone) -> tuple[set[int], set[int]]:
-    """Return the blocks that are called as modules, not run by a wave; and those of them that have a backward."""
-    waves = [wave_pass.settings for wave_pass in backbone.executor.passes]
-    in_waves = {index for settings in waves for index in range(settings.first, settings.last + 1)}
-    # The side variant runs no block behind the last that feeds an adapter.
-    count = max(backbone.adapter_blocks) + 1 if backbone.mode == "side" else len(backbone.blocks)
-    called = set(range(count)) - in_waves
-    trained = [i for i, block in enumerate(backbone.blocks) if any(p.requires_grad for p in block.parameters())]
-    return called, {index for index in called if trained and index >= trained[0]}
 
 
 def _part(tensor: Tensor, processes: Processes) -> Tensor:

@@ -35,6 +35,7 @@ class Mesh:
 
 def mesh_of(rank: int, world: int, clip: int) -> Mesh:
     """Return a rank's place. clip: number of ranks that share a window; it divides the world."""
+    # Consecutive ranks form a group: launchers number those of one node consecutively.
     return Mesh(world // clip, clip, rank // clip, rank % clip)
 
 
@@ -57,6 +58,7 @@ def held_bytes(engine: str, ranks: int, frozen: int, trained: int) -> RankBytes:
     # Fractions of a byte don't matter to estimates.
     share = trained / ranks
     match engine:
+        # 2 x: AdamW's two moments, in fp32 as the parameters.
         case "ddp":
             return RankBytes(frozen, trained, 2 * trained, trained, trained)
         case "zero1":

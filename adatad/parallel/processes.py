@@ -45,6 +45,7 @@ class Processes:
         """Return the sum of an integer over all ranks."""
         if self.world == 1:
             return value
+        # In host memory, so that gloo takes it: see above.
         total = torch.tensor(value, dtype=torch.int64)
         dist.all_reduce(total)
         return int(total)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 DEVICES = Path("/dev")
+# CUDA itself stops at the first device that it doesn't know, and -1 is one.
 HIDE_ALL = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES, the last one Slurm's, that show no GPU; so does a list that begins with one."""
 
@@ -27,6 +28,7 @@ def asks_for_gpus(environment: Mapping[str, str]) -> bool:
     DeepSpeed's launcher, which is known by CROSS_SIZE, numbers the ranks in it on machines without GPUs too.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
+    # A value alone is no proof of a GPU: that launcher sets one on machines without any.
     return visible is not None and not hides_all(visible) and "CROSS_SIZE" not in environment
 
 

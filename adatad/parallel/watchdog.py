@@ -40,7 +40,7 @@ short of srun's --wait, which ends the ranks that are left."""
 LEAVE_LOOKS = 5
 """Looks after a fault is known until a rank that hasn't left is ended."""
 REPORT_SECONDS = 4 * ANSWER_SECONDS
-"""The same for a rank that has begun to report an error of its own, for which it asks the others."""
+"""Time to leave for a rank that has begun to report an error of its own, for which it asks the others."""
 END_SECONDS = 30.0
 """How long the end may take: traces are written, and a checkpoint that is being written is finished."""
 HANG_FRACTION = 0.8
@@ -63,7 +63,7 @@ class StoreView(NamedTuple):
     fault: str | None
     """Line on the rank that failed first."""
     quiet: list[int]
-    """By rank, looks since its last heartbeat; 0 for one that has left."""
+    """Looks since the last heartbeat, by rank; 0 for one that has left."""
     left: frozenset[int]
     """Ranks that have left in good order."""
 
@@ -81,11 +81,11 @@ class Monitor:
         # Shorter with a short limit, as tests have it: ranks must be found dead before the group's limit ends all.
         self.seconds = min(BEAT_SECONDS, hang_seconds / (1.5 * SILENT_LOOKS))
         self.file: TextIO | int = STDERR
-        """Where stacks go."""
+        """File that stacks are written to."""
         self.last_words: Callable[[], None] = _nothing
-        """Called before the process is ended."""
+        """Function that is called before the process is ended."""
         self.step_began: float | None = None
-        """By the monotonic clock, while a step is being made."""
+        """Start of the step that is being made, by the monotonic clock; None between steps."""
         self.hang_seconds = hang_seconds
         self.view, self.looks, self.lost = StoreView(None, [0] * reporter.world, frozenset()), 0, False
         # Containers may share a host's name and not its processes.

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adatad.data.annotations import read_annotations
+from adatad.data.balance import windows_of_epoch
 from adatad.data.windows import evaluation_windows
 from adatad.errors import UserError
 from adatad.memory.arithmetic import autocast_dtype
@@ -27,11 +28,13 @@ from adatad.spec import Spec
 from adatad.spec.quirks import Quirks
 from adatad.spec.sizes import end_epoch, steps_per_epoch
 
+# Nothing is computed for a plan: also on a machine whose GPU is busy, or without one.
 META = torch.device("meta")
 LIFE_SIGN_SECONDS = 5.0
-"""Between lines on stderr that say that planning goes on."""
+"""Seconds between lines on stderr that say that planning goes on."""
 MAX_COUNTED_LAUNCHES = 20_000
-"""Of a step that is counted without being asked: two seconds."""
+"""Launches of a step that is counted without being asked: that takes two seconds."""
+# A terminal's usual width: what is pasted from it must not be broken at another place.
 LINE_COLUMNS = 80
 
 
@@ -59,6 +62,7 @@ def target_of(
 ) -> Target:
     """Make out the machine: a card by its name, or this machine's; every figure that is given takes the place of the
     card's. host_memory_gib: of all ranks. Raises UserError where no size of memory is known."""
+    # A size that is given means another machine's card: rates of the one here would be wrong for it.
     card, here = CARDS.get(gpu or ""), torch.cuda.is_available()
     if gpu and card is None:
         raise UserError(f"--gpu {gpu}: expected one of {', '.join(CARDS)}")
@@ -66,6 +70,7 @@ def target_of(
         card = _card_here()
     if card is None and gpu_memory_gib is None:
         raise UserError("no GPU is here: name one with --gpu (such as rtx4090), or give --gpu-memory (such as 24GB)")
+    # Without a card or its rate the hours rest on a guess, which the line then says.
     assumed = card is None and tflops is None
     card = card or UNKNOWN
     memory = gpu_memory_gib or card.memory_gib
@@ -78,9 +83,10 @@ def target_of(
 
 
 def _card_here() -> Card:
-    """This machine's first GPU; rates are those of the card of that name, if it is known."""
+    """Return this machine's first GPU; rates are those of the card of that name, if it is known."""
     properties = torch.cuda.get_device_properties(0)
     plain = properties.name.lower().replace(" ", "")
+    # Names of drivers are longer ("NVIDIA A100-SXM4-80GB"), and a card comes with several sizes of memory.
     known = [card for name, card in CARDS.items() if name.partition("-")[0] in plain]
     memory = properties.total_memory / GIB
     rates = min(known, key=lambda card: abs(card.memory_gib - memory), default=UNKNOWN)
@@ -89,9 +95,16 @@ def _card_here() -> Card:
 
 def write_plans(spec: Spec, target: Target, num_classes: int = 20, table: bool = False, count: bool = False) -> bool:
     """Print the best plan, or the table of all, and return whether one fits. count: count the printed plan's memory for
-    real, however long that takes. Raises UserError where the GPUs can't share the batch."""
+    real, however long that takes. Raises UserError where the GPUs can't share the batch, and without a
+    backbone."""
+    if spec.model.backbone.mode == "features":
+        raise UserError(
+            "model.backbone.mode features: there is no backbone whose memory could be planned; it is trained "
+            "with memory.policy none"
+        )
     gpus = target.machine.ranks
     check_shares(spec, gpus)
+    # Those that `parallel.engine: auto` may become; on one GPU sharding saves nothing.
     engines = ("ddp", "fsdp") if gpus > 1 else ("ddp",)
     planner = Planner(spec, target.machine, autocast_dtype(spec.train.precision, META), num_classes, engines)
     with life_signs("planning"):
@@ -107,6 +120,7 @@ def write_plans(spec: Spec, target: Target, num_classes: int = 20, table: bool =
                 print(textwrap.indent(flags(found.settings), "  "))
             return False
         counted = None
+        # With several ranks the count leaves out what the engine exchanges, so the estimate is nearer.
         if gpus == 1 and (count or best.launches <= MAX_COUNTED_LAUNCHES):
             # Takes seconds to load, with all of training.
             from adatad.training.plan import count as count_step
@@ -118,7 +132,7 @@ def write_plans(spec: Spec, target: Target, num_classes: int = 20, table: bool =
 
 
 def check_shares(spec: Spec, gpus: int) -> None:
-    """Raises UserError if a global batch can't be shared out to so many GPUs."""
+    """Raise UserError if a global batch can't be shared out to so many GPUs."""
     train, clip = spec.train, spec.parallel.clip
     if gpus % clip:
         raise UserError(f"parallel.clip {clip} doesn't divide {gpus} GPUs (--gpus)")
@@ -131,7 +145,7 @@ def check_shares(spec: Spec, gpus: int) -> None:
 
 
 def lines_of(planner: Planner, plan: Plan, target: Target, counted: int | None) -> Iterator[str]:
-    """The five lines. counted: bytes on the device, if they were counted."""
+    """Yield the five lines. counted: bytes on the device, if they were counted."""
     machine = target.machine
     engine = f", {plan.engine}" if machine.ranks > 1 else ""
     yield _wrapped(f"plan    {plan.describe()}{engine}")
@@ -152,23 +166,26 @@ def hours_of(planner: Planner, plan: Plan, target: Target) -> str:
         found = read_annotations(spec.data, Quirks.of(spec.compat), spec.model.detector.class_agnostic)
     except (UserError, OSError):
         return f"{step}; without the annotations no hours"
+    # Evaluations at every n-th epoch from the first one allowed, and always at the end: as the trainer does.
     end = end_epoch(spec)
-    steps = end * steps_per_epoch(spec, len(found.train))
+    steps = end * steps_per_epoch(spec, windows_of_epoch(spec.train.class_balance, found.train))
     train = spec.train
     rounds = sum(
         epoch >= train.evaluate_from_epoch and ((epoch + 1) % train.evaluate_every_epochs == 0 or epoch + 1 == end)
         for epoch in range(end)
     )
     windows = sum(len(evaluation_windows(video, spec.data.window)) for video in found.validation)
+    # Each rank, or group of ranks that share windows, has its own part of the windows.
     evaluation = rounds * windows * planner.forward_seconds() / max(1, machine.ranks // spec.parallel.clip)
     hours = (steps * plan.seconds + evaluation) / 3600
     return f"{hours:.3g} h: {steps:,} x {plan.seconds:.3g} s + {rounds} evaluations, {rate}"
 
 
 def flags(settings: list[str]) -> str:
-    """`--set` and settings to paste into a shell, on lines that go on where one would be too long."""
+    """Return `--set` and settings to paste into a shell, on lines that go on where one would be too long."""
     lines = ["--set"]
     for word in map(shlex.quote, settings):
+        # 3: the space before the word, and " \\" behind it.
         if len(lines[-1]) + len(word) + 3 > LINE_COLUMNS and lines[-1] != "--set":
             lines[-1] += " \\"
             lines.append(f"  {word}")
@@ -187,9 +204,11 @@ def life_signs(what: str) -> Iterator[None]:
     done, began = threading.Event(), time.monotonic()
 
     def say() -> None:
+        """Print how long it has taken, every few seconds until it is done."""
         while not done.wait(LIFE_SIGN_SECONDS):
             print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
+    # A daemon: an interruption of planning must not wait for the next sign of life.
     thread = threading.Thread(target=say, daemon=True)
     thread.start()
     try:
@@ -221,11 +240,13 @@ def print_table(planner: Planner, plans: list[Plan], best: Plan | None) -> None:
 
 
 def shown(planner: Planner, plans: list[Plan], best: Plan | None, own: Plan | None) -> list[Plan]:
-    """The plans of the table, in their order."""
+    """Return the plans of the table, in their order."""
     groups: dict[tuple, list[Plan]] = {}
     for plan in plans:
         policy = plan.memory.policy if isinstance(plan.memory.policy, str) else "ranges"
+        # Tiles and segments are left out of the key: the table has the best of them.
         groups.setdefault((plan.engine, policy, plan.memory.recompute, plan.away), []).append(plan)
+    # A group without a plan that fits is there too, with its smallest: it shows how much is missing.
     chosen = [planner.best(group) or planner.smallest(group) for group in groups.values()]
     chosen = [plan for plan in chosen if not any(_beats(other, plan) for other in chosen)]
     chosen += [plan for plan in (best, own) if plan is not None and plan not in chosen]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from adatad.data.annotations import Annotations, read_annotations
+from adatad.data.annotations import Annotations, Video, read_annotations
 from adatad.data.dataset import video_path
 from adatad.data.decode import open_video
 from adatad.files import shown
@@ -35,6 +35,7 @@ MAX_DETECTIONS = 40
 """Detections of a video that are drawn, the best by score."""
 LEAST_SHARE = 0.25
 """Detections below this share of the video's best score aren't drawn, but counted."""
+# Data sets such as MultiTHUMOS have hundreds of instances in a video; the figure grows by each lane.
 MAX_LANES = 40
 """Rows of annotated segments; segments beyond them are only counted."""
 LEAST_STRENGTH = 0.12
@@ -42,12 +43,9 @@ LEAST_STRENGTH = 0.12
 LEGEND_SCORES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAX_CHARACTERS = 80
 """Characters of a name in a picture."""
-# Paul Tol's "bright" and "muted" schemes: told apart also by readers who don't see all colours.
-COLOURS = (
-    "#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377",
-    "#332288", "#DDCC77", "#117733", "#882255", "#44AA99", "#999933",
-)  # fmt: skip
-HATCHES = ("", "//", "xx", "..")
+# As in page_files/base.css, light: a class looks alike in pictures and on pages.
+COLOURS = ("#7e85da", "#a9400c", "#056339", "#81316c", "#1f9bb3", "#c78000", "#523db1", "#a88577")
+HATCHES = ("", "//", "..", "++")
 names_are_text = matplotlib.rc_context({"text.parse_math": False, "text.usetex": False})
 """Decorator for functions that draw names: matplotlib would read "costs $5 or $6" as a formula."""
 
@@ -61,6 +59,7 @@ def picture_text(name: str) -> str:
 def class_style(classes: Sequence[str], label: str) -> tuple[str, str]:
     """Return colour and hatching of a class, by its position in the class list."""
     # A class that isn't in the list, as of an older run, gets the look after the last.
+    # By its place in the list, so that one class has one colour in every picture of a run.
     number = classes.index(label) if label in classes else len(classes)
     return COLOURS[number % len(COLOURS)], HATCHES[number // len(COLOURS) % len(HATCHES)]
 
@@ -110,13 +109,14 @@ def draw_timeline(
     annotated = [item for item, lane in zip(truth, lanes_above, strict=True) if lane < MAX_LANES]
     lanes_above = [lane for lane in lanes_above if lane < MAX_LANES]
     rows_above, rows_below = max(lanes_above, default=0) + 1, max(lanes_below, default=0) + 1
+    # In inches: title and axis, the lanes, the strip of pictures.
     height = 1.0 + 0.3 * (rows_above + rows_below) + 0.75
     figure = Figure(figsize=(11, height), dpi=100, layout="constrained")
     # Without pyplot, which keeps figures and looks for a display.
     FigureCanvasAgg(figure)
     bars, strip = figure.subplots(2, 1, sharex=True, height_ratios=[rows_above + rows_below + 0.6, 2.2])
-    _draw_rows(bars, annotated, lanes_above, 0.0, classes, faint=False)
-    _draw_rows(bars, best, lanes_below, rows_above + 0.6, classes, faint=True)
+    draw_rows(bars, annotated, lanes_above, 0.0, classes, faint=False)
+    draw_rows(bars, best, lanes_below, rows_above + 0.6, classes, faint=True)
     # Downwards: annotations above detections.
     bars.set_ylim(rows_above + rows_below + 0.6, 0)
     bars.set_yticks([rows_above / 2, rows_above + 0.6 + rows_below / 2], ["annotated", "detected"])
@@ -124,7 +124,7 @@ def draw_timeline(
     if not best:
         middle = rows_above + 0.6 + rows_below / 2
         bars.text(duration_seconds / 2, middle, "nothing detected", ha="center", va="center", color="0.5", fontsize=8)
-    _draw_thumbnails(strip, thumbnails, duration_seconds)
+    draw_thumbnails(strip, thumbnails, duration_seconds)
     strip.set_xlim(0, duration_seconds)
     for axes in (bars, strip):
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -181,9 +181,10 @@ class BarLabel(Text):
             super().draw(renderer)
 
 
-def _draw_rows(
+def draw_rows(
     axes: Axes, items: Sequence[Detection], lanes: Sequence[int], top: float, classes: Sequence[str], faint: bool
 ) -> None:
+    """Draw segments as bars of their class, each in its lane below `top`; faint: the fainter the lower their score."""
     for item, lane in zip(items, lanes, strict=True):
         start, end = item["segment"]
         colour, hatch = class_style(classes, item["label"])
@@ -197,7 +198,8 @@ def _draw_rows(
         axes.add_artist(BarLabel(bar, start + 0.1, top + lane + 0.52, text, fontsize=7, va="center", color=colour))
 
 
-def _draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_seconds: float) -> None:
+def draw_thumbnails(axes: Axes, thumbnails: Sequence[Thumbnail], duration_seconds: float) -> None:
+    """Draw pictures side by side, each at its place on an axis of that length."""
     axes.set_yticks([])
     axes.set_ylim(0, 1)
     if not thumbnails:
@@ -213,6 +215,7 @@ def read_thumbnails(path: Path, duration_seconds: float, frames: int) -> list[Th
 
     frames: of the video by its annotation; 0 to take the file's own number.
     """
+    # Middles of the parts: the very first and last frames are often black.
     seconds = (np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * duration_seconds
     try:
         # At the annotation's rate, so that pictures show the seconds at which they are drawn.
@@ -262,13 +265,17 @@ def validation_timelines(
     """
     annotations = annotations or read_annotations(spec.data, Quirks.of(spec.compat))
     for video in annotations.validation[:limit]:
-        thumbnails = read_thumbnails(video_path(spec.data, video.name), video.duration_seconds, video.frames)
-        found = detections.get(video.name, [])
-        truth = [
-            {"segment": segment.tolist(), "label": annotations.classes[label]}
-            for segment, label in zip(video.segments_seconds, video.labels, strict=True)
-        ]
-        yield (
-            video.name,
-            draw_timeline(video.name, video.duration_seconds, truth, found, thumbnails, annotations.classes),
-        )
+        yield video.name, draw_video(spec, annotations, video, detections.get(video.name, []))[0]
+
+
+def draw_video(
+    spec: Spec, annotations: Annotations, video: Video, detections: Sequence[Detection]
+) -> tuple[Figure, list[Thumbnail]]:
+    """Return the timeline of a validation video, and the thumbnails in it."""
+    thumbnails = read_thumbnails(video_path(spec.data, video.name), video.duration_seconds, video.frames)
+    truth = [
+        {"segment": segment.tolist(), "label": annotations.classes[label]}
+        for segment, label in zip(video.segments_seconds, video.labels, strict=True)
+    ]
+    classes = annotations.classes
+    return draw_timeline(video.name, video.duration_seconds, truth, detections, thumbnails, classes), thumbnails

@@ -15,10 +15,11 @@ from adatad.spec.document import Key
 from adatad.spec.downloads import where_published
 from adatad.spec.fixes import Fixable, fixed_by, instead
 from adatad.spec.model_checks import MODEL_CHECKS, Finding, Problem
+from adatad.spec.model_sections import RANDOM
 from adatad.spec.partial import InvalidKeyReadError, ValidView
-from adatad.spec.schema import PATHS, RANDOM, SHARDS_FROZEN_WEIGHTS, STAGE_TO, MemorySpec, Spec
+from adatad.spec.schema import PATHS, SHARDS_FROZEN_WEIGHTS, STAGE_TO, MemorySpec, Spec
 from adatad.spec.sizes import adapter_reach, clips_of_window, resolve_backbone
-from adatad.spec.text import cut, name_problem, path_problem
+from adatad.spec.text import cut, name_problem, path_problem, project_problem
 
 Check = Callable[[Spec], Iterator[Finding]]
 
@@ -28,8 +29,10 @@ def cross_checks(spec: Spec, invalid: Iterable[Key] = (), given: Iterable[Key] =
 
     given: keys that the user has set over the file, which a fix leaves alone if it can.
     """
+    # In the order of the file, so that the list of problems reads as the spec does.
     checks = (
         _name,
+        _wandb,
         *(partial(_path, key=key) for key in (*PATHS, STAGE_TO)),
         *MODEL_CHECKS,
         _memory,
@@ -43,6 +46,7 @@ def cross_checks(spec: Spec, invalid: Iterable[Key] = (), given: Iterable[Key] =
 
 def memory_checks(spec: Spec) -> list[Problem]:
     """Return the contradictions of the sections memory and parallel alone: what a planner varies."""
+    # Nothing is invalid: the planner varies a spec that has been loaded.
     return _problems((_memory, _parallel), spec, set())
 
 
@@ -50,7 +54,9 @@ def file_checks(spec: Spec, invalid: Iterable[Key] = ()) -> list[Problem]:
     """Return the files and folders that a run reads and that aren't there, each with its key."""
     # A check ends where it reads an invalid value, so each file has one of its own.
     return _problems(
-        (_annotations, _weights, _deepspeed, _classes, _blocked_videos, _videos, _scoring_files), spec, set(invalid)
+        (_annotations, _weights, _init_from, _deepspeed, _classes, _blocked_videos, _videos, _scoring_files),
+        spec,
+        set(invalid),
     )
 
 
@@ -71,14 +77,23 @@ def _annotations(spec: Spec) -> Iterator[Problem]:
 
 def _weights(spec: Spec) -> Iterator[Problem]:
     weights = spec.model.backbone.weights
-    if weights != RANDOM:
+    if weights != RANDOM and spec.model.backbone.mode != "features":
         for key, problem in _no_file(("model", "backbone", "weights"), weights):
             yield key, problem + where_published(weights)
+
+
+def _init_from(spec: Spec) -> Iterator[Problem]:
+    path = spec.model.init_from
+    # A run and a checkpoint are folders.
+    if path is not None and not os.path.isdir(path):
+        for key, problem in _no_file(("model", "init_from"), path):
+            yield key, problem.replace("there is no file", "there is no run, checkpoint or file of weights", 1)
 
 
 def _deepspeed(spec: Spec) -> Iterator[Problem]:
     key, path = ("parallel", "deepspeed"), spec.parallel.deepspeed
     yield from _no_file(key, path)
+    # A file that is missing has just been reported; one beside an engine that reads none, by `_parallel`.
     if path is not None and os.path.isfile(path) and spec.parallel.engine.startswith("zero"):
         yield from ((key, problem) for problem in deepspeed_problems(path, spec))
 
@@ -94,7 +109,10 @@ def _blocked_videos(spec: Spec) -> Iterator[Problem]:
 
 
 def _videos(spec: Spec) -> Iterator[Problem]:
-    key, path = ("data", "videos"), spec.data.videos
+    # Features are read in place of videos, which needn't be there then.
+    name = "videos" if spec.data.features is None else "features"
+    key, path = ("data", name), getattr(spec.data, name)
+    # A text that can't be a path is reported by `_path`; so in `_no_file`.
     if not os.path.isdir(path) and not path_problem(path):
         what = "is a file, not a folder:" if os.path.isfile(path) else "there is no folder"
         yield key, f"{what} {cut(path)}{_looked_in(path)}"
@@ -105,6 +123,7 @@ def _no_file(key: Key, path: str | None) -> Iterator[Problem]:
         return
     if os.path.isdir(path):
         yield key, f"{cut(path)} is a folder; name the file in it"
+    # A device, a pipe or a socket: reading one may never end.
     elif os.path.exists(path):
         yield key, f"{cut(path)} is no regular file; name one"
     else:
@@ -120,9 +139,16 @@ def _name(spec: Spec) -> Iterator[Problem]:
         yield ("name",), problem
 
 
+def _wandb(spec: Spec) -> Iterator[Problem]:
+    project = spec.logging.wandb
+    if project is not None and (problem := project_problem(project)):
+        yield ("logging", "wandb"), problem
+
+
 def _path(spec: Spec, key: Key) -> Iterator[Problem]:
     value: object = spec
     for part in key:
+        # A section on the way may be null, as postprocess.classifier is by default.
         value = getattr(value, str(part)) if value is not None else None
     # An empty root is the folder that the command is started in.
     if isinstance(value, str) and (problem := path_problem(value)) and not (key == ("data", "root") and not value):
@@ -130,6 +156,7 @@ def _path(spec: Spec, key: Key) -> Iterator[Problem]:
 
 
 # Fixes that several checks propose.
+# Keys have __ for a dot: they are keyword arguments of `instead`, which writes them as --set takes them.
 TILE, DDP = {"memory__policy": "tile"}, {"parallel__engine": "ddp"}
 TILE_ONLY = (
     "tile_clips", "segment_blocks", "recompute", "order", "residual_dtype", "saved_inputs", "halos", "frames",
@@ -181,6 +208,7 @@ def _memory(spec: Spec) -> Iterator[Finding]:
 
 def _possible_under_tile(spec: Spec, name: str) -> bool:
     """Return whether what is said of a key of policy tile stands there: not what mode, order or engine keep it from."""
+    # These are the conditions of `_placement`, `_frozen_dtype`, `_compile` and `_parallel`, the other way round.
     mode, engine = spec.model.backbone.mode, spec.parallel.engine
     if name == "compile":
         return engine in ("auto", "ddp")
@@ -219,6 +247,7 @@ def _placement(spec: Spec, policies: list[str]) -> Iterator[Finding]:
     if memory.frames == "host" and policies[0] != "tile":
         text = f"host needs policy tile in the first range, which is {policies[0]}"
         yield ("memory", "frames"), fixed_by(text, {"memory__frames": "device"}, TILE)
+    # Streaming has the blocks that are worked on, and the next, on the device: all that asks for more contradicts it.
     if memory.frozen_weights == "stream":
         if mode == "full":
             yield (
@@ -295,6 +324,7 @@ def _clip(spec: Spec) -> Iterator[Problem]:
     ranks, backbone, key = spec.parallel.clip, spec.model.backbone, ("parallel", "clip")
     if ranks == 1:
         return
+    # Clips are never divided: attention stays inside of one, so a rank needs at least one whole clip.
     clips = clips_of_window(spec.data, backbone.clip_frames)
     if ranks > clips:
         yield (
@@ -306,6 +336,7 @@ def _clip(spec: Spec) -> Iterator[Problem]:
         )
         return
     reach = adapter_reach(backbone.adapter.kernel, backbone.adapter.dilation)
+    # Shares differ by one clip at most; this is the smaller one.
     tubelets = clips // ranks * backbone.clip_frames // backbone.tubelet
     if backbone.mode in ("adapter", "side") and reach > tubelets:
         text = f"the adapters reach {reach} tubelets to each side, further than the {tubelets} that a rank may have"
@@ -327,6 +358,10 @@ def _postprocess(spec: Spec) -> Iterator[Finding]:
             ("postprocess", "nms", "max_segments"),
             (f"is 0, which keeps no detection at all; {instead(postprocess__nms__max_segments=2000)}"),
         )
+    if spec.evaluate.stream and spec.data.window.kind == "resize":
+        text = "is without effect where a window is a whole video (data.window.kind resize)"
+        yield ("evaluate", "stream"), f"{text}; {instead(evaluate__stream=False)}"
+    # Here and not in the schema, which couldn't propose a value.
     if not spec.evaluate.tious:
         yield ("evaluate", "tious"), f"is empty; {instead(evaluate__tious=[0.3, 0.5, 0.7])}"
 
@@ -339,6 +374,7 @@ def _classifier(spec: Spec) -> Iterator[Finding]:
         text = "gives labels to a detector without classes of its own"
         yield key, fixed_by(text, {"model__detector__class_agnostic": True}, {"postprocess__classifier": None})
     off = f"is without effect with kind {classifier.kind}"
+    # Each kind has either a file or a fixed label, never both.
     pseudo = classifier.kind == "pseudo"
     if pseudo and classifier.file is not None:
         yield (*key, "file"), f"{off}; {instead(postprocess__classifier__file=None)}"

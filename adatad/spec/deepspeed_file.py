@@ -15,6 +15,7 @@ from adatad.files import MAX_SPEC_BYTES, FileError, read_json
 from adatad.spec.schema import Spec
 from adatad.spec.text import cut, cut_key, short
 
+# Each would be accepted by DeepSpeed without a word: two places that set one thing drift apart.
 INSTEAD = {
     "optimizer": "the spec's section optimizer sets it",
     "scheduler": "the spec's section schedule sets it",
@@ -26,7 +27,7 @@ INSTEAD = {
     "activation_checkpointing": "memory.policy sets it",
     "checkpoint": "checkpoints are the run's own, whole whatever the engine",
     "tensorboard": "a run has a TensorBoard folder of its own",
-    "wandb": "a run has a TensorBoard folder of its own",
+    "wandb": "logging.wandb sets it",
     "csv_monitor": "a run has a metrics file of its own",
     "steps_per_print": "the run's own log and metrics say how training goes",
     "wall_clock_breakdown": "the run's own log and metrics say how training goes",
@@ -36,8 +37,9 @@ INSTEAD = {
     "zero_optimization.cpu_offload": "zero_optimization.offload_optimizer takes its place",
     "zero_optimization.leaf_module": "blocks of the backbone are the units, always",
 }
-"""What to set instead of a key that would be without effect, or would harm."""
+"""Settings to use instead of a key that would be without effect, or would harm."""
 
+# In which ranks exchange gradients (communication_data_type).
 DTYPES = ("fp16", "bf16", "fp32")
 # Kinds of values, in the words of messages.
 NUMBER, FLAG, SECTION = "a whole number from 0 to 10^15", "true or false", "an object with a device"
@@ -49,6 +51,7 @@ PLAIN = {
     "offload_optimizer": SECTION,
 }
 STAGE_KEYS = {
+    # Stages 1 and 2 share DeepSpeed's code, and so its keys.
     1: {**PLAIN, "allgather_bucket_size": NUMBER},
     2: {**PLAIN, "allgather_bucket_size": NUMBER},
     3: {
@@ -96,6 +99,7 @@ def determined(spec: Spec) -> dict[str, tuple[Any, str]]:
     comes from."""
     train = spec.train
     return {
+        # Values must be equal or "auto": DeepSpeed reads its own file, so a different number would train another run.
         "train_batch_size": (train.global_batch * spec.parallel.clip, global_batch(spec)),
         "gradient_accumulation_steps": (train.accumulation, f"train.accumulation {train.accumulation}"),
         "gradient_clipping": (train.clip_norm or 0.0, f"train.clip_norm {train.clip_norm}"),
@@ -132,6 +136,7 @@ def deepspeed_problems(path: str | Path, spec: Spec) -> Iterator[str]:
 
 def contradiction(sections: dict[str, Any], key: str, value: Any, origin: str) -> Iterator[str]:
     """Yield what is wrong with a key whose value is determined."""
+    # "auto" is what Hugging Face's files have: to be filled in by the trainer.
     if key in sections and sections[key] not in (value, "auto"):
         yield f"{key} is {short(sections[key])}, but {origin} makes it {value!r}; remove the key from the file"
 
@@ -159,6 +164,7 @@ def _values(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
 
 def _zero_keys(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
     zero = sections["zero_optimization"]
+    # The stage that the file has, even if the spec wants another: that was said by `_stage`.
     known = STAGE_KEYS[zero["stage"]]
     for name, value in zero.items():
         key = f"zero_optimization.{name}"
@@ -166,17 +172,17 @@ def _zero_keys(sections: dict[str, Any], spec: Spec) -> Iterator[str]:
             continue
         if name not in known:
             yield _without_effect(key)
-        elif not _fits(value, known[name]):
-            yield f"{key}: expected {known[name]}, got {short(value)}"
-        elif known[name] == SECTION:
+            continue
+        kind = known[name]
+        if kind == SECTION:
+            fits = isinstance(value, dict)
+        else:
+            # By type, not isinstance: true is an int to Python.
+            fits = type(value) is bool if kind == FLAG else type(value) is int and 0 <= value <= 10**15
+        if not fits:
+            yield f"{key}: expected {kind}, got {short(value)}"
+        elif kind == SECTION:
             yield from _offload(key, value)
-
-
-def _fits(value: Any, kind: str) -> bool:
-    if kind == SECTION:
-        return isinstance(value, dict)
-    # By type, not isinstance: true is an int to Python.
-    return type(value) is bool if kind == FLAG else type(value) is int and 0 <= value <= 10**15
 
 
 def _offload(key: str, offload: dict[str, Any]) -> Iterator[str]:

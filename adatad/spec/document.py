@@ -19,7 +19,7 @@ from adatad.spec.schema import Spec
 from adatad.spec.text import PathError, cut, cut_key, expand, forbidden_character, nearest, short
 
 Key = tuple[str | int, ...]
-"""Where a value stands: ("optimizer", "backbone", "custom", 0, "lr")."""
+"""Place of a value: ("optimizer", "backbone", "custom", 0, "lr")."""
 MAX_FILES = 64
 """Files of one spec: its base files and theirs, each as often as it is read."""
 MAX_FILE_BYTES = 1 << 20
@@ -34,9 +34,11 @@ MAX_BITS = 64
 """Bits of a whole number."""
 WORD = re.compile(r"[A-Za-z][\w.-]{0,40}", re.ASCII)
 TAG = "tag:yaml.org,2002:"
+# Tags of plain values; a spec that asks for others (!!python/..., !!set, !!binary) is refused.
 SCALARS = {f"{TAG}{name}" for name in ("str", "int", "float", "bool", "null")}
 REPLACED = {f"{TAG}{name}" for name in ("int", "float", "timestamp", "merge", "value")}
 """Types that YAML 1.1 reads from plain words in surprising ways: 010 is eight, 1:30 is ninety, 2001-01-01 no text."""
+# As people read them: with underscores, hexadecimal or binary, but never octal by a leading zero.
 INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0b[01]+)$")
 FLOAT = re.compile(
     r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?"
@@ -44,6 +46,7 @@ FLOAT = re.compile(
 )
 
 
+# Saved runs outlive renamings: their spec.yaml is loaded again by resume, test and report.
 OLD_KEYS: dict[Key, str] = {
     ("memory", "rows"): "saved_inputs",
     ("memory", "row_dtype"): "saved_input_dtype",
@@ -83,14 +86,9 @@ class Document:
     def forget(self, key: Key, value: Any) -> None:
         """Drop the sources of a value, which stood at `key`, and of all inside it."""
         self.sources.pop(key, None)
-        for part, inner in _items(value):
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for part, inner in inside:
             self.forget((*key, part), inner)
-
-
-def _items(value: Any) -> list[tuple[str | int, Any]]:
-    if isinstance(value, dict):
-        return list(value.items())
-    return list(enumerate(value)) if isinstance(value, list) else []
 
 
 def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) -> list[str]:
@@ -100,6 +98,7 @@ def rename_old(values: dict[str, Any], sources: dict[Key, str] | None = None) ->
     for (*at, old), new in OLD_KEYS.items():
         section = section_at(values, tuple(at))
         if section is not None and old in section and new not in section:
+            # Filled again in its order, which `renamed_yaml` promises to keep.
             items = [(new if name == old else name, value) for name, value in section.items()]
             section.clear()
             section.update(items)
@@ -144,6 +143,7 @@ class _Loader(yaml.SafeLoader):
         """Count a node before PyYAML makes it; called for every value and key. Raises _TooMuchError."""
         line = self.peek_event().start_mark.line + 1
         self.nodes += 1
+        # Before super(): it recurses, and Python's own limit would end it in the middle of PyYAML.
         self.depth += 1
         # A key is a node as well.
         if self.nodes > 2 * MAX_VALUES:
@@ -177,6 +177,7 @@ def parse_value(text: str) -> Any:
 def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None = None) -> Document:
     """Return a file over its `base:` files. A list of bases merges in order; the file itself comes last. Raises
     DocumentError."""
+    # One count for all files: many small bases add up as one large file would.
     count = count or _Count()
     count.files += 1
     if count.files > MAX_FILES:
@@ -190,6 +191,7 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
     where = document.source(("base",))
     bases = document.values.pop("base", [])
     document.forget(("base",), bases)
+    # Bases first, in their order: what comes later is laid over what came before.
     merged = Document()
     bases = bases if isinstance(bases, list) else [bases]
     for base in bases:
@@ -213,6 +215,7 @@ def read_document(path: Path, chain: tuple[str, ...] = (), count: _Count | None 
 def near_file(path: Path) -> str:
     """Return the end of a message about a spec that isn't there: the YAML file beside it whose name is nearest."""
     try:
+        # Sorted, so that two names equally near give the same hint on every file system.
         beside = sorted(file.name for file in path.parent.glob("*.yaml"))[:MAX_VALUES]
     except (OSError, ValueError):
         return ""
@@ -250,6 +253,7 @@ def _read_file(path: Path, count: _Count) -> Document:
     if not os.path.lexists(path):
         raise DocumentError(f"{cut(path)}: no such file")
     try:
+        # At most this much is read: the name may lead to a video, or to a device without end.
         text = read_text(path, MAX_FILE_BYTES)
     except FileError as error:
         raise DocumentError(cut(error)) from error
@@ -265,6 +269,7 @@ def _read_file(path: Path, count: _Count) -> Document:
             f"{cut(path)}: is no spec: none of its {len(values)} keys is one of data, model, train, ..."
         )
     document.values = values
+    # File by file: after merging, an old name in a base and the new one over it would be two keys.
     document.renamed = [f"{cut(path.name)}: {line}" for line in rename_old(values, document.sources)]
     return document
 
@@ -292,6 +297,7 @@ class _Reader:
                 node = loader.get_single_node()
                 return None if node is None else self._value(loader, node, (), ())
             finally:
+                # A loader refers to itself by its states: without this the text stays until Python collects garbage.
                 loader.dispose()
         except _TooMuchError as error:
             raise self._error(error.args[0], (), error.args[1]) from error
@@ -343,6 +349,7 @@ class _Reader:
             if name in values:
                 raise self._error(key_node.start_mark.line + 1, at, f"{cut_key(name)} stands twice; keep one")
             values[name] = self._value(loader, value_node, (*at, name), inside)
+        # An empty mapping has no leaf to carry the line, so it does itself.
         if not values:
             self.document.sources[at] = f"{self.name}:{line}"
         return values
@@ -351,6 +358,7 @@ class _Reader:
         line = node.start_mark.line + 1
         if not isinstance(node, yaml.ScalarNode):
             raise self._error(line, at, "expected a name as key, got a list or a section")
+        # By the rules of values: `on`, `1` and `null` are no text as keys either.
         name = self._scalar(loader, node, at)
         if not isinstance(name, str):
             raise self._error(line, at, f"expected a name as key, got {short(name)}; quote it if it is one")
@@ -368,6 +376,7 @@ class _Reader:
             value = loader.construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
             raise self._error(line, at, f"{short(node.value)} can't be read as {kind}") from error
+        # Python's integers have no end; writing a long one takes quadratic time.
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise self._error(line, at, f"{short(node.value)} is larger than any number of a spec")
         if isinstance(value, str) and (found := forbidden_character(value)):

@@ -13,6 +13,7 @@ from adatad.files import shown
 from adatad.resources import here_or_resource, resource
 from adatad.spec.text import cut, nearest
 
+# In a checkout its top folder, in an installation the package's copy.
 CONFIGS = resource("configs")
 ALIASES = {"anet": "activitynet", "thumos14": "thumos", "multi_thumos": "multithumos", "fullft": "full"}
 """Words that people use for those in our names."""
@@ -54,6 +55,7 @@ def all_experiments(folder: Path = CONFIGS) -> tuple[Experiment, ...]:
     found = []
     # A spec of the user's, somewhere in between, that can't be read is none of them.
     for path in sorted(path for path in folder.glob("*/*.yaml") if os.access(path, os.R_OK) and path.is_file()):
+        # By a pattern: a YAML parser would take seconds for all shipped files, to find one name.
         reference = re.search(r"^reference: (\S+)$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
         if reference:
             found.append(Experiment(str(path.relative_to(folder).with_suffix("")), reference[1], path))
@@ -82,9 +84,11 @@ def find_experiment(text: str) -> Experiment:
     stem = re.sub(r"\.(yaml|py)$", "", text)
     for experiment in all_experiments():
         names = experiment.name, experiment.reference
+        # A whole name first: words could fit several experiments of which one is meant exactly.
         if stem in names or stem.endswith(tuple(f"/{name}" for name in names)):
             return experiment
     asked = re.sub(r"\b(multi_thumos)\b", "multithumos", stem.lower())
+    # As a set: "s 768 thumos" means the same as thumos/s_768.
     words = {ALIASES.get(word, word) for word in re.split(r"[-_/\s]+", asked) if word}
     candidates = [experiment for experiment in all_experiments() if words <= experiment.words]
     # Of several, the usual mode; then the one whose name says nothing further, as _internvideo.

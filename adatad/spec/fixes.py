@@ -25,6 +25,7 @@ class Fixable:
         """Return the problem and one way to fix it: the first that leaves alone the keys that the user has just given,
         the usual one if none does."""
         given = [tuple(map(str, key)) for key in given]
+        # Who has just set memory.policy=block wants that; changing the other key is then the better advice.
         free = [way for way in self.ways if not any(_touches(name, key) for name in way for key in given)]
         return f"{self.text}; {instead(**(free or self.ways)[0])}"
 
@@ -37,19 +38,20 @@ def fixed_by(text: str, *settings: dict[str, object]) -> Fixable:
 def _touches(name: str, key: tuple[str, ...]) -> bool:
     """Return whether one of the two keys is the other, or inside it."""
     parts = tuple(name.split("__"))
+    # A section's fix touches each key in it, and a key's fix the section that was given as a whole.
     length = min(len(parts), len(key))
     return parts[:length] == key[:length]
 
 
 def instead(**settings: object) -> str:
     """Return the argument that sets keys, to be pasted: `--set a.b=c` for a__b=c."""
-    pairs = (f"{key.replace('__', '.')}={_written(value)}" for key, value in settings.items())
-    # One word a setting: lists are pasted without quotes.
-    return "--set " + " ".join(pair.replace(" ", "") for pair in pairs)
-
-
-def _written(value: object) -> str:
-    return value if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value)
+    words = []
+    for key, value in settings.items():
+        # JSON is YAML too, and quotes what YAML would take for something else.
+        text = value if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value)
+        # One word a setting: lists are pasted without quotes.
+        words.append(f"{key.replace('__', '.')}={text}".replace(" ", ""))
+    return f"--set {' '.join(words)}"
 
 
 def multiple(value: int, step: int) -> int:
@@ -59,5 +61,6 @@ def multiple(value: int, step: int) -> int:
 
 def divisor(value: int, near: int) -> int:
     """Return the divisor of `value` that is nearest to a number."""
+    # Divisors come in pairs around the square root, so half of them is enough to look for.
     low = [n for n in range(1, math.isqrt(value) + 1) if value % n == 0]
     return min((*low, *(value // n for n in low)), key=lambda n: abs(n - near))

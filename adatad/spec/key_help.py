@@ -34,6 +34,7 @@ def explain_key(name: str) -> str:
     """
     key = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
     lines = []
+    # Neither a value nor a section of the schema.
     if not (kinds_at(key) or (isinstance(key[-1], str) and fields_at(key))):
         near = meant(key)
         entry = renamed(key)
@@ -45,6 +46,7 @@ def explain_key(name: str) -> str:
         lines.append(f"{cut_key(name)} is OpenTAD's name{f' ({entry.note})' if entry.note else ''}; here it is:")
         key = tuple(entry.here.split("."))
     lines.append(dotted(key))
+    # An item of a list, as optimizer.backbone.custom.0, has no field of its own.
     field = fields_at(key[:-1]).get(key[-1]) if isinstance(key[-1], str) else None
     inside, is_value = fields_at(key), dotted(key) in all_keys()
     if field is not None:
@@ -54,6 +56,7 @@ def explain_key(name: str) -> str:
     if text:
         lines += ["", *textwrap.wrap(" ".join(text.split()), 96, initial_indent="  ", subsequent_indent="  ")]
     if inside:
+        # A list of sections is a value; its keys are those of an item.
         at = (*key, 0) if is_value else key
         lines += ["", *(f"  {dotted((*at, inner))}" for inner in inside)]
     if not is_value:
@@ -78,6 +81,7 @@ def _section_at(key: Key) -> type[BaseModel]:
 def _type_text(field: Any) -> str:
     """Return a field's type as a reader of YAML thinks of it: "number > 0, or null"."""
     bounds = _bounds(field.metadata)
+    # A dict keeps the order and drops doubles: two branches of a union may read alike.
     return ", or ".join(dict.fromkeys(text + bounds for text in _kinds(field.annotation)))
 
 
@@ -120,6 +124,7 @@ def _shipped_values(key: Key) -> Iterator[tuple[str, str]]:
     """Yield the shipped files whose own text sets a key, and the value; what they have from base files isn't theirs."""
     for path in sorted(CONFIGS.rglob("*.yaml")):
         try:
+            # The plain file, without its bases: a key counts for the file that says it.
             value = yaml.load(path.read_text(encoding="utf-8"), SAFE_LOADER)
         except (OSError, ValueError, yaml.YAMLError):
             # A file of the user's own that is broken: it is none of those shipped.

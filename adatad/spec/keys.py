@@ -15,6 +15,7 @@ from adatad.spec.opentad import WORDS, renamed
 from adatad.spec.schema import Spec
 from adatad.spec.text import MAX_WORD, cut_key, nearest
 
+# Of difflib's ratio. Lower ones propose keys that share nothing but an ending.
 SLIP = 0.6
 """Likeness from which a word is taken for another that was mistyped."""
 MAX_UNKNOWN = 5
@@ -43,6 +44,7 @@ def fields_at(key: Key) -> dict[str, Any]:
 
 def kinds_at(key: Key) -> set[Any]:
     """Return what the value at a key can be: str, int, tuple, a section, ...; nothing for a key that doesn't exist."""
+    # A set, since a value may be one of several types at each level: a name or a list of sections.
     kinds: set[Any] = {Spec}
     for part in key:
         inside: list[Any] = []
@@ -65,6 +67,7 @@ def all_keys(section: Key = ()) -> tuple[str, ...]:
         inside = fields_at(key)
         kinds = typing.get_args(field.annotation) if is_union(field.annotation) else (field.annotation,)
         in_list = any(typing.get_origin(kind) is tuple for kind in kinds)
+        # memory.policy is both: a word, and a list of sections.
         if not inside or any(typing.get_origin(kind) is typing.Literal for kind in kinds):
             found.append(dotted(key))
         found += all_keys((*key, 0) if in_list else key) if inside else []
@@ -97,6 +100,7 @@ def meant(key: Key) -> list[str]:
         return sorted(elsewhere, key=lambda known: known.count("."))[:3]
     if close := nearest(word, here, SLIP):
         return [dotted((*section, close))]
+    # Over all sections a word must be nearer than within its own to be more than chance.
     words = {known.rpartition(".")[2]: known for known in all_keys()}
     close = nearest(same, words, cutoff=0.8)
     return [words[close]] if close else []
@@ -133,5 +137,6 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if is_union(annotation) or typing.get_origin(annotation) in (tuple, typing.Annotated):
+        # The first is enough: no annotation has two different sections.
         return next((found for part in typing.get_args(annotation) if (found := section_in(part))), None)
     return None

@@ -28,6 +28,7 @@ from adatad.spec.document import (
     rename_old,
 )
 from adatad.spec.experiments import ExperimentError, experiment_of_reference, find_experiment
+from adatad.spec.feature_width import with_feature_width
 from adatad.spec.keys import dotted, kinds_at
 from adatad.spec.partial import validate_partly
 from adatad.spec.paths import ROOT, UNDER_ROOT, expand_paths, under_root
@@ -62,9 +63,15 @@ def load(
 
 
 def load_with_sources(
-    path: str | Path, overrides: Sequence[str] = (), check_files: bool = True, overlays: Sequence[str | Path] = ()
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    check_files: bool = True,
+    overlays: Sequence[str | Path] = (),
+    unread: Sequence[Key] = (),
 ) -> tuple[Spec, Document]:
     """Return the spec, and the document that knows where each value came from. Arguments and errors are `load`'s.
+
+    unread: keys whose files needn't be there even so, since the command doesn't read them.
 
     Every step goes on after a problem, without the values that are known to be wrong (`invalid`): what could be said
     of those would only repeat it.
@@ -75,6 +82,7 @@ def load_with_sources(
     document = _read(path, overlays)
     problems: list[str] = []
     invalid: set[Key] = set()
+    # Over the merged document, before types are checked: a bad value is then reported as one of a file is.
     for text in overrides:
         problem = _override(document, text)
         if problem:
@@ -94,17 +102,19 @@ def load_with_sources(
         spec = Spec.model_validate(document.values)
     except ValidationError as error:
         problems += error_lines(error.errors(include_url=False), document, path)
+        # Checks of several keys still run on what is valid, so that one attempt shows all there is to fix.
         spec, more = validate_partly(document.values)
         invalid |= more
     # Below a root that is wrong, the files aren't where they would be looked for.
     if ROOT in invalid:
         invalid |= {("data", name) for name in UNDER_ROOT}
-    spec = under_root(spec) if spec else None
+    spec = with_feature_width(under_root(spec)) if spec else None
     # A check proposes no change of what was given on this command line, where it can propose another.
     given = {_override_key(text) for text in overrides}
     if spec:
-        checks = cross_checks(spec, invalid, given) + (file_checks(spec, invalid) if check_files else [])
+        checks = cross_checks(spec, invalid, given) + (file_checks(spec, invalid.union(unread)) if check_files else [])
         problems += [f"{document.source(key) or cut(path)}: {dotted(key)}: {text}" for key, text in checks]
+    # A file of another kind can have hundreds, which say no more than the first ones.
     if len(problems) > MAX_PROBLEMS:
         problems[MAX_PROBLEMS:] = [f"{cut(path)}: {len(problems) - MAX_PROBLEMS} more problems"]
     if problems:
@@ -123,6 +133,7 @@ def _read(path: Path, overlays: Sequence[str | Path]) -> Document:
         raise SpecError([f"{cut(path)}: is OpenTAD's name of this experiment; here it is {experiment.shown}"])
     if not os.path.lexists(path):
         raise SpecError([f"{cut(path)}: no such file{_meant(path)}"])
+    # A run directory, which has the resolved spec in it.
     if path.is_dir() and (path / "spec.yaml").is_file():
         raise SpecError([f"{cut(path)}: is a folder; did you mean {cut(path / 'spec.yaml')}?"])
     try:
@@ -194,6 +205,7 @@ def _override(document: Document, text: str) -> str | None:
         isinstance(place, list) and isinstance(key[-1], int) and key[-1] < len(place)
     ):
         return f"{where}: {_no_place(place, key)}"
+    # What was known of a replaced section's lines would be shown beside values that came by --set.
     document.forget(key, place[key[-1]] if isinstance(place, list) else place.get(key[-1]))
     place[key[-1]] = value
     document.sources[key] = where
@@ -204,6 +216,7 @@ def _value_of(key: Key, text: str) -> Any:
     """Return the value of an override: YAML, or the text itself where that isn't YAML, as {name}.mp4, or where a key
     that is text would become a section, as {name}. Raises DocumentError."""
     kinds = kinds_at(key)
+    # Where nothing but text fits, what YAML can't read is taken literally.
     is_text = str in kinds and kinds <= {str, type(None)}
     text = text.strip()
     try:
@@ -235,6 +248,7 @@ def _quotes(name: str, text: str) -> str:
 def _override_key(text: str) -> Key:
     """Return the key that an override sets, by its name of today."""
     parts = text.partition("=")[0].split(".")
+    # Nine digits: Python refuses to read numbers of thousands of digits, with an error of its own.
     key = tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
     return (*key[:-1], OLD_KEYS[key]) if key in OLD_KEYS else key
 

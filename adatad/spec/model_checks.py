@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 from adatad.spec.document import Key
 from adatad.spec.fixes import Fixable, divisor, fixed_by, instead, multiple
-from adatad.spec.schema import MAX_COUNT, MAX_LENGTH, DetectorSpec, Spec
+from adatad.spec.model_sections import DetectorSpec
+from adatad.spec.numbers import MAX_COUNT, MAX_LENGTH
+from adatad.spec.presets import PRESETS
+from adatad.spec.schema import Spec
 from adatad.spec.sizes import resolve_backbone
 from adatad.spec.text import cut, pattern_problem
 
@@ -18,6 +21,8 @@ Problem = tuple[Key, str]
 Finding = tuple[Key, str | Fixable]
 MAX_WINDOW_BYTES = 1 << 40
 """Bytes of one window's uint8 frames."""
+MIN_ROTARY_WIDTH = 6
+"""Channels of a head: a pair for each of time, row and column."""
 MAX_PARAMETERS = 10**12
 """Parameters of the backbone, and of the detector."""
 
@@ -25,12 +30,15 @@ MAX_PARAMETERS = 10**12
 def _window(spec: Spec) -> Iterator[Finding]:
     window, backbone = spec.data.window, spec.model.backbone
     frames = window.size_grid * window.frames_per_position
-    if frames % backbone.clip_frames:
+    if frames % backbone.clip_frames and backbone.mode != "features":
+        # The least number of positions whose frames are whole clips.
         step = backbone.clip_frames // math.gcd(backbone.clip_frames, window.frames_per_position)
         text = f"{window.size_grid} x {window.frames_per_position} frames a position aren't whole clips of "
         fix = instead(data__window__size_grid=multiple(window.size_grid, step))
         yield ("data", "window", "size_grid"), f"{text}{backbone.clip_frames} frames; {fix}"
+    # Of uint8 frames, three channels: a byte each.
     size = frames * 3 * spec.data.size_pixels**2
+    # Far above any machine's memory: this finds a digit too many, not a window that is too long.
     if size > MAX_WINDOW_BYTES:
         text = (
             f"{frames} frames of {spec.data.size_pixels} x {spec.data.size_pixels} pixels take {size / 2**30:.3g} GiB"
@@ -39,6 +47,7 @@ def _window(spec: Spec) -> Iterator[Finding]:
     if window.kind == "resize":
         yield from _resized_window(spec)
         return
+    # The frames of a position are spread evenly over its stride, so their distance must be whole.
     if window.stride_frames % window.frames_per_position:
         text = f"{window.stride_frames} can't be divided by frames_per_position {window.frames_per_position}"
         fix = instead(data__window__stride_frames=multiple(window.stride_frames, window.frames_per_position))
@@ -58,6 +67,7 @@ def _resized_window(spec: Spec) -> Iterator[Finding]:
     for name, off in (("crop_ratio", None), ("offset_frames", 0)):
         if getattr(spec.data.window, name) != off:
             text = "is without effect with kind resize, whose windows are whole videos"
+            # A fix must not lead into another error: sliding windows have a rule of their own for the stride.
             can_slide = spec.data.window.stride_frames % spec.data.window.frames_per_position == 0
             slide = ({"data__window__kind": "sliding"},) if can_slide else ()
             yield ("data", "window", name), fixed_by(text, {f"data__window__{name}": off}, *slide)
@@ -81,12 +91,49 @@ def _names(spec: Spec) -> Iterator[Problem]:
         yield ("data", "class_count"), text + fix
 
 
+def _features(spec: Spec) -> Iterator[Finding]:
+    """Refuse features without the mode that takes them, the mode without features, and what only frames can have."""
+    features, has_mode = spec.data.features, spec.model.backbone.mode == "features"
+    if features is None and has_mode:
+        text = "is missing: model.backbone.mode features reads a folder of adatad extract"
+        yield ("data", "features"), f"{text}; give it, such as {instead(data__features='features')}"
+    if features is not None and not has_mode:
+        text = "is for model.backbone.mode features, which has no backbone"
+        yield ("data", "features"), fixed_by(text, {"model__backbone__mode": "features"}, {"data__features": None})
+    if not has_mode:
+        return
+    if spec.data.augment is not None:
+        yield ("data", "augment"), fixed_by("changes frames, and features have none", {"data__augment": None})
+    if spec.train.keep_batch_above is not None:
+        text = "leaves the frames of a step, and features have none"
+        yield ("train", "keep_batch_above"), fixed_by(text, {"train__keep_batch_above": None})
+    if spec.data.stage_to is not None:
+        yield ("data", "stage_to"), fixed_by("copies videos, which aren't read", {"data__stage_to": None})
+    if spec.data.window.kind != "sliding":
+        text = "resize takes whole videos as one window, which features don't; take"
+        yield ("data", "window", "kind"), f"{text} {instead(data__window__kind='sliding')}"
+    if spec.evaluate.stream:
+        text = "runs a backbone over videos, and there is none"
+        yield ("evaluate", "stream"), fixed_by(text, {"evaluate__stream": False})
+    if spec.parallel.clip > 1:
+        text = "shares a backbone's clips among ranks, and there is none"
+        yield ("parallel", "clip"), fixed_by(text, {"parallel__clip": 1})
+    if spec.memory.policy not in ("auto", "none"):
+        text = f"{spec.memory.policy} is how a backbone is run, and there is none"
+        yield ("memory", "policy"), fixed_by(text, {"memory__policy": "none"})
+
+
 def _backbone(spec: Spec) -> Iterator[Problem]:
     backbone, key = spec.model.backbone, ("model", "backbone")
+    # The section says nothing then but the width.
+    if backbone.mode == "features":
+        return
     sizes = resolve_backbone(backbone)
     if sizes.width % sizes.heads:
         fix = instead(model__backbone__heads=divisor(sizes.width, sizes.heads))
         yield (*key, "heads"), f"the width {sizes.width} can't be divided by {sizes.heads} heads; {fix}"
+    elif PRESETS[backbone.preset].family in ("vjepa2", "vjepa2.1"):
+        yield from _rotary(spec)
     if backbone.clip_frames % backbone.tubelet:
         text = f"{backbone.clip_frames} frames can't be divided into tubelets of {backbone.tubelet}"
         fix = instead(model__backbone__tubelet=divisor(backbone.clip_frames, backbone.tubelet))
@@ -99,8 +146,25 @@ def _backbone(spec: Spec) -> Iterator[Problem]:
     parameters = sizes.width * (sizes.depth * (4 * sizes.width + 2 * sizes.mlp_width) + 3 * sizes.patch**2 + positions)
     if parameters > MAX_PARAMETERS:
         yield (*key, "width"), f"comes to {parameters:.2g} parameters; at most {MAX_PARAMETERS:.0e} can be built"
+    # The other modes have no adapters, so what the section says doesn't matter.
     if backbone.mode in ("adapter", "plain", "side"):
         yield from _adapter(spec)
+
+
+def _rotary(spec: Spec) -> Iterator[Problem]:
+    """Check a backbone that knows places by rotating each head's channels, and has no table of positions."""
+    backbone, key = spec.model.backbone, ("model", "backbone")
+    sizes = resolve_backbone(backbone)
+    width = sizes.width // sizes.heads
+    if width < MIN_ROTARY_WIDTH or width % 2:
+        fewer = (heads for heads in range(sizes.heads, 0, -1) if sizes.width % heads == 0)
+        heads = next((n for n in fewer if sizes.width // n >= MIN_ROTARY_WIDTH and sizes.width // n % 2 == 0), None)
+        fix = "take another width" if heads is None else instead(model__backbone__heads=heads)
+        text = f"{sizes.heads} heads have {width} channels each: {backbone.preset} rotates pairs of them"
+        yield (*key, "heads"), f"{text}, for time, row and column: an even number, {MIN_ROTARY_WIDTH} at least; {fix}"
+    if backbone.position_grid is not None:
+        text = f"{backbone.preset} has no table of positions: its attention counts rows and columns itself"
+        yield (*key, "position_grid"), f"{text}; {instead(model__backbone__position_grid=None)}"
 
 
 def _adapter(spec: Spec) -> Iterator[Problem]:
@@ -116,6 +180,7 @@ def _adapter(spec: Spec) -> Iterator[Problem]:
             yield (*key, "blocks"), f"{text}; {fix}"
         if not adapter.blocks or len(set(adapter.blocks)) < len(adapter.blocks):
             yield (*key, "blocks"), f"is empty or names a block twice, in mode {mode}; {fix}"
+    # Only an odd kernel has as many tubelets to both sides, and keeps the length.
     if adapter.kernel % 2 == 0:
         fix = instead(model__backbone__adapter__kernel=adapter.kernel + 1)
         yield (*key, "kernel"), f"expected an odd number, got {adapter.kernel}; {fix}"
@@ -129,6 +194,7 @@ def _detector(spec: Spec) -> Iterator[Finding]:
     if detector.width % detector.heads:
         text = f"{detector.width} can't be divided by {detector.heads} heads"
         width = multiple(detector.width, detector.heads)
+        # No wider than twice: for a number of heads without divisors a multiple could be absurd.
         wider = ({"model__detector__width": width},) if width < min(2 * detector.width, MAX_LENGTH) else ()
         yield (
             (*key, "width"),
@@ -137,6 +203,7 @@ def _detector(spec: Spec) -> Iterator[Finding]:
     if detector.embed_kernel % 2 == 0:
         fix = instead(model__detector__embed_kernel=detector.embed_kernel + 1)
         yield (*key, "embed_kernel"), f"expected an odd number, got {detector.embed_kernel}; {fix}"
+    # Roughly, in units of width^2: 4 for attention and 8 for the MLP of a block; 2 heads of 3-wide convolutions.
     layers = detector.embed_convs * detector.embed_kernel + 12 * (detector.stem_blocks + detector.branch_blocks)
     parameters = detector.width**2 * (layers + 6 * detector.head_convs)
     if parameters > MAX_PARAMETERS:
@@ -145,6 +212,7 @@ def _detector(spec: Spec) -> Iterator[Finding]:
         length = _length_that_suits(spec)
         text = f"{detector.max_length} positions are fewer than a window's {spec.data.window.size_grid}"
         yield (*key, "max_length"), f"{text}; {instead(model__detector__max_length=length)}"
+    # The key is for features of several streams, which the reference's feature-based detectors have.
     if detector.split_width is not None:
         text = "needs an input of several streams; a backbone gives one"
         yield (*key, "split_width"), f"{text}; {instead(model__detector__split_width=None)}"
@@ -201,6 +269,7 @@ def _max_length(spec: Spec) -> Iterator[Problem]:
     detector = spec.model.detector
     for level, step in enumerate(_level_steps(detector)):
         if detector.max_length % step:
+            # One message for the first level that fails: the proposed length suits all of them.
             length = _length_that_suits(spec)
             text = f"level {level} (stride {2**level}, window {_windows(detector)[level]}) needs a multiple of {step}"
             fits = length <= MAX_LENGTH
@@ -211,6 +280,7 @@ def _max_length(spec: Spec) -> Iterator[Problem]:
 
 def _optimizer(spec: Spec) -> Iterator[Finding]:
     optimizer, mode = spec.optimizer, spec.model.backbone.mode
+    # Layer decay makes groups of its own, so what is said of backbone groups isn't looked at.
     if optimizer.layer_decay is not None:
         if mode != "full":
             text = f"is for model.backbone.mode full; the mode is {mode}"
@@ -218,9 +288,9 @@ def _optimizer(spec: Spec) -> Iterator[Finding]:
             yield ("optimizer", "layer_decay"), fixed_by(text, {"optimizer__layer_decay": None}, full)
         return
     backbone = optimizer.backbone
-    if mode == "frozen":
+    if mode in ("frozen", "features"):
         if backbone is not None:
-            text = "is without effect: nothing in the backbone is trained in mode frozen"
+            text = f"is without effect: nothing in the backbone is trained in mode {mode}"
             adapters = {"model__backbone__mode": "adapter"}
             yield ("optimizer", "backbone"), fixed_by(text, {"optimizer__backbone": None}, adapters)
         return
@@ -238,6 +308,13 @@ def _optimizer(spec: Spec) -> Iterator[Finding]:
         yield ("optimizer", "backbone", "custom"), f"{text}; {fix}"
 
 
+def _start(spec: Spec) -> Iterator[Finding]:
+    # A checkpoint holds what learns: what is frozen must come from the seed, or from the backbone's file.
+    if spec.model.init_from is not None and spec.model.freeze:
+        text = "keeps out of the checkpoints what model.init_from puts into the model; a rate of 0 keeps it as well"
+        yield ("model", "freeze"), fixed_by(text, {"model__freeze": []}, {"model__init_from": None})
+
+
 def _schedule(spec: Spec) -> Iterator[Finding]:
     schedule, train = spec.schedule, spec.train
     if schedule.end_epoch is not None and schedule.end_epoch > schedule.epochs:
@@ -246,9 +323,13 @@ def _schedule(spec: Spec) -> Iterator[Finding]:
         yield ("schedule", "end_epoch"), fixed_by(text, {"schedule__end_epoch": None}, longer)
     if schedule.warmup_epochs > schedule.epochs:
         text = f"the warm-up ({schedule.warmup_epochs} epochs) is longer than the schedule ({schedule.epochs})"
+        # A tenth of the schedule, as most recipes have; a schedule of one epoch has none.
         shorter = {"schedule__warmup_epochs": max(schedule.epochs // 10, min(1, schedule.epochs - 1))}
         longer = {"schedule__epochs": min(schedule.warmup_epochs + 1, MAX_COUNT)}
         yield ("schedule", "warmup_epochs"), fixed_by(text, shorter, longer)
+    if train.class_balance != "none" and spec.model.detector.class_agnostic:
+        text = "repeat is without effect on a detector that doesn't tell classes apart"
+        yield ("train", "class_balance"), fixed_by(text, {"train__class_balance": "none"})
     if train.global_batch % train.accumulation:
         text = f"{train.global_batch} can't be divided by accumulation {train.accumulation}"
         fewer = {"train__accumulation": math.gcd(train.global_batch, train.accumulation)}
@@ -256,4 +337,4 @@ def _schedule(spec: Spec) -> Iterator[Finding]:
         yield ("train", "global_batch"), fixed_by(text, fewer, larger)
 
 
-MODEL_CHECKS = (_window, _names, _backbone, _detector, _levels, _optimizer, _schedule)
+MODEL_CHECKS = (_window, _names, _features, _backbone, _detector, _levels, _optimizer, _start, _schedule)

@@ -22,6 +22,7 @@ class Renamed(NamedTuple):
     note: str = ""
 
 
+# The first entry that fits counts: entries for one section stand before those for any.
 KEYS = (
     Renamed("dataset.*.ann_file", "data.annotations", "a.json"),
     Renamed("dataset.*.class_map", "data.classes", "classes.txt"),
@@ -33,6 +34,7 @@ KEYS = (
     Renamed("dataset.*.block_list", "data.blocked_videos", "blocked.txt"),
     Renamed("dataset.train.filter_gt", "data.filter_short", "true"),
     Renamed("dataset.*.class_agnostic", "model.detector.class_agnostic", "true"),
+    # Windows: there a feature's stride and a window's, here video frames and grid positions.
     Renamed("dataset.*.fps", "data.fps", "30", note="-1, from the file, is null here"),
     Renamed("dataset.*.feature_stride", "data.window.stride_frames", "4", with_value=True),
     Renamed(
@@ -50,9 +52,11 @@ KEYS = (
     Renamed("trunc_thresh", "data.window.min_visible", "0.75"),
     Renamed("crop_ratio", "data.window.crop_ratio", "[0.9,1.0]"),
     Renamed("dataset.*.method", "data.window.kind", "resize", with_value=True),
+    # Frames: there a list of steps with classes' names, here a size and a section for training's random steps.
     Renamed("dataset.*.pipeline", "data.augment", "{flip: 0.5}", with_value=True, note="the image steps of training"),
     Renamed("img_size", "data.size_pixels", "160"),
     Renamed("prefix", "data.pattern", '"v_{name}.mp4"', with_value=True, note="the whole file name"),
+    # Backbone: there an mmaction configuration within ours.
     Renamed("model.backbone.custom.pretrain", "model.backbone.weights", "weights.pth"),
     Renamed("model.backbone.backbone.embed_dims", "model.backbone.width", "384", note="or `preset`"),
     Renamed("model.backbone.backbone.depth", "model.backbone.depth", "12"),
@@ -68,6 +72,7 @@ KEYS = (
         with_value=True,
         note="with freezing in forward: adapter, side, frozen, full",
     ),
+    # Detector: `arch` is (embedding convolutions, stem blocks, branch blocks).
     Renamed("model.projection.arch.0", "model.detector.embed_convs", "2"),
     Renamed("model.projection.arch.1", "model.detector.stem_blocks", "2"),
     Renamed("model.projection.arch.2", "model.detector.branch_blocks", "5"),
@@ -81,6 +86,7 @@ KEYS = (
     Renamed("loss_weight", "model.detector.regression_weight", "1.0"),
     Renamed("label_smoothing", "model.detector.label_smoothing", "0.1"),
     Renamed("filter_similar_gt", "model.detector.similar_segments_only", "true"),
+    # Schedule and loop: there spread over scheduler, workflow and solver.
     Renamed("scheduler.warmup_epoch", "schedule.warmup_epochs", "5"),
     Renamed("scheduler.max_epoch", "schedule.epochs", "100"),
     Renamed("workflow.end_epoch", "schedule.end_epoch", "60"),
@@ -98,6 +104,7 @@ KEYS = (
     Renamed("solver.clip_grad_norm", "train.clip_norm", "1.0"),
     Renamed("solver.amp", "train.precision", "auto", with_value=True),
     Renamed("solver.ema", "ema.decay", "0.999", with_value=True, note="always on"),
+    # Scores: the names of NMS are mostly the same; those that aren't stand before the *.
     Renamed("post_processing.nms.max_seg_num", "postprocess.nms.max_segments", "2000"),
     Renamed("post_processing.nms.voting_thresh", "postprocess.nms.voting_threshold", "0.7"),
     Renamed("post_processing.nms.*", "postprocess.nms", "{}", note="the same names"),
@@ -109,8 +116,9 @@ KEYS = (
     Renamed("evaluation.blocked_videos", "evaluate.blocked_videos", "blocked.json"),
     Renamed("work_dir", "run.root", "runs", note="a run lives in `runs/<spec name>/id<N>/`"),
 )
-"""In the order of the page."""
+"""Keys of OpenTAD, in the order of the page."""
 
+# Optimizer and batches.
 WORDS = {
     "learning_rate": "optimizer.lr",
     "base_lr": "optimizer.lr",
@@ -137,14 +145,20 @@ WORDS = {
     "grad_clip": "train.clip_norm",
     "max_grad_norm": "train.clip_norm",
     "gradient_clip_val": "train.clip_norm",
+    # Loading, evaluation and checkpoints.
     "num_workers": "data.workers",
     "eval_interval": "train.evaluate_every_epochs",
+    "patience": "train.stop_after",
+    "early_stopping": "train.stop_after",
+    "early_stopping_patience": "train.stop_after",
     "eval_every": "train.evaluate_every_epochs",
     "save_every": "train.checkpoint_every_steps",
     "checkpoint_interval": "train.checkpoint_every_steps",
     "freeze": "model.freeze",
     "frozen": "model.backbone.mode",
     "freeze_backbone": "model.backbone.mode",
+    "load_from": "model.init_from",
+    "finetune_from": "model.init_from",
     "pretrain": "model.backbone.weights",
     "pretrained": "model.backbone.weights",
     "checkpoint": "model.backbone.weights",
@@ -179,6 +193,7 @@ WORDS = {
 }
 """Words of other projects for keys of ours, in whatever section they are looked for."""
 
+# Each is declared as a hidden option, so that the error can say this instead of "unrecognized arguments".
 FLAGS = {
     "--seed": ("N", "--set train.seed={}"),
     "--not_eval": ("", "--set train.evaluate_from_epoch=1000000 (the last epoch is evaluated all the same)"),

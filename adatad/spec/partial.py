@@ -23,6 +23,7 @@ def validate_partly(values: dict[str, Any]) -> tuple[Spec | None, set[Key]]:
 
     The spec is None if nothing can be saved.
     """
+    # A copy: the caller's messages still quote the original values.
     values, invalid = copy.deepcopy(values), set()
     for _ in range(MAX_ROUNDS):
         try:
@@ -42,6 +43,7 @@ def validate_partly(values: dict[str, Any]) -> tuple[Spec | None, set[Key]]:
 def _leave_out(values: dict[str, Any], key: Key, kind: str) -> set[Key]:
     """Take a wrong value out, or put one in that is missing; returns the keys that are invalid then."""
     container = _at(values, key[:-1])
+    # What a mistyped key was meant to set isn't at its default by intent, so checks mustn't judge that.
     if kind in UNKNOWN_KEY:
         return set(_keys_meant(key, container.pop(key[-1], None)))
     in_list = next((index for index, part in enumerate(key) if isinstance(part, int)), None)

@@ -11,7 +11,8 @@ from adatad.spec.schema import PATHS, Spec
 from adatad.spec.text import PathError, as_written, expand
 
 ROOT = ("data", "root")
-UNDER_ROOT = ("annotations", "classes", "blocked_videos", "videos")
+# Not weights or the run's root, which usually lie elsewhere.
+UNDER_ROOT = ("annotations", "classes", "blocked_videos", "videos", "features")
 """Keys of the data section whose relative paths start from the root."""
 
 
@@ -45,13 +46,12 @@ def under_root(spec: Spec) -> Spec:
     root = spec.data.root
     if root is None:
         return spec
-    paths = {name: getattr(spec.data, name) for name in UNDER_ROOT}
-    # Lists of classes or names are no paths; an absolute path stays as it is.
-    joined = {name: _join(root, path) for name, path in paths.items() if isinstance(path, str)}
+    joined = {}
+    for name in UNDER_ROOT:
+        path = getattr(spec.data, name)
+        # Lists of classes or names are no paths; an absolute path stays as it is.
+        if isinstance(path, str):
+            below = str(Path(root) / path)
+            # A file called ~ stays one when the path is loaded again.
+            joined[name] = f"./{below}" if below.startswith("~") else below
     return spec.model_copy(update={"data": spec.data.model_copy(update={**joined, "root": None})})
-
-
-def _join(root: str, path: str) -> str:
-    """Return a path below the root. A file called ~ stays one when the path is loaded again."""
-    joined = str(Path(root) / path)
-    return f"./{joined}" if joined.startswith("~") else joined

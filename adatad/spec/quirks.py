@@ -13,6 +13,7 @@ class Quirks:
     What reads data and scores asks for one of them by name, never for `compat`.
     """
 
+    # False is always the corrected behaviour, so that a default Quirks() has none.
     keep_ambiguous: bool = False
     """THUMOS-14's "Ambiguous" is a class in lists taken from the annotation file, and is scored; none trains on it."""
     match_subset_parts: bool = False

@@ -1,31 +1,13 @@
-"""Sizes that follow from a spec alone: of a named backbone, of windows and a rank's share of them, of the schedule."""
+"""Sizes that follow from a spec alone: of the backbone, of windows and a rank's share of them, of the schedule."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from adatad.spec.schema import BackboneSpec, DataSpec, Spec
-
-
-class Preset(NamedTuple):
-    """A published ViT. image_pixels: side of the frames that its position table was made for."""
-
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    mlp_ratio: float
-    image_pixels: int = 224
-
-
-PRESETS = {
-    "tiny": Preset(96, 4, 3, 16, 4.0, image_pixels=64),
-    "small": Preset(384, 12, 6, 16, 4.0),
-    "base": Preset(768, 12, 12, 16, 4.0),
-    "large": Preset(1024, 24, 16, 16, 4.0),
-    "huge": Preset(1280, 32, 16, 16, 4.0),
-    "giant": Preset(1408, 40, 16, 14, 48 / 11),
-}
+from adatad.spec.data_sections import DataSpec
+from adatad.spec.model_sections import BackboneSpec
+from adatad.spec.presets import PRESETS
+from adatad.spec.schema import Spec
 
 
 class BackboneSizes(NamedTuple):
@@ -57,6 +39,7 @@ def adapter_reach(kernel: int, dilation: int) -> int:
 def clip_share(clips: int, ranks: int, rank: int) -> range:
     """Return a rank's consecutive clips of a window. Shares differ by one at most; the first ranks have the longer."""
     short, longer = divmod(clips, ranks)
+    # Every earlier rank has `short` clips, and the first `longer` ones of them one more.
     start = rank * short + min(rank, longer)
     return range(start, start + short + (rank < longer))
 
@@ -66,9 +49,9 @@ def clips_of_window(data: DataSpec, clip_frames: int) -> int:
     return data.window.size_grid * data.window.frames_per_position // clip_frames
 
 
-def steps_per_epoch(spec: Spec, training_videos: int) -> int:
-    """Return the optimizer steps of an epoch: videos that fill no batch are left out of it."""
-    return training_videos // spec.train.global_batch
+def steps_per_epoch(spec: Spec, windows: int) -> int:
+    """Return the optimizer steps of an epoch of so many windows: those that fill no batch are left out of it."""
+    return windows // spec.train.global_batch
 
 
 def end_epoch(spec: Spec) -> int:

@@ -21,8 +21,11 @@ MAX_SHOWN = 80
 """Characters of a value or key in a message."""
 MAX_WORD = 100
 """Letters of a word for which a near one is looked for."""
+NOT_IN_PROJECT = "/\\#?%:"
+MAX_PROJECT_CHARACTERS = 128
 VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{([^{}]*)\})", re.ASCII)
 
+# reprlib stops at its bounds; repr() would write the whole value before anything is cut.
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = MAX_SHOWN
 _REPR.maxlevel = 3
@@ -63,6 +66,7 @@ def path_problem(path: str) -> str | None:
         return "is empty; expected a path"
     if found := forbidden_character(path):
         return f"holds {found}; a path has none"
+    # In bytes, as file systems count: a name of 100 Chinese characters is 300 long.
     if any(len(part.encode()) > MAX_PART_BYTES for part in path.split("/")):
         return f"has a part of more than {MAX_PART_BYTES} bytes between two slashes, which no file system takes"
     if len(path.encode()) > MAX_PATH_BYTES:
@@ -78,6 +82,7 @@ def name_problem(name: str) -> str | None:
     if not name.isprintable():
         return f"{shown(name)!r} holds characters that can't be seen; expected words, / and -"
     parts = name.split("/")
+    # A name becomes folders below run.root, and must stay below it.
     if any(part in ("", ".", "..") or not part.strip() for part in parts):
         return (
             f"{cut(name)!r} isn't a folder below run.root; expected a name such as demo/tia, without empty parts and .."
@@ -87,12 +92,26 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+def project_problem(project: str) -> str | None:
+    """Return what keeps a text from being a project of Weights & Biases; None if it can be one."""
+    if not project.strip():
+        return "is empty; expected the name of a project, or null for none"
+    if found := forbidden_character(project):
+        return f"holds {found}; expected the name of a project"
+    if found := next((character for character in project if character in NOT_IN_PROJECT), None):
+        return f"holds {found!r}; Weights & Biases takes none of {' '.join(NOT_IN_PROJECT)} in a project's name"
+    if len(project) > MAX_PROJECT_CHARACTERS:
+        return f"is longer than the {MAX_PROJECT_CHARACTERS} characters that Weights & Biases takes"
+    return None
+
+
 class PathError(ValueError):
     """A `~` or variable in a path that stands for nothing here; the message says which."""
 
 
 def expand(path: str) -> str:
     """Return a path with `~`, `~user`, `$NAME` and `${NAME}` filled in; `$$` is a dollar sign. Raises PathError."""
+    # expanduser leaves a user that it doesn't know as text.
     home = os.path.expanduser(path)
     if path.startswith("~") and home == path:
         user = path.partition("/")[0]
@@ -106,6 +125,7 @@ def _value(found: re.Match[str]) -> str:
     name = found[1] or found[2]
     if found[0] == "$$":
         return "$"
+    # Empty counts as unset: "$DATA/videos" would become the root's /videos.
     value = os.environ.get(name, "") if name and "\0" not in name and "=" not in name else ""
     if not value:
         raise PathError(
@@ -118,11 +138,13 @@ def _value(found: re.Match[str]) -> str:
 def as_written(path: str) -> str:
     """Return the text that `expand` turns into this path."""
     path = path.replace("$", "$$")
+    # There is no escape for a tilde, but only a leading one has a meaning.
     return f"./{path}" if path.startswith("~") else path
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Return the choice that a mistyped word is most like; None if none is near."""
+    # difflib takes time by the product of lengths.
     if len(word) > MAX_WORD:
         return None
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
@@ -167,5 +189,6 @@ def file_name_problem(pattern: str, name: str) -> str | None:
 
 def leaves_folder(path: str) -> bool:
     """Return whether a relative path could lead out of the folder that it is joined to."""
+    # Names come from annotation files, which may be anybody's: none may point outside the folder of videos.
     pure = PurePosixPath(path)
     return pure.is_absolute() or ".." in pure.parts

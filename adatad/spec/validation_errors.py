@@ -23,6 +23,7 @@ def error_lines(errors: Sequence[dict[str, Any]], document: Document, path: Path
     unknown = 0
     # One group a union, by its key; an error outside of any is a group by its number.
     for number, error in enumerate(errors[:MAX_ERRORS]):
+        # Counted apart: a file of the wrong kind has hundreds of unknown keys, which would hide the rest.
         unknown += error["type"] in UNKNOWN_KEY
         # A file that is no spec has nothing but such keys, and what it has may be a secret.
         if error["type"] not in UNKNOWN_KEY or unknown <= MAX_UNKNOWN:
@@ -54,6 +55,7 @@ def key_of_error(error: dict[str, Any], values: Any) -> tuple[Key, Key | None]:
     key: list[str | int] = []
     union = None
     for index, part in enumerate(error["loc"]):
+        # A part that is in the values is of the key; any other is a branch's name, but for a key that is missing.
         if holds(values, part):
             values = values[part]
         elif error["type"] != "missing" or index < len(error["loc"]) - 1:
@@ -70,6 +72,7 @@ def _line(error: dict[str, Any], key: Key, document: Document, path: Path, more:
     got = short(error["input"])
     match error["type"]:
         case "extra_forbidden" | "invalid_key":
+            # A section of OpenTAD's: what is inside says more than the section's name.
             inner = [leaf for leaf in leaves(key, error["input"]) if leaf != key and renamed(leaf)]
             if len(inner) > 1:
                 here = ", ".join(f"{dotted(leaf)} is {meant(leaf)[0]} here" for leaf in inner[:MAX_UNKNOWN])

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,9 +272,17 @@ def read_checkpoint(path: Path, full: bool = True) -> Checkpoint:
         for moments in optimizer.values():
             # Shards have one step for all, in the state.
             moments["step"] = torch.tensor(state["optimizer_step"])
-        checkpoint = Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
     else:
-        checkpoint = _read_full(path, state, spec_yaml, facts)
+        with _reading(path):
+            kinds = {kind: load_file(path / file) for kind, file in TENSOR_FILES.items()}
+        named = {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+        check_names(path, {name: tuple(tensor.shape) for name, tensor in named.items()}, state, facts)
+        parameters, ema, optimizer = by_kind(named)
+        for moments in optimizer.values():
+            for key, tensor in moments.items():
+                # Moments may be bf16 in the file; which dtype they get next is for the resumed run's spec to say.
+                moments[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    checkpoint = Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
     # Checksums tell what was changed after writing; values tell what was wrong before it.
     steps = state["progress"]["step"]
     for full_name, tensor in checkpoint.tensors().items():
@@ -282,20 +290,6 @@ def read_checkpoint(path: Path, full: bool = True) -> Checkpoint:
             kind, _, name = full_name.partition("/")
             check_tensor(path, SHARDS if is_sharded(path) else TENSOR_FILES[kind], name, tensor, steps)
     return checkpoint
-
-
-def _read_full(path: Path, state: dict[str, Any], spec_yaml: str, facts: ModelFacts | None) -> Checkpoint:
-    with _reading(path):
-        kinds = {kind: load_file(path / file) for kind, file in TENSOR_FILES.items()}
-    described = {f"{kind}/{name}": tuple(t.shape) for kind, tensors in kinds.items() for name, t in tensors.items()}
-    check_names(path, described, state, facts)
-    named = {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
-    parameters, ema, optimizer = by_kind(named)
-    for moments in optimizer.values():
-        for key, tensor in moments.items():
-            # Moments may be bf16 in the file; which dtype they get next is for the resumed run's spec to say.
-            moments[key] = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return Checkpoint(parameters, ema, optimizer, state, spec_yaml, facts)
 
 
 @contextmanager
@@ -366,13 +360,18 @@ def prune(folder: Path, newest: Path, keep: int) -> None:
 
 def fingerprint(model: nn.Module) -> str:
     """Return the SHA-256 of the frozen parameters, by which a checkpoint knows the backbone that it belongs to."""
+    return digest_of((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
+
+
+def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the SHA-256 of names and values, in the order of the names."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            # Plans are made on meta tensors, which have no values.
-            if not parameter.is_meta:
-                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        # Plans are made on meta tensors, which have no values.
+        if not tensor.is_meta:
+            # Flat: a number without a dimension can't be viewed as bytes.
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -387,7 +386,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self.has_saved = bool(all_checkpoints(folder))
-        """Whether the run has a checkpoint to go on from, as far as this process knows."""
+        """True if the run has a checkpoint to go on from, as far as this process knows."""
 
     def reserve(self, sizes: list[int], device: torch.device) -> None:
         """Allocate memory for copies of tensors of so many bytes each, so that no step has to wait for it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -42,7 +42,9 @@ TENSOR_FILES = {kind: f"{kind}.safetensors" for kind in ("parameters", "ema", "o
 """File of each kind of tensors, where one rank wrote them whole."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's tensors of a parameter, beside its step."""
+# Names of a hundred thousand tensors; more would be read into memory before anything is known of the file.
 MAX_STATE_BYTES = 64 << 20
+# A saved spec has six levels and no alias; few are allowed, since an editor may have made them.
 MAX_SPEC_DEPTH, MAX_SPEC_ALIASES = 50, 10
 MAX_NAME_BYTES = 255
 """Longest name of a file that file systems take."""
@@ -95,6 +97,7 @@ def why_broken(path: Path) -> str | None:
         check_names(path, described, state, facts)
         for file, name, tensor in _all_tensors(path):
             check_tensor(path, file, name, tensor, state["progress"]["step"])
+    # A subclass of CheckpointError, and the one kind that `--resume auto` must not skip over.
     except NewerVersionError:
         raise
     except CheckpointError as error:
@@ -129,6 +132,7 @@ def _entries(path: Path, manifest: Any) -> Iterator[tuple[str, int, str]]:
     for name in manifest:
         parts = PurePosixPath(name).parts
         plain = len(parts) == 1 or (len(parts) == 2 and parts[0] == SHARDS)
+        # The name must be the very text that a path gives back: no "a//b", "./a" or trailing slash.
         if not plain or str(PurePosixPath(*parts)) != name or ".." in parts or shown(name) != name or "\\" in name:
             raise CheckpointError(f"{wrong}{brief(name)!r} is no file of a checkpoint")
         if len(parts[-1].encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
@@ -328,6 +332,7 @@ def _all_tensors(path: Path) -> Iterable[tuple[str, str, Tensor]]:
     files = _shard_files(path) if (path / SHARDS).is_dir() else list(TENSOR_FILES.values())
     for file in files:
         try:
+            # Mapped by safetensors, not read: each tensor's pages come when it is asked for.
             with safe_open(path / file, "pt") as opened:
                 for name in opened.keys():  # noqa: SIM118
                     yield file, name, opened.get_tensor(name)
@@ -361,6 +366,12 @@ class Progress:
     evaluated_epochs: Count = 0
     """Epochs that were complete at the last evaluation."""
     best_mAP: Annotated[float, Field(ge=-1, le=1, strict=True)] = -1.0  # noqa: N815, the field's name for it
+    best_epoch: Count | None = None
+    """Complete epochs at that best evaluation; None before it, and in checkpoints of earlier versions."""
+    best_by_tiou: dict[str, Share] = field(default_factory=dict)
+    """Its mAP by tIoU."""
+    evaluations_without_better: Count = 0
+    """Evaluations since that best one."""
     untrained_mAP: Share | None = None  # noqa: N815
     bad_steps: Count = 0
     """Steps so far whose loss or gradients weren't finite, which changed nothing."""
@@ -373,6 +384,7 @@ NEEDED = ("epoch", "step_in_epoch", "step")
 """Fields of `Progress` that no version may lack; the others have their defaults in older files."""
 
 
+# Its bounds are those under which GradScaler works: a scale of 0 or a factor of 1 would never recover.
 class _Scaler(BaseModel):
     """State of fp16's loss scale, as torch's GradScaler gives it."""
 
@@ -424,9 +436,11 @@ class _State(BaseModel):
                 raise ValueError(f"progress.{name}: {getattr(progress, name)} of {progress.step} steps")
         if self.optimizer_step is not None and self.optimizer_step > progress.step + EXTRA_STEPS:
             raise ValueError(f"optimizer_step: {self.optimizer_step:g}, and the run has done {progress.step} steps")
+        # An evaluation comes after an epoch, never before.
         if progress.evaluated_epochs > progress.epoch:
             raise ValueError(f"progress.evaluated_epochs: {progress.evaluated_epochs} of {progress.epoch} epochs")
         gone = [name for name in ("model", "tensors") if getattr(self, name) is None]
+        # Only files without a version may lack these: they are from before there were such fields.
         if self.format_version is not None and gone:
             raise ValueError(f"{gone[0]}: is missing")
         return self

@@ -39,6 +39,9 @@ def _choose(spec: Spec, processes: Processes, num_classes: int) -> tuple[Choice,
     if spec.parallel.engine != "auto":
         return choose(spec, processes, num_classes), ()
     ddp, fsdp = with_engine(spec, "ddp"), with_engine(spec, "fsdp")
+    # The detector of features is small, and the planner counts backbones.
+    if spec.model.backbone.mode == "features":
+        return choose(ddp, processes, num_classes), ()
     # Sharding saves nothing on one process, and the planner counts the memory of GPUs.
     if processes.world == 1 or processes.device.type != "cuda":
         return choose(ddp, processes, num_classes), ()
@@ -47,6 +50,7 @@ def _choose(spec: Spec, processes: Processes, num_classes: int) -> tuple[Choice,
             return choose(ddp, processes, num_classes), ("parallel.engine auto: ddp, since a plan fits with it",)
         except PlanError as error:
             reason = str(error).splitlines()[0]
+        # Outside of the except clause: if fsdp doesn't fit either, its own error is the one to be shown.
         return choose(fsdp, processes, num_classes), (f"parallel.engine auto: fsdp, since with ddp {reason}",)
     # A collective: all ranks decide by the smallest GPU among them, and so alike.
     machine = least_rank(processes)

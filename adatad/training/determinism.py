@@ -38,6 +38,7 @@ def run_arithmetic(train: TrainSpec, device: torch.device) -> Iterator[None]:
     where a kernel that sums in one order is wanted and torch has none."""
     with ExitStack() as stack:
         if device.type == "cuda" and (train.deterministic or train.recheck_every):
+            # A user's own workspace setting stays: torch says if it isn't one of the deterministic ones.
             variables = {name: value for name, value in CUBLAS_WORKSPACE.items() if name not in os.environ}
             stack.enter_context(patch.dict(os.environ, variables))
         if precision_on(device, train.precision) == "fp32":
@@ -98,7 +99,7 @@ class StepDifference(NamedTuple):
     own: bool
     """True if it differs in what this rank computed alone, before gradients are exchanged."""
     facts: str
-    """What differs, in words."""
+    """Description of what differs."""
 
 
 def is_due(state: TrainState, step: int) -> bool:

@@ -11,7 +11,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from adatad.convert.backbone_weights import initial_weights
 from adatad.convert.opentad_checkpoint import opentad_state
 from adatad.convert.weight_file import (
     META,
@@ -19,16 +18,18 @@ from adatad.convert.weight_file import (
     WeightsError,
     brief,
     check_values,
+    is_own_safetensors,
     read_header,
     read_safetensors,
     read_weight_file,
     write_safetensors,
     write_torch,
 )
+from adatad.errors import UserError
 from adatad.files import FileError, check_output, read_start
-from adatad.models.detector import TemporalActionDetector, build_model
-from adatad.models.vit import sine_table
-from adatad.spec import Spec, SpecError, load
+from adatad.models.detector import TemporalActionDetector
+from adatad.report.last_and_best import KEY, select_of
+from adatad.spec import Select, Spec, SpecError, load
 from adatad.training.checkpoint import (
     BEST,
     Checkpoint,
@@ -48,20 +49,17 @@ from adatad.training.model_facts import (
     facts_in_header,
     number_of_outputs,
 )
+from adatad.training.model_record import fingerprint_of, record_in_header
+from adatad.training.setup import build_initial_model
 
 
-def export(spec: Spec, checkpoint: Checkpoint, output: Path, averages: bool = True, merged: bool = False) -> int:
-    """Write a checkpoint's averages (or its last parameters) to `output`, which appears only when whole.
-
-    merged: with the frozen weights of `spec.model.backbone.weights`. Returns the number of tensors.
-    """
-    # Before anything is read, which may take minutes.
+def export_trained(checkpoint: Checkpoint, output: Path, averages: bool = True) -> int:
+    """Write the trained tensors of a checkpoint alone, its averages or its last parameters, to `output`, which appears
+    only when whole. Returns the number of tensors."""
     check_output(output)
     tensors = dict(checkpoint.ema if averages else checkpoint.parameters)
-    if merged:
-        tensors = merge(spec, checkpoint, tensors)
     header = {
-        "content": MERGED if merged else TRAINED,
+        "content": TRAINED,
         "weights": "moving averages" if averages else "parameters of the last step",
         "step": str(checkpoint.state["progress"]["step"]),
         "frozen_fingerprint": checkpoint.state["frozen_fingerprint"],
@@ -90,20 +88,6 @@ def _facts(checkpoint: Checkpoint) -> dict[str, str]:
     return facts.header(checkpoint.spec_yaml) if facts else {"spec": checkpoint.spec_yaml}
 
 
-def merge(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return all parameters of the model. Raises CheckpointError if its frozen weights aren't those of the training, or
-    if they came with a position table of their own."""
-    model = whole_model(spec, checkpoint, tensors)
-    # The table is a buffer, and no part of a merged file: whoever loads that computes the sine table.
-    table = model.backbone.position_table
-    if not torch.allclose(table, sine_table(*table.shape[1:]), atol=1e-3):
-        raise CheckpointError(
-            "the file that model.backbone.weights names has a position table that isn't the sine table, which a merged "
-            "file can't hold: export it with --opentad"
-        )
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
 def whole_model(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> TemporalActionDetector:
     """Return the model with its frozen weights and these trained tensors. Raises CheckpointError if the frozen weights
     aren't those of the training."""
@@ -111,9 +95,7 @@ def whole_model(spec: Spec, checkpoint: Checkpoint, tensors: dict[str, Tensor]) 
     if not number_of_outputs({name: tensor.shape for name, tensor in tensors.items()}):
         raise CheckpointError(f"the checkpoint is of no detector: it trains no {HEAD_BIAS}")
     # Frozen weights may be random ones, by the seed: they must come out as they did in training.
-    torch.manual_seed(spec.train.seed)
-    model = build_model(spec.model, len(tensors[HEAD_BIAS]))
-    initial_weights(model.backbone, spec.model.backbone.weights)
+    model, _ = build_initial_model(spec, len(tensors[HEAD_BIAS]))
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         if name not in parameters or parameters[name].shape != tensor.shape:
@@ -138,9 +120,15 @@ def load_exported(model: nn.Module, trained: list[str], path: Path) -> None:
     if content not in (None, TRAINED, MERGED):
         raise CheckpointError(f"{path}: content: expected {TRAINED} or {MERGED}, got {cut(content)}")
     check_outputs(facts_in_header(header, path), {name: t.shape for name, t in tensors.items()}, path)
+    record = record_in_header(header, path)
+    # Damage that leaves plausible numbers is seen by this alone.
+    if record is not None and fingerprint_of(tensors) != record.fingerprint:
+        raise CheckpointError(f"{path}: its numbers aren't those that were written: it is damaged; copy it again")
     shapes = {name: p.shape for name, p in model.named_parameters()}
     # A merged file holds all parameters, any other those that are trained.
     wanted = shapes if content == MERGED else {name: shapes[name] for name in trained}
+    if content == MERGED and POSITIONS in tensors and (table := model.backbone.position_table) is not None:
+        wanted = {**wanted, POSITIONS: table.shape}
     got = {name: tensor.shape for name, tensor in tensors.items()}
     different = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
     if different:
@@ -158,8 +146,14 @@ def load_exported(model: nn.Module, trained: list[str], path: Path) -> None:
     # Not strict: a file of trained tensors leaves the frozen ones as they are; what must be there was checked above.
     check_values(tensors, path)
     model.load_state_dict(tensors, strict=False)
+    if POSITIONS in tensors:
+        # No part of the state: everywhere else it is computed, or comes with the pretrained weights.
+        with torch.no_grad():
+            model.backbone.position_table.copy_(tensors[POSITIONS])
 
 
+POSITIONS = "backbone.position_table"
+"""Name in a model file of the position table, which no parameter is, where it isn't the sine table."""
 MAX_LISTED_PROBLEMS = 5
 """Problems of a spec that a message lists; the rest is counted."""
 
@@ -171,9 +165,10 @@ class TrainedFile(NamedTuple):
     spec_yaml: str | None
 
 
-def find_checkpoint(named: Path) -> tuple[Path, list[str]]:
+def find_checkpoint(named: Path, select: Select | None = None) -> tuple[Path, list[str]]:
     """Return the checkpoint or file of weights that a path means, and lines on what was chosen: of a run, or of its
-    folder `checkpoints`, the best one, or the newest whole one where there is no best. Raises CheckpointError."""
+    folder `checkpoints`, the best one or the newest whole one, as the run's `train.select` says, or `select` in its
+    place; the newest where there is no best. Raises CheckpointError."""
     try:
         if not named.is_dir():
             # Says what is wrong with it, if it is no file.
@@ -188,8 +183,12 @@ def find_checkpoint(named: Path) -> tuple[Path, list[str]]:
     if (named / MANIFEST).exists() or not holds_checkpoints:
         return named, []
     lines = []
+    try:
+        select = select or select_of(folder.parent)
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
     # The best may be gone or broken (a link copied without its target): the newest one is the next best guess.
-    if (folder / BEST).is_dir():
+    if select == "best" and (folder / BEST).is_dir():
         reason = why_broken(folder / BEST)
         if reason is None:
             return folder / BEST, [f"{named}: its best checkpoint, {(folder / BEST).resolve().name}, is taken"]
@@ -197,7 +196,8 @@ def find_checkpoint(named: Path) -> tuple[Path, list[str]]:
     newest, skipped = newest_checkpoint(folder)
     if newest is None:
         raise CheckpointError(f"{named}: holds no whole checkpoint: {'; '.join([*lines, *skipped])}")
-    return newest, [*lines, *skipped, f"{named}: its newest whole checkpoint, {newest.name}, is taken"]
+    why = f" ({KEY}: last)" if select == "last" else ""
+    return newest, [*lines, *skipped, f"{named}: its newest whole checkpoint, {newest.name}, is taken{why}"]
 
 
 def read_trained_file(path: Path) -> TrainedFile:
@@ -215,15 +215,15 @@ def read_trained_file(path: Path) -> TrainedFile:
 
 
 def _header(path: Path) -> dict[str, str]:
-    return read_header(path)[1] if path.suffix == ".safetensors" else read_weight_file(path).header
+    return read_header(path)[1] if is_own_safetensors(path) else read_weight_file(path).header
 
 
 def holds_frozen_weights(path: Path) -> bool:
     """Return whether a file of weights is whole, so that none of pretrained weights is needed beside it: a merged one,
     or a checkpoint of OpenTAD."""
-    if path.suffix != ".safetensors":
-        return path.is_file()
     try:
+        if not is_own_safetensors(path):
+            return path.is_file()
         return _header(path).get("content") == MERGED
     except WeightsError:
         return False
@@ -245,7 +245,8 @@ def own_spec(
         try:
             if problem := spec_problem(text):
                 raise CheckpointError(f"{where}: {problem}")
-            return load(copy, overrides, check_files, overlays)
+            # What the training started from is no part of the model any more.
+            return load(copy, ["model.init_from=null", *overrides], check_files, overlays)
         except SpecError as error:
             problems = [problem.replace(str(copy), str(where)) for problem in error.problems]
             more = [f"and {len(problems) - MAX_LISTED_PROBLEMS} more"] if len(problems) > MAX_LISTED_PROBLEMS else []

@@ -16,6 +16,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 def available_bytes() -> int:
     """Return the bytes of RAM that this process may still take."""
+    # The tightest bound counts: in a container the machine's free memory is mostly somebody else's.
     return max(0, min([psutil.virtual_memory().available, *_left_in_groups()]))
 
 

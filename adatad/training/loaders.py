@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from adatad.data.balance import repeats_of
 from adatad.data.dataset import Batch, Skipped, TrainingWindows, ValidationWindows, collate
 from adatad.data.loader import PREFETCH, EpochBatches, Loader, Share, require_shared_memory
 from adatad.data.windows import evaluation_windows
@@ -14,10 +15,11 @@ from adatad.models.losses import Targets, assign_targets
 from adatad.parallel.clip import ClipGroup
 from adatad.parallel.layout import Mesh
 from adatad.spec import Spec
-from adatad.spec.schema import DetectorSpec
+from adatad.spec.model_sections import DetectorSpec
 from adatad.spec.sizes import clip_share, clips_of_window
 from adatad.training.resolve import ResolvedRun
 
+# For resizing a window and handing it over, with much to spare.
 SLACK_SECONDS = 10.0
 """Time that a loader process may take for anything but decoding."""
 
@@ -52,8 +54,11 @@ def training_loader(run: ResolvedRun, start: tuple[int, int]) -> Loader:
     spec, mesh, train = run.spec, run.mesh, run.spec.train
     share = Share(mesh.data_rank, mesh.data, train.accumulation, train.global_batch)
     videos = run.annotations.train
-    dataset = TrainingWindows(videos, spec.data, train.seed, run.quirks, frames_here(spec, mesh))
-    batches = EpochBatches(len(videos), share, train.seed, run.end_epoch, start)
+    repeats = repeats_of(train.class_balance, videos)
+    copies = videos if repeats is None else tuple(videos[number] for number in repeats.copies)
+    dataset = TrainingWindows(copies, spec.data, train.seed, run.quirks, frames_here(spec, mesh))
+    # From the run's position: resuming draws the very batches that an uninterrupted run would have had.
+    batches = EpochBatches(len(videos), share, train.seed, run.end_epoch, start, repeats)
     targets = TargetMaker(spec.model.detector, run.num_classes)
     return Loader(dataset, batches, spec.data.workers, idle_seconds(spec), complete=targets)
 
@@ -72,12 +77,15 @@ def validation_loader(run: ResolvedRun, shuffle_clips: bool = False) -> Loader:
     # 0: as they are.
     shuffled = spec.model.backbone.clip_frames if shuffle_clips else 0
     dataset = ValidationWindows(places, spec.data, shuffled, frames_here(spec, mesh))
+    # Every n-th: neighbouring windows are of one video and cost alike, so that ranks end together.
     mine = range(mesh.data_rank, len(places), mesh.data)
     return Loader(dataset, [[number] for number in mine], spec.data.workers, idle_seconds(spec))
 
 
 def frames_here(spec: Spec, mesh: Mesh) -> slice:
     """Return the frames of a window that this rank reads."""
+    if spec.data.features is not None:
+        return slice(None)
     length = spec.model.backbone.clip_frames
     share = clip_share(clips_of_window(spec.data, length), mesh.clip, mesh.clip_rank)
     return slice(share.start * length, share.stop * length)
@@ -96,6 +104,8 @@ def check_shared_memory(run: ResolvedRun) -> None:
         return
     frames = frames_here(run.spec, mesh).indices(data.window.size_grid * data.window.frames_per_position)
     window_bytes = 3 * len(range(*frames)) * data.size_pixels**2
+    if data.features is not None:
+        window_bytes = 4 * (run.spec.model.backbone.width or 0) * data.window.size_grid
     micro_batch = max(1, train.global_batch // (mesh.data * train.accumulation))
     ahead = PREFETCH * data.workers
     # Ranks of this machine share its /dev/shm; torchrun says how many they are, else all may be here.
@@ -123,6 +133,7 @@ def _same_everywhere(batch: Batch, group: ClipGroup, unread: dict[str, Skipped])
     """Return whether all ranks have the same videos; add what any of them couldn't read to `unread`."""
     names = [window.video.name for window in batch.windows]
     everyone = group.gather_objects((names, batch.skipped))
+    # With the rank's number: its disk may be the one that can't be read.
     for rank, (_, skipped) in zip(group.mesh.group, everyone, strict=True):
         for video, reason in skipped:
             unread.setdefault(video, Skipped(video, f"{reason} (rank {rank})"))

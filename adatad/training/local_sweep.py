@@ -24,6 +24,7 @@ from adatad.spec import Spec, SpecError, load
 from adatad.spec.sizes import end_epoch
 from adatad.training.run_directory import ids_of, run_directory, with_id
 
+# Short beside any run, and long enough to cost nothing.
 POLL_SECONDS = 0.2
 Popen = Callable[..., subprocess.Popen]
 
@@ -48,12 +49,15 @@ class SweepRun:
 
     @property
     def is_finished(self) -> bool:
-        """True once the run has been trained to the end of its schedule."""
+        """True once the run has been trained to the end of its schedule, or has stopped early."""
         try:
-            done = read_result(self.folder / "result.json")["epochs"] if is_there(self.folder / "result.json") else None
+            result = read_result(self.folder / "result.json") if is_there(self.folder / "result.json") else None
         except FileError:
             return False
-        return done is not None and done >= end_epoch(self.spec)
+        if result is None:
+            return False
+        # Whether it stopped by the setting of before or by today's can't be told: another one needs another run.
+        return result["stopped_early"] or (result["epochs"] or 0) >= end_epoch(self.spec)
 
     @property
     def best(self) -> float | None:

@@ -26,7 +26,8 @@ AGNOSTIC_OUTPUTS = ("action",)
 """The one output of a detector that doesn't tell classes apart."""
 TRAINED, MERGED = "trained", "merged"
 """`content` of a file of weights: the trained tensors alone, or all of the model's."""
-HEADER_FIELDS = ("content", "weights", "step", "frozen_fingerprint", "spec")
+# What `adatad export` adds; anything else in a header is of another program.
+HEADER_FIELDS = ("content", "weights", "step", "frozen_fingerprint", "spec", "model")
 """Entries of a file's header beside the record."""
 HEAD_BIAS = "detector.head.cls_head.bias"
 """The parameter with a number for each output."""
@@ -70,6 +71,7 @@ class ModelFacts(BaseModel):
     classes: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
     class_agnostic: bool
     frame_rate: FrameRate
+    # Plain values, not WindowSpec: a newer spec's keys and bounds must not refuse an older record.
     window: dict[str, Any]
     preprocessing: dict[str, Any]
 
@@ -97,6 +99,7 @@ class ModelFacts(BaseModel):
 
 def facts_of(spec: Spec, classes: Sequence[str]) -> ModelFacts:
     """Return the record of a model that is trained by `spec` on these classes, in the order of its outputs."""
+    # Classes are kept also then: a classifier's scores are matched to them by name.
     agnostic = spec.model.detector.class_agnostic
     return ModelFacts(
         outputs=AGNOSTIC_OUTPUTS if agnostic else tuple(classes),
@@ -177,6 +180,7 @@ def first_problem(error: ValidationError) -> str:
         case "dict_type" | "model_type" | "dataclass_type":
             text = f"{place or 'it'}: should be an object with fields, got {cut(first['input'])}"
         case _:
+            # pydantic's words for validators of ours, and its own, made into one kind of sentence.
             message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
             got = "" if first["type"] == "value_error" else f", got {cut(first['input'])}"
             text = f"{place}: {message}{got}" if place else f"{message}{got}"
@@ -294,6 +298,7 @@ def _on_classes(
 
 
 def _on_missing(annotated: Collection[str], facts: ModelFacts) -> list[str]:
+    # Said, as an average over fewer classes isn't comparable with published ones.
     without = [name for name in facts.classes if name not in annotated]
     if not annotated or not without:
         return []

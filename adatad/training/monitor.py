@@ -1,33 +1,27 @@
-"""Output of a run while it trains: its log, progress bar and metrics, and a warning if it waits for data.
+"""Output of a run while it trains: its log and progress bar, and a warning if it waits for data.
 
 Nothing here may end a training: what can't be written is said once, and tried again.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import logging.handlers
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import MappingProxyType, TracebackType
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.logging import RichHandler
-from torch.utils.tensorboard import SummaryWriter
 
 from adatad.files import FileError, reason
 from adatad.printing import LOGGER, tell_log
 from adatad.progress_bar import LINE_SECONDS, TIME_OF_DAY, new_bar, showing, time_left
 
 
+# Watched: tools that rotate logs rename the file, and lines would go on into the old one.
 class LogFile(logging.handlers.WatchedFileHandler):
     """Handler for log.txt. Lines that can't be written are lost, which is said once; a deleted file is made anew."""
 
@@ -127,6 +121,9 @@ def silent_logger() -> logging.Logger:
     return logger
 
 
+NO_SPEED: Mapping[str, float] = MappingProxyType({})
+
+
 class ProgressBar:
     """Shows optimizer steps from `done` to `total`; tasks that begin meanwhile, as evaluation, are shown below it."""
 
@@ -148,9 +145,15 @@ class ProgressBar:
     ) -> None:
         self._context.close()
 
-    def show(self, step: int, epoch: int, loss: float, rate: float, memory_bytes: int) -> None:
-        """Show the values after `step` optimizer steps in all."""
+    def show(
+        self, step: int, epoch: int, loss: float, rate: float, memory_bytes: int, speed: Mapping[str, float] = NO_SPEED
+    ) -> None:
+        """Show the values after `step` optimizer steps in all. speed: `Throughput.values`, if it is known."""
         values = f"loss {loss:.3f}  lr {rate:.1e}  memory {memory_bytes / 2**30:.2f} GiB"
+        if "tflops_per_second" in speed:
+            values += f"  {speed['tflops_per_second']:.3g} TFLOP/s"
+        if "mfu" in speed:
+            values += f"  MFU {100 * speed['mfu']:.0f} %"
         name = f"epoch {epoch + 1}/{self.epochs}"
         self._bar.update(self._task, completed=step, description=name, note=values)
         now = time.monotonic()
@@ -163,109 +166,6 @@ class ProgressBar:
             left = time_left(now - self._first_time, step - self._first_step, self._total - step)
             line = f"{time.strftime(TIME_OF_DAY)} {name}  step {step}/{self._total}  {values}  left {left}"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-RETRY_SECONDS = 60
-"""Time after which TensorBoard's files are tried again."""
-MAX_PENDING_LINES = 100_000
-"""Lines of metrics.jsonl that are kept while they can't be written: about 100 MB."""
-
-
-class MetricsWriter:
-    """Writer of metrics.jsonl and tensorboard/ in a run directory; made on the first rank alone."""
-
-    def __init__(self, run_directory: Path, first_step: int, best_effort: BestEffort):
-        self._path, self._folder, self._best_effort = run_directory / "metrics.jsonl", run_directory, best_effort
-        self._pending: list[bytes] = []
-        self._board: SummaryWriter | None = None
-        self._retry_at = 0.0
-        _silence_board_threads()
-        # A resumed run repeats the steps after its checkpoint: TensorBoard drops what it had of them.
-        self._open_board(first_step + 1 if first_step else None)
-
-    def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
-        """Write the values of one moment: scalars, or dictionaries of them to any depth; lists go to JSON alone."""
-        line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **values}) + "\n"
-        # Lines that couldn't be written go first the next time, so that their order stays.
-        self._pending = [*self._pending, line.encode()][-MAX_PENDING_LINES:]
-        with self._best_effort.writing("metrics.jsonl"):
-            self._append()
-        self._to_board(lambda board: [board.add_scalar(tag, scalar, step) for tag, scalar in _scalars(kind, values)])
-
-    def text(self, name: str, text: str) -> None:
-        """Show YAML on TensorBoard's page of texts."""
-        self._to_board(lambda board: board.add_text(name, f"```yaml\n{text}\n```"))
-
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Show an image, uint8 [height, width, 3], on TensorBoard."""
-        self._to_board(lambda board: board.add_image(name, image, step, dataformats="HWC"))
-
-    def close(self) -> None:
-        """Close TensorBoard's file."""
-        self._to_board(lambda board: board.close())
-        self._board = None
-
-    def _append(self) -> None:
-        """Append all pending lines, or none and raise OSError."""
-        with self._path.open("ab", buffering=0) as file:
-            size, content = os.fstat(file.fileno()).st_size, b"".join(self._pending)
-            try:
-                while content:
-                    content = content[file.write(content) :]
-            except OSError:
-                # Half a line would join with the next one.
-                os.ftruncate(file.fileno(), size)
-                raise
-        self._pending = []
-
-    def _open_board(self, purge_step: int | None = None) -> None:
-        with self._best_effort.writing("tensorboard"):
-            self._board = SummaryWriter(self._folder / "tensorboard", purge_step=purge_step)
-
-    def _to_board(self, action: Any) -> None:
-        if self._board is None and time.monotonic() >= self._retry_at:
-            self._open_board()
-        # Values of this time are lost to TensorBoard; metrics.jsonl has them.
-        if self._board is None:
-            return
-        with self._best_effort.writing("tensorboard"):
-            try:
-                action(self._board)
-            except OSError:
-                # Its thread has ended for good: after a while another writer begins another file.
-                self._board, self._retry_at = None, time.monotonic() + RETRY_SECONDS
-                raise
-
-
-def memory_values(allocated: int, device: torch.device) -> dict[str, int]:
-    """Return peak bytes as metrics name them: of tensors, and on a GPU also what the allocator held for them."""
-    reserved = {"reserved_bytes": torch.cuda.max_memory_reserved(device)} if device.type == "cuda" else {}
-    return {"memory_bytes": allocated, **reserved}
-
-
-def _silence_board_threads() -> None:
-    """Print no traceback when a full disk ends TensorBoard's thread: its writer raises the same error again."""
-    # A hook of all threads, as TensorBoard gives no access to its own; the thread is known by its private class's name.
-    previous = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        """Pass all errors on but those of a disk in TensorBoard's thread."""
-        if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
-            previous(args)
-
-    # Marked, so that a second run in this process doesn't put a hook around the hook.
-    hook.of_board = True
-    if not getattr(previous, "of_board", False):
-        threading.excepthook = hook
-
-
-def _scalars(tag: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Yield the numbers inside a value, each with the names that lead to it."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _scalars(f"{tag}/{name}", inner)
-    elif isinstance(value, (int, float)):
-        yield tag, value
 
 
 MAX_WAIT_SHARE = 0.1

@@ -36,12 +36,14 @@ def parameter_groups(model: nn.Module, spec: OptimizerSpec) -> list[Group]:
     for name, decays, weight_decay in (("detector", True, spec.weight_decay), ("detector_no_decay", False, 0.0)):
         names = [parameter for parameter in rest if (parameter in decaying) == decays]
         groups.append(_group(name, names, trained, spec.lr, weight_decay))
+    # A group without parameters would be an entry of logs and checkpoints that means nothing.
     return [group for group in groups if group["params"]]
 
 
 def _backbone_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec: OptimizerSpec) -> list[Group]:
     if not trained:
         return []
+    # By depth alone: such groups are for mode full, where `custom` has no meaning.
     if spec.layer_decay is not None:
         return _layer_decay_groups(model, trained, spec)
     if spec.backbone is None:
@@ -52,6 +54,7 @@ def _backbone_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec: O
         # The first entry whose name is contained in the parameter's takes it.
         taker = next((entry for entry in custom if entry in name), None)
         (rest if taker is None else custom[taker]).append(name)
+    # A rate of 0 would train nothing without a word; mostly a pattern of `custom` was mistyped.
     if rest and spec.backbone.lr == 0:
         raise OptimizerError(
             f"{rest[0]} is trained, but no entry of optimizer.backbone.custom names it and optimizer.backbone.lr is 0"
@@ -73,6 +76,7 @@ def _layer_decay_groups(model: nn.Module, trained: dict[str, nn.Parameter], spec
         block = re.match(r"backbone\.blocks\.(\d+)\.", name)
         layer = int(block[1]) + 1 if block else 0 if name.startswith("backbone.patch_embed.") else depth + 1
         decays = not (block and "norm" in name)
+        # 1 for what lies above the blocks, and the smallest rate for the patch embedding.
         scale = spec.layer_decay ** (depth + 1 - layer)
         key = f"layer_{layer}" + ("" if decays else "_no_decay")
         decay = spec.weight_decay if decays else 0.0

@@ -31,12 +31,13 @@ ALLOCATION_MESSAGES = (
     "DefaultCPUAllocator", "CUDA error: out of memory", "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
 )  # fmt: skip
-"""What the CPU's allocator, the driver, cuBLAS and cuDNN (for their workspaces) say of it, in an ordinary
+"""Words with which the CPU's allocator, the driver, cuBLAS and cuDNN (for their workspaces) say it, in an ordinary
 RuntimeError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory of a device or of the host ran out."""
+    # torch has its own class for its GPU allocator alone; other libraries' failures come as plain RuntimeErrors.
     said = isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION_MESSAGES)
     return said or isinstance(error, torch.OutOfMemoryError)
 
@@ -50,7 +51,9 @@ def snapshot_when_full(run: RunDirectory, processes: Processes) -> None:
         return
 
     def write(*_: Any) -> None:
+        """Write the snapshot; an error must not take the place of the one about memory."""
         with suppress(Exception):
+            # Private, as is the hook below: a torch that renames them costs the file, and not the message.
             torch.cuda.memory._dump_snapshot(str(run.path / f"out_of_memory_rank{processes.rank}.pickle"))
 
     with suppress(Exception):
@@ -58,7 +61,7 @@ def snapshot_when_full(run: RunDirectory, processes: Processes) -> None:
 
 
 def explain(error: BaseException, spec: Spec, processes: Processes, num_classes: int, run: RunDirectory) -> str:
-    """The message for the user; leaves a file beside it in the run's directory."""
+    """Return the message for the user; leaves a file beside it in the run's directory."""
     # Asks no other rank: they may be anywhere.
     planner = planner_for(spec, processes, this_rank(processes, empty=False), num_classes)
     own, plans = planner.own(), planner.plans(coarse=True)
@@ -87,7 +90,8 @@ def explain(error: BaseException, spec: Spec, processes: Processes, num_classes:
 
 
 def write_details(error: BaseException, own: Plan | None, processes: Processes, run: RunDirectory) -> str:
-    """The allocator's snapshot if there is one, else a JSON file: categories of the plan, and a GPU's statistics."""
+    """Return the path of the allocator's snapshot if there is one, else of a JSON file: categories of the plan, and a
+    GPU's statistics."""
     snapshot = run.path / f"out_of_memory_rank{processes.rank}.pickle"
     if snapshot.exists():
         return str(snapshot)

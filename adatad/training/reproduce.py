@@ -17,7 +17,8 @@ from adatad.files import FileError, check_output_folder, listed, read_json, writ
 from adatad.parallel.processes import Processes, is_first_rank
 from adatad.report.scores import Reproduction, write_reproduction
 from adatad.spec import Spec, to_yaml
-from adatad.spec.downloads import TRAINED, about_bytes, digest_start, drive, how_made, where_data, where_published
+from adatad.spec.downloads import about_bytes, digest_start, how_made, where_data, where_published
+from adatad.spec.published import trained_model
 from adatad.training.checkpoint_check import sha256, why_broken
 from adatad.training.resolve import annotations_for, resolve_run
 from adatad.training.run import train
@@ -54,7 +55,10 @@ def reproduce(spec: Spec, checkpoint: Path | None = None) -> tuple[dict[str, Any
 def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Return the scores of a checkpoint, of the detections that were kept if the same one has been tested before."""
     detections, record = folder / "detections.json", folder / TESTED
-    wanted = {"checkpoint": str(checkpoint.resolve()), "files": _stamps(checkpoint), "spec": to_yaml(spec)}
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file()) if checkpoint.is_dir() else [checkpoint]
+    # Size in bytes and time of change in ns: a checksum of gigabytes would take longer than the scoring it saves.
+    stamps = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()}
+    wanted = {"checkpoint": str(checkpoint.resolve()), "files": stamps, "spec": to_yaml(spec)}
     # Testing takes hours, scoring seconds: a command that is typed again scores what it has found before. Files that
     # were cut or changed since don't count.
     with suppress(FileError):
@@ -72,12 +76,6 @@ def _test(spec: Spec, checkpoint: Path, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _stamps(checkpoint: Path) -> dict[str, list[int]]:
-    """Return size in bytes and time of change in ns of a checkpoint's files."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file()) if checkpoint.is_dir() else [checkpoint]
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()}
-
-
 MAX_LISTED_VIDEOS = 10
 """Missing videos that a line names; the rest is counted."""
 
@@ -91,26 +89,24 @@ def missing(spec: Spec, checkpoint: Path | None = None) -> list[str]:
 
 def _checkpoint(spec: Spec, checkpoint: Path | None) -> Iterator[str]:
     if checkpoint is not None and not checkpoint.exists():
-        file = TRAINED.get(spec.name)
-        yield f"checkpoint {checkpoint}{f'; of OpenTAD, published: {drive(file, str(checkpoint))}' if file else ''}"
+        entry = trained_model(spec.name)
+        # To its own name: the file that a user names may be one of their own.
+        fetch = f"; OpenTAD's, which comes to {entry.path}: {entry.fetch()}" if entry else ""
+        yield f"checkpoint {checkpoint}{fetch}"
+        return
+    if checkpoint is None:
         return
     try:
-        if checkpoint is not None and (reason := _unusable(checkpoint)):
-            yield f"checkpoint {checkpoint}: {reason}"
+        if checkpoint.is_dir():
+            if reason := why_broken(checkpoint):
+                yield f"checkpoint {checkpoint}: {reason}"
+        elif checkpoint.suffix == ".safetensors":
+            read_header(checkpoint)
+        else:
+            # torch maps the file: its pages aren't read here.
+            read_weight_file(checkpoint)
     except UserError as error:
         yield f"checkpoint {error}"
-
-
-def _unusable(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint that is there. Raises UserError for what is none."""
-    if checkpoint.is_dir():
-        return why_broken(checkpoint)
-    if checkpoint.suffix == ".safetensors":
-        read_header(checkpoint)
-    else:
-        # torch maps the file: its pages aren't read here.
-        read_weight_file(checkpoint)
-    return None
 
 
 def _weights(spec: Spec) -> Iterator[str]:

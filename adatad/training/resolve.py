@@ -15,6 +15,7 @@ import torch
 
 from adatad.data.annotation_file import read_names
 from adatad.data.annotations import Annotations, ground_truth, read_annotations
+from adatad.data.balance import windows_of_epoch
 from adatad.errors import UserError
 from adatad.memory.arithmetic import autocast_dtype
 from adatad.memory.policy import DTYPES
@@ -40,9 +41,10 @@ class ResolvedRun:
     """A run of a spec on the processes that there are."""
 
     spec: Spec
-    """Without any `auto`: engine, precision, and a memory section in which the planner's plan has its place."""
+    """The spec without any `auto`: engine, precision, and a memory section in which the planner's plan has its
+    place."""
     saved_spec: Spec
-    """What the run's files keep: the spec as it was given, with the planner's plan. On another machine its `auto` may
+    """The spec that the run's files keep: as it was given, with the planner's plan. On another machine its `auto` may
     mean something else."""
     quirks: Quirks
     mesh: Mesh
@@ -52,9 +54,9 @@ class ResolvedRun:
     steps_per_epoch: int
     """Optimizer steps."""
     annotations: Annotations | None = None
-    """None where a model is run without data, as in a benchmark."""
+    """Annotations of the spec's videos; None where a model is run without data, as in a benchmark."""
     ground_truth: dict[str, Any] | None = None
-    """What detections are scored against, as the content of an annotation file."""
+    """Annotations that detections are scored against, as the content of a file."""
     unscored_videos: frozenset[str] = frozenset()
     """Videos that are detected, but don't count (`evaluate.blocked_videos`)."""
 
@@ -99,12 +101,14 @@ def resolve_run(
     of the data set. saved_spec: what files keep; None: the spec. Raises UserError for annotations that can't be read
     or scored.
     """
+    # Handed in by callers that have needed them before, for counts of classes or a log: large files take seconds.
     annotations = annotations or annotations_for(spec)
     quirks = Quirks.of(spec.compat)
     return replace(
+        # Saved weights name their outputs themselves; the data set's list may have another order by now.
         resolve_model(spec, processes, outputs or outputs_of(spec, annotations)),
         saved_spec=saved_spec or spec,
-        steps_per_epoch=steps_per_epoch(spec, len(annotations.train)),
+        steps_per_epoch=steps_per_epoch(spec, windows_of_epoch(spec.train.class_balance, annotations.train)),
         annotations=annotations,
         ground_truth=ground_truth(spec.data, quirks.keep_ambiguous),
         unscored_videos=frozenset(read_names(spec.evaluate.blocked_videos)),
@@ -114,6 +118,7 @@ def resolve_run(
 def resolve_model(spec: Spec, processes: Processes, outputs: Sequence[str] | int, steps: int = 100) -> ResolvedRun:
     """Resolve what a model needs to be run without data, for measurements. outputs: names, or how many there are;
     steps: of an epoch."""
+    # Measurements have no classes, and only their number has an effect on memory.
     names = tuple(map(str, range(outputs))) if isinstance(outputs, int) else tuple(outputs)
     # Still "auto" only in tools that measure a model: training has been through `adatad.training.choice`.
     engine = "ddp" if spec.parallel.engine == "auto" else spec.parallel.engine
@@ -139,6 +144,7 @@ def without_auto(spec: Spec, engine: EngineName, precision: Precision) -> Spec:
     one_at_a_time = (
         engine in SHARDS_FROZEN_WEIGHTS or memory.frozen_weights == "stream" or memory.frozen_dtype != "auto"
     )
+    # The order matters: the residual stream follows the weights' dtype, not the run's precision.
     weight_dtype = precision if memory.weight_dtype == "auto" else memory.weight_dtype
     chosen = {
         "order": memory.order if memory.order != "auto" else "blocks" if one_at_a_time else "tiles",
@@ -175,18 +181,30 @@ def outputs_of(spec: Spec, annotations: Annotations) -> tuple[str, ...]:
 def check_batch(spec: Spec, ranks: int, annotations: Annotations) -> None:
     """Raise SetupError for a global batch that so many ranks, or these videos, can't make."""
     check_division(spec, ranks)
+    # An epoch leaves out videos that fill no batch: it would have no step at all.
     if len(annotations.train) < spec.train.global_batch:
         raise SetupError(
             f"{spec.data.annotations}: {len(annotations.train)} training videos are fewer than train.global_batch "
             f"{spec.train.global_batch}"
         )
+    # 0 stands for a weight that is computed from the losses themselves, and ranks don't exchange these.
     if spec.model.detector.regression_weight == 0 and ranks > 1:
         raise SetupError("model.detector.regression_weight 0 follows the losses of one rank: run it on one process")
+
+
+def check_stop(spec: Spec, annotations: Annotations) -> None:
+    """Raise SetupError where no evaluation can be better than another, and training would end by that."""
+    if spec.train.stop_after is not None and not any(len(video.labels) for video in annotations.validation):
+        raise SetupError(
+            f"{spec.data.annotations}: the validation videos have no instance, so that no evaluation can be better "
+            "than another; --set train.stop_after=null"
+        )
 
 
 def check_division(spec: Spec, ranks: int) -> None:
     """Raise SetupError unless the global batch can be divided among so many ranks and their micro-batches."""
     train, clip = spec.train, spec.parallel.clip
+    # First: the division below is by the groups of ranks that share windows.
     check_mesh(spec, ranks)
     if train.global_batch % (ranks // clip * train.accumulation):
         shared = f" / parallel.clip {clip}" if clip > 1 else ""

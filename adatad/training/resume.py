@@ -76,6 +76,7 @@ def checkpoint_to_resume(run: RunDirectory, resume: str) -> tuple[Path | None, l
     path = Path(resume)
     if not path.is_dir():
         raise ResumeError(f"--resume {resume}: no such checkpoint directory; expected {AUTO} or a checkpoint's path")
+    # A run's directory is often given in the place of one of its checkpoints: say which there are.
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (path / MANIFEST).exists() and all_checkpoints(folder):
         names = ", ".join(checkpoint.name for checkpoint in all_checkpoints(folder))
@@ -100,6 +101,15 @@ def resume_after_restart(run: RunDirectory, resume: str | None) -> str:
     return AUTO if resume is None or all_checkpoints(run.checkpoints) else resume
 
 
+def begins_afresh(spec: Spec, processes: Processes, resume: str | None) -> bool:
+    """Return whether training begins at step 0, and from no checkpoint. All ranks call it."""
+    here = run_directory(spec)
+    if processes.noted(NOTED_OPEN):
+        resume = processes.on_main(lambda: resume_after_restart(here, resume))
+    # Broken checkpoints are no fresh start either: `checkpoint_to_resume` refuses them.
+    return resume is None or (resume == AUTO and not processes.on_main(lambda: bool(all_checkpoints(here.checkpoints))))
+
+
 def open_for_training(
     state: TrainState,
     resume: str | None,
@@ -119,6 +129,7 @@ def open_for_training(
     # Started again by torchrun, with the arguments of the first time: --force would delete the run's own work.
     if processes.noted(NOTED_OPEN):
         resume, overwrite = processes.on_main(lambda: resume_after_restart(here, resume)), False
+    # By the model's own shapes, before an engine sharded them: checkpoints hold whole tensors.
     numbers = numbers_in(state.shapes[name] for name in state.trained)
     processes.on_main(lambda: check_room(here.path, numbers, resume is not None))
     # A checkpoint that can't be used must leave nothing behind: it is read before the directory is made.
@@ -131,6 +142,7 @@ def open_for_training(
         # Names first: other classes mean other shapes, which would say less.
         check_agnostic(checkpoint.facts, state.spec, path)
         classes, lines = match_for_resume(checkpoint.facts, state.run.annotations.classes, path)
+        # The head's rows stay where they are; the data set's labels get the numbers that the weights learned.
         state.run = state.run.in_order(classes)
         check_same_model(state.shapes, state.trained, state.frozen_fingerprint, checkpoint, path)
         progress = Progress(**checkpoint.state["progress"])
@@ -142,6 +154,7 @@ def open_for_training(
     run = opened or processes.on_main(
         lambda: open_run(state.spec, resume is not None, overwrite, is_reserved, console.print)
     )
+    # After the directory is made: a start that failed before must delete or refuse as the user asked.
     processes.note(NOTED_OPEN)
     logger = log_to(run.path / "log.txt", console) if processes.is_main else silent_logger()
     for line in skipped:
@@ -149,6 +162,7 @@ def open_for_training(
     if checkpoint is not None:
         for line in spec_changes(checkpoint.spec_yaml, to_yaml(state.run.saved_spec)):
             logger.warning("the spec has changed since %s: %s", path.name, line)
+        # Last of all: everything that could refuse has been asked.
         progress = restore_checkpoint(state, checkpoint, path)
         logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
         return run, logger, progress
@@ -173,6 +187,7 @@ def spec_changes(before: str, now: str) -> list[str]:
     """Return the lines of a saved spec that aren't those of this run's, as "- old" and "+ new"."""
     # The section `run`, the last one, says only where the run lies.
     before = renamed_yaml(before)
+    # As text, line by line: a saved spec has all keys in one order, so that a diff reads well.
     lines = difflib.ndiff(before.partition("\nrun:")[0].splitlines(), now.partition("\nrun:")[0].splitlines())
     return [line for line in lines if line[0] in "+-"]
 

@@ -19,15 +19,18 @@ from adatad.files import FileError, check_output_folder, reason, shown, write_js
 from adatad.spec import Spec
 from adatad.training.ownership import OWNER_FILE, Opening, Owner, claim, last_opening
 
+# What --force may delete. A new file of a run has to be named here, or --force refuses the run.
 RUN_FILES = re.compile(
-    r"owner\.txt|spec\.yaml|trained\.txt|log\.txt|metrics\.jsonl|tensorboard|checkpoints|detections\.json|result\.json"
-    r"|report\.html|reproduction\.\w+|timelines|stacks|slurm|out_of_memory_rank\d+\.\w+|\..*"
+    r"owner\.txt|spec\.yaml|trained\.txt|log\.txt|metrics\.jsonl|tensorboard|wandb|checkpoints|(?:best_)?detections\.json|result\.json"
+    r"|first_batch\.png|new_video|report\.html|reproduction\.\w+|timelines|stacks|bad_batches|slurm"
+    r"|out_of_memory_rank\d+\.\w+|profile\.json|profile_\w+\.(?:json\.gz|pickle)|\..*"
 )
 """Names that a run leaves in its directory; those that begin with a point are of files that weren't finished."""
 CHECKPOINT_FILES = re.compile(r"step-\d+|best|\..*")
 MADE_BY_TRAINING = (OWNER_FILE, "spec.yaml", "metrics.jsonl", "log.txt")
 """One of these tells a run from any other folder."""
 MAX_LISTED = 5
+# Files that grow: the others are written anew and renamed, which needs no right to the file itself.
 APPENDED = ("log.txt", "metrics.jsonl")
 
 
@@ -51,6 +54,11 @@ class RunDirectory:
     def detections(self) -> Path:
         """Detections of the last evaluation."""
         return self.path / "detections.json"
+
+    @property
+    def best_detections(self) -> Path:
+        """Detections of the evaluation that made `checkpoints/best` the best."""
+        return self.path / "best_detections.json"
 
     @property
     def result(self) -> Path:
@@ -94,6 +102,7 @@ def names_its_id(spec: Spec) -> bool:
 def ids_of(spec: Spec) -> list[int]:
     """Return the ids of the experiment's runs that exist, in ascending order."""
     names = (path.name.removeprefix("id") for path in run_directory(spec).path.parent.glob("id*"))
+    # isdigit alone also takes digits of other scripts, and superscripts that int refuses.
     numbers = sorted(int(name) for name in names if name.isascii() and name.isdigit())
     return [number for number in numbers if run_directory(with_id(spec, number)).is_run]
 
@@ -108,6 +117,7 @@ def reserved(spec: Spec) -> Iterator[Spec]:
     number = spec.run.id
     while True:
         run = run_directory(with_id(spec, number))
+        # Remembered, to remove no folder that was there before.
         made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
         if not run.is_run:
             check_output_folder(run.path)
@@ -152,7 +162,13 @@ def open_run(
     for folder in (run.path, run.checkpoints, run.path / "tensorboard"):
         check_output_folder(folder)
     for name in APPENDED:
-        _check_appendable(run.path / name)
+        try:
+            with (run.path / name).open("ab"):
+                pass
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{run.path / name}: can't be written: {reason(error)}; free it, or give another --id or run.root"
+            ) from error
     run = RunDirectory(run.path, claim(run.path))
     remove_unfinished(run)
     return run
@@ -237,16 +253,6 @@ def _remove(path: Path) -> None:
         return
     with suppress(OSError):
         path.unlink()
-
-
-def _check_appendable(path: Path) -> None:
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{path}: can't be written: {reason(error)}; free it, or give another --id or run.root"
-        ) from error
 
 
 BYTES_PER_NUMBER = 16

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from adatad.convert.opentad_checkpoint import load_opentad
+from adatad.convert.weight_file import is_own_safetensors
 from adatad.data.dataset import SkippedVideos, check_times, check_videos
 from adatad.data.time_check import TimeLog
 from adatad.errors import UserError
@@ -25,6 +26,7 @@ from adatad.training.model_facts import match_for_test
 from adatad.training.resolve import annotations_for, check_mesh
 from adatad.training.resume import check_same_model
 from adatad.training.setup import build_initial_model, own_clip_group, prepare_model, shapes_of
+from adatad.training.streamed_validation import check_stream, detect_streams
 from adatad.training.validation import (
     Detections,
     check_classifier,
@@ -69,6 +71,8 @@ def detect_and_score(
     them, instead of those of the last step. only_scores: nobody takes the detections. Raises UserError before anything
     is decoded, also if nothing would come of it.
     """
+    if shuffle_clips and spec.evaluate.stream:
+        raise UserError("--shuffle-clips needs windows: leave evaluate.stream false")
     with start_processes(spec.train.hang_seconds) as processes, run_arithmetic(spec.train, processes.device):
         # Outputs have the names of the weights, and everything that follows is in these.
         facts = read_trained_file(checkpoint).facts
@@ -79,6 +83,7 @@ def detect_and_score(
             say(f"note: {line}")
         for line in annotations.warnings:
             say(f"warning: {line}")
+        # Before the model is built: missing videos are found in a second, the rest takes minutes.
         check_videos(spec.data, annotations.validation)
         for line in processes.on_main(lambda: check_times(spec.data, (), annotations.validation)):
             say(line)
@@ -94,24 +99,28 @@ def detect_and_score(
             spec = spec.model_copy(update={"parallel": spec.parallel.model_copy(update={"clip": 1})})
         check_mesh(spec, processes.world)
         run, _ = next(resolve_choices(spec, processes, annotations, facts.outputs if facts else None))
+        check_stream(run.spec, learns=False)
         # Annotations that can't be scored must not come to light after the detection.
         score_summary({}, run)
         model = build_initial_model(run.spec, run.num_classes)[0]
         # Loaded within `prepare_model`, which knows what is trained, before the memory policy casts or moves weights.
         load = partial(load_for_scoring, model, checkpoint=checkpoint, averages=averages)
         prepare_model(run, processes, model, learns=False, load=load, group=own_clip_group(run, processes))
-        loader = validation_loader(run, shuffle_clips)
         skipped = SkippedVideos(spec.data.skip_limit, lambda line: print(line, file=sys.stderr))
-        found = detect(model, loader, run, processes, skipped, times=TimeLog(say))
+        shared = run, processes, skipped
+        if spec.evaluate.stream:
+            found = detect_streams(model, *shared, times=TimeLog(say))
+        else:
+            found = detect(model, validation_loader(run, shuffle_clips), *shared, times=TimeLog(say))
         for line in warnings_of(found, run):
             say(f"warning: {line}")
         return Scored(score_summary(found, run), found, processes.is_main)
 
 
 def load_for_scoring(model: nn.Module, trained: list[str], checkpoint: Path, averages: bool = True) -> None:
-    """Put a checkpoint's averages or last parameters, or an exported file's tensors, into a model with its frozen
+    """Copy a checkpoint's averages or last parameters, or an exported file's tensors, into a model with its frozen
     weights; or all of a checkpoint of OpenTAD's."""
-    if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
+    if checkpoint.is_file() and not is_own_safetensors(checkpoint):
         for line in load_opentad(model, checkpoint, averages).lines():
             print(line, file=sys.stderr)
         return

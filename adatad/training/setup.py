@@ -21,7 +21,8 @@ from adatad.parallel.build import build_engine
 from adatad.parallel.clip import ClipGroup, FakeClipGroup, clip_group, share_clips
 from adatad.parallel.processes import Processes
 from adatad.spec import Spec
-from adatad.spec.schema import RANDOM, SHARDS_FROZEN_WEIGHTS
+from adatad.spec.model_sections import RANDOM
+from adatad.spec.schema import SHARDS_FROZEN_WEIGHTS
 from adatad.spec.sizes import clips_of_window
 from adatad.training.checkpoint import fingerprint
 from adatad.training.ema import Ema
@@ -39,11 +40,11 @@ class PreparedModel:
     shapes: dict[str, torch.Size]
     """Shapes of all parameters before the engine took the model: engines shard them and rename what holds them."""
     engine: Engine | None
-    """None where nothing learns, as in a test."""
+    """The engine that updates the model; None where nothing learns, as in a test."""
     frozen_fingerprint: str
     """Hash of the frozen weights as they were loaded, before any policy casts them; "" where nothing will be saved."""
     compile_report: list[str]
-    """What `memory.compile` compiles, in lines."""
+    """Lines on what `memory.compile` compiles."""
 
 
 @dataclass
@@ -64,8 +65,10 @@ class TrainState:
     constant_sums: dict[str, int] | None = None
     """Checksums of frozen weights, as `recheck` found them at its first step; None before."""
     weights_report: list[str] = field(default_factory=list)
-    """What was taken from the file of pretrained weights, and what wasn't, in lines."""
+    """Lines on what was taken from the files that the weights begin from, and what wasn't."""
     compile_report: list[str] = field(default_factory=list)
+    head_is_new: bool = True
+    """Whether the detector's head began from its prior, not from trained weights."""
 
     def __post_init__(self) -> None:
         # Streams and buffers of the copies between host and device, for the whole run.
@@ -142,11 +145,19 @@ def build_train_state(
     )
 
 
-def initial_state(run: ResolvedRun, processes: Processes) -> TrainState:
-    """Build everything of a fresh run. Raises SetupError or WeightsError before anything is written."""
+def initial_state(
+    run: ResolvedRun, processes: Processes, fill: Callable[[nn.Module], list[str]] | None = None
+) -> TrainState:
+    """Build everything of a fresh run. fill: gives the model the weights that it begins with, and returns lines on
+    them. Raises SetupError, WeightsError or what `fill` raises, before anything is written."""
     model, weights_report = build_initial_model(run.spec, run.num_classes)
+    if fill is not None:
+        # Before the engine and the averages, which begin with the weights that the model has then.
+        weights_report += fill(model)
+    # Before the engine, which may shard it.
+    head_is_new = model.detector.head.is_new
     state = build_train_state(run, processes, model, own_clip_group(run, processes), will_be_saved=True)
-    state.weights_report = weights_report
+    state.weights_report, state.head_is_new = weights_report, head_is_new
     return state
 
 
@@ -156,6 +167,8 @@ def build_initial_model(spec: Spec, num_classes: int) -> tuple[TemporalActionDet
     torch.manual_seed(spec.train.seed)
     # What the file fills needn't be drawn before: of g that is most of the time that building takes.
     model = build_model(spec.model, num_classes, drawn=spec.model.backbone.weights in (None, RANDOM))
+    if model.backbone is None:
+        return model, [f"no backbone: features of {spec.data.features}"]
     return model, initial_weights(model.backbone, spec.model.backbone.weights)
 
 

@@ -50,9 +50,9 @@ class StopRequest:
         self.importing = False
         """Set by a command until it has imported all that it needs: libraries make other errors of an interruption."""
         self.meanwhile = FINISHING
-        """What is said at the first Ctrl-C."""
+        """Line that is said at the first Ctrl-C."""
         self.what_is_saved: Callable[[], str] = lambda: NOTHING_SAVED
-        """What is said of the run when it is stopped at once."""
+        """Function that returns the line on the run when it is stopped at once."""
         self._before: dict[signal.Signals, Any] = {}
         self._bytes: tuple[socket.socket, socket.socket] | None = None
 

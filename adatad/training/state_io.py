@@ -51,7 +51,7 @@ def submit_checkpoint(state: TrainState, progress: Progress, writer: CheckpointW
 
 
 def restore_checkpoint(state: TrainState, checkpoint: Checkpoint, path: Path) -> Progress:
-    """Put a checkpoint's tensors and states into the run's state; return where the run stands. All ranks call it.
+    """Copy a checkpoint's tensors and states into the run's state; return where the run stands. All ranks call it.
 
     checkpoint: what was read of `path`; meta tensors where each rank reads its own shards from there.
     """
@@ -127,7 +127,7 @@ def load_full_tensors(
     averages: dict[str, Tensor],
     optimizer: dict[str, dict[str, Tensor]],
 ) -> None:
-    """Put full tensors, which every rank has read, into the engine and the averages: each rank takes its part."""
+    """Copy full tensors, which every rank has read, into the engine and the averages: each rank takes its part."""
     # Steps are numbers, the same on all ranks: they aren't sharded.
     engine = state.engine
     moments = {key: engine.shard({name: tensors[key] for name, tensors in optimizer.items()}) for key in MOMENTS}

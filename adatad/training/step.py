@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adatad.data.dataset import Batch
-from adatad.memory.scopes import memory_scope
+from adatad.memory.scopes import memory_scope, timed_part
 from adatad.models.keyed_dropout import HostKeys
 from adatad.models.losses import Targets, detection_losses
 from adatad.parallel.base import all_finite
@@ -33,11 +33,13 @@ def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict
     """
     spec, engine, processes = state.spec, state.engine, state.processes
     rates = set_rates(state, step)
-    targets = [batch_targets(state, batch) for batch in micro_batches]
+    with timed_part("targets"):
+        targets = [batch_targets(state, batch) for batch in micro_batches]
     # What the host knows, in one exchange.
     positives = sum(int(target.positive.sum()) for target in targets)
     without = sum(not len(own) for batch in micro_batches for own in batch.labels)
-    positives, without = processes.sum_floats([float(positives), float(without)])
+    with timed_part("communication"):
+        positives, without = processes.sum_floats([float(positives), float(without)])
     # Ranks that share a window have all counted its positives.
     positives = int(positives) // spec.parallel.clip
     normalizer = state.normalizer.update(positives)
@@ -49,7 +51,8 @@ def train_step(state: TrainState, micro_batches: list[Batch], step: int) -> dict
     # The norm and the sums are the same on every rank, so that all decide alike. The engine has done the same already.
     applied = all_finite(norm, *sums)
     if applied:
-        state.ema.update(engine.master_parameters())
+        with timed_part("moving average"):
+            state.ema.update(engine.master_parameters())
     return {
         **dict(zip(LOSSES, sums, strict=True)), "windows_without_instances": without / spec.parallel.clip,
         "gradient_norm": norm, "positives": positives, "normalizer": normalizer, "lr": rates, "applied": applied,
@@ -88,7 +91,8 @@ def forward(
         state.frames.forward_queued(following)
         # Ranks that share a window all compute its loss: each has its part of it.
         normalizer = normalizer * state.spec.parallel.clip
-        return detection_losses(predictions, Targets(*targets), normalizer, state.spec.model.detector)
+        with timed_part("losses"):
+            return detection_losses(predictions, Targets(*targets), normalizer, state.spec.model.detector)
 
 
 def set_rates(state: TrainState, step: int) -> dict[str, float]:

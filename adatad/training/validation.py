@@ -30,7 +30,7 @@ from adatad.models.actionformer import decode_all, only_valid
 from adatad.parallel.processes import Processes
 from adatad.progress_bar import progress
 from adatad.spec import Spec
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 from adatad.training.model_facts import list_names
 from adatad.training.resolve import ResolvedRun, outputs_of
 

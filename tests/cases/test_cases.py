@@ -233,7 +233,9 @@ def test_videos_without_detections_are_said(here, run_command):
 def test_a_video_that_stands_twice_is_refused(here, run_command):
     text = json.dumps(database()).replace('"k1"', '"k0"')
     (here / "annotations.json").write_text(text)
-    refused(run_command("data", "summary", write_spec(here)), "annotations.json", "'k0' stands twice")
+    done = run_command("data", "summary", write_spec(here))
+    refused(done, "annotations.json", "'k0' stands twice")
+    assert done.stdout == ""
 
 
 def test_whole_floats_are_numbers_of_classes(here, run_command):

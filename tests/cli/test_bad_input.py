@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from small_data_set import TABLE, database, write_annotations, write_spec, write_video
+from untrained_model import write_model
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -39,7 +40,19 @@ READS = {
     "check SPEC": ("data check", "BAD", "--output", "made"),
     "check annotations": ("data check", "SPEC", "--output", "made", "--set", "data.annotations=BAD"),
     "compare RUN": ("compare", "BAD", "--output", "made.png"),
+    "compare DETECTIONS": (
+        "compare",
+        "found.json",
+        "BAD",
+        "--ground-truth",
+        "annotations.json",
+        "--output",
+        "made.html",
+    ),
+    "compare GT": ("compare", "found.json", "detections.json", "--ground-truth", "BAD", "--output", "made.html"),
     "convert": ("weights import", "BAD", "--output", "made.pth"),
+    "import SOURCE": ("data import", "BAD", "--videos", "v", "--output", "made"),
+    "export labels": ("data export", "BAD", "--form", "csv", "--output", "made"),
     "custom TABLE": ("data from-csv", "BAD", "--videos", "v", "--output", "made"),
     "data benchmark": ("data", "benchmark", "BAD"),
     "data summary": ("data", "summary", "BAD"),
@@ -47,13 +60,26 @@ READS = {
     "data summary blocked": ("data", "summary", "SPEC", "--set", "data.blocked_videos=BAD"),
     "data summary classes": ("data", "summary", "SPEC", "--set", "data.classes=BAD"),
     "demo SPEC": ("demo", "--spec", "BAD"),
+    "detect MODEL": ("detect", "BAD", "v/k0.mp4"),
+    "extract MODEL": ("extract", "BAD", "v/k0.mp4", "--output", "made"),
+    "extract --weights": ("extract", "tiny", "v/k0.mp4", "--weights", "BAD", "--output", "made"),
+    "detect SOURCE": ("detect", "m.safetensors", "BAD"),
+    "detect --spec": ("detect", "found.json", "v/k0.mp4", "--spec", "BAD"),
+    "detect --ground-truth": ("detect", "m.safetensors", "v/k0.mp4", "--output", "made", "--ground-truth", "BAD"),
     "evaluate GT": ("evaluate", "BAD", "found.json"),
     "evaluate DETECTIONS": ("evaluate", "annotations.json", "BAD"),
     "evaluate --blocked": ("evaluate", "annotations.json", "found.json", "--blocked", "BAD"),
+    "explain RUN": ("explain", "BAD"),
+    "explain DETECTIONS": ("explain", "BAD", "annotations.json"),
+    "explain GT": ("explain", "found.json", "BAD"),
     "export": ("export", "BAD", "--output", "made.safetensors"),
+    "fuse DETECTIONS": ("fuse", "found.json", "BAD", "--output", "made.json"),
+    "fuse --spec": ("fuse", "found.json", "found.json", "--spec", "BAD", "--output", "made.json"),
+    "model": ("model", "BAD"),
     "official tables": ("data convert", "charades", "BAD", "--output", "made.json"),
     "official file": ("data convert", "activitynet", "BAD", "--output", "made.json"),
     "plan": ("plan", "BAD", "--gpu-memory", "24"),
+    "replay": ("replay", "BAD"),
     "report": ("report", "BAD"),
     "reproduce SPEC": ("reproduce", "BAD"),
     "reproduce --checkpoint": ("reproduce", "SPEC", "--checkpoint", "BAD"),
@@ -84,9 +110,14 @@ WRITES = {
     "check --output": ("data check", "SPEC", "--output", "BAD"),
     "compare --output": ("compare", "found.json", "--output", "BAD"),
     "convert": ("weights import", "found.json", "--output", "BAD"),
+    "import --output": ("data import", "labels.csv", "--videos", "v", "--output", "BAD"),
+    "export labels --output": ("data export", "annotations.json", "--form", "csv", "--output", "BAD"),
     "custom --output": ("data from-csv", "labels.csv", "--videos", "v", "--output", "BAD"),
+    "detect --output": ("detect", "m.safetensors", "v/k0.mp4", "--output", "BAD"),
+    "extract --output": ("extract", "m.safetensors", "v/k0.mp4", "--output", "BAD"),
     "evaluate --output": ("evaluate", "annotations.json", "found.json", "--output", "BAD"),
     "export": ("export", "checkpoint", "--output", "BAD"),
+    "fuse --output": ("fuse", "found.json", "found.json", "--output", "BAD"),
     "make_demo --output": ("data demo", "--output", "BAD", "--train-videos", "1", "--validation-videos", "1"),
     "model_zoo --output": ("dev model-zoo", "--output", "BAD"),
     "official": ("data convert", "activitynet", "annotations.json", "--output", "BAD"),
@@ -107,10 +138,19 @@ NUMBERS = {
     "data benchmark --windows": ("data", "benchmark", "SPEC", "--windows", "BAD"),
     "data benchmark --ranks": ("data", "benchmark", "SPEC", "--ranks", "BAD"),
     "check --workers": ("data check", "SPEC", "--output", "made", "--workers", "BAD"),
+    "import --fps": ("data import", "labels.csv", "--videos", "v", "--output", "made", "--fps", "BAD"),
+    "import --gpu-memory": ("data import", "labels.csv", "--videos", "v", "--output", "made", "--gpu-memory", "BAD"),
+    "export --threshold": (
+        "data export", "annotations.json", "--form", "csv", "--output", "made", "--threshold", "BAD"),
     "custom --validation-share": (
         "data from-csv", "labels.csv", "--videos", "v", "--output", "made", "--validation-share", "BAD"),
     "demo --train-videos": ("demo", "--train-videos", "BAD"),
     "demo --validation-videos": ("demo", "--validation-videos", "BAD"),
+    "detect --threshold": ("detect", "m.safetensors", "v/k0.mp4", "--threshold", "BAD"),
+    "extract --stride": ("extract", "m.safetensors", "v/k0.mp4", "--output", "made", "--stride", "BAD"),
+    "extract --window": ("extract", "m.safetensors", "v/k0.mp4", "--output", "made", "--window", "BAD"),
+    "extract --fps": ("extract", "m.safetensors", "v/k0.mp4", "--output", "made", "--fps", "BAD"),
+    "detect --top-k": ("detect", "m.safetensors", "v/k0.mp4", "--top-k", "BAD"),
     "evaluate --top-k": ("evaluate", "annotations.json", "found.json", "--top-k", "BAD"),
     "evaluate --tiou": ("evaluate", "annotations.json", "found.json", "--tiou", "BAD"),
     "make_demo --train-videos": ("data demo", "--output", "made", "--train-videos", "BAD"),
@@ -145,6 +185,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.csv").write_text(TABLE)
     (folder / "loop").symlink_to("loop")
     write_spec(folder)
+    write_model(folder / "m.safetensors")
     return folder
 
 
@@ -224,9 +265,10 @@ def test_numbers_that_make_no_sense_are_refused(command, folder, run_command):
 
 
 @pytest.mark.parametrize("verb", [
-    "compare", "data", "data benchmark", "data check", "data convert", "data from-csv", "data stage", "data transcode",
-    "dev", "dev benchmark", "dev pretrain", "dev verify-golden", "evaluate", "export", "plan", "report", "reproduce",
-    "status", "submission", "submit", "sweep", "test", "train", "weights", "weights import",
+    "compare", "data", "data benchmark", "data check", "data convert", "data export", "data from-csv", "data import",
+    "data stage", "data transcode", "detect", "dev", "dev benchmark", "dev pretrain", "dev verify-golden", "evaluate",
+    "explain", "export", "extract", "fuse", "model", "plan", "replay", "report", "reproduce", "status", "submission",
+    "submit", "sweep", "test", "train", "weights", "weights check", "weights fetch", "weights import", "weights where",
 ])  # fmt: skip
 def test_a_command_without_arguments_says_how_it_is_used(verb, folder, run_command):
     code, said = leaves((verb,), "", run_command)

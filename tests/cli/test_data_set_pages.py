@@ -2,10 +2,12 @@
 scores what comes out; what a page says of the protocol is what its spec says."""
 
 import csv
+import functools
 import json
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -111,23 +113,32 @@ OFFICIAL = {function.__name__: function for function in (activitynet, charades, 
 
 @pytest.fixture(scope="module")
 def two_seconds(tmp_path_factory):
-    """Videos of two seconds, by frames per second."""
+    """Makes videos of two seconds, by frames per second and name: each name has other frames."""
     folder = tmp_path_factory.mktemp("videos")
-    write_video(folder / "slow.mp4", np.zeros((16, 32, 48, 3), np.uint8))
     (folder / "30").mkdir()
-    return {8: folder / "slow.mp4", 30: transcode(folder / "slow.mp4", folder / "30", 32, 16, fps=30)}
+
+    @functools.cache
+    def make(fps, name):
+        path = folder / f"{name}.mp4"
+        if fps == 8:
+            frames = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (16, 4, 6, 3), np.uint8)
+            write_video(path, frames.repeat(8, 1).repeat(8, 2))
+            return path
+        return transcode(make(8, name), folder / "30", 32, 16, fps=fps)
+
+    return make
 
 
 @pytest.fixture
 def videos(two_seconds, tmp_path, monkeypatch):
-    """In a folder that looks like the project's: puts videos of two seconds at paths."""
+    """In a folder that looks like the project's: puts videos of two seconds at paths, each name with its own frames."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
 
     def put(*paths, fps=8):
         for path in map(Path, paths):
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(two_seconds[fps], path)
+            shutil.copy(two_seconds(fps, path.stem), path)
 
     return put
 

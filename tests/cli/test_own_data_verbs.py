@@ -6,20 +6,9 @@ from pathlib import Path
 
 import pytest
 from test_documents import commands
+from tiny_spec import SMALL
 
 ROOT = Path(__file__).parents[2]
-
-SMALL = [
-    "model.backbone.weights=random",
-    "model.backbone.width=16",
-    "model.backbone.depth=1",
-    "model.backbone.heads=2",
-    "model.detector.width=16",
-    "model.detector.heads=2",
-    "schedule.epochs=1",
-    "schedule.warmup_epochs=0",
-    "data.workers=0",
-]
 
 
 @pytest.mark.pictures
@@ -33,12 +22,14 @@ def test_the_commands_of_the_document_work_on_the_built_in_videos(tiny_data, run
     (tmp_path / "my_videos").symlink_to(tiny_data / "videos")
     run = commands(ROOT / "docs" / "own-data.md")
     assert [words[1:3] if words[1] == "data" else words[1] for words in run] == [
-        ["data", "from-csv"], ["data", "summary"], ["data", "check"], "train", "test",
+        ["data", "import"], ["data", "summary"], ["data", "check"], "train", "test", ["data", "export"],
+        ["data", "export"],
     ]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for words in run:
-        small = ["--set", *SMALL] if words[1] in ("train", "test") else []
+        small = ["--set", *SMALL] if words[1] == "train" else []
         done = run_command(*words[1:], *small)
         assert done.returncode == 0, (words, done.stderr)
     assert (tmp_path / "data/mine/check/blocked.txt").read_text() == ""
+    assert {"annotations.csv", "demo_training_000.srt"} <= {path.name for path in (tmp_path / "as_tables").iterdir()}
     assert (tmp_path / "runs/mine/id0/report.html").is_file()

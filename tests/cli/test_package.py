@@ -41,6 +41,7 @@ assert Path(adatad.__file__).is_relative_to(sys.argv[1]), adatad.__file__
 assert main(["spec", "thumos/s_768x160_adapter"]) == 0
 assert main(["spec", "--copy", "demo/plain"]) == 0
 assert main(["spec", "plain.yaml"]) == 0
+assert main(["weights", "where", "thumos/s_768x160_adapter"]) == 0
 assert main(["dev", "benchmark", "memory"]) == 2
 assert main(["data", "summary", "demo/tia"]) == 2
 from adatad.parallel.deepspeed.config import deepspeed_file
@@ -69,7 +70,12 @@ def test_the_wheel_holds_what_is_shipped_and_no_tools_of_development(site):
     for folder in ("configs", "ds_configs"):
         files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {path for path in files if not (site / "adatad" / path).is_file()} == set()
-    assert (site / "adatad" / "report" / "page.html").is_file()
+    assert (site / "adatad" / "report" / "data_check.html").is_file()
+    for package in ("detect", "report"):
+        page_files = Path("adatad", package, "page_files")
+        assert {path.name for path in (site / page_files).iterdir()} == {
+            path.name for path in (ROOT / page_files).iterdir()
+        }
     assert {path.name for path in site.iterdir() if "dist-info" not in path.name} == {"adatad", "bin"}
 
 

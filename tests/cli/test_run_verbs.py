@@ -5,6 +5,8 @@ import os
 import pytest
 
 COMMANDS = {
+    "explain": ["explain", "RUN"],
+    "replay": ["replay", "RUN"],
     "report": ["report", "RUN"],
     "status": ["status", "RUN"],
     "compare": ["compare", "RUN", "--output", "c.png"],

@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 
 from adatad.convert.backbone_weights import convert_backbone, initial_weights, load_backbone_weights
 from adatad.convert.weight_file import WeightsError, read_weight_file
-from adatad.models.backbone import VideoBackbone
+from adatad.models.families import build_backbone
 from adatad.models.vit import sine_table
-from adatad.spec.schema import AdapterSpec, BackboneSpec
+from adatad.spec.model_sections import AdapterSpec, BackboneSpec
 
 SIZES = {"width": 16, "depth": 2, "heads": 2, "patch": 8, "mlp_ratio": 3, "position_grid": 2}
 
 
 def backbone(seed=0, **changes):
     torch.manual_seed(seed)
-    made = VideoBackbone(BackboneSpec(**{**SIZES, "mode": "full", **changes}))
+    made = build_backbone(BackboneSpec(**{**SIZES, "mode": "full", **changes}))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(torch.randn_like(parameter) / 4)
@@ -143,7 +143,7 @@ def test_a_model_of_another_size_is_refused_with_both_sizes(tmp_path):
         load_backbone_weights(fresh, file)
     assert all(torch.equal(a, b) for a, b in zip(before, fresh.parameters(), strict=True))
     with torch.device("meta"):
-        small, base = (VideoBackbone(BackboneSpec(preset=preset, mode="full")) for preset in ("small", "base"))
+        small, base = (build_backbone(BackboneSpec(preset=preset, mode="full")) for preset in ("small", "base"))
     torch.save(original_shapes(small), file)
     with pytest.raises(WeightsError, match=r"the file is small \(width 384, .* the spec's base \(width 768"):
         load_backbone_weights(base, file)
@@ -212,7 +212,7 @@ def test_training_needs_weights_or_the_word_random(tmp_path):
     with pytest.raises(WeightsError, match="say random"):
         initial_weights(fresh, None)
     name = "vit-small-p16_videomae-k400-pre_16x4x1_kinetics-400_my.pth"
-    with pytest.raises(WeightsError, match=rf"no file my/{name}; published: gdown 1BH5.* -O my/{name} \(https://drive"):
+    with pytest.raises(WeightsError, match=rf"no file my/{name}; fetch it: adatad weights fetch {name} --output my$"):
         initial_weights(fresh, f"my/{name}")
 
 

@@ -5,7 +5,7 @@ import torch
 
 from adatad.convert.opentad_checkpoint import is_dropped, name_map, opentad_name, our_name
 from adatad.models.detector import build_model
-from adatad.spec.schema import AdapterSpec, BackboneSpec, DetectorSpec, ModelSpec
+from adatad.spec.model_sections import AdapterSpec, BackboneSpec, DetectorSpec, ModelSpec
 
 BACKBONE = {"width": 16, "depth": 2, "heads": 2, "patch": 8}
 

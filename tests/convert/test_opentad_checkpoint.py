@@ -11,7 +11,7 @@ from adatad.dev.parity.golden_cases import find_cases, read_case
 from adatad.dev.parity.translate import spec_of
 from adatad.models.detector import build_model
 from adatad.spec import SpecError, load
-from adatad.spec.schema import BackboneSpec, DetectorSpec, ModelSpec
+from adatad.spec.model_sections import BackboneSpec, DetectorSpec, ModelSpec
 from adatad.training.checkpoint import all_checkpoints, read_checkpoint
 from adatad.training.export import export_opentad
 from adatad.training.run import train

@@ -169,11 +169,12 @@ def test_a_table_of_positions_with_nan_changes_nothing(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, fresh.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("preset", ["small", "vjepa2-large"])
 @pytest.mark.parametrize("tubelet", [1, 2])
-def test_expected_names_and_shapes_are_a_backbone_s(tubelet):
-    made = backbone(tubelet=tubelet, depth=3)
+def test_expected_names_and_shapes_are_a_backbone_s(tubelet, preset):
+    made = backbone(tubelet=tubelet, depth=3, preset=preset)
     here = {name: p.shape for name, p in made.named_parameters() if "adapter" not in name}
-    assert encoder_shapes(backbone_files.sizes_of(here)) == here
+    assert encoder_shapes(backbone_files.sizes_of(here), made.family) == here
 
 
 def test_the_advice_for_objects_of_python_needs_no_trust(tmp_path, capsys):
@@ -281,3 +282,10 @@ def test_damage_anywhere_is_read_or_refused(small_files, name, places, values, c
         load_backbone_weights(backbone(depth=1), folder / name)
     except UserError as error:
         assert len(str(error).splitlines()) == 1  # noqa: PT017
+
+
+def test_a_text_that_begins_as_a_pickle_might_is_no_weight_file(tmp_path):
+    # "j" and four bytes are a pickle's reference to a number that nothing has.
+    (tmp_path / "junk.pth").write_text("junk\n")
+    with pytest.raises(WeightsError, match="neither torch"):
+        read_weight_file(tmp_path / "junk.pth")

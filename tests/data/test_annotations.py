@@ -9,8 +9,8 @@ import pytest
 from adatad.data.annotation_file import AnnotationError, load_database, names_text, read_names
 from adatad.data.annotations import EVALUATED, OUTSIDE, ground_truth, read_annotations
 from adatad.evaluation.detection_map import evaluate
+from adatad.spec.data_sections import DataSpec, WindowSpec
 from adatad.spec.quirks import Quirks
-from adatad.spec.schema import DataSpec, WindowSpec
 
 WHOLE = WindowSpec(kind="resize", size_grid=16)
 

@@ -31,7 +31,7 @@ from adatad.data.augment import (
     jitter_colors,
     turn_hue,
 )
-from adatad.spec.schema import AugmentSpec, ColorJitterSpec
+from adatad.spec.data_sections import AugmentSpec, ColorJitterSpec
 
 ALL = AugmentSpec(flip=0.5, rand_augment=True, color_jitter=ColorJitterSpec())
 CPU = torch.device("cpu")

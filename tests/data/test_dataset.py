@@ -27,7 +27,7 @@ from adatad.data.loader import EpochBatches, Loader, Share
 from adatad.data.resize import fit_frames
 from adatad.data.rng import epoch_order, model_key
 from adatad.data.windows import WindowError, sliding_windows
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.spec.data_sections import DataSpec, WindowSpec
 
 SEED = 3
 

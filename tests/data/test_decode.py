@@ -108,7 +108,7 @@ def test_frames_come_as_asked_for(video, decoder, indices):
 
 @pytest.mark.parametrize("width", [16, 34, 48, 50, 98, 130])
 def test_frames_that_decord_can_not_hold_are_right_too(tmp_path, width):
-    with open_video(write_levels(tmp_path / "narrow.mp4", width=width)) as reader:
+    with open_video(write_levels(tmp_path / "narrow.mp4", width=width), "decord") as reader:
         images = reader.frames(np.arange(FRAMES))
     assert images.shape == (FRAMES, HEIGHT, width, 3)
     np.testing.assert_allclose(images[:, :, : width // 2 - 3].mean((1, 2, 3)), LEVELS, atol=4)
@@ -248,7 +248,7 @@ def test_a_library_that_is_not_there_is_replaced_and_named_once(video, monkeypat
     decode.missing_library.cache_clear()
     try:
         for _ in range(2):
-            with open_video(video) as reader:
+            with open_video(video, "decord") as reader:
                 np.testing.assert_allclose(levels(reader.frames(np.array([5]))), LEVELS[[5]], atol=3)
                 assert reader.backend == "pyav"
     finally:

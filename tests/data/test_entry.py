@@ -5,7 +5,7 @@ import pytest
 from adatad.data.annotation_file import AnnotationError
 from adatad.data.annotations import annotations_of
 from adatad.data.entry import UNREADABLE, entry_problems
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 
 SPEC = DataSpec(annotations="annotations.json", videos="")
 

@@ -12,7 +12,7 @@ from adatad.data.dataset import TrainingWindows, ValidationWindows
 from adatad.data.loader import Loader
 from adatad.data.timeline import Timeline
 from adatad.data.windows import evaluation_windows
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.spec.data_sections import DataSpec, WindowSpec
 
 FRAMES = 20_000
 FPS = 25.0

@@ -16,13 +16,13 @@ from adatad.data.dataset import TrainingWindows, ValidationWindows, check_times
 from adatad.data.decode import VideoError, open_video
 from adatad.data.loader import Loader
 from adatad.data.prepare.check import check_video
-from adatad.data.prepare.own_data import make_annotations
+from adatad.data.prepare.own_data import import_labels
 from adatad.data.prepare.transcode import transcode
 from adatad.data.time_check import MAX_LOGGED_VIDEOS, TimeLog, TimeNote
 from adatad.data.video_index import Heartbeat, read_index
 from adatad.data.windows import WindowError, evaluation_windows
 from adatad.spec import load
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.spec.data_sections import DataSpec, WindowSpec
 
 LABEL = (5.4, 6.8)
 FILES = {
@@ -183,7 +183,7 @@ def test_a_table_of_a_changing_rate_becomes_annotations_that_hold(folder, tmp_pa
         (tmp_path / "v").mkdir(exist_ok=True)
         (tmp_path / "v" / f"{name}.mp4").symlink_to(folder / "slows_down.mp4")
     (tmp_path / "labels.csv").write_text("video,start,end,label\na,5.4,6.8,bright\nb,5.4,6.8,bright\n")
-    path = make_annotations(tmp_path / "labels.csv", tmp_path / "v", tmp_path / "d")
+    path = import_labels([tmp_path / "labels.csv"], tmp_path / "v", tmp_path / "d")
     spec = load(path, ["model.backbone.weights=random"]).data
     video = read_annotations(spec).train[0]
     start, end = video.segments_frames[0].astype(int)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adatad.data.dataset import CHUNK_FRAMES, fit_frames, read_frames
 from adatad.data.decode import VideoReader, open_video
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 
 
 class Numbered:
@@ -51,5 +51,5 @@ def test_a_window_in_chunks_is_the_window_at_once(tmp_path):
     assert torch.equal(at_once, in_chunks)
 
 
-def test_decord_is_the_default():
-    assert DataSpec(annotations="a.json", videos="v").decoder == "decord"
+def test_pyav_is_the_default():
+    assert DataSpec(annotations="a.json", videos="v").decoder == "pyav"

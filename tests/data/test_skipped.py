@@ -8,7 +8,7 @@ from adatad.data.dataset import Skipped, SkippedVideos, TrainingWindows, Validat
 from adatad.data.decode import VideoError
 from adatad.data.loader import Loader
 from adatad.data.windows import sliding_windows
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.spec.data_sections import DataSpec, WindowSpec
 
 SEED = 3
 

@@ -11,7 +11,7 @@ from adatad.data import staging
 from adatad.data.dataset import check_videos, video_path
 from adatad.data.staging import stage
 from adatad.errors import UserError
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 
 
 @pytest.fixture

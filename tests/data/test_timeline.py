@@ -11,7 +11,7 @@ from adatad.data.annotations import Video
 from adatad.data.timeline import JUMP_SECONDS, Timeline, timeline_of
 from adatad.data.windows import Window, evaluation_window, evaluation_windows, resized_window, training_window
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
-from adatad.spec.schema import WindowSpec
+from adatad.spec.data_sections import WindowSpec
 
 gaps = st.lists(st.floats(0.002, 3.0), min_size=1, max_size=60)
 

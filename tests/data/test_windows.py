@@ -24,7 +24,7 @@ from adatad.data.windows import (
     training_window,
 )
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.spec.data_sections import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
 FPS = 25.0

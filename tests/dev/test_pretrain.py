@@ -7,8 +7,8 @@ from safetensors import safe_open
 
 from adatad.convert.backbone_weights import WeightsError, load_backbone_weights
 from adatad.dev.pretrain import augment, draw_clip, pretrain
-from adatad.models.backbone import VideoBackbone
-from adatad.spec.schema import BackboneSpec
+from adatad.models.families import build_backbone
+from adatad.spec.model_sections import BackboneSpec
 
 
 class Draws:
@@ -57,12 +57,12 @@ def test_a_short_run_writes_weights_that_a_backbone_takes(tmp_path):
     assert path.stat().st_size < 2_000_000
     with safe_open(path, "pt") as file:
         assert file.metadata()["steps"] == "2"
-    backbone = VideoBackbone(BackboneSpec(preset="tiny", mode="adapter"))
+    backbone = build_backbone(BackboneSpec(preset="tiny", mode="adapter"))
     adapter = backbone.blocks[0].adapter.down.weight.detach().clone()
     load_backbone_weights(backbone, path)
     assert torch.equal(backbone.blocks[0].adapter.down.weight, adapter)
     with pytest.raises(WeightsError, match=r"doesn't fit the backbone"):
-        load_backbone_weights(VideoBackbone(BackboneSpec(preset="tiny", depth=3)), path)
+        load_backbone_weights(build_backbone(BackboneSpec(preset="tiny", depth=3)), path)
     path.write_bytes(b"no weights")
     with pytest.raises(WeightsError, match=r"tiny\.safetensors: not a readable safetensors file"):
         load_backbone_weights(backbone, path)

@@ -27,7 +27,7 @@ def some_checkpoint() -> Checkpoint:
 
 def losses(**changes: float) -> list[dict[str, object]]:
     lines = [
-        {"kind": "train", "step": step, "epoch": 0, "cost": 1.0 / step, "lr": {"detector": 1e-3}, "step_seconds": 0.1}
+        {"kind": "train", "step": step, "epoch": 0, "loss": 1.0 / step, "lr": {"detector": 1e-3}, "step_seconds": 0.1}
         for step in range(1, STEP + 1)
     ]
     lines[1].update(changes)
@@ -50,6 +50,11 @@ def make_run(tmp_path):
         return run
 
     return make
+
+
+def test_losses_of_a_run_of_an_earlier_version_are_compared_by_their_names_of_today(make_run):
+    older = [{{"loss": "cost"}.get(key, key): value for key, value in line.items()} for line in losses()]
+    assert same(make_run("a"), make_run("b", lines=older)).is_identical
 
 
 def differences(comparison):
@@ -108,14 +113,14 @@ def test_the_sign_of_zero_is_a_difference(make_run):
 
 
 def test_the_first_step_whose_loss_differs_comes_first(make_run):
-    changed = losses(cost=math.nextafter(0.5, 1))
+    changed = losses(loss=math.nextafter(0.5, 1))
     changed[2]["lr"] = {"detector": 2e-3}
     comparison = same(make_run("a"), make_run("b", lines=changed))
-    assert differences(comparison) == {"metrics": ["step 2 train cost", "step 3 train lr/detector"]}
+    assert differences(comparison) == {"metrics": ["step 2 train loss", "step 3 train lr/detector"]}
 
 
 def test_losses_that_are_not_numbers_equal_themselves(make_run):
-    a, b = (make_run(name, lines=losses(cost=math.nan)) for name in "ab")
+    a, b = (make_run(name, lines=losses(loss=math.nan)) for name in "ab")
     assert same(a, b).is_identical
     assert math.isinf(same(a, make_run("c")).parts[4].differences[0].relative)
 
@@ -146,7 +151,7 @@ def test_missing_tensors_steps_and_detections_are_differences(make_run):
     (b / "detections.json").unlink()
     found = differences(same(a, b, within=1.0))
     assert found["weights"] == found["averages"] == [SCALE]
-    assert "step 3 train cost" in found["metrics"]
+    assert "step 3 train loss" in found["metrics"]
     assert len(found["detections"]) == 4
     assert not same(a, b, within=1.0).is_equal
 

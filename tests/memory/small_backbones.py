@@ -7,7 +7,10 @@ import torch
 from adatad.memory.policy import apply_policy
 from adatad.models.backbone import VideoBackbone
 from adatad.models.detector import trained_names
-from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
+from adatad.models.families import build_backbone
+from adatad.spec.data_sections import DataSpec, WindowSpec
+from adatad.spec.model_sections import BackboneSpec
+from adatad.spec.schema import MemorySpec
 
 SIZES = {"width": 16, "depth": 4, "heads": 2, "patch": 8, "mlp_ratio": 3.0, "position_grid": 2}
 CLIP = 16
@@ -16,8 +19,8 @@ CLIP = 16
 def build(mode: str, dtype: torch.dtype = torch.float64, **changes) -> VideoBackbone:
     """A backbone with nothing at zero: every gradient depends on every weight."""
     torch.manual_seed(0)
-    spec = BackboneSpec(**SIZES, mode=mode, **{"drop_path": 0.4, **changes})
-    backbone = VideoBackbone(spec).to(dtype)
+    spec = BackboneSpec(**{**SIZES, "mode": mode, "drop_path": 0.4, **changes})
+    backbone = build_backbone(spec).to(dtype)
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if "adapter" in name else 0.05))

@@ -93,7 +93,7 @@ def test_trained_norms_stay_in_fp32_under_autocast(traced):
 def graph_of(waved: VideoBackbone, x: torch.Tensor) -> dict[str, torch.Tensor | int]:
     """Of block 0 on one tile: output, gradient, and bytes of what autograd saves beside weights."""
     transform, kept = Transform(waved, x.dtype, None, waved.executor.passes[0].settings.branch_type), {}
-    addresses = {tensor.data_ptr() for _, tensors in transform.weights(0).branches for tensor in tensors}
+    addresses = {tensor.data_ptr() for tensors in transform.weights(0).branches for tensor in tensors}
 
     def pack(tensor):
         if tensor.untyped_storage().data_ptr() not in addresses:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_backbones import batch, build, error, gradients, under
 
-from adatad.spec.schema import AdapterSpec, PolicyRange
+from adatad.spec.model_sections import AdapterSpec
+from adatad.spec.schema import PolicyRange
 
 POLICIES = {
     "selective": {"policy": "selective"},

@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 
 from adatad.models.backbone import VideoBackbone, interpolation_matrix, resize_by_product, resize_timeline
 from adatad.models.detector import freeze
-from adatad.models.vit import resize_positions, sine_table
-from adatad.spec.schema import AdapterSpec, BackboneSpec
+from adatad.models.families import build_backbone
+from adatad.models.videomae import resize_positions
+from adatad.models.vit import sine_table
+from adatad.spec.model_sections import AdapterSpec, BackboneSpec
 
 SIZES = {"width": 16, "depth": 3, "heads": 2, "patch": 8, "mlp_ratio": 2.0, "position_grid": 4}
 
 
 def small_backbone(mode: str = "adapter", **changes) -> VideoBackbone:
     torch.manual_seed(0)
-    backbone = VideoBackbone(BackboneSpec(**SIZES, mode=mode, **changes))
+    backbone = build_backbone(BackboneSpec(**SIZES, mode=mode, **changes))
     for name, parameter in backbone.named_parameters():
         if "up." in name:
             torch.nn.init.normal_(parameter)
@@ -112,7 +114,7 @@ def test_positions_are_resized_slice_by_slice_without_antialiasing():
 )
 def test_what_is_trained(mode, trained):
     spec = BackboneSpec(**SIZES, mode=mode)
-    model = torch.nn.ModuleDict({"backbone": VideoBackbone(spec), "detector": torch.nn.Linear(2, 2)})
+    model = torch.nn.ModuleDict({"backbone": build_backbone(spec), "detector": torch.nn.Linear(2, 2)})
     names = freeze(model, spec)
     in_backbone = [name for name in names if name.startswith("backbone.")]
     assert {"detector.weight", "detector.bias"} <= set(names)
@@ -137,7 +139,7 @@ def test_published_parameter_counts(preset, mode, blocks, ratio, vit, adapters):
     """The reference's counts, less the final norm (2 x width) that it holds and never uses."""
     spec = BackboneSpec(preset=preset, mode=mode, adapter=AdapterSpec(blocks=blocks, ratio=ratio))
     with torch.device("meta"):
-        backbone = VideoBackbone(spec)
+        backbone = build_backbone(spec)
     counts = {True: 0, False: 0}
     for name, parameter in backbone.named_parameters():
         counts["adapter" in name] += parameter.numel()

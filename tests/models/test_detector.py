@@ -19,7 +19,7 @@ from adatad.models.losses import (
     sigmoid_focal_loss,
 )
 from adatad.spec import load
-from adatad.spec.schema import DetectorSpec
+from adatad.spec.model_sections import DetectorSpec
 
 SPEC = DetectorSpec(
     width=8, heads=2, stem_blocks=1, branch_blocks=2, max_length=32, drop_path=0.0,

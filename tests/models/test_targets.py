@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from adatad.models.actionformer import ActionFormer
 from adatad.models.losses import assign_targets
-from adatad.spec.schema import DetectorSpec
+from adatad.spec.model_sections import DetectorSpec
 
 SPEC = DetectorSpec(
     width=8, heads=2, branch_blocks=2, max_length=32, regression_ranges=((0, 4), (4, 8), (8, 10000))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adatad.models.vit import Attention
+from adatad.models.videomae import Attention
 
 
 def by_one_permutation(self: Attention, x: torch.Tensor) -> torch.Tensor:

@@ -108,6 +108,8 @@ def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(kind, world, ti
     assert read_checkpoint(all_checkpoints(run.checkpoints)[-1]).state["progress"]["bad_steps"] == 1
     metrics = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [m["step"] for m in metrics if m["kind"] == "train" and not m["applied"]] == [5]
+    left_batches = sorted(path.name for path in (run.path / "bad_batches").iterdir())
+    assert left_batches == [f"step4_rank{rank}.safetensors" for rank in range(world)]
 
 
 def test_several_in_a_row_stop_the_run(tiny_spec):

@@ -51,7 +51,7 @@ def test_an_optimizer_of_deepspeed_without_a_private_attribute_is_refused(layout
 
 
 def test_names_that_are_there_are_no_error():
-    require_names("torch", ">=2", "a string", "", ["upper", "lower"])
+    assert require_names("torch", ">=2", "a string", "", ["upper", "lower"]) is None
 
 
 def test_versions_in_messages_are_those_of_the_package():

@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
-from adatad.files import FileError
-from adatad.printing import print_table
-from adatad.report.compare import CompareError, compare
+from adatad.cli.main import main
+from adatad.report.compare import CompareError, compare_runs
 
 
 def write_run(folder, average):
@@ -22,32 +20,43 @@ def write_run(folder, average):
 
 def test_results_are_printed_and_drawn(tmp_path, capsys):
     runs = [write_run(tmp_path / "a" / "id0", 0.5), write_run(tmp_path / "b" / "id1", 0.75)]
-    print_table(compare(runs, tmp_path / "c.png"))
+    assert main(["compare", *map(str, runs), "--output", str(tmp_path / "c.png")]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("a/id0", "50.00", "b/id1", "75.00", "1.5"))
+    assert "which run is better can't be said" in out, "these runs have no detections"
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["c.pdf", "c", "c.json"])
+def test_an_output_that_would_be_no_page_of_that_name_is_refused(tmp_path, capsys, name):
+    run = write_run(tmp_path / "a" / "id0", 0.5)
+    assert main(["compare", str(run), "--output", str(tmp_path / name)]) == 2
+    assert "expected a page (.html) or a picture of curves (.png)" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 def test_a_run_without_results_is_named(tmp_path):
     with pytest.raises(CompareError, match="empty: is no run directory"):
-        compare([tmp_path / "empty"], tmp_path / "c.png")
+        compare_runs([tmp_path / "empty"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(CompareError, match=r"empty: holds no evaluation that can be read: .*result\.json"):
-        compare([tmp_path / "empty"], tmp_path / "c.png")
-    assert not (tmp_path / "c.png").exists()
+        compare_runs([tmp_path / "empty"])
+    assert main(["compare", str(tmp_path / "empty"), "--output", str(tmp_path / "new" / "c.png")]) == 2
+    assert not (tmp_path / "new").exists()
 
 
-def test_runs_of_one_name_are_told_apart_and_none_is_drawn_twice(tmp_path, capsys, monkeypatch):
+def test_runs_of_one_name_are_told_apart_and_none_is_read_twice(tmp_path, monkeypatch):
     for root, average in (("one", 0.5), ("two", 0.75)):
         write_run(tmp_path / root / "a" / "id0", average)
-    drawn = []
-    monkeypatch.setattr("adatad.report.compare.curve", lambda title, series, **looks: drawn.append(series) or Figure())
     monkeypatch.chdir(tmp_path)
-    compare([Path("one/a/id0"), Path("two/a/id0"), Path("one/a/id0")], tmp_path / "c.png")
-    assert list(drawn[0]) == ["one/a/id0", "two/a/id0"]
+    found = compare_runs([Path("one/a/id0"), Path("two/a/id0"), Path("one/a/id0")])
+    assert [run["name"] for run in found["runs"]] == ["one/a/id0", "two/a/id0"]
+    (tmp_path / "link").symlink_to("one/a/id0")
+    again = compare_runs([Path("one/a/id0"), Path("link"), Path("two/../one/a/id0")])
+    assert [run["name"] for run in again["runs"]] == ["a/id0"]
+    assert again["notes"] == ["a/id0 is the only run here: nothing to compare it with; name another one"]
     monkeypatch.chdir(tmp_path / "one" / "a" / "id0")
-    compare([Path()], tmp_path / "c.png")
-    assert list(drawn[1]) == ["a/id0"]
+    assert compare_runs([Path()])["baseline"] == "a/id0"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,7 @@ def test_a_result_that_cannot_be_read_is_named(tmp_path, text):
     run = write_run(tmp_path / "a" / "id0", 0.5)
     (run / "result.json").write_text(text)
     with pytest.raises(CompareError, match=r"id0: holds no evaluation that can be read: .*result\.json: "):
-        compare([run], tmp_path / "c.png")
+        compare_runs([run])
 
 
 def test_lines_that_cannot_be_read_are_counted(tmp_path, capsys):
@@ -73,17 +82,16 @@ def test_lines_that_cannot_be_read_are_counted(tmp_path, capsys):
         "{",
     ]
     (run / "metrics.jsonl").write_text("\n".join([*bad, good, '{"kind": "tra']), encoding="latin-1")
-    compare([run], tmp_path / "c.png")
-    assert f"metrics.jsonl: {len(bad)} lines can't be read or lack a key; left out" in capsys.readouterr().err
+    assert f"metrics.jsonl: {len(bad)} lines can't be read or lack a key; left out" in compare_runs([run])["notes"][0]
 
 
 def test_names_are_no_markup_and_the_picture_never_replaces_a_run_s_file(tmp_path, capsys):
     run = write_run(tmp_path / "[red]a" / "[|bold]$x{$", 0.5)
-    print_table(compare([run], tmp_path / "c.png"))
+    assert main(["compare", str(run), "--output", str(tmp_path / "c.png")]) == 0
     assert "[red]a/[|bold]$x{$" in capsys.readouterr().out
     before = (run / "metrics.jsonl").read_bytes()
-    with pytest.raises(FileError, match="is read here"):
-        compare([run], run / "metrics.jsonl")
+    assert main(["compare", str(run), "--output", str(run / "metrics.jsonl")]) == 2
+    assert "is read here" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
@@ -93,14 +101,13 @@ def test_figures_of_one_group(tmp_path, capsys):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         groups = {"groups": {"night=true": {"average_mAP": 0.125, "mAP": {}, "instances": 3}}}
         path.write_text("\n".join(json.dumps({**line, **groups}) for line in lines))
-    print_table(compare([run], tmp_path / "c.png", "night=true"))
-    out = capsys.readouterr().out
-    assert out.count("12.50") == 2  # of the untrained model too, whose line is that of step 0
-    assert "50.00" not in out
+    found = compare_runs([run], "night=true")["runs"][0]
+    assert found["average_mAP"] == found["untrained_average_mAP"] == 0.125, "that of step 0 is of the untrained model"
+    assert found["curve"] == [12.5, 12.5]
     with pytest.raises(CompareError, match="id0: has no group 'night=false'; it has night=true"):
-        compare([run], tmp_path / "d.png", "night=false")
+        compare_runs([run], "night=false")
 
 
 def test_a_group_of_runs_without_groups(tmp_path):
     with pytest.raises(CompareError, match=r"none: set evaluate\.groups_by"):
-        compare([write_run(tmp_path / "a" / "id0", 0.5)], tmp_path / "c.png", "night=true")
+        compare_runs([write_run(tmp_path / "a" / "id0", 0.5)], "night=true")

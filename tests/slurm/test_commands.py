@@ -23,7 +23,7 @@ def readme_commands() -> list[list[str]]:
 
 def test_sbatch_takes_every_script_as_it_is(cluster):
     for name in SUBMITTED:
-        array = ["--array=0-1"] if name == "sweep.sh" else []
+        array = ["--array=0-1"] if name in ("sweep.sh", "detect.sh") else []
         said = cluster.run("sbatch", "--test-only", *array, f"slurm/{name}", "spec.yaml", check=False, cwd=ROOT)
         assert "to start at" in said, (name, said)
 

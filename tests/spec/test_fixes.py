@@ -21,6 +21,8 @@ CASES = [
     ["model.backbone.heads=999999"],
     ["model.backbone.tubelet=3"],
     ["model.backbone.tubelet=5", "model.backbone.clip_frames=12"],
+    ["model.backbone.preset=vjepa2-large", "model.backbone.heads=256"],
+    ["model.backbone.preset=vjepa2-large", "model.backbone.position_grid=14"],
     ["data.size_pixels=8"],
     ["model.backbone.adapter.blocks=[11,12]"],
     ["model.backbone.adapter.blocks=[12]"],

@@ -36,6 +36,7 @@ def value_at(spec, key):
 
 CLASSIFIER = "postprocess.classifier={kind: cuhk, file: x}"
 NEEDED = {
+    "data.features": ["model.backbone.mode=features"],
     "parallel.deepspeed": ["parallel.engine=zero3"],
     "postprocess.classifier.file": [CLASSIFIER, "model.detector.class_agnostic=true"],
 }
@@ -65,7 +66,8 @@ def test_home_and_variables_are_filled_in_once_in_every_path(spec_file, tmp_path
 
 
 def test_the_paths_are_all_that_a_spec_has():
-    words = {"annotations", "classes", "blocked_videos", "videos", "root", "weights", "deepspeed", "file", "stage_to"}
+    words = {"annotations", "classes", "blocked_videos", "videos", "root", "weights", "deepspeed", "file", "stage_to",
+             "init_from", "features"}  # fmt: skip
     paths = {key for key in all_keys() if key.rpartition(".")[2] in words}
     assert paths == {".".join(key) for key in (*PATHS, STAGE_TO)}
 

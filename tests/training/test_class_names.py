@@ -13,7 +13,7 @@ from tiny_spec import TINY_SPEC
 from adatad.spec import load
 from adatad.spec.load import load_with_sources
 from adatad.training.checkpoint import BEST, all_checkpoints, read_checkpoint
-from adatad.training.export import export, find_checkpoint, own_spec, read_trained_file
+from adatad.training.export import export_trained, find_checkpoint, own_spec, read_trained_file
 from adatad.training.model_facts import (
     CheckpointError,
     ClassNamesError,
@@ -137,11 +137,11 @@ def test_a_test_needs_no_spec_and_takes_a_run_for_its_best_checkpoint(run, run_c
     assert "its best checkpoint, step-00000003, is taken" in done.stderr
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_an_export_knows_its_classes_and_its_spec(run, run_command, tmp_path, merged):
+@pytest.mark.parametrize("options", [(), ("--trained-only",)])
+def test_an_export_knows_its_classes_and_its_spec(run, run_command, tmp_path, options):
     _, spec, result = run
     file = tmp_path / "new" / "w.safetensors"
-    done = run_command("export", run_directory(spec).path, "--output", file, *(["--merged"] if merged else []))
+    done = run_command("export", run_directory(spec).path, "--output", file, *options)
     assert done.returncode == 0, done.stderr
     there = read_trained_file(file)
     assert there.facts == facts_of(spec, classes(run))
@@ -193,7 +193,7 @@ def test_an_older_checkpoint_is_taken_in_the_spec_s_order_and_that_is_said(run, 
     assert read_trained_file(old).facts is None
     assert score_checkpoint(spec, old)["ap_per_class"] == result["ap_per_class"]
     assert capsys.readouterr().err.count("doesn't say which classes its outputs are") == 1
-    export(spec, read_checkpoint(old), tmp_path / "w.safetensors")
+    export_trained(read_checkpoint(old), tmp_path / "w.safetensors")
     assert read_trained_file(tmp_path / "w.safetensors").facts is None
 
 

@@ -17,9 +17,11 @@ from adatad.files import FileError
 from adatad.printing import lasting_output
 from adatad.report import page
 from adatad.spec import load
-from adatad.training.monitor import BestEffort, MetricsWriter, log_to
+from adatad.training.metrics import MetricsWriter
+from adatad.training.monitor import BestEffort, log_to
 from adatad.training.run import train_run
 from adatad.training.run_directory import RunDirectory
+from adatad.training.tensor_board import TensorBoard
 
 
 class FullDisk:
@@ -33,14 +35,19 @@ class FullDisk:
         resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
 
 
+def writer(folder, said: list[str]) -> MetricsWriter:
+    best_effort = BestEffort(said.append)
+    return MetricsWriter(folder, best_effort, [TensorBoard(folder, 0, best_effort)])
+
+
 def test_lines_of_metrics_wait_for_room_and_none_is_cut(tmp_path):
     said: list[str] = []
-    metrics = MetricsWriter(tmp_path, 0, BestEffort(said.append))
-    metrics.write("train", 1, 0, {"cost": 1.0})
+    metrics = writer(tmp_path, said)
+    metrics.write("train", 1, 0, {"loss": 1.0})
     with FullDisk():
         for step in (2, 3):
-            metrics.write("train", step, 0, {"cost": 1.0})
-    metrics.write("train", 4, 0, {"cost": 1.0})
+            metrics.write("train", step, 0, {"loss": 1.0})
+    metrics.write("train", 4, 0, {"loss": 1.0})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     about_lines = [line for line in said if line.startswith("metrics.jsonl")]
@@ -54,9 +61,9 @@ def test_lines_of_metrics_wait_for_room_and_none_is_cut(tmp_path):
 def test_a_board_that_cannot_be_written_is_left_out(tmp_path, capfd):
     said: list[str] = []
     with FullDisk():
-        metrics = MetricsWriter(tmp_path, 0, BestEffort(said.append))
+        metrics = writer(tmp_path, said)
         for step in range(30):
-            metrics.write("train", step, 0, {"cost": 1.0})
+            metrics.write("train", step, 0, {"loss": 1.0})
         metrics.close()
     assert sum(line.startswith("tensorboard can't be written") for line in said) == 1
     assert "Traceback" not in capfd.readouterr().err

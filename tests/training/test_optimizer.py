@@ -9,14 +9,8 @@ import torch
 from adatad.errors import UserError
 from adatad.models.detector import build_model, freeze
 from adatad.parallel.base import swapped_tensors
-from adatad.spec.schema import (
-    BackboneOptimizerSpec,
-    BackboneSpec,
-    DetectorSpec,
-    ModelSpec,
-    OptimizerSpec,
-    ParameterGroup,
-)
+from adatad.spec.model_sections import BackboneSpec, DetectorSpec, ModelSpec
+from adatad.spec.schema import BackboneOptimizerSpec, OptimizerSpec, ParameterGroup
 from adatad.training.ema import Ema
 from adatad.training.optimizer import learning_rate, parameter_groups
 

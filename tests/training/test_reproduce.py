@@ -15,14 +15,13 @@ from adatad.spec import load
 from adatad.spec.downloads import (
     DATA_SETS,
     PAGES,
-    PUBLISHED,
-    TRAINED,
     about_bytes,
     digest_start,
     how_made,
     where_data,
 )
 from adatad.spec.experiments import all_experiments, find_experiment
+from adatad.spec.published import by_file, published
 from adatad.training import reproduce as kit
 from adatad.training.reproduce import MissingFilesError, missing, reproduce
 from adatad.training.resolve import annotations_for
@@ -115,14 +114,14 @@ def test_what_is_missing_is_listed_with_its_place(tiny_spec, tiny_data, tmp_path
     for words in (
         "229dbb03",
         "about 1214 MB",
-        "curl -L https://download.openmmlab",
+        "adatad weights fetch vit-large-p16",
         "thumos_14_anno.json",
         "crcv.ucf.edu/THUMOS14",
     ):
         assert words in lines
     lines = missing(row, tmp_path / "epoch_59.pth")
-    command = f"gdown 1yijRNA4zeoYnFtTk3N7NyCClihvXFAYK -O {tmp_path / 'epoch_59.pth'} (https://drive.google.com"
-    assert f"epoch_59.pth; of OpenTAD, published: {command}" in lines[0]
+    comes_to = "pretrained/opentad/thumos_l_768x160_adapter.pth: adatad weights fetch thumos/l_768x160_adapter"
+    assert f"epoch_59.pth; OpenTAD's, which comes to {comes_to}" in lines[0]
     named = "\n".join(missing(load(find_experiment("anet-g-internvideo2").path, check_files=False)))
     assert "classifier's scores data/activitynet-1.3/classifiers/anet_UMTv2" in named
 
@@ -141,10 +140,11 @@ def test_a_damaged_weight_file_is_seen_by_its_name(tiny_spec, tmp_path):
 def test_every_row_s_files_have_a_place():
     for row in all_experiments():
         spec = load(row.path, check_files=False)
-        assert Path(spec.model.backbone.weights).name in PUBLISHED
+        assert by_file(spec.model.backbone.weights).path == spec.model.backbone.weights
         assert where_data(spec.data.videos)
         assert (ROOT / how_made(spec.data.annotations).split()[5]).is_file()
-    assert TRAINED.keys() <= {row.name for row in all_experiments()}
+    models = [entry for entry in published().values() if entry.kind == "model"]
+    assert {name for m in models for name in (m.name, *m.also)} <= {row.name for row in all_experiments()}
     assert where_data("data/hacs-1.1.1/videos").endswith(DATA_SETS["hacs-1.1.1"])
     assert PAGES.keys() == DATA_SETS.keys()
     assert not where_data("elsewhere/videos") + how_made("elsewhere/a.json")

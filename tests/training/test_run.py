@@ -21,7 +21,7 @@ from adatad.errors import UserError
 from adatad.models.detector import TemporalActionDetector
 from adatad.spec import load, to_yaml
 from adatad.training.checkpoint import BEST, Checkpoint, all_checkpoints, read_checkpoint
-from adatad.training.monitor import memory_values
+from adatad.training.metrics import memory_values
 from adatad.training.resume import ResumeError, spec_changes
 from adatad.training.run import train
 from adatad.training.run_directory import RunDirectoryError, run_directory, with_id
@@ -151,18 +151,19 @@ def test_what_a_run_leaves(tiny_spec):
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, LAST_STEP + 1))
     assert [line["epoch"] for line in lines if line["kind"] == "evaluation"] == [0, 1, 2, 3]
-    assert {"cost", "gradient_norm", "lr", "memory_bytes", "data_wait_seconds", "step_seconds"} <= lines[1].keys()
+    assert {"loss", "gradient_norm", "lr", "memory_bytes", "data_wait_seconds", "step_seconds"} <= lines[1].keys()
     assert lines[1]["lr"] == {"adapter": 0.0, "detector": 0.0, "detector_no_decay": 0.0}
     assert load(run.path / "spec.yaml") == spec
     trained = (run.path / "trained.txt").read_text().split()
     assert all(name.startswith("detector.") or ".adapter." in name for name in trained)
     assert len(list((run.path / "timelines").glob("*.png"))) == 2
     assert (run.path / "report.html").is_file()
+    assert (run.path / "first_batch.png").is_file()
     board = EventAccumulator(str(run.path / "tensorboard")).Reload()
-    assert [event.step for event in board.Scalars("train/cost")] == list(range(1, LAST_STEP + 1))
+    assert [event.step for event in board.Scalars("train/loss")] == list(range(1, LAST_STEP + 1))
     wanted = {"train/gradient_norm", "train/lr/adapter", "train/memory_bytes", "train/data_wait_seconds"}
     assert wanted | {"evaluation/average_mAP", "evaluation/mAP/0.5"} <= set(board.Tags()["scalars"])
-    assert len(board.Tags()["images"]) == 2
+    assert len(board.Tags()["images"]) == 3
     assert "annotations:" in board.Tensors("spec/text_summary")[0].tensor_proto.string_val[0].decode()
     kept = {path.name for path in all_checkpoints(run.checkpoints)}
     best = (run.checkpoints / BEST).resolve().name

@@ -24,11 +24,13 @@ import numpy as np
 from adatad.data.prepare.synthetic import SIZE, STRONG, WEAK, Look, Sprite, background, render, slow_drift, sprite_look
 from adatad.data.rng import generator
 from adatad.errors import UserError
-from adatad.files import check_output_folder, reason, write_json
+from adatad.files import atomic_write, check_output_folder, reason, write_json
 from adatad.stop_signals import leave_interruptions_to_the_parent
 
+# Few: enough to show which way something moves, and quick to draw and to decode.
 FPS = 8
 EASY_CLASSES = ("orbit_clockwise", "orbit_counterclockwise", "shake_sideways", "shake_up_down", "pulse", "blink")
+# In one order for ever: classes are drawn by their place.
 HARD_CLASSES = (*EASY_CLASSES, "figure_eight", "spin")
 FADE_FRAMES = 3
 """Frames over which an action's amplitude rises and falls at its ends."""
@@ -109,6 +111,7 @@ def _brightness(wave: Any) -> Any:
 
 def draw_action(rng: np.random.Generator, label: str, start: int, end: int) -> Action:
     """Draw an action of a class in frames [start, end)."""
+    # A second or so for a turn: the shortest action has one at least.
     period = rng.uniform(0.9, 1.4) * FPS / (1.2 if label == "blink" else 1.0)
     return Action(label, start, end, rng.uniform(9, 14), period, *rng.uniform(size=4))
 
@@ -118,6 +121,7 @@ def plan_actions(rng: np.random.Generator, frames: int, labels: Iterator[str]) -
     actions, start = [], int(rng.uniform(0.6, 1.8) * FPS)
     while True:
         end = start + int(rng.uniform(1.8, 5.0) * FPS)
+        # Half a second at least behind the last action, so that its end is seen.
         if end + FPS // 2 > frames:
             return actions
         actions.append(draw_action(rng, next(labels), start, end))
@@ -157,6 +161,7 @@ def distractor(rng: np.random.Generator, look: Look, frames: int) -> Sprite:
     """Return a smaller sprite that moves straight, with a new heading every 0.75 s, or drifts; it bounces off the
     borders."""
     speed = rng.uniform(0.5, 3.0) if rng.uniform() < 0.6 else 0.0
+    # 6 frames at 8 a second are the 0.75 s.
     heading = np.repeat(rng.uniform(0, 2 * np.pi, frames // 6 + 1), 6)[:frames]
     places = []
     for step in (np.cos(heading), np.sin(heading)):
@@ -261,8 +266,10 @@ def make_demo(
     It is made in a folder beside it and renamed when complete. progress: called with (videos done, videos in all).
     Raises UserError rather than replace anything but an empty folder or another built-in data set.
     """
+    # All that the videos depend on: equal settings, equal bytes.
     settings = {
         "train_videos": train_videos, "validation_videos": validation_videos, "seed": seed,
+        # The version counts up when the same seed draws other videos.
         "difficulty": difficulty, "version": 2,
     }  # fmt: skip
     annotations = folder / "annotations.json"
@@ -305,6 +312,14 @@ def make_demo(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return annotations
+
+
+def write_unlabelled_video(path: Path, seed: int, difficulty: Difficulty = "easy") -> None:
+    """Write a video of the built-in kind that no annotation file tells of, atomically. Another seed than the data set's
+    gives a video that isn't in it. Raises FileError."""
+    (plan,) = plan_videos(0, 1, seed, difficulty)
+    with atomic_write(path) as unfinished:
+        write_video(unfinished, draw_video(plan))
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:

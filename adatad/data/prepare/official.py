@@ -16,13 +16,14 @@ from typing import Any
 
 from adatad.data.annotation_file import AMBIGUOUS, LINE_BREAKS, load_database
 from adatad.data.entry import REFUSED, brief, entry_problems
-from adatad.data.prepare.table import read_table
 from adatad.data.video_index import Heartbeat, VideoError, read_index
 from adatad.errors import UserError
 from adatad.files import atomic_write, listed, read_json, read_text, shown
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.labels.text_table import read_table
+from adatad.spec.data_sections import DataSpec, WindowSpec
 
 Database = dict[str, dict[str, Any]]
+# Subsets keep each data set's own names, which its specs and published scores use.
 EPIC_SUBSETS = {"EPIC_100_train.csv": "train", "EPIC_100_validation.csv": "val"}
 EPIC_TEST = "EPIC_100_test_timestamps.csv"
 CHARADES_SUBSETS = {"Charades_v1_train.csv": "training", "Charades_v1_test.csv": "testing"}
@@ -166,6 +167,7 @@ def _ego4d_clip(clip: dict[str, Any], subset: str) -> dict[str, Any]:
     # Ego4D gives times in the long video; its clips are what is downloaded.
     start = max(_finite(clip["video_start_sec"]), 0.0)
     duration = round(_finite(clip["video_end_sec"]) - start, 4)
+    # Counted from the clip's own first frame, as its times are.
     frames = int(clip["video_end_frame"]) - max(int(clip["video_start_frame"]), 0)
     items = [
         {
@@ -175,6 +177,7 @@ def _ego4d_clip(clip: dict[str, Any], subset: str) -> dict[str, Any]:
             ],
             "label": _text(label["label"]),
         }
+        # Every annotator's labels: the task is scored against all of them.
         for annotator in clip.get("annotations", ())
         for label in annotator["labels"]
         if label["primary"]
@@ -215,6 +218,7 @@ def thumos(folder: Path, videos: Path, left_out: Collection[str] = ()) -> tuple[
         except VideoError as error:
             wrong.append(str(error))
             continue
+        # Hundredths, as other annotation files have durations.
         duration = round(index.timeline.duration_seconds, 2)
         if not duration:
             why = index.unreliable_because or "it has one frame"
@@ -263,6 +267,7 @@ def write(files: dict[Path, str]) -> None:
     # All files are written before the first is renamed.
     with ExitStack() as stack:
         for path, text in files.items():
+            # Renamed when the stack closes, one after another; an error before that leaves none.
             stack.enter_context(atomic_write(path)).write_text(text, encoding="utf-8")
 
 

@@ -1,295 +1,297 @@
-"""Own data: a table of instances (CSV) into an annotation file, a class list and a spec to begin with."""
+"""Own data: labels of any form and a folder of videos into an annotation file, a class list and a first spec."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
-from adatad.data.annotation_file import AnnotationError, names_text
+from adatad.data.annotation_file import AnnotationError, load_database, names_text
 from adatad.data.annotations import annotations_of
-from adatad.data.prepare.check import MAX_LATE_SECONDS
-from adatad.data.prepare.instance_table import Instance, line_of, read_instances
+from adatad.data.classes import read_class_file
+from adatad.data.prepare.first_spec import Fit, SpecPlace, spec_text
+from adatad.data.prepare.label_sources import SourceOptions, Sources, read_sources
 from adatad.data.prepare.official import write
-from adatad.data.prepare.table import TableError, counted
-from adatad.data.prepare.video_files import Folder, VideoFile, names_in_annotations, unfit
-from adatad.data.video_index import Heartbeat, VideoError, VideoIndex, read_index
+from adatad.data.prepare.placing import Placed, place_labels
+from adatad.data.prepare.settings import Facts
+from adatad.data.prepare.splits import TRAINING, VALIDATION, SplitRules, subsets_of
+from adatad.data.prepare.video_files import Folder, VideoFile, names_in_annotations
 from adatad.errors import UserError
-from adatad.files import check_output_folder, files_to_write, listed, read_text, shown
-from adatad.spec.schema import DataSpec
+from adatad.files import FileError, check_output_folder, files_to_write, listed, read_text, shown
+from adatad.labels.json_values import as_list, as_object, as_text
+from adatad.labels.text_table import TableError, counted
+from adatad.labels.values import has_control_characters
+from adatad.spec.data_sections import DataSpec
 from adatad.spec.text import as_written
 
-TRAINING, VALIDATION = "training", "validation"
-WINDOWS_GRID = (96, 192, 384, 768)
-"""Window sizes, all divisible into whole clips and the detector's six levels."""
-POSITIONS_OF_SHORT = 4
-"""Positions that the shortest twentieth of instances should at least have."""
-RATE_TOLERANCE = 0.01
-"""Share of a file's frame rate by which the rate in a table may differ and be the same."""
 MAX_LISTED = 20
 """Problems that an error lists; the rest is counted."""
-FILES = ("annotations.json", "classes.txt", "spec.yaml")
+ANNOTATIONS, CLASSES, SPEC = FILES = ("annotations.json", "classes.txt", "spec.yaml")
+MOST_GONE = 0.5
+"""Share of an earlier import's videos that an update may take out: without more, the old labels were forgotten."""
 NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 
-class VideoInfo(NamedTuple):
-    """Length and size of a video file."""
-
-    frames: int
-    seconds: float
-    short_side_pixels: int
+class OwnDataError(UserError):
+    """Labels or videos that make no data set; the message lists all that is wrong."""
 
 
-class DataSet(NamedTuple):
-    """Content of a table and a folder. names: of videos in annotations, by file; subsets: by file."""
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of an import, beside labels and videos.
 
-    instances: dict[VideoFile, list[Instance]]
-    facts: dict[VideoFile, VideoInfo]
-    names: dict[VideoFile, str]
-    subsets: dict[VideoFile, str]
-    pattern: str
+    sources: how files of labels are read; rules: the split; classes: file of class names in the order that they get,
+    whose labels alone are taken; unlabelled: whether videos without labels are kept; missing: whether labels of videos
+    that aren't there are left out, else they are an error. existing: what happens to an earlier import in the same
+    folder: refuse, update (splits and order of classes stay), refresh (all anew, but for the spec), replace (all anew).
+    fit: see `first_spec.spec_text`.
+    """
+
+    sources: SourceOptions = field(default_factory=SourceOptions)
+    rules: SplitRules = field(default_factory=SplitRules)
+    classes: Path | None = None
+    unlabelled: Literal["leave-out", "keep"] = "leave-out"
+    missing: Literal["error", "leave-out"] = "error"
+    existing: Literal["refuse", "update", "refresh", "replace"] = "refuse"
+    fit: Fit | None = None
 
 
-def make_annotations(
-    table: Path,
+@dataclass
+class DataSet:
+    """An imported data set. names: of videos in annotations, by file; subsets: by file; classes: in order."""
+
+    placed: Placed
+    names: dict[VideoFile, str] = field(default_factory=dict)
+    pattern: str = ""
+    subsets: dict[VideoFile, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+
+    @property
+    def database(self) -> dict[str, dict[str, Any]]:
+        """The content of the annotation file."""
+        return {
+            self.names[file]: {
+                "subset": self.subsets[file], "duration": self.placed.info[file].seconds,
+                "frame": self.placed.info[file].frames,
+                "annotations": [{"segment": [row.start, row.end], "label": row.label} for row in rows],
+            }
+            for file, rows in sorted(self.placed.rows.items())
+        }  # fmt: skip
+
+
+def import_labels(
+    paths: Sequence[Path],
     videos: Path,
     output: Path,
-    validation_share: float = 0.2,
-    columns: Mapping[str, str] | None = None,
+    options: ImportOptions = ImportOptions(),
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Write annotations.json, classes.txt and spec.yaml into `output`, but keep an existing spec; return the spec's
-    path.
+    """Write annotations.json, classes.txt and spec.yaml into `output`; return the spec's path.
 
-    table: a text table whose header names video, start, end and label (see `instance_table`), and maybe the subset;
-    columns: other column names by role. Without subsets, a share of the videos, always the same ones, is for
-    validation. say: called with what was guessed and what to look at. Raises TableError with all problems, before
-    anything is written.
+    paths: files of labels of any form, and folders of them; videos: folder of the video files. say: called with what
+    was guessed and what to look at. Raises OwnDataError with all that is wrong, FileError where the files can't be
+    written; nothing is written then.
     """
+    for path in (videos, output):
+        if has_control_characters(str(path)):
+            raise OwnDataError(
+                f"{shown(path)}: has a line break or a control character, which no spec can name; rename it"
+            )
+    is_new = not output.exists()
     # Checked before the files in it, for a message about the folder itself.
-    if output.exists():
+    if not is_new:
         check_output_folder(output)
-    with files_to_write([output / name for name in FILES], [table]):
-        instances, notes, wrong = read_instances(table, columns or {})
-        guessed = [*notes]
-        data = _data_set(instances, videos, validation_share, notes, wrong)
-        database = {data.names[file]: _entry(data, file) for file in sorted(data.instances)}
-        classes = sorted({row.label for rows in data.instances.values() for row in rows})
-        # By the rules of training, so that no run refuses later what was written here.
-        if not wrong:
-            wrong += _as_read(database, classes, data.pattern, notes)
-        if wrong:
-            wrong.sort(key=line_of)
-            # A wrong guess of the columns may be why nothing fits.
-            lines = "\n  ".join(["", listed(wrong, MAX_LISTED, "\n  "), *guessed])
-            raise TableError(f"{table}: {counted(len(wrong), 'problem')}; nothing was written:{lines}")
-        for note in notes:
+    earlier = _earlier(output, options.existing)
+    inputs = [*paths, *([options.classes] if options.classes else [])]
+    # An annotation file that is updated may be one of its own sources: it is read whole before it is written.
+    outputs = [output / name for name in FILES if not (earlier and name == ANNOTATIONS)]
+    with files_to_write(outputs, [path for path in inputs if path.is_file()]):
+        sources, data = _gather(paths, videos, output, options, earlier)
+        for note in sources.notes:
             say(note)
-        files = {
-            output / "annotations.json": json.dumps({"database": database}, indent=1),
-            output / "classes.txt": names_text(classes),
-        }
-        _write(files, data, output, videos, say)
-    return output / "spec.yaml"
+        _write(data, sources, output, videos, options, is_new, say)
+    return output / SPEC
 
 
-def _data_set(
-    instances: list[Instance], videos: Path, validation_share: float, notes: list[str], wrong: list[str]
-) -> DataSet:
-    """Return instances by the files that they mean. Appends remarks to `notes` and problems to `wrong`."""
-    nothing = DataSet({}, {}, {}, {}, "")
+def _gather(
+    paths: Sequence[Path], videos: Path, output: Path, options: ImportOptions, earlier: Earlier | None
+) -> tuple[Sources, DataSet]:
+    """Read labels and videos into a data set. Raises OwnDataError with everything that is wrong."""
+    outputs = [output / name for name in FILES]
     try:
         folder = Folder(videos)
     except TableError as error:
-        wrong.append(str(error))
-        return nothing
-    files, problems = _files_meant(instances, folder)
-    wrong += problems
-    by_file: dict[VideoFile, list[Instance]] = {}
-    facts: dict[VideoFile, VideoInfo] = {}
-    rows_of: dict[VideoFile, list[Instance]] = {file: [] for file in sorted(set(files.values()))}
-    # Names without a file are among the problems already.
-    for instance in instances:
-        if instance.video in files:
-            rows_of[files[instance.video]].append(instance)
-    other_rate: list[str] = []
-    for file, rows in rows_of.items():
-        try:
-            index = read_index(file.path, Heartbeat())
-            facts[file] = _video_info(index)
-        except UserError as error:
-            wrong.append(str(error))
-            continue
-        other_rate += [file.relative] if any(_counts_otherwise(row, index) for row in rows) else []
-        by_file[file], problems = _placed(rows, index, facts[file].seconds)
-        wrong += problems
-    if other_rate:
-        notes.append(
-            f"frames are counted at another rate than the file's in {counted(len(other_rate), 'video')}, where frame k "
-            f"is at k / fps seconds: {listed(other_rate)}"
+        # The labels are read all the same: their problems are told with this one.
+        sources = read_sources(paths, options.sources, lambda name: None, outputs)
+        sources.wrong = [problem for problem in sources.wrong if "frame rate isn't known" not in problem]
+        sources.wrong.append(str(error))
+        _refuse(sources, paths)
+    sources = read_sources(paths, options.sources, lambda name: _path(folder, name), outputs)
+    data = DataSet(place_labels(sources, folder, options.missing == "leave-out", options.unlabelled == "keep"))
+    if not sources.wrong and not any(data.placed.rows.values()):
+        sources.wrong.append("no instance was found in the labels; expected some")
+    data.classes = _classes(data.placed, options.classes, earlier, sources)
+    data.names, data.pattern = _names(data.placed, earlier)
+    _split(data, folder, options.rules, earlier, sources)
+    # By the rules of training, so that no run refuses later what was written here.
+    if not sources.wrong:
+        sources.wrong += _as_read(data, sources.notes)
+    _refuse(sources, paths)
+    return sources, data
+
+
+def _names(placed: Placed, earlier: Earlier | None) -> tuple[dict[VideoFile, str], str]:
+    """Return the name of each video in annotations, and `data.pattern`; as in an earlier import, if possible."""
+    paths = {file.relative for file in placed.rows}
+    # Names with endings stay so, or the spec that is there would look for a.mp4.mp4.
+    if not placed.rows or (earlier and not paths.isdisjoint(earlier.subsets)):
+        return {file: file.relative for file in placed.rows}, "{name}"
+    return names_in_annotations(placed.rows)
+
+
+def _path(folder: Folder, name: str) -> Path | None:
+    with suppress(TableError):
+        return folder.find(name).path
+    return None
+
+
+def _refuse(sources: Sources, paths: Sequence[Path]) -> None:
+    """Raise OwnDataError if anything is wrong."""
+    if not sources.wrong:
+        return
+    wrong = sorted(dict.fromkeys(sources.wrong), key=sources.order_of)
+    # A wrong guess of the columns may be why nothing fits; warnings are for a data set that is there.
+    guessed = [note for note in sources.notes if not note.startswith("warning")]
+    lines = "\n  ".join(["", listed(wrong, MAX_LISTED, "\n  "), *guessed])
+    where = listed([str(path) for path in paths], 3)
+    raise OwnDataError(f"{where}: {counted(len(wrong), 'problem')}; nothing was written:{lines}")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier import: subsets by the names of its videos, and its classes in order."""
+
+    subsets: dict[str, str]
+    classes: list[str]
+
+
+def _earlier(output: Path, existing: str) -> Earlier | None:
+    """Return the earlier import that is to be updated. Raises OwnDataError if there is none, or one that mustn't be
+    replaced."""
+    path = output / ANNOTATIONS
+    if existing == "refuse" and path.exists():
+        raise OwnDataError(
+            f"{output}: holds an earlier import; --update keeps its splits and the order of its classes, --force makes "
+            "all anew"
         )
-    repeated = [line for file in by_file for line in _take_out_copies(by_file, file)]
-    if repeated:
-        notes.append(f"{counted(len(repeated), 'row')} left out that stood there before: line {listed(repeated)}")
-    unused = [file.relative for file in folder.videos if file not in by_file]
-    if unused and not wrong:
-        notes.append(f"{counted(len(unused), 'video')} of {videos} not in the table: {listed(unused)}")
-    if wrong:
-        # Subsets are looked at all the same: their problems are told with the others.
-        said: dict[str, set[str]] = defaultdict(set)
-        for instance in instances:
-            said[shown(instance.video)].add(instance.subset)
-        wrong += _disputed(said)
-        return nothing
-    subsets, problems = _subsets(by_file, validation_share, notes)
-    if problems:
-        wrong += problems
-        return nothing
-    names, pattern = names_in_annotations(by_file)
-    return DataSet(by_file, facts, names, subsets, pattern)
-
-
-def _files_meant(instances: list[Instance], folder: Folder) -> tuple[dict[str, VideoFile], list[str]]:
-    """Return the file of each name in the table, and what is wrong with names."""
-    files: dict[str, VideoFile] = {}
-    wrong = []
-    for name in dict.fromkeys(instance.video for instance in instances):
-        try:
-            file = folder.find(name)
-        except TableError as error:
-            line = next(instance.line for instance in instances if instance.video == name)
-            wrong.append(f"line {line}: {error}")
-            continue
-        problem = unfit(file)
-        wrong += [problem] if problem else []
-        files[name] = file
-    by_file: dict[VideoFile, list[str]] = defaultdict(list)
-    for name, file in files.items():
-        by_file[file].append(name)
-    for file, names in by_file.items():
-        folders = {name.replace("\\", "/").rpartition("/")[0].strip("./") for name in names} - {""}
-        # "a/k0.mp4" and "b/k0.mp4" are two videos, of which only one is here.
-        longest = max(folders, key=len, default="")
-        if not all(f"/{longest}".endswith(f"/{other}") for other in folders):
-            wrong.append(
-                f"{listed([repr(n) for n in names])} would all be the file {file.relative}; which of them is it?"
-            )
-    return files, wrong
-
-
-def _video_info(index: VideoIndex) -> VideoInfo:
-    """Return length and size of a video. Raises VideoError for a file that doesn't give its length."""
-    seconds = index.timeline.duration_seconds
-    if not seconds:
-        why = index.unreliable_because or "it has one frame"
-        raise VideoError(f"{index.path}: doesn't tell how long it lasts ({why}); transcode it to H.264 in MP4")
-    timeline = index.timeline
-    return VideoInfo(timeline.count_at(timeline.usual_fps), seconds, min(index.width, index.height))
-
-
-def _placed(rows: list[Instance], index: VideoIndex, seconds: float) -> tuple[list[Instance], list[str]]:
-    """Return a video's rows with times in its seconds, and what is wrong with the others."""
-    name = shown(index.path.name)
-    # One more than frames: an instance may end where the video does.
-    times = [*index.timeline.seconds, seconds] if any(row.unit == "frames" for row in rows) else []
-    placed, wrong = [], []
-    for row in rows:
-        start, end = row.start, row.end
-        # A rate of the table's own: frame k is at k / fps, whatever the file's frames are.
-        if _counts_otherwise(row, index):
-            start, end = start / row.fps, end / row.fps
-        elif row.unit == "frames":
-            if end > index.frame_count:
-                wrong.append(f"line {row.line}: ends at frame {end:g}, {name} has {index.frame_count} frames")
-                continue
-            start, end = float(times[int(start)]), float(times[int(end)])
-        if start >= seconds:
-            wrong.append(f"line {row.line}: begins at {start:g} s, after {name} has ended at {seconds:.2f} s")
-        elif end > seconds + MAX_LATE_SECONDS:
-            wrong.append(f"line {row.line}: ends at {end:g} s, {name} at {seconds:.2f} s")
-        else:
-            placed.append(row._replace(start=start, end=min(end, seconds), unit="seconds"))
-    return placed, wrong
-
-
-def _counts_otherwise(row: Instance, index: VideoIndex) -> bool:
-    """Return whether a row counts frames at another rate than its file's: the labels were made on another copy."""
-    own = index.timeline.usual_fps
-    return row.unit == "frames" and row.fps > 0 and not abs(row.fps - own) <= RATE_TOLERANCE * own
-
-
-def _take_out_copies(by_file: dict[VideoFile, list[Instance]], file: VideoFile) -> list[str]:
-    """Keep one of equal instances of a video; return the lines of the others."""
-    # Backwards, so that of equal rows the first one's line is what stays.
-    first = {(row.start, row.end, row.label): row.line for row in reversed(by_file[file])}
-    lines = [str(row.line) for row in by_file[file] if row.line not in first.values()]
-    kept = frozenset(first.values())
-    by_file[file] = [row for row in by_file[file] if row.line in kept]
-    return lines
-
-
-def _disputed(said: dict[str, set[str]]) -> list[str]:
-    """Return what is wrong with videos that have several subsets, or none where others have one."""
-    if not any(subset for named in said.values() for subset in named):
-        return []
-    wrong = [
-        f"video {video!r}: expected one subset on all its lines, got {' and '.join(sorted(s or 'none' for s in named))}"
-        for video, named in said.items()
-        if len(named) > 1
-    ]
-    without = [video for video, named in said.items() if named == {""}]
-    if without:
-        wrong.append(f"{counted(len(without), 'video')} without a subset, which others have: {listed(without)}")
-    return wrong
-
-
-def _subsets(
-    by_file: dict[VideoFile, list[Instance]], validation_share: float, notes: list[str]
-) -> tuple[dict[VideoFile, str], list[str]]:
-    """Return the subset of each video, and what is wrong with the table's subsets."""
-    said = {file: {row.subset for row in rows} for file, rows in by_file.items()}
-    if not any(subset for named in said.values() for subset in named):
-        if len(said) < 2:
-            return {}, ["one video is too few: some train, others validate; add videos, or a column subset"]
-        names, _ = names_in_annotations(by_file)
-        chosen = split(
-            {names[file]: frozenset(r.label for r in rows) for file, rows in by_file.items()}, validation_share
-        )
-        return {file: chosen[names[file]] for file in by_file}, []
-    wrong = _disputed({shown(file.relative): named for file, named in said.items()})
-    if wrong:
-        return {}, wrong
-    subsets = {file: min(named) for file, named in said.items()}
-    there = set(subsets.values())
-    if "test" in there and VALIDATION not in there:
-        notes.append("no row is for validation, but some for test: these are validated on")
-        subsets = {file: VALIDATION if subset == "test" else subset for file, subset in subsets.items()}
-    elif "test" in there:
-        count = sum(subset == "test" for subset in subsets.values())
-        notes.append(
-            f"{counted(count, 'video')} for test: in the annotation file, but neither trained nor validated on"
-        )
-    wrong = [
-        f"no row is for {subset}: the table's subsets are {listed(sorted(there))}; write {subset} in some videos' "
-        "rows, or leave the column out"
-        for subset in (TRAINING, VALIDATION)
-        if subset not in subsets.values()
-    ]
-    return subsets, wrong
-
-
-def _as_read(database: dict[str, dict], classes: list[str], pattern: str, notes: list[str]) -> list[str]:
-    """Read annotations as training will: append what it leaves out to `notes`, and return why it would refuse them."""
-    spec = DataSpec(annotations=FILES[0], classes=tuple(classes), videos="", pattern=pattern)
+    if existing != "update":
+        return None
+    if not path.exists():
+        raise OwnDataError(f"{output}: holds no {ANNOTATIONS} of an earlier import; leave --update out for a first one")
     try:
-        found = annotations_of(database, spec)
+        database = load_database(str(path))
+        subsets = {name: entry.get("subset") for name, entry in database.items()}
+        items = [item for entry in database.values() for item in as_list(entry.get("annotations"))]
+        labels = {as_text(as_object(item).get("label")) for item in items}
+        classes = list(read_class_file(str(output / CLASSES), labels).names) if (output / CLASSES).exists() else []
+    except AnnotationError as error:
+        raise OwnDataError(f"{error}; repair it, or make all anew with --force") from error
+    wrong = [name for name, subset in subsets.items() if not isinstance(subset, str)]
+    if wrong:
+        raise OwnDataError(f"{path}: {counted(len(wrong), 'video')} without a subset: {listed(wrong)}; add it")
+    return Earlier(subsets, classes)
+
+
+def _classes(placed: Placed, path: Path | None, earlier: Earlier | None, sources: Sources) -> list[str]:
+    """Return the classes in order, and leave out labels that a given list doesn't have."""
+    counts = Counter(row.label for rows in placed.rows.values() for row in rows)
+    if path is None:
+        known = earlier.classes if earlier else []
+        new = sorted(label for label in counts if label not in known)
+        gone = [label for label in known if label not in counts]
+        if earlier and new:
+            sources.notes.append(f"{counted(len(new), 'new class')}: {listed(new, 20)}")
+        if gone:
+            sources.notes.append(
+                f"warning: no instance any more of {listed(gone, 20)}; kept in {CLASSES}, so that outputs stay in order"
+            )
+        return [*known, *new]
+    try:
+        classes = list(read_class_file(str(path), counts).names)
+    except AnnotationError as error:
+        sources.wrong.append(str(error))
+        return []
+    others = {label: count for label, count in counts.items() if label not in classes}
+    if others:
+        shares = [f"{label} ({count})" for label, count in sorted(others.items())]
+        sources.notes.append(
+            f"{counted(sum(others.values()), 'instance')} left out, of labels that {path} doesn't have: "
+            f"{listed(shares, 20)}"
+        )
+        for file, rows in placed.rows.items():
+            placed.rows[file] = [row for row in rows if row.label not in others]
+    if not sources.wrong and not any(placed.rows.values()):
+        sources.wrong.append(f"{path}: none of its classes is a label; they are {listed(sorted(counts), 20)}")
+    return classes
+
+
+def _split(data: DataSet, folder: Folder, rules: SplitRules, earlier: Earlier | None, sources: Sources) -> None:
+    """Give each video a subset."""
+    placed = data.placed
+    paths = {file.relative: file for file in placed.rows}
+    old: dict[str, str] = {}
+    gone = []
+    for name, subset in (earlier.subsets if earlier else {}).items():
+        found = _file(folder, name)
+        if found in placed.rows:
+            old[found.relative] = subset
+        else:
+            gone.append(name)
+    if earlier and len(gone) > MOST_GONE * len(earlier.subsets):
+        sources.wrong.append(
+            f"{len(gone)} of the {len(earlier.subsets)} videos of the earlier import would be taken out, as no label "
+            f"is of them: {listed(gone)}; name the old labels too, such as the {ANNOTATIONS} there, or make all anew "
+            "with --force"
+        )
+    elif gone:
+        sources.notes.append(
+            f"{counted(len(gone), 'video')} of the earlier import taken out, as no label is of them any more: "
+            f"{listed(gone, 20)}"
+        )
+    # By the names in annotations, whose digests decide: these stay when the folder moves.
+    names = data.names
+    classes = {names[file]: frozenset(row.label for row in rows) for file, rows in placed.rows.items()}
+    said = {names[file]: placed.subsets[file] for file in placed.rows}
+    by_name = {names[paths[path]]: subset for path, subset in old.items()}
+    relative = {names[file]: file.relative for file in placed.rows}
+    chosen, wrong = subsets_of(classes, said, relative, rules, by_name, sources.notes)
+    # What is wrong with a few videos would be told again for the split of those that are left.
+    if not sources.wrong or any("expected one subset" in problem for problem in wrong):
+        sources.wrong += wrong
+    data.subsets = {file: chosen[names[file]] for file in placed.rows} if chosen else {}
+
+
+def _file(folder: Folder, name: str) -> VideoFile | None:
+    with suppress(TableError):
+        return folder.find(name)
+    return None
+
+
+def _as_read(data: DataSet, notes: list[str]) -> list[str]:
+    """Read annotations as training will: append what it leaves out to `notes`, and return why it would refuse them."""
+    spec = DataSpec(annotations=ANNOTATIONS, classes=tuple(data.classes), videos="", pattern=data.pattern)
+    try:
+        found = annotations_of(data.database, spec)
     except AnnotationError as error:
         return [str(error)]
     for subset, videos, report in (
@@ -304,27 +306,69 @@ def _as_read(database: dict[str, dict], classes: list[str], pattern: str, notes:
     return []
 
 
-def _write(files: dict[Path, str], data: DataSet, output: Path, videos: Path, say: Callable[[str], None]) -> None:
-    """Write the files, and a spec unless there is one."""
-    spec_path = output / FILES[2]
+def _write(
+    data: DataSet,
+    sources: Sources,
+    output: Path,
+    videos: Path,
+    options: ImportOptions,
+    is_new: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Write the files: a new folder appears whole. A spec that is there stays, unless all is to be made anew."""
+    spec_path = output / SPEC
+    files = {
+        ANNOTATIONS: json.dumps({"database": data.database}, indent=1),
+        CLASSES: names_text(data.classes),
+    }
     # The user may have changed the spec since it was written.
-    if spec_path.exists():
-        write(files)
-        say(f"{output}: 2 files written, spec.yaml left as it was")
-        for line in _stale(spec_path, data.pattern, videos):
-            say(line)
+    keeps_spec = spec_path.exists() and options.existing != "replace"
+    if not keeps_spec:
+        place = SpecPlace(
+            # resolve(): the output may be given as ".".
+            NOT_IN_NAMES.sub("_", output.resolve().name).strip("._") or "own-videos",
+            as_written(f"{output}/{ANNOTATIONS}"), as_written(f"{output}/{CLASSES}"), as_written(str(videos)),
+            data.pattern,
+        )  # fmt: skip
+        source = listed([str(path) for path in sources.paths], 3)
+        files[SPEC] = spec_text(_facts(data), place, spec_path, source, options.fit)
+    if is_new:
+        _write_folder(output, files)
     else:
-        write({**files, spec_path: _spec(output, videos, data)})
-        say(f"{output}: 3 files written")
+        write({output / name: text for name, text in files.items()})
+    kept = ", spec.yaml left as it was" if keeps_spec else ""
+    say(f"{output}: {len(files)} files written{kept}")
+    for line in _stale(spec_path, data.pattern, videos) if keeps_spec else ():
+        say(line)
 
 
-def _entry(data: DataSet, file: VideoFile) -> dict:
-    """Return a video's entry in the annotation file."""
-    annotations = [{"segment": [row.start, row.end], "label": row.label} for row in data.instances[file]]
-    facts = data.facts[file]
-    return {
-        "subset": data.subsets[file], "duration": facts.seconds, "frame": facts.frames, "annotations": annotations,
-    }  # fmt: skip
+def _write_folder(output: Path, files: Mapping[str, str]) -> None:
+    """Write a folder that wasn't there: it appears when all files are in it. Raises FileError."""
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        part.mkdir()
+        write({part / name: text for name, text in files.items()})
+        # The check of outputs has made the folder, which is empty as yet.
+        os.replace(part, output)
+    except OSError as error:
+        raise FileError(f"{output}: can't be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _facts(data: DataSet) -> Facts:
+    """Return the numbers that settings follow from."""
+    rows, info = data.placed.rows, list(data.placed.info.values())
+    training = [rows[file] for file, subset in data.subsets.items() if subset == TRAINING and rows[file]]
+    return Facts(
+        rates=np.array([one.fps or one.frames / one.seconds for one in info]),
+        video_seconds=np.array([one.seconds for one in info]),
+        short_side_pixels=min(one.short_side_pixels for one in info),
+        instance_seconds=np.array([row.end - row.start for file in rows for row in rows[file]]),
+        training_videos=len(training),
+        training_instances=sum(map(len, training)),
+        most_instances=max(map(len, rows.values())),
+    )
 
 
 def _stale(spec_path: Path, pattern: str, videos: Path) -> Iterator[str]:
@@ -334,86 +378,10 @@ def _stale(spec_path: Path, pattern: str, videos: Path) -> Iterator[str]:
     # A spec that can't be read is the user's to repair; training will say what is wrong.
     except (UserError, yaml.YAMLError, ValueError, RecursionError):
         return
+    # As plain YAML: the spec may be half edited, and its base files don't matter here.
     section = content.get("data") if isinstance(content, dict) else None
     for key, wanted in (("pattern", pattern), ("videos", as_written(str(videos)))) if isinstance(section, dict) else ():
         if key in section and section[key] != wanted:
             yield (
                 f"warning: {spec_path} has data.{key} {section[key]!r}, these annotations want {wanted!r}: change it"
             )
-
-
-def _spec(output: Path, videos: Path, data: DataSet) -> str:
-    """Return a spec to begin with: VideoMAE-S with adapters, and windows that suit the videos and their instances."""
-    facts = list(data.facts.values())
-    instances = [row for rows in data.instances.values() for row in rows]
-    # Choices for a first run, each from the data: stride so that short instances get a few positions, the window so
-    # that the longest video fits if it can.
-    rate = float(np.median([known.frames / known.seconds for known in facts]))
-    short = float(np.quantile([row.end - row.start for row in instances], 0.05))
-    stride = int(np.clip(short * rate / POSITIONS_OF_SHORT, 1, 4))
-    longest = max(known.frames for known in facts) / stride
-    size = next((size for size in WINDOWS_GRID if size >= longest), WINDOWS_GRID[-1])
-    window = {"size_grid": size, "frames_per_position": 1, "stride_frames": stride, "overlap": 0.5}
-    # A multiple of the model's patch, and no video is enlarged.
-    pixels = min(160, *(known.short_side_pixels // 16 * 16 for known in facts))
-    content = {
-        # resolve(): the output may be given as ".".
-        "name": NOT_IN_NAMES.sub("_", output.resolve().name).strip("._") or "own-videos",
-        "data": {
-            "annotations": as_written(f"{output}/annotations.json"), "classes": as_written(f"{output}/classes.txt"),
-            "videos": as_written(str(videos)),
-            "pattern": data.pattern, "window": window, "size_pixels": max(pixels, 32), "augment": {"flip": 0.5},
-        },
-        "model": {
-            "backbone": {
-                "preset": "small",
-                "weights": "pretrained/vit-small-p16_videomae-k400-pre_16x4x1_kinetics-400_my.pth",
-            },
-            "detector": {"max_length": size},
-        },
-        "optimizer": {"lr": 1e-4, "backbone": {"custom": [{"name": "adapter", "lr": 2e-4}]}},
-        "schedule": {"warmup_epochs": 5, "epochs": 60},
-    }  # fmt: skip
-    head = (
-        f"# Written by adatad data from-csv out of {len(facts)} videos and {len(instances)} instances.\n"
-        f"# Videos of about {rate:.2f} frames a second; one in twenty instances is shorter than {short:.2f} s.\n"
-        "# augment.flip: 0 if left and right mirrored would be another action.\n"
-    )
-    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def split(classes: Mapping[str, frozenset[str]], validation_share: float) -> dict[str, str]:
-    """Return the subset of each video. classes: of each of two or more videos.
-
-    Each class of at least two videos gets into validation, the rarest first, but never by taking its last video from
-    training; then validation is filled up to its share in the same way. Videos are tried in the order of their names'
-    digests: the choice is always the same, and mostly stays when videos are added.
-    """
-    # A digest's order is random but the same on every machine, and a new video doesn't move the others.
-    order = sorted(classes, key=lambda video: hashlib.sha256(video.encode()).digest())
-    left = Counter(label for labels in classes.values() for label in labels)
-    validation: set[str] = set()
-
-    def can_go(video: str) -> bool:
-        """Return whether training keeps each of the video's classes without it."""
-        return video not in validation and all(left[label] > 1 for label in classes[video])
-
-    def take(video: str) -> None:
-        """Move a video to validation."""
-        validation.add(video)
-        left.subtract(classes[video])
-
-    # The rarest class first: it has the least choice of videos.
-    for label, count in sorted(left.items(), key=lambda item: (item[1], item[0])):
-        if count > 1 and not any(label in classes[video] for video in validation):
-            video = next((video for video in order if label in classes[video] and can_go(video)), None)
-            if video is not None:
-                take(video)
-    wanted = min(max(1, round(validation_share * len(order))), len(order) - 1)
-    for video in order:
-        if len(validation) < wanted and can_go(video):
-            take(video)
-    if not validation:
-        # Every video is the only one of some class: take the one with the fewest such classes from training.
-        take(min(order, key=lambda video: sum(left[label] == 1 for label in classes[video])))
-    return {video: VALIDATION if video in validation else TRAINING for video in classes}

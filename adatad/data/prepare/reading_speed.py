@@ -67,6 +67,7 @@ def measure(spec: Spec, windows: int) -> DataSpeed:
 
 def timed(action: Callable[[], object]) -> float:
     """Return the wall seconds of a call, the better of two."""
+    # The better of two: what else runs on the machine only ever adds time.
     seconds = []
     for _ in range(2):
         started = time.perf_counter()

@@ -21,9 +21,11 @@ from adatad.data.annotations import (
     names_of,
 )
 from adatad.files import listed, shown
+from adatad.spec.data_sections import DataSpec
 from adatad.spec.quirks import Quirks
-from adatad.spec.schema import DataSpec, Spec
+from adatad.spec.schema import Spec
 
+# Roughly logarithmic: actions last from parts of a second to minutes, videos to hours.
 EDGES_SECONDS = (0, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, np.inf)
 BAR = 12
 """Characters of a histogram's longest bar."""
@@ -44,6 +46,7 @@ def print_summary(spec: Spec, console: Console) -> None:
     database = load_database(spec.data.annotations)
     agnostic = spec.model.detector.class_agnostic
     quirks = Quirks.of(spec.compat)
+    # Not read_annotations: an empty subset is one of the things to be shown.
     annotations = annotations_of(database, spec.data, quirks, agnostic)
     roles = (("training", annotations.train, annotations.train_report),
              ("validation", annotations.validation, annotations.validation_report))  # fmt: skip
@@ -114,6 +117,7 @@ def _count(videos: Iterable[Video], of_video: Any) -> Counter[str]:
 
 def _with_two_labels(video: Video) -> int:
     """Count the segments of a video that carry several labels."""
+    # As a set: exact copies aren't two labels.
     pairs = {(*segment, label) for segment, label in zip(video.segments_seconds.tolist(), video.labels, strict=True)}
     return sum(labels > 1 for labels in Counter(pair[:2] for pair in pairs).values())
 
@@ -121,6 +125,7 @@ def _with_two_labels(video: Video) -> int:
 def _short(video: Video, spec: DataSpec) -> int:
     """Count the instances shorter than one position of the window."""
     window = spec.window
+    # Windows of whole videos have positions of different lengths, each its own video's.
     if window.kind == "resize":
         position = video.duration_seconds / window.size_grid
     else:
@@ -149,6 +154,7 @@ def _wrong_rates(
             and in_subset(entry, report.subset, quirks.match_subset_parts)
             and name not in blocked
         ):
+            # Training takes `frame`; where it contradicts the rate, one of the two is wrong.
             difference = float(entry["frame"]) / float(entry["duration"]) - float(fps)
             if abs(difference) > RATE_TOLERANCE * float(fps):
                 yield name
@@ -186,6 +192,7 @@ def _classes(annotations: Annotations) -> Table:
         )
         for videos in (annotations.train, annotations.validation)
     ]
+    # Yellow: a class without a training instance can't be learned.
     for name, train, validation in zip(annotations.classes, *counts, strict=True):
         table.add_row(shown(name), f"{train:,}", f"{validation:,}", style=None if train else "yellow")
     return table
@@ -205,6 +212,7 @@ def _histogram(title: str, seconds: dict[str, np.ndarray], bar: str) -> Table:
         low, high = EDGES_SECONDS[row : row + 2]
         cells = [f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"]
         for count in counts.values():
+            # Rounded up, so that a single instance has a bar too.
             cells += [f"{count[row]:,}", bar * int(np.ceil(BAR * count[row] / max(count.max(), 1)))]
         table.add_row(*cells)
     return table

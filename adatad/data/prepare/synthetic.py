@@ -12,6 +12,7 @@ import numpy as np
 
 SIZE = 64
 """Height and width of a frame in pixels."""
+# Drawn alike for all classes: a shape must tell nothing of the action.
 SHAPES = ("circle", "square", "bar", "triangle", "leaf")
 
 
@@ -62,6 +63,7 @@ def background(rng: np.random.Generator, look: Look, size: int = SIZE) -> np.nda
     image = np.full((size, size, 3), rng.uniform(*look.level), np.float32)
     image += rng.uniform(-look.colour_spread, look.colour_spread, 3).astype(np.float32)
     for octave, amplitude in enumerate(look.octaves):
+        # One more corner than cells, at both borders.
         cells = 4 * 2**octave
         grid = rng.standard_normal((cells + 1, cells + 1, 3), np.float32) * amplitude
         image += _stretch(grid, size)
@@ -108,7 +110,9 @@ def _paint(canvas: np.ndarray, sprite: Sprite, number: int, rows: np.ndarray, co
     radius = sprite.radius * float(np.exp(sprite.log_size[number]))
     x, y = float(sprite.x[number]), float(sprite.y[number])
     # 1.6: no shape of radius 1 reaches further, at any angle; only this part of the canvas is touched.
-    top, bottom, left, right = _box(x, y, 1.6 * radius, len(canvas))
+    reach, size = 1.6 * radius, len(canvas)
+    top, bottom = max(int(y - reach), 0), min(int(y + reach) + 2, size)
+    left, right = max(int(x - reach), 0), min(int(x + reach) + 2, size)
     if top >= bottom or left >= right:
         return
     dx, dy = columns[top:bottom, left:right] - x, rows[top:bottom, left:right] - y
@@ -121,16 +125,6 @@ def _paint(canvas: np.ndarray, sprite: Sprite, number: int, rows: np.ndarray, co
     colour = sprite.colours[0] * stripes + sprite.colours[1] * (1 - stripes)
     part = canvas[top:bottom, left:right]
     part += cover[..., None] * (colour - part)
-
-
-def _box(x: float, y: float, reach: float, size: int) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right) of the pixels within reach of a point; empty outside of the frame."""
-    return (
-        max(int(y - reach), 0),
-        min(int(y + reach) + 2, size),
-        max(int(x - reach), 0),
-        min(int(x + reach) + 2, size),
-    )
 
 
 def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:

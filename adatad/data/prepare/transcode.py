@@ -35,8 +35,10 @@ CHUNK_FRAMES = 32
 """Frames that are held at full size at once."""
 RATE_TOLERANCE = 0.01
 """Share by which the rate of an existing copy may differ."""
+# A copy is written to all the time; none stands still for an hour and goes on.
 ABANDONED_SECONDS = 3600
 """Seconds since the last write after which an unfinished copy counts as abandoned."""
+# 24000/1001, 30000/1001 and so on.
 FINEST_RATE = 1001 * 240
 """Largest denominator of a copy's rate: all broadcast rates are exact."""
 TICK = Fraction(1, 90000)
@@ -76,6 +78,7 @@ def find_videos(folder: Path) -> FolderContent:
     disputed = [
         stem
         for stem, (first, *rest) in by_name.items()
+        # Of another ending counts as another video: a.avi and a.mp4 would both become a.mp4.
         if not all(path.name == first.name and filecmp.cmp(first, path, shallow=False) for path in rest)
     ]
     repeated = [path for _, *rest in by_name.values() for path in rest]
@@ -178,6 +181,7 @@ def transcode_all(
                     f"{output}: a process that copies videos was ended from outside, perhaps because memory ran out; "
                     "start it again, with fewer --workers: copies that are there stay"
                 ) from error
+            # One broken video costs its own copy; the others are made.
             except (VideoError, OSError, ValueError, av.FFmpegError) as error:
                 failed.append(Failed(running[future], str(error)))
             done += 1
@@ -282,6 +286,7 @@ def _encode(
             stream.height, stream.width = sizes
         for image in images:
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            # AREA averages what becomes one pixel; interpolation between neighbours alone would alias.
             small = frame.reformat(height=sizes[0], width=sizes[1], format="yuv420p", interpolation="AREA")
             if ticks is not None:
                 small.time_base, small.pts = TICK, int(ticks[number])
@@ -297,6 +302,7 @@ def _check_times(source: Path, copy: Path, shown: Shown) -> None:
     times = shown.seconds[:-1]
     if timeline.frame_count != len(times) or not timeline.has_times:
         raise VideoError(f"{source}: its copy holds {timeline.frame_count} of {len(times)} frames; it was removed")
+    # By reading the copy again, not by what was asked of the encoder.
     off = float(np.abs(timeline.seconds - times).max())
     if off > 1 / float(shown.rate):
         raise VideoError(

@@ -9,15 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from adatad.data.entry import has_control_characters
-from adatad.data.prepare.table import TableError
 from adatad.files import listed, reason, shown
+from adatad.labels.names import VIDEO_ENDINGS
+from adatad.labels.text_table import TableError
+from adatad.labels.values import has_control_characters
 
-ENDINGS_TEXT = (
-    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .m2v .mpe .wmv .asf .flv .f4v .ts .mts .m2ts .3gp .3g2 .ogv .mxf .vob "
-    ".divx .y4m .mjpeg .mjpg .h264 .264 .hevc .265 .dv .rm .rmvb .qt"
-)
-ENDINGS = frozenset(ENDINGS_TEXT.split())
 NOT_VIDEOS = ("__MACOSX", "@eaDir")
 """Folders that systems create beside videos, with files of the videos' names."""
 PLAIN_ENDING = re.compile(r"\.[A-Za-z0-9]{1,10}")
@@ -32,7 +28,7 @@ class VideoFile(NamedTuple):
     @property
     def is_video(self) -> bool:
         """True for a video, by its ending: subtitles and notes lie beside videos under their names."""
-        return self.path.suffix.lower() in ENDINGS
+        return self.path.suffix.lower() in VIDEO_ENDINGS
 
 
 class Folder:

@@ -23,13 +23,10 @@ class DecordFrames:
         try:
             # One thread: loader processes run side by side. Memory is released with the reader, not by decord's pools.
             self._reader = decord.VideoReader(str(index.path), ctx=decord.cpu(0), num_threads=1)
-        except (decord.DECORDError, RuntimeError, AssertionError) as error:
+        # UnicodeEncodeError: of a name that is no UTF-8.
+        except (decord.DECORDError, RuntimeError, AssertionError, UnicodeEncodeError) as error:
             raise VideoError(f"{index.path}: decord can't open it ({reason(error)})") from error
-        self._check()
-
-    def _check(self) -> None:
-        """Compare what decord found with the packets; nothing is decoded for it."""
-        index = self._index
+        # What decord found is compared with the packets; nothing is decoded for it.
         if len(self._reader) != index.frame_count:
             raise IndexMismatchError(f"decord counts {len(self._reader)} frames, its packets {index.frame_count}")
         # decord seeks by its own list of key frames: a wrong one gives wrong frames without an error.

@@ -146,6 +146,7 @@ def largest_window(clip: int, device_bytes: float) -> int:
     the allocator and the context."""
 
     def fits(times: int) -> bool:
+        """Return whether a window of so many times 768 positions fits."""
         sizes = [f"data.window.size_grid={768 * times}", f"model.detector.max_length={768 * times}"]
         return planner(spec_of(clip, *sizes)).own().bytes < 0.9 * device_bytes
 
@@ -209,6 +210,7 @@ def trace(spec: Spec, group: FakeClipGroup, device: torch.device, windows: int =
     batch = random_batch(spec, windows, 20, device, frames_here(spec, group.mesh))
 
     def separate_detector(module: nn.Module, inputs: tuple, features: Tensor) -> None:
+        """Count the work so far apart from the detector's; a forward hook of the backbone."""
         # All work between the features and their gradient is the detector's.
         traced.work_done()
         features.register_hook(lambda gradient: traced.work_done("detector"))
@@ -244,7 +246,7 @@ def sizes_of(spec: Spec) -> StepSizes:
     """Return the work and bytes of a step, by the planner."""
     planned, backbone = planner(spec), spec.model.backbone
     # What is outside of the backbone, forward and backward.
-    detector = planned.costs(1).outer.run.flops
+    detector = planned.costs.outer.run.flops
     sizes = resolve_backbone(backbone)
     plane = (spec.data.size_pixels // sizes.patch) ** 2 * int(sizes.width * backbone.adapter.ratio) * 2
     tubelets = clips_of_window(spec.data, backbone.clip_frames) * backbone.clip_frames // backbone.tubelet

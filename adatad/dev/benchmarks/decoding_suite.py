@@ -6,6 +6,9 @@ The videos are made here: a texture that moves, with key frames 60 or 250 frames
 from __future__ import annotations
 
 import gc
+import resource
+import subprocess
+import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,11 +22,14 @@ import psutil
 
 from adatad.data import video_index
 from adatad.data.decode import Backend, VideoReader, missing_library, open_video
+from adatad.data.prepare.demo import make_demo
 from adatad.data.video_index import Heartbeat, read_index
 from adatad.dev.benchmarks.tables import Result
 
 WINDOW_FRAMES, STRIDE_FRAMES = 96, 4
+LONG_WINDOW_FRAMES, LONG_STRIDE_FRAMES = 1536, 3
 REPEATS = 3
+COLD_STARTS = 5
 TIMED_REPEATS, MAX_TIME_RATIO = 60, 1.03
 """Windows that are read in either way, and the allowed ratio of finding frames by time to counting them."""
 OPENS, OPENS_BEFORE = 2000, 200
@@ -32,12 +38,13 @@ MAX_GROWTH_BYTES = 16 << 10
 
 
 class VideoSize(NamedTuple):
-    """Size of a made-up video; key_gap: frames from one key frame to the next."""
+    """Size of a made-up video; key_gap: frames from one key frame to the next; fps: frames a second."""
 
     width: int
     height: int
     frames: int
     key_gap: int
+    fps: int = 30
 
     @property
     def name(self) -> str:
@@ -66,6 +73,12 @@ def run() -> list[Result]:
                 Result(f"{video.name}: {backend}", milliseconds, note="CPU ms a frame")
                 for backend, milliseconds in frame_costs(path, compared).items()
             ]
+            if video == LONG[0]:
+                for backend, milliseconds in window_costs(path, backends).items():
+                    note = f"frames a CPU second, a window of {LONG_WINDOW_FRAMES}"
+                    results.append(Result(f"{video.name}: {backend}", 1e3 / milliseconds, note=note))
+        note = "CPU s from a cold start to the first batch, built-in data"
+        results += [Result(f"first batch: {name}", value, note=note) for name, value in cold_starts(backends).items()]
         path = write_video(Path(folder) / "small.mp4", SHORT[0])
         note = "CPU time over counted frames, constant rate"
         results.append(Result("frames by their time", time_ratio(path), MAX_TIME_RATIO, note=note))
@@ -85,7 +98,7 @@ def write_video(path: Path, video: VideoSize) -> Path:
     texture = blocks.repeat(8, 0).repeat(8, 1)
     options = {"crf": "26", "preset": "veryfast", "x264-params": f"bframes=3:keyint={video.key_gap}"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options=options)
+        stream = container.add_stream("libx264", rate=video.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
         for number in range(video.frames):
             top = int((np.sin(number / 40) + 1) * video.height / 2)
@@ -99,17 +112,46 @@ def write_video(path: Path, video: VideoSize) -> Path:
 def frame_costs(path: Path, backends: list[Backend]) -> dict[Backend, float]:
     """Return the CPU milliseconds for each frame of a window from the middle, opening included; medians of interleaved
     runs."""
-    index = read_index(path, Heartbeat())
     # From the middle, where seeking costs most.
-    numbers = index.frame_count // 2 + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES
+    middle = read_index(path, Heartbeat()).frame_count // 2
+    return _costs(path, backends, middle + np.arange(WINDOW_FRAMES) * STRIDE_FRAMES)
+
+
+def window_costs(path: Path, backends: list[Backend]) -> dict[Backend, float]:
+    """Return the same for a long window, from the video's start."""
+    return _costs(path, backends, np.arange(LONG_WINDOW_FRAMES) * LONG_STRIDE_FRAMES)
+
+
+def _costs(path: Path, backends: list[Backend], numbers: np.ndarray) -> dict[Backend, float]:
     times: dict[Backend, list[float]] = {backend: [] for backend in backends}
     for _ in range(REPEATS):
         # Interleaved, so that a busy machine slows down all of them.
         for backend in backends:
             started = time.process_time()
             _read(path, backend, numbers)
-            times[backend].append((time.process_time() - started) / WINDOW_FRAMES * 1e3)
+            times[backend].append((time.process_time() - started) / len(numbers) * 1e3)
     return {backend: median(found) for backend, found in times.items()}
+
+
+def cold_starts(backends: list[Backend]) -> dict[Backend, float]:
+    """Return the CPU seconds that a new process takes to load the first window of the built-in data set; medians of
+    interleaved runs."""
+    times: dict[Backend, list[float]] = {backend: [] for backend in backends}
+    with TemporaryDirectory() as folder:
+        make_demo(Path(folder) / "data" / "demo", train_videos=2, validation_videos=1)
+        command = [sys.executable, "-m", "adatad", "data", "benchmark", "configs/demo/tia.yaml", "--windows", "1"]
+        command += ["--set", f"data.root={folder}", "data.workers=0"]
+        for _ in range(COLD_STARTS):
+            for backend in backends:
+                before = _children_seconds()
+                subprocess.run([*command, f"data.decoder={backend}"], check=True, stdout=subprocess.DEVNULL)
+                times[backend].append(_children_seconds() - before)
+    return {backend: median(found) for backend, found in times.items()}
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def time_ratio(path: Path) -> float:

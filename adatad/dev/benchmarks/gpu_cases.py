@@ -10,6 +10,7 @@ from adatad.memory.offload import GIB
 from adatad.memory.planner import Planner
 from adatad.spec import Spec, load
 
+# THUMOS-14's.
 CLASSES = 20
 
 
@@ -43,6 +44,7 @@ class GpuCase(NamedTuple):
 
 
 REFERENCE = "reference's recipe"
+# Names of rows in published pages, which is why they still say "hold" and "rebuild".
 TILE = "tile, hold"
 ON_HOST = "tile, hold, on the host"
 """Variant with saved inputs, halos and frames on the host."""
@@ -73,6 +75,7 @@ OTHERS = (
     Published("SV-TAD", 3.01, "9.23 GB", "published by others, on an RTX 3090"),
 )
 """Published steps of VideoMAE-L on one window of 768 frames of 224 pixels."""
+# A laptop's, a workstation's and a data centre's card.
 CARDS_GIB = (8, 24, 80)
 CASES = (
     GpuCase("g 1536 x 224", "g_1536x224_adapter", "",
@@ -99,6 +102,7 @@ def on_cards(case: GpuCase, planner: Planner) -> GpuCase:
     chosen, plans = [], planner.plans()
     for size in CARDS_GIB:
         card = replace(planner.machine, memory_bytes=size * GIB)
+        # Plans come sorted, the fastest first.
         plan = next((plan for plan in plans if plan.fits(card)), None)
         if plan is not None and card.memory_bytes < planner.machine.memory_bytes:
             settings = shlex.join(plan.settings(planner.spec))

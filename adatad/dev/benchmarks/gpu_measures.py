@@ -34,6 +34,7 @@ from adatad.training.resolve import resolve_model
 from adatad.training.setup import build_train_state
 from adatad.training.step import train_step
 
+# Few, since they are repeated in every round.
 TIMED_STEPS = 2
 CONTEXT_BYTES = GIB
 """Bytes of a card that the allocator doesn't have, such as CUDA's context."""
@@ -50,6 +51,7 @@ MODEL = (
 """VideoMAE-B on 128 frames of 160 pixels, with all of THUMOS-14's augmentation."""
 SCHEDULE = ("schedule.epochs=1", "schedule.warmup_epochs=0", "train.evaluate_untrained=false")
 EPOCH_COLUMNS = ("", "s a step", "waiting for data", "peak GiB", "steps")
+# Of an epoch: processes start, files are indexed, kernels are chosen.
 WARM_UP_STEPS = 3
 
 
@@ -132,6 +134,7 @@ def build_step(spec: Spec, variant: Variant, device: torch.device) -> Callable[[
     numbers = iter(range(1, 100))  # more steps than are ever timed; each draws its own dropout
 
     def step() -> None:
+        """Train on the batch once, with dropout of its own."""
         train_step(parts, [batch], next(numbers))
         update_averages(averages, parts.model)
 

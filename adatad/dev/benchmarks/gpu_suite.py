@@ -41,6 +41,7 @@ BUDGET_SECONDS = 480.0
 """Time after which no measurement is begun."""
 EPOCH_SHARE = 0.25
 """Share of the time for real epochs, which come last."""
+# Steps vary by clocks and heat over minutes: rounds spread each variant's over the whole time.
 ROUNDS = 3
 AUTO, NONE = Variant("auto", "memory.policy=auto"), Variant("none", "memory.policy=none")
 UNKNOWN = "unknown"
@@ -67,6 +68,7 @@ class Suite:
         for _ in range(rounds):
             for case, variants in self.measured.items():
                 for variant, so_far in variants.items():
+                    # What ran out of memory once does so again.
                     if so_far.fits and time.monotonic() < until:
                         measure(case, variant, self.device, so_far)
 
@@ -79,6 +81,7 @@ class Suite:
         """Return the planner of a variant, shared by those of the case with the same dtype of weights: it caches
         costs."""
         spec = spec_of(case, variant)
+        # What costs depend on; policies and placements are combined from the same ones.
         key = case.config, case.overrides, spec.memory.weight_dtype
         if key not in self._planners:
             self._planners[key] = Planner(spec, self.machine, torch.bfloat16, CLASSES)
@@ -166,10 +169,12 @@ def bars(suite: Suite, case: GpuCase) -> list[Result]:
     """Return times as ratios to the reference's recipe; for g also the share of the device's rate that isn't used."""
     measured = suite.measured[case]
     times = {variant.name: m.median for variant, m in measured.items() if m.is_timed}
+    # g's bars are stricter: long windows of a large model are what tiles are for.
     is_giant, results = case.name.startswith("g "), []
     if REFERENCE in times and TILE in times:
         ratio = times[TILE] / times[REFERENCE]
         results.append(Result(f"{case.name}: {TILE} / {REFERENCE}", ratio, 0.9 if is_giant else 1.0, 1.0))
+    # The faster of the two that fit: what `auto` would take on a card with room.
     kept = [times[name] for name in ("none", "selective") if name in times]
     if REFERENCE in times and kept:
         ratio = min(kept) / times[REFERENCE]
@@ -178,6 +183,7 @@ def bars(suite: Suite, case: GpuCase) -> list[Result]:
         results.append(Result(f"{case.name}: {ON_HOST} / {TILE}", times[ON_HOST] / times[TILE], 1.1))
     if is_giant and TILE in times:
         flops = next(suite.plan(case, variant).flops for variant in measured if variant.name == TILE)
+        # Executed FLOPs, recomputation included: how busy the card is, not how useful.
         used = flops / times[TILE] / suite.rate
         results.append(Result(f"{case.name}: {TILE}, share of the matrix rate left idle", 1 - used, 0.55))
     for variant, m in measured.items():

@@ -90,6 +90,7 @@ def run() -> list[Result]:
         note = f"{where}; counted in {time.monotonic() - started:.0f} s"
         results.append(Result(case.name, peak, case.bar_gib, case.reference_gib, note))
     for note, (overrides, bar_gib, reference_gib) in GROWTH.items():
+        # The same plan for both lengths: only what grows with the window differs.
         short, long = (
             count(MemoryCase("", "g_1536x224_adapter", f"{overrides} {stretched}"))[0]
             for stretched in ("", STRETCHED.format(grid=1536))

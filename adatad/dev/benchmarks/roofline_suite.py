@@ -17,7 +17,7 @@ from adatad.dev.benchmarks.gpu_cases import CASES, CLASSES, REFERENCE, TILE, Gpu
 from adatad.dev.benchmarks.tables import Result, Sheet, show_sheet
 from adatad.memory.costs import CostProbe, Run
 from adatad.memory.flops import FlopCount
-from adatad.memory.peak_model import step_of
+from adatad.memory.peak_model import Step
 from adatad.memory.planner import Machine, Planner
 from adatad.spec import Spec
 from adatad.spec.schema import MemorySpec
@@ -83,7 +83,7 @@ def predict(spec: Spec, card: CardRates = H100) -> Prediction:
     memory = Planner(spec, Machine(1e15), torch.bfloat16, CLASSES).resolved(spec.memory)
     costs = probe(spec, card)
     # The counter has picoseconds where others have FLOPs.
-    runs = step_of(costs, memory, "ddp", 1, spec.train.accumulation).runs
+    runs = Step(costs, memory, accumulates=spec.train.accumulation > 1).runs
     device = sum(PICO * run.flops * times for run, times in runs)
     seconds = sum(max(PICO * run.flops, run.kernels * card.launch_seconds) * times for run, times in runs)
     whole = Prediction(device, round(sum(run.kernels * times for run, times in runs)), seconds)

@@ -13,9 +13,13 @@ import torch
 from adatad.dev.benchmarks.tables import Result
 from adatad.memory.policy import apply_policy
 from adatad.models.backbone import VideoBackbone
-from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
+from adatad.models.families import build_backbone
+from adatad.spec.data_sections import DataSpec, WindowSpec
+from adatad.spec.model_sections import BackboneSpec
+from adatad.spec.schema import MemorySpec
 
 DEPTHS = (4, 12, 24, 40)
+# Three: a tile with a neighbour on both sides, and one at each end.
 CLIPS = 3
 SIDE_PIXELS = 32
 TIMES_AUTOCAST = 1.5
@@ -44,7 +48,7 @@ def build(depth: int) -> VideoBackbone:
     """Return a backbone of 64 channels with an adapter in every block."""
     torch.manual_seed(0)
     sizes = {"width": 64, "heads": 2, "patch": 16, "mlp_ratio": 4.0, "position_grid": 2}
-    backbone = VideoBackbone(BackboneSpec(**sizes, depth=depth, mode="adapter", drop_path=0.0))
+    backbone = build_backbone(BackboneSpec(**sizes, depth=depth, mode="adapter", drop_path=0.0))
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_("adapter" in name)
         # Adapters start at zero; moved away from it, every gradient depends on every block.

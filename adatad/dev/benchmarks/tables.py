@@ -51,6 +51,7 @@ def show(title: str, results: list[Result]) -> None:
     """Print a table of results, in red where a bar isn't met."""
     table = Table("", "measured", "at most", "reference", "", title=title, title_justify="left")
     for result in results:
+        # Two digits: bars are ratios, GiB or percent, and no figure is sure beyond that.
         numbers = ["" if x is None else f"{x:.2f}" for x in (result.value, result.bar, result.reference)]
         table.add_row(result.name, *numbers, result.note, style=None if result.passed else "red")
     Console(width=WIDTH).print(table)
@@ -58,6 +59,7 @@ def show(title: str, results: list[Result]) -> None:
 
 def verdict(results: list[Result]) -> int:
     """Print which bars weren't met, and return the exit code: 1 if there is one."""
+    # Named at the end: the table may be longer than a screen.
     missed = [result.name for result in results if not result.passed]
     print(f"not met: {', '.join(missed)}" if missed else "all bars met")
     return 1 if missed else 0

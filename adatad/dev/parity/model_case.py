@@ -195,6 +195,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
     seen: dict[str, np.ndarray] = {}
 
     def keep(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Remember a module's output; a forward hook."""
         levels = output[0] if isinstance(output, tuple) else output
         # A list is one tensor for each pyramid level; a tuple has masks behind it.
         for index, tensor in enumerate(levels if isinstance(levels, list) else [levels]):
@@ -202,6 +203,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
             seen[key] = tensor.detach().numpy()
 
     def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Remember a block's input; a hook before its forward."""
         seen["train/block_input"] = inputs[0].detach().numpy()
 
     hooks = [
@@ -227,9 +229,11 @@ def _side_hooks(backbone: nn.Module, seen: dict[str, np.ndarray]) -> list[Any]:
     """Record the side output: the last block that feeds an adapter, plus what every side adapter adds."""
 
     def base(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Begin the sum with the block's output."""
         seen["train/side_output"] = output.detach().numpy()
 
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Add an adapter's output to the sum."""
         seen["train/side_output"] = seen["train/side_output"] + output.detach().numpy()
 
     last = backbone.blocks[max(backbone.adapter_blocks)]

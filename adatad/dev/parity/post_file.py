@@ -127,6 +127,7 @@ def run_post(content: dict[str, Any]) -> list[Comparison]:
     classifiers = {case.get("name"): case.get("classifier") for case in cases if isinstance(case, dict)}
 
     def fixed_segments(case: dict[str, Any]) -> list[Comparison]:
+        """Return the comparisons of a case with the classifier that it refers to."""
         with classifier_of(classifiers[case["classifier_of_case"]]) as classifier:
             return _classifier(case, classifier)
 

@@ -15,8 +15,8 @@ from adatad.data.augment import Augmentation, ColorJitter, Operation, augment
 from adatad.data.resize import Box, center_box, first_fitting, fit_frames, resize, short_side_size
 from adatad.dev.parity.comparison import TOLERANCES, Comparison, difference, largest, mismatch, rows_of_cases
 from adatad.dev.parity.golden_cases import CaseError, read_arrays
-from adatad.models.backbone import VideoBackbone
-from adatad.spec.schema import BackboneSpec
+from adatad.models.families import build_backbone
+from adatad.spec.model_sections import BackboneSpec
 
 RESIZES = ("resize_short_side", "resize_exact_wh", "short_side_then_center_crop")
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
@@ -153,7 +153,7 @@ def _crop_box(case: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _normalize(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
-    backbone = VideoBackbone(BackboneSpec(preset="tiny"))  # any: all normalize alike
+    backbone = build_backbone(BackboneSpec(preset="tiny"))  # any: all normalize alike
     clip = torch.from_numpy(arrays[case["input"]]).permute(2, 0, 1)[None, :, None]
     errors = difference(backbone.normalize(clip)[0, :, 0].numpy(), arrays[case["output"]])
     yield _row("normalize", "values", largest(errors.ravel()), "normalized")

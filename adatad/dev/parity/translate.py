@@ -15,15 +15,12 @@ from adatad.evaluation.classifiers import Classifier
 from adatad.evaluation.postprocess import WindowMeta
 from adatad.models.actionformer import ActionFormer, Predictions
 from adatad.models.detector import build_model
+from adatad.spec.data_sections import DataSpec
+from adatad.spec.model_sections import AdapterSpec, BackboneSpec, DetectorSpec, ModelSpec
 from adatad.spec.schema import (
-    AdapterSpec,
     BackboneOptimizerSpec,
-    BackboneSpec,
     ClassifierSpec,
-    DataSpec,
-    DetectorSpec,
     EmaSpec,
-    ModelSpec,
     OptimizerSpec,
     ParameterGroup,
     ScheduleSpec,

@@ -50,6 +50,7 @@ def verify(folder: Path, failures_only: bool = False, memory: MemorySpec | None 
         raise CaseError(
             f"{folder}: holds no case: neither a folder with {', '.join(FILES)} nor a file of {', '.join(NAMES)}"
         )
+    # Lines on damaged cases come after the table, on stderr, so that neither hides the other.
     rows, lines = [], []
     for case in (*models, *files):
         try:

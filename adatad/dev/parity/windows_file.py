@@ -27,8 +27,8 @@ from adatad.data.windows import (
 from adatad.dev.parity.comparison import TOLERANCES, Comparison, largest, mismatch, relative_to_value, rows_of_cases
 from adatad.dev.parity.post_file import segments_of, window_meta_of
 from adatad.evaluation.postprocess import WindowMeta, to_seconds
+from adatad.spec.data_sections import DataSpec, WindowSpec
 from adatad.spec.quirks import Quirks
-from adatad.spec.schema import DataSpec, WindowSpec
 from adatad.training.validation import window_meta
 
 
@@ -165,6 +165,7 @@ class _Fed:
         self.numbers, self.drawn = numbers, []
 
     def integers(self, low: int, high: int | None = None) -> int:
+        """Return the next number of the list, and note the range that was asked for."""
         # As NumPy: with one argument it is the end, which isn't included.
         first, last = (0, low - 1) if high is None else (low, high - 1)
         number = self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0]

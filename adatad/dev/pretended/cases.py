@@ -44,6 +44,7 @@ from adatad.training.step import train_step
 from adatad.training.validation import detect
 
 ROOT = Path(__file__).parents[3]
+# Names that no data set has: what is counted depends on their number alone.
 CLASSES = tuple(f"class {number}" for number in range(20))
 CONFIG = ROOT / "configs/thumos/s_768x160_adapter.yaml"
 TINY = (
@@ -62,6 +63,7 @@ DEMO = (
     "train.evaluate_every_epochs=1",
 )  # fmt: skip
 """Overrides that make the demo's spec tiny."""
+# One clip a tile and two blocks a segment: several tiles and several segments with as little work as can be.
 TILE = "memory.policy=tile memory.tile_clips=1 memory.segment_blocks=2"
 HOST = "memory.saved_inputs=host memory.halos=host memory.frames=host"
 STATE = "memory.optimizer_state=host memory.moving_average=host"
@@ -107,6 +109,7 @@ class PretendedCase:
 
     def faults(self, counts: Counts) -> dict[str, Counter]:
         """Return the counts that must be zero, by name. Evaluations and runs may pin memory."""
+        # Faults under any circumstances: a copy that blocks, and memory that another stream still uses.
         names = {"unpinned", "races", "freed"}
         if self.kind in ("step", "augmentation"):
             names.add("pinnings")
@@ -188,6 +191,7 @@ def run_step(spec: Spec, gpu: PretendedGpu, ranks: int = 1) -> None:
     # FSDP refuses parameters that torch's C++ sees on the meta device.
     with fake_ranks(ranks) as processes, patch.object(FSDPParamGroup, "_validate_no_meta_params"):
         parts = build(spec, processes)
+        # Cleared at each step, so that only the second one's counts are left.
         for step in (1, 2):
             batches = [batch_of(spec, ranks // spec.parallel.clip) for _ in range(spec.train.accumulation)]
             gpu.counts.clear()
@@ -213,6 +217,7 @@ def run_augmentation(spec: Spec, gpu: PretendedGpu) -> None:
 def run_evaluation(spec: Spec, gpu: PretendedGpu, windows: int = 1) -> None:
     """Count the detection of windows, one at a time."""
     parts = build(spec, Processes(0, 1, GPU))
+    # Of one video, as windows of an evaluation come.
     batches = [batch_of(spec, windows=1, video="a") for _ in range(windows)]
     skipped = SkippedVideos(0, print)
     gpu.counts.clear()

@@ -155,6 +155,7 @@ def _autocast_for(real: Any) -> Any:
     def autocast(
         device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **options: Any
     ) -> AbstractContextManager:
+        """Return an autocast region; of "cuda", the planner's."""
         if device_type != "cuda":
             return real(device_type, dtype, enabled, **options)
         return arithmetic.autocast(torch.device("meta"), dtype or torch.float16 if enabled else torch.float32)

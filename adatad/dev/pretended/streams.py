@@ -296,6 +296,8 @@ def on_timeline(kind: Callable[[StreamTimeline], Any], timeline: StreamTimeline)
     """Return a class that takes torch.cuda.Stream's or Event's arguments, ignores them, and belongs to a timeline."""
 
     class Made(kind):
+        """The kind on this timeline, whatever its arguments are."""
+
         def __init__(self, *_: object, **__: object):
             super().__init__(timeline)
 

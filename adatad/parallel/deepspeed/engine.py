@@ -34,7 +34,12 @@ class ZeroEngine:
 
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
         self.processes = processes
-        self.dtype = _dtype(spec, processes)
+        self.dtype = autocast_dtype(spec.train.precision, processes.device)
+        if self.dtype == torch.float16:
+            raise UserError(
+                f"train.precision {spec.train.precision} means fp16 on this device, whose loss scale engine "
+                f"{spec.parallel.engine} doesn't keep; set it to bf16 or fp32, or parallel.engine to ddp or fsdp"
+            )
         config = deepspeed_config(spec, processes.world, processes.device.type == "cpu")
         deepspeed = start_deepspeed(processes)
         self.sharded = config["zero_optimization"]["stage"] == 3
@@ -196,14 +201,3 @@ class _NoAutocastOutside(nn.Module):
         """Run DeepSpeed's engine without autocast around it."""
         with no_autocast(self.device):
             return self.engine(*inputs)
-
-
-def _dtype(spec: Spec, processes: Processes) -> torch.dtype:
-    """Return autocast's dtype. Raises UserError if it is fp16."""
-    dtype = autocast_dtype(spec.train.precision, processes.device)
-    if dtype == torch.float16:
-        raise UserError(
-            f"train.precision {spec.train.precision} means fp16 on this device, whose loss scale engine "
-            f"{spec.parallel.engine} doesn't keep; set it to bf16 or fp32, or parallel.engine to ddp or fsdp"
-        )
-    return dtype

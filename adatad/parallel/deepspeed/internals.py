@@ -119,6 +119,7 @@ class Partitions:
 
     def slice_of(self, parameter: nn.Parameter) -> FlatSlice:
         """Return where this rank's fp32 part of a parameter lies; it may be empty."""
+        # hp: high precision, DeepSpeed's word for its fp32 masters.
         flats, mapping = self.optimizer.single_partition_of_fp32_groups, parameter._hp_mapping
         # Parameters of which this rank has no value at all.
         if mapping is None:
@@ -137,6 +138,7 @@ class Partitions:
         alone. DeepSpeed gets the numbers in host memory, where it may look at them as often as it likes. It has no hook
         for this, so its method is replaced on this one optimizer.
         """
+        # The bound method, kept before the name is taken over.
         norm_of = self.optimizer.scaled_global_norm
 
         def judged() -> Tensor:

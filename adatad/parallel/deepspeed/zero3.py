@@ -69,7 +69,7 @@ class Zero3Weights(WeightProvider):
             for block in backbone.blocks
         ]
         self.fetches: dict[int, tuple[Any, list[nn.Parameter]]] = {}
-        """By block: DeepSpeed's handle, and what was gathered."""
+        """Gathers on their way, by block: DeepSpeed's handle, and what is gathered."""
 
     @contextmanager
     def materialized(self, blocks: range, following: range) -> Iterator[None]:

@@ -11,9 +11,9 @@ from adatad.data.annotation_file import read_names
 from adatad.data.prepare import check as check_module
 from adatad.data.prepare.check import check_data_set, read_journal, write_block_list
 from adatad.errors import UserError
-from adatad.report.page import write_data_check
+from adatad.report.data_check import write_data_check
 from adatad.spec import load
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 
 
 @pytest.fixture
@@ -58,6 +58,15 @@ def test_each_problem_is_found_in_its_video_alone(broken, tmp_path):
     blocked = load_blocked(spec, tmp_path / "blocked.txt")
     again = check_data_set(blocked, tmp_path / "other", 1, False, lambda done, of: None)
     assert {kind for found in again for kind, _ in found.problems} == {"label out of range", "unknown label"}
+
+
+def test_a_check_without_problems_says_so_instead_of_showing_empty_tables(tmp_path):
+    report = check_module.CheckReport("a", [], 24, 3.0)
+    write_data_check([report], "clean", tmp_path / "summary.html")
+    page = (tmp_path / "summary.html").read_text()
+    assert "No problem found." in page
+    assert "<table" not in page
+    assert "prefers-color-scheme: dark" in page
 
 
 def load_blocked(spec, path):

@@ -7,7 +7,7 @@ import pytest
 
 from adatad.data.annotations import annotations_of
 from adatad.data.prepare.summary import warnings
-from adatad.spec.schema import DataSpec, WindowSpec
+from adatad.spec.data_sections import DataSpec, WindowSpec
 
 
 def video(subset: str, *segments: tuple, **entry: object) -> dict:

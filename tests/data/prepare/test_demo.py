@@ -33,7 +33,7 @@ from adatad.data.prepare.demo import (
 from adatad.data.prepare.synthetic import WEAK, Sprite, background, render
 from adatad.data.rng import generator
 from adatad.errors import UserError
-from adatad.spec.schema import DataSpec
+from adatad.spec.data_sections import DataSpec
 
 STATES = ("x", "y", "log_size", "angle", "alpha")
 

@@ -11,9 +11,17 @@ import yaml
 from adatad.data.annotations import read_annotations
 from adatad.data.dataset import video_path
 from adatad.data.prepare.demo import write_video
-from adatad.data.prepare.own_data import TableError, make_annotations
+from adatad.data.prepare.label_sources import SourceOptions
+from adatad.data.prepare.own_data import ImportOptions, OwnDataError, import_labels
+from adatad.data.prepare.splits import SplitRules
 from adatad.files import FileError
 from adatad.spec import load
+
+
+def make_annotations(table, videos, output, validation_share=0.2, columns=None, say=print):
+    """What `adatad data from-csv` does."""
+    sources, rules = SourceOptions("table", columns=columns or {}), SplitRules(validation_share)
+    return import_labels([table], videos, output, ImportOptions(sources, rules, existing="refresh"), say)
 
 
 @pytest.fixture
@@ -102,7 +110,7 @@ def test_subsets_of_the_table_count(table, tiny_data, tmp_path):
 def test_what_is_wrong_is_named_and_nothing_written(row, message, table, tiny_data, tmp_path):
     path, rows = table
     write(path, [{"subset": "", **rows[0], **row}, *({"subset": "", **other} for other in rows[1:])])
-    with pytest.raises(TableError, match=r"nothing was written") as caught:
+    with pytest.raises(OwnDataError, match=r"nothing was written") as caught:
         make_annotations(path, tiny_data / "videos", tmp_path / "mine")
     assert message in str(caught.value)
     assert not (tmp_path / "mine").exists()
@@ -113,7 +121,7 @@ def test_what_is_wrong_is_named_and_nothing_written(row, message, table, tiny_da
 )
 def test_what_is_no_table_is_refused(text, message, tmp_path):
     (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(TableError, match=message):
+    with pytest.raises(OwnDataError, match=message):
         make_annotations(tmp_path / "labels.csv", tmp_path, tmp_path / "mine")
 
 
@@ -208,15 +216,15 @@ def test_frames_at_the_file_s_own_rate_are_its_frames(make):
 @pytest.mark.parametrize("rate", ["0", "-30", "soon", "30/0", "1e9", "nan", "30/1/1"])
 def test_a_rate_that_is_none_and_frames_past_the_end_are_refused(make, rate):
     head = "video,start_frame,end_frame,fps,label\n"
-    with pytest.raises(TableError, match=r"line 2: fps is frames a second, above 0 and at most 100000, got '"):
+    with pytest.raises(OwnDataError, match=r"line 2: fps is frames a second, above 0 and at most 100000, got '"):
         make(f"{head}k0,45,90,{rate},pour\n")
-    with pytest.raises(TableError, match=r"line 2: ends at 13 s, k0.mp4 at 12.00 s"):
+    with pytest.raises(OwnDataError, match=r"line 2: ends at 13 s, k0.mp4 at 12.00 s"):
         make(f"{head}k0,45,390,30,pour\n")
 
 
 def test_columns_can_be_given(make):
     text = PLAIN.replace("label", "verb").replace("video", "what")
-    with pytest.raises(TableError, match=r"no column video, label"):
+    with pytest.raises(OwnDataError, match=r"no column video, label"):
         make(text)
     database, notes = make(text, columns={"label": "verb", "video": "what"})
     assert found(database) == EXPECTED
@@ -224,7 +232,7 @@ def test_columns_can_be_given(make):
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_lines(make, tmp_path):
-    with pytest.raises(TableError) as caught:
+    with pytest.raises(OwnDataError) as caught:
         make(PLAIN + "k0,1,2,a,b\nk1,5,4,stir\nk1,1,999,stir\nk9,1,2,stir\nk0,20,30,pour\nk0,1,2\n")
     lines = str(caught.value).splitlines()
     assert "six problems; nothing was written:" in lines[0]
@@ -262,7 +270,7 @@ def test_what_another_ending_changes_is_said_of_a_spec_that_stays(make, three_vi
     [
         (["train", "val"], ["training", "validation"], ""),
         (["Train", "VALID"], ["training", "validation"], ""),
-        (["training", "test"], ["training", "validation"], "no row is for validation, but some for test: these are"),
+        (["training", "test"], ["training", "validation"], "no video is for validation, but some for test: these are"),
     ],
 )
 def test_what_tables_call_subsets(make, subsets, expected, said):
@@ -281,8 +289,8 @@ def test_test_videos_stay_beside_validation_videos(make):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("k0,1,2,a,train\nk1,1,2,a,training\n", "no row is for validation: the table's subsets are training"),
-        ("k0,1,2,a,val\nk1,1,2,a,val\n", "no row is for training: the table's subsets are validation"),
+        ("k0,1,2,a,train\nk1,1,2,a,training\n", "no video is for validation: the subsets are training"),
+        ("k0,1,2,a,val\nk1,1,2,a,val\n", "no video is for training: the subsets are validation"),
         ("k0,1,2,a,val\nk1,1,2,a,train\nk2,1,2,a,\n", "one video without a subset, which others have: k2"),
         ("k0,1,2,a,val\nk0.mp4,1,3,a,train\nk1,1,2,a,train\n", "k0.mp4': expected one subset on all its lines, got "
          "training and validation"),
@@ -290,7 +298,7 @@ def test_test_videos_stay_beside_validation_videos(make):
     ],
 )  # fmt: skip
 def test_subsets_that_leave_nothing_are_refused(make, tmp_path, rows, message):
-    with pytest.raises(TableError) as caught:
+    with pytest.raises(OwnDataError) as caught:
         make("video,start,end,label,subset\n" + rows)
     assert message in str(caught.value)
     assert not (tmp_path / "d").exists()
@@ -304,7 +312,7 @@ def test_what_may_be_one_class_and_classes_that_a_subset_lacks_are_named(make):
 
 def test_what_training_would_refuse_or_leave_out_is_said_before_anything_is_written(make, tmp_path):
     text = "video,start,end,label,subset\nk0,1,1.01,a,train\nk1,1,2,a,val\n"
-    with pytest.raises(TableError, match="nothing is left for training: 1 too short to train on dropped"):
+    with pytest.raises(OwnDataError, match="nothing is left for training: 1 too short to train on dropped"):
         make(text)
     assert not (tmp_path / "d").exists()
     _, notes = make(text + "k0,2,3,a,train\n")

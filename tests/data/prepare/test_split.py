@@ -1,8 +1,10 @@
 """A split of videos into training and validation."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from adatad.data.prepare.own_data import split
+from adatad.data.prepare.splits import split
 
 
 def of(chosen: dict[str, str], classes: dict[str, frozenset[str]], subset: str) -> set[str]:
@@ -41,3 +43,23 @@ def test_the_choice_is_the_same_in_any_order_and_mostly_stays_when_videos_are_ad
 def test_two_videos_are_one_for_each_subset(classes):
     chosen = split({video: frozenset(labels) for video, labels in classes.items()}, 0.2)
     assert sorted(chosen.values()) == ["training", "validation"]
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdef", min_size=1, max_size=4), st.frozensets(st.sampled_from("xyzw"), max_size=3), min_size=2
+    ),
+    st.floats(0.05, 0.95), st.integers(0, 5), st.data(),
+)  # fmt: skip
+def test_fixed_videos_stay_and_new_ones_never_take_a_class_from_training(classes, share, seed, data):
+    fixed = data.draw(st.dictionaries(st.sampled_from(sorted(classes)), st.sampled_from(["training", "validation"])))
+    chosen = split(classes, share, seed, fixed)
+    assert chosen.keys() == classes.keys()
+    assert fixed.items() <= chosen.items()
+    if not fixed:
+        assert set(chosen.values()) == {"training", "validation"}
+    rest = {video: labels for video, labels in classes.items() if fixed.get(video) != "validation"}
+    lost = of(chosen, classes, "validation") - of(chosen, classes, "training")
+    several = {label for labels in rest.values() for label in labels if sum(label in o for o in rest.values()) > 1}
+    # Only where every video is the only one of some class does one of them validate all the same.
+    assert not lost & several

@@ -2,8 +2,8 @@
 
 import pytest
 
-from adatad.data.prepare.table import TableError
 from adatad.data.prepare.video_files import Folder, names_in_annotations
+from adatad.labels.text_table import TableError
 
 
 @pytest.fixture
