@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -129,7 +129,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         # In attributes, not local variables: an error's traceback keeps locals alive, and with them the processes.
-        self._iterator = iter(self._loader)
+        with _termination_blocked():
+            self._iterator = iter(self._loader)
         if self._loader.num_workers:
             video_of = getattr(self.dataset, "video_of", str)
             self._watch = LoaderWatch(self._iterator, self._addresses, video_of, self._idle_seconds)
@@ -199,6 +200,20 @@ def _completed(complete: Callable[[Batch], Batch], samples: list[Sample | UserEr
     return batch if isinstance(batch, UserError) else complete(batch)
 
 
+@contextmanager
+def _termination_blocked() -> Iterator[None]:
+    """Block SIGTERM in this thread: processes forked meanwhile keep it blocked in each of their threads.
+
+    A loader process can't block it for itself: torch starts its pool's threads there before our code runs, and a signal
+    ends a process by any thread that takes it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if hasattr(signal, "sigwaitinfo") else ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _ignore_stop_signals(worker: int) -> None:
     """Leave signals that reach every process of a run to the training process, which ends its loaders itself.
 
@@ -212,7 +227,6 @@ def _ignore_stop_signals(worker: int) -> None:
             signal.signal(number, signal.SIG_IGN)
     # Only sigwaitinfo tells who sent a signal, which macOS doesn't have.
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_leave_when_the_parent_says_so, daemon=True).start()
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -218,6 +220,17 @@ def test_a_file_too_short_for_its_windows_is_named(data_spec, workers):
         list(Loader(dataset, [[0]], workers))
 
 
+FORKED = {"with a thread": False}
+
+
+def start_a_thread() -> None:
+    if FORKED["with a thread"]:
+        threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+
+
+os.register_at_fork(after_in_child=start_a_thread)
+
+
 class SignalsItself(torch.utils.data.Dataset):
     """Each sample is read by a process that has just been sent a signal."""
 
@@ -232,6 +245,13 @@ class SignalsItself(torch.utils.data.Dataset):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
 def test_loader_processes_outlive_the_signals_that_stop_a_run(training, number):
     assert len(list(Loader(SignalsItself(training, number), [[(0, 0)], [(0, 1)]], workers=1))) == 2
+
+
+def test_a_thread_that_torch_starts_in_a_loader_process_does_not_end_it_either(training, monkeypatch):
+    """As those of its pool, where the training process computes with more than one thread."""
+    monkeypatch.setitem(FORKED, "with a thread", True)
+    assert len(list(Loader(SignalsItself(training, signal.SIGTERM), [[(0, 0)], [(0, 1)]], workers=1))) == 2
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_the_training_process_can_still_end_its_loaders(training):
