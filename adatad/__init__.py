@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from adatad.library import Detector, build_detector, load_detector, load_spec, read_video, score
     from adatad.spec import Spec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Detection",
     "Detections",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import adatad
 from adatad.cli import command
 from adatad.cli.main import VERBS, main
 from adatad.errors import UserError
@@ -120,7 +121,7 @@ def test_help_lists_every_verb_and_a_mistyped_one_proposes_the_nearest(capsys):
 
 def test_the_version_is_that_of_the_package(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "adatad 0.1.0\n"
+    assert capsys.readouterr().out == f"adatad {adatad.__version__}\n"
 
 
 def test_deepspeed_may_put_its_rank_before_the_verb(capsys, monkeypatch):

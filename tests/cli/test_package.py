@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import adatad
+
 ROOT = Path(__file__).parents[2]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 IN_CHECKOUT_ALONE = "adatad.dev"
@@ -56,7 +58,7 @@ def test_an_installed_package_works_from_an_empty_folder(site, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
     version = subprocess.run([sys.executable, str(site / "bin" / "adatad"), "--version"], **run)
-    assert (version.returncode, version.stdout) == (0, "adatad 0.1.0\n"), version.stderr
+    assert (version.returncode, version.stdout) == (0, f"adatad {adatad.__version__}\n"), version.stderr
     done = subprocess.run([sys.executable, "-c", COMMANDS, str(site)], **run)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "preset: small" in done.stdout

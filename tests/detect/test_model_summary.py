@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import adatad
 from adatad.detect.model_summary import NAMES
 from adatad.spec import load
 from adatad.training.checkpoint import read_checkpoint
@@ -83,7 +84,7 @@ def test_a_model_file_is_described_for_people(files, run_command):
     for part in (
         "model file, float32", "6: blink", "mode adapter", "8.0 s, 64 frames, 32 positions", "32 x 32 pixels",
         "each video's own (in training usually 8 a second), by presentation time", "thresholds   none:",
-        "best checkpoint, step-00000003, epoch 1, step 3", "adatad 0.1.0, format version 1",
+        "best checkpoint, step-00000003, epoch 1, step 3", f"adatad {adatad.__version__}, format version 1",
     ):  # fmt: skip
         assert part in said, said
 
