@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pictures
 import pytest
@@ -70,6 +72,19 @@ def shared_spec(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> st
     path = tmp_path_factory.mktemp("shared") / "tiny.yaml"
     path.write_text(TINY_SPEC.format(data=tiny_data, runs=path.parent / "runs"))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Generator[Any]:
+    """A real Chromium; tests with it skip where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("there is no chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(autouse=True)

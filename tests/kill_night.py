@@ -46,7 +46,7 @@ ANSWER_SECONDS = 300
 
 @dataclass
 class Night:
-    """What was killed, when, and what went wrong."""
+    """Record of kills: what, when, and what went wrong."""
 
     spec_file: Path
     moments: random.Random
@@ -119,7 +119,7 @@ class Night:
         return code == 0
 
     def moment(self, number: int, child: int) -> str:
-        """What a run is doing, by what stands in its directory."""
+        """Return what a run is doing, by what stands in its directory."""
         run = self.run(number)
         owner = run.path / "owner.txt"
         if not owner.is_file() or f"pid {child}," not in owner.read_text():

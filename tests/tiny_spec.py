@@ -43,7 +43,7 @@ SMALL = [
 
 
 def saved_state(step: int = 0, **changes: object) -> dict[str, object]:
-    """What state.json of a checkpoint after so many steps holds, in the form of before there was a version."""
+    """Return state.json of a checkpoint after so many steps, in the form of before there was a version."""
     progress = {"epoch": 0, "step_in_epoch": step, "step": step}
     state = {"progress": progress, "normalizer": 76.15, "scaler": {}, "frozen_fingerprint": "0" * 64}
     return {**state, **changes}

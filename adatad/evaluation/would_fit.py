@@ -44,7 +44,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Fit(NamedTuple):
-    """A correction that would raise the score. kind: offset, factor or exchange; what: a sentence without figures;
+    """One correction that would raise the score. kind: offset, factor or exchange; what: a sentence without figures;
     gain: in average mAP; after: average mAP with the correction; value: seconds, factor, or the right label by the
     detected one."""
 

@@ -111,7 +111,7 @@ BRIGHT = "video,start,end,label,subset\ncam0,12,16,bright,training\ncam1,12,16,b
 
 
 def bright_share(spec_file: str) -> float:
-    """Of the frames by number that the first label gets, at the annotation's rate, the share that is bright."""
+    """Return the share of bright frames among those of the first label, at the annotation's rate."""
     spec = load(spec_file, check_files=False)
     video = read_annotations(spec.data).train[0]
     start, end = (int(frame) for frame in video.segments_frames[0])

@@ -145,7 +145,7 @@ def test_completion_knows_verbs_commands_and_options(shell, capsys):
 
 
 def test_scripts_of_tools_and_modules_are_the_same_command():
-    """What launchers start: a file, and the module."""
+    """Launchers start either a file or the module."""
     root = Path(__file__).parents[2]
     for words in (["tools/train.py"], ["-m", "adatad", "train"]):
         done = subprocess.run([sys.executable, *words, "gone.yaml"], cwd=root, capture_output=True, text=True)

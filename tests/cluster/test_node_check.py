@@ -73,7 +73,7 @@ def test_what_is_nobodys_own_fault_names_no_host(tmp_path):
 
 
 def test_a_node_that_dies_in_the_exchange_is_not_taken_for_well(tmp_path, monkeypatch):
-    """As of NCCL, which ends a process that waits too long."""
+    """NCCL, for one, ends a process that waits too long."""
     monkeypatch.setenv("SLURM_NNODES", "2")
     monkeypatch.setenv("SLURMD_NODENAME", "a")
     monkeypatch.setattr(

@@ -417,7 +417,7 @@ def test_what_is_written_as_a_list_of_names_comes_back(tmp_path, names):
 
 
 def test_whole_numbers_with_a_point_are_whole_numbers(read):
-    """As pandas writes them where a column has gaps."""
+    """pandas writes them so where a column has gaps."""
     content = database(segment(1, 2, 1.0), segment(3, 4, 2.0), segment(5, 6, 2))
     found = read(content)
     assert (found.classes, found.train[0].labels.tolist()) == (("1", "2"), [0, 1, 1])

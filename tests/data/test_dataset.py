@@ -248,14 +248,14 @@ def test_loader_processes_outlive_the_signals_that_stop_a_run(training, number):
 
 
 def test_a_thread_that_torch_starts_in_a_loader_process_does_not_end_it_either(training, monkeypatch):
-    """As those of its pool, where the training process computes with more than one thread."""
+    """Its pool has threads where the training process computes with more than one."""
     monkeypatch.setitem(FORKED, "with a thread", True)
     assert len(list(Loader(SignalsItself(training, signal.SIGTERM), [[(0, 0)], [(0, 1)]], workers=1))) == 2
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_the_training_process_can_still_end_its_loaders(training):
-    """As Python does when a program leaves; it then waits for them."""
+    """Python does so when a program leaves, and waits for them."""
     batches = iter(Loader(training, [[(0, 0)]] * 10, workers=1))
     next(batches)
     (worker,) = multiprocessing.active_children()

@@ -397,7 +397,7 @@ def test_many_frames_missing_at_the_end_are_an_error(video):
 
 
 def promise(path: Path, missing: int) -> video_index.VideoIndex:
-    """What a file would announce whose last frames don't decode."""
+    """Let a file announce more frames than decode."""
     index = read_index(path, Heartbeat())
     pts = np.append(index.pts, index.pts[-1] + 1 + np.arange(missing))
     return dataclasses.replace(index, frame_count=FRAMES + missing, pts=pts)

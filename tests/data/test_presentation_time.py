@@ -72,7 +72,7 @@ def spec_of(folder, name, window=None, segment=LABEL, **entry) -> DataSpec:
 
 
 def bright_share(sample) -> tuple[float, float]:
-    """Of the positions inside the label and of those outside, the share that is bright; half a position at its ends
+    """Return the share of bright positions inside the label and outside of it; half a position at its ends
     counts for neither."""
     frames = sample.frames[:, :, 16, 16].float().mean(0).numpy()
     per_position = len(frames) // len(sample.mask)

@@ -123,7 +123,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def assert_whole(window: Window, case: Case) -> None:
-    """What holds for every window: its length, frames in order and inside the video, padding, the mask's length."""
+    """Check every window: its length, frames in order and inside the video, padding, the mask's length."""
     spec, indices = case.spec, window.indices
     assert len(indices) == spec.size_grid * spec.frames_per_position
     assert indices.min() >= 0

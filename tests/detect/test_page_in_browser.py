@@ -14,12 +14,7 @@ from adatad.data.prepare.demo import FPS, write_video
 from adatad.detect.detections_page import PageVideo, write_page
 from adatad.labels.records import Segment, VideoLabels
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
-]
+pytestmark = pytest.mark.slow
 SECONDS = 12
 HOSTILE = "</script><script>alert(1)</script>"
 LABELS = ["jump", HOSTILE, '"a" & b', "\u05e9\u05dc\u05d5\u05dd", "long " * 40]
@@ -47,14 +42,6 @@ CENTRE_OF_COLOUR = """name => {
   const ratio = width / frame.width;
   return count ? {x: frame.left + x / count / ratio, y: frame.top + y / count / ratio} : null;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def plain_average_precision(instances, detections, threshold):
 
 
 def plain_recall(instances, detections, threshold, k):
-    """Of the k x n best detections of each video, for one class."""
+    """Return the recall of the k x n best detections of each video, for one class."""
     found = 0
     for video in {item[0] for item in instances}:
         own = [item[1:] for item in instances if item[0] == video]

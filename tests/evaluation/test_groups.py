@@ -15,7 +15,7 @@ SEEN, UNSEEN = "unseen=false", "unseen=true"
 
 
 def truth(*instances):
-    """Of one video: (start, end, label, unseen)."""
+    """Return one video's instances: (start, end, label, unseen)."""
     annotations = [{"segment": [s, e], "label": label, "unseen": unseen} for s, e, label, unseen in instances]
     return {"database": {"v": {"subset": "validation", "annotations": annotations}}}
 

@@ -47,7 +47,7 @@ RATES = {"detector_lr": 4e-3, "weight_decay": 0.05, "adapter_lr": 8e-3, "adapter
 
 
 def cases() -> list[dict[str, Any]]:
-    """What each case is: options over those above."""
+    """Return each case's options, over those above."""
     return [
         {
             "name": "adapter_padded", "seed": 1, "kind": "adapter", "backbone": BACKBONE,

@@ -83,7 +83,7 @@ class Stream:
 
 @pytest.fixture
 def ahead(monkeypatch):
-    """As on a GPU, with frames in host memory."""
+    """Prepare batches as on a GPU, with frames in host memory."""
     log: list[str] = []
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(log, "computing"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())

@@ -91,7 +91,7 @@ def test_trained_norms_stay_in_fp32_under_autocast(traced):
 
 
 def graph_of(waved: VideoBackbone, x: torch.Tensor) -> dict[str, torch.Tensor | int]:
-    """Of block 0 on one tile: output, gradient, and bytes of what autograd saves beside weights."""
+    """Return, for block 0 on one tile: output, gradient, and bytes of what autograd saves beside weights."""
     transform, kept = Transform(waved, x.dtype, None, waved.executor.passes[0].settings.branch_type), {}
     addresses = {tensor.data_ptr() for tensors in transform.weights(0).branches for tensor in tensors}
 
@@ -140,7 +140,7 @@ def test_a_compiler_that_is_not_there_is_named_in_one_line(traced, monkeypatch):
 
 
 def peak_bytes(run: Callable[[], None]) -> int:
-    """Of what is allocated on the CPU meanwhile, also by compiled code."""
+    """Return the peak of allocations on the CPU, also by compiled code."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     changes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -118,7 +118,7 @@ def test_fp16_keeps_gradients_that_are_too_small_for_it():
 
 @pytest.mark.parametrize("mode", ["adapter", "side"])
 def test_fp16_takes_gradients_that_are_zero(mode):
-    """As those of side adapters' first layers are in the first step."""
+    """Side adapters' first layers have such gradients in the first step."""
     waved = under(build(mode, torch.float32), torch.float16, policy="tile", tile_clips=1)
     (waved.timeline(*batch()).sum() * 0).backward()
     for parameter in waved.parameters():

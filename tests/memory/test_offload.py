@@ -231,7 +231,7 @@ def test_frozen_blocks_are_on_the_device_only_while_they_are_wanted():
 
 @given(st.integers(1, 2000), st.integers(1, 9_000_000))
 def test_pinned_rows_take_little_more_than_they_are(count, size):
-    """Of an allocator that rounds every request up to a power of two, as torch's does for pinned memory."""
+    """torch's allocator of pinned memory rounds every request up to a power of two."""
     requests = []
 
     def pinned(shape, dtype, device, what):

@@ -98,7 +98,7 @@ class Left:
     log: str
 
     def lines(self) -> list[str]:
-        """What the ranks say of errors, in order."""
+        """Return the ranks' lines about errors, in order."""
         return [line for line in self.log.splitlines() if re.match(r"rank \d on ", line)]
 
 

@@ -30,7 +30,7 @@ class Gathers:
 
 
 def watch_gathers(model: torch.nn.Module) -> tuple[Gathers, Callable[[], int]]:
-    """What is sampled from now on, and a look at what is held at a moment, the root's share included."""
+    """Return samples from now on, and a look at what is held at a moment, the root's share included."""
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
     groups = [block._get_fsdp_state()._fsdp_param_group for block in model.backbone.blocks]
@@ -69,7 +69,7 @@ def held_bytes(group: Any) -> int:
 
 
 def frozen_bytes(group: Any) -> int:
-    """Of a whole unit, with the padding of its parts."""
+    """Return the bytes of a whole unit, with the padding of its parts."""
     shards = [p.sharded_param for p in group.fsdp_params if not p.sharded_param.requires_grad]
     return sum(
         -(-shard.shape[0] // group.mesh_info.shard_mesh_size) * group.mesh_info.shard_mesh_size * shard[0].numel()
@@ -129,7 +129,7 @@ def evaluate_cases(spec_file: str, cases: dict[str, list[str]]) -> dict[str, Any
 
 
 def train_with_evaluation_between(spec_file: str, overrides: list[str], steps: int) -> Outcome:
-    """As `train_steps`, with evaluations of other weights before the first step and in the middle."""
+    """Train as `train_steps` does, with evaluations of other weights before the first step and in the middle."""
     from adatad.parallel.processes import start_processes
 
     with start_processes() as processes:

@@ -233,7 +233,7 @@ def test_what_is_counted_without_other_ranks_is_what_real_ones_exchange(policy, 
 
 
 def test_both_sides_are_one_batch_without_tiles(monkeypatch):
-    """As two, NCCL would pass an exchange on from rank to rank."""
+    """Two batches would make NCCL pass an exchange on from rank to rank."""
     import torch
     import torch.distributed as dist
 

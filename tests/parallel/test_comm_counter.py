@@ -108,7 +108,7 @@ def test_engines_that_shard_gather_blocks_twice_and_scatter_gradients_once(engin
 
 
 def tiny_bytes(spec_file: str, overrides: list[str]) -> dict[str, int]:
-    """Of a model in fp32; engines that shard hide them."""
+    """Return the bytes of a model in fp32, which engines that shard hide."""
     from adatad.models.detector import build_model, trained_names
     from adatad.spec import load
 

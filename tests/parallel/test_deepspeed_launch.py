@@ -36,7 +36,7 @@ def documented() -> list[list[str]]:
 
 @pytest.mark.slow
 def test_the_commands_of_the_documents_train_as_one_process_does(tiny_spec, pytestconfig):
-    """As they stand there, on a smaller spec, each with a number of its own."""
+    """They run as they stand there, on a smaller spec, each with a number of its own."""
     shown = documented()
     if not pytestconfig.getoption("--full"):
         # The first of each launcher: what else they start, engines do on ranks in the other files.

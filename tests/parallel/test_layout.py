@@ -13,7 +13,7 @@ def bytes_of(tensors) -> int:
 
 
 def local_bytes(parameter) -> int:
-    """Of this rank's part of a frozen parameter."""
+    """Return the bytes of this rank's part of a frozen parameter."""
     from adatad.memory.weights import local_of
 
     return bytes_of([getattr(parameter, "ds_tensor", local_of(parameter))])

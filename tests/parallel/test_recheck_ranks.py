@@ -4,7 +4,7 @@ from ranks import run_ranks
 
 
 def steps_with_a_flip(spec_file: str, guilty: int) -> str:
-    """What a rank's training ends with, when one rank's first gradient has a flipped bit in step 1's second pass."""
+    """Return how a rank's training ends, when one rank's first gradient has a flipped bit in step 1's second pass."""
     import torch
     from steps import Run
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 from compared_runs import VIDEOS, annotations, write_run
 
 from adatad.cli.main import main
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
-]
+pytestmark = pytest.mark.slow
 HOSTILE = '<img src=x onerror=alert(1)> "\u05e9" ' + "long" * 20
 
 
@@ -30,14 +23,6 @@ def page_file(tmp_path_factory):
     output = folder / "a page.html"
     assert main(["compare", *map(str, runs), "--output", str(output)]) == 0
     return output
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

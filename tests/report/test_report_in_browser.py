@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from urllib.request import Request, urlopen
@@ -17,22 +16,9 @@ from adatad.report.run_data import run_data
 from adatad.report.serve import Server
 from adatad.spec import load
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
-]
+pytestmark = pytest.mark.slow
 HOSTILE = ["</script><script>alert(1)</script>", '"a" & <b>b</b>', "\u05e9\u05dc\u05d5\u05dd", "long " * 60]
 PAINT = "element => getComputedStyle(element).getPropertyValue('--colour')"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

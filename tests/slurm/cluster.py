@@ -67,7 +67,7 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF DefaultTime=20 MaxT
 
 
 def why_not() -> str | None:
-    """What keeps this machine from having a cluster, if anything."""
+    """Return what keeps this machine from having a cluster, if anything."""
     if os.getuid() != 0:
         return "a Slurm cluster in namespaces needs root"
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -176,7 +176,7 @@ class Cluster:
         self.run("ip", "link", "set", f"to-{node}", "up")
 
     def facts(self, job: str) -> dict[str, str]:
-        """What `scontrol show job` says of a job, by name."""
+        """Return the fields of `scontrol show job`, by name."""
         text = self.run("scontrol", "show", "job", "-o", job, check=False).splitlines()
         return dict(re.findall(r"(\w+)=(\S*)", text[0])) if text else {}
 

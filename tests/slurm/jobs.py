@@ -75,7 +75,7 @@ class Job:
 
     @property
     def go(self) -> Path:
-        """What a planted hold waits for."""
+        """Release a planted hold."""
         return self.folder / "go"
 
     def rank_log(self, rank: int) -> str:

@@ -40,7 +40,7 @@ def checkout(tmp_path) -> Path:
 
 
 def test_the_commands_of_the_readme(cluster, checkout, tiny):
-    """As they stand there but for what makes the model tiny. The second job is submitted while the first one runs."""
+    """They run as they stand there, with a tiny model. The second job is submitted while the first one runs."""
     # The environment here may hold another checkout's package.
     settings = {k: v for k, v in quick().items() if k != "VENV"} | {"PYTHONPATH": str(checkout)}
     jobs = []

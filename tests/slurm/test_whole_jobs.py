@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 
 def relative_change(ours, theirs) -> float:
-    """Of the joint norm of all trained weights and averages."""
+    """Return the change relative to the joint norm of all trained weights and averages."""
     names = list(theirs.parameters)
     difference = sum(float((ours.parameters[n].double() - theirs.parameters[n]).pow(2).sum()) for n in names)
     return (difference / sum(float(theirs.parameters[n].double().pow(2).sum()) for n in names)) ** 0.5

@@ -171,7 +171,7 @@ def test_what_windows_writes_is_read(tmp_path, text):
 
 
 def test_text_of_a_file_that_is_no_spec_does_not_reach_the_message(tmp_path):
-    """As with base: /etc/shadow, whose lines would be keys."""
+    """base: /etc/shadow is such a file; its lines would be keys."""
     path, secret = tmp_path / "s.yaml", tmp_path / "shadow"
     path.write_text("base: shadow\n" + TEXT)
     for text in (

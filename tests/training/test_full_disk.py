@@ -140,7 +140,7 @@ def test_a_run_that_is_refused_for_want_of_room_leaves_nothing(tiny_spec, monkey
 
 @pytest.mark.pictures
 def test_training_that_is_done_is_not_failed_by_files_and_pages_about_it(tiny_spec, monkeypatch):
-    """What is lost: the files. The scores are returned, and printed."""
+    """The files are lost; the scores are returned, and printed."""
 
     def full(self, name, content):
         raise FileError(f"{name}: can't be written: No space left on device")

@@ -36,7 +36,7 @@ POLICIES = {
 
 
 def flip_bit(tensor: torch.Tensor, bit: int = 22) -> None:
-    """Of the largest number; by default the highest bit of its fraction."""
+    """Flip a bit of the largest number, by default the highest of its fraction."""
     values = tensor.detach().view(-1)
     values.view(torch.int32)[int(values.abs().argmax())] ^= 1 << bit
 
@@ -66,7 +66,7 @@ def frozen_weight(parts):
 
 
 def flip_activation(parts):
-    """Of the next forward pass, once: a logit of the first position, which no mask or dropout hides."""
+    """Flip a value of the next forward pass, once: a logit of the first position, which no mask or dropout hides."""
 
     def hook(module, inputs, logits):
         handle.remove()
@@ -78,7 +78,7 @@ def flip_activation(parts):
 
 
 def flip_gradient(parts):
-    """Of the class head's weight, once."""
+    """Flip a bit in the gradient of the class head's weight, once."""
 
     def hook(gradient):
         handle.remove()

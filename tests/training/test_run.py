@@ -252,7 +252,7 @@ def test_accumulation_gives_the_same_run(tiny_spec, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_the_whole_process_group_stops_a_run_in_good_order(tiny_spec):
-    """What timeout, Slurm and torchrun do: the loader processes receive it as well."""
+    """timeout, Slurm and torchrun do this; the loader processes receive it as well."""
     settings = ["data.workers=1", "schedule.epochs=100000", "train.evaluate_every_epochs=100000"]
     spec = load(tiny_spec, settings)
     command = [sys.executable, str(ROOT / "tools" / "train.py"), str(tiny_spec), "--set", *settings]

@@ -73,7 +73,7 @@ def test_once_all_is_saved_no_signal_changes_the_exit_code(stop):
 
 
 def test_a_second_ctrl_c_ends_a_process_that_hangs_and_an_echo_of_the_first_does_not():
-    """As a rank does in an exchange with one that hangs: handlers of Python don't run then."""
+    """A rank hangs so in an exchange with one that hangs: handlers of Python don't run then."""
     program = """
         import ctypes, os, signal, sys, threading, time
         import adatad.training.signals as signals

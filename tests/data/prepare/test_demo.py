@@ -125,7 +125,7 @@ def test_labels_are_whole_frames_and_those_of_the_plan(tiny_data):
 
 @pytest.mark.parametrize("label", HARD_CLASSES)
 def test_an_action_starts_and_ends_on_its_frames(label):
-    """What the actor shows stands still before and after; inside, it is never still for two frames."""
+    """The actor stands still before and after; inside, it is never still for two frames."""
     action = draw_action(np.random.default_rng(1), label, 20, 50)
     state = actor_state([action], 80)
     steps = sum(abs(np.diff(getattr(state, name))) for name in STATES)

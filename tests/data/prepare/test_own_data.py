@@ -19,7 +19,7 @@ from adatad.spec import load
 
 
 def make_annotations(table, videos, output, validation_share=0.2, columns=None, say=print):
-    """What `adatad data from-csv` does."""
+    """Write annotations as `adatad data from-csv` does."""
     sources, rules = SourceOptions("table", columns=columns or {}), SplitRules(validation_share)
     return import_labels([table], videos, output, ImportOptions(sources, rules, existing="refresh"), say)
 

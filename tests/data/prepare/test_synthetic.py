@@ -29,7 +29,7 @@ def still(frames: int = 1, **changes: object) -> Sprite:
 
 
 def drawn(*sprites: Sprite, noise: float = 0.0) -> np.ndarray:
-    """What the sprites add to the grey background: float [frames, height, width]."""
+    """Return the sprites' part of a picture on a grey background: float [frames, height, width]."""
     return render(GREY, list(sprites), np.random.default_rng(0), noise).astype(float).mean(-1) - 60
 
 
