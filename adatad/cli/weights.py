@@ -11,11 +11,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adatad.cli.command import path_arg
 from adatad.errors import UserError
 from adatad.progress_bar import progress
 from adatad.spec.published import NOT_KNOWN, PublishedFile, published
+
+if TYPE_CHECKING:
+    from adatad.convert.download import ExpectedFile
 
 HEADINGS = ("name", "for", "mAP", "size", "licence", "here")
 EXAMPLES = 5
@@ -36,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch = commands.add_parser("fetch", help="download a published file", description=text)
     fetch.add_argument("name", metavar="NAME", help="name in `adatad weights list`")
     fetch.add_argument("--output", type=path_arg, metavar="DIR", help="folder for the file, instead of the specs'")
+    fetch.add_argument(
+        "--plain", action="store_true", help="never through huggingface-hub, whose downloads can't be continued"
+    )
     fetch.set_defaults(action=fetch_weights)
     check = commands.add_parser("check", help="say whether a file is there, right and readable")
     check.add_argument("name", metavar="NAME|FILE", help="name in `adatad weights list`, or any weights file")
@@ -140,22 +147,25 @@ def fetch_weights(args: argparse.Namespace) -> int:
     if entry.download() is None:
         raise UserError(f"{entry.name}: the address of the file itself isn't known: {entry.by_hand(target)}")
     print(f"{entry.name}: licence {licence(entry)}", file=sys.stderr)
-    digest = _fetched(entry, target, expected)
+    digest = _fetched(entry, target, expected, args.plain)
     verified = "verified" if expected.sha256 else "the published one isn't known"
     print(f"{target}: {target.stat().st_size:,} bytes, SHA-256 {digest} ({verified})")
     return 0
 
 
-def _fetched(entry: PublishedFile, target: Path, expected: object) -> str:
-    """Download an entry to `target`; return its SHA-256."""
-    from adatad.convert.download import DownloadError, download, part_of
+def _fetched(entry: PublishedFile, target: Path, expected: ExpectedFile, plain: bool) -> str:
+    """Download an entry to `target`, plainly or through huggingface-hub; return its SHA-256."""
+    from adatad.convert.download import DownloadError, download, kept, part_of
+    from adatad.convert.hub import download_from_hub, has_library
 
     try:
+        if entry.hub_file and not plain and has_library():
+            return download_from_hub(entry.hub, entry.hub_file, target, expected)
         return download(entry.download(), target, expected)
     except DownloadError as error:
         raise UserError(f"{error}\nby hand: {entry.by_hand(target)}") from error
     except KeyboardInterrupt:
-        print(f"interrupted: {part_of(target)} is kept, and the next fetch continues it", file=sys.stderr)
+        print(f"interrupted: {kept(part_of(target))}", file=sys.stderr)
         raise
 
 
