@@ -176,6 +176,8 @@ def check_weights(args: argparse.Namespace) -> int:
 
     entry = published().get(args.name) or by_file(args.name)
     path = Path(entry.path if entry and args.name == entry.name and not Path(args.name).is_file() else args.name)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a weights file")
     if not path.is_file():
         if entry is None:
             find(args.name)
@@ -187,17 +189,30 @@ def check_weights(args: argparse.Namespace) -> int:
     print(f"{path}: {path.stat().st_size:,} bytes, SHA-256 {digest}")
     print("the published one" if entry and entry.digest() else "what SHA-256 was published isn't known")
     if entry is None or entry.kind != "log":
-        print(opened(path))
+        print(opened(path, entry))
     return 0
 
 
-def opened(path: Path) -> str:
-    """Return what a weights file holds. Raises UserError for one that can't be used."""
-    from adatad.convert.weight_file import check_values, read_weight_file
+def opened(path: Path, entry: PublishedFile | None) -> str:
+    """Return what a weights file holds. Raises UserError for one that can't be used, or of another size than the
+    published file has that it is named for."""
+    from adatad.convert.backbone_weights import size_in_words
+    from adatad.convert.weight_file import WeightsError, check_values, read_weight_file
 
     tensors = read_weight_file(path).tensors
     check_values({name: t for name, t in tensors.items() if t.is_floating_point()}, path)
-    return f"opens: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()) / 1e6:.1f} million numbers"
+    text = f"opens: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()) / 1e6:.1f} million numbers"
+    expected = entry.preset if entry else None
+    try:
+        preset, size = size_in_words(tensors, path)
+    except WeightsError as error:
+        if expected:
+            raise UserError(f"{error}; its name stands for {expected}: fetch it again: {entry.fetch(path)}") from error
+        return f"{text}; no backbone that is known here"
+    if expected and preset != expected:
+        fix = f"name it otherwise, and fetch the right one: {entry.fetch(path)}"
+        raise UserError(f"{path}: its backbone is {size}, but its name stands for {expected}; {fix}")
+    return f"{text}; its backbone is {size}"
 
 
 def import_weights(args: argparse.Namespace) -> int:
