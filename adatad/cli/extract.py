@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fps", type=number(1e-6, 1e6), metavar="F", help="frames a second to decode (default: the model's rule)"
     )
     parser.add_argument("--format", choices=("npy", "safetensors"), default="npy", help="of the arrays")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the numbers; training computes in float32",
+    )
     parser.add_argument("--weights", type=path_arg, metavar="FILE", help="pretrained weights of a spec or a preset")
     parser.add_argument("--spec", metavar="SPEC", help="experiment of a model that doesn't hold its own, as OpenTAD's")
     parser.add_argument("--force", action="store_true", help="do videos anew that are done already")
@@ -64,7 +70,7 @@ def extract(args: argparse.Namespace) -> int:
 
     request = ExtractRequest(
         args.model, tuple(args.sources), args.output, args.spec, args.weights, args.stride, args.window, args.fps,
-        args.format, args.force,
+        args.format, args.force, args.dtype,
     )  # fmt: skip
     take_own_gpu()
     with start_processes(WAIT_SECONDS) as processes:

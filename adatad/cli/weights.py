@@ -11,11 +11,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adatad.cli.command import path_arg
 from adatad.errors import UserError
 from adatad.progress_bar import progress
 from adatad.spec.published import NOT_KNOWN, PublishedFile, published
+
+if TYPE_CHECKING:
+    from adatad.convert.download import ExpectedFile
 
 HEADINGS = ("name", "for", "mAP", "size", "licence", "here")
 EXAMPLES = 5
@@ -36,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch = commands.add_parser("fetch", help="download a published file", description=text)
     fetch.add_argument("name", metavar="NAME", help="name in `adatad weights list`")
     fetch.add_argument("--output", type=path_arg, metavar="DIR", help="folder for the file, instead of the specs'")
+    fetch.add_argument(
+        "--plain", action="store_true", help="never through huggingface-hub, whose downloads can't be continued"
+    )
     fetch.set_defaults(action=fetch_weights)
     check = commands.add_parser("check", help="say whether a file is there, right and readable")
     check.add_argument("name", metavar="NAME|FILE", help="name in `adatad weights list`, or any weights file")
@@ -140,22 +147,25 @@ def fetch_weights(args: argparse.Namespace) -> int:
     if entry.download() is None:
         raise UserError(f"{entry.name}: the address of the file itself isn't known: {entry.by_hand(target)}")
     print(f"{entry.name}: licence {licence(entry)}", file=sys.stderr)
-    digest = _fetched(entry, target, expected)
+    digest = _fetched(entry, target, expected, args.plain)
     verified = "verified" if expected.sha256 else "the published one isn't known"
     print(f"{target}: {target.stat().st_size:,} bytes, SHA-256 {digest} ({verified})")
     return 0
 
 
-def _fetched(entry: PublishedFile, target: Path, expected: object) -> str:
-    """Download an entry to `target`; return its SHA-256."""
-    from adatad.convert.download import DownloadError, download, part_of
+def _fetched(entry: PublishedFile, target: Path, expected: ExpectedFile, plain: bool) -> str:
+    """Download an entry to `target`, plainly or through huggingface-hub; return its SHA-256."""
+    from adatad.convert.download import DownloadError, download, kept, part_of
+    from adatad.convert.hub import download_from_hub, has_library
 
     try:
+        if entry.hub_file and not plain and has_library():
+            return download_from_hub(entry.hub, entry.hub_file, target, expected)
         return download(entry.download(), target, expected)
     except DownloadError as error:
         raise UserError(f"{error}\nby hand: {entry.by_hand(target)}") from error
     except KeyboardInterrupt:
-        print(f"interrupted: {part_of(target)} is kept, and the next fetch continues it", file=sys.stderr)
+        print(f"interrupted: {kept(part_of(target))}", file=sys.stderr)
         raise
 
 
@@ -166,6 +176,8 @@ def check_weights(args: argparse.Namespace) -> int:
 
     entry = published().get(args.name) or by_file(args.name)
     path = Path(entry.path if entry and args.name == entry.name and not Path(args.name).is_file() else args.name)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a weights file")
     if not path.is_file():
         if entry is None:
             find(args.name)
@@ -177,17 +189,30 @@ def check_weights(args: argparse.Namespace) -> int:
     print(f"{path}: {path.stat().st_size:,} bytes, SHA-256 {digest}")
     print("the published one" if entry and entry.digest() else "what SHA-256 was published isn't known")
     if entry is None or entry.kind != "log":
-        print(opened(path))
+        print(opened(path, entry))
     return 0
 
 
-def opened(path: Path) -> str:
-    """Return what a weights file holds. Raises UserError for one that can't be used."""
-    from adatad.convert.weight_file import check_values, read_weight_file
+def opened(path: Path, entry: PublishedFile | None) -> str:
+    """Return what a weights file holds. Raises UserError for one that can't be used, or of another size than the
+    published file has that it is named for."""
+    from adatad.convert.backbone_weights import size_in_words
+    from adatad.convert.weight_file import WeightsError, check_values, read_weight_file
 
     tensors = read_weight_file(path).tensors
     check_values({name: t for name, t in tensors.items() if t.is_floating_point()}, path)
-    return f"opens: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()) / 1e6:.1f} million numbers"
+    text = f"opens: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()) / 1e6:.1f} million numbers"
+    expected = entry.preset if entry else None
+    try:
+        preset, size = size_in_words(tensors, path)
+    except WeightsError as error:
+        if expected:
+            raise UserError(f"{error}; its name stands for {expected}: fetch it again: {entry.fetch(path)}") from error
+        return f"{text}; no backbone that is known here"
+    if expected and preset != expected:
+        fix = f"name it otherwise, and fetch the right one: {entry.fetch(path)}"
+        raise UserError(f"{path}: its backbone is {size}, but its name stands for {expected}; {fix}")
+    return f"{text}; its backbone is {size}"
 
 
 def import_weights(args: argparse.Namespace) -> int:

@@ -156,17 +156,27 @@ def sizes_of(shapes: dict[str, torch.Size]) -> dict[str, int]:
     return {"width": patch[0], "depth": depth, "MLP width": mlp_width, "patch": patch[-1], "tubelet": patch[2]}
 
 
+def size_in_words(tensors: dict[str, Tensor], path: object) -> tuple[str | None, str]:
+    """Return the preset that the encoder of a file fits, None for none of them, and its size in words. Raises
+    WeightsError for a file without a known encoder."""
+    found = find_encoder(tensors, path)
+    shapes = {name: tensor.shape for name, tensor in found.tensors.items()}
+    return _preset(shapes, found.family), _named(shapes, found.family)
+
+
 def _named(shapes: dict[str, torch.Size], family: Family) -> str:
-    sizes = sizes_of(shapes)
+    name = _preset(shapes, family) or "a size without a name"
+    return f"{name} ({_listed(sizes_of(shapes))}) of {TITLES[family]}"
+
+
+def _preset(shapes: dict[str, torch.Size], family: Family) -> str | None:
+    """Return the preset of an encoder's sizes, None if it has those of none."""
     # Without the tubelet, which no preset's name fixes.
-    four = tuple(sizes.values())[:4]
-    names = [
-        name
-        for name, p in PRESETS.items()
-        if p.family == family and (p.width, p.depth, int(p.width * p.mlp_ratio), p.patch) == four
-    ]
-    name = names[0] if names else "a size without a name"
-    return f"{name} ({_listed(sizes)}) of {TITLES[family]}"
+    four = tuple(sizes_of(shapes).values())[:4]
+    sizes = {
+        n: (p.width, p.depth, int(p.width * p.mlp_ratio), p.patch) for n, p in PRESETS.items() if p.family == family
+    }
+    return next((name for name, size in sizes.items() if size == four), None)
 
 
 IMAGE_PIXELS, CLIP_FRAMES = 224, 16

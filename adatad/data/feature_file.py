@@ -34,7 +34,8 @@ class FeatureFacts:
     of frames that one feature is a mean over; first_seconds, last_seconds: middles of the first and the last span;
     positions, channels: shape; format: ending of the array's file; backbone, preset, weights_sha256: what computed
     them, the hash also of the settings; adapters: whether trained ones were in it; preprocessing: size and
-    normalization; video: path, size and time of change of the file; program: with its version.
+    normalization; video: path, size and time of change of the file; program: with its version; dtype: of
+    the array, float32 or float16.
     """
 
     fps: float
@@ -54,6 +55,7 @@ class FeatureFacts:
     preprocessing: dict[str, Any]
     video: dict[str, Any]
     program: str
+    dtype: str = "float32"
 
 
 def facts_path(folder: Path, name: str) -> Path:

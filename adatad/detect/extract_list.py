@@ -38,7 +38,7 @@ from adatad.training.video_features import Steps, features_of, steps_for
 
 class ExtractRequest(NamedTuple):
     """Order of a user. stride, window: in frames, None for the default; fps: at which frames are counted; format: of
-    the arrays; force: do all anew."""
+    the arrays; force: do all anew; dtype: of the numbers, float32 or float16."""
 
     model: Path
     sources: tuple[str, ...]
@@ -50,6 +50,7 @@ class ExtractRequest(NamedTuple):
     fps: float | None = None
     format: str = "npy"
     force: bool = False
+    dtype: str = "float32"
 
 
 class ExtractPlan(NamedTuple):
@@ -97,6 +98,7 @@ def _settings(extractor: Extractor, steps: Steps, request: ExtractRequest) -> di
         "stride_frames": steps.stride,
         "window_frames": steps.span_frames(extractor.spec.model.backbone.tubelet),
         "format": request.format,
+        "dtype": request.dtype,
         "weights_sha256": extractor.sha256,
         "preprocessing": {
             "size_pixels": data.size_pixels,
@@ -177,6 +179,9 @@ def extraction(
         features = torch.cat(parts)
         if not bool(torch.isfinite(features).all()):
             raise UserError(f"{video.path}: the backbone gives numbers that are none (NaN): its weights are damaged")
+        features = features.to(getattr(torch, request.dtype))
+        if not bool(torch.isfinite(features).all()):
+            raise UserError(f"{video.path}: its features are too large for float16; leave --dtype out")
         facts = FeatureFacts(
             fps=float(known.fps),
             stride_seconds=steps.stride / known.fps,

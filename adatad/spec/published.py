@@ -19,7 +19,8 @@ HUB_FILE = "model.safetensors"
 class PublishedFile(NamedTuple):
     """A published file. kind: backbone, model or log; path: where specs look for it; drive: Google Drive's id; hub,
     hub_file: repository and file on Hugging Face; made_from: the published file that `adatad weights import` makes it
-    from; sha256_start: first digits, where only these are known. None: not known."""
+    from; sha256_start: first digits, where only these are known; preset: of `model.backbone` that it fits. None:
+    not known."""
 
     name: str
     kind: str
@@ -35,6 +36,7 @@ class PublishedFile(NamedTuple):
     size_bytes: int | None = None
     sha256: str | None = None
     sha256_start: str | None = None
+    preset: str | None = None
     published_mAP: float | None = None  # noqa: N815, the spelling of specs
     also: tuple[str, ...] = ()
     note: str | None = None

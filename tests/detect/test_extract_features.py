@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import untrained_model
+from ranks import CONTEXT, run_ranks
 from small_data_set import EVEN, database, write_spec, write_video
 
 from adatad.cli.main import main
@@ -119,3 +123,94 @@ def test_two_processes_share_a_list(folder, monkeypatch):
         done = {path.stem for path in (folder / "shared").iterdir()}
         assert done < {"k0", ODD} or rank == "1"
     assert done == {"k0", ODD}
+
+
+@pytest.mark.parametrize("mode", ["adapter", "plain", "side", "full"])
+def test_a_trained_model_gives_the_features_of_its_own_backbone(folder, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(
+        untrained_model, "TINY_SPEC", untrained_model.TINY_SPEC.replace("mode: adapter", f"mode: {mode}")
+    )
+    model = untrained_model.write_model(tmp_path / "model.safetensors")
+    assert (
+        main(["extract", str(model), str(folder / "v/k0.mp4"), "--output", str(tmp_path / "out"), "--device", "cpu"])
+        == 0
+    )
+    facts = read_feature_facts(tmp_path / "out", "k0")
+    assert facts.adapters == (mode != "full")
+    detector = find_extractor(model, None, None, None).load(torch.device("cpu"))
+    sampling = facts.preprocessing["sampling_frames"]
+    with open_file(folder / "v" / "k0.mp4", detector.spec.data) as (source, _):
+        steps = steps_for(detector.module.backbone, sampling, None, None)
+        parts = features_of(detector.module.backbone, detector._run, detector.device, source, steps)
+        np.testing.assert_array_equal(read_features(tmp_path / "out", "k0", facts), torch.cat(list(parts)).numpy())
+
+
+def test_v_jepa_gives_features_too(folder, tmp_path):
+    text = (folder / "spec.yaml").read_text().replace("preset: tiny", "preset: vjepa2-large")
+    (tmp_path / "jepa.yaml").write_text(
+        text.replace("width: 16, depth: 1, heads: 2}", "width: 48, depth: 1, heads: 2}", 1)
+    )
+    command = ["extract", str(tmp_path / "jepa.yaml"), str(folder / "v/k0.mp4"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--device", "cpu"]) == 0
+    assert _read(tmp_path, "out").shape == (48, 48)
+
+
+def test_half_precision_is_read_as_float32(folder, capsys):
+    assert _extract(folder, "single") == _extract(folder, "half", "--dtype", "float16") == 0
+    assert np.load(folder / "half" / "k0.npy").dtype == np.float16
+    single, half = _read(folder, "single"), _read(folder, "half")
+    assert half.dtype == np.float32
+    np.testing.assert_array_equal(half, single.astype(np.float16).astype(np.float32))
+    assert _extract(folder, "half") == 2
+    assert "dtype float16, asked for is float32" in capsys.readouterr().err
+
+
+def test_two_ranks_write_what_one_does_and_each_video_once(folder):
+    _extract(folder, "one", source="v")
+    assert run_ranks(2, _extract_counted, folder) == [(1, 1), (1, 1)]
+    for name in ("k0", ODD):
+        for ending in (".npy", ".json"):
+            one, two = (folder / output / f"{name}{ending}" for output in ("one", "two"))
+            assert one.read_bytes() == two.read_bytes()
+
+
+def _extract_counted(folder: Path) -> tuple[int, int]:
+    import adatad.detect.extract_list as extract_list
+
+    written, keep = [], extract_list.keep
+    extract_list.keep = lambda result, output: (written.append(result.name), keep(result, output))
+    # All ranks hear of the broken video; of the three files each good one is written by one rank.
+    return _extract(folder, "two", source="v"), len(written)
+
+
+def test_a_killed_extraction_leaves_no_half_written_file_and_goes_on(folder, capsys):
+    process = CONTEXT.Process(target=_extract_until_killed, args=(folder,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    (whole,) = [path for name in ("k0", ODD) if (path := array_path(folder / "killed", name, "npy")).is_file()]
+    before = whole.stat().st_mtime_ns
+    (rest,) = (folder / "killed").glob(".*.unfinished.npy")
+    # Younger ones are left alone: they may be those of a process that is at work.
+    os.utime(rest, (0, 0))
+    assert _extract(folder, "killed", source="v") == 1
+    assert "1 done, 1 done before, 1 failed" in capsys.readouterr().out
+    assert whole.stat().st_mtime_ns == before
+    assert {path.name for path in (folder / "killed").iterdir()} == {
+        f"{n}{e}" for n in ("k0", ODD) for e in (".npy", ".json")
+    }
+
+
+def _extract_until_killed(folder: Path) -> None:
+    save, calls = np.save, []
+
+    def killed_in_the_second(file, array):
+        calls.append(1)
+        if len(calls) == 2:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(file, array)
+
+    np.save = killed_in_the_second
+    _extract(folder, "killed", source="v")
