@@ -49,8 +49,10 @@ def read_bytes(path: str | Path, limit_bytes: int = MAX_BYTES, start: int = 0) -
         if size > limit_bytes:
             raise FileError(f"{path}: has {size:,} bytes; at most {limit_bytes:,} are read here: is it another file?")
         file.seek(start)
-        # One byte more: a file may grow while it is read.
-        content = file.read(limit_bytes + 1)
+        # One byte more: a file may grow while it is read. Not the limit at once: Python makes room for all it asks for.
+        content = file.read(max(size, 0) + 1)
+        if len(content) > size:
+            content += file.read(limit_bytes + 1 - len(content))
     if len(content) > limit_bytes:
         raise FileError(f"{path}: grows while it is read; at most {limit_bytes:,} bytes are read here")
     return content
