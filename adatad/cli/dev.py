@@ -39,6 +39,7 @@ SUITES = {
         "96 frames, every 4th, from the middle of a video",
     ),
     "detect": ("adatad.dev.benchmarks.detect_suite", "detection in a video of five minutes, on the CPU"),
+    "scale": ("adatad.dev.benchmarks.scale_suite", "how cost grows with work, as slopes"),
 }
 """Suites by name: the module, and the title of what it prints."""
 BENCHMARK_TEXT = """Measure memory and time against the bars that this project sets itself.
@@ -57,7 +58,9 @@ clip: bytes, memory, waiting and scaling where ranks share a window (ten minutes
 evaluation: NMS and mAP on one thread beside the reference's, with their results checked (half a minute).
 checkpoint: how long a step stands still while a checkpoint is saved (half a minute).
 decoding: what a frame costs through each library, and memory over 2,000 openings (five minutes).
-detect: time of detection in a new video, as a stream and by windows (half a minute)."""
+detect: time of detection in a new video, as a stream and by windows (half a minute).
+scale: slopes of time and memory against videos, frames, classes, instances and ranks; writes docs/images/scale.png (a
+quarter of an hour)."""
 GOLDEN_TEXT = """Run every golden case under a folder and compare each quantity with what the reference computed.
 
 adatad dev verify-golden tests/golden

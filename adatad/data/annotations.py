@@ -32,7 +32,7 @@ from adatad.data.entry import (
     read_item,
     read_length,
 )
-from adatad.files import listed, shown
+from adatad.files import collection_paused, listed, shown
 from adatad.labels.values import SUBSETS
 from adatad.spec.data_sections import DataSpec
 from adatad.spec.quirks import Quirks
@@ -111,6 +111,8 @@ class Annotations:
     validation_report: LoadReport
     warnings: tuple[str, ...] = ()
     """Sentences about the whole file: unknown names, labels that look alike, classes that a subset lacks."""
+    ground_truth: dict[str, Any] | None = None
+    """What detections are scored against, as `ground_truth` returns it; None of a database that no file gave."""
 
     def in_order(self, classes: tuple[str, ...]) -> Annotations:
         """Return the same annotations with the classes numbered in this order, which holds the same names."""
@@ -130,16 +132,19 @@ def read_annotations(
 ) -> Annotations:
     """Read the annotation file of a spec; see `annotations_of`. Raises AnnotationError, also if nothing is left of a
     subset."""
-    found = annotations_of(load_database(spec.annotations), spec, quirks, class_agnostic, training)
-    for videos, report in ((found.train, found.train_report), (found.validation, found.validation_report)):
-        # For a test an empty training subset is fine: it wasn't read.
-        if not videos and (training or report is found.validation_report):
-            subset = " or ".join(map(repr, names_of(report.subset)))
-            raise AnnotationError(
-                f"{spec.annotations}: no video of subset {subset} is left: {report.line().partition(': ')[2]}; set "
-                "data.blocked_videos to fewer, or annotate more"
-            )
-    return found
+    with collection_paused():
+        database = load_database(spec.annotations)
+        found = annotations_of(database, spec, quirks, class_agnostic, training)
+        for videos, report in ((found.train, found.train_report), (found.validation, found.validation_report)):
+            # For a test an empty training subset is fine: it wasn't read.
+            if not videos and (training or report is found.validation_report):
+                subset = " or ".join(map(repr, names_of(report.subset)))
+                raise AnnotationError(
+                    f"{spec.annotations}: no video of subset {subset} is left: {report.line().partition(': ')[2]}; set "
+                    "data.blocked_videos to fewer, or annotate more"
+                )
+        # From the same content: a file of 20,000 videos takes seconds to read and check.
+        return replace(found, ground_truth=_scored_part(database, spec, quirks.keep_ambiguous, is_checked=True))
 
 
 def annotations_of(
@@ -268,13 +273,20 @@ def ground_truth(spec: DataSpec, keep_ambiguous: bool = False) -> dict[str, Any]
     "Ambiguous" is in it if it is a class, or with keep_ambiguous. Subsets are compared for equality, also by the
     reference.
     """
-    database = load_database(spec.annotations)
+    with collection_paused():
+        return _scored_part(load_database(spec.annotations), spec, keep_ambiguous)
+
+
+def _scored_part(
+    database: dict[str, dict[str, Any]], spec: DataSpec, keep_ambiguous: bool, is_checked: bool = False
+) -> dict[str, Any]:
     classes, blocked = read_classes(spec, database, keep_ambiguous), read_names(spec.blocked_videos)
     rules = _Rules(spec, classes, Quirks(), training=False, class_agnostic=False)
     videos = {}
     for name, entry in database.items():
         if in_subset(entry, spec.validation_subset) and name not in blocked:
-            _refuse(spec, name, entry, classes)
+            if not is_checked:
+                _refuse(spec, name, entry, classes)
             items = entry.get("annotations") or []
             instances = [_read_instance(rules, item) for item in items]
             videos[name] = {
@@ -344,16 +356,23 @@ def _read_subset(
         # Left out of training alone: in evaluation every detection in such a video counts as wrong.
         if len(video.labels) or not rules.training:
             videos.append(video)
-        starts, ends = video.segments_seconds.T
-        # Durations are rounded, so an instance must pass an end by more than the rounding to be counted.
-        outside = (ends <= 0) | (starts >= video.duration_seconds + PAST_END_SECONDS)
-        for counter, which in (
-            (report.outside, outside),
-            (report.before_start, ~outside & (starts < -PAST_END_SECONDS)),
-            (report.past_end, ~outside & (ends > video.duration_seconds + PAST_END_SECONDS)),
-        ):
-            counter.update({name: int(which.sum())} if which.any() else {})
+        _count_outside(video, report)
     return tuple(videos), replace(report, videos=len(videos), instances=sum(len(video.labels) for video in videos))
+
+
+def _count_outside(video: Video, report: LoadReport) -> None:
+    """Count the instances of a video that leave it."""
+    # Durations are rounded, so an instance must pass an end by more than the rounding to be counted.
+    late = video.duration_seconds + PAST_END_SECONDS
+    for start, end in video.segments_seconds.tolist():
+        if end <= 0 or start >= late:
+            report.outside[video.name] += 1
+            continue
+        # One may do both.
+        if start < -PAST_END_SECONDS:
+            report.before_start[video.name] += 1
+        if end > late:
+            report.past_end[video.name] += 1
 
 
 def _refuse(spec: DataSpec, name: str, entry: dict[str, Any], classes: ClassList) -> None:

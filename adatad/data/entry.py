@@ -157,6 +157,9 @@ def label_of(value: Any) -> str | int | None:
 
     A float without a fraction (pandas writes 1.0 where a column has gaps) is that integer.
     """
+    # A name, in nearly all files.
+    if type(value) is str:
+        return value if is_visible(value) and not has_control_characters(value) else None
     if isinstance(value, float) and value.is_integer():
         return int(value)
     is_label = isinstance(value, (str, int)) and not isinstance(value, bool)

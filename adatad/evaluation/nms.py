@@ -54,7 +54,10 @@ def apply_nms(segments: np.ndarray, scores: np.ndarray, labels: np.ndarray, spec
         return segments, scores, labels
     # Within one class at a time, or as if all had the same class.
     if spec.multiclass:
-        parts = [_suppress(segments, scores, np.flatnonzero(labels == label), spec) for label in np.unique(labels)]
+        # One sort for all classes: to look for each one's among all takes classes x segments.
+        by_label = np.argsort(labels, kind="stable")
+        borders = np.flatnonzero(np.diff(labels[by_label])) + 1
+        parts = [_suppress(segments, scores, own, spec) for own in np.split(by_label, borders)]
     else:
         parts = [_suppress(segments, scores, np.arange(len(scores)), spec)]
     kept = np.concatenate([keep for keep, _ in parts])

@@ -24,7 +24,7 @@ from adatad.evaluation.score_warnings import (
     time_warnings,
     video_warnings,
 )
-from adatad.files import FileError, StandsTwiceError, read_json
+from adatad.files import FileError, StandsTwiceError, collection_paused, read_json
 
 MAX_NUMBER = 1e12
 """Largest magnitude of seconds and scores. A larger number is a mistake, and would overflow in sums of lengths."""
@@ -61,11 +61,14 @@ def evaluate_files(
     Raises FileError, or AnnotationError for `blocked`, before anything is scored. top_k: also compute recall@kx;
     blocked: file with names of videos that don't count (`read_names`); keep_ambiguous: as in `evaluate`.
     """
-    read = read_contents(ground_truth, detections, subset, blocked)
-    result = evaluate(read.ground_truth, read.detections, subset, tious, read.blocked, keep_ambiguous, top_k)
-    warnings = score_warnings(read.ground_truth, read.detections, subset, read.blocked, keep_ambiguous=keep_ambiguous)
-    # For files alone: a run's own detections can't have been joined twice.
-    repeated = repeated_detection_warnings(read.detections, read.blocked)
+    # Millions of detections, which hold no cycles.
+    with collection_paused():
+        read = read_contents(ground_truth, detections, subset, blocked)
+        files = (read.ground_truth, read.detections, subset)
+        result = evaluate(*files, tious, read.blocked, keep_ambiguous, top_k)
+        warnings = score_warnings(*files, read.blocked, keep_ambiguous=keep_ambiguous)
+        # For files alone: a run's own detections can't have been joined twice.
+        repeated = repeated_detection_warnings(read.detections, read.blocked)
     return replace(result, warnings=(*blocked_warnings(read.ground_truth, read.blocked), *warnings, *repeated))
 
 

@@ -33,11 +33,18 @@ def has_control_characters(text: str) -> bool:
 
 def is_visible(text: str) -> bool:
     """Return whether a text has a visible character."""
+    # The first character mostly is one, and a generator takes longer: files hold names by the hundred thousand.
+    first = text[:1]
+    if first and first.isprintable() and not first.isspace():
+        return True
     return any(character.isprintable() and not character.isspace() for character in text)
 
 
 def number(value: Any) -> float | None:
     """Return a number, also from plain text (HACS writes durations so); None for anything else."""
+    # What nearly all are, first.
+    if type(value) is float:
+        return value
     # bool is a subclass of int, and float() also takes "nan", "1_000" and digits of other scripts.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None

@@ -8,7 +8,6 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from adatad.files import shown
 
@@ -190,5 +189,4 @@ def file_name_problem(pattern: str, name: str) -> str | None:
 def leaves_folder(path: str) -> bool:
     """Return whether a relative path could lead out of the folder that it is joined to."""
     # Names come from annotation files, which may be anybody's: none may point outside the folder of videos.
-    pure = PurePosixPath(path)
-    return pure.is_absolute() or ".." in pure.parts
+    return path.startswith("/") or ".." in path.split("/")

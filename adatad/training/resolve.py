@@ -110,7 +110,7 @@ def resolve_run(
         saved_spec=saved_spec or spec,
         steps_per_epoch=steps_per_epoch(spec, windows_of_epoch(spec.train.class_balance, annotations.train)),
         annotations=annotations,
-        ground_truth=ground_truth(spec.data, quirks.keep_ambiguous),
+        ground_truth=annotations.ground_truth or ground_truth(spec.data, quirks.keep_ambiguous),
         unscored_videos=frozenset(read_names(spec.evaluate.blocked_videos)),
     )
 
