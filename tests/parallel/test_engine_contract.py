@@ -101,6 +101,8 @@ FAMILIES = {
     # Softmax cancels a part of the keys' bias, whose gradient is rounding noise: see NOISE in steps.py.
     "vjepa2": ["model.backbone.preset=vjepa2-large", "model.backbone.position_grid=null",
                "model.freeze=[backbone.blocks.*.attn.qkv.bias]"],
+    # Tubelets of one frame, and clips of eight.
+    "internvideo2": ["model.backbone.preset=internvideo2-1b"],
 }  # fmt: skip
 """Overrides for each family of backbones but VideoMAE, which the other cases are of."""
 
