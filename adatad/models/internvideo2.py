@@ -3,8 +3,8 @@
 Wang et al., "InternVideo2: Scaling Foundation Models for Multimodal Video Understanding", ECCV 2024, and
 "InternVideo-Next: Towards General Video Foundation Models without Video-Text Supervision", 2025; the authors' published
 code was read. Every frame is a tubelet of its own. Positions are learned and added to the tokens. Class tokens stand
-before those of patches in each clip: attention and MLP see them, adapters and features don't. Features are the tokens of
-patches behind the last block, without a norm.
+before those of patches in each clip: attention and MLP see them, adapters and features don't. Features are the tokens
+of patches behind the last block, without a norm.
 
 Shapes: n clips, l tokens of a clip (class tokens, then patches by time, row and column), c width.
 """

@@ -45,7 +45,7 @@ def is_norm(name: str) -> bool:
 
 
 def is_token(name: str) -> bool:
-    """Return whether a parameter of the patch embedding is, or is added to, tokens as it is: autocast doesn't cast it."""
+    """Return whether a parameter of the patch embedding is a token or added to tokens, which autocast doesn't cast."""
     return name in ("class_token", "positions")
 
 
