@@ -159,7 +159,7 @@ class VideoBackbone(nn.Module):
     has_final_norm: ClassVar[bool] = False
     """Whether features pass a norm behind the last block."""
     class_tokens: ClassVar[int] = 0
-    """Tokens of each clip before those of its patches. Attention and MLP see them. Adapters, which need a place in time,
+    """Tokens of each clip before those of its patches. Attention and MLP see them. Adapters, which need places in time,
     don't, and neither do features, which are means over space."""
 
     def __init__(self, spec: BackboneSpec, drawn: bool = True):
