@@ -43,8 +43,8 @@ def test_features_are_those_of_the_authors_code(name, tmp_path):
     torch.testing.assert_close(backbone.timeline(frames), means, rtol=1e-5, atol=1e-5)
 
 
-# Of InternVideo2-1B: counted by its authors' code, without projector and head. Of InternVideo-Next: one weight of a norm
-# for each pixel of a patch less, which the patch embedding has taken in.
+# Of the authors' code on the meta device without projector and head; InternVideo-Next's less one weight of a norm for
+# each pixel of a patch, which the patch embedding has taken in.
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
