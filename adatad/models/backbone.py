@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from adatad.models.adapter import Adapter, Recompute, pad_with_zeros
 from adatad.models.initial import DrawsAside
 from adatad.models.keyed_dropout import Drops
-from adatad.models.vit import Block, ClipTables
+from adatad.models.vit import Block, ClipTables, outside_autocast
 from adatad.spec.model_sections import BackboneSpec
 from adatad.spec.presets import Family
 from adatad.spec.sizes import BackboneSizes, resolve_backbone
@@ -310,10 +310,9 @@ def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
 
 def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
     """Interpolate as one matrix product: equal but for rounding, and its backward is a product too."""
-    # Outside of autocast, which would make a 16-bit product of it.
     weights = interpolation_matrix(timeline.shape[-1], positions, timeline.dtype, timeline.device)
-    kind = timeline.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    # Autocast would make a 16-bit product of it.
+    with outside_autocast(timeline.device):
         return timeline @ weights
 
 

@@ -25,6 +25,7 @@ from adatad.models.vit import (
     BranchWeights,
     ClipTables,
     attend,
+    outside_autocast,
     resize_positions,
     sine_table,
     split_heads,
@@ -60,6 +61,18 @@ def attend_normed(x_nlc: Tensor, heads: int, qkv: Tensor, q_norm: Tensor, k_norm
     # Over all heads together. Back in the dtype of values: attention takes one for all three.
     q_nlc, k_nlc = rms_norm(q_nlc, q_norm).to(v_nlc.dtype), rms_norm(k_nlc, k_norm).to(v_nlc.dtype)
     return attend(*(split_heads(part, heads) for part in (q_nlc, k_nlc, v_nlc)))
+
+
+def resize_positions_by_product(table: Tensor, tubelets: int, grid: tuple[int, int], rows: int, columns: int) -> Tensor:
+    """Return what `resize_positions` does but for rounding, by one matrix product, whose backward is a product too."""
+    if grid == (rows, columns):
+        return table
+    places = grid[0] * grid[1]
+    identity = torch.eye(places, dtype=table.dtype, device=table.device)
+    # Autocast would make a 16-bit product of it.
+    with outside_autocast(table.device):
+        weights = resize_positions(identity[None], 1, grid, rows, columns)[0]
+        return (weights @ table.unflatten(1, (tubelets, places))).flatten(1, 2)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -166,7 +179,10 @@ class InternVideo2(VideoBackbone):
         """Return class tokens and tokens of patches with their positions, which are resized to rows and columns."""
         embedding, grid = self.patch_embed, (self.position_grid, self.position_grid)
         first, patches = embedding.positions.tensor_split([self.class_tokens], 1)
-        tokens = tokens + resize_positions(patches, self.clip_tubelets, grid, rows, columns)
+        # On GPUs the backward kernel of interpolation adds in any order.
+        in_order = not patches.is_cpu and torch.are_deterministic_algorithms_enabled()
+        resize = resize_positions_by_product if in_order else resize_positions
+        tokens = tokens + resize(patches, self.clip_tubelets, grid, rows, columns)
         class_tokens = (embedding.class_token + first).expand(len(tokens), -1, -1)
         return torch.cat([class_tokens.to(tokens.dtype), tokens], 1)
 

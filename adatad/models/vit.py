@@ -7,6 +7,7 @@ row and column), c width; h heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -47,6 +48,12 @@ def is_norm(name: str) -> bool:
 def is_token(name: str) -> bool:
     """Return whether a parameter of the patch embedding is a token or added to tokens, which autocast doesn't cast."""
     return name in ("class_token", "positions")
+
+
+def outside_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a region without autocast, on devices that have it."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def sine_table(positions: int, width: int) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 
 from adatad.convert.backbone_weights import load_backbone_weights
 from adatad.models.families import build_backbone
-from adatad.models.internvideo2 import InternVideo2
+from adatad.models.internvideo2 import InternVideo2, resize_positions_by_product
+from adatad.models.vit import resize_positions
 from adatad.spec.model_sections import BackboneSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -69,6 +70,13 @@ def test_an_adapter_neither_reads_nor_changes_class_tokens():
     assert not added[:, :4].any()
     assert added[:, 4:].any()
     assert torch.equal(added, adapter(other, 1))
+
+
+def test_a_table_is_resized_by_a_product_as_by_interpolation():
+    table, shape = torch.randn(1, 3 * 12, 5, dtype=torch.float64), (3, (3, 4), 2, 7)
+    torch.testing.assert_close(
+        resize_positions_by_product(table, *shape), resize_positions(table, *shape), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_frames_of_another_size_get_a_resized_table():
