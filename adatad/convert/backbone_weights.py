@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adatad.convert.layouts import MMACTION, TITLES, Encoder, find_encoder, rename
+from adatad.convert.layouts import LEARNED_POSITIONS, MMACTION, TITLES, Encoder, find_encoder, rename
+from adatad.convert.learned_positions import TABLE, fit_positions
 from adatad.convert.weight_file import (
     WeightsError,
     brief,
@@ -74,9 +75,10 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     if sizes_of(there) != sizes_of(here) or found.family != backbone.family:
         file, spec = _named(there, found.family), _named(here, backbone.family)
         raise WeightsError(f"{path}: doesn't fit the backbone: the file is {file}, the spec's {spec}")
+    words = fit_table(found, backbone)
     check_parts(found, here, path)
     # Before any weight is copied, since it may still refuse the table.
-    positions = take_positions(backbone, found.positions, path)
+    positions = words or take_positions(backbone, found.positions, path)
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found.tensors[name])
@@ -85,6 +87,18 @@ def load_backbone_weights(backbone: VideoBackbone, path: str | Path) -> Loaded:
     for name, why in found.ignored.items():
         ignored.setdefault(why, []).append(name)
     return Loaded(found.title, len(wanted), ignored, positions)
+
+
+def fit_table(found: Encoder, backbone: VideoBackbone) -> str | None:
+    """Fit a learned table of positions to the backbone's clips; return what was done in words, None without one."""
+    table = found.tensors.get(TABLE)
+    if table is None:
+        return None
+    clip = backbone.clip_tubelets, backbone.position_grid
+    found.tensors[TABLE] = fitted = fit_positions(table, backbone.class_tokens, found.tubelets, *clip)
+    if fitted.shape == table.shape:
+        return "those of the file"
+    return f"those of the file, resized from {table.shape[1]} to {fitted.shape[1]}"
 
 
 def check_parts(found: Encoder, expected: dict[str, torch.Size], path: object) -> None:
@@ -200,7 +214,7 @@ def convert_backbone(source: Path, output: Path) -> list[str]:
     if found.unknown:
         title = TITLES[found.family]
         raise WeightsError(f"{source} ({found.title}): has parts that {title} doesn't have: {name_few(found.unknown)}")
-    if found.family == "vjepa2.1":
+    if found.family == "vjepa2.1" or found.family in LEARNED_POSITIONS:
         raise WeightsError(f"{source}: needs no conversion: name it in model.backbone.weights as it is")
     if found.family != "videomae" and output.suffix != ".safetensors":
         raise WeightsError(

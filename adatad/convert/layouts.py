@@ -2,8 +2,8 @@
 
 Known are the original VideoMAE and VideoMAEv2 (fine-tuned or pre-trained), InternVideo (their names behind a prefix),
 mmaction2 (OpenTAD reads files converted to it), Hugging Face, whole checkpoints of OpenTAD, V-JEPA 2 by its authors and
-by Hugging Face, and our own. Names inside the encoder are translated to those of the family's backbone
-(`adatad.models.families`); what it has no use for is listed with the reason.
+by Hugging Face, InternVideo2 and InternVideo-Next, and our own. Names inside the encoder are translated to those of the
+family's backbone (`adatad.models.families`); what it has no use for is listed with the reason.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adatad.convert.learned_positions import CLASS, SPATIAL, TABLE, TEMPORAL, fold_pixel_norm, join_positions
 from adatad.convert.weight_file import WeightsError, brief, name_few
 from adatad.spec.presets import Family
 
@@ -63,17 +64,44 @@ LAYOUTS = (MMACTION, HUGGING_FACE, ORIGINAL, OURS, HUGGING_FACE_VJEPA2)
 ORIGINAL_VJEPA2 = ORIGINAL._replace(title="V-JEPA 2", family="vjepa2")
 ORIGINAL_VJEPA21 = ORIGINAL._replace(title="V-JEPA 2.1", family="vjepa2.1")
 OURS_VJEPA2 = OURS._replace(family="vjepa2")
-TITLES: dict[Family, str] = {"videomae": "VideoMAE", "vjepa2": "V-JEPA 2", "vjepa2.1": "V-JEPA 2.1"}
+ORIGINAL_INTERNVIDEO2 = ORIGINAL._replace(
+    title="InternVideo2",
+    renames=(
+        *ORIGINAL.renames, ("cls_token", "patch_embed.class_token"),
+        # Hugging Face's library calls each gamma weight.
+        (".ls1.gamma", ".attn.scale"), (".ls1.weight", ".attn.scale"),
+        (".ls2.gamma", ".mlp.scale"), (".ls2.weight", ".mlp.scale"),
+    ),
+    family="internvideo2",
+)  # fmt: skip
+ORIGINAL_INTERNVIDEO_NEXT = ORIGINAL_INTERNVIDEO2._replace(title="InternVideo-Next", family="internvideo-next")
+OURS_INTERNVIDEO2, OURS_INTERNVIDEO_NEXT = (
+    OURS._replace(family="internvideo2"), OURS._replace(family="internvideo-next")
+)  # fmt: skip
+TITLES: dict[Family, str] = {
+    "videomae": "VideoMAE", "vjepa2": "V-JEPA 2", "vjepa2.1": "V-JEPA 2.1",
+    "internvideo2": "InternVideo2", "internvideo-next": "InternVideo-Next",
+}  # fmt: skip
 """Families in words."""
+LEARNED_POSITIONS: tuple[Family, ...] = ("internvideo2", "internvideo-next")
+"""Families whose table of positions is a weight."""
 
 VIDEO_VECTOR = "video_mod_embed"
 """Name of the vector that V-JEPA 2.1 adds to the tokens of videos."""
+LEARNED = {"pos_embed": TABLE} | {name: name for name in (SPATIAL, TEMPORAL, CLASS)}
+"""Names, in files and here, of a learned table of positions and of its parts."""
 
 # Beside the encoder, or without an effect on features. Anything else inside the blocks makes a file another model's.
 EVERYWHERE = (
     (r"pos_embed$|position_embeddings$|^position_table$", "position table"),
     (r"^ladders\.|^side_adapters\.", "adapter"),
     (r"^(head|fc)\.", "classifier"),
+)
+BESIDE_INTERNVIDEO2 = (
+    (r"^(clip|mae|img)_pos_embed", "position table of a decoder, or of images"),
+    (r"^(clip_projector|(final_)?clip_decoder|mae_decoder|(clip_)?teacher)\.", "projector, decoder or teacher"),
+    (r"^(head|fc|fc_norm)\.", "classifier"),
+    (r"^blocks\.\d+\.adapter\.|^side_adapters\.", "adapter"),
 )
 IGNORED: dict[Family, tuple[tuple[str, str], ...]] = {
     "videomae": (
@@ -91,13 +119,16 @@ IGNORED: dict[Family, tuple[tuple[str, str], ...]] = {
         (r"^norms_block\.[0-2]\.", "norm of an earlier block's tokens"),
         (r"^(patch_embed_img|img_mod_embed)", "of images"),
     ),
+    "internvideo2": BESIDE_INTERNVIDEO2,
+    "internvideo-next": BESIDE_INTERNVIDEO2,
 }
 
 
 class Encoder(NamedTuple):
     """Encoder found in a file. title: project that wrote it; tensors: by the names of the family's backbone; ignored:
     reason by the file's name; unknown: names in the file that the backbone has no part for; positions: position table
-    [1, n, width]; family: its architecture."""
+    [1, n, width], where it isn't one of the tensors; family: its architecture; tubelets: those of a learned table, 0
+    where the file doesn't say it."""
 
     title: str
     tensors: dict[str, Tensor]
@@ -105,6 +136,7 @@ class Encoder(NamedTuple):
     unknown: list[str]
     positions: Tensor | None
     family: Family
+    tubelets: int = 0
 
 
 def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
@@ -112,6 +144,8 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
     layout, prefix = recognise(tensors, path)
     # Ours has another name: it is a buffer of the model.
     positions = tensors.get(f"{prefix}pos_embed", tensors.get(f"{prefix}position_table"))
+    learned = layout.family in LEARNED_POSITIONS
+    positions = None if learned else positions
     found = Encoder(_title(layout, prefix), {}, {}, [], positions, layout.family)
     parts: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -125,11 +159,13 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
         reason = next((reason for pattern, reason in IGNORED[layout.family] if re.search(pattern, ours)), None)
         if reason:
             found.ignored[name] = reason
+        elif learned and ours in LEARNED:
+            parts[LEARNED[ours]] = tensor
         elif ours.startswith(("patch_embed.", "blocks.")) or (
             layout.family != "videomae" and ours.startswith(("final_norm.", VIDEO_VECTOR))
         ):
             parts[ours] = tensor
-        elif prefix or layout in (OURS, OURS_VJEPA2) or ours == "cls_token":
+        elif prefix or layout.patch == OURS.patch or ours == "cls_token":
             # Inside the encoder's own prefix every tensor matters; without a prefix others may be a head's.
             found.unknown.append(name)
         else:
@@ -139,6 +175,8 @@ def find_encoder(tensors: dict[str, Tensor], path: object) -> Encoder:
     if vector is not None and bias is not None and vector.numel() == bias.numel():
         # Both are added to all tokens of a video.
         parts["patch_embed.bias"] = bias + vector.flatten()
+    fold_pixel_norm(parts)
+    found = found._replace(tubelets=join_positions(parts))
     found.tensors.update(_joined(parts) if layout.family == "videomae" else _joined_with_keys(parts))
     return found
 
@@ -164,9 +202,14 @@ def recognise(tensors: dict[str, Tensor], path: object) -> tuple[Layout, str]:
 def _with_family(layout: Layout, prefix: str, tensors: Iterable[str]) -> Layout:
     """Return the layout of the family whose names these are, where several share them."""
     if layout is OURS:
+        if f"{prefix}patch_embed.class_token" in tensors:
+            return OURS_INTERNVIDEO_NEXT if f"{prefix}patch_embed.norm.weight" in tensors else OURS_INTERNVIDEO2
         return OURS_VJEPA2 if f"{prefix}final_norm.weight" in tensors else OURS
     if layout is not ORIGINAL:
         return layout
+    if f"{prefix}blocks.0.attn.q_norm.weight" in tensors:
+        is_next = f"{prefix}patch_embed.norm_before.weight" in tensors
+        return ORIGINAL_INTERNVIDEO_NEXT if is_next else ORIGINAL_INTERNVIDEO2
     if f"{prefix}{VIDEO_VECTOR}" in tensors:
         return ORIGINAL_VJEPA21
     # VideoMAE's last norm is called so in pre-trained files alone, whose biases of queries and values are apart.

@@ -20,6 +20,7 @@ OWN = "MIT (this project's built-in backbone)"
 VIDEOMAE = "CC-BY-NC-4.0 (VideoMAE)"
 VIDEOMAE_V2 = "CC-BY-NC-4.0 (VideoMAEv2)"
 VJEPA2 = "MIT (V-JEPA 2)"
+INTERNVIDEO2 = "Apache-2.0 (InternVideo2)"
 
 
 BUILT_IN_BYTES = 1193872
@@ -29,6 +30,7 @@ HUB_FOLDERS = {
     re.compile(r"(?:^|--|_)videomaev2-(?:small|base|large|huge|giant)", re.IGNORECASE): VIDEOMAE_V2,
     re.compile(r"(?:^|--|_)videomae-(?:small|base|large|huge|giant)", re.IGNORECASE): VIDEOMAE,
     re.compile(r"(?:^|--|_)vjepa2-vit[lhg]-", re.IGNORECASE): VJEPA2,
+    re.compile(r"(?:^|--|_)internvideo2-stage1-1b-224p-k400", re.IGNORECASE): INTERNVIDEO2,
 }
 """Names of the hub's repositories, as folders of downloads and of its cache have them."""
 

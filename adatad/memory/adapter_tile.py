@@ -10,8 +10,8 @@ Going back, z's gradient needs as many planes of v's gradient from each side.
 Names: gy, gu, gz, gv, gx are the gradients of y, u, z, v, x; gp that of the value before the activation.
 
 Shapes: n clips of a tile, l tokens of a clip, c width; t planes of a tile, p positions of a plane, h hidden width; m
-all tokens of a tile (n x l = t x p). Arithmetic is in the dtype of the casts; gradients of weights are returned in fp32
-(fp64 if the casts are).
+all tokens of patches of a tile (t x p). Class tokens are the first ones of each clip, and y = x there. Arithmetic is in
+the dtype of the casts; gradients of weights are returned in fp32 (fp64 if the casts are).
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class AdapterWeights:
     dilation: int
     reach: int
     """Planes that the convolution sees to each side of its own."""
+    class_tokens: int
+    """Tokens of a clip that aren't the adapter's, before all others."""
 
     @property
     def exact(self) -> torch.dtype:
@@ -74,12 +76,18 @@ def cast_adapter(adapter: Adapter, masters: dict[str, Tensor], dtype: torch.dtyp
         pointwise_bias=masters["pointwise.bias"].to(dtype) if temporal else None,
         dilation=adapter.dilation,
         reach=adapter.reach,
+        class_tokens=adapter.class_tokens,
     )
+
+
+def patch_rows(x_nlc: Tensor, weights: AdapterWeights) -> Tensor:
+    """Return the tokens of patches, [m, c]: a view if a clip has no others, or if there is one clip alone."""
+    return x_nlc[:, weights.class_tokens :].flatten(0, 1)
 
 
 def squeeze(x_nlc: Tensor, weights: AdapterWeights, planes: int) -> tuple[Tensor, Tensor]:
     """Return z [t, p, h], of so many planes, and the value before its GELU [m, h]."""
-    before_mh = F.linear(x_nlc.flatten(0, 1).to(weights.down.dtype), weights.down, weights.down_bias)
+    before_mh = F.linear(patch_rows(x_nlc, weights).to(weights.down.dtype), weights.down, weights.down_bias)
     return F.gelu(before_mh).view(planes, -1, before_mh.shape[-1]), before_mh
 
 
@@ -114,11 +122,12 @@ def mix_(z_tph: Tensor, padded_tph: Tensor | None, weights: AdapterWeights) -> T
 def add_adapter_(
     x_nlc: Tensor, z_tph: Tensor, left: Tensor | None, right: Tensor | None, weights: AdapterWeights
 ) -> None:
-    """Add gamma (u U + c) to the tokens in place; z is used up."""
+    """Add gamma (u U + c) to the tokens of patches in place; z is used up."""
     padded_tph = None if weights.taps is None else with_neighbours(z_tph, left, right, weights.reach)
     u_mh = mix_(z_tph, padded_tph, weights).view(-1, z_tph.shape[-1])
     del padded_tph
-    x_nlc.view(-1, x_nlc.shape[-1]).add_(F.linear(u_mh, weights.up, weights.up_bias))
+    patches_nlc = x_nlc[:, weights.class_tokens :]
+    patches_nlc.add_(F.linear(u_mh, weights.up, weights.up_bias).view_as(patches_nlc))
 
 
 def planes_at(end: int, planes: Tensor, reach: int) -> Tensor:
@@ -157,10 +166,9 @@ def adapter_backward(
     `pass_on`) and the planes of v's gradient at one end, which the next tile needs. Tensors are let go as soon as they
     have been used: this is where a step's memory is at its peak.
     """
-    width = x_nlc.shape[-1]
     low = weights.down.dtype
     # Computed again from the tokens, as in forward; nothing of it was kept.
-    x_mc, gy_mc = x_nlc.view(-1, width).to(low), gy_nlc.reshape(-1, width).to(low)
+    x_mc, gy_mc = patch_rows(x_nlc, weights).to(low), patch_rows(gy_nlc, weights).to(low)
     z_tph, before_mh = squeeze(x_nlc, weights, planes)
     has_time = weights.taps is not None
     padded_tph = with_neighbours(z_tph, borders.z_left, borders.z_right, weights.reach) if has_time else None
@@ -187,7 +195,11 @@ def adapter_backward(
         return None, gv_end
     # y's gradient itself (the residual) and what comes through the bottleneck, in one product.
     gx_mc = torch.addmm(gy_mc, gp_mh, weights.down)
-    return gx_mc.view_as(x_nlc).to(x_nlc.dtype), gv_end
+    gx_nlc = gx_mc.view(len(x_nlc), -1, x_nlc.shape[-1]).to(x_nlc.dtype)
+    if weights.class_tokens:
+        # They pass the adapter by, and so does their gradient.
+        gx_nlc = torch.cat([gy_nlc[:, : weights.class_tokens], gx_nlc], 1)
+    return gx_nlc, gv_end
 
 
 def _add_up(u_mh: Tensor, gy_mc: Tensor, weights: AdapterWeights, add: Add) -> None:

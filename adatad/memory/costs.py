@@ -146,7 +146,8 @@ class CostProbe:
         self.first_trained = 0 if self.mode == "full" else min(self.carrying, default=self.depth)
         """The first block with anything to differentiate; the depth if there is none."""
         self.clips = len(clip_share(clips_of_window(data, backbone.clip_frames), self.spec.parallel.clip, 0))
-        self.clip_tokens = backbone.clip_frames // backbone.tubelet * (data.size_pixels // self.sizes.patch) ** 2
+        patches = backbone.clip_frames // backbone.tubelet * (data.size_pixels // self.sizes.patch) ** 2
+        self.clip_tokens = backbone_class(backbone.preset).class_tokens + patches
         self.clip_bytes = 3 * backbone.clip_frames * data.size_pixels**2
         self.frame_bytes = self.windows * self.clips * self.clip_bytes
 

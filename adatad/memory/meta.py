@@ -6,7 +6,7 @@ needs. Without this, attention would be counted by its naive formula, and autoca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar
@@ -46,6 +46,7 @@ def gpu_like_meta(is_of_gpu: IsOfGpu = _is_meta) -> Iterator[None]:
             stack.enter_context(patch.object(F, name, run))
         naive = F.scaled_dot_product_attention
         stack.enter_context(patch.object(F, "scaled_dot_product_attention", partial(_attention, is_of_gpu, naive)))
+        stack.enter_context(patch.object(F, "rms_norm", partial(_rms_norm, is_of_gpu, F.rms_norm)))
         # The host reads a few numbers in a step (norms, losses); ones are as good as any, and finite.
         numbers = Tensor.tolist
         stack.enter_context(
@@ -96,6 +97,35 @@ def _attention(
     # With it the kernel also returns what backward needs, which counts.
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, needs_gradient)[0]
+
+
+def _rms_norm(
+    is_of_gpu: IsOfGpu, naive: Callable, x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float
+) -> Tensor:
+    """Run the fused kernel, which keeps its input and a number for each row."""
+    return _FusedRMSNorm.apply(x, weight) if is_of_gpu(x) else naive(x, shape, weight, eps)
+
+
+class _FusedRMSNorm(torch.autograd.Function):
+    """A norm that takes the memory of CUDA's kernel. On other devices PyTorch has a sum of small operators alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the normed rows."""
+        ctx.has_weight = weight is not None
+        rows = x.new_empty(*x.shape[:-1], 1, dtype=torch.promote_types(x.dtype, torch.float32))
+        ctx.save_for_backward(x, rows, *((weight,) if ctx.has_weight else ()))
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of those that want one."""
+        x, _, *weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            torch.empty_like(x, memory_format=torch.contiguous_format) if wanted[0] else None,
+            torch.empty_like(weight[0]) if weight and wanted[1] else None,
+        )
 
 
 class MetaResults:

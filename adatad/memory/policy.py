@@ -28,7 +28,7 @@ from adatad.memory.wave_state import WaveSettings
 from adatad.memory.weights import ResidentWeights, StreamedBlocks, TrainedWeights, WeightProvider, read_from_block
 from adatad.models.adapter import Recompute
 from adatad.models.backbone import PlainExecutor, VideoBackbone
-from adatad.models.vit import is_norm
+from adatad.models.vit import is_norm, is_token
 from adatad.spec.data_sections import DataSpec
 from adatad.spec.schema import MemorySpec
 from adatad.spec.sizes import clips_of_window
@@ -245,7 +245,8 @@ def wave_settings(
     positions = (data.size_pixels // backbone.patch) ** 2
     # Where clips are shared unevenly, those of the rank with most.
     clips = -(-clips_of_window(data, backbone.clip_frames) // clip_ranks)
-    tile_clips = memory.tile_clips or default_tile_clips(backbone.clip_tubelets * positions, backbone.width, clips)
+    clip_tokens = backbone.class_tokens + backbone.clip_tubelets * positions
+    tile_clips = memory.tile_clips or default_tile_clips(clip_tokens, backbone.width, clips)
     hold = memory.recompute == "once"
     trained = [i for i in range(first, last + 1) if any(p.requires_grad for p in backbone.blocks[i].parameters())]
     # Inputs are saved from the first trained block on; what is before it runs forward only.
@@ -275,7 +276,7 @@ def cast_frozen_(backbone: VideoBackbone, first: int, last: int, dtype: torch.dt
     if first == 0:
         modules.append(backbone.patch_embed)
     for name, parameter in (named for module in modules for named in module.named_parameters()):
-        if parameter.requires_grad or name.startswith("adapter."):
+        if parameter.requires_grad or name.startswith("adapter.") or is_token(name):
             continue
         if norms or not is_norm(name):
             parameter.data = parameter.data.to(dtype)

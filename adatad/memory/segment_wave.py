@@ -216,9 +216,11 @@ class SegmentWave:
 
     def gv_at(self, index: int, end: int, gradient: Tensor) -> Tensor:
         """Return v's gradient at one end of a tile."""
-        adapter = self.wave.adapters[index]
-        positions = gradient.shape[1] // self.wave.backbone.clip_tubelets
-        planes = gradient.view(-1, positions, gradient.shape[-1])
+        backbone, adapter = self.wave.backbone, self.wave.adapters[index]
+        patches_nlc = backbone.patch_tokens(gradient)
+        # Of the clips at this end alone: without their class tokens, clips lie apart in memory and are copied.
+        clips = planes_at(end, patches_nlc, min(-(-adapter.reach // backbone.clip_tubelets), len(patches_nlc)))
+        planes = clips.unflatten(1, (backbone.clip_tubelets, -1)).flatten(0, 1)
         return through_up_and_pointwise(planes_at(end, planes, adapter.reach), adapter)
 
     def through_block(self, index: int, t: int, gradient: Tensor) -> Tensor | None:

@@ -104,7 +104,7 @@ class SideExecutor(PlainExecutor):
 
 
 def squeeze_before(x_nlc: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the value before GELU: [n, l, c] -> [n x l, hidden], in the arithmetic of the tiles."""
+    """Return the value before GELU: tokens of patches [n, l, c] -> [n x l, hidden], in the arithmetic of the tiles."""
     return F.linear(x_nlc.flatten(0, 1).to(weight.dtype), weight, bias)
 
 
@@ -129,11 +129,12 @@ class _SideFunction(torch.autograd.Function):
         with no_autocast(frames.device):
             for number, tile, x_nlc in side.visits(frames):
                 with memory_scope("tile"):
-                    z = F.gelu(squeeze_before(x_nlc, *ctx.casts[2 * number : 2 * number + 2]))
-                    tile.of(outputs[1 + number]).copy_(backbone.pool(z.view(*x_nlc.shape[:2], -1)))
+                    patches = backbone.patch_tokens(x_nlc)
+                    z = F.gelu(squeeze_before(patches, *ctx.casts[2 * number : 2 * number + 2]))
+                    tile.of(outputs[1 + number]).copy_(backbone.pool(z.view(*patches.shape[:2], -1)))
                     # The last listed block's tokens are what adapters are added to.
                     if number == len(backbone.adapter_blocks) - 1:
-                        tile.of(outputs[0]).copy_(backbone.pool(normalized(backbone, x_nlc)))
+                        tile.of(outputs[0]).copy_(backbone.pool(backbone.patch_tokens(normalized(backbone, x_nlc))))
         return tuple(out.view(len(frames), -1, out.shape[-1]) for out in outputs)
 
     @staticmethod
@@ -151,11 +152,12 @@ class _SideFunction(torch.autograd.Function):
         with no_autocast(frames.device):
             for number, tile, x_nlc in side.visits(frames):
                 with memory_scope("tile"):
-                    before = squeeze_before(x_nlc, *ctx.casts[2 * number : 2 * number + 2])
+                    patches = side.backbone.patch_tokens(x_nlc)
+                    before = squeeze_before(patches, *ctx.casts[2 * number : 2 * number + 2])
                     gz = tile.of(per_clip[number]).expand(-1, -1, positions, -1).reshape(before.shape)
                     # A private operator of PyTorch: what autograd calls for F.gelu.
                     gp = torch.ops.aten.gelu_backward(gz, before)
-                    add_linear_(sums[2 * number], sums[2 * number + 1], gp, x_nlc.flatten(0, 1).to(low))
+                    add_linear_(sums[2 * number], sums[2 * number + 1], gp, patches.flatten(0, 1).to(low))
         # Saved by hand and so freed by hand: a loss that lives longer must not hold the frames.
         ctx.frames = None
         for number, scale in enumerate(scales):

@@ -76,7 +76,7 @@ class FeatureStream:
         groups, tables = self._first_look(groups)
         wave = self._wave(tables)
         for _, x_nlc in wave.forward(self._tokens(groups)):
-            pooled = self.backbone.pool(normalized(self.backbone, x_nlc)).flatten(0, 1)
+            pooled = self._pooled(x_nlc)
             del x_nlc
             yield pooled
 
@@ -92,12 +92,18 @@ class FeatureStream:
             for index in range(self.settings.last + 1):
                 transform.in_place(index, tile, x_nlc)
                 if index in listed:
-                    z = F.gelu(squeeze_before(x_nlc, *squeezing[listed.index(index)]))
-                    means.append(self.backbone.pool(z.view(*x_nlc.shape[:2], -1)))
+                    patches = self.backbone.patch_tokens(x_nlc)
+                    z = F.gelu(squeeze_before(patches, *squeezing[listed.index(index)]))
+                    means.append(self.backbone.pool(z.view(*patches.shape[:2], -1)).flatten(0, 1))
+                    del patches
             # The last listed block's tokens are what adapters are added to.
-            rows = torch.cat([self.backbone.pool(normalized(self.backbone, x_nlc)), *means], -1).flatten(0, 1)
+            rows = torch.cat([self._pooled(x_nlc), *means], -1)
             del x_nlc
             yield rows
+
+    def _pooled(self, x_nlc: Tensor) -> Tensor:
+        """Return the rows of features of a group's last tokens."""
+        return self.backbone.pool(self.backbone.patch_tokens(normalized(self.backbone, x_nlc))).flatten(0, 1)
 
     def _first_look(self, groups: Iterable[Tensor]) -> tuple[Iterator[Tensor], ClipTables]:
         """Return the groups, and the tables of clips of their size, which is that of the first one."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from adatad.memory.arithmetic import no_autocast
@@ -103,7 +104,7 @@ class WavePass:
     def positions(self, source: Tensor | HostFrames) -> int:
         """Return the spatial positions of a tubelet."""
         if source.dtype != torch.uint8:
-            return source.shape[1] // self.backbone.clip_tubelets
+            return (source.shape[1] - self.backbone.class_tokens) // self.backbone.clip_tubelets
         return (source.shape[-2] // self.backbone.patch) * (source.shape[-1] // self.backbone.patch)
 
     def run(self, wave: Wave, source: Tensor | HostFrames) -> Tensor:
@@ -148,18 +149,26 @@ class WavePass:
         # fp32 at least: a mean over hundreds of positions has more digits than 16 bits hold.
         timeline = torch.empty(shape, dtype=dtype, device=device)
         for tile, x_nlc in stream:
-            tile.of(timeline).copy_(self.backbone.pool(normalized(self.backbone, x_nlc)))
+            tile.of(timeline).copy_(self.backbone.pool(self.backbone.patch_tokens(normalized(self.backbone, x_nlc))))
         return timeline.view(len(wave.tiles), -1, timeline.shape[-1])
 
     def gradient_of_tiles(self, gradient: Tensor, positions: int) -> GradientOf:
-        """Return what makes a tile's gradient [n, l, c] of the output's; a mean's is spread over its positions."""
+        """Return what makes a tile's gradient [n, l, c] of the output's; a mean's is spread over its positions, and
+        class tokens, which are in no mean, get zeros."""
         residual = self.settings.residual
         # Tokens that go on to a range of other blocks: their gradients come one each.
         if not self.pooled:
             return lambda tile: tile.of(gradient).to(residual)
         # One number for all positions of a tubelet, which is spread out tile by tile.
         per_clip = (gradient / positions).to(residual).reshape(-1, self.backbone.clip_tubelets, 1, gradient.shape[-1])
-        return lambda tile: tile.of(per_clip).expand(-1, -1, positions, -1).flatten(1, 2)
+        class_tokens = self.backbone.class_tokens
+
+        def gradient_of(tile: Tile) -> Tensor:
+            """Return the gradient of a tile's tokens."""
+            patches = tile.of(per_clip).expand(-1, -1, positions, -1).flatten(1, 2)
+            return F.pad(patches, (0, 0, class_tokens, 0)) if class_tokens else patches
+
+        return gradient_of
 
     def source_gradient(
         self, below: dict[Tile, Tensor], wave: Wave, frames: Tensor | HostFrames | None

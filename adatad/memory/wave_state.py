@@ -192,9 +192,10 @@ class WaveState:
         settings, width = self.settings, self.backbone.width
         # Ranks that share a window unevenly may have a larger tile than the settings say.
         # Buffers on the host are of one size, that of the largest tile.
-        largest = max(self.planes(tile) for tile in self.tiles[0])
+        largest = max(tile.stop - tile.start for tile in self.tiles[0])
         host = self.host if settings.saved_on_host else None
-        tokens, count = largest * self.positions, per_tile * sum(map(len, self.tiles))
+        clip_tokens = self.backbone.class_tokens + self.backbone.clip_tubelets * self.positions
+        tokens, count = largest * clip_tokens, per_tile * sum(map(len, self.tiles))
         if not in_8_bits:
             return activation_store(name, host, tokens * width * settings.residual.itemsize, count)
         return EightBitStore(activation_store(name, host, coded_bytes(tokens, width), count), settings.residual, name)

@@ -4,8 +4,8 @@
 
 AdaTAD section 3.2. Attention never leaves a clip; this convolution is what joins clips.
 
-Shapes: n clips (of all windows), l tokens of a clip (tubelets x positions), c width, h hidden width; b windows, t
-tubelets of a window, p positions of a tubelet.
+Shapes: n clips (of all windows), l tokens of a clip (class tokens, then tubelets x positions), c width, h hidden width;
+b windows, t tubelets of a window, p positions of a tubelet.
 """
 
 from __future__ import annotations
@@ -35,15 +35,24 @@ def pad_with_zeros(window_btph: Tensor, reach: int) -> Tensor:
 class Adapter(nn.Module):
     """Bottleneck adapter of one block; with `temporal=False` a plain one, without the convolution over time.
 
-    `clip_tubelets` is the number of tubelets in a clip, which gives tokens their place in time.
+    `clip_tubelets` is the number of tubelets in a clip, which gives tokens their place in time. A clip's first
+    `class_tokens` tokens have none: the adapter neither reads nor changes them.
     At the start `up` is zero, so the adapter changes nothing and only `up` gets a gradient in the first step.
     """
 
     def __init__(
-        self, width: int, hidden: int, clip_tubelets: int, kernel: int = 3, dilation: int = 1, temporal: bool = True
+        self,
+        width: int,
+        hidden: int,
+        clip_tubelets: int,
+        kernel: int = 3,
+        dilation: int = 1,
+        temporal: bool = True,
+        class_tokens: int = 0,
     ):
         super().__init__()
         self.clip_tubelets = clip_tubelets
+        self.class_tokens = class_tokens
         self.dilation = dilation
         self.down = nn.Linear(width, hidden)
         if temporal:
@@ -85,10 +94,13 @@ class Adapter(nn.Module):
         if recompute is not None:
             # Inside the module, so that the hooks of engines run once and not again in backward.
             return recompute(self.forward, x_nlc, batch, pad=pad)
-        return self.expand(F.gelu(self.down(x_nlc)), batch, pad)
+        if not self.class_tokens:
+            return self.expand(F.gelu(self.down(x_nlc)), batch, pad)
+        added_nlc = self.expand(F.gelu(self.down(x_nlc[:, self.class_tokens :])), batch, pad)
+        return F.pad(added_nlc, (0, 0, self.class_tokens, 0))
 
     def expand(self, z_nlh: Tensor, batch: int, pad: Padding = pad_with_zeros) -> Tensor:
-        """Return everything behind the activation, [n, l, c]."""
+        """Return everything behind the activation, of tokens of patches alone: [n, l, h] -> [n, l, c]."""
         if self.depthwise is not None:
             z_nlh = z_nlh + self.mix_time(z_nlh, batch, pad)
         # One learned number for the whole adapter; waves fold it into `up` (`adatad.memory.adapter_tile`).

@@ -3,8 +3,9 @@
 What all families of backbones have in common; each has a file of its own beside this one, with what it decides, and
 `adatad.models.families` says which preset is whose.
 
-Shapes: b windows, n clips of all windows (clips of one window next to each other), l tokens of a clip, c width;
-t tubelets of a window or, in planes, of a clip, p positions of a tubelet.
+Shapes: b windows, n clips of all windows (clips of one window next to each other), l tokens of a clip (class tokens, if
+the family has any, before those of patches), c width; t tubelets of a window or, in planes, of a clip, p positions of a
+tubelet.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from adatad.models.adapter import Adapter, Recompute, pad_with_zeros
 from adatad.models.initial import DrawsAside
 from adatad.models.keyed_dropout import Drops
-from adatad.models.vit import Block, ClipTables
+from adatad.models.vit import Block, ClipTables, outside_autocast
 from adatad.spec.model_sections import BackboneSpec
 from adatad.spec.presets import Family
 from adatad.spec.sizes import BackboneSizes, resolve_backbone
@@ -157,6 +158,9 @@ class VideoBackbone(nn.Module):
     """The architecture, as presets name it."""
     has_final_norm: ClassVar[bool] = False
     """Whether features pass a norm behind the last block."""
+    class_tokens: ClassVar[int] = 0
+    """Tokens of each clip before those of its patches. Attention and MLP see them. Adapters, which need places in time,
+    don't, and neither do features, which are means over space."""
 
     def __init__(self, spec: BackboneSpec, drawn: bool = True):
         """drawn: initialise the encoder at random; False: leave that to a file. All else is drawn as with it."""
@@ -178,7 +182,7 @@ class VideoBackbone(nn.Module):
         # What a file will fill isn't drawn, but every later draw comes out as if it had been.
         self._encoder_context = nullcontext if drawn else DrawsAside
         with self._encoder_context():
-            self.patch_embed = nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+            self.patch_embed = self.build_embedding(spec, sizes)
         self.drops_type: type[Drops] = Drops
         """Class that draws stochastic depth."""
         # Rising linearly from 0 at the first block, as in VideoMAE's own fine-tuning.
@@ -194,7 +198,8 @@ class VideoBackbone(nn.Module):
         adapter = spec.adapter
         hidden = int(self.width * adapter.ratio)
         temporal = spec.mode != "plain"
-        return Adapter(self.width, hidden, self.clip_tubelets, adapter.kernel, adapter.dilation, temporal)
+        shape = adapter.kernel, adapter.dilation, temporal
+        return Adapter(self.width, hidden, self.clip_tubelets, *shape, class_tokens=self.class_tokens)
 
     def _build_block(self, spec: BackboneSpec, sizes: BackboneSizes, index: int) -> Block:
         inside = spec.mode in ("adapter", "plain") and index in self.adapter_blocks
@@ -202,12 +207,17 @@ class VideoBackbone(nn.Module):
         with self._encoder_context():
             return self.build_block(sizes, adapter)
 
+    def build_embedding(self, spec: BackboneSpec, sizes: BackboneSizes) -> nn.Conv3d:
+        """Return the patch embedding, with all else that is learned of the tokens that enter the blocks."""
+        return nn.Conv3d(3, sizes.width, (spec.tubelet, sizes.patch, sizes.patch))
+
     def build_block(self, sizes: BackboneSizes, adapter: Adapter | None) -> Block:
         """Return a new block of the family around an adapter; None: it carries none."""
         raise NotImplementedError
 
     def add_positions(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        """Return tokens [n, l, c] with what the family adds to them for their places: nothing here."""
+        """Return the tokens of patches with what the family adds to them for their places, behind its class tokens:
+        nothing of both here."""
         return tokens
 
     def clip_tables(self, height: int, width: int, device: torch.device) -> ClipTables:
@@ -264,23 +274,30 @@ class VideoBackbone(nn.Module):
         # patch goes last, in the order of the convolution's weights: color, frame, pixel row, pixel column.
         patches = pixels.reshape(n, 3, self.clip_tubelets, tubelet, rows, patch, columns, patch)
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(n, self.clip_tubelets * rows * columns, -1)
+        return self.add_positions(self.project_patches(patches), rows, columns)
+
+    def project_patches(self, patches: Tensor) -> Tensor:
+        """Return a token of each patch: [n, l, pixels of a patch in all colors and frames] -> [n, l, c]."""
         weight = self.patch_embed.weight.flatten(1)
-        tokens = F.linear(patches.to(weight.dtype), weight, self.patch_embed.bias)
-        return self.add_positions(tokens, rows, columns)
+        return F.linear(patches.to(weight.dtype), weight, self.patch_embed.bias)
+
+    def patch_tokens(self, tokens: Tensor) -> Tensor:
+        """Return a view of the tokens of patches, without the class tokens: [n, tubelets x positions, c]."""
+        return tokens[:, self.class_tokens :] if self.class_tokens else tokens
 
     def normalize(self, clips: Tensor) -> Tensor:
         """Normalize pixels: uint8 [n, 3, frames, height, width] -> float32, of mean 0 and spread 1 in pretraining."""
         return (clips.float() - self.pixel_mean) / self.pixel_std
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Average over space: [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
+        """Average over space: tokens of patches [n, l, c] -> float32 [n, clip tubelets, c] (float64 of float64)."""
         planes_ntpc = tokens.unflatten(1, (self.clip_tubelets, -1))
         # In fp32 also of 16-bit tokens: a mean of hundreds of positions would lose digits.
         return planes_ntpc.mean(2, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
     def join(self, tokens: Tensor, batch: int) -> Tensor:
         """Return the timeline of tokens that features take: [n, l, c] -> [b, tubelets, c]."""
-        return self.pool(tokens).unflatten(0, (batch, -1)).flatten(1, 2)
+        return self.pool(self.patch_tokens(tokens)).unflatten(0, (batch, -1)).flatten(1, 2)
 
 
 def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
@@ -293,10 +310,9 @@ def resize_timeline(timeline: Tensor, positions: int) -> Tensor:
 
 def resize_by_product(timeline: Tensor, positions: int) -> Tensor:
     """Interpolate as one matrix product: equal but for rounding, and its backward is a product too."""
-    # Outside of autocast, which would make a 16-bit product of it.
     weights = interpolation_matrix(timeline.shape[-1], positions, timeline.dtype, timeline.device)
-    kind = timeline.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    # Autocast would make a 16-bit product of it.
+    with outside_autocast(timeline.device):
         return timeline @ weights
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adatad.models.backbone import VideoBackbone
+from adatad.models.internvideo2 import InternVideo2, InternVideoNext
 from adatad.models.videomae import VideoMAE
 from adatad.models.vjepa2 import VJEPA2, VJEPA21
 from adatad.spec.model_sections import BackboneSpec
@@ -18,6 +19,10 @@ def backbone_class(preset: PresetName) -> type[VideoBackbone]:
             return VJEPA2
         case "vjepa2.1":
             return VJEPA21
+        case "internvideo2":
+            return InternVideo2
+        case "internvideo-next":
+            return InternVideoNext
 
 
 def build_backbone(spec: BackboneSpec, drawn: bool = True) -> VideoBackbone:

@@ -14,22 +14,23 @@ from torch import Tensor, nn
 
 from adatad.models.adapter import Adapter
 from adatad.models.backbone import VideoBackbone
-from adatad.models.vit import MLP, NORM_EPS, Block, BranchForm, BranchWeights, ClipTables, attend, project, sine_table
+from adatad.models.vit import (
+    MLP,
+    NORM_EPS,
+    Block,
+    BranchForm,
+    BranchWeights,
+    ClipTables,
+    attend,
+    project,
+    resize_positions,
+    sine_table,
+)
 from adatad.spec.model_sections import BackboneSpec
 from adatad.spec.sizes import BackboneSizes
 
 QKV_BIAS = "attn.qkv_bias"
 """The biases of queries, keys (zeros) and values as one tensor; not a parameter of its own."""
-
-
-def resize_positions(table: Tensor, tubelets: int, grid: tuple[int, int], rows: int, columns: int) -> Tensor:
-    """Fit a table [1, tubelets x grid, c] to rows x columns, each time slice alone: bicubic, without antialiasing."""
-    if grid == (rows, columns):
-        return table
-    planes = table.reshape(tubelets, *grid, -1).permute(0, 3, 1, 2)
-    # Without antialiasing, as the reference resizes it.
-    planes = F.interpolate(planes, size=(rows, columns), mode="bicubic", align_corners=False)
-    return planes.permute(0, 2, 3, 1).reshape(1, tubelets * rows * columns, -1)
 
 
 class Attention(nn.Module):

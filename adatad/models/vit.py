@@ -1,12 +1,13 @@
 """The block of a video transformer, as modules and as functions of tensors; each family of backbones has its own kind.
 
-Shapes: n clips (of all windows of a batch), l tokens of a clip (time, then row, then column), c width; h heads,
-d channels of a head.
+Shapes: n clips (of all windows of a batch), l tokens of a clip (class tokens, if there are any, then patches by time,
+row and column), c width; h heads, d channels of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -44,6 +45,17 @@ def is_norm(name: str) -> bool:
     return any(part.startswith("norm") or part.endswith("norm") for part in name.split("."))
 
 
+def is_token(name: str) -> bool:
+    """Return whether a parameter of the patch embedding is a token or added to tokens, which autocast doesn't cast."""
+    return name in ("class_token", "positions")
+
+
+def outside_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a region without autocast, on devices that have it."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def sine_table(positions: int, width: int) -> Tensor:
     """Return fixed sine positions, float32 [1, positions, width]: sine in even channels, cosine in odd ones."""
     channel = torch.arange(width)
@@ -53,15 +65,29 @@ def sine_table(positions: int, width: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
 
 
+def resize_positions(table: Tensor, tubelets: int, grid: tuple[int, int], rows: int, columns: int) -> Tensor:
+    """Fit a table [1, tubelets x grid, c] to rows x columns, each time slice alone: bicubic, without antialiasing."""
+    if grid == (rows, columns):
+        return table
+    planes = table.reshape(tubelets, *grid, -1).permute(0, 3, 1, 2)
+    # Without antialiasing, as the reference resizes it.
+    planes = F.interpolate(planes, size=(rows, columns), mode="bicubic", align_corners=False)
+    return planes.permute(0, 2, 3, 1).reshape(1, tubelets * rows * columns, -1)
+
+
+def split_heads(part_nlc: Tensor, heads: int) -> Tensor:
+    """Return queries, keys or values by heads: [n, l, c] -> [n, h, l, d]."""
+    return part_nlc.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
 def project(x_nlc: Tensor, heads: int, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values: [n, l, c] -> [n, h, l, d] each.
 
     weight, bias: of all three, [3 c, c] and [3 c].
     """
-    n, l, c = x_nlc.shape
     # Three views of one product; going back, their gradients are joined by one copy.
-    parts = F.linear(x_nlc, weight, bias).split(c, -1)
-    q_nhld, k_nhld, v_nhld = (part.view(n, l, heads, -1).transpose(1, 2) for part in parts)
+    parts = F.linear(x_nlc, weight, bias).split(x_nlc.shape[-1], -1)
+    q_nhld, k_nhld, v_nhld = (split_heads(part, heads) for part in parts)
     return q_nhld, k_nhld, v_nhld
 
 
@@ -136,14 +162,17 @@ class Block(nn.Module):
 
     forms: ClassVar[tuple[BranchForm, BranchForm]]
     """Attention and MLP as functions. They compute what the modules do."""
+    norm_type: ClassVar[type[nn.Module]] = nn.LayerNorm
+    """Class of the norms before both branches."""
+    mlp_type: ClassVar[type[Mlp]] = Mlp
 
     def __init__(self, width: int, attention: nn.Module, mlp_width: int, adapter: Adapter | None):
         """attention: a module with a number of `heads`, called with tokens and the clip's tables."""
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm1 = self.norm_type(width, eps=NORM_EPS)
         self.attn = attention
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.mlp = Mlp(width, mlp_width)
+        self.norm2 = self.norm_type(width, eps=NORM_EPS)
+        self.mlp = self.mlp_type(width, mlp_width)
         self.adapter = adapter
 
     def forward(

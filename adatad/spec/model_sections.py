@@ -33,7 +33,8 @@ class BackboneSpec(Section):
 
     preset: PresetName = "small"
     """tiny is the demo's; small to huge are VideoMAE-S to H; giant is VideoMAEv2-g; vjepa2-large, -huge and -giant are
-    V-JEPA 2's ViT-L, H and g; vjepa2.1-base, -large, -giant and -gigantic V-JEPA 2.1's ViT-B, L, g and G."""
+    V-JEPA 2's ViT-L, H and g; vjepa2.1-base, -large, -giant and -gigantic V-JEPA 2.1's ViT-B, L, g and G;
+    internvideo2-1b is InternVideo2-1B; internvideo-next-base and -large are InternVideo-Next's."""
     width: Length | None = None
     depth: Annotated[Layers, Field(ge=1)] | None = None
     heads: Length | None = None
@@ -41,12 +42,13 @@ class BackboneSpec(Section):
     """Height and width of a patch in pixels."""
     mlp_ratio: Ratio | None = None
     position_grid: Length | None = None
-    """Rows and columns of VideoMAE's fixed position table; null: those of a 224 pixel frame (64 for tiny)."""
+    """Rows and columns of VideoMAE's fixed position table, or of InternVideo's learned one; null: those of a 224 pixel
+    frame (64 for tiny)."""
     tubelet: Length | None = None
     """Frames of one token; null: the preset's."""
     clip_frames: Length | None = None
-    """Frames that attend to one another; attention never leaves a clip. null: the preset's,
-    16 for all of them (V-JEPA 2 was trained with 64, too)."""
+    """Frames that attend to one another; attention never leaves a clip. null: the preset's, 8 for InternVideo2 and 16
+    for the others (V-JEPA 2 was trained with 64, too)."""
     mode: Literal["adapter", "plain", "side", "frozen", "full", "features"] = "adapter"
     """adapter: TIA in the blocks; plain: adapters without temporal convolution; side: TIA beside a frozen backbone
     (the paper marks it with a dagger); frozen: only the detector is trained; full: everything is trained;

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Family = Literal["videomae", "vjepa2", "vjepa2.1"]
+Family = Literal["videomae", "vjepa2", "vjepa2.1", "internvideo2", "internvideo-next"]
 """Architectures that presets are of; `adatad.models.families` has a class for each."""
 PresetName = Literal[
     "tiny", "small", "base", "large", "huge", "giant", "vjepa2-large", "vjepa2-huge", "vjepa2-giant",
     "vjepa2.1-base", "vjepa2.1-large", "vjepa2.1-giant", "vjepa2.1-gigantic",
+    "internvideo2-1b", "internvideo-next-base", "internvideo-next-large",
 ]  # fmt: skip
 
 
@@ -44,4 +45,8 @@ PRESETS: dict[PresetName, Preset] = {
     "vjepa2.1-large": Preset(1024, 24, 16, 16, 4.0, image_pixels=384, family="vjepa2.1"),
     "vjepa2.1-giant": Preset(1408, 40, 22, 16, 48 / 11, image_pixels=384, family="vjepa2.1"),
     "vjepa2.1-gigantic": Preset(1664, 48, 26, 16, 64 / 13, image_pixels=384, family="vjepa2.1"),
+    # Clips of 8 frames are those of its pretraining; later stages of it had 4 and 16, too.
+    "internvideo2-1b": Preset(1408, 40, 16, 14, 48 / 11, tubelet=1, clip_frames=8, family="internvideo2"),
+    "internvideo-next-base": Preset(768, 12, 12, 14, 4.0, tubelet=1, family="internvideo-next"),
+    "internvideo-next-large": Preset(1024, 24, 16, 14, 4.0, tubelet=1, family="internvideo-next"),
 }

@@ -18,7 +18,7 @@ from adatad.data.classes import read_classes
 from adatad.errors import UserError
 from adatad.files import check_output
 from adatad.models.detector import TemporalActionDetector, build_model
-from adatad.models.vit import sine_table
+from adatad.models.vit import is_token, sine_table
 from adatad.report.last_and_best import select_of
 from adatad.spec import Spec, to_yaml
 from adatad.spec.downloads import data_licence
@@ -211,4 +211,5 @@ def in_16_bits(tensors: dict[str, Tensor], dtype: Dtype) -> tuple[dict[str, Tens
 
 
 def _is_matrix(name: str, tensor: Tensor) -> bool:
-    return name != POSITIONS and tensor.numel() > max(tensor.shape, default=1)
+    adds_to_tokens = name == POSITIONS or is_token(name.removeprefix("backbone.patch_embed."))
+    return not adds_to_tokens and tensor.numel() > max(tensor.shape, default=1)

@@ -264,6 +264,12 @@ def test_numbers_that_float16_cannot_hold_are_refused():
         in_16_bits({"big": torch.full((2, 2), 1e6), "bias": torch.full((2,), 1e6)}, "float16")
 
 
+def test_matrices_are_rounded_and_learned_positions_are_not():
+    names = ["backbone.patch_embed.weight", "backbone.patch_embed.positions", "backbone.patch_embed.class_token"]
+    rounded, _ = in_16_bits({name: torch.ones(1, 4, 8) for name in names}, "bfloat16")
+    assert [rounded[name].dtype for name in names] == [torch.bfloat16, torch.float32, torch.float32]
+
+
 def test_a_checkpoint_of_opentad_becomes_a_model_file(trained, run_command, tmp_path):
     path, spec, run = trained
     pth = tmp_path / "epoch_0.pth"

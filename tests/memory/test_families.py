@@ -19,8 +19,13 @@ FAMILIES = {
     # Heads of 20 channels, of which 2 are left over when the three axes have theirs.
     "vjepa2": {"preset": "vjepa2-large", "width": 40},
     "vjepa2.1": {"preset": "vjepa2.1-large", "width": 40},
+    "internvideo2": {"preset": "internvideo2-1b", "position_grid": 3},
 }
 """Settings of a small backbone of each family but VideoMAE, which the other tests here are about."""
+ALL_FAMILIES = {**FAMILIES, "internvideo-next": {"preset": "internvideo-next-base", "clip_frames": 8}}
+"""With one whose blocks are another's: it has more class tokens, and norms at its patch embedding."""
+WITH_NORM = [name for name in FAMILIES if name.startswith("vjepa")]
+"""Families with a norm behind the last block."""
 POLICIES = {
     "selective": {"policy": "selective"},
     "block": {"policy": "block"},
@@ -37,10 +42,13 @@ POLICIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["adapter", "plain", "side", "full"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [(family, mode) for family in FAMILIES for mode in ("adapter", "plain", "side", "full")]
+    + [("internvideo-next", "adapter"), ("internvideo-next", "full")],
+)
 def test_policies_agree_in_float64(family, mode):
-    backbone, (frames, keys) = build(mode, **FAMILIES[family]), batch(windows=2, clips=3, height=16, width=24)
+    backbone, (frames, keys) = build(mode, **ALL_FAMILIES[family]), batch(windows=2, clips=3, height=16, width=24)
     truth = gradients(backbone, frames, keys)
     for name, policy in POLICIES.items():
         # In mode side a policy is of all blocks.
@@ -61,14 +69,14 @@ def test_a_frozen_backbone_gives_its_timeline_without_a_graph(family):
 @given(data=st.data())
 def test_the_wave_is_exact_for_any_shape(data):
     draw = data.draw
-    family = draw(st.sampled_from(sorted(FAMILIES)), "family")
+    family = draw(st.sampled_from(sorted(ALL_FAMILIES)), "family")
     mode = draw(st.sampled_from(["adapter", "plain", "full"]), "mode")
     blocks = draw(st.sets(st.integers(0, 3), min_size=1), "adapter blocks")
     kernel, dilation = draw(st.sampled_from([(3, 1), (5, 2), (1, 1)]), "kernel and dilation")
     clips, windows = draw(st.integers(1, 5), "clips"), draw(st.integers(1, 2), "windows")
     height, width = draw(st.sampled_from([(8, 8), (16, 8), (17, 30)]), "pixels")
     adapter = AdapterSpec(blocks=tuple(blocks), kernel=kernel, dilation=dilation)
-    backbone = build(mode, **FAMILIES[family], adapter=adapter)
+    backbone = build(mode, **ALL_FAMILIES[family], adapter=adapter)
     memory = {
         "tile_clips": draw(st.integers(1, 3), "tile"),
         "segment_blocks": draw(st.integers(1, 5), "k"),
@@ -81,7 +89,7 @@ def test_the_wave_is_exact_for_any_shape(data):
     assert error(gradients(waved, frames, keys), gradients(backbone, frames, keys)) < 1e-10
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_NORM)
 def test_a_norm_that_learns_alone_gets_its_gradient(family):
     backbone, (frames, keys) = build("full", **FAMILIES[family]), batch()
     for name, parameter in backbone.named_parameters():

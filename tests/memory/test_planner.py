@@ -108,9 +108,17 @@ def test_the_plan_and_the_meter_agree_on_shared_windows(policy, clip):
     assert plan.bytes == pytest.approx(counted.bytes, rel=WITHIN), (plan.categories, counted.by_label)
 
 
-@pytest.mark.parametrize(("segment", "mode"), [(1, "adapter"), (2, "full"), (4, "adapter")])
-@pytest.mark.parametrize("preset", ["vjepa2-large"])
-def test_the_plan_and_the_meter_agree_where_a_norm_follows_the_last_block(preset, segment, mode):
+@pytest.mark.parametrize(
+    ("preset", "segment", "mode"),
+    [
+        ("vjepa2-large", 1, "adapter"),
+        ("vjepa2-large", 2, "full"),
+        ("vjepa2-large", 4, "adapter"),
+        ("internvideo2-1b", 2, "full"),
+        ("internvideo2-1b", 4, "adapter"),
+    ],
+)
+def test_the_plan_and_the_meter_agree_for_every_family(preset, segment, mode):
     spec = small(f"model.backbone.preset={preset}", f"model.backbone.mode={mode}", "data.window.size_grid=160",
                  "model.detector.max_length=160", "data.size_pixels=160", "optimizer.backbone.lr=1e-5",
                  "memory.policy=tile", "memory.tile_clips=1", f"memory.segment_blocks={segment}")  # fmt: skip

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from adatad.models.backbone import VideoBackbone, interpolation_matrix, resize_by_product, resize_timeline
 from adatad.models.detector import freeze
 from adatad.models.families import build_backbone
-from adatad.models.videomae import resize_positions
-from adatad.models.vit import sine_table
+from adatad.models.vit import resize_positions, sine_table
 from adatad.spec.model_sections import AdapterSpec, BackboneSpec
 
 SIZES = {"width": 16, "depth": 3, "heads": 2, "patch": 8, "mlp_ratio": 2.0, "position_grid": 4}

@@ -77,6 +77,8 @@ def test_groups_beside_each_other(shared_spec, truth, tmp_path):
 MODES = {
     "side": ["model.backbone.mode=side"],
     "full": ["model.backbone.mode=full", "optimizer.backbone={lr: 1e-4}"],
+    # Class tokens, which no rank asks another for.
+    "internvideo2": ["model.backbone.preset=internvideo2-1b"],
     "wide kernel": ["model.backbone.adapter.kernel=5", "model.backbone.adapter.dilation=2"],
 }
 
