@@ -83,11 +83,6 @@ def test_files_and_tests_named_in_the_text_exist(document):
             assert any(re.search(rf"def test_\w*{chosen}", file.read_text()) for file in files), words
 
 
-def test_the_pages_are_linked_from_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"docs/{page.name}" in readme for page in (ROOT / "docs").glob("*.md"))
-
-
 def test_each_fault_on_the_page_of_reliability_names_its_test():
     faults = (ROOT / "docs" / "reliability.md").read_text().partition("\n## ")[0]
     rows = [line for line in faults.splitlines() if line.startswith("| ")][2:]
