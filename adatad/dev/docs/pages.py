@@ -4,5 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-PAGES: dict[str, Callable[[], str]] = {}
-"""The text of each page, by its name in docs/."""
+from adatad.dev.docs.reference import commands_page, spec_page
+from adatad.dev.docs.support import support_page
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference-spec.md": spec_page,
+    "reference-commands.md": commands_page,
+    "support.md": support_page,
+}
+"""What makes each page, by its name in docs/."""
