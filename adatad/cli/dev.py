@@ -193,9 +193,10 @@ def model_zoo(args: argparse.Namespace) -> int:
 
 def reference_pages(args: argparse.Namespace) -> int:
     """Run `adatad dev docs`; returns its exit code."""
-    from adatad.dev.docs.pages import PAGES as MADE
+    from adatad.cli.main import VERBS, parser_of
+    from adatad.dev.docs.pages import made_pages
 
-    for name, text in MADE.items():
+    for name, text in made_pages({verb: (what, parser_of(verb)) for verb, what in VERBS.items()}).items():
         write_text(args.output / name, text())
         print(args.output / name)
     return 0

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from adatad.cli.main import VERBS
+from adatad.cli.main import VERBS, parser_of
 from adatad.dev.docs import tested
-from adatad.dev.docs.pages import PAGES
+from adatad.dev.docs.pages import made_pages
 from adatad.dev.docs.support import refusal
 from adatad.spec.keys import all_keys
 
+PAGES = made_pages({verb: (what, parser_of(verb)) for verb, what in VERBS.items()})
 DOCS = Path(__file__).parents[2] / "docs"
 
 

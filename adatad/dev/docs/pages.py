@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from adatad.dev.docs.reference import commands_page, spec_page
+from adatad.dev.docs.reference import Commands, commands_page, spec_page
 from adatad.dev.docs.support import support_page
 
-PAGES: dict[str, Callable[[], str]] = {
-    "reference-spec.md": spec_page,
-    "reference-commands.md": commands_page,
-    "support.md": support_page,
-}
-"""What makes each page, by its name in docs/."""
+
+def made_pages(commands: Commands) -> dict[str, Callable[[], str]]:
+    """Return what makes each page, by its name in docs/."""
+    return {
+        "reference-spec.md": spec_page,
+        "reference-commands.md": partial(commands_page, commands),
+        "support.md": support_page,
+    }

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic.fields import FieldInfo
 
-from adatad.cli.main import VERBS, parser_of, subparsers
 from adatad.spec.document import Key
 from adatad.spec.key_help import section_at, type_text, written
 from adatad.spec.keys import all_keys, dotted, fields_at
@@ -79,18 +78,26 @@ def _prose(text: str) -> str:
     return textwrap.fill(PAGE.sub(r"[\1](\1)", "".join(parts)), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def commands_page() -> str:
+Commands = Mapping[str, tuple[str, argparse.ArgumentParser]]
+"""What each verb is for, in a few words, and its parser."""
+
+
+def commands_page(commands: Commands) -> str:
     """Return the page of all commands, with the options of each."""
     parts = [COMMANDS_HEAD, "| | |\n| --- | --- |"]
-    parts += [f"| [`adatad {verb}`](#adatad-{verb}) | {what} |" for verb, what in VERBS.items()]
-    for verb in VERBS:
-        parser = parser_of(verb)
+    parts += [f"| [`adatad {verb}`](#adatad-{verb}) | {what} |" for verb, (what, _) in commands.items()]
+    for verb, (_, parser) in commands.items():
         parts.append(f"\n## `adatad {verb}`\n")
         parts += _command(parser)
-        for sub in subparsers(parser):
+        for sub in _subparsers(parser):
             parts.append(f"\n### `{sub.prog}`\n")
             parts += _command(sub)
     return "\n".join(parts) + "\n"
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [sub for group in groups for sub in group.choices.values()]
 
 
 def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
