@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/wave.md, in light and dark: python docs/images/draw_wave_pictures.py
+"""Draws the pictures of docs/wave.md and glossary.md, in light and dark: python docs/images/draw_wave_pictures.py
 
 Grids are in the order in which the code of the wave really runs (draw_wave.py records it).
 """
@@ -64,7 +64,7 @@ def grid(title: str, colours: dict[Cell, str], numbers: dict[Cell, int], halos: 
         x, y = corner(block, tile)
         parts += [line(x + side, y + 4, x + side, y + CELL[1] - 4, "halo") for side in (4, CELL[0] - 4)]
     y = TOP + BLOCKS * CELL[1] + 20
-    parts.append(text(LEFT + TILES * CELL[0] / 2, y, "tiles: the video, from its begin to its end", "small", "middle"))
+    parts.append(text(LEFT + TILES * CELL[0] / 2, y, "tiles: the video, from beginning to end", "small", "middle"))
     return parts + legend([*dict.fromkeys(colours.values()), *(["halo"] if halos else [])], y + 14)
 
 
@@ -176,6 +176,24 @@ def draw_host() -> None:
     )
 
 
+def draw_words() -> None:
+    """What is cut out of what: a video, a window, clips, tubelets, features."""
+    levels = (("video", 1, "empty", 10, 460), ("window", 1, "done", 110, 240), ("clips", 5, "all", 110, 240),
+              ("a clip: 8 tubelets of 2 frames", 8, "here", 158, 144), ("a feature each", 8, "kept", 158, 144))  # fmt: skip
+    parts = []
+    for level, (name, count, style, x, width) in enumerate(levels):
+        y = 22 + level * 58
+        parts.append(text(10, y, name, "small"))
+        share = width / count
+        parts += [rectangle(x + share * part, y + 6, share, 22, style) for part in range(count)]
+        if level < len(levels) - 1:
+            _, _, _, below, below_width = levels[level + 1]
+            # A clip is one of five, the features are all of its tubelets.
+            left, right = (206, 254) if level == 2 else (below, below + below_width)
+            parts += [line(left, y + 28, below, y + 64), line(right, y + 28, below + below_width, y + 64)]
+    save("glossary.svg", 306, parts, "A video, a window of it, its clips, the tubelets of a clip, and their features")
+
+
 def main() -> None:
     forward, backward = recorded()
     draw_clips()
@@ -184,6 +202,7 @@ def main() -> None:
     draw_kept()
     draw_backward(backward)
     draw_host()
+    draw_words()
 
 
 if __name__ == "__main__":
