@@ -179,7 +179,7 @@ def draw_host() -> None:
 def draw_words() -> None:
     """What is cut out of what: a video, a window, clips, tubelets, features."""
     levels = (("video", 1, "empty", 10, 460), ("window", 1, "done", 110, 240), ("clips", 5, "all", 110, 240),
-              ("a clip: 8 tubelets of 2 frames", 8, "here", 158, 144), ("a feature each", 8, "kept", 158, 144))  # fmt: skip
+              ("a clip's tubelets", 8, "here", 158, 144), ("a feature each", 8, "kept", 158, 144))  # fmt: skip
     parts = []
     for level, (name, count, style, x, width) in enumerate(levels):
         y = 22 + level * 58

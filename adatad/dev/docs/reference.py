@@ -149,7 +149,7 @@ def _description(text: str) -> str:
         return ""
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         lines = paragraph.splitlines()
-        if COMMAND.match(lines[0]):
+        if COMMAND.match(lines[0]) and not paragraph.rstrip().endswith("."):
             parts.append("```bash\n" + "\n".join(lines) + "\n```")
         elif any(re.match(r"\s", line) for line in lines):
             parts.append("```text\n" + textwrap.dedent(paragraph) + "\n```")
