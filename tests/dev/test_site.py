@@ -1,7 +1,6 @@
 """The site is built of docs/ with every page in its navigation; nothing on it leads nowhere or comes from elsewhere."""
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -17,13 +16,6 @@ NAVIGATION = 'nav = [{ "Start" = [{ "One" = "index.md" }, { "Two" = "memory.md" 
 IN_THE_NAVIGATION = [
     name for _, pages in sections(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]) for name in pages
 ]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("docs") / "site"
-    subprocess.run(["bash", ROOT / "launch" / "docs.sh", "--output", folder], check=True)
-    return folder
 
 
 def test_every_page_stands_in_the_navigation_once():
