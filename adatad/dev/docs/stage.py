@@ -107,5 +107,7 @@ def first_sentence(text: str) -> str:
     body = FENCE.sub("", text[found.end() :] if (found := TITLE.search(text)) else text)
     # Prose alone: no tables, lists, pictures or sub-headings.
     prose = [part for part in body.split("\n\n") if part.strip() and part.strip()[0] not in "|#-!<*"]
-    sentence = re.split(r"(?<=[.:?])\s", " ".join(prose[0].split()) if prose else "", maxsplit=1)[0]
+    sentences = re.split(r"(?<=[.?])\s+(?=[A-Z`])", " ".join(prose[0].split()) if prose else "")
+    # Of a page that is made from the code: what it is, not how.
+    sentence = next((found for found in sentences if not found.startswith("Made by")), "")
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", sentence).rstrip(":").replace("`", "").replace("*", "")
