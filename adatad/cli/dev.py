@@ -114,6 +114,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     zoo.add_argument("--output", type=path_arg, default=Path("docs/model-zoo.md"), metavar="FILE", help="%(default)s")
     zoo.set_defaults(action=model_zoo)
 
+    docs = add("docs", "write the pages of docs/ that are made from the code: keys, commands, support matrix")
+    docs.add_argument("--output", type=path_arg, default=Path("docs"), metavar="FOLDER", help="%(default)s")
+    docs.set_defaults(action=reference_pages)
+
+    site = add("site", "build the documentation's site; broken links and anchors are errors")
+    site.add_argument(
+        "--output", type=path_arg, default=Path("build/site"), metavar="FOLDER", help="replaced; %(default)s"
+    )
+    site.set_defaults(action=build_the_site)
+
     text = "pretrain the demo's tiny backbone on generated clips of known motion; a quarter of an hour on two cores"
     tiny = add("pretrain", text)
     tiny.add_argument("--output", type=path_arg, required=True, metavar="FILE", help="safetensors file to write")
@@ -181,6 +191,26 @@ def model_zoo(args: argparse.Namespace) -> int:
 
     write_text(args.output, page())
     print(args.output)
+    return 0
+
+
+def reference_pages(args: argparse.Namespace) -> int:
+    """Run `adatad dev docs`; returns its exit code."""
+    from adatad.cli.main import VERBS, parser_of
+    from adatad.dev.docs.pages import made_pages
+
+    for name, text in made_pages({verb: (what, parser_of(verb)) for verb, what in VERBS.items()}).items():
+        write_text(args.output / name, text())
+        print(args.output / name)
+    return 0
+
+
+def build_the_site(args: argparse.Namespace) -> int:
+    """Run `adatad dev site`; returns its exit code."""
+    from adatad.dev.docs.site import build_site
+
+    build_site(PACKAGE.parent, args.output.absolute())
+    print(f"{args.output}: the site; to read it: python3 -m http.server --directory {args.output}")
     return 0
 
 

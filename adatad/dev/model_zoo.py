@@ -32,6 +32,7 @@ and all others with the last.
 
 ```bash
 adatad reproduce thumos-s-768 --check                # what is missing, and where it is published
+# needs data, and a GPU:
 adatad reproduce thumos-s-768                        # train the row and compare; start it again to go on
 torchrun --nproc-per-node 2 -m adatad reproduce thumos-s-768  # on two GPUs, as published
 adatad reproduce thumos-s-768 --checkpoint CHECKPOINT # test a checkpoint instead, and compare

@@ -50,9 +50,9 @@ def explain_key(name: str) -> str:
     field = fields_at(key[:-1]).get(key[-1]) if isinstance(key[-1], str) else None
     inside, is_value = fields_at(key), dotted(key) in all_keys()
     if field is not None:
-        default = "none, it must be given" if field.is_required() else _written(field.default)
-        lines += [f"  type     {_type_text(field)}", *([f"  default  {default}"] if is_value else [])]
-    text = (field.description if field is not None else None) or (_section_at(key).__doc__ if inside else None)
+        default = "none, it must be given" if field.is_required() else written(field.default)
+        lines += [f"  type     {type_text(field)}", *([f"  default  {default}"] if is_value else [])]
+    text = (field.description if field is not None else None) or (section_at(key).__doc__ if inside else None)
     if text:
         lines += ["", *textwrap.wrap(" ".join(text.split()), 96, initial_indent="  ", subsequent_indent="  ")]
     if inside:
@@ -70,7 +70,7 @@ def explain_key(name: str) -> str:
     return "\n".join(lines)
 
 
-def _section_at(key: Key) -> type[BaseModel]:
+def section_at(key: Key) -> type[BaseModel]:
     """Return the class of the section at a key; items of a list have the list's."""
     section: Any = Spec
     for part in key:
@@ -78,7 +78,7 @@ def _section_at(key: Key) -> type[BaseModel]:
     return section
 
 
-def _type_text(field: Any) -> str:
+def type_text(field: Any) -> str:
     """Return a field's type as a reader of YAML thinks of it: "number > 0, or null"."""
     bounds = _bounds(field.metadata)
     # A dict keeps the order and drops doubles: two branches of a union may read alike.
@@ -114,7 +114,7 @@ def _bounds(metadata: Iterable[Any]) -> str:
     return f" {', '.join(found)}" if found else ""
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, ensure_ascii=False)
@@ -134,4 +134,4 @@ def _shipped_values(key: Key) -> Iterator[tuple[str, str]]:
                 break
             value = value[part]
         else:
-            yield f"configs/{path.relative_to(CONFIGS)}", _written(value)
+            yield f"configs/{path.relative_to(CONFIGS)}", written(value)

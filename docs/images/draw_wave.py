@@ -16,8 +16,10 @@ from matplotlib.patches import Patch
 from adatad.memory.policy import apply_policy
 from adatad.memory.segment_wave import SegmentWave
 from adatad.memory.transform import Transform
-from adatad.models.backbone import VideoBackbone
-from adatad.spec.schema import BackboneSpec, DataSpec, MemorySpec, WindowSpec
+from adatad.models.families import build_backbone
+from adatad.spec.data_sections import DataSpec, WindowSpec
+from adatad.spec.model_sections import BackboneSpec
+from adatad.spec.schema import MemorySpec
 
 BLOCKS, TILES, SEGMENT = 8, 7, 4
 KEPT, HELD, MOVING, DONE, EMPTY = "#1f4e79", "#7fb3d9", "#f28e2b", "#e3e3e3", "white"
@@ -29,7 +31,7 @@ Cell = tuple[int, int]
 def recorded() -> tuple[list[Cell], list[tuple[str, int, int]]]:
     """Order of the forward's blocks on tiles, and of the backward's: ("recompute" or "backward", block, tile)."""
     sizes = {"width": 16, "depth": BLOCKS, "heads": 2, "patch": 8, "mlp_ratio": 2.0, "position_grid": 2}
-    backbone = VideoBackbone(BackboneSpec(**sizes, mode="adapter"))
+    backbone = build_backbone(BackboneSpec(**sizes, mode="adapter"))
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_("adapter" in name)
     data = DataSpec(annotations="", videos="", window=WindowSpec(size_grid=16 * TILES), size_pixels=16)

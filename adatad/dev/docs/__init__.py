@@ -1,0 +1,1 @@
+"""The documentation as a site, and its pages that are made from the code."""
