@@ -119,16 +119,19 @@ def _precisions(contract: ModuleType) -> Iterable[str]:
 def _policies() -> Iterable[str]:
     exactness, families = module_of_tests("memory/test_exactness"), module_of_tests("memory/test_families")
     marks = parameters(exactness.test_policies_agree_in_float64)
-    of_families = parameters(families.test_policies_agree_in_float64)
+    of_families: dict[str, list[str]] = {}
+    for name, mode in parameters(families.test_policies_agree_in_float64)["family,mode"]:
+        of_families.setdefault(name, []).append(mode)
     rows = []
     for family, modes, policies in (
         ("VideoMAE", marks["mode"], exactness.POLICIES),
-        *((name, of_families["mode"], families.POLICIES) for name in of_families["family"]),
+        *((name, tested, families.POLICIES) for name, tested in of_families.items()),
     ):
         for name, settings in policies.items():
             mixed = not isinstance(settings["policy"], str)
             shown = "a policy for each range" if mixed else ", ".join(f"{k}: {v}" for k, v in settings.items())
-            cells = ["-" if mixed and mode == "side" else "**yes**" for mode in modes]
+            tested = {mode: "-" if mixed and mode == "side" else "**yes**" for mode in modes}
+            cells = [tested.get(mode, "") for mode in marks["mode"]]
             rows.append([family, f"{name.partition(',')[0] + ': ' if mixed else ''}{shown}", *cells])
     yield "## Family of backbones, policy and mode\n"
     yield (
