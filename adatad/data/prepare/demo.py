@@ -21,7 +21,9 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from adatad.data.prepare.synthetic import SIZE, STRONG, WEAK, Look, Sprite, background, render, slow_drift, sprite_look
+from adatad.data.prepare import hard_set
+from adatad.data.prepare.hard_set import PairAction, draw_hard_video, plan_pair_actions
+from adatad.data.prepare.synthetic import SIZE, WEAK, Look, Sprite, background, render, slow_drift, sprite_look
 from adatad.data.rng import generator
 from adatad.errors import UserError
 from adatad.files import atomic_write, check_output_folder, reason, write_json
@@ -30,8 +32,6 @@ from adatad.stop_signals import leave_interruptions_to_the_parent
 # Few: enough to show which way something moves, and quick to draw and to decode.
 FPS = 8
 EASY_CLASSES = ("orbit_clockwise", "orbit_counterclockwise", "shake_sideways", "shake_up_down", "pulse", "blink")
-# In one order for ever: classes are drawn by their place.
-HARD_CLASSES = (*EASY_CLASSES, "figure_eight", "spin")
 FADE_FRAMES = 3
 """Frames over which an action's amplitude rises and falls at its ends."""
 LOG_SIZE_SWING = 0.4
@@ -90,8 +90,6 @@ def act(action: Action) -> State:
             state.x, state.y = reach * np.sin(turn), state.y + rest_y
         case "shake_up_down":
             state.x, state.y = state.x + rest_x, reach * np.sin(turn)
-        case "figure_eight":
-            state.x, state.y = reach * np.sin(turn), reach * np.sin(2 * turn)
         case _:
             state.x, state.y = state.x + rest_x, state.y + rest_y
     match action.label:
@@ -99,8 +97,6 @@ def act(action: Action) -> State:
             state.log_size = LOG_SIZE_SWING * np.sin(turn) * envelope
         case "blink":
             state.alpha = _brightness(np.sin(turn))
-        case "spin":
-            state.angle = 0.5 * np.cumsum(envelope)
     return state
 
 
@@ -174,13 +170,6 @@ def distractor(rng: np.random.Generator, look: Look, frames: int) -> Sprite:
     return Sprite(**sprite_look(rng, look), x=places[0], y=places[1], log_size=size, angle=angle, alpha=alpha)
 
 
-def moving_background(rng: np.random.Generator, look: Look, frames: int) -> np.ndarray:
-    """Return a texture seen by a camera that sways by up to 12 pixels: float32 [frames, SIZE, SIZE, 3]."""
-    wide = background(rng, look, SIZE + 24)
-    left, top = (np.rint(12 + slow_drift(rng, frames, 12.0)).astype(int) for _ in range(2))
-    return np.stack([wide[y : y + SIZE, x : x + SIZE] for x, y in zip(left, top, strict=True)])
-
-
 @dataclass(frozen=True)
 class VideoPlan:
     """Plan of a video, from which it is drawn; its number selects its random numbers."""
@@ -190,7 +179,7 @@ class VideoPlan:
     seed: int
     number: int
     frames: int
-    actors: tuple[tuple[Action, ...], ...]
+    actions: tuple[Action, ...] | tuple[PairAction, ...]
     difficulty: Difficulty
 
 
@@ -203,15 +192,15 @@ def plan_videos(train_videos: int, validation_videos: int, seed: int, difficulty
             number = len(plans)
             rng = generator(seed, 0, number, "plan")
             frames = int(rng.uniform(14, 30) * FPS)
-            actors = tuple(tuple(plan_actions(rng, frames, labels)) for _ in range(2 if difficulty == "hard" else 1))
+            actions = (plan_pair_actions if difficulty == "hard" else plan_actions)(rng, frames, labels)
             name = f"demo_{subset}_{index:03d}"
-            plans.append(VideoPlan(name, subset, seed, number, frames, actors, difficulty))
+            plans.append(VideoPlan(name, subset, seed, number, frames, tuple(actions), difficulty))
     return plans
 
 
 def classes_of(difficulty: Difficulty) -> tuple[str, ...]:
     """Return the class names of a difficulty."""
-    return HARD_CLASSES if difficulty == "hard" else EASY_CLASSES
+    return hard_set.CLASSES if difficulty == "hard" else EASY_CLASSES
 
 
 def _in_turn(rng: np.random.Generator, classes: tuple[str, ...]) -> Iterator[str]:
@@ -223,12 +212,12 @@ def _in_turn(rng: np.random.Generator, classes: tuple[str, ...]) -> Iterator[str
 def draw_video(plan: VideoPlan) -> np.ndarray:
     """Draw a video: uint8 [frames, SIZE, SIZE, 3]."""
     rng = generator(plan.seed, 0, plan.number, "drawing")
+    if plan.difficulty == "hard":
+        return draw_hard_video(rng, list(plan.actions), plan.frames)
     # The order of draws is part of the data set: a new draw goes to the end.
-    hard = plan.difficulty == "hard"
-    look = STRONG if hard else WEAK
-    scene = moving_background(rng, look, plan.frames) if hard else background(rng, look)
-    sprites = [actor(rng, look, list(actions), plan.frames) for actions in plan.actors]
-    sprites += [distractor(rng, look, plan.frames) for _ in range(rng.integers(1, 3))]
+    scene = background(rng, WEAK)
+    sprites = [actor(rng, WEAK, list(plan.actions), plan.frames)]
+    sprites += [distractor(rng, WEAK, plan.frames) for _ in range(rng.integers(1, 3))]
     order = rng.permutation(len(sprites))
     return render(scene, [sprites[index] for index in order], rng)
 
@@ -248,8 +237,7 @@ def write_video(path: Path, video: np.ndarray) -> None:
 
 def annotation(plan: VideoPlan) -> dict[str, Any]:
     """Return a video's entry in the annotation file."""
-    actions = sorted((action for actions in plan.actors for action in actions), key=lambda action: action.start)
-    instances = [{"segment": [a.start / FPS, a.end / FPS], "label": a.label} for a in actions]
+    instances = [{"segment": [a.start / FPS, a.end / FPS], "label": a.label} for a in plan.actions]
     return {"subset": plan.subset, "duration": plan.frames / FPS, "frame": plan.frames, "annotations": instances}
 
 
@@ -270,7 +258,7 @@ def make_demo(
     settings = {
         "train_videos": train_videos, "validation_videos": validation_videos, "seed": seed,
         # The version counts up when the same seed draws other videos.
-        "difficulty": difficulty, "version": 2,
+        "difficulty": difficulty, "version": 3 if difficulty == "hard" else 2,
     }  # fmt: skip
     annotations = folder / "annotations.json"
     try:

@@ -28,8 +28,6 @@ class Look(NamedTuple):
 
 WEAK = Look((15.0, 9.0, 6.0, 3.6), (40.0, 80.0), 6.0, (170.0, 255.0), (205.0, 255.0))
 """Bright sprites on a dark, weak texture."""
-STRONG = Look((45.0, 30.0, 20.0, 12.0), (70.0, 180.0), 40.0, (0.0, 255.0), (0.0, 255.0))
-"""Sprites of any colour on a strong texture."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import pytest
 from adatad.data.prepare.synthetic import (
     SHAPES,
     SIZE,
-    STRONG,
     WEAK,
+    Look,
     Sprite,
     background,
     render,
@@ -16,6 +16,8 @@ from adatad.data.prepare.synthetic import (
 )
 
 GREY = np.full((SIZE, SIZE, 3), 60.0, np.float32)
+STRONG = Look((45.0, 30.0, 20.0, 12.0), (70.0, 180.0), 40.0, (0.0, 255.0), (0.0, 255.0))
+"""Sprites of any colour on a strong texture."""
 
 
 def still(frames: int = 1, **changes: object) -> Sprite:
