@@ -33,6 +33,7 @@ OPTIONAL = {
     "decord": "0.6",
     "deepspeed": "0.19.8",
     "fairscale": "0.4.13",
+    "huggingface_hub": "2.4",
     "torchcodec": "0.13",
     "torchvision": "0.28",
     "wandb": "0.31",
