@@ -154,7 +154,7 @@ def draw_backward(events: list[tuple[str, int, int]]) -> None:
 
 
 def draw_host() -> None:
-    """What is on the device at a moment, and what may wait on the host."""
+    """Draw what is on the device at a moment, and what may wait on the host."""
     parts = [rectangle(10, 30, 200, 190, "box"), text(20, 22, "GPU"), rectangle(270, 30, 200, 190, "box")]
     parts.append(text(280, 22, "host memory"))
     for row, (here, there) in enumerate((
@@ -177,7 +177,7 @@ def draw_host() -> None:
 
 
 def draw_words() -> None:
-    """What is cut out of what: a video, a window, clips, tubelets, features."""
+    """Draw what is cut out of what: a video, a window, clips, tubelets, features."""
     levels = (("video", 1, "empty", 10, 460), ("window", 1, "done", 110, 240), ("clips", 5, "all", 110, 240),
               ("a clip's tubelets", 8, "here", 158, 144), ("a feature each", 8, "kept", 158, 144))  # fmt: skip
     parts = []

@@ -94,7 +94,7 @@ def test_pixels_norm_of_the_next_model_goes_into_the_patch_embedding(tmp_path):
 
 
 def test_tables_of_other_clips_are_resized_along_time_and_in_space(tmp_path):
-    """As in the authors' fine-tuning: linearly, then bicubically, and class tokens as they are."""
+    """The authors' fine-tuning does the same: linearly, then bicubically, and class tokens as they are."""
     made = backbone(clip_frames=4, position_grid=5)
     torch.save(bare(made), tmp_path / "w.pth")
     fresh = backbone(seed=1, clip_frames=6, position_grid=5)

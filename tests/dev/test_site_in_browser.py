@@ -2,19 +2,13 @@
 
 import functools
 import re
-import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("zensical", reason="zensical is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
-]
+pytestmark = pytest.mark.slow
 PAGES = {400: ["", "wave/", "support/", "reference-spec/", "compat/"], 1280: ["", "support/"]}
 """By the width of the window."""
 WIDE = """() => {
@@ -39,14 +33,6 @@ def address(site):
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("width", PAGES)
@@ -75,4 +61,5 @@ def test_the_search_finds_a_key(address, browser):
     page.get_by_text(re.compile(r"^\d+ results$")).first.wait_for()
     page.keyboard.press("Enter")
     page.wait_for_url("**/reference-spec/**#memorysegment_blocks")
+    assert page.locator("#memorysegment_blocks").is_visible()
     page.close()

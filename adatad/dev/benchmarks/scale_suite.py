@@ -44,7 +44,7 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """What was measured against what."""
+        """Name of the curve: what was measured, against what."""
         return f"{self.what} against {self.work}, {self.unit}"
 
     @property
