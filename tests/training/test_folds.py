@@ -76,7 +76,7 @@ started: list[list[str]] = []
 
 @pytest.fixture
 def quick(tiny_data, tmp_path, monkeypatch):
-    """A spec in a folder with spaces and quotes; runs are trained in this process, without pictures."""
+    """Spec in a folder with spaces and quotes; its runs are trained in this process and draw no pictures."""
     folder = tmp_path / "a 'folder' of: mine"
     folder.mkdir()
     path = folder / "tiny.yaml"

@@ -17,7 +17,7 @@ import numpy as np
 from adatad.data.prepare.synthetic import SIZE, WEAK, Sprite, background, render, slow_drift, sprite_look
 
 CLASSES = ("whirl_clockwise", "whirl_counterclockwise", "gather_slowly", "spread_slowly")
-# Chosen on a set of seed 100 (docs/decisions/hard-set.md).
+# As in the one trial of this design, on actions drawn apart from any set (docs/decisions/hard-set.md).
 ACTION_FRAMES = (20, 36)
 REST_FRAMES = (6, 14)
 PERIOD_FRAMES = (9.0, 13.0)
