@@ -22,7 +22,7 @@ import av
 import numpy as np
 
 from adatad.data.prepare import hard_set
-from adatad.data.prepare.hard_set import PairAction, draw_hard_video, plan_pair_actions
+from adatad.data.prepare.hard_set import Turning, draw_hard_video, plan_turning
 from adatad.data.prepare.synthetic import SIZE, WEAK, Look, Sprite, background, render, slow_drift, sprite_look
 from adatad.data.rng import generator
 from adatad.errors import UserError
@@ -179,7 +179,7 @@ class VideoPlan:
     seed: int
     number: int
     frames: int
-    actions: tuple[Action, ...] | tuple[PairAction, ...]
+    actions: tuple[Action, ...] | tuple[Turning, ...]
     difficulty: Difficulty
 
 
@@ -192,7 +192,7 @@ def plan_videos(train_videos: int, validation_videos: int, seed: int, difficulty
             number = len(plans)
             rng = generator(seed, 0, number, "plan")
             frames = int(rng.uniform(14, 30) * FPS)
-            actions = (plan_pair_actions if difficulty == "hard" else plan_actions)(rng, frames, labels)
+            actions = (plan_turning if difficulty == "hard" else plan_actions)(rng, frames, labels)
             name = f"demo_{subset}_{index:03d}"
             plans.append(VideoPlan(name, subset, seed, number, frames, tuple(actions), difficulty))
     return plans
@@ -258,7 +258,7 @@ def make_demo(
     settings = {
         "train_videos": train_videos, "validation_videos": validation_videos, "seed": seed,
         # The version counts up when the same seed draws other videos.
-        "difficulty": difficulty, "version": 3 if difficulty == "hard" else 2,
+        "difficulty": difficulty, "version": 4 if difficulty == "hard" else 2,
     }  # fmt: skip
     annotations = folder / "annotations.json"
     try:
