@@ -284,7 +284,8 @@ def _unpickled(path: Path, start: bytes) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except (pickle.UnpicklingError, KeyError) as error:
+    except (pickle.UnpicklingError, KeyError, IndexError, EOFError) as error:
+        # The last two: some texts are pickles that take what they never put down, or have no end.
         # torch's error names the refused object in the line about GLOBAL; without one the pickle itself is broken.
         line = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
         if line is None:

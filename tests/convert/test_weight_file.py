@@ -188,6 +188,13 @@ def test_the_advice_for_objects_of_python_needs_no_trust(tmp_path, capsys):
     assert "code ran" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["some text", ".", "0", "(", "}", "weights of nothing"])
+def test_a_text_is_said_to_be_no_weight_file(text, tmp_path):
+    (tmp_path / "notes.pth").write_text(text)
+    with pytest.raises(WeightsError, match="it is neither"):
+        read_weight_file(tmp_path / "notes.pth")
+
+
 @pytest.mark.parametrize(
     "output", ["folder.pth", "pipe.pth", "w.pth", "", "x" * 300 + ".pth", "w.bin", "loop.pth", "a\0b.pth"]
 )
