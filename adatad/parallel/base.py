@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from adatad.errors import UserError
 
+TORCH_WORKS_WITH = ">=2.13"
+"""Versions of torch that have the private names that we use, as in setup.cfg."""
+
 
 class Engine(Protocol):
     """Layout of a model's trained parameters on the ranks, and what happens to them in a step.

@@ -23,12 +23,10 @@ from adatad.memory.arithmetic import autocast, forget_casts
 from adatad.memory.weights import WeightProvider, laid_out_like, local_of
 from adatad.models.backbone import VideoBackbone
 from adatad.parallel.adamw_engine import AdamWEngine
-from adatad.parallel.base import all_finite, read_together, require_names
+from adatad.parallel.base import TORCH_WORKS_WITH, all_finite, read_together, require_names
 from adatad.parallel.processes import Processes, ensure_group
 from adatad.spec.schema import Spec
 
-WORKS_WITH = ">=2.13"
-"""Versions of torch that have the private names, as in setup.cfg."""
 PRIVATE_NAMES = {
     FSDPModule: ("_set_unshard_async_op",),
     # One kernel for all tensors; other modules use such functions too.
@@ -56,7 +54,7 @@ class FsdpEngine(AdamWEngine):
 
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], spec: Spec, processes: Processes):
         for owner, private in PRIVATE_NAMES.items():
-            require_names("torch", WORKS_WITH, owner.__name__, owner, private)
+            require_names("torch", TORCH_WORKS_WITH, owner.__name__, owner, private)
         names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.shapes = {name: parameter.shape for parameter, name in names.items()}
         shard_model(model, processes, spec.parallel.cpu_offload)

@@ -21,8 +21,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from adatad.errors import UserError
 from adatad.files import FileError, atomic_write, check_output, reason, write_json
 from adatad.memory.scopes import show_ranges
-from adatad.parallel.base import require_names
-from adatad.parallel.fsdp import WORKS_WITH
+from adatad.parallel.base import TORCH_WORKS_WITH, require_names
 from adatad.spec.sizes import clips_of_window
 from adatad.training.part_times import PREFIX, STEP, part_times
 from adatad.training.resolve import ResolvedRun
@@ -53,7 +52,7 @@ class StepProfiler:
         processes = state.processes
         self.on_device = processes.device.type == "cuda"
         if self.on_device:
-            require_names("torch", WORKS_WITH, "torch.cuda.memory", torch.cuda.memory, SNAPSHOT_NAMES)
+            require_names("torch", TORCH_WORKS_WITH, "torch.cuda.memory", torch.cuda.memory, SNAPSHOT_NAMES)
         processes.on_main(lambda: check_files(directory, processes.world, self.on_device))
         self.seconds: list[float] = []
         """Of each step, warm-up included."""

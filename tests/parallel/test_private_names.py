@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from adatad.errors import UserError
-from adatad.parallel import fairscale, fsdp
+from adatad.parallel import base, fairscale, fsdp
 from adatad.parallel.base import require_names
 from adatad.parallel.deepspeed import internals
 from adatad.parallel.processes import Processes
@@ -60,7 +60,7 @@ def test_versions_in_messages_are_those_of_the_package():
     extras = setup["options.extras_require"]
     assert extras["deepspeed"] == f"deepspeed{internals.WORKS_WITH}"
     assert extras["fairscale"] == f"fairscale{fairscale.WORKS_WITH}"
-    assert f"torch{fsdp.WORKS_WITH}" in setup["options"]["install_requires"]
+    assert f"torch{base.TORCH_WORKS_WITH}" in setup["options"]["install_requires"]
 
 
 def test_what_fairscale_takes_for_granted_is_undone():
