@@ -20,6 +20,7 @@ from pathlib import Path
 
 from adatad.dev.benchmarks.tables import ROOT, Result, Sheet, show_sheet
 from adatad.dev.benchmarks.watched import watch
+from adatad.errors import UserError
 
 PICTURE = ROOT / "docs/images/scale.png"
 VIDEOS, CLASSES, INSTANCES = (20, 200, 2_000, 20_000), (5, 30, 200, 1_000), (1, 10, 100, 1_000)
@@ -48,6 +49,11 @@ class Curve:
         return f"{self.what} against {self.work}, {self.unit}"
 
     @property
+    def costs_by_size(self) -> str:
+        """Every size with its cost, as text."""
+        return "  ".join(f"{size:,}: {cost:.3g}" for size, cost in zip(self.sizes, self.costs, strict=True))
+
+    @property
     def slope(self) -> float:
         """Exponent between the two largest sizes."""
         return slope(self.sizes[-2:], self.costs[-2:])
@@ -62,13 +68,13 @@ def slope(sizes: tuple[int, ...], costs: list[float]) -> float:
 
 def run() -> list[Result]:
     """Measure all curves; a quarter of an hour on two cores. Writes docs/images/scale.png."""
-    curves = [*videos(), *frames(), *classes(), *instances(), *ranks()]
-    rows = [
-        (curve.name, "  ".join(f"{size:,}: {cost:.3g}" for size, cost in zip(curve.sizes, curve.costs, strict=True)),
-         f"{curve.slope:.2f}")
-        for curve in curves
-    ]  # fmt: skip
-    show_sheet(Sheet("cost by size", ("", "size: cost", "slope"), rows))
+    curves: list[Curve] = []
+    for measured in (videos, frames, classes, instances, ranks):
+        found = measured()
+        # At once: what fails later takes nothing of it away.
+        rows = [(curve.name, curve.costs_by_size, f"{curve.slope:.2f}") for curve in found]
+        show_sheet(Sheet(f"cost by {measured.__name__}", ("", "size: cost", "slope"), rows))
+        curves += found
     draw(curves, PICTURE)
     results = [Result(f"{curve.name}: slope", curve.slope, curve.bar) for curve in curves]
     start, memory = curves[:2]
@@ -175,6 +181,8 @@ def launch(world: int) -> dict[str, float]:
         for rank in range(world)
     ]  # fmt: skip
     outputs = [process.communicate()[0] for process in processes]
+    if failed := [rank for rank, process in enumerate(processes) if process.returncode]:
+        raise UserError(f"ranks {failed} of {world} failed; what they said stands above")
     return json.loads(outputs[0].splitlines()[-1])
 
 
