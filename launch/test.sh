@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/setup.sh dev
-# Three test processes of one thread each fill two cores, as some tests wait. Slow tests stand side by
-# side in a folder: worksteal lets a process that has none left take some of the other's.
+# Three test processes of one thread each fill two cores, as some tests wait. Slow tests begin in one of
+# them (tests/conftest.py): worksteal lets a process that has none left take some of another's.
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 exec .venv/bin/python -m pytest --numprocesses "${ADATAD_TEST_PROCESSES:-3}" --dist worksteal --durations 60 "$@"

@@ -148,8 +148,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(specname="pytest_collection_modifyitems")
 def pytest_begin_with_slow_tests(items: list[pytest.Item]) -> None:
-    # What begins last should be short: then the processes that share the tests end together. Jobs of a real Slurm come
-    # first of all: they wait more than they compute, which leaves room for other tests beside them.
+    # xdist deals out the list in order, so slow tests go to the first process, and worksteal gives the others a part of
+    # what it has left when they are through. Jobs of a real Slurm come first: they wait more than they compute, and one
+    # process starts one cluster for all of them.
     items.sort(key=lambda item: (item.path.parent.name != "slurm", item.get_closest_marker("slow") is None))
 
 

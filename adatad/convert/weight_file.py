@@ -285,7 +285,7 @@ def _unpickled(path: Path, start: bytes) -> Any:
     except MemoryError:
         raise
     except (pickle.UnpicklingError, KeyError, IndexError, EOFError) as error:
-        # The last two: some texts are pickles that take what they never put down, or have no end.
+        # The last two: text that by chance begins like a pickle pops an empty stack, or has no STOP at its end.
         # torch's error names the refused object in the line about GLOBAL; without one the pickle itself is broken.
         line = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
         if line is None:

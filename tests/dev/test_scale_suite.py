@@ -11,7 +11,6 @@ import pytest
 
 from adatad.data.annotations import read_annotations
 from adatad.data.dataset import check_videos
-from adatad.dev.benchmarks import scale_measures
 from adatad.dev.benchmarks.scale_data import detections, names_of, truth, write_annotations
 from adatad.dev.benchmarks.scale_suite import Curve, slope
 from adatad.dev.benchmarks.watched import watch
@@ -111,12 +110,6 @@ def test_made_up_detections_are_scored():
     result = evaluate(truth(20, 6, 5), detections(20, 50, 6, 5), "validation", (0.3, 0.7))
     assert (result.num_ground_truth, result.num_detections, len(result.ap_per_class)) == (120, 1000, 5)
     assert 0 < result.mAP[0.7] < result.mAP[0.3] < 1
-
-
-def test_ranks_repeat_a_step_equally_often_however_long_it_takes():
-    calls: list[int] = []
-    scale_measures.least_seconds(lambda: calls.append(1), scale_measures.RUNS)
-    assert len(calls) == scale_measures.RUNS
 
 
 def test_a_slope_is_the_exponent_between_the_largest_sizes():

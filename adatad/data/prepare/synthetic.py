@@ -56,15 +56,15 @@ def sprite_look(rng: np.random.Generator, look: Look) -> dict[str, object]:
     }
 
 
-def background(rng: np.random.Generator, look: Look, size: int = SIZE) -> np.ndarray:
-    """Draw smooth colour noise of several octaves: float32 [size, size, 3]."""
-    image = np.full((size, size, 3), rng.uniform(*look.level), np.float32)
+def background(rng: np.random.Generator, look: Look) -> np.ndarray:
+    """Draw smooth colour noise of several octaves: float32 [SIZE, SIZE, 3]."""
+    image = np.full((SIZE, SIZE, 3), rng.uniform(*look.level), np.float32)
     image += rng.uniform(-look.colour_spread, look.colour_spread, 3).astype(np.float32)
     for octave, amplitude in enumerate(look.octaves):
         # One more corner than cells, at both borders.
         cells = 4 * 2**octave
         grid = rng.standard_normal((cells + 1, cells + 1, 3), np.float32) * amplitude
-        image += _stretch(grid, size)
+        image += _stretch(grid, SIZE)
     return image
 
 
@@ -88,14 +88,14 @@ def slow_drift(rng: np.random.Generator, frames: int, amplitude: float) -> np.nd
 def render(image: np.ndarray, sprites: list[Sprite], rng: np.random.Generator, noise: float = 3.0) -> np.ndarray:
     """Paint sprites, in order, over a background, with pixel noise.
 
-    image: float32 [size, size, 3], or [frames, size, size, 3] under a moving camera. Returns uint8, for every frame.
+    image: float32 [SIZE, SIZE, 3]. Returns uint8 [frames, SIZE, SIZE, 3].
     """
     # All noise in the order of frames: the generator's draws are part of what a data set is.
-    frames, size = len(sprites[0].x), image.shape[-2]
-    rows, columns = np.mgrid[:size, :size].astype(np.float32)
-    video = np.empty((frames, size, size, 3), np.uint8)
+    frames = len(sprites[0].x)
+    rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+    video = np.empty((frames, SIZE, SIZE, 3), np.uint8)
     for number in range(frames):
-        canvas = (image if image.ndim == 3 else image[number]).copy()
+        canvas = image.copy()
         for sprite in sprites:
             _paint(canvas, sprite, number, rows, columns)
         canvas += noise * rng.standard_normal(canvas.shape, np.float32)

@@ -71,14 +71,6 @@ def test_sprites_may_leave_the_frame(place):
     assert (image.max() > 100) == (abs(place - 32) < 40)
 
 
-def test_a_moving_camera_has_a_background_for_each_frame():
-    scene = np.stack([GREY, GREY + 40])
-    video = render(scene, [still(2, alpha=np.zeros(2))], np.random.default_rng(0), noise=0.0)
-    assert video.dtype == np.uint8
-    assert (video[0] == 60).all()
-    assert (video[1] == 100).all()
-
-
 @pytest.mark.parametrize("look", [WEAK, STRONG], ids=["weak", "strong"])
 def test_the_same_generator_draws_the_same(look):
     pictures = []
